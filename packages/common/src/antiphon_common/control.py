@@ -1,0 +1,100 @@
+"""What signaling and a transceiver say to each other: JSON over HTTP, Bearer authenticated with the control key.
+
+| request | body | answer |
+|---|---|---|
+| `POST /calls` | `CallRequest` | 201 `CallAccepted`; 503 and Retry-After when full; 422 `Failure` |
+| `GET /calls/{id}?tenant=T` | | 200 `CallStatus`; with `&wait=SECONDS` it answers once the call ended, or after that time |
+| `DELETE /calls/{id}?tenant=T` | | 204 |
+| `GET /link` | | 200 `LinkInfo`, for relays |
+| `GET /load` | | 200 `Load`, for placement |
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+Setup = Literal["actpass", "active", "passive"]
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """A certificate's digest (RFC 8122 §5): a hash name in lower case, and upper-case hex with colons."""
+
+    algorithm: str
+    value: str
+
+
+class Codec(msgspec.Struct, frozen=True):
+    """An audio codec as negotiated. `parameters` are those of its `a=fmtp` line, as the peer gave them."""
+
+    name: str
+    payload_type: int
+    clock_rate: int
+    channels: int = 1
+    parameters: dict[str, str] = {}
+
+
+class HeaderExtension(msgspec.Struct, frozen=True):
+    """An RTP header extension that both sides speak (RFC 8285)."""
+
+    id: int
+    uri: str
+
+
+class IceParameters(msgspec.Struct, frozen=True):
+    ufrag: str
+    password: str
+
+
+class CallRequest(msgspec.Struct, frozen=True):
+    """An offer, negotiated. `setup` is the DTLS role the offer leaves us to choose from (RFC 5763 §5). `session` is
+    the session object of the Realtime API; its `model` names the backend."""
+
+    call_id: str
+    tenant: str
+    ice: IceParameters
+    setup: Setup
+    fingerprints: tuple[Fingerprint, ...]
+    codec: Codec
+    mid: str = ""
+    extensions: tuple[HeaderExtension, ...] = ()
+    session: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+
+
+class CallAccepted(msgspec.Struct, frozen=True):
+    """What the answer carries of the transceiver's side."""
+
+    ice: IceParameters
+    setup: Literal["active", "passive"]
+    fingerprint: Fingerprint
+    ssrc: int
+    cname: str
+
+
+class CallStatus(msgspec.Struct, frozen=True):
+    """A running or recently ended call. `reason` is set once it ended."""
+
+    call_id: str
+    state: str
+    reason: str | None = None
+    statistics: dict[str, Any] = {}
+
+
+class LinkInfo(msgspec.Struct, frozen=True):
+    """A transceiver's link addresses as `host:port`, and the cluster in its route tokens."""
+
+    cluster: int
+    addresses: tuple[str, ...]
+
+
+class Load(msgspec.Struct, frozen=True):
+    calls: int
+    capacity: int
+    draining: bool = False
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a request was refused; `code` is one word for programs, `message` a sentence for people."""
+
+    code: str
+    message: str

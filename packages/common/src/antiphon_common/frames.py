@@ -1,0 +1,223 @@
+"""The frames between a transceiver and an inference backend: docs/reference/backend-protocol.md is their specification.
+
+One WebSocket message is a msgpack array of frames; a frame is an array whose first element is its tag. Fields are only
+ever appended. `call` is a u32 that the transceiver chooses, unique on its connection.
+"""
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+from antiphon_common.errors import DecodeError
+
+VERSION = 1
+
+
+class Origin(IntEnum):
+    """How a stretch of the caller's audio came to be."""
+
+    RECEIVED = 0
+    RECOVERED = 1
+    CONCEALED = 2
+
+
+class Frame(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Any frame."""
+
+
+class Hello(Frame, tag=1):
+    """The first frame of either side. `slots` and `formats` are the backend's: calls it takes at once over all its
+    connections, and the audio it takes, best first (`pcm16/16000`, `pcm16/24000`, `pcm16/48000`, `opus`)."""
+
+    version: int
+    slots: int = 0
+    formats: tuple[str, ...] = ()
+
+
+class Started(Frame, tag=2):
+    """A call begins. `format` is what its audio is in, both ways. `resumed_ms` is above zero when the call comes from
+    another connection: the milliseconds of the caller's audio that went before."""
+
+    call: int
+    call_id: str
+    tenant: str
+    format: str
+    session: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    resumed_ms: int = 0
+
+
+class Accepted(Frame, tag=3):
+    """The backend takes the call."""
+
+    call: int
+
+
+class Refused(Frame, tag=4):
+    """The backend does not take the call; nothing more is said of it."""
+
+    call: int
+    code: str
+    message: str = ""
+
+
+class Ended(Frame, tag=5):
+    """The call is over; the last frame about it from the side that sends it."""
+
+    call: int
+    reason: str = ""
+
+
+class Audio(Frame, tag=6):
+    """20 ms of audio, or what one Opus packet holds. To the backend `position` is the index of its first sample since
+    the call began, and `origin` says how it came to be. From the backend `response` names the response it belongs to.
+    PCM is 16-bit little-endian mono."""
+
+    call: int
+    data: bytes
+    position: int = 0
+    origin: int = Origin.RECEIVED
+    response: int = 0
+
+
+class Credit(Frame, tag=7):
+    """The backend may send this many more milliseconds of audio for the call."""
+
+    call: int
+    milliseconds: int
+
+
+class Clear(Frame, tag=8):
+    """Drop what has not been played yet of a response and of those before it; answered by `Interrupted`."""
+
+    call: int
+    response: int
+
+
+class Interrupted(Frame, tag=9):
+    """Playing of a response was cut off after `heard_ms` milliseconds of it had been sent to the caller."""
+
+    call: int
+    response: int
+    heard_ms: int
+
+
+class ResponseStarted(Frame, tag=10):
+    """Audio of a new response follows. `response` is above 0 and grows within a call."""
+
+    call: int
+    response: int
+
+
+class ResponseEnded(Frame, tag=11):
+    """All audio of a response has been sent."""
+
+    call: int
+    response: int
+
+
+class HangUp(Frame, tag=12):
+    """The backend ends the call once what it sent has been played."""
+
+    call: int
+    reason: str = ""
+
+
+class Drain(Frame, tag=13):
+    """The backend takes no new calls on this connection."""
+
+
+class Ping(Frame, tag=14):
+    """Answered at once by a `Pong` with the same number."""
+
+    number: int
+
+
+class Pong(Frame, tag=15):
+    number: int
+
+
+RESERVED_TAGS = {
+    16: "client event",
+    17: "server event",
+    18: "speech started",
+    19: "speech stopped",
+    20: "turn predicted",
+    21: "turn resumed",
+    22: "turn committed",
+    23: "transcript",
+}
+"""Tags that later versions give a meaning; until then they are skipped like any unknown tag."""
+
+AnyFrame = (
+    Hello
+    | Started
+    | Accepted
+    | Refused
+    | Ended
+    | Audio
+    | Credit
+    | Clear
+    | Interrupted
+    | ResponseStarted
+    | ResponseEnded
+    | HangUp
+    | Drain
+    | Ping
+    | Pong
+)
+
+
+class _Head(msgspec.Struct, array_like=True, gc=False):
+    tag: int
+    call: Any = None
+
+
+class BadFrame(msgspec.Struct, frozen=True):
+    """A frame with a known tag that does not decode. `call` is the call it was about, None where that is unreadable."""
+
+    call: int | None
+    detail: str
+
+
+_TAGS = frozenset(range(1, 16))
+_encoder = msgspec.msgpack.Encoder()
+_batch = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_frame: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
+_head = msgspec.msgpack.Decoder(_Head)
+
+
+def encode(frames: Iterable[Frame]) -> bytes:
+    """Return one WebSocket message that carries `frames` in order."""
+    return _encoder.encode(list(frames))
+
+
+def decode(message: bytes) -> Iterator[AnyFrame | BadFrame | None]:
+    """Yield what one WebSocket message carries: a frame, a `BadFrame`, or None for an unknown tag.
+
+    Raises DecodeError when the message as a whole is no array of frames.
+    """
+    try:
+        batch = _batch.decode(message)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DecodeError(f"not an array of frames: {error}") from None
+    return map(_decode_frame, batch)
+
+
+def _decode_frame(raw: msgspec.Raw) -> AnyFrame | BadFrame | None:
+    try:
+        return _frame.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _explain(raw, str(error))
+
+
+def _explain(raw: msgspec.Raw, detail: str) -> BadFrame | None:
+    try:
+        head = _head.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return BadFrame(None, detail)
+    if head.tag not in _TAGS:
+        return None
+    return BadFrame(head.call if isinstance(head.call, int) else None, detail)
