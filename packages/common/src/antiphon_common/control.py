@@ -3,7 +3,7 @@
 | request | body | answer |
 |---|---|---|
 | `POST /calls` | `CallRequest` | 201 `CallAccepted`; 503 and Retry-After when full; 422 `Failure` |
-| `GET /calls/{id}?tenant=T` | | 200 `CallStatus`; with `&wait=SECONDS` it answers once the call ended, or after that time |
+| `GET /calls/{id}?tenant=T` | | 200 `CallStatus`; with `&wait=SECONDS` once the call ended, or after that time |
 | `DELETE /calls/{id}?tenant=T` | | 204 |
 | `GET /link` | | 200 `LinkInfo`, for relays |
 | `GET /load` | | 200 `Load`, for placement |

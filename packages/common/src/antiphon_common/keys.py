@@ -1,0 +1,147 @@
+"""The secrets that all services of an installation share, and the keys derived from them.
+
+One secret file, lines `id:base64[:accept_from:mint_from:retire_after]`: id 0 to 63, times in Unix seconds, an absent
+time means always. To rotate, add a line whose `accept_from` is now and whose `mint_from` is when every service has
+the new file, and give the old line a `retire_after` behind the end of the last call that uses it.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from antiphon_common.errors import AntiphonError
+
+MAX_KEY_ID = 63
+"""A key id is one ice-char of the route token."""
+SECRET_SIZE = 32
+MIN_SECRET_SIZE = 16
+DERIVED_SIZE = 32
+
+
+class KeyRingError(AntiphonError, ValueError):
+    """A secret file that cannot be used; the message says what to do. It never quotes a secret."""
+
+
+class Key(NamedTuple):
+    """One secret and when it counts. From `accept_from` on it is accepted, from `mint_from` on new things are made
+    with it, after `retire_after` it is gone; Unix seconds, None means always."""
+
+    id: int
+    secret: bytes
+    accept_from: int | None = None
+    mint_from: int | None = None
+    retire_after: int | None = None
+
+    def accepts(self, unix_now: float) -> bool:
+        begun = self.accept_from is None or self.accept_from <= unix_now
+        return begun and (self.retire_after is None or unix_now <= self.retire_after)
+
+    def mints(self, unix_now: float) -> bool:
+        return self.accepts(unix_now) and (self.mint_from is None or self.mint_from <= unix_now)
+
+    def __repr__(self) -> str:
+        return f"Key(id={self.id}, {self.accept_from}, {self.mint_from}, {self.retire_after})"
+
+
+class DerivedKeys:
+    """The keys of one purpose: 32 bytes for each secret, by HKDF-SHA256 with an empty salt (RFC 5869)."""
+
+    def __init__(self, keys: Iterable[Key], purpose: str) -> None:
+        info = f"antiphon/{purpose}".encode()
+        self._purpose = purpose
+        self._keys = {key.id: (key, _derive(key.secret, info)) for key in keys}
+
+    def minting(self, unix_now: float) -> tuple[int, bytes]:
+        """Return id and bytes of the key to use for something new: of those that may mint, the latest to begin.
+
+        Raises KeyRingError when the secret file has none for this moment.
+        """
+        able = [pair for pair in self._keys.values() if pair[0].mints(unix_now)]
+        if not able:
+            raise KeyRingError("no key of the secret file may be used now: give one of them an earlier mint_from")
+        key, derived = max(able, key=lambda pair: (pair[0].mint_from or 0, pair[0].id))
+        return key.id, derived
+
+    def accepting(self, key_id: int, unix_now: float) -> bytes | None:
+        """Return the bytes of a key that a peer used, or None when there is no such key now."""
+        pair = self._keys.get(key_id)
+        return pair[1] if pair and pair[0].accepts(unix_now) else None
+
+    def __repr__(self) -> str:
+        return f"DerivedKeys({self._purpose}, ids={sorted(self._keys)})"
+
+
+class KeyRing:
+    """All keys of a secret file: `route` seals route tokens (AES-128 takes the first 16 bytes), `link` tags what goes
+    between relay and transceiver, `control` is the Bearer token of the control API."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self.keys = tuple(keys)
+        if not self.keys:
+            raise KeyRingError("there is no key: make a secret file with `python -m antiphon keygen FILE`")
+        ids = [key.id for key in self.keys]
+        if len(set(ids)) < len(ids):
+            raise KeyRingError("two keys have the same id: give each its own, 0 to 63")
+        self.route = DerivedKeys(self.keys, "route")
+        self.link = DerivedKeys(self.keys, "link")
+        self.control = DerivedKeys(self.keys, "control")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the lines of a secret file; empty lines and those that begin with `#` say nothing."""
+        lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
+        return cls([_parse_line(number, line) for number, line in lines if line and not line.startswith("#")])
+
+    @classmethod
+    def load(cls, file: str | Path) -> Self:
+        """Read a secret file; raise KeyRingError, with its name, when that is impossible."""
+        try:
+            return cls.parse(Path(file).read_text("ascii"))
+        except OSError as error:
+            raise KeyRingError(f"cannot read the secret file {file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise KeyRingError(f"{file} is no secret file: `python -m antiphon keygen` makes one") from None
+        except KeyRingError as error:
+            raise KeyRingError(f"{file}: {error}") from None
+
+    @classmethod
+    def generate(cls, random: Callable[[int], bytes]) -> Self:
+        """Make one new key with id 0 that is always good."""
+        return cls([Key(0, random(SECRET_SIZE))])
+
+    def format(self) -> str:
+        """Return the text of the secret file: the inverse of `parse`, and as secret."""
+        return "".join(f"{_format_line(key)}\n" for key in self.keys)
+
+    def __repr__(self) -> str:
+        return f"KeyRing({list(self.keys)})"
+
+
+def _derive(secret: bytes, info: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=DERIVED_SIZE, salt=None, info=info).derive(secret)
+
+
+def _parse_line(number: int, line: str) -> Key:
+    key_id, encoded, *times = line.split(":")
+    if len(times) > 3 or not key_id.isdecimal() or int(key_id) > MAX_KEY_ID:
+        raise KeyRingError(f"line {number} is not id:base64[:accept_from:mint_from:retire_after] with an id of 0 to 63")
+    try:
+        secret = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        raise KeyRingError(f"line {number}: the second field is not base64") from None
+    if len(secret) < MIN_SECRET_SIZE:
+        raise KeyRingError(f"line {number}: the secret has {len(secret)} bytes, it needs at least {MIN_SECRET_SIZE}")
+    if not all(time.isdecimal() or not time for time in times):
+        raise KeyRingError(f"line {number}: times are whole Unix seconds, or left empty")
+    moments = [int(time) if time else None for time in times]
+    return Key(int(key_id), secret, *moments)
+
+
+def _format_line(key: Key) -> str:
+    times = ["" if time is None else str(time) for time in (key.accept_from, key.mint_from, key.retire_after)]
+    return ":".join([str(key.id), base64.b64encode(key.secret).decode(), *times]).rstrip(":")
