@@ -1,0 +1,75 @@
+"""Arithmetic on numbers that wrap, and the replay window that DTLS and SRTP share.
+
+Counters travel shortened (16 bits of an RTP sequence number, 32 of a timestamp) and are kept unbounded: `extend16` and
+`extend32` undo the shortening, `difference16` and `difference32` compare two shortened ones (RFC 1982).
+"""
+
+REPLAY_WINDOW_SIZE = 64
+"""The size RFC 3711 §3.3.2 asks for at least, and RFC 6347 §4.1.2.6 recommends."""
+
+
+def difference16(later: int, earlier: int) -> int:
+    """Return how far `later` is ahead of `earlier` mod 2^16, from -32768 to 32767."""
+    return ((later - earlier + 0x8000) & 0xFFFF) - 0x8000
+
+
+def difference32(later: int, earlier: int) -> int:
+    """Return how far `later` is ahead of `earlier` mod 2^32, from -2^31 to 2^31 - 1."""
+    return ((later - earlier + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+
+def extend16(value: int, near: int) -> int:
+    """Return the number closest to `near` whose low 16 bits are `value`; it may be negative."""
+    return near + ((value - near + 0x8000) & 0xFFFF) - 0x8000
+
+
+def extend32(value: int, near: int) -> int:
+    """Return the number closest to `near` whose low 32 bits are `value`; it may be negative."""
+    return near + ((value - near + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+
+def estimate_index(sequence: int, highest: int) -> int:
+    """Guess the SRTP packet index of a sequence number (RFC 3711 §3.3.1, Appendix A).
+
+    `highest` is the highest index seen so far; its upper bits are the rollover counter (ROC). Unlike `extend16` this
+    never goes below ROC zero, and of two indices exactly 2^15 away it takes the one in the same ROC.
+    """
+    last = highest & 0xFFFF
+    index = highest - last + sequence
+    if last < 0x8000:
+        if sequence - last > 0x8000 and index >= 0x10000:
+            index -= 0x10000
+    elif last - 0x8000 > sequence:
+        index += 0x10000
+    return index
+
+
+class ReplayWindow:
+    """Which of the last `size` indices were taken; indices are unbounded and start at zero.
+
+    Ask `check` before a packet is authenticated and call `accept` only after it was.
+    """
+
+    __slots__ = ("_mask", "_seen", "_size", "highest")
+
+    def __init__(self, size: int = REPLAY_WINDOW_SIZE) -> None:
+        self._size = size
+        self._mask = (1 << size) - 1
+        self._seen = 0
+        self.highest = -1
+        """The highest index accepted, or -1."""
+
+    def check(self, index: int) -> bool:
+        """Tell whether `index` is new: neither taken before nor too old to know."""
+        age = self.highest - index
+        return age < 0 or (age < self._size and not self._seen >> age & 1)
+
+    def accept(self, index: int) -> None:
+        """Mark `index` as taken, and move the window on when it is the highest so far."""
+        ahead = index - self.highest
+        if ahead > 0:
+            # A jump may be 2^48 wide: never shift by more than the window.
+            self._seen = (self._seen << ahead | 1) & self._mask if ahead < self._size else 1
+            self.highest = index
+        elif -ahead < self._size:
+            self._seen |= 1 << -ahead
