@@ -1,6 +1,7 @@
 import random
 
 import pytest
+
 from antiphon_common.sequence import (
     ReplayWindow,
     difference16,

@@ -31,9 +31,11 @@ def extend32(value: int, near: int) -> int:
 def estimate_index(sequence: int, highest: int) -> int:
     """Guess the SRTP packet index of a sequence number (RFC 3711 §3.3.1, Appendix A).
 
-    `highest` is the highest index seen so far; its upper bits are the rollover counter (ROC). Unlike `extend16` this
-    never goes below ROC zero, and of two indices exactly 2^15 away it takes the one in the same ROC.
+    `highest` is the highest index seen so far, or -1; its upper bits are the rollover counter (ROC). Unlike `extend16`
+    this never goes below ROC zero, and of two indices exactly 2^15 away it takes the one in the same ROC.
     """
+    if highest < 0:
+        return sequence
     last = highest & 0xFFFF
     index = highest - last + sequence
     if last < 0x8000:
