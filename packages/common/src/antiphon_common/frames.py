@@ -6,13 +6,25 @@ ever appended. `call` is a u32 that the transceiver chooses, unique on its conne
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from antiphon_common.errors import DecodeError
 
 VERSION = 1
+
+MAX_MESSAGE_SIZE = 1 << 20
+"""Bytes of the longest WebSocket message; a longer one closes the connection with 1009."""
+
+CREDIT_MS = 4000
+"""Audio a backend may be ahead of the caller's ear: its first credit, and the most that is ever kept for playing."""
+
+MAX_AUDIO_MS = 1000
+"""The longest stretch of audio in one frame, so that a frame never holds more than a part of the credit."""
+
+Uint32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Uint64 = Annotated[int, msgspec.Meta(ge=0, le=2**64 - 1)]
 
 
 class Origin(IntEnum):
@@ -27,116 +39,116 @@ class Frame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Any frame."""
 
 
-class Hello(Frame, tag=1):
+class Hello(Frame, frozen=True, tag=1):
     """The first frame of either side. `slots` and `formats` are the backend's: calls it takes at once over all its
     connections, and the audio it takes, best first (`pcm16/16000`, `pcm16/24000`, `pcm16/48000`, `opus`)."""
 
-    version: int
-    slots: int = 0
+    version: Uint32
+    slots: Uint32 = 0
     formats: tuple[str, ...] = ()
 
 
-class Started(Frame, tag=2):
+class Started(Frame, frozen=True, tag=2):
     """A call begins. `format` is what its audio is in, both ways. `resumed_ms` is above zero when the call comes from
     another connection: the milliseconds of the caller's audio that went before."""
 
-    call: int
+    call: Uint32
     call_id: str
     tenant: str
     format: str
     session: dict[str, Any] = {}
     metadata: dict[str, str] = {}
-    resumed_ms: int = 0
+    resumed_ms: Uint32 = 0
 
 
-class Accepted(Frame, tag=3):
+class Accepted(Frame, frozen=True, tag=3):
     """The backend takes the call."""
 
-    call: int
+    call: Uint32
 
 
-class Refused(Frame, tag=4):
+class Refused(Frame, frozen=True, tag=4):
     """The backend does not take the call; nothing more is said of it."""
 
-    call: int
+    call: Uint32
     code: str
     message: str = ""
 
 
-class Ended(Frame, tag=5):
+class Ended(Frame, frozen=True, tag=5):
     """The call is over; the last frame about it from the side that sends it."""
 
-    call: int
+    call: Uint32
     reason: str = ""
 
 
-class Audio(Frame, tag=6):
+class Audio(Frame, frozen=True, tag=6):
     """20 ms of audio, or what one Opus packet holds. To the backend `position` is the index of its first sample since
     the call began, and `origin` says how it came to be. From the backend `response` names the response it belongs to.
     PCM is 16-bit little-endian mono."""
 
-    call: int
+    call: Uint32
     data: bytes
-    position: int = 0
-    origin: int = Origin.RECEIVED
-    response: int = 0
+    position: Uint64 = 0
+    origin: Uint32 = Origin.RECEIVED
+    response: Uint32 = 0
 
 
-class Credit(Frame, tag=7):
+class Credit(Frame, frozen=True, tag=7):
     """The backend may send this many more milliseconds of audio for the call."""
 
-    call: int
-    milliseconds: int
+    call: Uint32
+    milliseconds: Uint32
 
 
-class Clear(Frame, tag=8):
+class Clear(Frame, frozen=True, tag=8):
     """Drop what has not been played yet of a response and of those before it; answered by `Interrupted`."""
 
-    call: int
-    response: int
+    call: Uint32
+    response: Uint32
 
 
-class Interrupted(Frame, tag=9):
+class Interrupted(Frame, frozen=True, tag=9):
     """Playing of a response was cut off after `heard_ms` milliseconds of it had been sent to the caller."""
 
-    call: int
-    response: int
-    heard_ms: int
+    call: Uint32
+    response: Uint32
+    heard_ms: Uint32
 
 
-class ResponseStarted(Frame, tag=10):
+class ResponseStarted(Frame, frozen=True, tag=10):
     """Audio of a new response follows. `response` is above 0 and grows within a call."""
 
-    call: int
-    response: int
+    call: Uint32
+    response: Uint32
 
 
-class ResponseEnded(Frame, tag=11):
+class ResponseEnded(Frame, frozen=True, tag=11):
     """All audio of a response has been sent."""
 
-    call: int
-    response: int
+    call: Uint32
+    response: Uint32
 
 
-class HangUp(Frame, tag=12):
+class HangUp(Frame, frozen=True, tag=12):
     """The backend ends the call once what it sent has been played."""
 
-    call: int
+    call: Uint32
     reason: str = ""
 
 
-class Drain(Frame, tag=13):
+class Drain(Frame, frozen=True, tag=13):
     """The backend takes no new calls on this connection."""
 
 
-class Ping(Frame, tag=14):
+class Ping(Frame, frozen=True, tag=14):
     """Answered at once by a `Pong` with the same number."""
 
-    number: int
+    number: Uint32
 
 
-class Pong(Frame, tag=15):
-    number: int
+class Pong(Frame, frozen=True, tag=15):
+    number: Uint32
 
 
 RESERVED_TAGS = {
@@ -170,9 +182,20 @@ AnyFrame = (
 )
 
 
-class _Head(msgspec.Struct, array_like=True, gc=False):
-    tag: int
-    call: Any = None
+AnyCallFrame = (
+    Started
+    | Accepted
+    | Refused
+    | Ended
+    | Audio
+    | Credit
+    | Clear
+    | Interrupted
+    | ResponseStarted
+    | ResponseEnded
+    | HangUp
+)
+"""The frames that are about one call."""
 
 
 class BadFrame(msgspec.Struct, frozen=True):
@@ -182,16 +205,30 @@ class BadFrame(msgspec.Struct, frozen=True):
     detail: str
 
 
-_TAGS = frozenset(range(1, 16))
+class _Head(msgspec.Struct, array_like=True, gc=False):
+    tag: int
+    call: Any = None
+
+
+_CALL_TAGS = frozenset(range(2, 13))
+_CONNECTION_TAGS = frozenset((1, 13, 14, 15))
 _encoder = msgspec.msgpack.Encoder()
 _batch = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _frame: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
 _head = msgspec.msgpack.Decoder(_Head)
 
 
-def encode(frames: Iterable[Frame]) -> bytes:
-    """Return one WebSocket message that carries `frames` in order."""
+def encode(frames: Iterable[Frame | msgspec.Raw]) -> bytes:
+    """Return one WebSocket message that carries `frames` in order; a frame may have been encoded before."""
     return _encoder.encode(list(frames))
+
+
+def encode_frame(frame: Frame) -> msgspec.Raw:
+    """Encode one frame by itself, to learn its size or that it cannot be encoded. Raises ValueError."""
+    try:
+        return msgspec.Raw(_encoder.encode(frame))
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"cannot be encoded: {error}") from None
 
 
 def decode(message: bytes) -> Iterator[AnyFrame | BadFrame | None]:
@@ -218,6 +255,6 @@ def _explain(raw: msgspec.Raw, detail: str) -> BadFrame | None:
         head = _head.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         return BadFrame(None, detail)
-    if head.tag not in _TAGS:
-        return None
-    return BadFrame(head.call if isinstance(head.call, int) else None, detail)
+    if head.tag in _CALL_TAGS:
+        return BadFrame(head.call if type(head.call) is int else None, detail)
+    return BadFrame(None, detail) if head.tag in _CONNECTION_TAGS else None

@@ -1,0 +1,20 @@
+"""The settings of every service, where they come from, and what they look like."""
+
+from antiphon_common.settings.groups import FrontSettings, RelaySettings, SharedSettings, TransceiverSettings
+from antiphon_common.settings.sources import SettingsError, backend_urls, parse
+from antiphon_common.settings.values import Address, Backend, ClusterNetwork, Media, is_loopback
+
+__all__ = [
+    "Address",
+    "Backend",
+    "ClusterNetwork",
+    "FrontSettings",
+    "Media",
+    "RelaySettings",
+    "SettingsError",
+    "SharedSettings",
+    "TransceiverSettings",
+    "backend_urls",
+    "is_loopback",
+    "parse",
+]

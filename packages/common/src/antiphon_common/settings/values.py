@@ -1,0 +1,184 @@
+"""What a single setting holds, read from its text. Readers raise ValueError with a sentence that says what to write."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+MEDIA_PORT = 3478
+"""Where callers find the media address unless told otherwise: STUN's own port (RFC 8489 §18.6)."""
+
+AUDIO_FORMATS = ("opus", "pcm16/16000", "pcm16/24000", "pcm16/48000")
+
+
+class Address(NamedTuple):
+    """A numeric IP address and a port, in the order socket functions take them."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Media(NamedTuple):
+    """A public media socket. `advertised` is what callers are told, None where that is the local address; `ingress`
+    is its id, None where it follows from what is advertised."""
+
+    local: Address
+    advertised: Address | None = None
+    ingress: int | None = None
+
+    def __str__(self) -> str:
+        head = "" if self.ingress is None else f"{self.ingress}="
+        return f"{head}{self.local}" + ("" if self.advertised is None else f",{self.advertised}")
+
+
+class Backend(NamedTuple):
+    """An inference backend. `url` is None for one that is shipped and runs in this process."""
+
+    name: str
+    url: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.url is None else f"{self.name}={self.url}"
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ClusterNetwork(NamedTuple):
+    """Where the transceivers of a cluster have their link sockets: the only addresses a route token may lead to."""
+
+    cluster: int
+    network: Network
+    first_port: int
+    last_port: int
+
+    def __str__(self) -> str:
+        return f"{self.cluster}={self.network}:{self.first_port}-{self.last_port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a numeric address can only be reached from this machine."""
+    return ipaddress.ip_address(host).is_loopback
+
+
+def read_text(text: str) -> str:
+    if not text:
+        raise ValueError("write something, or leave the setting out")
+    return text
+
+
+def read_host(text: str) -> str:
+    """A numeric address, or `localhost`."""
+    if text == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("write a numeric address such as 192.0.2.7 or [2001:db8::7]") from None
+
+
+def read_address(text: str, default_port: int | None = None) -> Address:
+    """`HOST:PORT`, an IPv6 host in brackets; the port may be left out where there is a default."""
+    if match := re.fullmatch(r"\[([^]]*)\](?::(\d+))?|([^:]*)(?::(\d+))?", text):
+        host, port = match[1] or match[3] or "", match[2] or match[4]
+    elif default_port is not None:
+        host, port = text, None  # an IPv6 address without brackets can only be without a port
+    else:
+        raise ValueError("write HOST:PORT, an IPv6 host in brackets")
+    if port is None and default_port is None:
+        raise ValueError(f"write a port too, such as {text}:8080")
+    number = int(port) if port else default_port or 0
+    if number > 65535:
+        raise ValueError("ports end at 65535")
+    return Address(read_host(host), number)
+
+
+def read_advertised(text: str) -> Address:
+    """`HOST` or `HOST:PORT`; port 0 stands for the port of the media socket."""
+    return read_address(text, default_port=0)
+
+
+def read_media(text: str) -> Media:
+    """`[ID=]LOCAL[,ADVERTISED]`."""
+    head, equals, rest = text.rpartition("=")
+    local, comma, advertised = rest.partition(",")
+    ingress = _read_number(head, 0, 65535, "an ingress id is a number from 0 to 65535") if equals else None
+    bound = read_address(local, MEDIA_PORT)
+    return Media(bound, read_address(advertised, bound.port) if comma else None, ingress)
+
+
+def read_backend(text: str) -> Backend:
+    """`NAME=URL`, or the bare name of a shipped backend."""
+    name, equals, url = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise ValueError("write NAME=ws://HOST:PORT, or the name of a shipped backend: echo, loopback")
+    if not equals:
+        return Backend(name)
+    parts = urlsplit(url)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        raise ValueError(f"the URL of a backend begins with ws:// or wss://, as in {name}=ws://127.0.0.1:9000")
+    return Backend(name, url)
+
+
+def read_audio(text: str) -> str:
+    """A format of `AUDIO_FORMATS`; a bare `pcm16` is the one at 24 kHz."""
+    audio = "pcm16/24000" if text == "pcm16" else text
+    if audio not in AUDIO_FORMATS:
+        raise ValueError(f"write one of {', '.join(AUDIO_FORMATS)}")
+    return audio
+
+
+def read_network(text: str) -> Network:
+    """A network in CIDR form."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError("write a network such as 10.0.0.0/8, without host bits") from None
+
+
+def read_cluster_network(text: str) -> ClusterNetwork:
+    """`CLUSTER=CIDR:PORTS`, the ports as `FIRST-LAST` or a single one."""
+    match = re.fullmatch(r"(\d+)=(\S+/\d+):(\d+)(?:-(\d+))?", text)
+    if not match:
+        raise ValueError("write CLUSTER=CIDR:FIRST-LAST, such as 0=10.0.0.0/8:40000-40999")
+    first, last = int(match[3]), int(match[4] or match[3])
+    if not 0 < first <= last <= 65535:
+        raise ValueError("the ports are a range within 1-65535, the lower one first")
+    return ClusterNetwork(read_cluster(match[1]), read_network(match[2]), first, last)
+
+
+def read_cluster(text: str) -> int:
+    return _read_number(text, 0, 65535, "a cluster is a number from 0 to 65535")
+
+
+def read_count(text: str) -> int:
+    return _read_number(text, 1, 1_000_000, "write a whole number above 0")
+
+
+def read_url(text: str) -> str:
+    """An HTTP URL without a path; a slash at its end is dropped."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise ValueError("write a URL such as http://127.0.0.1:8090")
+    return text.rstrip("/")
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a reader that takes just these words."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"write {' or '.join(choices)}")
+        return text
+
+    return read
+
+
+def _read_number(text: str, lowest: int, highest: int, hint: str) -> int:
+    if not text.isdecimal() or not lowest <= int(text) <= highest:
+        raise ValueError(hint)
+    return int(text)
