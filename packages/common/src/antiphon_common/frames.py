@@ -24,7 +24,7 @@ MAX_AUDIO_MS = 1000
 """The longest stretch of audio in one frame, so that a frame never holds more than a part of the credit."""
 
 Uint32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-Uint64 = Annotated[int, msgspec.Meta(ge=0, le=2**64 - 1)]
+Uint63 = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Origin(IntEnum):
@@ -89,7 +89,7 @@ class Audio(Frame, frozen=True, tag=6):
 
     call: Uint32
     data: bytes
-    position: Uint64 = 0
+    position: Uint63 = 0
     origin: Uint32 = Origin.RECEIVED
     response: Uint32 = 0
 
@@ -148,6 +148,8 @@ class Ping(Frame, frozen=True, tag=14):
 
 
 class Pong(Frame, frozen=True, tag=15):
+    """The answer to the `Ping` of that number."""
+
     number: Uint32
 
 
