@@ -1,0 +1,71 @@
+"""AES128_CM_HMAC_SHA1_80 (RFC 3711 §4.1.1, §4.2.1) on libsrtp.
+
+libsrtp keeps indices of its own and lets nobody set them, so both countings must stay equal. They do, because
+
+- both follow RFC 3711 §3.3.1, from rollover counter zero for a source's first packet;
+- libsrtp sees only packets that passed our check first, its window is no smaller than ours, and both sides move on the
+  same packets: on sending whenever libsrtp is called, on receiving whenever it says the packet is authentic.
+
+A state that comes from elsewhere can be reached by protecting one packet for each half turn of the sequence number and
+throwing the output away. SRTCP indices libsrtp counts from 1 where we count from 0; they travel, so only that each is
+new matters.
+"""
+
+from pylibsrtp import Error, Policy, Session
+
+from antiphon_common.errors import LocalProtocolError
+from antiphon_transceiver.srtp.keys import Keys
+
+TAG_SIZE = 10
+MAX_CLEAR_SIZE = 1352
+MAX_PROTECTED_SIZE = 1500
+"""pylibsrtp works in a buffer of 1500 bytes, and on sending wants up to 148 of it kept free."""
+
+
+class CounterModeTransform:
+    """Protects one direction under its master keys; libsrtp derives the session keys."""
+
+    rtp_overhead = TAG_SIZE
+    rtcp_index_end = TAG_SIZE
+    """Bytes behind the SRTCP index: the tag comes last (RFC 3711 §3.4)."""
+    rtcp_overhead = 4 + TAG_SIZE
+
+    def __init__(self, master: Keys, *, inbound: bool) -> None:
+        policy = Policy(
+            key=master.key + master.salt,
+            ssrc_type=Policy.SSRC_ANY_INBOUND if inbound else Policy.SSRC_ANY_OUTBOUND,
+            srtp_profile=Policy.SRTP_PROFILE_AES128_CM_SHA1_80,
+        )
+        self._session = Session(policy=policy)
+
+    def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes:
+        if len(packet) > MAX_CLEAR_SIZE:
+            raise LocalProtocolError(f"an RTP packet of {len(packet)} bytes is too long")
+        try:
+            return self._session.protect(packet)
+        except Error as error:
+            raise LocalProtocolError(str(error)) from None
+
+    def unprotect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes | None:
+        if len(packet) > MAX_PROTECTED_SIZE:
+            return None
+        try:
+            return self._session.unprotect(packet)
+        except Error:
+            return None
+
+    def protect_rtcp(self, packet: bytes, ssrc: int, index: int) -> bytes:
+        if len(packet) > MAX_CLEAR_SIZE:
+            raise LocalProtocolError(f"an RTCP packet of {len(packet)} bytes is too long")
+        try:
+            return self._session.protect_rtcp(packet)
+        except Error as error:
+            raise LocalProtocolError(str(error)) from None
+
+    def unprotect_rtcp(self, packet: bytes, ssrc: int, index: int) -> bytes | None:
+        if len(packet) > MAX_PROTECTED_SIZE:
+            return None
+        try:
+            return self._session.unprotect_rtcp(packet)
+        except Error:
+            return None

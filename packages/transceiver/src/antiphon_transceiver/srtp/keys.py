@@ -1,0 +1,61 @@
+"""Master keys out of DTLS (RFC 5764 §4.2) and session keys out of those (RFC 3711 §4.3)."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from antiphon_common.errors import LocalProtocolError
+from antiphon_transceiver.srtp.profiles import SrtpProfile
+
+
+class Label(IntEnum):
+    """What a session key is for (RFC 3711 §4.3.1, §4.3.2)."""
+
+    RTP_ENCRYPTION = 0
+    RTP_AUTHENTICATION = 1
+    RTP_SALT = 2
+    RTCP_ENCRYPTION = 3
+    RTCP_AUTHENTICATION = 4
+    RTCP_SALT = 5
+
+
+class Keys(NamedTuple):
+    """A key and its salt: a direction's master pair, or the session pair of RTP or RTCP."""
+
+    key: bytes
+    salt: bytes
+
+    def __repr__(self) -> str:
+        return "Keys(…)"
+
+
+def keying_material_length(profile: SrtpProfile) -> int:
+    """Return how many bytes to export from DTLS under the label EXTRACTOR-dtls_srtp."""
+    return 2 * (profile.key_length + profile.salt_length)
+
+
+def split_keying_material(profile: SrtpProfile, exported: bytes) -> tuple[Keys, Keys]:
+    """Return the master keys of the DTLS client's packets, then of the server's (RFC 5764 §4.2)."""
+    if len(exported) != keying_material_length(profile):
+        raise LocalProtocolError(f"{len(exported)} bytes of keying material do not fit {profile.name}")
+    key, salt = profile.key_length, profile.salt_length
+    client_salt = exported[2 * key : 2 * key + salt]
+    return Keys(exported[:key], client_salt), Keys(exported[key : 2 * key], exported[2 * key + salt :])
+
+
+def derive(master: Keys, label: Label, length: int) -> bytes:
+    """Return `length` bytes of the AES-CM key stream that `label` selects; the key derivation rate is zero.
+
+    The 12-byte salts of RFC 7714 §11 count as 14 bytes that end in zeros. With a 32-byte master key this is
+    AES_256_CM_PRF (RFC 6188 §3.1).
+    """
+    salt = int.from_bytes(master.salt.ljust(14, b"\0"), "big")
+    counter = (salt ^ label << 48) << 16
+    encryptor = Cipher(algorithms.AES(master.key), modes.CTR(counter.to_bytes(16, "big"))).encryptor()
+    return encryptor.update(bytes(length))
+
+
+def derive_pair(master: Keys, key_label: Label, salt_label: Label) -> Keys:
+    """Return session key and session salt, as long as the master's."""
+    return Keys(derive(master, key_label, len(master.key)), derive(master, salt_label, len(master.salt)))
