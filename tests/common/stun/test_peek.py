@@ -2,6 +2,7 @@ import random
 import struct
 
 import pytest
+
 from antiphon_common.stun import peek_username
 
 
