@@ -1,0 +1,215 @@
+"""What relay and transceiver put in front of every datagram between them, and the messages they exchange.
+
+The header is 32 bytes, big-endian:
+
+    version and flags u8 | key id u8 | path (22 bytes, `Path.encode`) | tag (8 bytes)
+
+The version, 1, is the high nibble. The tag is keyed BLAKE2b (RFC 7693) of 8 bytes over the 24 bytes before it, so the
+header of a flow is constant. A message has the MESSAGE flag, a path of zeros and, behind the header, a body whose
+bytes the tag covers too:
+
+    type u8 | version u8 | length u16 | payload
+
+Unknown types and versions are skipped; a payload that is longer than this version knows has been appended to.
+"""
+
+import hmac
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import NamedTuple, TypeVar
+
+from antiphon_common.core import PATH_SIZE, Path
+from antiphon_common.errors import DecodeError
+from antiphon_common.keys import DerivedKeys
+from antiphon_common.wire import Reader, Writer
+
+VERSION = 1
+MESSAGE = 0x1
+"""Flag: a message follows, not a client's datagram."""
+DOWNLINK = 0x2
+"""Flag: towards the client. A datagram cannot be sent back the way it came."""
+
+HEADER_SIZE = 32
+PATH_START, PATH_STOP = 2, 2 + PATH_SIZE
+"""`datagram[PATH_START:PATH_STOP]` is the key of every path table."""
+TAG_SIZE = 8
+MAX_LINK_DATAGRAM = 2048
+"""Bytes of a link datagram: Firefox sends 1408, and a header and an overlay's own come on top."""
+
+MAX_ANNOUNCED_PATHS = 50
+"""Paths in one ANNOUNCE: it fits 1200 bytes."""
+MAX_INGRESSES = 256
+"""Ingress ids in one HELLO: more public addresses than a relay has."""
+
+VERIFIED_HEADERS = 16384
+"""Headers remembered as good: more than the paths of one process; starting over costs a microsecond each."""
+VERIFIED_SECONDS = 10.0
+"""How long a header counts as good before its key is asked for again, so that a retired key ends."""
+
+_MESSAGE_VERSION = 1
+_NO_PATH = bytes(PATH_SIZE)
+_TAG_START = HEADER_SIZE - TAG_SIZE
+
+
+class LinkKeys:
+    """Makes and checks link headers and messages under the keys of the link."""
+
+    def __init__(self, keys: DerivedKeys) -> None:
+        self._keys = keys
+        self._verified: set[bytes] = set()
+        self._forget_at = 0.0
+
+    def header(self, path: Path, flags: int, unix_now: float) -> bytes:
+        """Return the header for datagrams of `path`, the same as long as the key is the same (Unix seconds)."""
+        key_id, key = self._keys.minting(unix_now)
+        head = bytes((VERSION << 4 | flags, key_id)) + path.encode()
+        return head + _tag(key, head)
+
+    def encode(self, message: "LinkMessage", unix_now: float) -> bytes:
+        """Return a whole datagram that holds one message."""
+        key_id, key = self._keys.minting(unix_now)
+        head = bytes((VERSION << 4 | MESSAGE, key_id)) + _NO_PATH
+        body = encode_message(message)
+        return head + _tag(key, head + body) + body
+
+    def verify(self, datagram: bytes, unix_now: float) -> bool:
+        """Whether version and tag of a datagram or message are good. A known header costs one set look-up."""
+        if unix_now >= self._forget_at:
+            self._verified.clear()
+            self._forget_at = unix_now + VERIFIED_SECONDS
+        header = datagram[:HEADER_SIZE]
+        if header in self._verified:
+            return True
+        if len(header) < HEADER_SIZE or header[0] >> 4 != VERSION:
+            return False
+        key = self._keys.accepting(header[1], unix_now)
+        is_message = header[0] & MESSAGE
+        covered = header[:_TAG_START] + datagram[HEADER_SIZE:] if is_message else header[:_TAG_START]
+        if key is None or not hmac.compare_digest(_tag(key, covered), header[_TAG_START:]):
+            return False
+        if not is_message:
+            if len(self._verified) >= VERIFIED_HEADERS:
+                self._verified.clear()
+            self._verified.add(header)
+        return True
+
+
+def _tag(key: bytes, data: bytes) -> bytes:
+    return blake2b(data, digest_size=TAG_SIZE, key=key).digest()
+
+
+class Hello(NamedTuple):
+    """A relay to the transceivers of its cluster: it is alive. A new `boot_id` means that it knows no flows."""
+
+    ingresses: tuple[int, ...]
+    boot_id: int
+
+
+class Confirm(NamedTuple):
+    """The owner of a path has proved it; sent again with each answer to a check."""
+
+    path: Path
+
+
+class Release(NamedTuple):
+    """The owner is done with a path, or its peer is gone."""
+
+    path: Path
+
+
+class Announce(NamedTuple):
+    """An owner's confirmed paths, at most MAX_ANNOUNCED_PATHS in one message."""
+
+    paths: tuple[Path, ...]
+
+
+class Owner(NamedTuple):
+    """A transceiver as route tokens name it."""
+
+    cluster: int
+    host: int
+    port: int
+
+
+class Moved(NamedTuple):
+    """All calls whose tokens name `origin` are now owned by `successor`."""
+
+    origin: Owner
+    successor: Owner
+
+
+LinkMessage = Hello | Confirm | Release | Announce | Moved
+_Item = TypeVar("_Item")
+
+
+def encode_message(message: LinkMessage) -> bytes:
+    """Return the body of a message, the part behind the header."""
+    kind, payload = _encode_payload(message)
+    writer = Writer()
+    writer.push_uint8(kind)
+    writer.push_uint8(_MESSAGE_VERSION)
+    writer.push_block(payload, 2)
+    return writer.getvalue()
+
+
+def decode_message(body: bytes) -> LinkMessage | None:
+    """Invert `encode_message`. None for a type or version that is not known; DecodeError for bytes that are wrong."""
+    reader = Reader(body)
+    kind, version, payload = reader.pull_uint8(), reader.pull_uint8(), reader.pull_block(2)
+    reader.expect_end()
+    pull = _PULL.get(kind) if version == _MESSAGE_VERSION else None
+    return pull(Reader(payload)) if pull else None
+
+
+def _encode_payload(message: LinkMessage) -> tuple[int, bytes]:
+    writer = Writer()
+    match message:
+        case Hello(ingresses, boot_id):
+            writer.push_bytes(boot_id.to_bytes(8, "big"))
+            writer.push_block(b"".join(ingress.to_bytes(2, "big") for ingress in ingresses[:MAX_INGRESSES]), 2)
+            return 1, writer.getvalue()
+        case Confirm(path):
+            return 2, path.encode()
+        case Release(path):
+            return 3, path.encode()
+        case Announce(paths):
+            writer.push_block(b"".join(path.encode() for path in paths[:MAX_ANNOUNCED_PATHS]), 2)
+            return 4, writer.getvalue()
+        case Moved(origin, successor):
+            for owner in (origin, successor):
+                writer.push_uint16(owner.cluster)
+                writer.push_uint32(owner.host)
+                writer.push_uint16(owner.port)
+            return 5, writer.getvalue()
+
+
+def _pull_path(reader: Reader) -> Path:
+    return Path.decode(reader.pull_bytes(PATH_SIZE))
+
+
+def _pull_hello(reader: Reader) -> Hello:
+    boot_id = reader.pull_uint64()
+    return Hello(_pull_all(reader, Reader.pull_uint16, MAX_INGRESSES), boot_id)
+
+
+def _pull_owner(reader: Reader) -> Owner:
+    return Owner(reader.pull_uint16(), reader.pull_uint32(), reader.pull_uint16())
+
+
+def _pull_all(reader: Reader, pull: Callable[[Reader], _Item], at_most: int) -> tuple[_Item, ...]:
+    items = Reader(reader.pull_block(2))
+    pulled: list[_Item] = []
+    while items.remaining:
+        if len(pulled) == at_most:
+            raise DecodeError(f"more than {at_most} entries")
+        pulled.append(pull(items))
+    return tuple(pulled)
+
+
+_PULL: dict[int, Callable[[Reader], LinkMessage]] = {
+    1: _pull_hello,
+    2: lambda reader: Confirm(_pull_path(reader)),
+    3: lambda reader: Release(_pull_path(reader)),
+    4: lambda reader: Announce(_pull_all(reader, _pull_path, MAX_ANNOUNCED_PATHS)),
+    5: lambda reader: Moved(_pull_owner(reader), _pull_owner(reader)),
+}

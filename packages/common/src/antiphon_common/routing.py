@@ -1,0 +1,147 @@
+"""The route token: a server-side ufrag that names the owner of its call (RFC 8445 §5.3; after QUIC-LB's server id).
+
+23 ice-chars: one for the key id, then 22 that carry one AES-128 block, big-endian; the four spare bits come last and
+are zero:
+
+    cluster u16 | host u32 | port u16 | nonce u32 | check u32 (zero)
+"""
+
+import base64
+import struct
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import NamedTuple, Self
+
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+
+from antiphon_common.errors import AntiphonError, DecodeError
+from antiphon_common.keys import DerivedKeys
+
+TOKEN_SIZE = 23
+"""Characters of a route token."""
+
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_VALUE_OF = {character: value for value, character in enumerate(_ALPHABET)}
+_LAST_CHARACTERS = frozenset(b"AQgw")
+"""The last ice-char carries two bits of the block; its four spare bits are zero."""
+_LAYOUT = struct.Struct("!HIHII")
+_AES_128_KEY_SIZE = 16
+
+
+class RouteToken(NamedTuple):
+    """The owner of a call: `host` is an offset in the network of `cluster`, `port` its link port. `nonce` is 32 random
+    bits."""
+
+    cluster: int
+    host: int
+    port: int
+    nonce: int
+
+
+class RouteTokens:
+    """Makes and reads route tokens. Only holders of the route key can make one; a guess passes once in 2^32."""
+
+    def __init__(self, keys: DerivedKeys) -> None:
+        self._keys = keys
+        self._openers: dict[bytes, CipherContext] = {}
+
+    def mint(self, token: RouteToken, unix_now: float) -> str:
+        """Return a token as ufrag, under the key that is to be used at `unix_now` (Unix seconds)."""
+        key_id, key = self._keys.minting(unix_now)
+        seal = Cipher(AES(key[:_AES_128_KEY_SIZE]), ECB()).encryptor()  # one block, unique by its nonce
+        block = seal.update(_LAYOUT.pack(*token, 0))
+        return chr(_ALPHABET[key_id]) + base64.b64encode(block).rstrip(b"=").decode()
+
+    def read(self, ufrag: bytes, unix_now: float) -> RouteToken:
+        """Invert `mint`; raise DecodeError for what no key accepted at `unix_now` has made."""
+        if len(ufrag) != TOKEN_SIZE or ufrag[-1] not in _LAST_CHARACTERS:
+            raise DecodeError("not the form of a route token")
+        key = self._keys.accepting(_VALUE_OF.get(ufrag[0], -1), unix_now)
+        if key is None:
+            raise DecodeError("no key of this id")
+        try:
+            block = base64.b64decode(ufrag[1:] + b"==", validate=True)
+        except ValueError as error:
+            raise DecodeError("not ice-chars") from error
+        *fields, check = _LAYOUT.unpack(self._opener(key).update(block))
+        if check:
+            raise DecodeError("a route token that nobody made")
+        return RouteToken(*fields)
+
+    def _opener(self, key: bytes) -> CipherContext:
+        """One context for each key: ECB carries nothing from block to block, and setting it up costs more than a
+        block."""
+        opener = self._openers.get(key)
+        if opener is None:
+            opener = self._openers[key] = Cipher(AES(key[:_AES_128_KEY_SIZE]), ECB()).decryptor()
+        return opener
+
+
+class NetworkError(AntiphonError, ValueError):
+    """A network setting that cannot be used; the message says what to do."""
+
+
+class ClusterNetwork(NamedTuple):
+    """Where the transceivers of a cluster may be: an IPv4 network, or an IPv6 network of at most 2^32 addresses."""
+
+    network: IPv4Network | IPv6Network
+    ports: range
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `CIDR:PORTS` as in `10.1.0.0/16:9000-9999` or `[fd00::/96]:9000`; raise NetworkError."""
+        cidr, _, ports = text.rpartition(":")
+        first, _, last = ports.partition("-")
+        try:
+            network = ip_network(cidr.removeprefix("[").removesuffix("]"))
+            allowed = range(int(first), int(last or first) + 1)
+        except ValueError as error:
+            raise NetworkError(f"{text!r} is not CIDR:PORTS, as in 10.1.0.0/16:9000-9999 ({error})") from None
+        if network.num_addresses > 1 << 32:
+            raise NetworkError(f"{text!r}: an IPv6 network of transceivers needs a prefix of at least /96")
+        if not allowed or allowed[0] < 1 or allowed[-1] > 0xFFFF:
+            raise NetworkError(f"{text!r}: ports are FIRST-LAST within 1 to 65535")
+        return cls(network, allowed)
+
+
+class ClusterNetworks:
+    """The network of each cluster. A token cannot lead outside of it, so that a stolen key cannot steer packets
+    elsewhere."""
+
+    def __init__(self, networks: Mapping[int, ClusterNetwork]) -> None:
+        self._networks = dict(networks)
+
+    @classmethod
+    def parse(cls, entries: Iterable[str]) -> Self:
+        """Read `CLUSTER=CIDR:PORTS` entries; raise NetworkError."""
+        networks: dict[int, ClusterNetwork] = {}
+        for entry in entries:
+            cluster, equals, text = entry.partition("=")
+            if not equals or not cluster.isdecimal() or int(cluster) > 0xFFFF:
+                raise NetworkError(f"{entry!r} is not CLUSTER=CIDR:PORTS, as in 1=10.1.0.0/16:9000-9999")
+            if int(cluster) in networks:
+                raise NetworkError(f"cluster {cluster} has two networks: a token has room for one")
+            networks[int(cluster)] = ClusterNetwork.parse(text)
+        return cls(networks)
+
+    def resolve(self, token: RouteToken) -> tuple[str, int] | None:
+        """Return host and port of a token's owner, or None when its cluster's network or ports do not have it."""
+        route = self._networks.get(token.cluster)
+        if route is None or token.host >= route.network.num_addresses or token.port not in route.ports:
+            return None
+        return str(route.network[token.host]), token.port
+
+    def host_of(self, cluster: int, address: str) -> int:
+        """Return what a token says for a numeric address of a cluster; raise NetworkError when that is outside."""
+        route = self._networks.get(cluster)
+        host = ip_address(address)
+        if route is None or host not in route.network:
+            raise NetworkError(f"{address} is in no network of cluster {cluster}: see --transceiver-network")
+        return int(host) - int(route.network.network_address)
+
+    def allow(self, address: str, port: int) -> bool:
+        """Whether a transceiver of any cluster may be at this numeric address and port."""
+        host = ip_address(address.partition("%")[0])
+        return any(host in route.network and port in route.ports for route in self._networks.values())

@@ -1,0 +1,208 @@
+"""UDP sockets that move many datagrams for each system call.
+
+Two shapes of address. `receive` and `send` speak in encoded addresses: the bytes of the kernel's sockaddr, which make
+the cheapest dict keys. `receive_batch`, `queue` and `flush` speak in (host, port).
+"""
+
+import errno
+import ipaddress
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+from antiphon_common.link import MAX_LINK_DATAGRAM
+
+BATCH = 64
+"""Datagrams for each system call: beyond this the call's own cost no longer shows."""
+BUFFER_BYTES = 8 << 20
+"""Socket buffers, where the kernel grants them: half a second of 100,000 packets a second."""
+MAX_REMEMBERED = 4096
+"""Addresses whose two shapes are remembered: a transceiver has a handful of relays."""
+
+Address = tuple[str, int]
+
+_FORCED = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
+SO_RXQ_OVFL = 40
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 10, 23, 0
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78
+_INET = struct.Struct("=H2s4s8x")
+_INET6 = struct.Struct("=H2sI16sI")
+
+
+class UdpCounters:
+    """What one socket moved and lost. `overflowed` datagrams were dropped by the kernel before we read them."""
+
+    __slots__ = ("failed", "overflowed", "oversize", "received", "sent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+        self.overflowed = 0
+        self.oversize = 0
+        self.failed = 0
+
+
+class Calls(Protocol):
+    """The system calls behind a BatchSocket."""
+
+    def receive(self) -> list[tuple[bytes, bytes]]:
+        """Return what waits, at most `BATCH` datagrams with their encoded sources."""
+
+    def send(self, datagrams: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send datagrams to encoded destinations; what fails is counted."""
+
+
+class BatchSocket:
+    """A bound, non-blocking UDP socket. Nothing here raises for the network's sake; losses are counted."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self.family = sock.family
+        self.counters = UdpCounters()
+        self._calls = _make_calls(sock, self.counters)
+        self.receive = self._calls.receive
+        self.send = self._calls.send
+        self._queued: list[tuple[bytes, bytes]] = []
+        self._decoded: dict[bytes, Address] = {}
+        self._encoded: dict[Address, bytes] = {}
+
+    @classmethod
+    def open(cls, host: str, port: int, *, fragment: bool = False, freebind: bool = False) -> Self:
+        """Bind a numeric address. `fragment` lets datagrams above the path's MTU be fragmented; `freebind` allows an
+        address that this host does not have yet. Raises OSError."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            _set_options(sock, fragment=fragment, freebind=freebind)
+            sock.bind(socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST)[0][4])
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock)
+
+    @property
+    def address(self) -> Address:
+        """Where the socket is bound."""
+        host, port = self.socket.getsockname()[:2]
+        return host, port
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def receive_batch(self) -> list[tuple[bytes, Address]]:
+        """Return what waits, at most `BATCH` datagrams; an empty list when there is nothing."""
+        decoded = self._decoded
+        batch: list[tuple[bytes, Address]] = []
+        for data, source in self.receive():
+            address = decoded.get(source)
+            if address is None:
+                if len(decoded) >= MAX_REMEMBERED:
+                    decoded.clear()
+                address = decoded[source] = decode_address(source)
+            batch.append((data, address))
+        return batch
+
+    def queue(self, data: bytes, address: Address) -> None:
+        """Put a datagram for a numeric address aside until `flush`; the `BATCH`th flushes."""
+        destination = self._encoded.get(address)
+        if destination is None:
+            if len(self._encoded) >= MAX_REMEMBERED:
+                self._encoded.clear()
+            destination = self._encoded[address] = encode_address(*address, family=self.family)
+        self._queued.append((data, destination))
+        if len(self._queued) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was queued."""
+        if self._queued:
+            self.send(self._queued)
+            self._queued = []
+
+
+def encode_address(host: str, port: int, *, family: int | None = None) -> bytes:
+    """Return the kernel's bytes of a numeric address, as a socket of `family` knows it; an IPv6 socket maps IPv4."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    wire_port = port.to_bytes(2, "big")
+    if address.version == 4 and family != socket.AF_INET6:
+        return _INET.pack(socket.AF_INET, wire_port, address.packed)
+    packed = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+    scope = host.partition("%")[2]
+    return _INET6.pack(socket.AF_INET6, wire_port, 0, packed, socket.if_nametoindex(scope) if scope else 0)
+
+
+def decode_address(encoded: bytes) -> Address:
+    """Invert `encode_address`; a scope is dropped."""
+    if len(encoded) == _INET.size:
+        _, port, packed = _INET.unpack(encoded)
+        return socket.inet_ntop(socket.AF_INET, packed), int.from_bytes(port, "big")
+    _, port, _, packed, _ = _INET6.unpack(encoded)
+    return socket.inet_ntop(socket.AF_INET6, packed), int.from_bytes(port, "big")
+
+
+def _set_options(sock: socket.socket, *, fragment: bool, freebind: bool) -> None:
+    is_v6 = sock.family == socket.AF_INET6
+    level = socket.IPPROTO_IPV6 if is_v6 else socket.IPPROTO_IP
+    for option, forced in _FORCED.items():
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER_BYTES)
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+    if is_v6:
+        sock.setsockopt(level, socket.IPV6_V6ONLY, 1)
+    if not sys.platform.startswith("linux"):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
+    if fragment:
+        sock.setsockopt(level, _IPV6_MTU_DISCOVER if is_v6 else _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+    if freebind:
+        sock.setsockopt(level, _IPV6_FREEBIND if is_v6 else _IP_FREEBIND, 1)
+
+
+def _make_calls(sock: socket.socket, counters: UdpCounters) -> Calls:
+    if sys.platform.startswith("linux"):
+        from antiphon_common.shell.mmsg import MessageVectors
+
+        return MessageVectors(sock, counters)
+    return PlainCalls(sock, counters)
+
+
+class PlainCalls:
+    """One system call for each datagram, where there is no recvmmsg."""
+
+    def __init__(self, sock: socket.socket, counters: UdpCounters) -> None:
+        self._socket = sock
+        self._counters = counters
+
+    def receive(self) -> list[tuple[bytes, bytes]]:
+        batch: list[tuple[bytes, bytes]] = []
+        while len(batch) < BATCH:
+            try:
+                data, source = self._socket.recvfrom(MAX_LINK_DATAGRAM + 1)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in (errno.ECONNREFUSED, errno.ECONNRESET):
+                    continue
+                break
+            if len(data) > MAX_LINK_DATAGRAM:
+                self._counters.oversize += 1
+            else:
+                batch.append((data, encode_address(source[0], source[1], family=self._socket.family)))
+        self._counters.received += len(batch)
+        return batch
+
+    def send(self, datagrams: Sequence[tuple[bytes, bytes]]) -> None:
+        for data, destination in datagrams:
+            try:
+                self._socket.sendto(data, decode_address(destination))
+            except OSError:
+                self._counters.failed += 1
+            else:
+                self._counters.sent += 1
