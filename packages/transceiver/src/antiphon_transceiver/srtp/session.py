@@ -55,8 +55,8 @@ class SrtpSession:
 
     `exported` is what DTLS exports under EXTRACTOR-dtls_srtp, `keying_material_length(profile)` bytes; `is_client`
     says whether we are the DTLS client. The methods take and return whole packets. Those that unprotect raise SrtpError
-    or, for what is not even RTP, DecodeError; those that protect raise LocalProtocolError, above all when an index would
-    be used twice.
+    or, for what is not even RTP, DecodeError; those that protect raise LocalProtocolError, above all when an index
+    would be used twice.
     """
 
     __slots__ = ("_inbound", "_outbound", "_received", "_sent", "counters")
