@@ -1,0 +1,116 @@
+"""Writes the answer: the audio section with what the transceiver chose, everything else rejected."""
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+from aioice.candidate import Candidate, candidate_priority
+
+from antiphon_common.control import CallAccepted
+from antiphon_signaling.sdp.attributes import (
+    MIRRORED,
+    ExtMap,
+    FormatParameters,
+    Group,
+    RtpMap,
+    encode_fingerprint,
+)
+from antiphon_signaling.sdp.description import Attribute, MediaDescription, SessionDescription
+from antiphon_signaling.sdp.offer import Offer
+
+OPUS_PARAMETERS = {"minptime": "10", "useinbandfec": "1"}
+"""What we like to receive (RFC 7587 §6.1): mono, packets down to 10 ms, with forward error correction."""
+STREAM_ID = "antiphon"
+MAX_LOCAL_PREFERENCE = 65535
+
+
+def write_answer(
+    offer: Offer, accepted: CallAccepted, addresses: Sequence[tuple[str, int]], session_id: int
+) -> SessionDescription:
+    """Answer `offer`. `addresses` are the advertised hosts and ports, the best first; `session_id` has 63 random bits
+    (RFC 9429 §5.2.1)."""
+    bundle = [Attribute("group", Group("BUNDLE", (offer.mid,)).encode())] if offer.bundled else []
+    return SessionDescription(
+        origin=f"- {session_id} 1 IN IP4 127.0.0.1",
+        attributes=(
+            Attribute("ice-lite"),
+            Attribute("ice-options", "ice2"),
+            *bundle,
+            *_echo(offer.description, "extmap-allow-mixed"),
+            Attribute("msid-semantic", "WMS *"),
+        ),
+        media=tuple(
+            _write_audio(offer, accepted, addresses) if index == offer.audio else _reject(section)
+            for index, section in enumerate(offer.description.media)
+        ),
+    )
+
+
+def _echo(section: SessionDescription | MediaDescription, name: str) -> list[Attribute]:
+    return [Attribute(name)] if section.has(name) else []
+
+
+def _reject(section: MediaDescription) -> MediaDescription:
+    """Reject a section with port 0 (RFC 3264 §6); it keeps its kind, protocol, formats and mid."""
+    mid = section.value("mid")
+    return MediaDescription(
+        kind=section.kind,
+        port=0,
+        protocol=section.protocol,
+        formats=section.formats,
+        connection="IN IP4 0.0.0.0",
+        attributes=(*([] if mid is None else [Attribute("mid", mid)]), Attribute("inactive")),
+    )
+
+
+def _write_audio(offer: Offer, accepted: CallAccepted, addresses: Sequence[tuple[str, int]]) -> MediaDescription:
+    host, port = addresses[0]
+    return MediaDescription(
+        kind="audio",
+        port=port,
+        protocol=offer.section.protocol,
+        formats=(str(offer.codec.payload_type),),
+        connection=f"IN IP{ipaddress.ip_address(host).version} {host}",
+        attributes=(
+            *_transport(offer, accepted),
+            *_codec(offer),
+            *_media(offer, accepted),
+            *(Attribute("candidate", candidate.to_sdp()) for candidate in _candidates(addresses)),
+            Attribute("end-of-candidates"),
+        ),
+    )
+
+
+def _candidates(addresses: Sequence[tuple[str, int]]) -> Iterator[Candidate]:
+    for index, (host, port) in enumerate(addresses):
+        priority = candidate_priority(1, "host", MAX_LOCAL_PREFERENCE - index)
+        yield Candidate(str(index + 1), 1, "udp", priority, host, port, "host")
+
+
+def _transport(offer: Offer, accepted: CallAccepted) -> Iterator[Attribute]:
+    if offer.mid:
+        yield Attribute("mid", offer.mid)
+    yield Attribute("ice-ufrag", accepted.ice.ufrag)
+    yield Attribute("ice-pwd", accepted.ice.password)
+    yield Attribute("fingerprint", encode_fingerprint(accepted.fingerprint))
+    yield Attribute("setup", accepted.setup)
+    yield Attribute("rtcp-mux")
+    yield from _echo(offer.section, "rtcp-rsize")
+    yield from _echo(offer.section, "extmap-allow-mixed")
+
+
+def _codec(offer: Offer) -> Iterator[Attribute]:
+    payload_type = offer.codec.payload_type
+    yield Attribute("rtpmap", RtpMap(payload_type, "opus", 48000, 2).encode())
+    yield Attribute("fmtp", FormatParameters(str(payload_type), OPUS_PARAMETERS).encode())
+    yield from (Attribute("rtcp-fb", f"{payload_type} {feedback}") for feedback in offer.feedback)
+    for extension in offer.extensions:
+        mirrored = ExtMap(extension.id, extension.uri, MIRRORED[extension.direction])
+        yield Attribute("extmap", mirrored.encode())
+
+
+def _media(offer: Offer, accepted: CallAccepted) -> Iterator[Attribute]:
+    direction = MIRRORED[offer.direction]
+    yield Attribute(direction)
+    if direction in ("sendrecv", "sendonly"):
+        yield Attribute("msid", f"{STREAM_ID} {STREAM_ID}-audio")
+        yield Attribute("ssrc", f"{accepted.ssrc} cname:{accepted.cname}")

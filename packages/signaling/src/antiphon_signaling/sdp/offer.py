@@ -1,0 +1,213 @@
+"""Reads an offer: which audio section is taken, and everything a transceiver must know of it.
+
+Restrictive offers are refused with an `OfferError`, one sentence that says what is missing.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+from antiphon_common.control import CallRequest, Codec, Fingerprint, HeaderExtension, IceParameters, Setup
+from antiphon_common.errors import RemoteProtocolError
+from antiphon_signaling.sdp.attributes import (
+    DIRECTIONS,
+    Direction,
+    ExtMap,
+    FormatParameters,
+    Group,
+    RtpMap,
+    decode_fingerprint,
+)
+from antiphon_signaling.sdp.description import MediaDescription, SessionDescription
+
+HEADER_EXTENSIONS = frozenset({"urn:ietf:params:rtp-hdrext:sdes:mid", "urn:ietf:params:rtp-hdrext:ssrc-audio-level"})
+"""RTP header extensions that the transceiver uses: only these are answered."""
+RTCP_FEEDBACK: frozenset[str] = frozenset()
+"""Values of `a=rtcp-fb` that are answered; none as long as the transceiver sends no transport-wide feedback."""
+MAX_ONE_BYTE_ID = 14
+"""Header extensions with a higher id need the two-byte form (RFC 8285 §4.3), and are not answered."""
+MAX_FINGERPRINTS = 16
+RTP_PROTOCOLS = frozenset({"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/DTLS/RTP/SAVPF", "TCP/DTLS/RTP/SAVP", "RTP/SAVPF"})
+"""Protocols of media lines that mean DTLS-SRTP (RFC 8829 §5.1.2)."""
+
+_UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
+_PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
+_SETUPS = ("actpass", "active", "passive")
+
+
+class OfferError(RemoteProtocolError):
+    """An offer that cannot be answered. `code` is one word for programs, the message a sentence for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """What was negotiated from an offer. `audio` is the index of the media section that is taken, `setup` the DTLS role
+    the offer leaves to us, `direction` and the directions in `extensions` are the offerer's."""
+
+    description: SessionDescription
+    audio: int
+    bundled: bool
+    ice: IceParameters
+    setup: Setup
+    fingerprints: tuple[Fingerprint, ...]
+    codec: Codec
+    mid: str
+    direction: Direction
+    extensions: tuple[ExtMap, ...]
+    feedback: tuple[str, ...]
+
+    @property
+    def section(self) -> MediaDescription:
+        return self.description.media[self.audio]
+
+    def call_request(self, call_id: str, tenant: str, session: dict[str, Any]) -> CallRequest:
+        """Return what to ask a transceiver for."""
+        return CallRequest(
+            call_id=call_id,
+            tenant=tenant,
+            ice=self.ice,
+            setup=self.setup,
+            fingerprints=self.fingerprints,
+            codec=self.codec,
+            mid=self.mid,
+            extensions=tuple(HeaderExtension(extension.id, extension.uri) for extension in self.extensions),
+            session=session,
+        )
+
+
+def read_offer(data: bytes) -> Offer:
+    """Negotiate an offer. Raises DecodeError for what is no SDP, OfferError for what cannot be answered."""
+    description = SessionDescription.decode(data)
+    audio, codec = _choose_audio(description)
+    section = description.media[audio]
+    group = _bundle_of(description, section)
+    if group is None and sum(map(_is_active, description.media)) > 1:
+        raise OfferError("no_bundle", "the offer has several media sections that are not one BUNDLE group")
+    transport = list(_transport_levels(description, section, group))
+    if description.has("ice-lite"):
+        raise OfferError("ice_lite", "the offer says ice-lite, but this server is ICE-lite: nobody would send checks")
+    if not any(level.has("rtcp-mux") for level in transport):
+        raise OfferError("no_rtcp_mux", "the offer's audio section has no a=rtcp-mux")
+    return Offer(
+        description=description,
+        audio=audio,
+        bundled=group is not None,
+        ice=_read_ice(transport),
+        setup=_read_setup(transport),
+        fingerprints=_read_fingerprints(transport),
+        codec=codec,
+        mid=section.value("mid") or "",
+        direction=_read_direction(description, section),
+        extensions=tuple(_read_extensions(description, section)),
+        feedback=tuple(_read_feedback(section, codec)),
+    )
+
+
+def _is_active(section: MediaDescription) -> bool:
+    """Port 0 means rejected or unused, except for a section that exists only inside its BUNDLE group (RFC 9143 §6)."""
+    return section.port != 0 or section.has("bundle-only")
+
+
+def _choose_audio(description: SessionDescription) -> tuple[int, Codec]:
+    sections = [(i, s) for i, s in enumerate(description.media) if s.kind == "audio" and _is_active(s)]
+    if not sections:
+        raise OfferError("no_audio", "the offer has no audio section")
+    for index, section in sections:
+        codec = _choose_codec(section)
+        if codec and section.protocol in RTP_PROTOCOLS:
+            return index, codec
+    raise OfferError("no_codec", "the offer has no audio section with opus/48000/2 over DTLS-SRTP")
+
+
+def _choose_codec(section: MediaDescription) -> Codec | None:
+    """Return the first Opus of the media line. Opus is always written with two channels (RFC 7587 §7); audio is mono
+    unless `stereo` is answered, and it is not."""
+    maps = {str(item.payload_type): item for item in map(RtpMap.decode, section.values("rtpmap"))}
+    for payload_type in section.formats:
+        found = maps.get(payload_type)
+        if found and (found.encoding.lower(), found.clock_rate, found.channels) == ("opus", 48000, 2):
+            parameters = map(FormatParameters.decode, section.values("fmtp"))
+            given = next((item.parameters for item in parameters if item.format == payload_type), {})
+            return Codec("opus", found.payload_type, found.clock_rate, parameters=given)
+    return None
+
+
+def _bundle_of(description: SessionDescription, section: MediaDescription) -> Group | None:
+    groups = map(Group.decode, description.values("group"))
+    mid = section.value("mid")
+    return next((group for group in groups if group.semantics == "BUNDLE" and mid in group.mids), None)
+
+
+def _transport_levels(
+    description: SessionDescription, section: MediaDescription, group: Group | None
+) -> Iterator[SessionDescription | MediaDescription]:
+    """Yield where transport attributes may stand, the most specific first: the section itself, the section whose
+    transport its BUNDLE group shares (RFC 9143 §7.1.3), the session."""
+    yield section
+    if group:
+        yield from (other for other in description.media if other.value("mid") == group.mids[0] and other is not section)
+    yield description
+
+
+def _lookup(levels: list[SessionDescription | MediaDescription], name: str) -> str | None:
+    return next((level.value(name) for level in levels if level.has(name)), None)
+
+
+def _read_ice(levels: list[SessionDescription | MediaDescription]) -> IceParameters:
+    ufrag, password = _lookup(levels, "ice-ufrag"), _lookup(levels, "ice-pwd")
+    if ufrag is None or password is None:
+        raise OfferError("no_ice_credentials", "the offer has no a=ice-ufrag and a=ice-pwd for its audio")
+    if not _UFRAG.fullmatch(ufrag) or not _PASSWORD.fullmatch(password):
+        raise OfferError(
+            "bad_ice_credentials", "a=ice-ufrag must have 4 to 256 and a=ice-pwd 22 to 256 letters, digits, + and /"
+        )
+    return IceParameters(ufrag, password)
+
+
+def _read_setup(levels: list[SessionDescription | MediaDescription]) -> Setup:
+    setup = _lookup(levels, "setup")
+    if setup not in _SETUPS:
+        raise OfferError("bad_setup", "the offer needs a=setup:actpass, active or passive for its audio")
+    return cast(Setup, setup)
+
+
+def _read_fingerprints(levels: list[SessionDescription | MediaDescription]) -> tuple[Fingerprint, ...]:
+    """The fingerprints of one level count together, and hide those of the next (RFC 8122 §5)."""
+    given = next((values for level in levels if (values := level.values("fingerprint"))), [])
+    if len(given) > MAX_FINGERPRINTS:
+        raise OfferError("bad_fingerprint", f"the offer has more than {MAX_FINGERPRINTS} fingerprints")
+    taken = tuple(found for found in map(decode_fingerprint, given) if found)
+    if not taken:
+        raise OfferError("no_fingerprint", "the offer has no sha-256, sha-384 or sha-512 fingerprint for its audio")
+    return taken
+
+
+def _read_direction(description: SessionDescription, section: MediaDescription) -> Direction:
+    for level in (section, description):
+        for attribute in level.attributes:
+            for direction in DIRECTIONS:
+                if attribute.name == direction:
+                    return direction
+    return "sendrecv"
+
+
+def _read_extensions(description: SessionDescription, section: MediaDescription) -> Iterator[ExtMap]:
+    taken: set[int | str] = set()
+    offered = section.values("extmap") or description.values("extmap")
+    for extension in map(ExtMap.decode, offered):
+        spoken = extension.uri in HEADER_EXTENSIONS and 1 <= extension.id <= MAX_ONE_BYTE_ID
+        if spoken and extension.direction != "inactive" and not taken & {extension.id, extension.uri}:
+            taken |= {extension.id, extension.uri}
+            yield extension
+
+
+def _read_feedback(section: MediaDescription, codec: Codec) -> Iterator[str]:
+    for value in section.values("rtcp-fb"):
+        payload_type, _, feedback = value.partition(" ")
+        if payload_type in (str(codec.payload_type), "*") and feedback.strip() in RTCP_FEEDBACK:
+            yield feedback.strip()

@@ -1,0 +1,222 @@
+from pathlib import Path
+
+import pytest
+from antiphon_common.control import CallAccepted, Fingerprint, HeaderExtension, IceParameters
+from antiphon_common.errors import DecodeError
+from antiphon_signaling.sdp import Offer, OfferError, SessionDescription, read_offer, write_answer
+
+OFFERS = Path(__file__).parent.parent / "offers"
+MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
+AUDIO_LEVEL = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"
+DIGEST = ":".join(["AB"] * 32)
+ACCEPTED = CallAccepted(
+    ice=IceParameters("Aabcdefghijklmnopqrstuv", "p" * 24),
+    setup="active",
+    fingerprint=Fingerprint("sha-256", ":".join(["CD"] * 32)),
+    ssrc=0x12345678,
+    cname="call",
+)
+ADDRESSES = [("203.0.113.10", 3478), ("2001:db8::10", 3478)]
+
+
+def recorded(name: str) -> bytes:
+    return (OFFERS / f"{name}.sdp").read_bytes()
+
+
+def edited(old: str, new: str = "", name: str = "chromium-156") -> bytes:
+    """Return a recorded offer with a piece of every line that has it replaced; a line left empty goes."""
+    lines = (line.replace(old, new) for line in recorded(name).decode().splitlines())
+    return "".join(f"{line}\r\n" for line in lines if line).encode()
+
+
+def without(prefix: str, name: str = "chromium-156") -> bytes:
+    lines = recorded(name).decode().splitlines()
+    return "".join(f"{line}\r\n" for line in lines if not line.startswith(prefix)).encode()
+
+
+def audio_only(*attributes: str, session: str = "") -> bytes:
+    """Return a small offer of one audio section that lacks nothing, with more attributes."""
+    lines = [
+        *("v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=-", "t=0 0", *session.splitlines()),
+        *("m=audio 9 UDP/TLS/RTP/SAVPF 96", "a=rtpmap:96 opus/48000/2", "a=rtcp-mux", "a=setup:actpass"),
+        *("a=ice-ufrag:abcd", f"a=ice-pwd:{'x' * 22}", *attributes),
+    ]
+    if not any("fingerprint" in line for line in lines):
+        lines.append(f"a=fingerprint:sha-256 {DIGEST}")
+    return "".join(f"{line}\r\n" for line in lines).encode()
+
+
+def answer(offer: Offer, accepted: CallAccepted = ACCEPTED) -> SessionDescription:
+    return SessionDescription.decode(write_answer(offer, accepted, ADDRESSES, 2**62).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "ufrag", "payload_type", "extensions", "parameters"),
+    [
+        ("chromium-156", "LWxw", 111, {(1, AUDIO_LEVEL), (4, MID)}, {"minptime": "10", "useinbandfec": "1"}),
+        (
+            "firefox-esr",
+            "7db4594c",
+            109,
+            {(1, AUDIO_LEVEL), (3, MID)},
+            {"maxplaybackrate": "48000", "stereo": "1", "useinbandfec": "1"},
+        ),
+        ("aiortc-1.16", None, 96, {(1, MID), (2, AUDIO_LEVEL)}, {}),
+        ("pion-4", "RkXcYqTgWbNzPdLs", 111, {(2, MID)}, {"minptime": "10", "useinbandfec": "1"}),
+    ],
+)
+def test_real_offers_say_what_the_transceiver_needs(
+    name: str, ufrag: str | None, payload_type: int, extensions: set[tuple[int, str]], parameters: dict[str, str]
+) -> None:
+    request = read_offer(recorded(name)).call_request("rtc_1", "acme", {"model": "echo"})
+    assert ufrag in (None, request.ice.ufrag)
+    assert (request.codec.name, request.codec.payload_type, request.codec.clock_rate) == ("opus", payload_type, 48000)
+    assert request.codec.channels == 1
+    assert request.codec.parameters == parameters
+    assert set(request.extensions) == {HeaderExtension(*pair) for pair in extensions}
+    assert (request.setup, request.mid, request.tenant, request.session) == ("actpass", "0", "acme", {"model": "echo"})
+    assert "sha-256" in {fingerprint.algorithm for fingerprint in request.fingerprints}
+
+
+def test_every_fingerprint_of_an_offer_counts() -> None:
+    fingerprints = read_offer(recorded("aiortc-1.16")).fingerprints
+    assert [fingerprint.algorithm for fingerprint in fingerprints] == ["sha-256", "sha-384", "sha-512"]
+
+
+@pytest.mark.parametrize("name", ["chromium-156", "firefox-esr", "aiortc-1.16", "pion-4"])
+def test_an_answer_takes_the_audio_and_rejects_the_rest(name: str) -> None:
+    offer = read_offer(recorded(name))
+    description = answer(offer)
+    audio, *others = description.media
+    assert [section.kind for section in description.media] == [section.kind for section in offer.description.media]
+    assert all(section.port == 0 and section.has("mid") for section in others)
+    assert description.values("group") == ["BUNDLE 0"]
+    assert description.has("ice-lite")
+    assert (audio.port, audio.connection, audio.formats) == (
+        3478,
+        "IN IP4 203.0.113.10",
+        (str(offer.codec.payload_type),),
+    )
+    assert audio.value("mid") == "0"
+    assert audio.value("ice-ufrag") == ACCEPTED.ice.ufrag
+    assert audio.value("fingerprint") == f"sha-256 {ACCEPTED.fingerprint.value}"
+    assert audio.value("setup") == "active"
+    assert audio.value("fmtp") == f"{offer.codec.payload_type} minptime=10;useinbandfec=1"
+    assert audio.value("ssrc") == f"{0x12345678} cname:call"
+    assert all(audio.has(attribute) for attribute in ("rtcp-mux", "sendrecv", "msid", "end-of-candidates"))
+    assert not audio.has("rtcp-fb")
+    assert description.has("extmap-allow-mixed") == (name in ("chromium-156", "pion-4"))
+
+
+def test_candidates_are_exactly_the_advertised_addresses_best_first() -> None:
+    candidates = answer(read_offer(recorded("chromium-156"))).media[0].values("candidate")
+    assert candidates == [
+        "1 1 udp 2130706431 203.0.113.10 3478 typ host",
+        "2 1 udp 2130706175 2001:db8::10 3478 typ host",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("offered", "answered", "sends"),
+    [
+        ("sendrecv", "sendrecv", True),
+        ("sendonly", "recvonly", False),
+        ("recvonly", "sendonly", True),
+        ("inactive", "inactive", False),
+    ],
+)
+def test_direction_is_mirrored_wherever_it_stands(offered: str, answered: str, sends: bool) -> None:
+    for data in (audio_only(f"a={offered}"), audio_only(session=f"a={offered}")):
+        audio = answer(read_offer(data)).media[0]
+        assert audio.has(answered)
+        assert audio.has("msid") == audio.has("ssrc") == sends
+    assert answer(read_offer(audio_only("a=sendrecv", session=f"a={offered}"))).media[0].has("sendrecv")
+    assert answer(read_offer(audio_only())).media[0].has("sendrecv")
+
+
+@pytest.mark.parametrize("setup", ["actpass", "active", "passive"])
+def test_setup_of_the_offer_reaches_the_transceiver(setup: str) -> None:
+    assert read_offer(edited("setup:actpass", f"setup:{setup}")).setup == setup
+
+
+def test_a_section_without_bundle_or_mid_is_answered_so() -> None:
+    description = answer(read_offer(audio_only()))
+    assert not description.has("group")
+    assert not description.media[0].has("mid")
+
+
+def test_offers_without_candidates_are_normal() -> None:
+    assert read_offer(without("a=candidate")) is not None
+
+
+def test_media_level_fingerprints_hide_those_of_the_session() -> None:
+    session = f"a=fingerprint:sha-384 {':'.join(['EE'] * 48)}"
+    data = audio_only(f"a=fingerprint:sha-256 {DIGEST}", f"a=fingerprint:sha-1 {':'.join(['AA'] * 20)}", session=session)
+    assert [fingerprint.algorithm for fingerprint in read_offer(data).fingerprints] == ["sha-256"]
+
+
+def test_transport_of_a_bundled_section_may_stand_in_the_first_one_of_its_group() -> None:
+    video_first = (
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE v a\r\n"
+        "m=video 9 UDP/TLS/RTP/SAVPF 97\r\na=mid:v\r\na=rtpmap:97 VP8/90000\r\na=rtcp-mux\r\na=setup:passive\r\n"
+        f"a=ice-ufrag:wxyz\r\na=ice-pwd:{'y' * 22}\r\na=fingerprint:sha-256 {DIGEST}\r\n"
+        "m=audio 0 UDP/TLS/RTP/SAVPF 0 96\r\na=mid:a\r\na=bundle-only\r\na=rtpmap:96 OPUS/48000/2\r\n"
+    )
+    offer = read_offer(video_first.encode())
+    assert (offer.audio, offer.ice.ufrag, offer.setup) == (1, "wxyz", "passive")
+    description = answer(offer)
+    assert [section.port for section in description.media] == [0, 3478]
+    assert description.values("group") == ["BUNDLE a"]
+
+
+def test_header_extensions_are_mirrored_and_only_those_in_use_are_answered() -> None:
+    data = audio_only(
+        f"a=extmap:1/sendonly {AUDIO_LEVEL}",
+        f"a=extmap:2/inactive {MID}",
+        f"a=extmap:15 {MID}",
+        f"a=extmap:3 {MID}",
+        f"a=extmap:4 {MID}",
+        "a=extmap:5 http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time",
+    )
+    assert answer(read_offer(data)).media[0].values("extmap") == [f"1/recvonly {AUDIO_LEVEL}", f"3 {MID}"]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (edited("m=audio", "m=video"), "no_audio"),
+        (edited("m=audio 45882", "m=audio 0"), "no_audio"),
+        (edited("opus/48000/2", "opus/48000"), "no_codec"),
+        (edited("UDP/TLS/RTP/SAVPF", "RTP/AVP"), "no_codec"),
+        (without("a=group"), "no_bundle"),
+        (edited("a=group:BUNDLE 0 1", "a=group:BUNDLE 1"), "no_bundle"),
+        (without("a=rtcp-mux"), "no_rtcp_mux"),
+        (without("a=ice-ufrag"), "no_ice_credentials"),
+        (without("a=ice-pwd"), "no_ice_credentials"),
+        (edited("ice-pwd:c", "ice-pwd:!"), "bad_ice_credentials"),
+        (without("a=fingerprint"), "no_fingerprint"),
+        (edited("fingerprint:sha-256", "fingerprint:sha-1"), "no_fingerprint"),
+        (without("a=setup"), "bad_setup"),
+        (edited("setup:actpass", "setup:holdconn"), "bad_setup"),
+        (edited("a=extmap-allow-mixed", "a=ice-lite"), "ice_lite"),
+    ],
+)
+def test_offers_that_cannot_be_answered_say_why_in_one_sentence(data: bytes, code: str) -> None:
+    with pytest.raises(OfferError) as caught:
+        read_offer(data)
+    assert caught.value.code == code
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        edited("a=rtpmap:111 opus", "a=rtpmap:x opus"),
+        edited("a=fingerprint:sha-256 84", "a=fingerprint:sha-256 8"),
+        edited("a=extmap:1 ", "a=extmap:one "),
+        b"not sdp",
+    ],
+)
+def test_broken_values_raise_decode_error(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        read_offer(data)
