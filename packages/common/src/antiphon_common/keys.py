@@ -127,7 +127,8 @@ def _derive(secret: bytes, info: bytes) -> bytes:
 
 
 def _parse_line(number: int, line: str) -> Key:
-    key_id, encoded, *times = line.split(":")
+    key_id, _, rest = line.partition(":")
+    encoded, *times = rest.split(":")
     if len(times) > 3 or not key_id.isdecimal() or int(key_id) > MAX_KEY_ID:
         raise KeyRingError(f"line {number} is not id:base64[:accept_from:mint_from:retire_after] with an id of 0 to 63")
     try:

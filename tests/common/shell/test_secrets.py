@@ -1,0 +1,45 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from antiphon_common.keys import KeyRing, KeyRingError
+from antiphon_common.settings import Address, SettingsError, SharedSettings
+from antiphon_common.shell.secrets import load_keys, own_secret_file, write_secret
+
+LOOPBACK = {"--link": Address("127.0.0.1", 0), "--control": Address("::1", 1)}
+EXPOSED = {**LOOPBACK, "--link": Address("192.0.2.1", 0)}
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path
+
+
+def test_services_of_one_user_share_keys_on_loopback() -> None:
+    first, second = (load_keys(SharedSettings(), LOOPBACK) for _ in range(2))
+    assert first.format() == second.format()
+    assert stat.S_IMODE(own_secret_file().stat().st_mode) == 0o600
+
+
+def test_refuses_to_leave_loopback_without_a_secret_file() -> None:
+    with pytest.raises(SettingsError, match=r"--link 192\.0\.2\.1:0 .*--secret-file"):
+        load_keys(SharedSettings(), EXPOSED)
+    assert not own_secret_file().exists()
+    assert load_keys(SharedSettings(insecure=True), EXPOSED).format()
+
+
+def test_takes_the_secret_file_it_is_given(state: Path) -> None:
+    ring = KeyRing.generate(lambda size: bytes(size))
+    write_secret(state / "keys", ring.format())
+    assert load_keys(SharedSettings(secret_file=str(state / "keys")), EXPOSED).format() == ring.format()
+    with pytest.raises(KeyRingError, match="absent: No such file"):
+        load_keys(SharedSettings(secret_file=str(state / "absent")), LOOPBACK)
+
+
+def test_never_replaces_a_file(state: Path) -> None:
+    write_secret(state / "keys", "first")
+    with pytest.raises(FileExistsError):
+        write_secret(state / "keys", "second")
+    assert [file.read_text() for file in state.iterdir()] == ["first"]

@@ -1,0 +1,79 @@
+import base64
+
+import pytest
+
+from antiphon_common.keys import Key, KeyRing, KeyRingError
+
+SECRET = bytes(range(32))
+LINE = f"0:{base64.b64encode(SECRET).decode()}"
+
+
+def ring(*keys: Key) -> KeyRing:
+    return KeyRing(keys)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "expected"),
+    [
+        ("route", "e11c4a74ab4cbfcb3b2c3dd387da523f93c6d69704c0b4e5967c3b516de81f4a"),
+        ("link", "155f90b94de65fe1b913f2bd512607b63d0b97f47c8913021c5ed71b499b2318"),
+        ("control", "40a7668e58e2997c4955e255c6460ea930fd72079f3bbbbd69c40bbd563a7460"),
+    ],
+)
+def test_derives_a_key_for_each_purpose(purpose: str, expected: str) -> None:
+    keys = getattr(KeyRing.parse(LINE), purpose)
+    assert keys.minting(0) == (0, bytes.fromhex(expected))
+
+
+def test_format_inverts_parse() -> None:
+    text = f"{LINE}\n1:{LINE[2:]}:10:20:30\n2:{LINE[2:]}::20\n63:{LINE[2:]}:::30\n"
+    assert KeyRing.parse(text).format() == text
+    assert [key.id for key in KeyRing.parse(f"# kept by hand\n\n{text}").keys] == [0, 1, 2, 63]
+
+
+def test_rotation_mints_with_the_newest_and_accepts_both() -> None:
+    old = Key(0, SECRET, retire_after=200)
+    new = Key(1, SECRET[::-1], accept_from=50, mint_from=100)
+    link = ring(old, new).link
+    assert [link.minting(now)[0] for now in (0, 99, 100, 300)] == [0, 0, 1, 1]
+    assert [link.accepting(0, now) is not None for now in (0, 200, 201)] == [True, True, False]
+    assert [link.accepting(1, now) is not None for now in (49, 50, 300)] == [False, True, True]
+    assert link.accepting(2, 100) is None
+
+
+def test_nothing_is_minted_before_its_time() -> None:
+    with pytest.raises(KeyRingError, match="mint_from"):
+        ring(Key(0, SECRET, mint_from=100)).route.minting(99)
+
+
+def test_generated_keys_are_good_at_once() -> None:
+    made = KeyRing.generate(lambda size: SECRET[:size])
+    assert made.format() == f"{LINE}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("", "keygen"),
+        ("64:AAAA", "0 to 63"),
+        ("no line at all", "id:base64"),
+        (f"{LINE}:1:2:3:4", "id:base64"),
+        ("0:not base64!", "not base64"),
+        ("0:AAAA", "at least 16"),
+        (f"{LINE}:soon", "Unix seconds"),
+        (f"{LINE}\n{LINE}", "same id"),
+    ],
+)
+def test_says_what_is_wrong_with_a_secret_file(text: str, hint: str) -> None:
+    with pytest.raises(KeyRingError, match=hint):
+        KeyRing.parse(text)
+
+
+def test_no_text_form_shows_a_secret() -> None:
+    keys = KeyRing.parse(LINE)
+    shown = " ".join(repr(thing) for thing in (keys, keys.keys[0], keys.route, keys.link))
+    shown += str(keys) + str(keys.keys[0])
+    for secret in (SECRET, keys.route.minting(0)[1]):
+        assert repr(secret) not in shown
+        assert secret.hex() not in shown
+        assert base64.b64encode(secret).decode() not in shown

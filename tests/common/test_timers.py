@@ -1,0 +1,72 @@
+import heapq
+import random
+
+import pytest
+
+from antiphon_common import timers
+from antiphon_common.timers import DeadlineQueue
+
+
+def test_keys_come_out_in_order_of_their_deadlines() -> None:
+    queue = DeadlineQueue[str]()
+    for key, deadline in [("b", 2.0), ("a", 1.0), ("c", 3.0), ("also b", 2.0)]:
+        queue.set(key, deadline)
+    assert queue.next() == 1.0
+    assert queue.pop_due(2.0) == ["a", "b", "also b"]
+    assert (queue.next(), len(queue)) == (3.0, 1)
+    assert queue.pop_due(2.9) == []
+
+
+@pytest.mark.parametrize("moves", [[5.0, 9.0], [9.0, 5.0, 9.0], [9.0, None, 9.0], [5.0, 2.0, 9.0], [2.0, None, 9.0]])
+def test_the_last_word_on_a_deadline_counts(moves: list[float | None]) -> None:
+    queue = DeadlineQueue[str]()
+    for deadline in moves:
+        queue.set("call", deadline)
+    assert queue.pop_due(8.9) == []
+    assert queue.next() == 9.0
+    assert queue.pop_due(9.0) == ["call"]
+    assert queue.pop_due(100.0) == []
+    assert queue.next() is None
+
+
+def test_removing_a_deadline_that_is_not_there_is_harmless() -> None:
+    queue = DeadlineQueue[str]()
+    queue.set("nobody", None)
+    assert queue.next() is None
+
+
+def test_moving_a_deadline_later_leaves_the_heap_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = DeadlineQueue[int]()
+    queue.set(1, 1.0)
+    for name in ("heappush", "heapreplace", "heapify"):
+        monkeypatch.delattr(heapq, name)
+    for step in range(1000):
+        queue.set(1, 1.0 + step)
+
+
+def test_what_is_left_behind_in_the_heap_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "STALE_ENTRIES", 16)
+    queue = DeadlineQueue[int]()
+    for call in range(10_000):
+        queue.set(call, 1e6)
+        queue.set(call, None)
+        assert len(queue._heap) <= 17
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_a_plain_dict(seed: int) -> None:
+    choose = random.Random(seed)
+    queue, model, now = DeadlineQueue[int](), dict[int, float](), 0.0
+    for _ in range(5000):
+        key = choose.randrange(20)
+        deadline = None if choose.random() < 0.2 else now + choose.choice((0.0, 0.1, 1.0, 5.0))
+        queue.set(key, deadline)
+        model.pop(key, None)
+        if deadline is not None:
+            model[key] = deadline
+        now += choose.random() / 10
+        due = sorted((when, key) for key, when in model.items() if when <= now)
+        assert sorted(queue.pop_due(now)) == sorted(key for _, key in due), f"seed {seed}"
+        for _, key in due:
+            del model[key]
+        assert queue.next() == min(model.values(), default=None), f"seed {seed}"
