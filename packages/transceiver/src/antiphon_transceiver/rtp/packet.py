@@ -4,7 +4,6 @@ import struct
 from typing import NamedTuple
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
-
 from antiphon_transceiver.rtp.extensions import decode_extensions
 
 HEADER_SIZE = 12

@@ -4,4 +4,4 @@ from antiphon_common.errors import DecodeError
 
 
 class SrtpError(DecodeError):
-    """The packet is no valid SRTP: not authentic, seen before, or of one source too many."""
+    """The packet is no valid SRTP: malformed, not authentic, seen before, or of one source too many."""

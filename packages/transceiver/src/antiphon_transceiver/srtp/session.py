@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import Protocol
 
-from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.srtp.counter_mode import CounterModeTransform
 from antiphon_transceiver.srtp.errors import SrtpError
 from antiphon_transceiver.srtp.gcm import GcmTransform
@@ -54,9 +54,8 @@ class SrtpSession:
     """SRTP and SRTCP of one call.
 
     `exported` is what DTLS exports under EXTRACTOR-dtls_srtp, `keying_material_length(profile)` bytes; `is_client`
-    says whether we are the DTLS client. The methods take and return whole packets. Those that unprotect raise SrtpError
-    or, for what is not even RTP, DecodeError; those that protect raise LocalProtocolError, above all when an index
-    would be used twice.
+    says whether we are the DTLS client. The methods take and return whole packets. Those that unprotect raise SrtpError;
+    those that protect raise LocalProtocolError, above all when an index would be used twice.
     """
 
     __slots__ = ("_inbound", "_outbound", "_received", "_sent", "counters")
@@ -74,7 +73,7 @@ class SrtpSession:
         """Return the SRTP packet of an RTP packet."""
         try:
             header_length, sequence, ssrc = _read_rtp_header(packet, 0)
-        except DecodeError as error:
+        except SrtpError as error:
             raise LocalProtocolError(str(error)) from None
         stream = self._sent.get(ssrc) or self._open_send_stream(ssrc)
         return self._outbound.protect_rtp(packet, header_length, ssrc, stream.take_rtp(sequence))
@@ -84,7 +83,7 @@ class SrtpSession:
         inbound = self._inbound
         try:
             header_length, sequence, ssrc = _read_rtp_header(packet, inbound.rtp_overhead)
-        except DecodeError:
+        except SrtpError:
             self.counters.malformed += 1
             raise
         stream = self._received.get(ssrc) or self._new_receive_stream()
@@ -113,7 +112,7 @@ class SrtpSession:
         inbound = self._inbound
         if len(packet) < _RTCP_HEADER_SIZE + inbound.rtcp_overhead:
             self.counters.malformed += 1
-            raise DecodeError("SRTCP packet is too short")
+            raise SrtpError("SRTCP packet is too short")
         ssrc = int.from_bytes(packet[4:8], "big")
         end = len(packet) - inbound.rtcp_index_end
         index = int.from_bytes(packet[end - 4 : end], "big") & MAX_RTCP_INDEX
@@ -153,18 +152,18 @@ def _make_transform(profile: SrtpProfile, master: Keys, *, inbound: bool) -> Tra
 
 
 def _read_rtp_header(packet: bytes, trailer: int) -> tuple[int, int, int]:
-    """Return header length, sequence number and SSRC; raise DecodeError unless `trailer` bytes follow the header."""
+    """Return header length, sequence number and SSRC; raise SrtpError unless `trailer` bytes follow the header."""
     size = len(packet) - trailer
     if size < _RTP_HEADER_SIZE:
-        raise DecodeError("RTP packet is too short")
+        raise SrtpError("RTP packet is too short")
     first, sequence, ssrc = _RTP_HEADER.unpack_from(packet)
     if first == 0x80:
         return _RTP_HEADER_SIZE, sequence, ssrc
     if first & 0xC0 != 0x80:
-        raise DecodeError("RTP version is not 2")
+        raise SrtpError("RTP version is not 2")
     header_length = _RTP_HEADER_SIZE + 4 * (first & 0x0F)
     if first & 0x10:
         header_length += 4 + 4 * int.from_bytes(packet[header_length + 2 : header_length + 4], "big")
     if size < header_length:
-        raise DecodeError("RTP header is cut short")
+        raise SrtpError("RTP header is cut short")
     return header_length, sequence, ssrc

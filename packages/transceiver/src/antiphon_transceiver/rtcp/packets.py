@@ -1,0 +1,218 @@
+"""Sender and receiver reports, source description and BYE (RFC 3550 §6.4 to §6.6), and the compound they travel in."""
+
+import struct
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import msgspec
+
+from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_common.wire import Reader, Writer
+
+MAX_REPORT_BLOCKS = 31
+"""The count of report blocks, chunks or sources is a field of five bits."""
+
+_BLOCK = struct.Struct("!IIIIII")
+_SENDER_INFO = struct.Struct("!IQIII")
+
+
+class ReportBlock(msgspec.Struct, frozen=True):
+    """How one source is received (RFC 3550 §6.4.1).
+
+    `fraction_lost` counts in 1/256 since the last report, `packets_lost` since the beginning (negative when duplicates
+    arrived), `highest_sequence` is extended to 32 bits, `jitter` is in ticks of the source's clock. `last_sr` holds the
+    middle 32 bits of the last SR's NTP time (0: there was none), `delay` the time since in 1/65536 s.
+    """
+
+    ssrc: int
+    fraction_lost: int
+    packets_lost: int
+    highest_sequence: int
+    jitter: int
+    last_sr: int
+    delay: int
+
+    def encode(self) -> bytes:
+        loss = self.fraction_lost << 24 | self.packets_lost & 0xFFFFFF
+        return _BLOCK.pack(self.ssrc, loss, self.highest_sequence, self.jitter, self.last_sr, self.delay)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Invert `encode`; raise DecodeError unless `data` is one whole block."""
+        if len(data) != _BLOCK.size:
+            raise DecodeError("RTCP report block is cut short")
+        ssrc, loss, highest, jitter, last_sr, delay = _BLOCK.unpack(data)
+        lost = ((loss & 0xFFFFFF) ^ 0x800000) - 0x800000
+        return cls(ssrc, loss >> 24, lost, highest, jitter, last_sr, delay)
+
+
+class SenderReport(msgspec.Struct, frozen=True):
+    """SR. `ntp_time` is 64 bits, 2^32 to the second, and `rtp_timestamp` the same instant on the source's clock."""
+
+    PACKET_TYPE: ClassVar[int] = 200
+
+    ssrc: int
+    ntp_time: int
+    rtp_timestamp: int
+    packet_count: int
+    octet_count: int
+    reports: tuple[ReportBlock, ...] = ()
+
+    def encode(self) -> bytes:
+        info = _SENDER_INFO.pack(self.ssrc, self.ntp_time, self.rtp_timestamp, self.packet_count, self.octet_count)
+        return _frame(self.PACKET_TYPE, len(self.reports), info + _encode_blocks(self.reports))
+
+    @classmethod
+    def decode_body(cls, count: int, body: bytes) -> Self:
+        reader = Reader(body)
+        info = _SENDER_INFO.unpack(reader.pull_bytes(_SENDER_INFO.size))
+        return cls(*info, _pull_blocks(reader, count))
+
+
+class ReceiverReport(msgspec.Struct, frozen=True):
+    """RR: reports of who has sent nothing lately."""
+
+    PACKET_TYPE: ClassVar[int] = 201
+
+    ssrc: int
+    reports: tuple[ReportBlock, ...] = ()
+
+    def encode(self) -> bytes:
+        return _frame(self.PACKET_TYPE, len(self.reports), self.ssrc.to_bytes(4, "big") + _encode_blocks(self.reports))
+
+    @classmethod
+    def decode_body(cls, count: int, body: bytes) -> Self:
+        reader = Reader(body)
+        return cls(reader.pull_uint32(), _pull_blocks(reader, count))
+
+
+class SdesItem(msgspec.Struct, frozen=True):
+    """One description; `text` should be UTF-8 and has at most 255 bytes."""
+
+    CNAME: ClassVar[int] = 1
+
+    type: int
+    text: bytes
+
+
+class SdesChunk(msgspec.Struct, frozen=True):
+    """What describes one source."""
+
+    ssrc: int
+    items: tuple[SdesItem, ...]
+
+
+class SourceDescription(msgspec.Struct, frozen=True):
+    """SDES."""
+
+    PACKET_TYPE: ClassVar[int] = 202
+
+    chunks: tuple[SdesChunk, ...]
+
+    def encode(self) -> bytes:
+        writer = Writer()
+        for chunk in self.chunks:
+            writer.push_uint32(chunk.ssrc)
+            for item in chunk.items:
+                writer.push_uint8(item.type)
+                writer.push_block(item.text, 1)
+            writer.push_bytes(bytes(4 - len(writer) % 4))  # one zero ends the list, more fill the word
+        return _frame(self.PACKET_TYPE, len(self.chunks), writer.getvalue())
+
+    @classmethod
+    def decode_body(cls, count: int, body: bytes) -> Self:
+        reader = Reader(body)
+        return cls(tuple(_pull_chunk(reader) for _ in range(count)))
+
+
+class Goodbye(msgspec.Struct, frozen=True):
+    """BYE."""
+
+    PACKET_TYPE: ClassVar[int] = 203
+
+    sources: tuple[int, ...]
+    reason: bytes = b""
+
+    def encode(self) -> bytes:
+        writer = Writer()
+        for source in self.sources:
+            writer.push_uint32(source)
+        if self.reason:
+            writer.push_block(self.reason, 1)
+            writer.push_bytes(bytes(-len(writer) % 4))
+        return _frame(self.PACKET_TYPE, len(self.sources), writer.getvalue())
+
+    @classmethod
+    def decode_body(cls, count: int, body: bytes) -> Self:
+        reader = Reader(body)
+        sources = tuple(reader.pull_uint32() for _ in range(count))
+        return cls(sources, reader.pull_block(1) if reader.remaining else b"")
+
+
+RtcpPacket = SenderReport | ReceiverReport | SourceDescription | Goodbye
+
+_DECODERS = {
+    SenderReport.PACKET_TYPE: SenderReport.decode_body,
+    ReceiverReport.PACKET_TYPE: ReceiverReport.decode_body,
+    SourceDescription.PACKET_TYPE: SourceDescription.decode_body,
+    Goodbye.PACKET_TYPE: Goodbye.decode_body,
+}
+
+
+def encode_rtcp(packets: Sequence[RtcpPacket]) -> bytes:
+    """Return the compound packet; RFC 3550 §6.1 wants a report first and a CNAME in each."""
+    return b"".join(packet.encode() for packet in packets)
+
+
+def decode_rtcp(data: bytes) -> list[RtcpPacket]:
+    """Return the packets of a compound that we know; those of other types are skipped.
+
+    Raise DecodeError when lengths do not fit. The order of the packets is not checked (RFC 5506).
+    """
+    packets: list[RtcpPacket] = []
+    reader = Reader(data)
+    while reader.remaining:
+        first, packet_type = reader.pull_uint8(), reader.pull_uint8()
+        if first & 0xC0 != 0x80:
+            raise DecodeError("RTCP version is not 2")
+        body = reader.pull_bytes(4 * reader.pull_uint16())
+        if first & 0x20:
+            if reader.remaining:
+                raise DecodeError("only the last RTCP packet may be padded")
+            body = _strip_padding(body)
+        decode_body = _DECODERS.get(packet_type)
+        if decode_body is not None:
+            packets.append(decode_body(first & 0x1F, body))
+    return packets
+
+
+def _frame(packet_type: int, count: int, body: bytes) -> bytes:
+    if count > MAX_REPORT_BLOCKS:
+        raise LocalProtocolError(f"{count} do not fit into one RTCP packet")
+    return struct.pack("!BBH", 0x80 | count, packet_type, len(body) // 4) + body
+
+
+def _strip_padding(body: bytes) -> bytes:
+    padding = body[-1] if body else 0
+    if not 0 < padding <= len(body):
+        raise DecodeError("RTCP padding is longer than the packet")
+    return body[:-padding]
+
+
+def _encode_blocks(blocks: Sequence[ReportBlock]) -> bytes:
+    return b"".join(block.encode() for block in blocks)
+
+
+def _pull_blocks(reader: Reader, count: int) -> tuple[ReportBlock, ...]:
+    """Read `count` report blocks; what follows is a profile's extension and left alone (RFC 3550 §6.4.3)."""
+    return tuple(ReportBlock.decode(reader.pull_bytes(_BLOCK.size)) for _ in range(count))
+
+
+def _pull_chunk(reader: Reader) -> SdesChunk:
+    ssrc, items, size = reader.pull_uint32(), [], 0
+    while item_type := reader.pull_uint8():
+        text = reader.pull_block(1)
+        items.append(SdesItem(item_type, text))
+        size += 2 + len(text)
+    reader.pull_bytes(3 - size % 4)  # the list ends on a word, its closing zero included
+    return SdesChunk(ssrc, tuple(items))

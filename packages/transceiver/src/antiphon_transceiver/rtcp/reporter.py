@@ -1,0 +1,168 @@
+"""Decides when to report and what, and learns the round trip from what the peer reports."""
+
+from collections.abc import Callable
+
+from antiphon_common.errors import DecodeError
+from antiphon_common.sequence import difference32
+from antiphon_transceiver.rtcp.packets import (
+    MAX_REPORT_BLOCKS,
+    Goodbye,
+    ReceiverReport,
+    ReportBlock,
+    RtcpPacket,
+    SdesChunk,
+    SdesItem,
+    SenderReport,
+    SourceDescription,
+    decode_rtcp,
+    encode_rtcp,
+)
+from antiphon_transceiver.rtcp.statistics import ReceiverStatistics, SenderStatistics
+from antiphon_transceiver.rtp import RtpPacket
+
+REPORT_INTERVAL = 2.0
+"""Mean seconds between reports. RFC 3550 §6.2 allows RTCP 5 % of the bandwidth: with two members, 32 kbit/s of audio and
+reports of 130 bytes that is one every 1.3 s. Its minimum of 5 s does not bind AVPF (RFC 4585 §3.4)."""
+
+MAX_SOURCES = MAX_REPORT_BLOCKS
+"""Sources reported on: as many as one report has room for. The one silent longest makes way for a new one."""
+
+
+class ReporterCounters:
+    """Compound packets received, and those that broke the format."""
+
+    __slots__ = ("malformed", "received", "sent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.malformed = 0
+        self.sent = 0
+
+
+class Reporter:
+    """The RTCP of a call that sends one stream.
+
+    `clock_rate` is the RTP clock of both directions, in ticks a second. `random` returns that many random bytes.
+    `ntp_offset` added to `now` gives seconds of NTP time. Packets are plain: SRTCP is the caller's.
+    """
+
+    __slots__ = (
+        "_clock_rate",
+        "_description",
+        "_next_report",
+        "_random",
+        "_reported_at",
+        "counters",
+        "peer_report",
+        "round_trip",
+        "sender",
+        "sources",
+    )
+
+    def __init__(
+        self, ssrc: int, cname: str, clock_rate: int, random: Callable[[int], bytes], ntp_offset: float
+    ) -> None:
+        self.counters = ReporterCounters()
+        self.sender = SenderStatistics(ssrc, clock_rate, ntp_offset)
+        self.sources: dict[int, ReceiverStatistics] = {}
+        """Who sends to us, by SSRC."""
+        self.peer_report: ReportBlock | None = None
+        """How the peer receives us, by its last report."""
+        self.round_trip: float | None = None
+        """Seconds, as measured by the peer's last report that answers one of ours."""
+        self._clock_rate = clock_rate
+        self._random = random
+        self._description = SourceDescription((SdesChunk(ssrc, (SdesItem(SdesItem.CNAME, cname.encode()),)),))
+        self._next_report: float | None = None
+        self._reported_at = 0.0
+
+    def start(self, now: float) -> None:
+        """Begin to report; the first is due after half an interval (RFC 3550 §6.2)."""
+        self._reported_at = now
+        self._next_report = now + self._random_interval() / 2
+
+    def sent_rtp(self, timestamp: int, size: int, now: float) -> None:
+        """Count one RTP packet of ours with `size` bytes of payload."""
+        self.sender.packet_sent(timestamp, size, now)
+
+    def received_rtp(self, packet: RtpPacket, now: float) -> None:
+        """Count one authenticated RTP packet of the peer."""
+        source = self.sources.get(packet.ssrc)
+        if source is None:
+            source = self._add_source(packet.ssrc)
+        source.packet_received(packet.sequence, packet.timestamp, now)
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take one authenticated compound packet; a malformed one is counted and dropped."""
+        try:
+            packets = decode_rtcp(data)
+        except DecodeError:
+            self.counters.malformed += 1
+            return
+        self.counters.received += 1
+        for packet in packets:
+            self._receive_packet(packet, now)
+
+    def poll_report(self, now: float) -> bytes | None:
+        """Return the compound packet that is due, or None."""
+        if self._next_report is None or now < self._next_report:
+            return None
+        blocks = tuple(
+            source.report(now)
+            for source in self.sources.values()
+            if source.heard_at is not None and source.heard_at >= self._reported_at
+        )
+        sent_at = self.sender.sent_at
+        report: SenderReport | ReceiverReport
+        if sent_at is not None and now - sent_at < 2 * REPORT_INTERVAL:
+            report = self.sender.report(blocks, now)
+        else:
+            report = ReceiverReport(self.sender.ssrc, blocks)
+        self._reported_at = now
+        self._next_report = now + self._random_interval()
+        self.counters.sent += 1
+        return encode_rtcp((report, self._description))
+
+    def poll_timeout(self) -> float | None:
+        """Return when the next report is due."""
+        return self._next_report
+
+    def goodbye(self) -> bytes:
+        """Return the compound packet that ends our stream (RFC 3550 §6.6); no report follows it."""
+        self._next_report = None
+        ssrc = self.sender.ssrc
+        return encode_rtcp((ReceiverReport(ssrc), self._description, Goodbye((ssrc,))))
+
+    def _receive_packet(self, packet: RtcpPacket, now: float) -> None:
+        match packet:
+            case SenderReport(ssrc=ssrc, reports=reports):
+                source = self.sources.get(ssrc)
+                if source is not None:
+                    source.sender_report_received(packet, now)
+                self._receive_blocks(reports, now)
+            case ReceiverReport(reports=reports):
+                self._receive_blocks(reports, now)
+            case Goodbye(sources=sources):
+                for ssrc in sources:
+                    self.sources.pop(ssrc, None)
+
+    def _receive_blocks(self, blocks: tuple[ReportBlock, ...], now: float) -> None:
+        for block in blocks:
+            if block.ssrc != self.sender.ssrc:
+                continue
+            self.peer_report = block
+            if block.last_sr:
+                arrival = self.sender.ntp_time(now) >> 16 & 0xFFFFFFFF
+                # Rounding can make the round trip of a nearby peer negative (RFC 3550 §6.4.1).
+                self.round_trip = max(0, difference32(arrival - block.delay, block.last_sr)) / 65536
+
+    def _add_source(self, ssrc: int) -> ReceiverStatistics:
+        if len(self.sources) >= MAX_SOURCES:
+            silent = min(self.sources.values(), key=lambda source: source.heard_at or 0.0)
+            del self.sources[silent.ssrc]
+        source = self.sources[ssrc] = ReceiverStatistics(ssrc, self._clock_rate)
+        return source
+
+    def _random_interval(self) -> float:
+        """Return the mean, made 0.5 to 1.5 times as long so that members do not fall into step (RFC 3550 §6.2)."""
+        return REPORT_INTERVAL * (0.5 + int.from_bytes(self._random(2), "big") / 65536)

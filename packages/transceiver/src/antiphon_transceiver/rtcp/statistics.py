@@ -1,0 +1,149 @@
+"""What is counted for reports: one source received (RFC 3550 A.1, A.3, A.8), or our own."""
+
+from antiphon_common.sequence import difference32, extend16
+from antiphon_transceiver.rtcp.packets import ReportBlock, SenderReport
+
+MAX_DROPOUT = 3000
+"""Packets a source may skip and still be the same stream: a minute of audio (RFC 3550 A.1)."""
+
+MAX_MISORDER = 100
+"""How late a packet may come and still belong to the stream (RFC 3550 A.1)."""
+
+MIN_PACKETS_LOST, MAX_PACKETS_LOST = -0x800000, 0x7FFFFF
+
+
+class ReceiverStatistics:
+    """One source as we receive it. `clock_rate` is in ticks a second."""
+
+    __slots__ = (
+        "_base",
+        "_expected_before",
+        "_highest",
+        "_jitter",
+        "_last_sr",
+        "_last_sr_at",
+        "_received_before",
+        "_restart_at",
+        "_timestamp",
+        "clock_rate",
+        "heard_at",
+        "received",
+        "ssrc",
+    )
+
+    def __init__(self, ssrc: int, clock_rate: int) -> None:
+        self.ssrc = ssrc
+        self.clock_rate = clock_rate
+        self.heard_at: float | None = None
+        """When the last packet came."""
+        self.received = 0
+        self._base = self._highest = 0
+        self._restart_at: int | None = None
+        self._expected_before = self._received_before = 0
+        self._jitter = 0.0
+        self._timestamp = 0
+        self._last_sr = 0
+        self._last_sr_at = 0.0
+
+    @property
+    def packets_lost(self) -> int:
+        """Packets expected but not received since the beginning; negative when duplicates came."""
+        return self._expected - self.received
+
+    @property
+    def jitter(self) -> float:
+        """Interarrival jitter in seconds (RFC 3550 §6.4.1)."""
+        return self._jitter / self.clock_rate
+
+    @property
+    def _expected(self) -> int:
+        return 0 if self.heard_at is None else self._highest - self._base + 1
+
+    def packet_received(self, sequence: int, timestamp: int, now: float) -> None:
+        """Count one packet that passed SRTP: hence no probation, a first packet is already proof."""
+        heard_at = self.heard_at
+        if heard_at is None:
+            self._begin(sequence)
+        else:
+            ahead = extend16(sequence, self._highest) - self._highest
+            if -MAX_MISORDER < ahead < MAX_DROPOUT:
+                if ahead > 0:
+                    self._highest += ahead
+                passed = (now - heard_at) * self.clock_rate - difference32(timestamp, self._timestamp)
+                self._jitter += (abs(passed) - self._jitter) / 16
+            elif sequence == self._restart_at:
+                self._begin(sequence)
+            else:
+                # Two in a row after a jump mean that the source began anew; one alone is a stray (RFC 3550 A.1).
+                self._restart_at = sequence + 1 & 0xFFFF
+                return
+        self.received += 1
+        self.heard_at = now
+        self._timestamp = timestamp
+
+    def sender_report_received(self, report: SenderReport, now: float) -> None:
+        """Remember an SR of this source, so that our next report lets it measure the round trip."""
+        self._last_sr = report.ntp_time >> 16 & 0xFFFFFFFF
+        self._last_sr_at = now
+
+    def report(self, now: float) -> ReportBlock:
+        """Return the block for a report sent now, and begin the next interval (RFC 3550 A.3)."""
+        expected, received = self._expected, self.received
+        expected_interval = expected - self._expected_before
+        lost_interval = expected_interval - (received - self._received_before)
+        self._expected_before, self._received_before = expected, received
+        fraction = min(255, (lost_interval << 8) // expected_interval) if lost_interval > 0 < expected_interval else 0
+        delay = int((now - self._last_sr_at) * 65536) if self._last_sr else 0
+        return ReportBlock(
+            ssrc=self.ssrc,
+            fraction_lost=fraction,
+            packets_lost=min(max(expected - received, MIN_PACKETS_LOST), MAX_PACKETS_LOST),
+            highest_sequence=self._highest & 0xFFFFFFFF,
+            jitter=int(self._jitter) & 0xFFFFFFFF,
+            last_sr=self._last_sr,
+            delay=min(delay, 0xFFFFFFFF),
+        )
+
+    def _begin(self, sequence: int) -> None:
+        self._base = self._highest = sequence
+        self._restart_at = None
+        self.received = self._received_before = self._expected_before = 0
+
+
+class SenderStatistics:
+    """Our own stream. `ntp_offset` added to `now` gives seconds of NTP time, which begins with 1900."""
+
+    __slots__ = ("_clock_rate", "_ntp_offset", "_timestamp", "octets", "packets", "sent_at", "ssrc")
+
+    def __init__(self, ssrc: int, clock_rate: int, ntp_offset: float) -> None:
+        self.ssrc = ssrc
+        self.packets = 0
+        self.octets = 0
+        """Bytes of payload, without headers and padding."""
+        self.sent_at: float | None = None
+        self._clock_rate = clock_rate
+        self._ntp_offset = ntp_offset
+        self._timestamp = 0
+
+    def packet_sent(self, timestamp: int, size: int, now: float) -> None:
+        """Count one packet of `size` payload bytes."""
+        self.packets += 1
+        self.octets += size
+        self._timestamp = timestamp
+        self.sent_at = now
+
+    def ntp_time(self, now: float) -> int:
+        """Return `now` as 64 bits of NTP time."""
+        return int((now + self._ntp_offset) * (1 << 32)) & 0xFFFFFFFFFFFFFFFF
+
+    def report(self, reports: tuple[ReportBlock, ...], now: float) -> SenderReport:
+        """Return an SR; between packets the RTP timestamp goes on with the clock."""
+        since = now - (now if self.sent_at is None else self.sent_at)
+        return SenderReport(
+            ssrc=self.ssrc,
+            ntp_time=self.ntp_time(now),
+            rtp_timestamp=self._timestamp + int(since * self._clock_rate) & 0xFFFFFFFF,
+            packet_count=self.packets & 0xFFFFFFFF,
+            octet_count=self.octets & 0xFFFFFFFF,
+            reports=reports,
+        )
