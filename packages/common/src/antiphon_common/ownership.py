@@ -2,7 +2,7 @@
 
 | a path is | written by | until |
 |---|---|---|
-| provisional | an owner's answer; the newest owner that answers has it | nothing was answered for `PROVISIONAL_SECONDS` |
+| provisional | an owner's answer; the newest that answers has it | no answer came for `PROVISIONAL_SECONDS` |
 | confirmed | its owner, once the path is proved | released; or, where that is allowed, its owner fell silent |
 
 A client's packet never writes here, so spoofed sources fill no table, lock nobody out and steal no path.

@@ -8,9 +8,9 @@ are zero:
 
 import base64
 import struct
-from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import NamedTuple, Self
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -80,68 +80,41 @@ class RouteTokens:
 
 
 class NetworkError(AntiphonError, ValueError):
-    """A network setting that cannot be used; the message says what to do."""
+    """An address that no route token can name; the message says what to do."""
 
 
-class ClusterNetwork(NamedTuple):
-    """Where the transceivers of a cluster may be: an IPv4 network, or an IPv6 network of at most 2^32 addresses."""
-
-    network: IPv4Network | IPv6Network
-    ports: range
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `CIDR:PORTS` as in `10.1.0.0/16:9000-9999` or `[fd00::/96]:9000`; raise NetworkError."""
-        cidr, _, ports = text.rpartition(":")
-        first, _, last = ports.partition("-")
-        try:
-            network = ip_network(cidr.removeprefix("[").removesuffix("]"))
-            allowed = range(int(first), int(last or first) + 1)
-        except ValueError as error:
-            raise NetworkError(f"{text!r} is not CIDR:PORTS, as in 10.1.0.0/16:9000-9999 ({error})") from None
-        if network.num_addresses > 1 << 32:
-            raise NetworkError(f"{text!r}: an IPv6 network of transceivers needs a prefix of at least /96")
-        if not allowed or allowed[0] < 1 or allowed[-1] > 0xFFFF:
-            raise NetworkError(f"{text!r}: ports are FIRST-LAST within 1 to 65535")
-        return cls(network, allowed)
+Network = IPv4Network | IPv6Network
 
 
 class ClusterNetworks:
-    """The network of each cluster. A token cannot lead outside of it, so that a stolen key cannot steer packets
-    elsewhere."""
+    """Where the transceivers of each cluster are: cluster, network (IPv4, or IPv6 of at most 2^32 addresses), first and
+    last port. A token cannot lead elsewhere, so a stolen key cannot steer packets to strangers."""
 
-    def __init__(self, networks: Mapping[int, ClusterNetwork]) -> None:
-        self._networks = dict(networks)
-
-    @classmethod
-    def parse(cls, entries: Iterable[str]) -> Self:
-        """Read `CLUSTER=CIDR:PORTS` entries; raise NetworkError."""
-        networks: dict[int, ClusterNetwork] = {}
-        for entry in entries:
-            cluster, equals, text = entry.partition("=")
-            if not equals or not cluster.isdecimal() or int(cluster) > 0xFFFF:
-                raise NetworkError(f"{entry!r} is not CLUSTER=CIDR:PORTS, as in 1=10.1.0.0/16:9000-9999")
-            if int(cluster) in networks:
-                raise NetworkError(f"cluster {cluster} has two networks: a token has room for one")
-            networks[int(cluster)] = ClusterNetwork.parse(text)
-        return cls(networks)
+    def __init__(self, networks: Iterable[tuple[int, Network, int, int]]) -> None:
+        self._routes: dict[int, tuple[Network, range]] = {}
+        for cluster, network, first_port, last_port in networks:
+            if cluster in self._routes:
+                raise NetworkError(f"cluster {cluster} has two networks: a route token has room for one")
+            if network.num_addresses > 1 << 32:
+                raise NetworkError(f"{network} is too large for a route token: give cluster {cluster} at most a /96")
+            self._routes[cluster] = network, range(first_port, last_port + 1)
 
     def resolve(self, token: RouteToken) -> tuple[str, int] | None:
         """Return host and port of a token's owner, or None when its cluster's network or ports do not have it."""
-        route = self._networks.get(token.cluster)
-        if route is None or token.host >= route.network.num_addresses or token.port not in route.ports:
+        network, ports = self._routes.get(token.cluster, (None, range(0)))
+        if network is None or token.host >= network.num_addresses or token.port not in ports:
             return None
-        return str(route.network[token.host]), token.port
+        return str(network[token.host]), token.port
 
     def host_of(self, cluster: int, address: str) -> int:
         """Return what a token says for a numeric address of a cluster; raise NetworkError when that is outside."""
-        route = self._networks.get(cluster)
+        network, _ = self._routes.get(cluster, (None, None))
         host = ip_address(address)
-        if route is None or host not in route.network:
+        if network is None or host not in network:
             raise NetworkError(f"{address} is in no network of cluster {cluster}: see --transceiver-network")
-        return int(host) - int(route.network.network_address)
+        return int(host) - int(network.network_address)
 
     def allow(self, address: str, port: int) -> bool:
         """Whether a transceiver of any cluster may be at this numeric address and port."""
-        host = ip_address(address.partition("%")[0])
-        return any(host in route.network and port in route.ports for route in self._networks.values())
+        host = ip_address(address)
+        return any(host in network and port in ports for network, ports in self._routes.values())

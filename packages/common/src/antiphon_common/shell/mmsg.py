@@ -10,6 +10,7 @@ from cffi import FFI
 
 from antiphon_common.link import MAX_LINK_DATAGRAM
 from antiphon_common.shell.udp import BATCH, SO_RXQ_OVFL, UdpCounters
+from antiphon_common.sockaddr import SIZE
 
 _ffi = FFI()
 _ffi.cdef("""
@@ -26,7 +27,6 @@ _libc: Any = _ffi.dlopen(None)
 
 _RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_TRUNC
 _SEND_FLAGS = socket.MSG_DONTWAIT
-_NAME_SIZE = {socket.AF_INET: 16, socket.AF_INET6: 28}
 _CONTROL_SIZE = 64
 _OVERFLOW = struct.Struct("=QiiI")
 """The control message of SO_RXQ_OVFL: cmsghdr (length, level, type), and the drops of the socket so far."""
@@ -54,7 +54,7 @@ class _Vector:
         stride = _ffi.sizeof("struct mmsghdr") // 4
         start = _ffi.offsetof("struct mmsghdr", "msg_len") // 4
         self.lengths = memoryview(_ffi.buffer(self.headers)).cast("B").cast("I")[start::stride]
-        self.iov_lengths = memoryview(_ffi.buffer(self._iovecs)).cast("B").cast("N")[1::2]
+        self.iov_lengths = memoryview(_ffi.buffer(self._iovecs)).cast("B").cast("L")[1::2]
 
 
 class MessageVectors:
@@ -63,7 +63,7 @@ class MessageVectors:
     def __init__(self, sock: socket.socket, counters: UdpCounters) -> None:
         self._fd = sock.fileno()
         self._counters = counters
-        self._name_size = _NAME_SIZE[sock.family]
+        self._name_size = SIZE[sock.family]
         self._in = _Vector(self._name_size)
         self._out = _Vector(self._name_size)
         self._first = self._in.headers[0].msg_hdr

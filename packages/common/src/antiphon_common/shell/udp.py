@@ -5,14 +5,15 @@ the cheapest dict keys. `receive_batch`, `queue` and `flush` speak in (host, por
 """
 
 import errno
-import ipaddress
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 from typing import Protocol, Self
 
+import trio
+
 from antiphon_common.link import MAX_LINK_DATAGRAM
+from antiphon_common.sockaddr import decode_address, encode_address
 
 BATCH = 64
 """Datagrams for each system call: beyond this the call's own cost no longer shows."""
@@ -27,8 +28,7 @@ _FORCED = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}  # SO_RCVBUFFORCE, SO_SND
 SO_RXQ_OVFL = 40
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 10, 23, 0
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
-_INET = struct.Struct("=H2s4s8x")
-_INET6 = struct.Struct("=H2sI16sI")
+_IS_LINUX: bool = sys.platform == "linux"
 
 
 class UdpCounters:
@@ -60,7 +60,6 @@ class BatchSocket:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.socket = sock
-        self.family = sock.family
         self.counters = UdpCounters()
         self._calls = _make_calls(sock, self.counters)
         self.receive = self._calls.receive
@@ -70,17 +69,19 @@ class BatchSocket:
         self._encoded: dict[Address, bytes] = {}
 
     @classmethod
-    def open(cls, host: str, port: int, *, fragment: bool = False, freebind: bool = False) -> Self:
-        """Bind a numeric address. `fragment` lets datagrams above the path's MTU be fragmented; `freebind` allows an
-        address that this host does not have yet. Raises OSError."""
+    def open(cls, address: Address, *, freebind: bool = False) -> Self:
+        """Bind a numeric (host, port). `freebind` allows an address that this host does not have yet. Datagrams above
+        the path's MTU leave in fragments. An OSError says which address could not be had."""
+        host, port = address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
-            _set_options(sock, fragment=fragment, freebind=freebind)
-            sock.bind(socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST)[0][4])
-        except BaseException:
+            _set_options(sock, freebind=freebind)
+            sock.bind((host, port))
+        except OSError as error:
             sock.close()
-            raise
+            where = f"UDP port {port} of {host}"
+            raise OSError(error.errno, f"cannot have {where}: {error.strerror}") from None
         return cls(sock)
 
     @property
@@ -89,11 +90,20 @@ class BatchSocket:
         host, port = self.socket.getsockname()[:2]
         return host, port
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
     def fileno(self) -> int:
         return self.socket.fileno()
 
     def close(self) -> None:
         self.socket.close()
+
+    async def wait_readable(self) -> None:
+        await trio.lowlevel.wait_readable(self.socket)
 
     def receive_batch(self) -> list[tuple[bytes, Address]]:
         """Return what waits, at most `BATCH` datagrams; an empty list when there is nothing."""
@@ -114,7 +124,7 @@ class BatchSocket:
         if destination is None:
             if len(self._encoded) >= MAX_REMEMBERED:
                 self._encoded.clear()
-            destination = self._encoded[address] = encode_address(*address, family=self.family)
+            destination = self._encoded[address] = encode_address(*address)
         self._queued.append((data, destination))
         if len(self._queued) >= BATCH:
             self.flush()
@@ -126,27 +136,7 @@ class BatchSocket:
             self._queued = []
 
 
-def encode_address(host: str, port: int, *, family: int | None = None) -> bytes:
-    """Return the kernel's bytes of a numeric address, as a socket of `family` knows it; an IPv6 socket maps IPv4."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    wire_port = port.to_bytes(2, "big")
-    if address.version == 4 and family != socket.AF_INET6:
-        return _INET.pack(socket.AF_INET, wire_port, address.packed)
-    packed = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
-    scope = host.partition("%")[2]
-    return _INET6.pack(socket.AF_INET6, wire_port, 0, packed, socket.if_nametoindex(scope) if scope else 0)
-
-
-def decode_address(encoded: bytes) -> Address:
-    """Invert `encode_address`; a scope is dropped."""
-    if len(encoded) == _INET.size:
-        _, port, packed = _INET.unpack(encoded)
-        return socket.inet_ntop(socket.AF_INET, packed), int.from_bytes(port, "big")
-    _, port, _, packed, _ = _INET6.unpack(encoded)
-    return socket.inet_ntop(socket.AF_INET6, packed), int.from_bytes(port, "big")
-
-
-def _set_options(sock: socket.socket, *, fragment: bool, freebind: bool) -> None:
+def _set_options(sock: socket.socket, *, freebind: bool) -> None:
     is_v6 = sock.family == socket.AF_INET6
     level = socket.IPPROTO_IPV6 if is_v6 else socket.IPPROTO_IP
     for option, forced in _FORCED.items():
@@ -156,17 +146,16 @@ def _set_options(sock: socket.socket, *, fragment: bool, freebind: bool) -> None
             sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
     if is_v6:
         sock.setsockopt(level, socket.IPV6_V6ONLY, 1)
-    if not sys.platform.startswith("linux"):
+    if not _IS_LINUX:
         return
     sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
-    if fragment:
-        sock.setsockopt(level, _IPV6_MTU_DISCOVER if is_v6 else _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+    sock.setsockopt(level, _IPV6_MTU_DISCOVER if is_v6 else _IP_MTU_DISCOVER, _PMTUDISC_DONT)
     if freebind:
         sock.setsockopt(level, _IPV6_FREEBIND if is_v6 else _IP_FREEBIND, 1)
 
 
 def _make_calls(sock: socket.socket, counters: UdpCounters) -> Calls:
-    if sys.platform.startswith("linux"):
+    if _IS_LINUX:
         from antiphon_common.shell.mmsg import MessageVectors
 
         return MessageVectors(sock, counters)
@@ -194,7 +183,7 @@ class PlainCalls:
             if len(data) > MAX_LINK_DATAGRAM:
                 self._counters.oversize += 1
             else:
-                batch.append((data, encode_address(source[0], source[1], family=self._socket.family)))
+                batch.append((data, encode_address(*source[:2])))
         self._counters.received += len(batch)
         return batch
 
