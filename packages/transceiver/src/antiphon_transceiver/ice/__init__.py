@@ -1,0 +1,44 @@
+"""ICE-lite: answers checks, validates paths, tells where to send."""
+
+from antiphon_transceiver.ice.agent import (
+    DISCONNECT_AFTER,
+    EXPIRE_AFTER,
+    PROBE_AFTER,
+    REBOUND_SILENCE,
+    IceAgent,
+    IceCounters,
+)
+from antiphon_transceiver.ice.credentials import MAX_GENERATIONS, ice_password, ice_ufrag
+from antiphon_transceiver.ice.events import (
+    Disconnected,
+    Event,
+    Expired,
+    PathDropped,
+    PathOpened,
+    PathSelected,
+    PathValidated,
+    Reconnected,
+)
+from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
+
+__all__ = [
+    "AMPLIFICATION_LIMIT",
+    "DISCONNECT_AFTER",
+    "EXPIRE_AFTER",
+    "MAX_GENERATIONS",
+    "MAX_PATHS",
+    "PROBE_AFTER",
+    "REBOUND_SILENCE",
+    "Disconnected",
+    "Event",
+    "Expired",
+    "IceAgent",
+    "IceCounters",
+    "PathDropped",
+    "PathOpened",
+    "PathSelected",
+    "PathValidated",
+    "Reconnected",
+    "ice_password",
+    "ice_ufrag",
+]
