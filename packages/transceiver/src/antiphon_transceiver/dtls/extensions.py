@@ -1,0 +1,85 @@
+"""Hello extensions: the block they come in, and the contents of those that we speak."""
+
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+
+from antiphon_common.errors import DecodeError
+from antiphon_common.wire import Reader, Writer
+
+POINT_FORMAT_UNCOMPRESSED = 0
+
+
+class ExtensionType(IntEnum):
+    SUPPORTED_GROUPS = 10  # RFC 8422 §5.1.1
+    EC_POINT_FORMATS = 11  # RFC 8422 §5.1.2
+    SIGNATURE_ALGORITHMS = 13  # RFC 5246 §7.4.1.4.1
+    USE_SRTP = 14  # RFC 5764 §4.1.1
+    EXTENDED_MASTER_SECRET = 23  # RFC 7627 §5.1
+    RENEGOTIATION_INFO = 0xFF01  # RFC 5746 §3.2
+
+
+def encode_extensions(extensions: Mapping[int, bytes]) -> bytes:
+    writer = Writer()
+    for extension_type, data in extensions.items():
+        writer.push_uint16(extension_type)
+        writer.push_block(data, 2)
+    return writer.getvalue()
+
+
+def decode_extensions(block: bytes) -> dict[int, bytes]:
+    """Return contents by type in the order they came; a type that comes twice is an error (RFC 5246 §7.4.1.4)."""
+    reader = Reader(block)
+    extensions: dict[int, bytes] = {}
+    while reader.remaining:
+        extension_type = reader.pull_uint16()
+        if extension_type in extensions:
+            raise DecodeError(f"extension {extension_type} comes twice")
+        extensions[extension_type] = reader.pull_block(2)
+    return extensions
+
+
+def encode_uint16_list(values: Iterable[int]) -> bytes:
+    """Encode supported_groups or signature_algorithms."""
+    writer = Writer()
+    writer.push_block(b"".join(value.to_bytes(2, "big") for value in values), 2)
+    return writer.getvalue()
+
+
+def decode_uint16_list(data: bytes) -> tuple[int, ...]:
+    reader = Reader(data)
+    block = reader.pull_block(2)
+    reader.expect_end()
+    return split_uint16(block)
+
+
+def split_uint16(block: bytes) -> tuple[int, ...]:
+    if len(block) % 2:
+        raise DecodeError("a list of 16-bit numbers has an odd length")
+    return tuple(int.from_bytes(block[i : i + 2], "big") for i in range(0, len(block), 2))
+
+
+def encode_block(data: bytes) -> bytes:
+    """Encode what is one byte string behind a length of one byte: ec_point_formats, renegotiation_info."""
+    writer = Writer()
+    writer.push_block(data, 1)
+    return writer.getvalue()
+
+
+def decode_block(data: bytes) -> bytes:
+    reader = Reader(data)
+    block = reader.pull_block(1)
+    reader.expect_end()
+    return block
+
+
+def encode_use_srtp(profiles: Iterable[int], mki: bytes = b"") -> bytes:
+    return encode_uint16_list(profiles) + encode_block(mki)
+
+
+def decode_use_srtp(data: bytes) -> tuple[tuple[int, ...], bytes]:
+    """Return the profiles and the MKI."""
+    reader = Reader(data)
+    profiles = split_uint16(reader.pull_block(2))
+    mki = reader.pull_block(1)
+    reader.expect_end()
+    return profiles, mki

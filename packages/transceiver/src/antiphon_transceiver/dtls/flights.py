@@ -1,0 +1,168 @@
+"""Flights of handshake messages (RFC 6347 §4.2.3 and §4.2.4): fragments, reassembly, retransmission."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from antiphon_transceiver.dtls.messages import HEADER_SIZE, Fragment, HandshakeMessage, HandshakeType
+from antiphon_transceiver.dtls.record import ContentType, RecordLayer
+
+MIN_FRAGMENT = 64
+"""Bytes of a body that are worth a fragment of their own at the end of a datagram."""
+
+MAX_MESSAGE = 1 << 14
+"""Longest body we take: a certificate chain has a few thousand bytes, today's longest ClientHello 1,500."""
+
+MAX_AHEAD = 8
+"""Messages we hold pieces of at once; the longest flight has five."""
+
+MAX_PIECES = 64
+"""Pieces we hold of one message: a body of `MAX_MESSAGE` in datagrams of 300 bytes."""
+
+MAX_HELD = 1 << 15
+"""Bytes of pieces we hold at once, of all messages together."""
+
+FIRST_TIMEOUT = 0.1
+"""Seconds to the first retransmission while no round trip has been measured."""
+
+MIN_TIMEOUT = 0.05
+MAX_TIMEOUT = 1.0
+"""Seconds. RFC 6347 §4.2.4.1 starts at 1 s and ends at 60; a caller waits for this handshake, and it is small."""
+
+
+class ChangeCipherSpec(NamedTuple):
+    """What stands before Finished in a flight; no handshake message (RFC 5246 §7.1)."""
+
+    body: bytes = b"\x01"
+
+
+Flight = Sequence[HandshakeMessage | ChangeCipherSpec]
+
+
+def epoch_of(message_type: int) -> int:
+    """Return the epoch a message travels in: ChangeCipherSpec is followed by Finished and nothing else."""
+    return 1 if message_type == HandshakeType.FINISHED else 0
+
+
+def pack_flight(flight: Flight, records: RecordLayer, mtu: int) -> list[bytes]:
+    """Encode a flight in as few datagrams of at most `mtu` bytes as its order allows, with new record numbers."""
+    datagrams: list[bytes] = []
+    current = b""
+    for message in flight:
+        if isinstance(message, ChangeCipherSpec):
+            record = records.encode(ContentType.CHANGE_CIPHER_SPEC, 0, message.body)
+            if len(current) + len(record) > mtu:
+                datagrams.append(current)
+                current = b""
+            current += record
+            continue
+        epoch = epoch_of(message.type)
+        overhead = records.overhead(epoch) + HEADER_SIZE
+        offset, end = 0, len(message.body)
+        while True:
+            room = mtu - len(current) - overhead
+            if current and room < min(end - offset, MIN_FRAGMENT):
+                datagrams.append(current)
+                current = b""
+                continue
+            current += records.encode(ContentType.HANDSHAKE, epoch, message.fragment(offset, room).encode())
+            offset += room
+            if offset >= end:
+                break
+    return [*datagrams, current]
+
+
+class _Partial:
+    """A message of which pieces have come. Memory grows with the bytes received, never with the length announced."""
+
+    def __init__(self, fragment: Fragment) -> None:
+        self.type = fragment.type
+        self.length = fragment.length
+        self.held = 0
+        self._pieces: dict[int, bytes] = {}
+
+    def add(self, fragment: Fragment) -> bool:
+        """Keep a piece; tell whether it fits to the others and there was room."""
+        if (fragment.type, fragment.length) != (self.type, self.length):
+            return False
+        known = self._pieces.get(fragment.offset, b"")
+        if len(fragment.data) > len(known) or not self._pieces:
+            if fragment.offset not in self._pieces and len(self._pieces) >= MAX_PIECES:
+                return False
+            self._pieces[fragment.offset] = fragment.data
+            self.held += len(fragment.data) - len(known)
+        return True
+
+    def assemble(self) -> bytes | None:
+        """Return the body, or None while there are holes."""
+        body = b""
+        for offset, piece in sorted(self._pieces.items()):
+            if offset > len(body):
+                return None
+            body += piece[len(body) - offset :]
+        return body if len(body) == self.length else None
+
+
+class Reassembler:
+    """Puts the peer's messages together and in order."""
+
+    def __init__(self) -> None:
+        self._next_sequence = 0
+        self._partial: dict[int, _Partial] = {}
+
+    def push(self, fragment: Fragment) -> bool:
+        """Take a fragment; tell whether it was of use. What is done already is not."""
+        ahead = fragment.sequence - self._next_sequence
+        if not 0 <= ahead < MAX_AHEAD or fragment.length > MAX_MESSAGE:
+            return False
+        if sum(partial.held for partial in self._partial.values()) + len(fragment.data) > MAX_HELD:
+            return False
+        partial = self._partial.get(fragment.sequence)
+        if partial is None:
+            partial = self._partial[fragment.sequence] = _Partial(fragment)
+        return partial.add(fragment)
+
+    def pop(self) -> HandshakeMessage | None:
+        """Return the next message in order, once it is whole."""
+        partial = self._partial.get(self._next_sequence)
+        body = partial.assemble() if partial else None
+        if partial is None or body is None:
+            return None
+        message = HandshakeMessage(partial.type, self._next_sequence, body)
+        del self._partial[self._next_sequence]
+        self._next_sequence += 1
+        return message
+
+
+class RetransmissionTimer:
+    """When to send the current flight again, and how long the peer takes to answer. Seconds."""
+
+    def __init__(self) -> None:
+        self.deadline: float | None = None
+        self.round_trip: float | None = None
+        self._timeout = FIRST_TIMEOUT
+        self._sent_at: float | None = None
+
+    def sent(self, now: float) -> None:
+        """A new flight left that wants an answer."""
+        if self.round_trip is not None:
+            self._timeout = min(max(MIN_TIMEOUT, 2 * self.round_trip), MAX_TIMEOUT)
+        else:
+            self._timeout = FIRST_TIMEOUT
+        self._sent_at = now
+        self.deadline = now + self._timeout
+
+    def sent_again(self, now: float) -> None:
+        """The flight left once more; an answer no longer tells which of the two it answers (RFC 6298 §3)."""
+        self._timeout = min(2 * self._timeout, MAX_TIMEOUT)
+        self._sent_at = None
+        self.deadline = now + self._timeout
+
+    def answer_began(self, now: float) -> None:
+        """The first message of the answer came."""
+        if self._sent_at is not None:
+            self.round_trip = now - self._sent_at
+            self._sent_at = None
+
+    def stop(self) -> None:
+        """The answer is complete, or nothing matters any more."""
+        self.deadline = None

@@ -1,0 +1,283 @@
+"""Handshake messages of DTLS 1.2: the header with its fragments (RFC 6347 §4.2.2), and each body."""
+
+from enum import IntEnum
+from typing import NamedTuple, Self
+
+import msgspec
+
+from antiphon_common.errors import DecodeError
+from antiphon_common.wire import Reader, Writer
+from antiphon_transceiver.dtls.extensions import decode_extensions, encode_extensions, split_uint16
+
+HEADER_SIZE = 12
+RANDOM_SIZE = 32
+CURVE_TYPE_NAMED = 3
+COMPRESSION_NULL = b"\0"
+CERTIFICATE_TYPE_ECDSA = 64
+
+
+class HandshakeType(IntEnum):
+    HELLO_REQUEST = 0
+    CLIENT_HELLO = 1
+    SERVER_HELLO = 2
+    HELLO_VERIFY_REQUEST = 3
+    CERTIFICATE = 11
+    SERVER_KEY_EXCHANGE = 12
+    CERTIFICATE_REQUEST = 13
+    SERVER_HELLO_DONE = 14
+    CERTIFICATE_VERIFY = 15
+    CLIENT_KEY_EXCHANGE = 16
+    FINISHED = 20
+
+
+class Fragment(NamedTuple):
+    """A piece of a message whose body has `length` bytes."""
+
+    type: int
+    length: int
+    sequence: int
+    offset: int
+    data: bytes
+
+    def encode(self) -> bytes:
+        head = bytes((self.type,)) + self.length.to_bytes(3, "big") + self.sequence.to_bytes(2, "big")
+        return head + self.offset.to_bytes(3, "big") + len(self.data).to_bytes(3, "big") + self.data
+
+    @classmethod
+    def pull(cls, reader: Reader) -> Self:
+        """Read one fragment of the several that a record may hold."""
+        message_type, length, sequence = reader.pull_uint8(), reader.pull_uint24(), reader.pull_uint16()
+        offset = reader.pull_uint24()
+        data = reader.pull_block(3)
+        if offset + len(data) > length:
+            raise DecodeError("a fragment reaches past the end of its message")
+        return cls(message_type, length, sequence, offset, data)
+
+
+class HandshakeMessage(NamedTuple):
+    """A whole message. `sequence` counts the messages of one sender within a handshake."""
+
+    type: int
+    sequence: int
+    body: bytes
+
+    def fragment(self, offset: int, size: int) -> Fragment:
+        return Fragment(self.type, len(self.body), self.sequence, offset, self.body[offset : offset + size])
+
+    def encode(self) -> bytes:
+        """Return the message in one fragment, as the transcript takes it (RFC 6347 §4.2.6)."""
+        return self.fragment(0, len(self.body)).encode()
+
+
+class ClientHello(msgspec.Struct, frozen=True):
+    """RFC 6347 §4.2.1. `extensions` are in the order of the wire."""
+
+    version: int
+    random: bytes
+    session_id: bytes
+    cookie: bytes
+    cipher_suites: tuple[int, ...]
+    compression_methods: bytes
+    extensions: dict[int, bytes]
+
+    def encode(self) -> bytes:
+        writer = Writer()
+        writer.push_uint16(self.version)
+        writer.push_bytes(self.random)
+        writer.push_block(self.session_id, 1)
+        writer.push_block(self.cookie, 1)
+        writer.push_block(b"".join(suite.to_bytes(2, "big") for suite in self.cipher_suites), 2)
+        writer.push_block(self.compression_methods, 1)
+        _push_extensions(writer, self.extensions)
+        return writer.getvalue()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        reader = Reader(body)
+        version, random = reader.pull_uint16(), reader.pull_bytes(RANDOM_SIZE)
+        session_id, cookie = reader.pull_block(1), reader.pull_block(1)
+        cipher_suites = split_uint16(reader.pull_block(2))
+        compression_methods = reader.pull_block(1)
+        extensions = _pull_extensions(reader)
+        return cls(version, random, session_id, cookie, cipher_suites, compression_methods, extensions)
+
+
+class ServerHello(msgspec.Struct, frozen=True):
+    """RFC 5246 §7.4.1.3."""
+
+    version: int
+    random: bytes
+    session_id: bytes
+    cipher_suite: int
+    compression_method: int
+    extensions: dict[int, bytes]
+
+    def encode(self) -> bytes:
+        writer = Writer()
+        writer.push_uint16(self.version)
+        writer.push_bytes(self.random)
+        writer.push_block(self.session_id, 1)
+        writer.push_uint16(self.cipher_suite)
+        writer.push_uint8(self.compression_method)
+        _push_extensions(writer, self.extensions)
+        return writer.getvalue()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        reader = Reader(body)
+        version, random = reader.pull_uint16(), reader.pull_bytes(RANDOM_SIZE)
+        session_id = reader.pull_block(1)
+        cipher_suite, compression_method = reader.pull_uint16(), reader.pull_uint8()
+        return cls(version, random, session_id, cipher_suite, compression_method, _pull_extensions(reader))
+
+
+class HelloVerifyRequest(msgspec.Struct, frozen=True):
+    """RFC 6347 §4.2.1. The version says nothing about the one that will be negotiated."""
+
+    version: int
+    cookie: bytes
+
+    def encode(self) -> bytes:
+        writer = Writer()
+        writer.push_uint16(self.version)
+        writer.push_block(self.cookie, 1)
+        return writer.getvalue()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        reader = Reader(body)
+        message = cls(reader.pull_uint16(), reader.pull_block(1))
+        reader.expect_end()
+        return message
+
+
+class CertificateChain(msgspec.Struct, frozen=True):
+    """The Certificate message (RFC 5246 §7.4.2): DER, the sender's own first."""
+
+    certificates: tuple[bytes, ...]
+
+    def encode(self) -> bytes:
+        chain = Writer()
+        for certificate in self.certificates:
+            chain.push_block(certificate, 3)
+        writer = Writer()
+        writer.push_block(chain.getvalue(), 3)
+        return writer.getvalue()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        reader = Reader(body)
+        chain = Reader(reader.pull_block(3))
+        reader.expect_end()
+        certificates = []
+        while chain.remaining:
+            certificates.append(chain.pull_block(3))
+        return cls(tuple(certificates))
+
+
+class ServerKeyExchange(msgspec.Struct, frozen=True):
+    """RFC 8422 §5.4, with a named curve."""
+
+    group: int
+    public: bytes
+    scheme: int
+    signature: bytes
+
+    @property
+    def parameters(self) -> bytes:
+        """ServerECDHParams: what the signature covers, behind both randoms."""
+        return encode_ecdh_parameters(self.group, self.public)
+
+    def encode(self) -> bytes:
+        return self.parameters + CertificateVerify(self.scheme, self.signature).encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        reader = Reader(body)
+        if reader.pull_uint8() != CURVE_TYPE_NAMED:
+            raise DecodeError("only named curves are in use")
+        group, public = reader.pull_uint16(), reader.pull_block(1)
+        signed = CertificateVerify.decode(reader.pull_rest())
+        return cls(group, public, signed.scheme, signed.signature)
+
+
+def encode_ecdh_parameters(group: int, public: bytes) -> bytes:
+    writer = Writer()
+    writer.push_uint8(CURVE_TYPE_NAMED)
+    writer.push_uint16(group)
+    writer.push_block(public, 1)
+    return writer.getvalue()
+
+
+class CertificateRequest(msgspec.Struct, frozen=True):
+    """RFC 5246 §7.4.4. `authorities` stay encoded: with self-signed certificates they say nothing."""
+
+    certificate_types: bytes
+    signature_schemes: tuple[int, ...]
+    authorities: bytes = b""
+
+    def encode(self) -> bytes:
+        writer = Writer()
+        writer.push_block(self.certificate_types, 1)
+        writer.push_block(b"".join(scheme.to_bytes(2, "big") for scheme in self.signature_schemes), 2)
+        writer.push_block(self.authorities, 2)
+        return writer.getvalue()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        reader = Reader(body)
+        message = cls(reader.pull_block(1), split_uint16(reader.pull_block(2)), reader.pull_block(2))
+        reader.expect_end()
+        return message
+
+
+class ClientKeyExchange(msgspec.Struct, frozen=True):
+    """RFC 8422 §5.7."""
+
+    public: bytes
+
+    def encode(self) -> bytes:
+        writer = Writer()
+        writer.push_block(self.public, 1)
+        return writer.getvalue()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        reader = Reader(body)
+        message = cls(reader.pull_block(1))
+        reader.expect_end()
+        return message
+
+
+class CertificateVerify(msgspec.Struct, frozen=True):
+    """RFC 5246 §7.4.8."""
+
+    scheme: int
+    signature: bytes
+
+    def encode(self) -> bytes:
+        writer = Writer()
+        writer.push_uint16(self.scheme)
+        writer.push_block(self.signature, 2)
+        return writer.getvalue()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        reader = Reader(body)
+        message = cls(reader.pull_uint16(), reader.pull_block(2))
+        reader.expect_end()
+        return message
+
+
+def _push_extensions(writer: Writer, extensions: dict[int, bytes]) -> None:
+    if extensions:
+        writer.push_block(encode_extensions(extensions), 2)
+
+
+def _pull_extensions(reader: Reader) -> dict[int, bytes]:
+    """Read the block that may be absent as a whole (RFC 5246 §7.4.1.2)."""
+    if not reader.remaining:
+        return {}
+    extensions = decode_extensions(reader.pull_block(2))
+    reader.expect_end()
+    return extensions

@@ -1,0 +1,162 @@
+"""What the handshakes of client and server share: configuration, transcript, the steps that look alike."""
+
+import hmac
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from antiphon_common.control import Fingerprint
+from antiphon_common.errors import DecodeError
+from antiphon_transceiver.dtls.alerts import AlertDescription, CertificateMismatchError, HandshakeError
+from antiphon_transceiver.dtls.certificate import Certificate, check_fingerprint, load_public_key
+from antiphon_transceiver.dtls.extensions import (
+    POINT_FORMAT_UNCOMPRESSED,
+    ExtensionType,
+    decode_block,
+)
+from antiphon_transceiver.dtls.flights import ChangeCipherSpec, Flight
+from antiphon_transceiver.dtls.messages import CertificateChain, CertificateVerify, HandshakeMessage, HandshakeType
+from antiphon_transceiver.dtls.record import AesGcm
+from antiphon_transceiver.dtls.suites import CipherSuite, verify
+from antiphon_transceiver.dtls.v12.schedule import KeySchedule
+from antiphon_transceiver.dtls.v12.states import State, Transitions
+from antiphon_transceiver.srtp.profiles import SrtpProfile
+
+
+class HandshakeConfig(msgspec.Struct, frozen=True):
+    """What both sides of a handshake need to know. `srtp_profiles` are best first; `random` gives entropy."""
+
+    certificate: Certificate
+    peer_fingerprints: tuple[Fingerprint, ...]
+    srtp_profiles: tuple[SrtpProfile, ...]
+    random: Callable[[int], bytes]
+
+
+class Handshake(ABC):
+    """One side's handshake: takes the peer's messages in order, returns our flights."""
+
+    initial: ClassVar[State]
+    transitions: ClassVar[Transitions]
+
+    def __init__(self, config: HandshakeConfig) -> None:
+        self.config = config
+        self.state = self.initial
+        self.schedule: KeySchedule | None = None
+        self.cipher_suite: CipherSuite | None = None
+        self.srtp_profile: SrtpProfile | None = None
+        self.client_random = b""
+        self.server_random = b""
+        self._peer_key: PublicKeyTypes | None = None
+        self._transcript: list[bytes] = []
+        self._next_sequence = 0
+        self._flight: list[HandshakeMessage | ChangeCipherSpec] = []
+        self._handlers = self._make_handlers()
+
+    @abstractmethod
+    def _make_handlers(self) -> Mapping[int, Callable[[bytes], None]]:
+        """Return what takes the body of each message in `transitions`."""
+
+    @abstractmethod
+    def protections(self) -> tuple[AesGcm, AesGcm]:
+        """Return what we write with and what we read with, once `schedule` is there."""
+
+    @property
+    def connected(self) -> bool:
+        return self.state is State.CONNECTED
+
+    def receive(self, message: HandshakeMessage) -> Flight:
+        """Take the peer's next message and return our next flight if that is due now, otherwise nothing.
+
+        Raise HandshakeError or DecodeError when the handshake has failed.
+        """
+        following = self.transitions.get((self.state, message.type))
+        if following is None:
+            raise HandshakeError(
+                AlertDescription.UNEXPECTED_MESSAGE, f"handshake message {message.type} in state {self.state.name}"
+            )
+        self._transcript.append(message.encode())
+        self._handlers[message.type](message.body)
+        self.state = following
+        if self.connected:
+            self._transcript.clear()
+        return self._take_flight()
+
+    # What both sides send.
+
+    def _send(self, message_type: HandshakeType, body: bytes) -> None:
+        message = HandshakeMessage(message_type, self._next_sequence, body)
+        self._next_sequence += 1
+        self._transcript.append(message.encode())
+        self._flight.append(message)
+
+    def _send_certificate(self) -> None:
+        self._send(HandshakeType.CERTIFICATE, CertificateChain((self.config.certificate.der,)).encode())
+
+    def _send_finished(self, label: bytes) -> None:
+        self._flight.append(ChangeCipherSpec())
+        self._send(HandshakeType.FINISHED, self._agreed_schedule.verify_data(label, self._transcript_so_far))
+
+    def _take_flight(self) -> Flight:
+        flight, self._flight = self._flight, []
+        return flight
+
+    # What both sides receive.
+
+    def _receive_certificate(self, body: bytes) -> None:
+        chain = CertificateChain.decode(body).certificates
+        if not chain:
+            raise CertificateMismatchError("the peer has no certificate")
+        check_fingerprint(chain[0], self.config.peer_fingerprints)
+        self._peer_key = load_public_key(chain[0])
+
+    def _check_signature(self, signed: CertificateVerify, data: bytes) -> None:
+        if self._peer_key is None:
+            raise AssertionError("a signature before its certificate")
+        verify(signed.scheme, self._peer_key, signed.signature, data)
+
+    def _check_finished(self, label: bytes, body: bytes) -> None:
+        expected = self._agreed_schedule.verify_data(label, self._transcript_before_last)
+        if not hmac.compare_digest(body, expected):
+            raise HandshakeError(AlertDescription.DECRYPT_ERROR, "the peer saw another handshake than we did")
+
+    # Extensions that both hellos carry.
+
+    def _check_common_extensions(self, extensions: Mapping[int, bytes]) -> None:
+        if extensions.get(ExtensionType.EXTENDED_MASTER_SECRET) is None:
+            raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the peer has no extended master secret")
+        if extensions[ExtensionType.EXTENDED_MASTER_SECRET]:
+            raise DecodeError("extended_master_secret is not empty")
+        # Nothing is ever renegotiated, so there is no earlier handshake to be named (RFC 5746 §3.4, §3.6).
+        if decode_block(extensions.get(ExtensionType.RENEGOTIATION_INFO, b"\0")):
+            raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "renegotiation_info is not empty")
+        point_formats = extensions.get(ExtensionType.EC_POINT_FORMATS)
+        if point_formats is not None and POINT_FORMAT_UNCOMPRESSED not in decode_block(point_formats):
+            raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the peer takes no uncompressed points")
+
+    # Secrets.
+
+    def _agree(self, shared_secret: bytes) -> None:
+        """Derive everything; the transcript must end with ClientKeyExchange."""
+        if self.cipher_suite is None:
+            raise AssertionError("keys before a cipher suite")
+        self.schedule = KeySchedule(
+            self.cipher_suite, shared_secret, self._transcript_so_far, self.client_random, self.server_random
+        )
+
+    @property
+    def _agreed_schedule(self) -> KeySchedule:
+        if self.schedule is None:
+            raise AssertionError("Finished before the keys")
+        return self.schedule
+
+    @property
+    def _transcript_so_far(self) -> bytes:
+        return b"".join(self._transcript)
+
+    @property
+    def _transcript_before_last(self) -> bytes:
+        """The transcript without the message being received, which signs or confirms what came before it."""
+        return b"".join(self._transcript[:-1])

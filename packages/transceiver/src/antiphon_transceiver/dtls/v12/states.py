@@ -1,0 +1,63 @@
+"""The handshake of DTLS 1.2 as two tables: in which state which message leads where.
+
+    client                                  server
+    ClientHello                    ───▶                          flight 1
+                                   ◀───     HelloVerifyRequest   flight 2, as client only
+    ClientHello with the cookie    ───▶                          flight 3
+                                   ◀───     ServerHello          flight 4
+                                            Certificate
+                                            ServerKeyExchange
+                                            CertificateRequest
+                                            ServerHelloDone
+    Certificate                    ───▶                          flight 5
+    ClientKeyExchange
+    CertificateVerify
+    ChangeCipherSpec, Finished
+                                   ◀───     ChangeCipherSpec     flight 6
+                                            Finished
+
+Certificates of both sides are required (RFC 5763 §5), and nothing is ever resumed. Anything that is not in the table is
+unexpected_message. ChangeCipherSpec is in no table: the epoch of a record says the same, and says it when the
+datagrams came out of order.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, auto
+
+from antiphon_transceiver.dtls.messages import HandshakeType
+
+
+class State(Enum):
+    WAIT_CLIENT_HELLO = auto()
+    WAIT_SERVER_HELLO = auto()
+    WAIT_VERIFIED_SERVER_HELLO = auto()
+    WAIT_CERTIFICATE = auto()
+    WAIT_SERVER_KEY_EXCHANGE = auto()
+    WAIT_CERTIFICATE_REQUEST = auto()
+    WAIT_SERVER_HELLO_DONE = auto()
+    WAIT_CLIENT_KEY_EXCHANGE = auto()
+    WAIT_CERTIFICATE_VERIFY = auto()
+    WAIT_FINISHED = auto()
+    CONNECTED = auto()
+
+
+Transitions = Mapping[tuple[State, int], State]
+
+CLIENT: Transitions = {
+    (State.WAIT_SERVER_HELLO, HandshakeType.HELLO_VERIFY_REQUEST): State.WAIT_VERIFIED_SERVER_HELLO,
+    (State.WAIT_SERVER_HELLO, HandshakeType.SERVER_HELLO): State.WAIT_CERTIFICATE,
+    (State.WAIT_VERIFIED_SERVER_HELLO, HandshakeType.SERVER_HELLO): State.WAIT_CERTIFICATE,
+    (State.WAIT_CERTIFICATE, HandshakeType.CERTIFICATE): State.WAIT_SERVER_KEY_EXCHANGE,
+    (State.WAIT_SERVER_KEY_EXCHANGE, HandshakeType.SERVER_KEY_EXCHANGE): State.WAIT_CERTIFICATE_REQUEST,
+    (State.WAIT_CERTIFICATE_REQUEST, HandshakeType.CERTIFICATE_REQUEST): State.WAIT_SERVER_HELLO_DONE,
+    (State.WAIT_SERVER_HELLO_DONE, HandshakeType.SERVER_HELLO_DONE): State.WAIT_FINISHED,
+    (State.WAIT_FINISHED, HandshakeType.FINISHED): State.CONNECTED,
+}
+
+SERVER: Transitions = {
+    (State.WAIT_CLIENT_HELLO, HandshakeType.CLIENT_HELLO): State.WAIT_CERTIFICATE,
+    (State.WAIT_CERTIFICATE, HandshakeType.CERTIFICATE): State.WAIT_CLIENT_KEY_EXCHANGE,
+    (State.WAIT_CLIENT_KEY_EXCHANGE, HandshakeType.CLIENT_KEY_EXCHANGE): State.WAIT_CERTIFICATE_VERIFY,
+    (State.WAIT_CERTIFICATE_VERIFY, HandshakeType.CERTIFICATE_VERIFY): State.WAIT_FINISHED,
+    (State.WAIT_FINISHED, HandshakeType.FINISHED): State.CONNECTED,
+}
