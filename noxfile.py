@@ -1,0 +1,208 @@
+"""How this repository is checked, measured and run: `nox -l` lists the sessions, plain `nox` runs what CI runs.
+
+Arguments behind `--` go to the program of the session: `nox -s relay -- -k flood -x`.
+"""
+
+import ctypes
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+
+ROOT = Path(__file__).parent
+PACKAGES = ("common", "relay", "transceiver", "signaling", "backend", "antiphon")
+CONSTRAINTS = ("-c", "constraints.txt")
+TEST_TOOLS = ("pytest", "pytest-trio")
+SYSTEM = ROOT / ".nox" / "system"
+SYSTEM_TOOLS = (*TEST_TOOLS, "aiortc", "playwright", "numpy", "mypy", "nox", "types-cffi")
+"""Peers to talk to, and what measures and checks the whole."""
+
+PROGRAMS = (
+    "antiphon",
+    "antiphon_relay",
+    "antiphon_transceiver",
+    "antiphon_signaling",
+    "antiphon_backend.echo",
+    "antiphon_backend.loopback",
+)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format and imports: cores without IO, services apart."""
+    session.install(*CONSTRAINTS, "ruff", "import-linter")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    sources = ":".join(str(ROOT / "packages" / name / "src") for name in PACKAGES)
+    session.run("lint-imports", env={"PYTHONPATH": sources})
+
+
+@nox.session
+def common(session: nox.Session) -> None:
+    """Test what services agree on: codecs, route token, link, frames, keys, settings."""
+    test_package(session)
+
+
+@nox.session
+def relay(session: nox.Session) -> None:
+    """Test the relay with nothing else installed."""
+    test_package(session)
+
+
+@nox.session
+def transceiver(session: nox.Session) -> None:
+    """Test the transceiver: ICE, DTLS, SRTP, RTP, audio, backends."""
+    need(session, "libopus0")
+    test_package(session)
+
+
+@nox.session
+def signaling(session: nox.Session) -> None:
+    """Test offers and answers, credentials and the HTTP and WebSocket interfaces."""
+    test_package(session)
+
+
+@nox.session
+def backend(session: nox.Session) -> None:
+    """Test the backend SDK and the shipped backends."""
+    test_package(session)
+
+
+@nox.session
+def antiphon(session: nox.Session) -> None:
+    """Test all in one, the command line and the test client."""
+    need(session, "libopus0")
+    test_package(session)
+
+
+@nox.session(reuse_venv=True, default=False)
+def system(session: nox.Session) -> None:
+    """Install every package into the environment that the sessions below share; they run it by themselves."""
+    install(session, PACKAGES, SYSTEM_TOOLS)
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def types(session: nox.Session) -> None:
+    """Check types: mypy --strict over sources, tests, benchmarks and this file."""
+    session.run(str(SYSTEM / "bin" / "mypy"), *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def simulation(session: nox.Session) -> None:
+    """Run whole calls in memory, under virtual time, over a seeded bad network."""
+    need(session, "libopus0")
+    run_tests(session, "simulation")
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def interop(session: nox.Session) -> None:
+    """Meet other implementations: OpenSSL, aiortc, aioice, pylibsrtp, Chromium."""
+    need(session, "chromium", "libopus0", "openssl")
+    run_tests(session, "interop")
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def e2e(session: nox.Session) -> None:
+    """Make calls from Chromium and aiortc and listen to what comes back; prints delay and correlation."""
+    need(session, "chromium", "libopus0")
+    run_tests(session, "e2e", "-s")
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def abuse(session: nox.Session) -> None:
+    """Flood a relay and a transceiver beside live calls, and count what strangers get."""
+    need(session, "libopus0")
+    run_tests(session, "abuse", "-s")
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def load(session: nox.Session) -> None:
+    """Make 100 calls at once, then more until a process is busy; prints how many that were."""
+    need(session, "libopus0")
+    run_tests(session, "load", "-s")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build sdist and wheel of each package, install them into empty environments and try them."""
+    session.install(*CONSTRAINTS, "build", "hatchling", "virtualenv")
+    made = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(made, ignore_errors=True)
+    for name in PACKAGES:
+        session.run("pyproject-build", "--no-isolation", "--outdir", str(made), f"packages/{name}", silent=True)
+    for pattern in ("*.whl", "*.tar.gz"):
+        try_archives(session, sorted(made.glob(pattern)))
+
+
+@nox.session(venv_backend="none", requires=["system"], default=False)
+def bench(session: nox.Session) -> None:
+    """Print what a packet and a call cost, beside a C forwarder and aiortc."""
+    need(session, "gcc", "libc6-dev", "libopus0")
+    session.run(str(SYSTEM / "bin" / "python"), "benchmarks", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none", requires=["system"], default=False)
+def serve(session: nox.Session) -> None:
+    """Run every service in one process, as `python -m antiphon` does."""
+    need(session, "libopus0")
+    session.run(str(SYSTEM / "bin" / "python"), "-m", "antiphon", *session.posargs, external=True)
+
+
+def test_package(session: nox.Session) -> None:
+    """Install the package of the session's name with what it declares, and run its tests."""
+    install(session, with_siblings(session.name), TEST_TOOLS)
+    session.run("pytest", f"tests/{session.name}", *session.posargs)
+
+
+def run_tests(session: nox.Session, folder: str, *arguments: str) -> None:
+    session.run(str(SYSTEM / "bin" / "pytest"), f"tests/{folder}", *arguments, *session.posargs, external=True)
+
+
+def install(session: nox.Session, packages: Iterable[str], tools: Iterable[str]) -> None:
+    """Install packages from their folders. They share one hatchling: fetching it for each is what takes long."""
+    session.install(*CONSTRAINTS, "hatchling", *tools)
+    session.install(*CONSTRAINTS, "--no-build-isolation", *(f"./packages/{name}" for name in packages))
+
+
+def with_siblings(name: str) -> list[str]:
+    """Return the package and those of this repository that it declares, all the way down."""
+    declared = nox.project.load_toml(ROOT / "packages" / name / "pyproject.toml")["project"]["dependencies"]
+    siblings = {other for other in PACKAGES for line in declared if line.startswith(f"antiphon-{other}")}
+    return [name, *sorted({below for other in siblings for below in with_siblings(other)})]
+
+
+def try_archives(session: nox.Session, archives: list[Path]) -> None:
+    """Install archives into an environment of their own, and ask every program in them for help."""
+    empty = archives[0].parent / f"environment-{archives[0].suffix[1:]}"
+    session.run("virtualenv", str(empty), silent=True)
+    python = str(empty / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "-q", *CONSTRAINTS, *map(str, archives), external=True)
+    for program in PROGRAMS:
+        session.run(python, "-I", "-m", program, "--help", external=True, silent=True)
+
+
+def need(session: nox.Session, *debian_packages: str) -> None:
+    """Fail with one line that names what is missing, before it fails a test in some obscure way."""
+    missing = [package for package in debian_packages if not DETECT[package]()]
+    if missing:
+        session.error(f"{session.name} needs Debian packages that are missing: apt-get install {' '.join(missing)}")
+
+
+def has_library(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+DETECT: dict[str, Callable[[], object]] = {
+    "chromium": lambda: shutil.which("chromium"),
+    "gcc": lambda: shutil.which("gcc"),
+    "libc6-dev": lambda: Path("/usr/include/stdio.h").exists(),
+    "libopus0": lambda: has_library("libopus.so.0"),
+    "openssl": lambda: shutil.which("openssl"),
+}
