@@ -1,0 +1,345 @@
+"""A full ICE agent in the controlling role, for one component (RFC 8445), with regular nomination and consent.
+
+Checks go to the candidates in the order given, one each `PACING` seconds. The first that answers is nominated; once
+that is answered too, the agent is connected, and checks consent for as long as it lives (RFC 7675).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+from math import inf
+
+import msgspec
+
+from antiphon_common.control import IceParameters
+from antiphon_common.core import Path, Transmit
+from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_common.stun import (
+    BINDING,
+    TRANSACTION_ID_SIZE,
+    Attribute,
+    ErrorCode,
+    Message,
+    MessageClass,
+    Transaction,
+    error_response,
+    success_response,
+)
+
+PACING = 0.05
+"""Seconds between the first checks to two candidates: Ta of RFC 8445 §14.2."""
+
+CONSENT_INTERVAL = 5.0
+CONSENT_LIFETIME = 30.0
+"""Seconds (RFC 7675 §5.1)."""
+
+MAX_CANDIDATES = 32
+"""A fleet advertises a handful of addresses; peer-reflexive ones join them."""
+
+PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
+"""Of the peer-reflexive candidate that a check may reveal (RFC 8445 §7.1.1)."""
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """The nomination of `path` was answered; again after each `nominate`."""
+
+    path: Path
+
+
+class FailureReason(StrEnum):
+    NO_ANSWER = "no candidate answered"
+    CONSENT_EXPIRED = "consent expired"
+    ROLE_CONFLICT = "the peer insists on the controlling role"
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The agent is closed."""
+
+    reason: FailureReason
+
+
+Event = Connected | Failed
+
+
+@dataclass(slots=True)
+class Counters:
+    malformed: int = 0
+    unauthenticated: int = 0
+    """Requests for another ufrag, and whatever has a wrong MESSAGE-INTEGRITY."""
+    stray: int = 0
+    """Responses to nothing, or by another path; indications."""
+    checks_sent: int = 0
+    answered: int = 0
+    candidates_refused: int = 0
+
+
+class _State(Enum):
+    WAITING = auto()
+    IN_PROGRESS = auto()
+    SUCCEEDED = auto()
+    FAILED = auto()
+
+
+class _Pair:
+    """Our only local candidate with one of the peer's."""
+
+    __slots__ = ("check", "nominating", "path", "state")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = _State.WAITING
+        self.check: Transaction | None = None
+        self.nominating = False
+
+
+class ControllingAgent:
+    """The client's end of ICE. Takes STUN datagrams only; a Path is an address of the peer, its ingress 0."""
+
+    def __init__(
+        self,
+        local: IceParameters,
+        random: Callable[[int], bytes],
+        *,
+        consent_interval: float = CONSENT_INTERVAL,
+        consent_use_candidate: bool = True,
+        tie_breaker: int | None = None,
+    ) -> None:
+        """`consent_interval` is in seconds and varies by a fifth; `consent_use_candidate` is how Chromium does it
+        (True) or Firefox (False)."""
+        self.counters = Counters()
+        self.selected: Path | None = None
+        self.mapped: tuple[bytes, int] | None = None
+        """Our own address and port as the peer saw them last."""
+        self._local_ufrag = local.ufrag.encode()
+        self._local_password = local.password.encode()
+        self._remote_password = b""
+        self._username = b""
+        self._random = random
+        self._tie_breaker = random(8) if tie_breaker is None else tie_breaker.to_bytes(8, "big")
+        self._consent_interval = consent_interval
+        self._consent_use_candidate = consent_use_candidate
+        self._pairs: dict[Path, _Pair] = {}
+        self._next_check_at = inf
+        self._consent_check: bytes | None = None
+        self._consent_check_at = inf
+        self._consent_expires_at = inf
+        self._closed = False
+        self._transmits: deque[Transmit] = deque()
+        self._events: deque[Event] = deque()
+
+    # Local actions
+
+    def start(self, remote: IceParameters, candidates: Iterable[Path], now: float) -> None:
+        """Begin to check; more candidates may follow."""
+        self._remote_password = remote.password.encode()
+        self._username = f"{remote.ufrag}:".encode() + self._local_ufrag
+        self._next_check_at = now
+        for candidate in candidates:
+            self.add_candidate(candidate)
+        self._check_next(now)
+
+    def add_candidate(self, path: Path) -> None:
+        """Add a candidate of the peer; it is checked in its turn."""
+        if path in self._pairs:
+            return
+        if len(self._pairs) >= MAX_CANDIDATES:
+            self.counters.candidates_refused += 1
+            return
+        self._pairs[path] = _Pair(path)
+
+    def nominate(self, path: Path, now: float) -> None:
+        """Move to another candidate, which needs not have been checked."""
+        pair = self._pairs.get(path)
+        if pair is None:
+            raise LocalProtocolError(f"{path} is no candidate")
+        self._nominate(pair, now)
+
+    # The five methods
+
+    def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
+        """Take a STUN datagram; what is wrong with it is counted."""
+        if self._closed:
+            return
+        try:
+            message = Message.decode(data)
+            if not message.fingerprinted or message.method != BINDING:
+                self.counters.malformed += 1
+            elif message.message_class is MessageClass.REQUEST:
+                self._receive_request(message, source, now)
+            elif message.message_class is MessageClass.INDICATION:
+                self.counters.stray += 1
+            else:
+                self._receive_response(message, source, now)
+        except DecodeError:
+            self.counters.malformed += 1
+
+    def handle_timeout(self, now: float) -> None:
+        """Check the next candidate, retransmit, refresh consent."""
+        if self._closed:
+            return
+        if now >= self._next_check_at:
+            self._check_next(now)
+        for pair in self._pairs.values():
+            if pair.check is not None and now >= pair.check.deadline:
+                self._retransmit(pair, pair.check, now)
+        if now >= self._consent_expires_at:
+            self._fail(FailureReason.CONSENT_EXPIRED)
+        elif now >= self._consent_check_at:
+            self._check_consent(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._transmits.popleft() if self._transmits else None
+
+    def poll_event(self) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        if self._closed:
+            return None
+        checks = min((pair.check.deadline for pair in self._pairs.values() if pair.check is not None), default=inf)
+        deadline = min(self._next_check_at, checks, self._consent_check_at, self._consent_expires_at)
+        return None if deadline == inf else deadline
+
+    # Our checks
+
+    def _check_next(self, now: float) -> None:
+        waiting = [pair for pair in self._pairs.values() if pair.state is _State.WAITING]
+        if waiting:
+            self._check(waiting[0], now)
+        self._next_check_at = now + PACING if len(waiting) > 1 else inf
+
+    def _check(self, pair: _Pair, now: float, *, nominating: bool = False) -> None:
+        transaction_id, datagram = self._request(use_candidate=nominating)
+        pair.check = Transaction(transaction_id, datagram, now, first_wait=0.2, longest_wait=1.6, attempts=7)
+        pair.nominating = nominating
+        if pair.state is not _State.SUCCEEDED:
+            pair.state = _State.IN_PROGRESS
+        self._send_check(datagram, pair.path)
+
+    def _request(self, *, use_candidate: bool) -> tuple[bytes, bytes]:
+        transaction_id = self._random(TRANSACTION_ID_SIZE)
+        attributes: dict[int, bytes] = {
+            Attribute.USERNAME: self._username,
+            Attribute.ICE_CONTROLLING: self._tie_breaker,
+            Attribute.PRIORITY: PRIORITY,
+        }
+        if use_candidate:
+            attributes[Attribute.USE_CANDIDATE] = b""
+        message = Message(MessageClass.REQUEST, transaction_id, attributes)
+        return transaction_id, message.encode(self._remote_password)
+
+    def _send_check(self, datagram: bytes, path: Path) -> None:
+        self.counters.checks_sent += 1
+        self._transmits.append(Transmit(datagram, path))
+
+    def _retransmit(self, pair: _Pair, check: Transaction, now: float) -> None:
+        if check.retransmit(now):
+            self._send_check(check.datagram, pair.path)
+            return
+        pair.check = None
+        pair.state = _State.FAILED
+        self._nominate_best(now)
+
+    def _receive_response(self, message: Message, source: Path, now: float) -> None:
+        pair = self._pairs.get(source)
+        consent = message.transaction_id == self._consent_check and source == self.selected
+        check = pair is not None and pair.check is not None and pair.check.transaction_id == message.transaction_id
+        if pair is None or not (consent or check):
+            self.counters.stray += 1
+            return
+        if not message.verify(self._remote_password):
+            self.counters.unauthenticated += 1
+            return
+        if message.message_class is MessageClass.ERROR:
+            self._receive_error(message, pair, now)
+            return
+        self.mapped = message.xor_mapped_address
+        if consent:
+            self._consent_expires_at = now + CONSENT_LIFETIME
+        else:
+            self._succeed(pair, now)
+
+    def _receive_error(self, message: Message, pair: _Pair, now: float) -> None:
+        code = message.error_code
+        if code is not None and code[0] == ErrorCode.ROLE_CONFLICT:
+            self._fail(FailureReason.ROLE_CONFLICT)
+        elif pair.check is not None and pair.check.transaction_id == message.transaction_id:
+            pair.check = None
+            pair.state = _State.FAILED
+            self._nominate_best(now)
+
+    def _succeed(self, pair: _Pair, now: float) -> None:
+        pair.check = None
+        pair.state = _State.SUCCEEDED
+        if not pair.nominating:
+            self._nominate_best(now)
+            return
+        pair.nominating = False
+        self.selected = pair.path
+        for other in self._pairs.values():
+            other.check = None
+        self._next_check_at = inf
+        self._consent_expires_at = now + CONSENT_LIFETIME
+        self._plan_consent_check(now)
+        self._events.append(Connected(pair.path))
+
+    # Nomination
+
+    def _nominate_best(self, now: float) -> None:
+        """Nominate the first candidate that answered; fail once none can any more."""
+        pairs = self._pairs.values()
+        if self.selected is not None or any(pair.nominating and pair.check is not None for pair in pairs):
+            return
+        best = next((pair for pair in pairs if pair.state is _State.SUCCEEDED), None)
+        if best is not None:
+            self._nominate(best, now)
+        elif all(pair.state is _State.FAILED for pair in pairs):
+            self._fail(FailureReason.NO_ANSWER)
+
+    def _nominate(self, pair: _Pair, now: float) -> None:
+        self._check(pair, now, nominating=True)
+
+    # Consent (RFC 7675 §5.1: a new transaction each time, none retransmitted)
+
+    def _check_consent(self, now: float) -> None:
+        assert self.selected is not None
+        self._consent_check, datagram = self._request(use_candidate=self._consent_use_candidate)
+        self._send_check(datagram, self.selected)
+        self._plan_consent_check(now)
+
+    def _plan_consent_check(self, now: float) -> None:
+        self._consent_check_at = now + self._consent_interval * (0.8 + 0.4 * self._random(1)[0] / 255)
+
+    # The peer's checks
+
+    def _receive_request(self, message: Message, source: Path, now: float) -> None:
+        ufrag, _, _ = (message.username or b"").partition(b":")
+        if ufrag != self._local_ufrag or not message.verify(self._local_password):
+            self.counters.unauthenticated += 1
+            return
+        tie_breaker = message.ice_controlling
+        if unknown := message.unknown_required:
+            response = error_response(message, ErrorCode.UNKNOWN_ATTRIBUTE, unknown)
+        elif tie_breaker is not None and self._tie_breaker >= tie_breaker.to_bytes(8, "big"):
+            response = error_response(message, ErrorCode.ROLE_CONFLICT)
+        elif tie_breaker is not None:
+            self._fail(FailureReason.ROLE_CONFLICT)
+            return
+        else:
+            response = success_response(message, source.address, source.port)
+        self.counters.answered += 1
+        self._transmits.append(Transmit(response.encode(self._local_password), source))
+        if response.message_class is MessageClass.SUCCESS and self._username and self.selected is None:
+            self._trigger_check(source, now)
+
+    def _trigger_check(self, source: Path, now: float) -> None:
+        """Check back at once where a check came from (RFC 8445 §7.3.1.4), a candidate we may not have heard of."""
+        self.add_candidate(source)
+        pair = self._pairs.get(source)
+        if pair is not None and pair.state in (_State.WAITING, _State.FAILED):
+            self._check(pair, now)
+
+    def _fail(self, reason: FailureReason) -> None:
+        self._closed = True
+        self._events.append(Failed(reason))
