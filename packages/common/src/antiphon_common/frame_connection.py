@@ -1,0 +1,184 @@
+"""One end of a connection that carries frames, without IO: hello, heartbeat, tolerance, and messages of bounded size.
+
+What the two ends do with the frames of calls is theirs: see the transceiver's `BackendLink` and the backend's
+`BackendSession`, which both hold one of these.
+"""
+
+from collections import deque
+from enum import IntEnum
+from typing import NamedTuple
+
+import msgspec
+
+from antiphon_common import frames
+from antiphon_common.errors import DecodeError
+from antiphon_common.frames import AnyCallFrame, AnyFrame, BadFrame, Frame
+
+HEARTBEAT_INTERVAL = 1.0
+MISSED_HEARTBEATS = 3
+"""Pings in a row that nothing at all was heard after; then the connection counts as lost."""
+
+HELLO_TIMEOUT = 5.0
+"""Seconds the other end has for its first frame."""
+
+MESSAGE_BUDGET = 1 << 16
+"""Bytes after which a message is closed and the next begins, so that no call waits long behind another's burst."""
+
+MAX_PENDING_BYTES = 8 << 20
+"""What may wait for an end that does not read; more closes the connection. Credit and the limits of the caller's audio
+keep an end that reads far below."""
+
+CONTROL_SIZE = 64
+"""Bytes a frame without audio is taken for."""
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes (RFC 6455 §7.4) and what they mean here."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    TOO_BIG = 1009
+    PROTOCOL_ERROR = 4000
+    VERSION_MISMATCH = 4001
+    HEARTBEAT_LOST = 4002
+    NOT_READING = 4003
+
+
+class Closing(NamedTuple):
+    """Why this end gave the connection up."""
+
+    code: CloseCode
+    detail: str
+
+
+class ConnectionCounters:
+    """What came in, and what of it could not be used; connections may share one."""
+
+    __slots__ = ("bad_frames", "bad_messages", "frames", "messages", "unknown_tags")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.frames = 0
+        self.bad_messages = 0
+        self.bad_frames = 0
+        self.unknown_tags = 0
+
+
+class FrameConnection:
+    """Answers pings, sends its own, and keeps what waits to be sent. Its owner drains `poll_transmit`."""
+
+    def __init__(self, hello: frames.Hello, counters: ConnectionCounters, now: float) -> None:
+        self.peer: frames.Hello | None = None
+        """The other end's latest hello; until there is one, nothing else is taken from it."""
+        self.draining = False
+        self.closing: Closing | None = None
+        self.counters = counters
+        self.pending_bytes = 0
+        self._queue: deque[tuple[Frame | msgspec.Raw, int]] = deque()
+        self._hello_deadline = now + HELLO_TIMEOUT
+        self._next_ping = now + HEARTBEAT_INTERVAL
+        self._pings = 0
+        self._unanswered = 0
+        self.send(hello)
+
+    def send(self, frame: Frame | msgspec.Raw, size: int = CONTROL_SIZE) -> None:
+        """Queue a frame of about `size` bytes; nothing once the connection is given up."""
+        if self.closing is not None:
+            return
+        self._queue.append((frame, size))
+        self.pending_bytes += size
+        if self.pending_bytes > MAX_PENDING_BYTES:
+            self.close(CloseCode.NOT_READING, f"{self.pending_bytes} bytes wait to be read")
+
+    def close(self, code: CloseCode, detail: str) -> None:
+        """Give the connection up; what waits to be sent is dropped. The first reason stays."""
+        if self.closing is None:
+            self.closing = Closing(code, detail)
+        self._queue.clear()
+        self.pending_bytes = 0
+
+    def receive_message(self, message: bytes | str) -> list[AnyCallFrame | BadFrame]:
+        """Take one WebSocket message; return what it says about calls, in order."""
+        self._unanswered = 0
+        self.counters.messages += 1
+        try:
+            batch = _decode(message)
+        except DecodeError as error:
+            self.counters.bad_messages += 1
+            if self.peer is None:
+                self.close(CloseCode.PROTOCOL_ERROR, f"no hello: {error}")
+            return []
+        self.counters.frames += len(batch)
+        about_calls: list[AnyCallFrame | BadFrame] = []
+        for frame in batch:
+            if isinstance(frame, frames.Audio) and self.peer is not None:
+                about_calls.append(frame)
+            elif self.closing is None:
+                self._receive(frame, about_calls)
+        return about_calls
+
+    def handle_timeout(self, now: float) -> None:
+        """Send the ping that is due, or give the connection up for lost."""
+        if self.peer is None and now >= self._hello_deadline:
+            self.close(CloseCode.PROTOCOL_ERROR, f"no hello within {HELLO_TIMEOUT:g} s")
+        if self.closing is not None or now < self._next_ping:
+            return
+        if self._unanswered >= MISSED_HEARTBEATS:
+            self.close(CloseCode.HEARTBEAT_LOST, f"nothing heard after {self._unanswered} pings")
+            return
+        self._next_ping = now + HEARTBEAT_INTERVAL
+        self._pings += 1
+        self._unanswered += 1
+        self.send(frames.Ping(self._pings))
+
+    def poll_transmit(self) -> bytes | None:
+        """Return the next message to send, or None."""
+        if not self._queue:
+            return None
+        batch, size = [], 0
+        while self._queue and size < MESSAGE_BUDGET:
+            frame, frame_size = self._queue.popleft()
+            batch.append(frame)
+            size += frame_size
+        self.pending_bytes -= size
+        return frames.encode(batch)
+
+    def poll_timeout(self) -> float | None:
+        """Return when `handle_timeout` wants to be called; None once the connection is given up."""
+        if self.closing is not None:
+            return None
+        return min(self._next_ping, self._hello_deadline) if self.peer is None else self._next_ping
+
+    def _receive(self, frame: AnyFrame | BadFrame | None, about_calls: list[AnyCallFrame | BadFrame]) -> None:
+        match frame:
+            case frames.Hello():
+                self._greet(frame)
+            case _ if self.peer is None:
+                self.close(CloseCode.PROTOCOL_ERROR, "the first frame is no hello")
+            case frames.Ping():
+                self.send(frames.Pong(frame.number))
+            case frames.Pong():
+                pass  # that something was heard is all it has to say
+            case frames.Drain():
+                self.draining = True
+            case None:
+                self.counters.unknown_tags += 1
+            case BadFrame():
+                self.counters.bad_frames += 1
+                if frame.call is not None:
+                    about_calls.append(frame)
+            case _:
+                about_calls.append(frame)
+
+    def _greet(self, hello: frames.Hello) -> None:
+        if hello.version != frames.VERSION:
+            detail = f"the other end speaks version {hello.version} of the frames, this one {frames.VERSION}"
+            self.close(CloseCode.VERSION_MISMATCH, detail)
+        else:
+            self.peer = hello
+
+
+def _decode(message: bytes | str) -> list[AnyFrame | BadFrame | None]:
+    if isinstance(message, str):
+        raise DecodeError("a text message")
+    return list(frames.decode(message))

@@ -1,0 +1,122 @@
+"""Moves messages between a WebSocket and a core that speaks frames: one task reads, one writes, one keeps time."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+from antiphon_common.frame_connection import CloseCode, Closing
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds for the closing handshake; after that the connection is cut."""
+
+MAX_REASON_BYTES = 123
+"""What a WebSocket close frame has room for (RFC 6455 §5.5)."""
+
+
+class WebSocket(Protocol):
+    """What is used of a connection of trio-websocket."""
+
+    async def get_message(self) -> str | bytes: ...
+
+    async def send_message(self, message: str | bytes) -> None: ...
+
+    async def aclose(self, code: int = 1000, reason: str | None = None) -> None: ...
+
+
+class FrameCore(Protocol):
+    """What `BackendLink` and `BackendSession` have in common."""
+
+    @property
+    def closing(self) -> Closing | None: ...
+
+    def receive_message(self, message: bytes | str, now: float) -> None: ...
+
+    def handle_timeout(self, now: float) -> None: ...
+
+    def poll_transmit(self) -> bytes | None: ...
+
+    def poll_timeout(self) -> float | None: ...
+
+
+class FramePump:
+    """Runs one connection. Time is `trio.current_time()`.
+
+    `dispatch` is called with the time after each message and each timeout, to carry out what the core has to say;
+    `written` after each message sent.
+    """
+
+    def __init__(
+        self,
+        websocket: WebSocket,
+        core: FrameCore,
+        dispatch: Callable[[float], None],
+        written: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._websocket = websocket
+        self._core = core
+        self._dispatch = dispatch
+        self._written = written
+        self._idle_writer = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope()
+        self._failure: Exception | None = None
+
+    def wake(self) -> None:
+        """Send what the core has to send, soon. Costs next to nothing while a message is on its way."""
+        self._idle_writer.unpark_all()
+
+    async def run(self) -> None:
+        """Run until the core gives the connection up, then close it. Raises what the WebSocket raises."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                for loop in (self._read, self._write, self._keep_time):
+                    nursery.start_soon(self._until_over, loop)
+        finally:
+            await close(self._websocket, self._core.closing)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _until_over(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """The end of one loop is the end of all; the first failure is the one that is told."""
+        try:
+            await loop()
+        except Exception as failure:
+            self._failure = self._failure or failure
+        self._scope.cancel()
+
+    async def _read(self) -> None:
+        core = self._core
+        while core.closing is None:
+            message = await self._websocket.get_message()
+            now = trio.current_time()
+            core.receive_message(message, now)
+            self._dispatch(now)
+            self.wake()
+
+    async def _write(self) -> None:
+        core = self._core
+        while core.closing is None:
+            message = core.poll_transmit()
+            if message is None:
+                await self._idle_writer.park()
+            else:
+                await self._websocket.send_message(message)
+                self._written()
+
+    async def _keep_time(self) -> None:
+        core = self._core
+        while (deadline := core.poll_timeout()) is not None:
+            await trio.sleep_until(deadline)
+            now = trio.current_time()
+            core.handle_timeout(now)
+            self._dispatch(now)
+            self.wake()
+
+
+async def close(websocket: WebSocket, closing: Closing | None) -> None:
+    """Close a WebSocket within `CLOSE_TIMEOUT`, cancelled or not."""
+    code, detail = closing or Closing(CloseCode.NORMAL, "")
+    reason = detail.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+    with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+        await websocket.aclose(code, reason)

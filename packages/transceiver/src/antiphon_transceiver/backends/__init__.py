@@ -1,0 +1,28 @@
+"""The transceiver's side of inference backends: a pool of connections, and on each any number of calls.
+
+docs/reference/backend-protocol.md specifies what goes over such a connection.
+"""
+
+from antiphon_transceiver.backends.call import BackendCall, InboundFrame, Sink
+from antiphon_transceiver.backends.link import (
+    BACKEND_LOST,
+    BackendError,
+    BackendLink,
+    NoBackend,
+    NoCapacity,
+    SessionTooLarge,
+)
+from antiphon_transceiver.backends.pool import BackendPool
+
+__all__ = [
+    "BACKEND_LOST",
+    "BackendCall",
+    "BackendError",
+    "BackendLink",
+    "BackendPool",
+    "InboundFrame",
+    "NoBackend",
+    "NoCapacity",
+    "SessionTooLarge",
+    "Sink",
+]

@@ -1,0 +1,205 @@
+"""The Trio shell of one address of a backend: connects, runs the link, and connects again."""
+
+import logging
+import random
+import ssl
+from typing import NamedTuple, Self
+from urllib.parse import urlsplit
+
+import trio
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+
+from antiphon_common.frames import MAX_MESSAGE_SIZE
+from antiphon_common.shell.frame_pump import FramePump
+from antiphon_transceiver.backends.call import LinkCounters
+from antiphon_transceiver.backends.link import BackendLink
+
+log = logging.getLogger(__name__)
+
+Address = tuple[str, int]
+"""A numeric host and a port."""
+
+MAX_ADDRESSES = 64
+"""Connections to one backend; what its name leads to beyond that is left out."""
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for TCP, TLS and the WebSocket handshake together."""
+
+FIRST_BACKOFF = 0.1
+MAX_BACKOFF = 5.0
+"""Seconds between attempts to connect: doubled each time, and shortened at random by up to half so that transceivers
+that lost a backend together do not come back together. A connection that lasted `MAX_BACKOFF` starts anew."""
+
+RECEIVE_BUFFER = 1 << 16
+"""Bytes read from a socket at once: a whole message."""
+
+
+class Endpoint(NamedTuple):
+    """A backend's URL, taken apart. `tls` is None for `ws://`."""
+
+    host: str
+    port: int
+    resource: str
+    tls: ssl.SSLContext | None
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Raises ValueError for what is no `ws://` or `wss://` URL."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise ValueError(f"the URL of a backend begins with ws:// or wss:// and names a host: {url!r}")
+        tls = ssl.create_default_context() if parts.scheme == "wss" else None
+        resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return cls(parts.hostname, parts.port or (443 if tls else 80), resource, tls)
+
+    async def resolve(self) -> list[Address]:
+        """Return the numeric addresses the name leads to now. Raises OSError."""
+        found = await trio.socket.getaddrinfo(self.host, self.port, type=trio.socket.SOCK_STREAM)
+        return list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found))[:MAX_ADDRESSES]
+
+    async def connect(self, nursery: trio.Nursery, address: Address) -> WebSocketConnection:
+        """Open a WebSocket whose reader runs in `nursery`. Raises OSError or TooSlowError."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        with trio.fail_after(CONNECT_TIMEOUT):
+            tcp = await trio.open_tcp_stream(*address)
+            stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
+            if self.tls is not None:
+                stream = trio.SSLStream(tcp, self.tls, server_hostname=self.host, https_compatible=True)
+            try:
+                return await wrap_client_stream(
+                    nursery,
+                    stream,
+                    f"{host}:{self.port}",
+                    self.resource,
+                    max_message_size=MAX_MESSAGE_SIZE,
+                    receive_buffer_size=RECEIVE_BUFFER,
+                )
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+
+
+class Connection:
+    """One address of a backend, connected whenever it can be."""
+
+    def __init__(
+        self, backend: str, endpoint: Endpoint, address: Address, preferred_format: str, counters: LinkCounters
+    ) -> None:
+        self.link: BackendLink | None = None
+        """None between two connections."""
+        self.tried = trio.Event()
+        """Set once the backend said hello, or the first attempt failed."""
+        self._fields = {"backend": backend, "address": f"{address[0]} port {address[1]}"}
+        self._endpoint = endpoint
+        self._address = address
+        self._preferred_format = preferred_format
+        self._counters = counters
+        self._pump: FramePump | None = None
+        self._scope = trio.CancelScope()
+        self._wanted = True
+        self._greeted_at: float | None = None
+        self._last_failure = ""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the backend's name leads here. If not, the connection goes once its last call is over."""
+        return self._wanted
+
+    @wanted.setter
+    def wanted(self, wanted: bool) -> None:
+        self._wanted = wanted
+        if self.link is not None:
+            self.link.wanted = wanted
+        elif not wanted:
+            self._scope.cancel()
+
+    def flush(self) -> None:
+        """Wake the writer if there is something to write."""
+        if self._pump is not None and self.link is not None and self.link.pending:
+            self._pump.wake()
+
+    async def run(self) -> None:
+        """Stay connected until cancelled or no longer wanted."""
+        backoff = FIRST_BACKOFF
+        with self._scope:
+            while self._wanted:
+                failure = await self._connect_once()
+                self.tried.set()
+                if failure != self._last_failure and self._wanted:
+                    log.warning("no connection to backend", extra={**self._fields, "reason": failure})
+                    self._last_failure = failure
+                if self._greeted_at is not None and trio.current_time() >= self._greeted_at + MAX_BACKOFF:
+                    backoff = FIRST_BACKOFF
+                await trio.sleep(backoff * random.uniform(0.5, 1))
+                backoff = min(2 * backoff, MAX_BACKOFF)
+
+    async def _connect_once(self) -> str:
+        """Connect, and serve the connection until it ends; return why it did, or why there was none."""
+        self._greeted_at = None
+        ending = "the connection ended"
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._serve(await self._endpoint.connect(nursery, self._address))
+                nursery.cancel_scope.cancel()
+        except* Exception as group:
+            ending = _explain(group)
+        return ending
+
+    async def _serve(self, websocket: WebSocketConnection) -> None:
+        link = self.link = BackendLink(self._counters, trio.current_time())
+        self._pump = FramePump(websocket, link, self._dispatch)
+        try:
+            await self._pump.run()
+        finally:
+            self.link = self._pump = None
+            link.lost()
+            _deliver(link, trio.current_time())
+
+    def _dispatch(self, now: float) -> None:
+        link = self.link
+        assert link is not None
+        if link.greeted and self._greeted_at is None:
+            self._greeted_at = now
+            self._greet(link, now)
+        _deliver(link, now)
+        if not self._wanted and not link.calls:
+            self._scope.cancel()
+
+    def _greet(self, link: BackendLink, now: float) -> None:
+        self._last_failure = ""
+        audio_format = link.choose_format(self._preferred_format)
+        if audio_format is None:
+            log.warning("backend takes no audio format that is known here", extra=self._fields)
+        else:
+            fields = {"slots": link.free_slots(now), "audio": audio_format.name}
+            log.info("backend connected", extra={**self._fields, **fields})
+        self.tried.set()
+
+
+def _deliver(link: BackendLink, now: float) -> None:
+    """Hand frames to their calls' sinks. One that fails ends its own call only."""
+    while (delivery := link.poll_event()) is not None:
+        call, frame = delivery
+        try:
+            call.sink(frame, now)
+        except Exception:
+            log.exception("a call failed over a frame of its backend", extra={"call": call.call_id})
+            call.end("internal_error")
+
+
+def _explain(group: BaseExceptionGroup[Exception]) -> str:
+    """Say in a few words why a connection failed; what is a bug keeps its traceback."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    match error:
+        case ConnectionClosed(reason=reason) if reason is not None:
+            return f"closed with {reason.code} {reason.reason or reason.name}"
+        case ConnectionRejected():
+            return f"answered HTTP {error.status_code} where a WebSocket was asked for"
+        case trio.TooSlowError():
+            return f"no answer within {CONNECT_TIMEOUT:g} s"
+        case OSError() | ssl.SSLError() | trio.BrokenResourceError():
+            return str(error.__cause__ or error) or type(error).__name__
+    log.error("the connection to a backend failed", exc_info=error)
+    return type(error).__name__

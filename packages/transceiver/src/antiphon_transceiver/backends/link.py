@@ -1,0 +1,208 @@
+"""One connection to a backend, without IO: the calls on it, and what goes in and out."""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from antiphon_common import frames
+from antiphon_common.errors import AntiphonError, DecodeError
+from antiphon_common.formats import FORMATS, AudioFormat
+from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing, FrameConnection
+from antiphon_transceiver.backends.call import BackendCall, CallState, InboundFrame, LinkCounters, Sink
+
+BACKEND_LOST = "backend_lost"
+"""The reason in `Ended` when the connection went away under a call."""
+
+BAD_FRAME = "bad_frame"
+NO_ANSWER = "no_answer"
+"""Reasons in `Ended` when the backend said what it must not, or nothing."""
+
+MAX_STARTED_SIZE = 1 << 18
+"""Bytes of a `Started` frame. One caller's session must not make a message that closes the connection for all."""
+
+FULL_HOLD = 1.0
+"""Seconds without new calls after a backend refused one as `full`: other transceivers fill its slots too."""
+
+FRAME_OVERHEAD = 24
+"""Bytes an audio frame has around its data, at most."""
+
+
+class BackendError(AntiphonError):
+    """A call cannot be given to a backend."""
+
+
+class NoBackend(BackendError):  # noqa: N818
+    """No backend of that name is configured."""
+
+
+class NoCapacity(BackendError):  # noqa: N818
+    """The backend has no connected address with a free slot."""
+
+
+class SessionTooLarge(BackendError):  # noqa: N818
+    """The session and metadata of a call do not fit a frame."""
+
+
+class Delivery(NamedTuple):
+    """A frame for a call's sink."""
+
+    call: BackendCall
+    frame: InboundFrame
+
+
+class BackendLink:
+    """Carries any number of calls over one connection. `now` is in seconds, monotonic.
+
+    The shell feeds `receive_message` and `handle_timeout`, sends what `poll_transmit` returns, hands each `Delivery`
+    of `poll_event` to its call's sink, closes the connection once `closing` is set, and says so with `lost`.
+    """
+
+    def __init__(self, counters: LinkCounters, now: float) -> None:
+        self.counters = counters
+        self.wanted = True
+        """Whether new calls may come here; False once the backend's name no longer leads to this address."""
+        self._connection = FrameConnection(frames.Hello(frames.VERSION), counters, now)
+        self._calls: dict[int, BackendCall] = {}
+        self._last_number = 0
+        self._ready: deque[BackendCall] = deque()  # calls whose audio may go out
+        self._events: deque[Delivery] = deque()
+        self._full_until = now
+
+    @property
+    def closing(self) -> Closing | None:
+        """Why this end gave the connection up, once it did."""
+        return self._connection.closing
+
+    @property
+    def greeted(self) -> bool:
+        """Whether the backend has said hello."""
+        return self._connection.peer is not None
+
+    @property
+    def calls(self) -> int:
+        return len(self._calls)
+
+    @property
+    def pending(self) -> bool:
+        """Whether `poll_transmit` has something."""
+        return bool(self._ready) or self._connection.pending_bytes > 0
+
+    def free_slots(self, now: float) -> int:
+        """Return how many calls more this connection may be given now."""
+        hello = self._connection.peer
+        if hello is None or not self.wanted or self._connection.draining or self.closing or now < self._full_until:
+            return 0
+        if not any(name in FORMATS for name in hello.formats):
+            return 0
+        return max(0, hello.slots - len(self._calls))
+
+    def choose_format(self, preferred: str) -> AudioFormat | None:
+        """Return the preferred format if the backend takes it, else the first of its own that is known here."""
+        offered = self._connection.peer.formats if self._connection.peer else ()
+        candidates = [preferred] if preferred in offered else [name for name in offered if name in FORMATS]
+        return AudioFormat.parse(candidates[0]) if candidates else None
+
+    def open(
+        self,
+        audio_format: AudioFormat,
+        call_id: str,
+        tenant: str,
+        session: Mapping[str, Any],
+        metadata: Mapping[str, str],
+        sink: Sink,
+        now: float,
+    ) -> BackendCall:
+        """Start a call. Raises `SessionTooLarge`."""
+        number = self._last_number + 1
+        started = frames.Started(number, call_id, tenant, audio_format.name, dict(session), dict(metadata))
+        try:
+            encoded = frames.encode_frame(started)
+        except ValueError as error:
+            raise SessionTooLarge(f"the session {error}") from None
+        size = len(memoryview(encoded))
+        if size > MAX_STARTED_SIZE:
+            raise SessionTooLarge(f"session and metadata take {size} bytes, {MAX_STARTED_SIZE} is the most")
+        self._last_number = number
+        self._connection.send(encoded, size)
+        call = self._calls[number] = BackendCall(self, number, call_id, audio_format, sink, now)
+        return call
+
+    def receive_message(self, message: bytes | str, now: float) -> None:
+        """Take one WebSocket message; drain `poll_event` afterwards."""
+        for frame in self._connection.receive_message(message):
+            call = self._calls.get(frame.call)  # type: ignore[arg-type]
+            if call is None:
+                self.counters.stale_frames += 1
+            elif isinstance(frame, frames.BadFrame):
+                self._fail(call, frame, BAD_FRAME)
+            else:
+                self._receive(call, frame, now)
+
+    def handle_timeout(self, now: float) -> None:
+        """Send what is due: pings; and give up calls that were never answered."""
+        self._connection.handle_timeout(now)
+        overdue = [c for c in self._calls.values() if c.state is CallState.STARTING and now >= c.deadline]
+        for call in overdue:
+            self._fail(call, frames.Ended(call.number, NO_ANSWER), NO_ANSWER)
+
+    def poll_transmit(self) -> bytes | None:
+        """Return the next message to send, or None. Called when the connection takes it, not before: until then the
+        caller's audio may still be dropped in favour of newer."""
+        connection = self._connection
+        while self._ready and connection.pending_bytes < MESSAGE_BUDGET:
+            for frame in self._ready.popleft().take_waiting():
+                connection.send(frame, len(frame.data) + FRAME_OVERHEAD)
+        return connection.poll_transmit()
+
+    def poll_event(self) -> Delivery | None:
+        """Return the next frame for a sink, or None."""
+        while self._events:
+            delivery = self._events.popleft()
+            if not delivery.call.deaf:
+                return delivery
+        return None
+
+    def poll_timeout(self) -> float | None:
+        """Return when `handle_timeout` wants to be called, None once the connection is given up."""
+        return self._connection.poll_timeout()
+
+    def lost(self) -> None:
+        """The connection is gone: end every call."""
+        self._connection.close(CloseCode.GOING_AWAY, "the connection is gone")
+        for call in list(self._calls.values()):
+            self._deliver_last(call, frames.Ended(call.number, BACKEND_LOST))
+
+    # For its calls
+
+    def send(self, frame: frames.Frame) -> None:
+        self._connection.send(frame)
+
+    def has_audio(self, call: BackendCall) -> None:
+        self._ready.append(call)
+
+    def forget(self, call: BackendCall) -> None:
+        self._calls.pop(call.number, None)
+
+    # Inside
+
+    def _receive(self, call: BackendCall, frame: Any, now: float) -> None:
+        try:
+            heard = call.receive(frame)
+        except DecodeError as error:
+            self._fail(call, frames.BadFrame(call.number, str(error)), BAD_FRAME)
+            return
+        if isinstance(heard, frames.Refused) and heard.code == "full":
+            self._full_until = now + FULL_HOLD
+        if call.state is CallState.OVER and heard is not None:
+            self._deliver_last(call, heard)
+        elif heard is not None:
+            self._events.append(Delivery(call, heard))
+
+    def _fail(self, call: BackendCall, last: InboundFrame, reason: str) -> None:
+        self.counters.calls_failed += 1
+        self._connection.send(frames.Ended(call.number, reason))
+        self._deliver_last(call, last)
+
+    def _deliver_last(self, call: BackendCall, frame: InboundFrame) -> None:
+        call.close()
+        self._events.append(Delivery(call, frame))
