@@ -9,9 +9,13 @@
 | `GET /load` | | 200 `Load`, for placement |
 """
 
+import base64
+import hmac
 from typing import Any, Literal
 
 import msgspec
+
+from antiphon_common.keys import MAX_KEY_ID, DerivedKeys
 
 Setup = Literal["actpass", "active", "passive"]
 
@@ -98,3 +102,19 @@ class Failure(msgspec.Struct, frozen=True):
 
     code: str
     message: str
+
+
+def authorization(keys: DerivedKeys, unix_now: float) -> str:
+    """Return the `Authorization` header of a request: the control key in base64url as Bearer token (RFC 6750)."""
+    return _bearer(keys.minting(unix_now)[1])
+
+
+def is_authorized(keys: DerivedKeys, header: str, unix_now: float) -> bool:
+    """Tell whether an `Authorization` header carries any control key accepted now, in constant time."""
+    accepted = (keys.accepting(key_id, unix_now) for key_id in range(MAX_KEY_ID + 1))
+    given = header.encode()
+    return any([hmac.compare_digest(_bearer(key).encode(), given) for key in accepted if key is not None])
+
+
+def _bearer(key: bytes) -> str:
+    return "Bearer " + base64.urlsafe_b64encode(key).decode("ascii")

@@ -1,0 +1,226 @@
+"""The caller's half of a call as a protocol core: controlling ICE agent, DTLS in either role, SRTP, Opus packets."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from antiphon.client.descriptions import OPUS_PAYLOAD_TYPE, read_answer, write_offer
+from antiphon.client.ice import Connected as IceConnected
+from antiphon.client.ice import ControllingAgent
+from antiphon.client.ice import Failed as IceFailed
+from antiphon_common.control import IceParameters, Setup
+from antiphon_common.core import Path, Transmit
+from antiphon_common.demux import Protocol, classify
+from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_transceiver import dtls
+from antiphon_transceiver.ice import make_password, make_ufrag
+from antiphon_transceiver.rtcp import Reporter
+from antiphon_transceiver.rtp import RtpSender, decode_rtp
+from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
+
+EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """The handshake is done; audio may be sent. `after` is in seconds since the offer was made."""
+
+    after: float
+
+
+class AudioReceived(NamedTuple):
+    """One Opus packet of the server."""
+
+    payload: bytes
+    sequence: int
+    timestamp: int
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """The call is over, or never came about."""
+
+    reason: str
+
+
+Event = Connected | AudioReceived | Closed
+
+
+class ClientCall:
+    """One call as a caller makes it: `offer`, `accept` the answer, then audio both ways until `close`.
+
+    `setup` is what the offer says of our DTLS role: `actpass`, `active` (we are the DTLS client) or `passive`.
+    """
+
+    def __init__(
+        self,
+        certificate: dtls.Certificate,
+        random: Callable[[int], bytes],
+        now: float,
+        *,
+        setup: Setup = "actpass",
+        ntp_offset: float = 0.0,
+        srtp_profiles: tuple[SrtpProfile, ...] = tuple(SrtpProfile),
+    ) -> None:
+        self.failed_srtp = 0
+        self.closed: Closed | None = None
+        self._random = random
+        self._certificate = certificate
+        self._setup = setup
+        self._profiles = srtp_profiles
+        self._started = now
+        self._ice_parameters = IceParameters(make_ufrag(random), make_password(random))
+        self._ice = ControllingAgent(self._ice_parameters, random)
+        self._dtls: dtls.DtlsEndpoint | None = None
+        self._srtp: SrtpSession | None = None
+        self._path: Path | None = None
+        self._sender = RtpSender.start(OPUS_PAYLOAD_TYPE, random)
+        self._cname = random(9).hex()
+        self.reporter = Reporter(self._sender.ssrc, self._cname, 48000, random, ntp_offset)
+        self._datagrams: deque[Transmit] = deque()
+        self._events: deque[Event] = deque()
+
+    # Signaling
+
+    def offer(self) -> str:
+        """Return the offer to send."""
+        fingerprint = self._certificate.fingerprint()
+        return write_offer(self._ice_parameters, fingerprint, self._setup, self._sender.ssrc, self._cname)
+
+    def accept(self, answer: str, now: float) -> None:
+        """Take the answer and begin to connect. Raises DecodeError."""
+        description = read_answer(answer)
+        role = dtls.DtlsRole.SERVER if description.setup == "active" else dtls.DtlsRole.CLIENT
+        self._dtls = dtls.DtlsEndpoint(
+            role, self._certificate, description.fingerprints, self._profiles, self._random
+        )
+        self._ice.start(description.ice, description.candidates, now)
+        self._drain(now)
+
+    # The five methods
+
+    def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
+        if self.closed is not None:
+            return
+        protocol = classify(data)
+        if protocol == Protocol.RTP and self._srtp is not None:
+            self._receive_rtp(data, now)
+        elif protocol == Protocol.STUN:
+            self._ice.receive_datagram(data, source, now)
+            self._drain(now)
+        elif protocol == Protocol.DTLS and self._dtls is not None:
+            self._path = self._path or source
+            self._dtls.receive_datagram(data, source, now)
+            self._drain(now)
+        elif protocol == Protocol.RTCP and self._srtp is not None:
+            self._receive_rtcp(data, now)
+
+    def handle_timeout(self, now: float) -> None:
+        if self.closed is not None:
+            return
+        self._ice.handle_timeout(now)
+        if self._dtls is not None:
+            self._dtls.handle_timeout(now)
+        self._drain(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._datagrams.popleft() if self._datagrams else None
+
+    def poll_event(self) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        if self.closed is not None:
+            return None
+        deadlines = [self._ice.poll_timeout()]
+        if self._dtls is not None:
+            deadlines.append(self._dtls.poll_timeout())
+        if self._srtp is not None:
+            deadlines.append(self.reporter.poll_timeout())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    # Local actions
+
+    def send_audio(self, payload: bytes, timestamp: int, now: float) -> None:
+        """Send one Opus packet; `timestamp` counts 48 kHz ticks since the call's audio began."""
+        if self._srtp is None:
+            raise LocalProtocolError("the call is not connected")
+        packet = self._sender.packet(payload, timestamp)
+        self.reporter.sent_rtp(self._sender.rtp_timestamp(timestamp), len(payload), now)
+        self._send(self._srtp.protect_rtp(packet))
+
+    def close(self, now: float) -> None:
+        """Leave the call: BYE and close_notify."""
+        if self.closed is None:
+            if self._srtp is not None:
+                self._send(self._srtp.protect_rtcp(self.reporter.goodbye()))
+            if self._dtls is not None:
+                self._dtls.close(now)
+                self._drain_dtls_output()
+            self._close("closed")
+
+    # Parts
+
+    def _receive_rtp(self, data: bytes, now: float) -> None:
+        assert self._srtp is not None
+        try:
+            packet = decode_rtp(self._srtp.unprotect_rtp(data))
+        except DecodeError:
+            self.failed_srtp += 1
+            return
+        self.reporter.received_rtp(packet, now)
+        self._events.append(AudioReceived(packet.payload, packet.sequence, packet.timestamp))
+
+    def _receive_rtcp(self, data: bytes, now: float) -> None:
+        assert self._srtp is not None
+        try:
+            self.reporter.receive(self._srtp.unprotect_rtcp(data), now)
+        except DecodeError:
+            self.failed_srtp += 1
+
+    def _drain(self, now: float) -> None:
+        while (event := self._ice.poll_event()) is not None:
+            if isinstance(event, IceConnected):
+                self._ice_connected(event.path, now)
+            elif isinstance(event, IceFailed):
+                self._close(f"ICE: {event.reason}")
+        if self._dtls is not None:
+            self._drain_dtls(self._dtls, now)
+        while (transmit := self._ice.poll_transmit()) is not None:
+            self._datagrams.append(transmit)
+        if self._srtp is not None and (report := self.reporter.poll_report(now)) is not None:
+            self._send(self._srtp.protect_rtcp(report))
+
+    def _ice_connected(self, path: Path, now: float) -> None:
+        first = self._path is None
+        self._path = path
+        if first and self._dtls is not None and self._dtls.role is dtls.DtlsRole.CLIENT:
+            self._dtls.start(now)
+
+    def _drain_dtls(self, endpoint: dtls.DtlsEndpoint, now: float) -> None:
+        while (event := endpoint.poll_event()) is not None:
+            if isinstance(event, dtls.HandshakeCompleted):
+                self._handshake_completed(endpoint, event.srtp_profile, now)
+            elif isinstance(event, dtls.Closed):
+                self._close(f"DTLS: {event.reason.name.lower()} {event.detail}")
+        self._drain_dtls_output()
+
+    def _handshake_completed(self, endpoint: dtls.DtlsEndpoint, profile: SrtpProfile, now: float) -> None:
+        material = endpoint.export_keying_material(EXPORTER_LABEL, keying_material_length(profile))
+        self._srtp = SrtpSession(profile, material, is_client=endpoint.role is dtls.DtlsRole.CLIENT)
+        self.reporter.start(now)
+        self._events.append(Connected(now - self._started))
+
+    def _drain_dtls_output(self) -> None:
+        assert self._dtls is not None
+        while (transmit := self._dtls.poll_transmit()) is not None:
+            self._send(transmit.data)
+
+    def _send(self, data: bytes) -> None:
+        if self._path is not None:
+            self._datagrams.append(Transmit(data, self._path))
+
+    def _close(self, reason: str) -> None:
+        if self.closed is None:
+            self.closed = Closed(reason)
+            self._events.append(self.closed)

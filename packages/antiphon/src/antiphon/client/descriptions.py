@@ -1,0 +1,69 @@
+"""The offer that the test client makes, and what it reads from the answer."""
+
+import msgspec
+from aioice import Candidate
+
+from antiphon_common.control import Fingerprint, IceParameters, Setup
+from antiphon_common.core import Path
+from antiphon_common.errors import DecodeError
+from antiphon_signaling.sdp import Attribute, MediaDescription, SessionDescription
+from antiphon_signaling.sdp.attributes import decode_fingerprint, encode_fingerprint
+
+OPUS_PAYLOAD_TYPE = 111
+MID = "0"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What an answer says of the server's side. `setup` is the server's DTLS role."""
+
+    ice: IceParameters
+    setup: Setup
+    fingerprints: tuple[Fingerprint, ...]
+    candidates: tuple[Path, ...]
+
+
+def write_offer(ice: IceParameters, fingerprint: Fingerprint, setup: Setup, ssrc: int, cname: str) -> str:
+    """Return an offer of one audio section: Opus both ways, no candidates."""
+    audio = MediaDescription(
+        kind="audio",
+        port=9,
+        protocol="UDP/TLS/RTP/SAVPF",
+        formats=(str(OPUS_PAYLOAD_TYPE),),
+        connection="IN IP4 0.0.0.0",
+        attributes=(
+            Attribute("mid", MID),
+            Attribute("sendrecv"),
+            Attribute("rtcp-mux"),
+            Attribute("rtpmap", f"{OPUS_PAYLOAD_TYPE} opus/48000/2"),
+            Attribute("fmtp", f"{OPUS_PAYLOAD_TYPE} minptime=10;useinbandfec=1"),
+            Attribute("ice-ufrag", ice.ufrag),
+            Attribute("ice-pwd", ice.password),
+            Attribute("fingerprint", encode_fingerprint(fingerprint)),
+            Attribute("setup", setup),
+            Attribute("ssrc", f"{ssrc} cname:{cname}"),
+        ),
+    )
+    description = SessionDescription(
+        origin=f"- {ssrc} 1 IN IP4 127.0.0.1", attributes=(Attribute("group", f"BUNDLE {MID}"),), media=(audio,)
+    )
+    return description.encode().decode()
+
+
+def read_answer(sdp: str) -> Answer:
+    """Read an answer to `write_offer`; raise DecodeError when it lacks something."""
+    audio = SessionDescription.decode(sdp.encode()).media[0]
+    ufrag, password, setup = audio.value("ice-ufrag"), audio.value("ice-pwd"), audio.value("setup")
+    fingerprints = tuple(found for value in audio.values("fingerprint") if (found := decode_fingerprint(value)))
+    if not ufrag or not password or not fingerprints or setup not in ("active", "passive"):
+        raise DecodeError("the answer has no ice-ufrag, ice-pwd, fingerprint or setup")
+    try:
+        candidates = [Candidate.from_sdp(value) for value in audio.values("candidate")]
+    except ValueError as error:
+        raise DecodeError(f"bad a=candidate: {error}") from None
+    udp = (candidate for candidate in candidates if candidate.transport.lower() == "udp")
+    return Answer(
+        IceParameters(ufrag, password),
+        setup,
+        fingerprints,
+        tuple(Path.of(candidate.host, candidate.port) for candidate in udp),
+    )

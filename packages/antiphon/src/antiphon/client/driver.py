@@ -1,0 +1,163 @@
+"""The Trio shell of test clients: any number of calls, a UDP socket each, one task for all of them."""
+
+import select
+import socket
+from collections.abc import Callable, Sequence
+from math import inf
+
+import trio
+
+from antiphon.client.call import ClientCall, Closed, Event
+from antiphon_common.core import Path
+from antiphon_common.timers import DeadlineQueue
+
+FRAME_SECONDS = 0.02
+FRAME_TICKS = 960
+"""One packet of 20 ms, in ticks of 48 kHz."""
+
+MAX_DATAGRAM = 2048
+READ_BUDGET = 16
+"""Datagrams read from one socket before the next gets its turn."""
+
+MAX_REMEMBERED = 256
+"""Server addresses whose two shapes are remembered; a fleet advertises a handful."""
+
+Listener = Callable[[Event, float], None]
+
+
+class DrivenCall:
+    """A call, its socket, and the speech it says. Packets are counted as the network sees them."""
+
+    def __init__(self, core: ClientCall, listener: Listener) -> None:
+        self.core = core
+        self.listener = listener
+        self.packets_sent = 0
+        self.packets_received = 0
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.bind(("0.0.0.0", 0))
+        self.spoken = 0
+        self.next_frame = inf
+        self._speech: Sequence[bytes] = ()
+        self._said_at: list[float] = []
+
+    def speak(self, packets: Sequence[bytes], start: float) -> None:
+        """Send one packet each 20 ms from `start` on, over and over."""
+        self._speech = packets
+        self._said_at = [-inf] * len(packets)
+        self.next_frame = start
+
+    def said_at(self, index: int) -> float:
+        """Return when packet `index` of the speech was last sent."""
+        return self._said_at[index]
+
+    def silence(self) -> None:
+        self.next_frame = inf
+
+    def poll_timeout(self) -> float | None:
+        deadline = min(self.core.poll_timeout() or inf, self.next_frame)
+        return None if deadline == inf else deadline
+
+    def send_due_audio(self, now: float) -> None:
+        while self.next_frame <= now:
+            index = self.spoken % len(self._speech)
+            self.core.send_audio(self._speech[index], self.spoken * FRAME_TICKS, now)
+            self._said_at[index] = now
+            self.spoken += 1
+            self.next_frame += FRAME_SECONDS
+
+
+class CallDriver:
+    """Moves datagrams and time for every call added to it."""
+
+    def __init__(self) -> None:
+        self.send_failures = 0
+        self._paths: dict[tuple[str, int], Path] = {}
+        self._addresses: dict[Path, tuple[str, int]] = {}
+        self._epoll = select.epoll()
+        self._by_descriptor: dict[int, DrivenCall] = {}
+        self._deadlines: DeadlineQueue[DrivenCall] = DeadlineQueue()
+        self._nap = trio.CancelScope()
+
+    def add(self, call: DrivenCall) -> None:
+        self._by_descriptor[call.socket.fileno()] = call
+        self._epoll.register(call.socket.fileno(), select.EPOLLIN)
+        self.touch(call)
+
+    def remove(self, call: DrivenCall) -> None:
+        """Forget a call and close its socket."""
+        if self._by_descriptor.pop(call.socket.fileno(), None) is not None:
+            self._deadlines.set(call, None)
+            self._epoll.unregister(call.socket.fileno())
+            call.socket.close()
+
+    def touch(self, call: DrivenCall) -> None:
+        """Carry on what a call has to say after a local action on it."""
+        self._settle(call, trio.current_time())
+        deadline = self._deadlines.next()
+        if deadline is not None and deadline < self._nap.deadline:
+            self._nap.deadline = deadline
+
+    async def run(self) -> None:
+        """Serve every call until cancelled."""
+        try:
+            while True:
+                deadline = self._deadlines.next()
+                with trio.CancelScope(deadline=inf if deadline is None else deadline) as self._nap:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                for descriptor, _ in self._epoll.poll(0):
+                    self._receive(self._by_descriptor[descriptor])
+                self._handle_timeouts(trio.current_time())
+        finally:
+            for call in list(self._by_descriptor.values()):
+                self.remove(call)
+            self._epoll.close()
+
+    def _receive(self, call: DrivenCall) -> None:
+        for _ in range(READ_BUDGET):
+            try:
+                data, source = call.socket.recvfrom(MAX_DATAGRAM)
+            except OSError:
+                break
+            now = trio.current_time()
+            call.packets_received += 1
+            call.core.receive_datagram(data, self._path_of(source), now)
+        self._settle(call, trio.current_time())
+
+    def _handle_timeouts(self, now: float) -> None:
+        for call in self._deadlines.pop_due(now):
+            call.send_due_audio(now)
+            call.core.handle_timeout(now)
+            self._settle(call, now)
+
+    def _settle(self, call: DrivenCall, now: float) -> None:
+        core = call.core
+        while (transmit := core.poll_transmit()) is not None:
+            assert transmit.path is not None
+            try:
+                call.socket.sendto(transmit.data, self._address_of(transmit.path))
+            except OSError:
+                self.send_failures += 1
+            else:
+                call.packets_sent += 1
+        while (event := core.poll_event()) is not None:
+            if isinstance(event, Closed):
+                call.silence()
+            call.listener(event, now)
+        self._deadlines.set(call, call.poll_timeout())
+
+    def _path_of(self, source: tuple[str, int]) -> Path:
+        path = self._paths.get(source)
+        if path is None:
+            if len(self._paths) >= MAX_REMEMBERED:
+                self._paths.clear()
+            path = self._paths[source] = Path.of(*source)
+        return path
+
+    def _address_of(self, path: Path) -> tuple[str, int]:
+        address = self._addresses.get(path)
+        if address is None:
+            if len(self._addresses) >= MAX_REMEMBERED:
+                self._addresses.clear()
+            address = self._addresses[path] = (path.host, path.port)
+        return address

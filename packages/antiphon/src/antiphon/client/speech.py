@@ -1,0 +1,33 @@
+"""The speech that test clients say: a recording, encoded once and sent by every call."""
+
+import wave
+from collections import Counter
+from importlib.resources import files
+from typing import NamedTuple, Self
+
+from antiphon_transceiver.audio import OpusEncoder
+
+FRAME_MS = 20
+
+
+class Speech(NamedTuple):
+    """Opus packets of 20 ms. `index_of` finds one that a server gives back untouched; packets that are not unique,
+    those of silence, are not in it."""
+
+    packets: list[bytes]
+    index_of: dict[bytes, int]
+
+    @classmethod
+    def encode(cls, pcm: bytes, sample_rate: int) -> Self:
+        """Encode 16-bit mono PCM; a last part of less than 20 ms is left out."""
+        encoder = OpusEncoder(sample_rate)
+        size = sample_rate * FRAME_MS // 1000 * 2
+        packets = [encoder.encode(pcm[start : start + size]) for start in range(0, len(pcm) - size + 1, size)]
+        copies = Counter(packets)
+        return cls(packets, {packet: index for index, packet in enumerate(packets) if copies[packet] == 1})
+
+    @classmethod
+    def shipped(cls) -> Self:
+        """Encode the recording that comes with the package."""
+        with files("antiphon.client").joinpath("speech.wav").open("rb") as file, wave.open(file) as recording:
+            return cls.encode(recording.readframes(recording.getnframes()), recording.getframerate())

@@ -1,0 +1,102 @@
+"""One call as the switchboard holds it: its session, the backend's half, and the relays that its paths come through."""
+
+from typing import NamedTuple
+
+from antiphon_common import frames
+from antiphon_common.control import CallRequest, CallStatus
+from antiphon_common.core import Path
+from antiphon_transceiver import session as events
+from antiphon_transceiver.audio import OverrunError
+from antiphon_transceiver.backends import BackendCall
+from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.session import Session
+
+Address = tuple[str, int]
+"""Host and port of a relay's link socket."""
+
+
+class Route(NamedTuple):
+    """How to reach a path: the relay its last check came through, and the link header that relay understands."""
+
+    relay: Address
+    header: bytes
+
+
+class Call:
+    """Glue without IO between a session and its backend call."""
+
+    def __init__(self, request: CallRequest, ufrag: str, session: Session, backend: BackendCall, now: float) -> None:
+        self.id = request.call_id
+        self.tenant = request.tenant
+        self.ufrag = ufrag.encode("ascii")
+        self.session = session
+        self.backend = backend
+        self.started = now
+        self.routes: dict[Path, Route] = {}
+        """Bounded by the session's paths: a route is kept only for a path with an authenticated check."""
+        self.paths: dict[bytes, Path] = {}
+        """The same paths by their key in the link header."""
+        self.accepted = False
+
+    def learn(self, path: Path, key: bytes, route: Route) -> None:
+        """Remember the way back to a path."""
+        self.routes[path] = route
+        self.paths[key] = path
+
+    def forget(self, path: Path) -> None:
+        self.routes.pop(path, None)
+        self.paths.pop(path.encode(), None)
+
+    # From the backend
+
+    def receive_frame(self, frame: frames.AnyFrame | frames.BadFrame, now: float) -> None:
+        """Carry out one frame of the backend."""
+        session = self.session
+        match frame:
+            case frames.Audio():
+                self._play(frame, now)
+            case frames.Accepted():
+                self.accepted = True
+            case frames.ResponseEnded():
+                session.end_response(frame.response)
+            case frames.Clear():
+                self.backend.interrupted(frame.response, session.clear(frame.response))
+            case frames.HangUp():
+                session.hang_up_when_played(now)
+            case frames.Refused():
+                session.close(EndReason.BACKEND_REFUSED, f"{frame.code}: {frame.message}", now)
+            case frames.Ended():
+                lost = frame.reason == EndReason.BACKEND_LOST
+                session.close(EndReason.BACKEND_LOST if lost else EndReason.BACKEND_ENDED, frame.reason, now)
+            case frames.BadFrame():
+                session.close(EndReason.BACKEND_ERROR, f"malformed frame: {frame.detail}", now)
+
+    def _play(self, frame: frames.Audio, now: float) -> None:
+        try:
+            self.session.play(frame.response, frame.data)
+        except OverrunError as error:
+            self.session.close(EndReason.BACKEND_ERROR, str(error), now)
+        else:
+            self.session.handle_timeout(now)
+
+    # To the backend
+
+    def forward(self, event: events.Event) -> None:
+        """Tell the backend what it should know of a session's event."""
+        if isinstance(event, events.AudioReceived):
+            self.backend.send_audio(event.data, event.position, event.origin)
+        elif isinstance(event, events.Ended):
+            self.backend.end(event.reason)
+
+    def settle(self) -> None:
+        """Give the backend credit for what has been played meanwhile."""
+        drained = self.session.stream.playout.take_drained()
+        if drained:
+            self.backend.grant(drained)
+
+    # For people
+
+    def status(self) -> CallStatus:
+        ended = self.session.ended
+        reason = None if ended is None else ended.reason
+        return CallStatus(self.id, self.session.state, reason, self.session.statistics())

@@ -1,0 +1,107 @@
+"""The control API: JSON over HTTP, for signaling servers and relays. `antiphon_common.control` has its vocabulary."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from antiphon_common.control import CallRequest, Failure, LinkInfo, is_authorized
+from antiphon_common.errors import LocalProtocolError
+from antiphon_common.keys import DerivedKeys
+from antiphon_transceiver.backends import BackendError
+from antiphon_transceiver.server import Full, TransceiverServer
+
+MAX_BODY = 256 * 1024
+"""Bytes of a request: a session object with long instructions fits, an attack does not."""
+
+MAX_WAIT = 60.0
+"""Seconds a request may wait for the end of a call."""
+
+RETRY_AFTER = "2"
+"""Seconds after which a refused offer is worth another try."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) -> Starlette:
+    """Return the ASGI application of one transceiver."""
+
+    async def start(request: Request) -> Response:
+        body = await _read_body(request)
+        if body is None:
+            return _failure(413, "too_large", f"a request has at most {MAX_BODY} bytes")
+        try:
+            offer = msgspec.json.decode(body, type=CallRequest)
+        except msgspec.DecodeError as error:
+            return _failure(400, "bad_request", str(error))
+        try:
+            return _json(201, server.start_call(offer))
+        except Full as error:
+            return _failure(503, "full", str(error), {"Retry-After": RETRY_AFTER})
+        except BackendError as error:
+            return _failure(422, "backend_refused", str(error))
+        except LocalProtocolError as error:
+            return _failure(409, "exists", str(error))
+
+    async def status(request: Request) -> Response:
+        call_id, tenant = request.path_params["call_id"], request.query_params.get("tenant", "")
+        try:
+            wait = min(float(request.query_params.get("wait", "0")), MAX_WAIT)
+        except ValueError:
+            return _failure(400, "bad_request", "wait is a number of seconds")
+        found = await server.wait_ended(call_id, tenant, wait) if wait > 0 else server.switchboard.status(call_id, tenant)
+        return _no_call() if found is None else _json(200, found)
+
+    async def end(request: Request) -> Response:
+        ended = server.end_call(request.path_params["call_id"], request.query_params.get("tenant", ""))
+        return Response(status_code=204) if ended else _no_call()
+
+    async def link_info(request: Request) -> Response:
+        return _json(200, link)
+
+    async def load(request: Request) -> Response:
+        return _json(200, server.load())
+
+    def guarded(handler: Handler) -> Handler:
+        async def guard(request: Request) -> Response:
+            if not is_authorized(keys, request.headers.get("authorization", ""), time.time()):
+                return _failure(401, "unauthorized", "the Bearer token is not a control key of this secret file")
+            return await handler(request)
+
+        return guard
+
+    return Starlette(
+        routes=[
+            Route("/calls", guarded(start), methods=["POST"]),
+            Route("/calls/{call_id}", guarded(status), methods=["GET"]),
+            Route("/calls/{call_id}", guarded(end), methods=["DELETE"]),
+            Route("/link", guarded(link_info), methods=["GET"]),
+            Route("/load", guarded(load), methods=["GET"]),
+        ]
+    )
+
+
+async def _read_body(request: Request) -> bytes | None:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            return None
+    return bytes(body)
+
+
+def _json(status: int, value: Any) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _no_call() -> Response:
+    return _failure(404, "no_call", "there is no such call")
+
+
+def _failure(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(Failure(code, message)), status, headers, media_type="application/json")

@@ -1,0 +1,25 @@
+"""Why a call ended, or why it never began: the one vocabulary of logs, metrics, the control API and the backend."""
+
+from enum import StrEnum
+
+
+class EndReason(StrEnum):
+    """The first group are failed set-ups; each failed set-up is logged with exactly one of them."""
+
+    NO_STUN = "no_stun_seen"
+    BAD_CREDENTIALS = "bad_credentials"
+    DTLS_ALERT = "dtls_alert"
+    DTLS_TIMEOUT = "dtls_timeout"
+    CERTIFICATE_MISMATCH = "certificate_mismatch"
+    NO_MEDIA = "no_media"
+    BACKEND_REFUSED = "backend_refused"
+    FULL = "full"
+
+    HANGUP = "hangup"
+    CLOSE_NOTIFY = "close_notify"
+    PEER_SILENT = "peer_silent"
+    BACKEND_ENDED = "backend_ended"
+    BACKEND_LOST = "backend_lost"
+    BACKEND_ERROR = "backend_error"
+    INTERNAL_ERROR = "internal_error"
+    SHUTDOWN = "shutdown"

@@ -1,0 +1,219 @@
+"""The transceiver's Trio shell: the link socket, the clock and the backends around one switchboard."""
+
+import logging
+from collections.abc import Callable, Sequence
+from math import inf
+
+import trio
+
+from antiphon_common import frames
+from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Load
+from antiphon_common.errors import AntiphonError
+from antiphon_common.shell.udp import BatchSocket
+from antiphon_transceiver import session as events
+from antiphon_transceiver.backends import BackendError, BackendPool, NoCapacity
+from antiphon_transceiver.call import Call
+from antiphon_transceiver.metrics import TransceiverMetrics
+from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.switchboard import CallConnected, CallEnded, CallReported, Event, Switchboard
+
+log = logging.getLogger(__name__)
+
+DRAIN_BUDGET = 8
+"""Batches read from the link before other tasks get a turn."""
+
+
+class Full(AntiphonError):
+    """No capacity is left here; the offer is to be tried elsewhere or later."""
+
+
+class TransceiverServer:
+    """Feeds one switchboard with datagrams, time, backend frames and requests, and carries out what it answers.
+
+    `backends` are the names of the pool; the first takes the calls whose session names no model. `is_relay` tells of a host whether its link
+    datagrams are taken.
+    """
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        link: BatchSocket,
+        pool: BackendPool,
+        metrics: TransceiverMetrics,
+        *,
+        backends: Sequence[str],
+        capacity: int,
+        is_relay: Callable[[str], bool],
+    ) -> None:
+        self.switchboard = switchboard
+        self.metrics = metrics
+        self.strangers = 0
+        """Link datagrams dropped because no relay may be where they came from."""
+        self._link = link
+        self._pool = pool
+        self._backends = backends
+        self._capacity = capacity
+        self._is_relay = is_relay
+        self._nap = trio.CancelScope()
+        self._waiting: dict[str, trio.Event] = {}
+
+    async def run(self) -> None:
+        """Serve the link and the clock until cancelled; then end every call."""
+        try:
+            while True:
+                await self._nap_until_needed()
+                self._drain_link()
+                self.switchboard.handle_timeout(trio.current_time())
+                self._flush()
+        finally:
+            for call in list(self.switchboard):
+                self.switchboard.end(call, EndReason.SHUTDOWN, "the transceiver stops", trio.current_time())
+            self._flush()
+
+    # Requests of the control API
+
+    def start_call(self, request: CallRequest) -> CallAccepted:
+        """Open a call at a backend and here.
+
+        Raises `Full` when there is no room here or at any backend, another `BackendError` when no backend can take such a session,
+        and `LocalProtocolError` when the call id is taken.
+        """
+        self.metrics.attempted.inc()
+        try:
+            if len(self.switchboard) >= self._capacity:
+                raise Full(f"all {self._capacity} places of this transceiver are taken")
+            return self._open(request)
+        except (Full, NoCapacity) as error:
+            self._refused(request, EndReason.FULL, error)
+            raise Full(str(error)) from None
+        except BackendError as error:
+            self._refused(request, EndReason.BACKEND_REFUSED, error)
+            raise
+
+    def _open(self, request: CallRequest) -> CallAccepted:
+        def sink(frame: frames.AnyFrame | frames.BadFrame, now: float) -> None:
+            call = self.switchboard.find(request.call_id, request.tenant)
+            if call is not None:
+                self.switchboard.receive_frame(call, frame, now)
+                self._flush()
+
+        name = str(request.session.get("model") or self._backends[0])
+        backend = self._pool.open(name, request.call_id, request.tenant, request.session, request.metadata, sink)
+        try:
+            return self.switchboard.place(request, backend, trio.current_time())
+        except BaseException:
+            backend.end(EndReason.INTERNAL_ERROR)
+            raise
+        finally:
+            self._flush()
+
+    def _refused(self, request: CallRequest, reason: EndReason, error: Exception) -> None:
+        self.metrics.failed.labels(reason).inc()
+        log.warning("set-up failed", extra={"call": request.call_id, "reason": reason, "detail": str(error)})
+
+    def end_call(self, call_id: str, tenant: str, reason: EndReason = EndReason.HANGUP) -> bool:
+        """End a tenant's call; return whether there was one."""
+        call = self.switchboard.find(call_id, tenant)
+        if call is None:
+            return False
+        self.switchboard.end(call, reason, "hung up over the control API", trio.current_time())
+        self._flush()
+        return True
+
+    async def wait_ended(self, call_id: str, tenant: str, seconds: float) -> CallStatus | None:
+        """Return a call's status once it has ended, or after `seconds`; None when there is no such call."""
+        if self.switchboard.find(call_id, tenant) is not None:
+            with trio.move_on_after(seconds):
+                await self._waiting.setdefault(call_id, trio.Event()).wait()
+        return self.switchboard.status(call_id, tenant)
+
+    def load(self) -> Load:
+        return Load(len(self.switchboard), self._capacity)
+
+    def ready(self) -> bool:
+        """Whether an offer would find a backend now."""
+        return any(self._pool.connected(name) for name in self._backends)
+
+    # The loop
+
+    async def _nap_until_needed(self) -> None:
+        deadline = self.switchboard.poll_timeout()
+        with trio.CancelScope(deadline=inf if deadline is None else deadline) as self._nap:
+            await trio.lowlevel.wait_readable(self._link)
+
+    def _drain_link(self) -> None:
+        switchboard = self.switchboard
+        for _ in range(DRAIN_BUDGET):
+            batch = self._link.receive_batch()
+            if not batch:
+                return
+            now = trio.current_time()
+            for data, relay in batch:
+                if self._is_relay(relay[0]):
+                    switchboard.receive_datagram(data, relay, now)
+                else:
+                    self.strangers += 1
+            self._send()
+
+    def _flush(self) -> None:
+        """Carry out everything the switchboard has to say, and wake the loop in time for its next deadline."""
+        self._send()
+        while (event := self.switchboard.poll_event()) is not None:
+            self._report(event)
+        deadline = self.switchboard.poll_timeout()
+        if deadline is not None and deadline < self._nap.deadline:
+            self._nap.deadline = deadline
+
+    def _send(self) -> None:
+        switchboard = self.switchboard
+        while (transmit := switchboard.poll_transmit()) is not None:
+            self._link.queue(transmit.data, transmit.relay)
+        self._link.flush()
+        self._pool.flush()
+
+    # Events
+
+    def _report(self, event: Event) -> None:
+        match event:
+            case CallConnected(call, connected):
+                self._connected(call, connected)
+            case CallReported(call, happened):
+                self._reported(call, happened)
+            case CallEnded(call, reason, detail, error):
+                self._ended(call, reason, detail, error)
+
+    def _connected(self, call: Call, event: events.Connected) -> None:
+        self.metrics.connected.inc()
+        self.metrics.setup_seconds.observe(event.handshake_after)
+        figures = {
+            "path": call.session.ice.selected,
+            "srtp": event.srtp_profile.name,
+            "first_check_ms": round(event.first_check_after * 1000),
+            "handshake_ms": round(event.handshake_after * 1000),
+        }
+        log.info("call connected", extra={"call": call.id, **figures})
+
+    def _reported(self, call: Call, event: events.Event) -> None:
+        match event:
+            case events.MediaMissing():
+                self.metrics.failed.labels(EndReason.NO_MEDIA).inc()
+                detail = "connected, but no audio came; the call goes on"
+                log.warning("set-up failed", extra={"call": call.id, "reason": EndReason.NO_MEDIA, "detail": detail})
+            case events.MediaStarted(after):
+                log.info("call heard", extra={"call": call.id, "first_audio_ms": round(after * 1000)})
+            case events.Disconnected():
+                log.warning("call disconnected", extra={"call": call.id})
+            case events.Reconnected():
+                log.info("call reconnected", extra={"call": call.id})
+
+    def _ended(self, call: Call, reason: EndReason, detail: str, error: Exception | None) -> None:
+        waiting = self._waiting.pop(call.id, None)
+        if waiting is not None:
+            waiting.set()
+        what = {"call": call.id, "reason": reason, "detail": detail}
+        if call.session.was_connected:
+            self.metrics.ended.labels(reason).inc()
+            log.log(logging.INFO if error is None else logging.ERROR, "call ended", extra=what, exc_info=error)
+        else:
+            self.metrics.failed.labels(reason).inc()
+            log.warning("set-up failed", extra=what, exc_info=error)

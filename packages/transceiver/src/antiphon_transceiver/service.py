@@ -1,0 +1,122 @@
+"""The transceiver as a service: opens its sockets, then runs link, backends, control API and admin port together."""
+
+import logging
+import os
+import time
+from contextlib import closing
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import NamedTuple
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from antiphon_common.control import LinkInfo
+from antiphon_common.keys import KeyRing
+from antiphon_common.link import LinkKeys, Owner
+from antiphon_common.metrics import export_counters, export_gauge
+from antiphon_common.routing import ClusterNetworks, RouteTokens
+from antiphon_common.settings import Address, SharedSettings, TransceiverSettings, backend_urls
+from antiphon_common.shell.admin import serve_admin, serve_http
+from antiphon_common.shell.udp import BatchSocket
+from antiphon_transceiver.backends import BackendPool
+from antiphon_transceiver.control_api import control_app
+from antiphon_transceiver.dtls import Certificate
+from antiphon_transceiver.metrics import TransceiverMetrics
+from antiphon_transceiver.server import TransceiverServer
+from antiphon_transceiver.switchboard import Switchboard
+
+log = logging.getLogger(__name__)
+
+Network = IPv4Network | IPv6Network
+
+NTP_EPOCH = 2_208_988_800
+"""Seconds from NTP's epoch to Unix's (RFC 5905 §6)."""
+
+
+class TransceiverPorts(NamedTuple):
+    """Where a started transceiver is reached: its control URL, and its link address."""
+
+    control_url: str
+    link: Address
+
+
+async def serve_transceiver(
+    settings: TransceiverSettings,
+    shared: SharedSettings,
+    keys: KeyRing,
+    *,
+    task_status: trio.TaskStatus[TransceiverPorts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run until cancelled; started once calls can be placed."""
+    registry = CollectorRegistry()
+    metrics = TransceiverMetrics(registry)
+    with closing(BatchSocket.open(*settings.link, fragment=True)) as link:
+        bound = Address(*link.address)
+        advertised = settings.link_advertise or bound
+        switchboard = _switchboard(shared, keys, advertised)
+        backends = backend_urls(settings)
+        pool = BackendPool(backends, settings.audio)
+        server = TransceiverServer(
+            switchboard,
+            link,
+            pool,
+            metrics,
+            backends=tuple(backends),
+            capacity=settings.capacity,
+            is_relay=RelayFilter(shared.relay_network),
+        )
+        _export(registry, switchboard, link, pool)
+        app = control_app(server, LinkInfo(shared.cluster, (str(advertised),)), keys.control)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(pool.run)
+            nursery.start_soon(server.run)
+            control = await nursery.start(serve_http, app, settings.control.host, settings.control.port)
+            if shared.admin is not None:
+                await nursery.start(serve_admin, shared.admin, lambda: True, server.ready, registry)
+            ports = TransceiverPorts(f"http://{Address(*control)}", bound)
+            log.info("transceiver ready", extra={"control": ports.control_url, "link": str(bound)})
+            task_status.started(ports)
+
+
+class RelayFilter:
+    """Tells whether a host may be a relay, remembering the answers."""
+
+    MAX_REMEMBERED = 4096
+    """Hosts remembered; a stranger that sends from more makes it begin anew."""
+
+    def __init__(self, networks: tuple[Network, ...]) -> None:
+        self._networks = networks
+        self._known: dict[str, bool] = {}
+
+    def __call__(self, host: str) -> bool:
+        allowed = self._known.get(host)
+        if allowed is None:
+            if len(self._known) >= self.MAX_REMEMBERED:
+                self._known.clear()
+            address = ip_address(host)
+            allowed = self._known[host] = any(address in network for network in self._networks)
+        return allowed
+
+
+def _switchboard(shared: SharedSettings, keys: KeyRing, advertised: Address) -> Switchboard:
+    networks = ClusterNetworks.parse(str(network) for network in shared.transceiver_network)
+    owner = Owner(shared.cluster, networks.host_of(shared.cluster, advertised.host), advertised.port)
+    unix_offset = time.time() - trio.current_time()
+    return Switchboard(
+        owner,
+        RouteTokens(keys.route),
+        LinkKeys(keys.link),
+        Certificate.generate(),
+        os.urandom,
+        unix_offset=unix_offset,
+        ntp_offset=unix_offset + NTP_EPOCH,
+    )
+
+
+def _export(registry: CollectorRegistry, switchboard: Switchboard, link: BatchSocket, pool: BackendPool) -> None:
+    export_counters(registry, "antiphon_transceiver_link", switchboard.counters)
+    export_counters(registry, "antiphon_transceiver_socket", link.counters)
+    export_counters(registry, "antiphon_transceiver_paths", switchboard.paths.counters)
+    export_counters(registry, "antiphon_transceiver_backend", pool.counters)
+    export_gauge(registry, "antiphon_calls", "Calls at this moment", lambda: len(switchboard))
+    export_gauge(registry, "antiphon_transceiver_paths", "Entries of the path table", lambda: len(switchboard.paths))

@@ -1,0 +1,445 @@
+"""One call's transport and audio as a protocol core: ICE, DTLS, SRTP and the audio stream, driven together.
+
+    network ──▶ receive_datagram ──▶ STUN: ice   DTLS: dtls   SRTP: stream ──▶ AudioReceived
+    network ◀── poll_transmit    ◀── ice, dtls, and what the stream plays  ◀── play, clear, end_response
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import msgspec
+
+from antiphon_common.control import CallRequest, IceParameters
+from antiphon_common.core import Path, Transmit
+from antiphon_common.demux import Protocol, classify
+from antiphon_common.errors import DecodeError
+from antiphon_transceiver import dtls, ice
+from antiphon_transceiver.media import AudioStream
+from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
+from antiphon_transceiver.srtp.profiles import PREFERRED_PROFILES
+
+SETUP_TIMEOUT = 30.0
+"""Seconds a call may take from offer to a finished handshake: a phone on a bad network, and a person who waits."""
+
+FIRST_STUN_TIMEOUT = 15.0
+"""Seconds without any valid check after which a call is given up: clients begin to check as soon as they have the answer."""
+
+FIRST_MEDIA_TIMEOUT = 10.0
+"""Seconds after the handshake at which a caller whose audio never came is reported. The call goes on: it may be muted."""
+
+EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
+
+
+class PathOpened(msgspec.Struct, frozen=True):
+    """The first authenticated check came by this path."""
+
+    path: Path
+
+
+class PathConfirmed(msgspec.Struct, frozen=True):
+    """The peer proved to be reachable by this path. Repeated with each answer to a check on it."""
+
+    path: Path
+
+
+class PathReleased(msgspec.Struct, frozen=True):
+    """This call has no further claim on the path."""
+
+    path: Path
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """The handshake is done and media may flow. Times are seconds since the call was made."""
+
+    srtp_profile: SrtpProfile
+    first_check_after: float
+    handshake_after: float
+
+
+class MediaStarted(msgspec.Struct, frozen=True):
+    """The caller's first audio arrived."""
+
+    after: float
+
+
+class MediaMissing(msgspec.Struct, frozen=True):
+    """The call connected, but no audio of the caller came in `FIRST_MEDIA_TIMEOUT`."""
+
+
+class AudioReceived(NamedTuple):
+    """A stretch of the caller's audio in the backend's format (a tuple: there are fifty a second)."""
+
+    data: bytes
+    position: int
+    origin: int
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """The peer has been silent for too long; nothing is sent until it is heard again."""
+
+
+class Reconnected(msgspec.Struct, frozen=True):
+    """A disconnected peer was heard again."""
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The last event of a session."""
+
+    reason: EndReason
+    detail: str
+
+
+Event = (
+    PathOpened
+    | PathConfirmed
+    | PathReleased
+    | Connected
+    | MediaStarted
+    | MediaMissing
+    | AudioReceived
+    | Disconnected
+    | Reconnected
+    | Ended
+)
+
+
+class SessionCounters:
+    """Datagrams that a session dropped, by reason."""
+
+    __slots__ = ("over_budget", "srtp_early", "srtp_failed", "unknown_protocol")
+
+    def __init__(self) -> None:
+        self.unknown_protocol = 0
+        self.srtp_early = 0
+        self.srtp_failed = 0
+        self.over_budget = 0
+
+
+class Session:
+    """A call from its offer to its end. `local` and `certificate` are what the answer carries of our side."""
+
+    def __init__(
+        self,
+        request: CallRequest,
+        local: IceParameters,
+        certificate: dtls.Certificate,
+        stream: AudioStream,
+        random: Callable[[int], bytes],
+        now: float,
+    ) -> None:
+        self.stream = stream
+        self.counters = SessionCounters()
+        self.role = dtls.DtlsRole.SERVER if request.setup == "active" else dtls.DtlsRole.CLIENT
+        self.ended: Ended | None = None
+        self._ice = ice.IceAgent(local, request.ice, random)
+        self._dtls = dtls.DtlsEndpoint(self.role, certificate, request.fingerprints, PREFERRED_PROFILES, random)
+        self._srtp: SrtpSession | None = None
+        self._events: deque[Event] = deque()
+        self._datagrams: deque[Transmit] = deque()
+        self._handshake_path: Path | None = None
+        self._started = now
+        self._first_check: float | None = None
+        self._connected_at: float | None = None
+        self._media_deadline: float | None = None
+        self._silenced = False
+        self._hang_up_when_played = False
+        self._housekeeping: float | None = now + FIRST_STUN_TIMEOUT
+
+    @property
+    def setup(self) -> str:
+        """Our `a=setup` value in the answer (RFC 5763 §5)."""
+        return "active" if self.role is dtls.DtlsRole.CLIENT else "passive"
+
+    @property
+    def was_connected(self) -> bool:
+        """Whether the handshake finished, be the call over or not."""
+        return self._srtp is not None
+
+    @property
+    def state(self) -> str:
+        """One word for people: new, connecting, connected, disconnected or ended."""
+        if self.ended is not None:
+            return "ended"
+        if self._srtp is not None:
+            return "disconnected" if self._silenced else "connected"
+        return "new" if self._first_check is None else "connecting"
+
+    @property
+    def paths(self) -> Collection[Path]:
+        """The paths with an authenticated check; few, and bounded by the agent."""
+        return self._ice.paths
+
+    @property
+    def ice(self) -> ice.IceAgent:
+        """The agent, to read its counters and selected path."""
+        return self._ice
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the figures of the call for people and programs; times in milliseconds."""
+        selected = self._ice.selected
+        return {
+            "path": None if selected is None else str(selected),
+            "paths": len(self._ice.paths),
+            "setup_ms": _milliseconds(None if self._connected_at is None else self._connected_at - self._started),
+            "checks_answered": self._ice.counters.checks_answered,
+            "dropped": {name: getattr(self.counters, name) for name in SessionCounters.__slots__},
+            **self.stream.statistics(),
+        }
+
+    # Input
+
+    def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
+        if self.ended is not None:
+            return
+        protocol = classify(data)
+        if protocol == Protocol.RTP:
+            self._receive_srtp(data, source, now)
+        elif protocol == Protocol.STUN:
+            self._receive_stun(data, source, now)
+        elif protocol == Protocol.DTLS:
+            self._receive_dtls(data, source, now)
+        elif protocol == Protocol.RTCP:
+            self._receive_srtcp(data, source, now)
+        else:
+            self.counters.unknown_protocol += 1
+
+    def handle_timeout(self, now: float) -> None:
+        if self.ended is not None:
+            return
+        if self._housekeeping is not None and now >= self._housekeeping:
+            self._ice.handle_timeout(now)
+            self._dtls.handle_timeout(now)
+            self._check_deadlines(now)
+            self._drain(now)
+        self._run_stream(now)
+
+    # Local actions
+
+    def play(self, response: int, data: bytes) -> None:
+        """Queue audio of the backend. Raises `OverrunError` when the backend ignored its credit."""
+        self.stream.playout.append(response, data)
+
+    def clear(self, response: int) -> int:
+        """Drop what is not yet sent of a response and those before it; return the milliseconds that were heard."""
+        return self.stream.playout.clear(response)
+
+    def end_response(self, response: int) -> None:
+        self.stream.playout.end(response)
+
+    def hang_up_when_played(self, now: float) -> None:
+        """End the call once everything queued has been sent."""
+        self._hang_up_when_played = True
+        self._run_stream(now)
+
+    def close(self, reason: EndReason, detail: str, now: float) -> None:
+        """End the call: BYE, close_notify, and every path released."""
+        if self.ended is not None:
+            return
+        if self._srtp is not None:
+            self._transmit(self._srtp.protect_rtcp(self.stream.goodbye()))
+        self._dtls.close(now)
+        self._flush_machines()
+        self._end(reason, detail)
+
+    # Output
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._datagrams.popleft() if self._datagrams else None
+
+    def poll_event(self) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        if self.ended is not None:
+            return None
+        deadlines = [self._housekeeping]
+        if self._srtp is not None:
+            deadlines.append(self.stream.uplink.poll_timeout())
+            if not self._silenced:
+                deadlines.append(self.stream.playout.poll_timeout())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    # STUN
+
+    def _receive_stun(self, data: bytes, source: Path, now: float) -> None:
+        self._ice.receive_datagram(data, source, now)
+        self._drain(now)
+
+    # DTLS
+
+    def _receive_dtls(self, data: bytes, source: Path, now: float) -> None:
+        if source not in self._ice.paths:
+            self.counters.unknown_protocol += 1
+            return
+        self._ice.heard(source, len(data), now, authenticated=False)
+        self._handshake_path = source
+        self._dtls.receive_datagram(data, source, now)
+        self._drain(now)
+
+    def _handshake_completed(self, event: dtls.HandshakeCompleted, now: float) -> None:
+        profile = event.srtp_profile
+        material = self._dtls.export_keying_material(EXPORTER_LABEL, keying_material_length(profile))
+        self._srtp = SrtpSession(profile, material, is_client=self.role is dtls.DtlsRole.CLIENT)
+        if self._handshake_path is not None:
+            self._ice.validate(self._handshake_path, now)
+        self._connected_at = now
+        self._media_deadline = now + FIRST_MEDIA_TIMEOUT
+        self.stream.start(now)
+        first_check = self._first_check if self._first_check is not None else now
+        self._events.append(Connected(profile, first_check - self._started, now - self._started))
+
+    def _dtls_closed(self, event: dtls.Closed) -> None:
+        reason = {
+            dtls.CloseReason.CLOSE_NOTIFY: EndReason.CLOSE_NOTIFY,
+            dtls.CloseReason.LOCAL_CLOSE: EndReason.HANGUP,
+            dtls.CloseReason.CERTIFICATE_MISMATCH: EndReason.CERTIFICATE_MISMATCH,
+            dtls.CloseReason.TIMEOUT: EndReason.DTLS_TIMEOUT,
+        }.get(event.reason, EndReason.DTLS_ALERT)
+        self._end(reason, event.detail)
+
+    # SRTP
+
+    def _receive_srtp(self, data: bytes, source: Path, now: float) -> None:
+        if self._srtp is None:
+            self.counters.srtp_early += 1
+            return
+        try:
+            packet = self._srtp.unprotect_rtp(data)
+        except DecodeError:
+            self.counters.srtp_failed += 1
+            return
+        self._ice.heard(source, len(data), now, authenticated=True)
+        if self._media_deadline is not None:
+            self._media_deadline = None
+            self._events.append(MediaStarted(now - self._started))
+        self.stream.receive_rtp(packet, now)
+        self._poll_frames(now)
+
+    def _receive_srtcp(self, data: bytes, source: Path, now: float) -> None:
+        if self._srtp is None:
+            self.counters.srtp_early += 1
+            return
+        try:
+            packet = self._srtp.unprotect_rtcp(data)
+        except DecodeError:
+            self.counters.srtp_failed += 1
+            return
+        self._ice.heard(source, len(data), now, authenticated=True)
+        self.stream.receive_rtcp(packet, now)
+        self._drain(now)
+
+    def _run_stream(self, now: float) -> None:
+        srtp = self._srtp
+        if srtp is None or self.ended is not None:
+            return
+        self._poll_frames(now)
+        if not self._silenced:
+            while (packet := self.stream.poll_rtp(now)) is not None:
+                self._transmit(srtp.protect_rtp(packet))
+            if self._hang_up_when_played and self.stream.playout.poll_timeout() is None:
+                self.close(EndReason.BACKEND_ENDED, "the backend hung up", now)
+
+    def _poll_frames(self, now: float) -> None:
+        poll_frame = self.stream.poll_frame
+        while (frame := poll_frame(now)) is not None:
+            self._events.append(AudioReceived(frame.data, frame.position, frame.origin))
+
+    # What the machines have to say
+
+    def _drain(self, now: float) -> None:
+        while (event := self._ice.poll_event()) is not None:
+            self._handle_ice(event, now)
+        while (closed_or_done := self._dtls.poll_event()) is not None:
+            if isinstance(closed_or_done, dtls.HandshakeCompleted):
+                self._handshake_completed(closed_or_done, now)
+            elif isinstance(closed_or_done, dtls.Closed):
+                self._flush_machines()
+                self._dtls_closed(closed_or_done)
+        while (event := self._ice.poll_event()) is not None:
+            self._handle_ice(event, now)
+        if self.ended is None:
+            self._report(now)
+            self._flush_machines()
+            self._plan_housekeeping()
+
+    def _handle_ice(self, event: ice.Event, now: float) -> None:
+        match event:
+            case ice.PathOpened(path):
+                self._events.append(PathOpened(path))
+                if self._first_check is None:
+                    self._first_check = now
+                    self._handshake_path = path
+                    if self.role is dtls.DtlsRole.CLIENT:
+                        self._dtls.start(now)
+            case ice.PathValidated(path):
+                self._events.append(PathConfirmed(path))
+            case ice.PathSelected(path):
+                if self._srtp is None:
+                    self._handshake_path = path
+            case ice.PathDropped(path):
+                self._events.append(PathReleased(path))
+            case ice.Disconnected():
+                self._silenced = True
+                self._events.append(Disconnected())
+                self._events.extend(PathReleased(path) for path in self._ice.paths)
+            case ice.Reconnected():
+                self._silenced = False
+                self._events.append(Reconnected())
+            case ice.Expired():
+                self._end(EndReason.PEER_SILENT, "nothing was heard of the peer")
+
+    def _report(self, now: float) -> None:
+        if self._srtp is not None and not self._silenced and (report := self.stream.poll_rtcp(now)) is not None:
+            self._transmit(self._srtp.protect_rtcp(report))
+
+    def _flush_machines(self) -> None:
+        while (transmit := self._ice.poll_transmit()) is not None:
+            self._datagrams.append(transmit)
+        while (transmit := self._dtls.poll_transmit()) is not None:
+            self._transmit(transmit.data)
+
+    def _transmit(self, data: bytes) -> None:
+        """Send by the path that ICE selected, or, before there is one, by that of the handshake."""
+        path = self._ice.selected or self._handshake_path
+        if path is None or not self._ice.may_send(path, len(data)):
+            self.counters.over_budget += 1
+            return
+        self._ice.sent(path, len(data))
+        self._datagrams.append(Transmit(data, path))
+
+    # Deadlines
+
+    def _check_deadlines(self, now: float) -> None:
+        if self._srtp is None:
+            if self._first_check is None and now >= self._started + FIRST_STUN_TIMEOUT:
+                if self._ice.counters.bad_integrity:
+                    self._end(EndReason.BAD_CREDENTIALS, "every check had a wrong MESSAGE-INTEGRITY")
+                else:
+                    self._end(EndReason.NO_STUN, "no check arrived; is UDP to the advertised address open?")
+            elif now >= self._started + SETUP_TIMEOUT:
+                self._end(EndReason.DTLS_TIMEOUT, "the DTLS handshake did not finish")
+        elif self._media_deadline is not None and now >= self._media_deadline:
+            self._media_deadline = None
+            self._events.append(MediaMissing())
+
+    def _plan_housekeeping(self) -> None:
+        deadlines = [self._ice.poll_timeout(), self._dtls.poll_timeout(), self._media_deadline]
+        if self._srtp is None:
+            wait = FIRST_STUN_TIMEOUT if self._first_check is None else SETUP_TIMEOUT
+            deadlines.append(self._started + wait)
+        else:
+            deadlines.append(self.stream.reporter.poll_timeout())
+        self._housekeeping = min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _end(self, reason: EndReason, detail: str) -> None:
+        if self.ended is not None:
+            return
+        self.ended = Ended(reason, detail)
+        self._events.extend(PathReleased(path) for path in self._ice.paths)
+        self._events.append(self.ended)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
