@@ -38,6 +38,8 @@ from antiphon_transceiver.srtp.profiles import SrtpProfile
 class ClientHandshake(Handshake):
     initial = State.WAIT_SERVER_HELLO
     transitions = states.CLIENT
+    _offered_extensions: frozenset[int]
+    _exchange: ServerKeyExchange
 
     def _make_handlers(self) -> Mapping[int, Callable[[bytes], None]]:
         return {
@@ -61,7 +63,7 @@ class ClientHandshake(Handshake):
         return self._take_flight()
 
     def _send_client_hello(self, cookie: bytes) -> None:
-        extensions = {
+        extensions: dict[int, bytes] = {
             ExtensionType.RENEGOTIATION_INFO: encode_block(b""),
             ExtensionType.EXTENDED_MASTER_SECRET: b"",
             ExtensionType.SUPPORTED_GROUPS: encode_uint16_list(GROUPS),
@@ -78,7 +80,7 @@ class ClientHandshake(Handshake):
             cookie=cookie,
             cipher_suites=tuple(SUITES),
             compression_methods=COMPRESSION_NULL,
-            extensions=dict(extensions),
+            extensions=extensions,
         )
         self._send(HandshakeType.CLIENT_HELLO, hello.encode())
 

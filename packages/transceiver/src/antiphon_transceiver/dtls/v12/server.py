@@ -11,7 +11,7 @@ from antiphon_transceiver.dtls.extensions import (
     encode_block,
     encode_use_srtp,
 )
-from antiphon_transceiver.dtls.groups import generate_key_share
+from antiphon_transceiver.dtls.groups import KeyShare, generate_key_share
 from antiphon_transceiver.dtls.messages import (
     CERTIFICATE_TYPE_ECDSA,
     COMPRESSION_NULL,
@@ -45,6 +45,7 @@ from antiphon_transceiver.srtp.profiles import SrtpProfile
 class ServerHandshake(Handshake):
     initial = State.WAIT_CLIENT_HELLO
     transitions = states.SERVER
+    _share: KeyShare
 
     def _make_handlers(self) -> Mapping[int, Callable[[bytes], None]]:
         return {

@@ -1,0 +1,52 @@
+"""Pairs of DTLS endpoints that know each other's certificate."""
+
+import functools
+from collections.abc import Sequence
+from random import Random
+from typing import NamedTuple
+
+from antiphon_transceiver.dtls import Certificate, DtlsEndpoint, DtlsEvent, DtlsRole, HandshakeCompleted
+from antiphon_transceiver.srtp.profiles import SrtpProfile
+from support.impairment import PERFECT, Impairment
+from support.memory_network import MemoryNetwork
+
+
+@functools.cache
+def certificate(name: str) -> Certificate:
+    """Return the certificate that `name` has in this run of the tests."""
+    return Certificate.generate()
+
+
+class DtlsPeers(NamedTuple):
+    client: DtlsEndpoint
+    server: DtlsEndpoint
+    network: MemoryNetwork[DtlsEvent, DtlsEvent]
+
+    @property
+    def connected(self) -> bool:
+        return self.client.connected and self.server.connected
+
+    def shake_hands(self, limit: float = 30.0) -> "DtlsPeers":
+        """Run the handshake to its end, which must be a good one."""
+        self.client.start(self.network.now)
+        assert self.network.run(lambda: self.connected, limit=limit)
+        self.network.drain()
+        assert [type(event) for event in self.network.left.events] == [HandshakeCompleted]
+        assert [type(event) for event in self.network.right.events] == [HandshakeCompleted]
+        return self
+
+
+def make_peers(
+    seed: int = 0,
+    impairment: Impairment = PERFECT,
+    *,
+    client_profiles: Sequence[SrtpProfile] = tuple(SrtpProfile),
+    server_profiles: Sequence[SrtpProfile] = tuple(SrtpProfile),
+    mtu: int = 1200,
+) -> DtlsPeers:
+    """Make a client (left) and a server (right) whose entropy and network come from `seed`."""
+    random = Random(seed).randbytes
+    ours, theirs = certificate("client"), certificate("server")
+    client = DtlsEndpoint(DtlsRole.CLIENT, ours, [theirs.fingerprint()], client_profiles, random, mtu=mtu)
+    server = DtlsEndpoint(DtlsRole.SERVER, theirs, [ours.fingerprint()], server_profiles, random, mtu=mtu)
+    return DtlsPeers(client, server, MemoryNetwork(client, server, impairment, seed=seed))
