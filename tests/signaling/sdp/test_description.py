@@ -2,6 +2,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from antiphon_common.errors import DecodeError
 from antiphon_signaling.sdp import Attribute, MediaDescription, SessionDescription
 from antiphon_signaling.sdp.attributes import ExtMap, FormatParameters, Group, RtpMap, decode_fingerprint

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from antiphon_common.control import CallAccepted, Fingerprint, HeaderExtension, IceParameters
 from antiphon_common.errors import DecodeError
 from antiphon_signaling.sdp import Offer, OfferError, SessionDescription, read_offer, write_answer
@@ -151,7 +152,9 @@ def test_offers_without_candidates_are_normal() -> None:
 
 def test_media_level_fingerprints_hide_those_of_the_session() -> None:
     session = f"a=fingerprint:sha-384 {':'.join(['EE'] * 48)}"
-    data = audio_only(f"a=fingerprint:sha-256 {DIGEST}", f"a=fingerprint:sha-1 {':'.join(['AA'] * 20)}", session=session)
+    data = audio_only(
+        f"a=fingerprint:sha-256 {DIGEST}", f"a=fingerprint:sha-1 {':'.join(['AA'] * 20)}", session=session
+    )
     assert [fingerprint.algorithm for fingerprint in read_offer(data).fingerprints] == ["sha-256"]
 
 

@@ -1,7 +1,7 @@
 """The values of the attributes that a negotiation reads or writes. `decode` raises DecodeError, `encode` inverts it."""
 
 import re
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import msgspec
 
@@ -77,8 +77,7 @@ class ExtMap(msgspec.Struct, frozen=True):
         match = _EXTMAP.fullmatch(value.strip())
         if match is None:
             raise DecodeError(f"bad a=extmap: {value[:40]!r}")
-        direction = next((known for known in DIRECTIONS if known == match[2]), "sendrecv")
-        return cls(int(match[1]), match[3], direction)
+        return cls(int(match[1]), match[3], cast(Direction, match[2] or "sendrecv"))
 
     def encode(self) -> str:
         direction = "" if self.direction == "sendrecv" else f"/{self.direction}"

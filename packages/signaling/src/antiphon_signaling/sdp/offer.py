@@ -29,7 +29,9 @@ RTCP_FEEDBACK: frozenset[str] = frozenset()
 MAX_ONE_BYTE_ID = 14
 """Header extensions with a higher id need the two-byte form (RFC 8285 §4.3), and are not answered."""
 MAX_FINGERPRINTS = 16
-RTP_PROTOCOLS = frozenset({"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/DTLS/RTP/SAVPF", "TCP/DTLS/RTP/SAVP", "RTP/SAVPF"})
+RTP_PROTOCOLS = frozenset(
+    {"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/DTLS/RTP/SAVPF", "TCP/DTLS/RTP/SAVP", "RTP/SAVPF"}
+)
 """Protocols of media lines that mean DTLS-SRTP (RFC 8829 §5.1.2)."""
 
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
@@ -150,7 +152,9 @@ def _transport_levels(
     transport its BUNDLE group shares (RFC 9143 §7.1.3), the session."""
     yield section
     if group:
-        yield from (other for other in description.media if other.value("mid") == group.mids[0] and other is not section)
+        yield from (
+            other for other in description.media if other.value("mid") == group.mids[0] and other is not section
+        )
     yield description
 
 

@@ -1,0 +1,125 @@
+"""Sets calls up: offer in, answer out, with a transceiver between. Both HTTP and WebSocket come here."""
+
+import base64
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter
+
+from antiphon_common.control import CallStatus
+from antiphon_common.errors import DecodeError
+from antiphon_signaling.placement import Transceivers
+from antiphon_signaling.refusals import RefusedError, no_such_call
+from antiphon_signaling.sdp import OfferError, read_offer, write_answer
+
+CALL_ID_BYTES = 16
+"""Nobody guesses 128 random bits."""
+
+_CALL_ID = re.compile(r"rtc_[A-Za-z0-9_-]{22}")
+
+logger = logging.getLogger(__name__)
+
+
+class Answered(NamedTuple):
+    """A call that was set up: `sdp` is the answer, `transceiver` the control URL of who has it."""
+
+    call_id: str
+    sdp: bytes
+    transceiver: str
+
+
+class CallMetrics:
+    """Counts set-ups."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        prefix = "antiphon_signaling_calls"
+        self.attempted = Counter(f"{prefix}_attempted", "offers that came in", registry=registry)
+        self.answered = Counter(f"{prefix}_answered", "offers that were answered", registry=registry)
+        self.refused = Counter(f"{prefix}_refused", "offers that were refused", ["code"], registry=registry)
+
+
+class Calls:
+    """Calls of all tenants. Nothing is remembered of them: a call is found again by its id at its transceiver.
+
+    `addresses` are the advertised media addresses, the best first; `random` returns that many random bytes.
+    """
+
+    def __init__(
+        self,
+        transceivers: Transceivers,
+        addresses: Sequence[tuple[str, int]],
+        random: Callable[[int], bytes],
+        metrics: CallMetrics,
+    ) -> None:
+        self._transceivers = transceivers
+        self._addresses = tuple(addresses)
+        self._random = random
+        self._metrics = metrics
+
+    @contextmanager
+    def attempt(self, peer: str) -> Iterator[None]:
+        """Count a set-up that goes on inside, and log the one reason if it is refused."""
+        self._metrics.attempted.inc()
+        try:
+            yield
+        except RefusedError as error:
+            self._metrics.refused.labels(error.code).inc()
+            logger.info("call refused", extra={"peer": peer, "code": error.code, "reason": error.message})
+            raise
+        self._metrics.answered.inc()
+
+    async def start(self, tenant: str, offer: bytes, session: dict[str, Any]) -> Answered:
+        """Set a call up. Raises `RefusedError`."""
+        try:
+            negotiated = read_offer(offer)
+        except DecodeError as error:
+            raise RefusedError(400, "invalid_sdp", str(error), param="sdp") from None
+        except OfferError as error:
+            raise RefusedError(422, error.code, str(error), param="sdp") from None
+        call_id = "rtc_" + base64.urlsafe_b64encode(self._random(CALL_ID_BYTES)).decode().rstrip("=")
+        url, accepted = await self._transceivers.place(negotiated.call_request(call_id, tenant, session))
+        session_id = int.from_bytes(self._random(8), "big") >> 1
+        answer = write_answer(negotiated, accepted, self._addresses, session_id)
+        logger.info("call answered", extra={"call": call_id, "tenant": tenant, "transceiver": url})
+        return Answered(call_id, answer.encode(), url)
+
+    async def end(self, tenant: str, call_id: str) -> None:
+        """End a call. Raises `RefusedError`, 404 for what is not a call of this tenant."""
+        _check(call_id)
+        await self._transceivers.end(call_id, tenant)
+
+    async def status(self, tenant: str, call_id: str) -> CallStatus:
+        """Return the figures of a call. Raises `RefusedError`, 404 for what is not a call of this tenant."""
+        _check(call_id)
+        return await self._transceivers.status(call_id, tenant)
+
+    async def wait_ended(self, tenant: str, call: Answered) -> str:
+        """Return the reason for which a call ended, once it has."""
+        return await self._transceivers.wait_ended(call.transceiver, call.call_id, tenant)
+
+
+def read_session(text: str | bytes | None, model: str | None = None) -> dict[str, Any]:
+    """Read the session object of a set-up; `model` counts where the object has none. Raises `RefusedError`."""
+    try:
+        session = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RefusedError(400, "invalid_session", f"session is not a JSON object: {error}", param="session") from None
+    return check_session(session, model)
+
+
+def check_session(session: dict[str, Any], model: str | None = None) -> dict[str, Any]:
+    """Complete a session object as `read_session` does."""
+    session = session if "model" in session or not model else {**session, "model": model}
+    if not isinstance(session.get("model", ""), str):
+        raise RefusedError(400, "invalid_session", "model is a string", param="session.model")
+    return session
+
+
+def _check(call_id: str) -> None:
+    """Spare the transceivers what cannot be a call, and keep it out of their URLs."""
+    if not _CALL_ID.fullmatch(call_id):
+        raise no_such_call()

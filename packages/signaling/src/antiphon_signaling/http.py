@@ -1,0 +1,167 @@
+"""The HTTP side: calls as the Realtime API has them, and the talk page. A Starlette application."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from antiphon_signaling.calls import Calls, read_session
+from antiphon_signaling.credentials import Credentials
+from antiphon_signaling.page import page_routes
+from antiphon_signaling.refusals import RefusedError
+
+CALLS_PATH = "/v1/realtime/calls"
+MAX_BODY = 192 * 1024
+"""Bytes of a request: an offer, and a session object with long instructions."""
+MAX_DRAINED = 2 * 1024 * 1024
+"""Bytes of a longer one that are read away, so that its sender comes to read why it was refused."""
+BODY_SECONDS = 10.0
+"""How long a body may take to come."""
+MAX_PARTS = 8
+PREFLIGHT_SECONDS = 600
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(calls: Calls, credentials: Credentials) -> Starlette:
+    """Return the application."""
+
+    def tenant_of(request: Request) -> str:
+        return credentials.tenant(request.headers, _peer(request))
+
+    async def start(request: Request) -> Response:
+        with calls.attempt(_peer(request)):
+            tenant = tenant_of(request)
+            offer, session = await _read_offer(request)
+            answered = await calls.start(tenant, offer, read_session(session, request.query_params.get("model")))
+        headers = {"Location": f"{CALLS_PATH}/{answered.call_id}"}
+        return Response(answered.sdp, 201, headers, media_type="application/sdp")
+
+    async def end(request: Request) -> Response:
+        await calls.end(tenant_of(request), request.path_params["call_id"])
+        return Response(status_code=200)
+
+    async def stats(request: Request) -> Response:
+        status = await calls.status(tenant_of(request), request.path_params["call_id"])
+        return Response(msgspec.json.encode(status), media_type="application/json")
+
+    routes = [
+        Route(CALLS_PATH, _options, methods=["OPTIONS"]),
+        Route(CALLS_PATH, start, methods=["POST"]),
+        Route(CALLS_PATH + "/{call_id}", end, methods=["DELETE"]),
+        Route(CALLS_PATH + "/{call_id}/hangup", end, methods=["POST"]),
+        Route(CALLS_PATH + "/{call_id}/stats", stats, methods=["GET"]),
+        *page_routes(),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=["*"],
+                allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
+                allow_headers=["*"],
+                expose_headers=["Location", "Retry-After"],
+                max_age=PREFLIGHT_SECONDS,
+            )
+        ],
+        exception_handlers={RefusedError: _explain, HTTPException: _explain_http, Exception: _explain_bug},
+    )
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+async def _options(request: Request) -> Response:
+    """Answer what is no CORS preflight (draft behind RFC 9725 §4.2)."""
+    headers = {"Accept-Post": "application/sdp, multipart/form-data", "Allow": "POST, OPTIONS"}
+    return Response(status_code=200, headers=headers)
+
+
+async def _read_offer(request: Request) -> tuple[bytes, str | bytes | None]:
+    """Return the offer and the session object's text."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/sdp", "multipart/form-data"):
+        raise RefusedError(
+            415, "unsupported_media_type", "send the offer as application/sdp, or as part sdp of multipart/form-data"
+        )
+    body = await _read_body(request)
+    if kind == "application/sdp":
+        return body, None
+    parts = await _read_parts(request, body)
+    if "sdp" not in parts:
+        raise RefusedError(400, "missing_sdp", "the form has no part sdp", param="sdp")
+    return parts["sdp"], parts.get("session")
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    size = 0
+    try:
+        with trio.fail_after(BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= MAX_BODY:
+                    body += chunk
+                elif size > MAX_DRAINED:
+                    break
+    except trio.TooSlowError:
+        raise RefusedError(408, "too_slow", f"the request did not come within {BODY_SECONDS:g} seconds") from None
+    except ClientDisconnect:
+        raise RefusedError(400, "disconnected", "the client left before its request was complete") from None
+    if size > MAX_BODY:
+        raise RefusedError(413, "too_large", f"a request has at most {MAX_BODY} bytes")
+    return bytes(body)
+
+
+async def _read_parts(request: Request, body: bytes) -> dict[str, bytes]:
+    async def replay() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = MultiPartParser(
+        request.headers, replay(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_BODY
+    )
+    try:
+        form: FormData = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        raise RefusedError(400, "invalid_form", f"the form cannot be read: {error}") from None
+    try:
+        return {name: await _read_part(value) for name, value in form.items()}
+    finally:
+        await form.close()
+
+
+async def _read_part(value: UploadFile | str) -> bytes:
+    return value.encode() if isinstance(value, str) else await value.read()
+
+
+def _json(status: int, body: bytes, headers: dict[str, str]) -> Response:
+    return Response(body, status, headers, media_type="application/json")
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return _json(error.status, error.body(), error.headers)
+
+
+async def _explain_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    names = {404: "not_found", 405: "method_not_allowed"}
+    refusal = RefusedError(error.status_code, names.get(error.status_code, "bad_request"), error.detail)
+    return _json(error.status_code, refusal.body(), dict(error.headers or {}))
+
+
+async def _explain_bug(request: Request, error: Exception) -> Response:
+    return _json(
+        500, RefusedError(500, "internal_error", "something went wrong here; the log has the details").body(), {}
+    )

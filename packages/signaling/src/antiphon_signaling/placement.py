@@ -1,0 +1,162 @@
+"""Finds a transceiver for a call, and a call among the transceivers, over their control API."""
+
+import logging
+import time
+from collections.abc import Generator, Sequence
+from typing import TypeVar
+
+import httpx
+import msgspec
+import trio
+
+from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Failure, authorization
+from antiphon_common.keys import DerivedKeys
+from antiphon_signaling.refusals import RefusedError, busy, no_such_call
+
+CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 10.0
+KEEP_IDLE_SECONDS = 3.0
+"""Idle connections are closed before the transceiver does it after five seconds."""
+WAIT_SECONDS = 30.0
+"""How long one question after the end of a call stays open."""
+MAX_FAILED_WAITS = 5
+"""Unanswered questions in a row after which a call's transceiver counts as lost."""
+PAUSE_SECONDS = 2.0
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class ControlAuth(httpx.Auth):
+    """Adds the control key that is current at each request."""
+
+    def __init__(self, keys: DerivedKeys) -> None:
+        self._keys = keys
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = authorization(self._keys, time.time())
+        yield request
+
+
+def open_client(keys: DerivedKeys) -> httpx.AsyncClient:
+    """Return the HTTP client for all transceivers. Each request of a caller makes few of ours, so the number of our
+    connections is bounded by that of theirs."""
+    return httpx.AsyncClient(
+        auth=ControlAuth(keys),
+        timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=None),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEP_IDLE_SECONDS),
+        trust_env=False,
+    )
+
+
+class Transceivers:
+    """The configured transceivers, taken in turn."""
+
+    def __init__(self, urls: Sequence[str], client: httpx.AsyncClient) -> None:
+        self._urls = tuple(urls)
+        self._client = client
+        self._turn = 0
+
+    async def place(self, request: CallRequest) -> tuple[str, CallAccepted]:
+        """Start a call at the next transceiver with room. Returns its URL and what it answered.
+
+        One that is full, unreachable or broken passes the call on. Raises `RefusedError`: what the transceiver said against
+        the call itself, or 503.
+        """
+        start = self._turn
+        self._turn = (start + 1) % len(self._urls)
+        full: httpx.Response | None = None
+        for url in (*self._urls[start:], *self._urls[:start]):
+            response = await self._send("POST", f"{url}/calls", content=msgspec.json.encode(request))
+            if response is None:
+                continue
+            if response.status_code == 201 and (accepted := _decode(response, CallAccepted)):
+                return url, accepted
+            if response.status_code in (413, 422):
+                failure = _decode(response, Failure) or Failure("refused", "the transceiver refused the call")
+                raise RefusedError(response.status_code, failure.code, failure.message, param="session")
+            if response.status_code == 503:
+                full = response
+            else:
+                logger.error("transceiver failed", extra={"transceiver": url, "status": response.status_code})
+        if full is not None:
+            raise busy("full", "all lines are busy: try again in a moment", full.headers.get("Retry-After"))
+        raise busy("no_transceiver", "no transceiver can be reached: try again in a moment")
+
+    async def end(self, call_id: str, tenant: str) -> None:
+        """End a call wherever it is. Raises `RefusedError` with 404 or 503."""
+        await self._find("DELETE", call_id, tenant)
+
+    async def status(self, call_id: str, tenant: str) -> CallStatus:
+        """Return the figures of a call wherever it is. Raises `RefusedError` with 404 or 503."""
+        status = _decode(await self._find("GET", call_id, tenant), CallStatus)
+        if status is None:
+            raise busy("no_transceiver", "the transceiver of this call gave no sense")
+        return status
+
+    async def wait_ended(self, url: str, call_id: str, tenant: str) -> str:
+        """Return the reason for which a call ended at the transceiver `url`, once it has."""
+        failed = 0
+        params = {"tenant": tenant, "wait": f"{WAIT_SECONDS:g}"}
+        timeout = httpx.Timeout(ANSWER_SECONDS + WAIT_SECONDS, connect=CONNECT_SECONDS, pool=None)
+        while failed < MAX_FAILED_WAITS:
+            response = await self._send("GET", f"{url}/calls/{call_id}", params=params, timeout=timeout)
+            if response is not None and response.status_code == 404:
+                return "gone"
+            status = None if response is None else _decode(response, CallStatus)
+            if status is None:
+                failed += 1
+                await trio.sleep(PAUSE_SECONDS)
+            elif status.reason is not None:
+                return status.reason
+            else:
+                failed = 0
+        return "transceiver lost"
+
+    async def reachable(self) -> bool:
+        """Tell whether any transceiver answers."""
+        for url in self._urls:
+            response = await self._send("GET", f"{url}/load")
+            if response is not None and response.is_success:
+                return True
+        return False
+
+    async def _find(self, method: str, call_id: str, tenant: str) -> httpx.Response:
+        """Ask all transceivers at once, and return the answer of the one that knows the call."""
+        found: list[httpx.Response] = []
+        silent: list[str] = []
+
+        async def ask(url: str) -> None:
+            response = await self._send(method, f"{url}/calls/{call_id}", params={"tenant": tenant})
+            if response is not None and response.is_success:
+                found.append(response)
+                nursery.cancel_scope.cancel()
+            elif response is None or response.status_code != 404:
+                silent.append(url)
+
+        async with trio.open_nursery() as nursery:
+            for url in self._urls:
+                nursery.start_soon(ask, url)
+        if found:
+            return found[0]
+        if silent:
+            raise busy("no_transceiver", "a transceiver that may hold this call cannot be reached")
+        raise no_such_call()
+
+    async def _send(self, method: str, url: str, **arguments: object) -> httpx.Response | None:
+        try:
+            return await self._client.request(method, url, **arguments)  # type: ignore[arg-type]
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            logger.warning("transceiver unreachable", extra={"url": url, "reason": reason})
+            return None
+
+
+def _decode(response: httpx.Response, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(response.content, type=kind)
+    except msgspec.DecodeError as error:
+        extra = {"url": str(response.url), "status": response.status_code, "reason": str(error)}
+        logger.warning("transceiver answered nonsense", extra=extra)
+        return None

@@ -1,0 +1,49 @@
+"""What a client is told when a request is refused: the error object of the Realtime API, over HTTP and WebSocket."""
+
+from typing import Any
+
+import msgspec
+
+from antiphon_common.errors import AntiphonError
+
+RETRY_AFTER_SECONDS = "2"
+"""When a refused call is worth another try, unless a transceiver says otherwise."""
+
+_TYPES = {401: "authentication_error", 404: "not_found_error", 500: "server_error", 503: "server_error"}
+
+
+class RefusedError(AntiphonError):
+    """A request that ends with an error. `code` is one word for programs, the message a sentence for people, `param`
+    the part of the request that is to blame."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.headers = headers or {}
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error object."""
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        return {"message": self.message, "type": kind, "code": self.code, "param": self.param}
+
+    def body(self) -> bytes:
+        """Return the JSON body of an HTTP answer."""
+        return msgspec.json.encode({"error": self.error})
+
+
+def unauthorized(message: str) -> RefusedError:
+    return RefusedError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def no_such_call() -> RefusedError:
+    return RefusedError(404, "call_not_found", "there is no such call", param="call_id")
+
+
+def busy(code: str, message: str, retry_after: str | None = None) -> RefusedError:
+    return RefusedError(503, code, message, headers={"Retry-After": retry_after or RETRY_AFTER_SECONDS})

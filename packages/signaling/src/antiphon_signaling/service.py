@@ -1,0 +1,138 @@
+"""Puts the service together."""
+
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from antiphon_common.keys import KeyRing
+from antiphon_common.metrics import export_counters
+from antiphon_common.settings import Address, FrontSettings, SharedSettings, is_loopback
+from antiphon_common.shell.admin import listen_tcp, serve_admin
+from antiphon_signaling.calls import CallMetrics, Calls
+from antiphon_signaling.credentials import make_credentials
+from antiphon_signaling.http import make_app
+from antiphon_signaling.listener import Listener
+from antiphon_signaling.placement import Transceivers, open_client
+from antiphon_signaling.tls import make_tls
+from antiphon_signaling.websocket import SignalingSocket
+
+DEFAULT_MEDIA_PORT = 3478
+ROUTE_PROBE = "192.0.2.1"
+"""Stands for any host of the internet (RFC 5737): nothing is sent to it."""
+WILDCARDS = ("0.0.0.0", "::")
+
+
+class SignalingPorts(NamedTuple):
+    """Where signaling listens: `url` is for people, `address` what was bound."""
+
+    url: str
+    address: Address
+
+
+async def serve_signaling(
+    front: FrontSettings,
+    shared: SharedSettings,
+    keys: KeyRing,
+    ingresses: Sequence[tuple[str, int]],
+    *,
+    registry: CollectorRegistry | None = None,
+    task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve offers, the WebSocket and the talk page until cancelled.
+
+    `ingresses` are the relay's advertised media addresses, the best first; `--advertise` goes before them, and without
+    either it is this machine's. Metrics go into `registry`. Raises SettingsError and OSError at start.
+    """
+    registry = registry or CollectorRegistry()
+    advertised = advertised_addresses(front, ingresses)
+    hosts = list(dict.fromkeys([front.http.host, *(address.host for address in advertised)]))
+    credentials, made_key = make_credentials(front, os.urandom)
+    tls, fingerprint = make_tls(front, hosts)
+    async with open_client(keys.control) as client, trio.open_nursery() as nursery:
+        calls = Calls(Transceivers(shared.transceiver, client), advertised, os.urandom, CallMetrics(registry))
+        listener = Listener(make_app(calls, credentials), SignalingSocket(calls, credentials).serve, tls)
+        export_counters(registry, "antiphon_signaling", listener.counters)
+        listening = listen_tcp(*front.http)
+        bound = Address(*listening.getsockname()[:2])
+        url = _url_of(bound, advertised, secure=tls is not None)
+        if fingerprint is not None:
+            print(f"certificate made for {', '.join(hosts)}: SHA-256 {fingerprint}", file=sys.stderr)
+        with told_key(url, made_key, sys.stderr):
+            nursery.start_soon(listener.run, listening)
+            task_status.started(SignalingPorts(url, bound))
+            await trio.sleep_forever()
+
+
+async def serve_alone(
+    front: FrontSettings,
+    shared: SharedSettings,
+    keys: KeyRing,
+    *,
+    task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve signaling as a service of its own: with its admin port, and without a relay to ask for addresses."""
+    registry = CollectorRegistry()
+    started: list[SignalingPorts] = []
+    async with trio.open_nursery() as nursery:
+        if shared.admin is not None:
+            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: bool(started), registry)
+
+        async def serve(*, task_status: trio.TaskStatus[SignalingPorts]) -> None:
+            await serve_signaling(front, shared, keys, (), registry=registry, task_status=task_status)
+
+        started.append(await nursery.start(serve))
+        task_status.started(started[0])
+
+
+def advertised_addresses(front: FrontSettings, ingresses: Sequence[tuple[str, int]]) -> list[Address]:
+    """Return the media addresses that callers are told, each once, the best first."""
+    port = ingresses[0][1] if ingresses else DEFAULT_MEDIA_PORT
+    if front.advertise:
+        return list(dict.fromkeys(Address(host, given or port) for host, given in front.advertise))
+    if ingresses:
+        return list(dict.fromkeys(Address(host, given) for host, given in ingresses))
+    return [Address(host, port) for host in dict.fromkeys([_default_route_host(), "127.0.0.1"])]
+
+
+def _default_route_host() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((ROUTE_PROBE, DEFAULT_MEDIA_PORT))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _url_of(bound: Address, advertised: Sequence[Address], *, secure: bool) -> str:
+    reachable = (address.host for address in advertised if not is_loopback(address.host))
+    host = next(reachable, "127.0.0.1") if bound.host in WILDCARDS else bound.host
+    return f"{'https' if secure else 'http'}://{Address(host, bound.port)}/"
+
+
+@contextmanager
+def told_key(url: str, key: str | None, stream: TextIO) -> Iterator[None]:
+    """Tell the person at a terminal the URL with the key that was made. What is no terminal may be a log that others
+    read: then the key is in a file of its owner's while this runs, and its name is told."""
+    if key is None:
+        yield
+        return
+    if stream.isatty():
+        print(f"open {url}#key={key}", file=stream, flush=True)
+        yield
+        return
+    descriptor, name = tempfile.mkstemp(prefix="antiphon-", suffix=".key")  # its mode is 0600
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{key}\n")
+        print(f"the API key is in {name}", file=stream, flush=True)
+        yield
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""`ws /v1/signaling`: one call over one WebSocket. docs/reference/signaling.md is its specification."""
+
+import logging
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import h11
+import msgspec
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
+
+from antiphon_signaling.calls import Answered, Calls, check_session
+from antiphon_signaling.credentials import Credentials
+from antiphon_signaling.refusals import RefusedError
+
+PATH = "/v1/signaling"
+SUBPROTOCOL = "antiphon"
+KEY_SUBPROTOCOL = "antiphon-key."
+"""Before an API key among the subprotocols: browsers let a page set no header."""
+MAX_MESSAGE = 192 * 1024
+"""Bytes of a message: an offer, and a session object with long instructions."""
+MAX_QUEUED = 4
+RECEIVE_BYTES = 16 * 1024
+HANDSHAKE_SECONDS = 10.0
+OFFER_SECONDS = 60.0
+"""How long a connection may be without a call."""
+PING_SECONDS = 20.0
+CLOSE_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+class ClientMessage(msgspec.Struct, frozen=True):
+    """Anything a client says; `sdp` and `session` belong to an offer."""
+
+    type: str
+    sdp: str = ""
+    session: dict[str, Any] = {}
+
+
+_decoder = msgspec.json.Decoder(ClientMessage)
+
+
+class SignalingSocket:
+    """Answers WebSocket requests."""
+
+    def __init__(self, calls: Calls, credentials: Credentials) -> None:
+        self._calls = calls
+        self._credentials = credentials
+
+    async def serve(self, stream: trio.abc.Stream, head: h11.Request, peer: str) -> None:
+        """Serve a connection whose first bytes are a WebSocket request from the numeric address `peer`, to its end."""
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(HANDSHAKE_SECONDS):
+                request = await wrap_server_stream(nursery, stream, MAX_QUEUED, MAX_MESSAGE, RECEIVE_BYTES)
+                connection, tenant = await self._accept(request, head, peer)
+                if connection is not None:
+                    model = parse_qs(urlsplit(request.path).query).get("model", [None])[0]
+                    nursery.start_soon(_Conversation(self._calls, connection, tenant, peer, model).run, nursery)
+                    return
+            nursery.cancel_scope.cancel()
+
+    async def _accept(
+        self, request: WebSocketRequest, head: h11.Request, peer: str
+    ) -> tuple[WebSocketConnection | None, str]:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+        proposed = request.proposed_subprotocols
+        key = next((name.removeprefix(KEY_SUBPROTOCOL) for name in proposed if name.startswith(KEY_SUBPROTOCOL)), None)
+        try:
+            _check_path(request.path)
+            tenant = self._credentials.tenant(headers, peer, key)
+        except RefusedError as refusal:
+            logger.info("websocket refused", extra={"peer": peer, "code": refusal.code, "reason": refusal.message})
+            given = [(b"content-type", b"application/json")]
+            given += [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
+            await request.reject(refusal.status, extra_headers=given, body=refusal.body())
+            return None, ""
+        return await request.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in proposed else None), tenant
+
+
+class _Conversation:
+    """One accepted connection: offers until one is answered, then that call to its end."""
+
+    def __init__(
+        self, calls: Calls, connection: WebSocketConnection, tenant: str, peer: str, model: str | None
+    ) -> None:
+        self._calls = calls
+        self._connection = connection
+        self._tenant = tenant
+        self._peer = peer
+        self._model = model
+        self._call: Answered | None = None
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Converse, then cancel `nursery`, which holds the connection's reader too."""
+        try:
+            nursery.start_soon(self._keep_alive, nursery.cancel_scope)
+            with trio.move_on_after(OFFER_SECONDS):
+                while self._call is None:
+                    await self._receive()
+            if self._call is not None:
+                nursery.start_soon(self._watch, self._call)
+                while True:
+                    await self._receive()
+        except ConnectionClosed:
+            pass
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await self._connection.aclose()
+            nursery.cancel_scope.cancel()
+
+    async def _receive(self) -> None:
+        text = await self._connection.get_message()
+        try:
+            await self._handle(_decode(text))
+        except RefusedError as refusal:
+            await self._send({"type": "error", "error": refusal.error})
+
+    async def _handle(self, message: ClientMessage) -> None:
+        if message.type == "offer" and self._call is None:
+            with self._calls.attempt(self._peer):
+                session = check_session(message.session, self._model)
+                call = await self._calls.start(self._tenant, message.sdp.encode(), session)
+            self._call = call
+            await self._send({"type": "answer", "call_id": call.call_id, "sdp": call.sdp.decode()})
+        elif message.type == "offer":
+            raise RefusedError(409, "call_exists", "this connection has its call: open another one", param="type")
+        elif message.type != "hangup":
+            raise RefusedError(400, "unknown_type", "type is offer or hangup", param="type")
+        elif self._call is None:
+            raise RefusedError(409, "no_call", "there is no call to hang up", param="type")
+        else:
+            await self._calls.end(self._tenant, self._call.call_id)
+
+    async def _watch(self, call: Answered) -> None:
+        """Tell the client when its call is over, and close."""
+        reason = await self._calls.wait_ended(self._tenant, call)
+        try:
+            await self._send({"type": "ended", "call_id": call.call_id, "reason": reason})
+            with trio.move_on_after(CLOSE_SECONDS):
+                await self._connection.aclose()
+        except ConnectionClosed:
+            pass
+
+    async def _keep_alive(self, scope: trio.CancelScope) -> None:
+        """Ping, which also keeps the path through NATs and proxies open; a client that does not answer is gone."""
+        try:
+            while True:
+                await trio.sleep(PING_SECONDS)
+                with trio.fail_after(PING_SECONDS):
+                    await self._connection.ping()
+        except trio.TooSlowError:
+            scope.cancel()
+        except ConnectionClosed:
+            pass
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        await self._connection.send_message(msgspec.json.encode(message).decode())
+
+
+def _check_path(target: str) -> None:
+    if urlsplit(target).path != PATH:
+        raise RefusedError(404, "not_found", f"there is no WebSocket here; it is at {PATH}")
+
+
+def _decode(text: str | bytes) -> ClientMessage:
+    try:
+        return _decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RefusedError(400, "invalid_message", f"not a message of this protocol: {error}") from None
