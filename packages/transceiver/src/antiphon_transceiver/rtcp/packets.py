@@ -1,7 +1,7 @@
 """Sender and receiver reports, source description and BYE (RFC 3550 §6.4 to §6.6), and the compound they travel in."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
 import msgspec
@@ -65,8 +65,8 @@ class SenderReport(msgspec.Struct, frozen=True):
     @classmethod
     def decode_body(cls, count: int, body: bytes) -> Self:
         reader = Reader(body)
-        info = _SENDER_INFO.unpack(reader.pull_bytes(_SENDER_INFO.size))
-        return cls(*info, _pull_blocks(reader, count))
+        ssrc, ntp_time, rtp_timestamp, packets, octets = _SENDER_INFO.unpack(reader.pull_bytes(_SENDER_INFO.size))
+        return cls(ssrc, ntp_time, rtp_timestamp, packets, octets, _pull_blocks(reader, count))
 
 
 class ReceiverReport(msgspec.Struct, frozen=True):
@@ -151,7 +151,7 @@ class Goodbye(msgspec.Struct, frozen=True):
 
 RtcpPacket = SenderReport | ReceiverReport | SourceDescription | Goodbye
 
-_DECODERS = {
+_DECODERS: dict[int, Callable[[int, bytes], RtcpPacket]] = {
     SenderReport.PACKET_TYPE: SenderReport.decode_body,
     ReceiverReport.PACKET_TYPE: ReceiverReport.decode_body,
     SourceDescription.PACKET_TYPE: SourceDescription.decode_body,

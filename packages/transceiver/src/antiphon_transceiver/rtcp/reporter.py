@@ -21,8 +21,8 @@ from antiphon_transceiver.rtcp.statistics import ReceiverStatistics, SenderStati
 from antiphon_transceiver.rtp import RtpPacket
 
 REPORT_INTERVAL = 2.0
-"""Mean seconds between reports. RFC 3550 §6.2 allows RTCP 5 % of the bandwidth: with two members, 32 kbit/s of audio and
-reports of 130 bytes that is one every 1.3 s. Its minimum of 5 s does not bind AVPF (RFC 4585 §3.4)."""
+"""Mean seconds between reports. RFC 3550 §6.2 allows RTCP 5 % of the bandwidth: with two members, 32 kbit/s of audio
+and reports of 130 bytes that is one every 1.3 s. Its minimum of 5 s does not bind AVPF (RFC 4585 §3.4)."""
 
 MAX_SOURCES = MAX_REPORT_BLOCKS
 """Sources reported on: as many as one report has room for. The one silent longest makes way for a new one."""

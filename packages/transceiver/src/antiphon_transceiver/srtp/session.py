@@ -54,8 +54,8 @@ class SrtpSession:
     """SRTP and SRTCP of one call.
 
     `exported` is what DTLS exports under EXTRACTOR-dtls_srtp, `keying_material_length(profile)` bytes; `is_client`
-    says whether we are the DTLS client. The methods take and return whole packets. Those that unprotect raise SrtpError;
-    those that protect raise LocalProtocolError, above all when an index would be used twice.
+    says whether we are the DTLS client. The methods take and return whole packets. Those that unprotect raise
+    SrtpError; those that protect raise LocalProtocolError, above all when an index would be used twice.
     """
 
     __slots__ = ("_inbound", "_outbound", "_received", "_sent", "counters")

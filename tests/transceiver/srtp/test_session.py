@@ -1,0 +1,179 @@
+import random
+import struct
+
+import pytest
+
+from antiphon_common.errors import LocalProtocolError
+from antiphon_transceiver.srtp import SrtpError, SrtpProfile, SrtpSession, keying_material_length
+from antiphon_transceiver.srtp.session import MAX_STREAMS
+from support.mutation import mutations
+
+RTCP = struct.pack("!BBHI", 0x80, 201, 1, 77) + struct.pack("!BBHI", 0x81, 203, 1, 77)
+
+
+def rtp(sequence: int, *, ssrc: int = 77, payload: bytes = b"speech" * 9) -> bytes:
+    return struct.pack("!BBHII", 0x80, 111, sequence & 0xFFFF, 960 * sequence & 0xFFFFFFFF, ssrc) + payload
+
+
+@pytest.fixture(params=list(SrtpProfile), ids=lambda profile: profile.name)
+def profile(request: pytest.FixtureRequest) -> SrtpProfile:
+    return SrtpProfile(request.param)
+
+
+@pytest.fixture
+def sessions(profile: SrtpProfile) -> tuple[SrtpSession, SrtpSession]:
+    """The DTLS client's and the server's."""
+    exported = random.Random(profile).randbytes(keying_material_length(profile))
+    return SrtpSession(profile, exported, is_client=True), SrtpSession(profile, exported, is_client=False)
+
+
+Sessions = tuple[SrtpSession, SrtpSession]
+
+
+def test_each_side_reads_the_other(sessions: Sessions) -> None:
+    for sender, receiver in (sessions, sessions[::-1]):
+        for sequence in range(3):
+            protected = sender.protect_rtp(rtp(sequence))
+            assert b"speech" not in protected
+            assert receiver.unprotect_rtp(protected) == rtp(sequence)
+        assert receiver.unprotect_rtcp(sender.protect_rtcp(RTCP)) == RTCP
+
+
+def test_nobody_reads_their_own(sessions: Sessions) -> None:
+    client, _ = sessions
+    with pytest.raises(SrtpError):
+        client.unprotect_rtp(client.protect_rtp(rtp(0)))
+    with pytest.raises(SrtpError):
+        client.unprotect_rtcp(client.protect_rtcp(RTCP))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        struct.pack("!BBHII3I", 0x83, 111, 5, 0, 77, 1, 2, 3),
+        struct.pack("!BBHIIHH4s", 0x90, 111, 5, 0, 77, 0xBEDE, 1, b"\x10\x85\0\0"),
+        struct.pack("!BBHIIIHH", 0x91, 111, 5, 0, 77, 9, 0x1000, 0),
+    ],
+    ids=["csrc", "extension", "both"],
+)
+@pytest.mark.parametrize("payload", [b"", b"speech"])
+def test_the_whole_header_stays_in_the_clear(sessions: Sessions, header: bytes, payload: bytes) -> None:
+    client, server = sessions
+    protected = client.protect_rtp(header + payload)
+    assert protected.startswith(header)
+    assert server.unprotect_rtp(protected) == header + payload
+
+
+def test_a_repeated_sequence_number_is_never_protected(sessions: Sessions) -> None:
+    client, _ = sessions
+    for sequence in (10, 12):
+        client.protect_rtp(rtp(sequence))
+    for sequence in (10, 12):
+        with pytest.raises(LocalProtocolError):
+            client.protect_rtp(rtp(sequence, payload=b"other"))
+    client.protect_rtp(rtp(11))
+    client.protect_rtp(rtp(10, ssrc=78))
+
+
+def test_replays_are_refused(sessions: Sessions) -> None:
+    client, server = sessions
+    packets = [client.protect_rtp(rtp(sequence)) for sequence in range(300)]
+    reports = [client.protect_rtcp(RTCP) for _ in range(3)]
+    for packet in packets:
+        server.unprotect_rtp(packet)
+    for report in reports:
+        server.unprotect_rtcp(report)
+    for packet in packets:
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(packet)
+    for report in reports:
+        with pytest.raises(SrtpError):
+            server.unprotect_rtcp(report)
+    assert server.counters.replayed == 303
+    assert server.counters.unauthentic == 0
+
+
+def test_late_packets_are_read_across_the_wrap(sessions: Sessions) -> None:
+    client, server = sessions
+    order = [65530, 65535, 65536, 65533, 65540, 65534, 65537, 65531]
+    packets = {index: client.protect_rtp(rtp(index)) for index in sorted(order)}
+    for index in order:
+        assert server.unprotect_rtp(packets[index]) == rtp(index)
+
+
+def test_a_long_stream_with_gaps_keeps_its_rollover_counter(sessions: Sessions) -> None:
+    client, server = sessions
+    for index in range(1000, 400_000, 15_000):
+        assert server.unprotect_rtp(client.protect_rtp(rtp(index))) == rtp(index)
+
+
+def test_forgeries_neither_move_the_window_nor_take_room(sessions: Sessions) -> None:
+    client, server = sessions
+    server.unprotect_rtp(client.protect_rtp(rtp(1)))
+    for ssrc in range(1000):
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(rtp(30_000, ssrc=ssrc) + bytes(16))
+    for _ in range(4):  # would carry a window past the wrap, if forgeries moved it
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(rtp(30_000) + bytes(16))
+    assert server.counters.unauthentic == 1004
+    assert server.unprotect_rtp(client.protect_rtp(rtp(2))) == rtp(2)
+    for ssrc in range(MAX_STREAMS - 1):
+        server.unprotect_rtp(client.protect_rtp(rtp(1, ssrc=1000 + ssrc)))
+
+
+def test_sources_are_bounded(sessions: Sessions) -> None:
+    client, server = sessions
+    for ssrc in range(MAX_STREAMS):
+        server.unprotect_rtp(client.protect_rtp(rtp(0, ssrc=ssrc)))
+    with pytest.raises(LocalProtocolError):
+        client.protect_rtp(rtp(0, ssrc=MAX_STREAMS))
+    with pytest.raises(SrtpError):
+        server.unprotect_rtp(rtp(0, ssrc=MAX_STREAMS) + bytes(16))
+    assert server.counters.streams_refused == 1
+    assert server.unprotect_rtp(client.protect_rtp(rtp(1, ssrc=0))) == rtp(1, ssrc=0)
+
+
+def test_a_new_source_starts_its_own_count(sessions: Sessions) -> None:
+    client, server = sessions
+    for index in range(65_000, 66_000, 100):
+        server.unprotect_rtp(client.protect_rtp(rtp(index)))
+    assert server.unprotect_rtp(client.protect_rtp(rtp(60_000, ssrc=78))) == rtp(60_000, ssrc=78)
+    assert server.unprotect_rtp(client.protect_rtp(rtp(66_000))) == rtp(66_000)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mutated_packets_are_refused_and_leave_no_trace(sessions: Sessions, seed: int) -> None:
+    client, server = sessions
+    print("seed", seed)
+    rng = random.Random(seed)
+    packet, report = client.protect_rtp(rtp(1)), client.protect_rtcp(RTCP)
+    for broken in mutations(packet, rng, 1000):
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(broken)
+    for broken in mutations(report, rng, 1000):
+        with pytest.raises(SrtpError):
+            server.unprotect_rtcp(broken)
+    assert server.unprotect_rtp(packet) == rtp(1)
+    assert server.unprotect_rtcp(report) == RTCP
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 11, 12, 27, 28, 1600, 2048])
+def test_junk_of_any_size_is_refused(sessions: Sessions, size: int) -> None:
+    _, server = sessions
+    for first in (0x00, 0x80, 0x9F, 0xBF):
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(bytes([first] * size))
+        with pytest.raises(SrtpError):
+            server.unprotect_rtcp(bytes([first] * size))
+
+
+@pytest.mark.parametrize("packet", [b"", bytes(12), b"\x80" * 11, b"\x9f" + bytes(11)])
+def test_only_rtp_is_protected(sessions: Sessions, packet: bytes) -> None:
+    with pytest.raises(LocalProtocolError):
+        sessions[0].protect_rtp(packet)
+
+
+def test_keying_material_must_fit_the_profile(profile: SrtpProfile) -> None:
+    with pytest.raises(LocalProtocolError):
+        SrtpSession(profile, bytes(keying_material_length(profile) - 1), is_client=True)

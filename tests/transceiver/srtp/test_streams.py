@@ -1,0 +1,54 @@
+import pytest
+
+from antiphon_common.errors import LocalProtocolError
+from antiphon_transceiver.srtp.streams import MAX_RTCP_INDEX, MAX_RTP_INDEX, ReceiveStream, SendStream
+
+
+def test_rollover_counter_grows_with_each_wrap() -> None:
+    stream = SendStream()
+    assert stream.take_rtp(40000) == 40000
+    assert stream.take_rtp(65535) == 65535
+    assert stream.take_rtp(0) == 0x10000
+    assert stream.take_rtp(65534) == 65534  # late, but new
+    assert stream.take_rtp(30000) == 0x10000 + 30000
+    assert stream.take_rtp(60000) == 0x10000 + 60000
+    assert stream.take_rtp(1) == 0x20001
+
+
+@pytest.mark.parametrize("sequence", [0, 7, 300])
+def test_no_index_is_taken_twice(sequence: int) -> None:
+    stream = SendStream()
+    for number in (0, 7, 300, 301):
+        stream.take_rtp(number)
+    with pytest.raises(LocalProtocolError):
+        stream.take_rtp(sequence)
+
+
+def test_a_number_too_old_to_remember_is_refused() -> None:
+    stream = SendStream()
+    stream.take_rtp(1000)
+    with pytest.raises(LocalProtocolError):
+        stream.take_rtp(800)
+
+
+def test_rtp_indices_run_out() -> None:
+    stream = SendStream(highest_rtp=MAX_RTP_INDEX - 1)
+    assert stream.take_rtp(0xFFFF) == MAX_RTP_INDEX
+    for sequence in (0, 0xFFFF):
+        with pytest.raises(LocalProtocolError):
+            stream.take_rtp(sequence)
+
+
+def test_rtcp_indices_run_out() -> None:
+    stream = SendStream(next_rtcp=MAX_RTCP_INDEX)
+    assert stream.take_rtcp() == MAX_RTCP_INDEX
+    for _ in range(2):
+        with pytest.raises(LocalProtocolError):
+            stream.take_rtcp()
+
+
+def test_a_receiver_expects_nothing_past_the_last_index() -> None:
+    stream = ReceiveStream()
+    stream.rtp.accept(MAX_RTP_INDEX)
+    assert stream.estimate_rtp(0) is None
+    assert stream.estimate_rtp(0xFFFE) == MAX_RTP_INDEX - 1
