@@ -1,0 +1,112 @@
+import random
+
+import pytest
+
+from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_transceiver.rtcp import (
+    Goodbye,
+    ReceiverReport,
+    ReportBlock,
+    RtcpPacket,
+    SdesChunk,
+    SdesItem,
+    SenderReport,
+    SourceDescription,
+    decode_rtcp,
+    encode_rtcp,
+)
+from support.mutation import mutations
+
+BLOCK = ReportBlock(
+    ssrc=2, fraction_lost=255, packets_lost=-0x800000, highest_sequence=0x1FFFF, jitter=3, last_sr=4, delay=0xFFFFFFFF
+)
+REPORT = SenderReport(1, 0xE000_0000_8000_0000, 96000, 100, 8000, (BLOCK,))
+DESCRIPTION = SourceDescription((SdesChunk(1, (SdesItem(SdesItem.CNAME, b"caller"),)),))
+COMPOUND: list[RtcpPacket] = [REPORT, DESCRIPTION, Goodbye((1,), b"done")]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        REPORT,
+        SenderReport(1, 0, 0, 0, 0),
+        ReceiverReport(7),
+        ReceiverReport(7, (BLOCK, ReportBlock(3, 0, 0x7FFFFF, 0, 0, 0, 0))),
+        ReceiverReport(7, (BLOCK,) * 31),
+        SourceDescription(()),
+        *[SourceDescription((SdesChunk(1, (SdesItem(1, b"x" * size),)),)) for size in range(5)],
+        SourceDescription((SdesChunk(1, ()), SdesChunk(2, (SdesItem(1, b"ab"), SdesItem(2, b"c" * 255))))),
+        Goodbye(()),
+        Goodbye((1, 2)),
+        *[Goodbye((1,), b"x" * size) for size in range(1, 6)],
+    ],
+)
+def test_encoding_inverts_decoding(packet: RtcpPacket) -> None:
+    data = encode_rtcp([packet])
+    assert len(data) % 4 == 0
+    assert decode_rtcp(data) == [packet]
+
+
+def test_fields_stand_where_rfc_3550_puts_them() -> None:
+    data = bytes.fromhex(
+        "81c9 0007 00000001"  # RR, one block
+        "00000002 40fffffe 00010005 00000006 00000007 00000008"
+    )
+    block = ReportBlock(2, fraction_lost=64, packets_lost=-2, highest_sequence=65541, jitter=6, last_sr=7, delay=8)
+    assert decode_rtcp(data) == [ReceiverReport(1, (block,))]
+
+
+def test_other_types_and_profile_extensions_are_skipped() -> None:
+    feedback = bytes.fromhex("8fcd0003 00000001 00000002 00000003")
+    extended = bytes.fromhex("80c90002 00000007 deadbeef")
+    application = bytes.fromhex("81cc0001 00000001")
+    compound = feedback + extended + application + encode_rtcp(COMPOUND)
+    assert decode_rtcp(compound) == [ReceiverReport(7), *COMPOUND]
+
+
+def test_only_the_last_packet_may_be_padded() -> None:
+    padded = bytes.fromhex("a0c90002 00000007 00000004")
+    assert decode_rtcp(encode_rtcp(COMPOUND) + padded) == [*COMPOUND, ReceiverReport(7)]
+    with pytest.raises(DecodeError):
+        decode_rtcp(padded + encode_rtcp(COMPOUND))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "80",
+        "80c90001",
+        "40c90001 00000001",
+        "80c90000",
+        "81c90001 00000001",
+        "80c80002 00000001 00000002",
+        "81ca0001 00000001",
+        "81ca0002 00000001 01ff6161",
+        "82cb0001 00000001",
+        "81cb0002 00000001 04616161",
+        "a0c90001 00000009",
+        "a0c90001 00000000",
+    ],
+)
+def test_what_is_no_rtcp_is_refused(data: str) -> None:
+    with pytest.raises(DecodeError):
+        decode_rtcp(bytes.fromhex(data))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(LocalProtocolError):
+        encode_rtcp([ReceiverReport(1, (BLOCK,) * 32)])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mutated_packets_raise_only_decode_errors(seed: int) -> None:
+    print("seed", seed)
+    taken = 0
+    for broken in mutations(encode_rtcp(COMPOUND), random.Random(seed), 3000):
+        try:
+            packets = decode_rtcp(broken)
+        except DecodeError:
+            continue
+        taken += 1
+        assert decode_rtcp(encode_rtcp(packets)) == packets
+    assert taken > 300

@@ -1,0 +1,147 @@
+import random
+from itertools import pairwise
+
+import pytest
+
+from antiphon_transceiver.rtcp import (
+    Goodbye,
+    ReceiverReport,
+    Reporter,
+    SenderReport,
+    SourceDescription,
+    decode_rtcp,
+    encode_rtcp,
+)
+from antiphon_transceiver.rtcp.reporter import MAX_SOURCES, REPORT_INTERVAL
+from antiphon_transceiver.rtp import RtpPacket
+
+RATE = 48000
+
+
+def make_reporter(ssrc: int, *, seed: int = 1, ntp_offset: float = 3_900_000_000.0) -> Reporter:
+    return Reporter(ssrc, f"cname{ssrc}", RATE, random.Random(seed).randbytes, ntp_offset)
+
+
+def packet(ssrc: int, number: int) -> RtpPacket:
+    return RtpPacket(False, 111, number & 0xFFFF, number * 960, ssrc, b"x" * 80)
+
+
+def run_call(delay: float, *, seconds: float, lose_every: int = 0) -> tuple[Reporter, Reporter]:
+    """Two ends send audio to each other, `delay` seconds apart; `lose_every` packets towards the second are lost."""
+    near, far = make_reporter(1, seed=1), make_reporter(2, seed=2, ntp_offset=77.0)
+    near.start(0.0)
+    far.start(0.0)
+    reports: list[tuple[float, Reporter, bytes]] = []
+    for number in range(int(seconds / 0.02)):
+        now = number * 0.02
+        near.sent_rtp(number * 960, 80, now)
+        far.sent_rtp(number * 960, 80, now)
+        near.received_rtp(packet(2, number), now + delay)
+        if not lose_every or number % lose_every:
+            far.received_rtp(packet(1, number), now + delay)
+        for sender, receiver in ((near, far), (far, near)):
+            if (report := sender.poll_report(now)) is not None:
+                reports.append((now + delay, receiver, report))
+        for arrival, receiver, report in [entry for entry in reports if entry[0] <= now]:
+            receiver.receive(report, arrival)
+            reports.remove((arrival, receiver, report))
+    return near, far
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
+def test_round_trip_is_measured_though_the_clocks_differ(delay: float) -> None:
+    for reporter in run_call(delay, seconds=15.0):
+        assert reporter.round_trip == pytest.approx(2 * delay, abs=0.001)
+
+
+def test_the_sender_learns_of_loss() -> None:
+    near, far = run_call(0.02, seconds=20.0, lose_every=5)
+    assert near.peer_report is not None
+    assert near.peer_report.fraction_lost / 256 == pytest.approx(0.2, abs=0.03)
+    assert far.sources[1].packets_lost == pytest.approx(200, abs=2)
+    assert far.peer_report is not None
+    assert far.peer_report.packets_lost == 0
+
+
+def test_reports_come_at_random_intervals_around_the_mean() -> None:
+    reporter = make_reporter(1)
+    assert reporter.poll_timeout() is None
+    reporter.start(100.0)
+    times = [100.0]
+    while len(times) < 300:
+        due = reporter.poll_timeout()
+        assert due is not None
+        assert reporter.poll_report(due - 0.001) is None
+        assert reporter.poll_report(due) is not None
+        times.append(due)
+    first, *intervals = [later - earlier for earlier, later in pairwise(times)]
+    assert REPORT_INTERVAL / 4 <= first <= REPORT_INTERVAL * 3 / 4
+    assert all(REPORT_INTERVAL / 2 <= interval <= REPORT_INTERVAL * 3 / 2 for interval in intervals)
+    assert sum(intervals) / len(intervals) == pytest.approx(REPORT_INTERVAL, rel=0.05)
+
+
+def due_report(reporter: Reporter) -> list[object]:
+    due = reporter.poll_timeout()
+    assert due is not None
+    data = reporter.poll_report(due)
+    assert data is not None
+    return list(decode_rtcp(data))
+
+
+def test_a_sender_report_is_for_senders() -> None:
+    reporter = make_reporter(1)
+    reporter.start(0.0)
+    report, description = due_report(reporter)
+    assert report == ReceiverReport(1)
+    assert isinstance(description, SourceDescription)
+    reporter.sent_rtp(0, 80, reporter.poll_timeout() or 0.0)
+    assert isinstance(due_report(reporter)[0], SenderReport)
+    for _ in range(10):
+        report, _ = due_report(reporter)
+    assert report == ReceiverReport(1)
+
+
+def test_only_sources_heard_since_the_last_report_are_reported() -> None:
+    reporter = make_reporter(1)
+    reporter.start(0.0)
+    reporter.received_rtp(packet(5, 1), 0.1)
+    report = due_report(reporter)[0]
+    assert isinstance(report, ReceiverReport)
+    assert [block.ssrc for block in report.reports] == [5]
+    assert due_report(reporter)[0] == ReceiverReport(1)
+
+
+def test_a_source_that_says_goodbye_is_forgotten() -> None:
+    reporter = make_reporter(1)
+    reporter.received_rtp(packet(5, 1), 0.1)
+    reporter.receive(encode_rtcp((ReceiverReport(5), Goodbye((5, 6)))), 0.2)
+    assert not reporter.sources
+
+
+def test_sources_are_bounded_and_the_longest_silent_gives_way() -> None:
+    reporter = make_reporter(1)
+    reporter.start(0.0)
+    for ssrc in range(10, 10 + MAX_SOURCES + 3):
+        reporter.received_rtp(packet(ssrc, 1), ssrc * 0.01)
+    assert list(reporter.sources) == list(range(13, 13 + MAX_SOURCES))
+    report = due_report(reporter)[0]
+    assert isinstance(report, ReceiverReport)
+    assert len(report.reports) == MAX_SOURCES
+
+
+def test_malformed_reports_are_counted() -> None:
+    reporter = make_reporter(1)
+    reporter.receive(b"\x80\xc8\x00\x06junk", 0.0)
+    reporter.receive(encode_rtcp((ReceiverReport(5),)), 0.0)
+    assert (reporter.counters.malformed, reporter.counters.received) == (1, 1)
+
+
+def test_goodbye_is_a_compound_and_the_last_word() -> None:
+    reporter = make_reporter(1)
+    reporter.start(0.0)
+    report, description, goodbye = decode_rtcp(reporter.goodbye())
+    assert isinstance(report, ReceiverReport)
+    assert isinstance(description, SourceDescription)
+    assert goodbye == Goodbye((1,))
+    assert reporter.poll_timeout() is None
+    assert reporter.poll_report(1000.0) is None
