@@ -3,8 +3,9 @@
 libsrtp keeps indices of its own and lets nobody set them, so both countings must stay equal. They do, because
 
 - both follow RFC 3711 §3.3.1, from rollover counter zero for a source's first packet;
-- libsrtp sees only packets that passed our check first, its window is no smaller than ours, and both sides move on the
-  same packets: on sending whenever libsrtp is called, on receiving whenever it says the packet is authentic.
+- libsrtp sees only packets that passed our check first, and its windows are as wide as ours, so it refuses none as old;
+- both move on the same packets: received ones that libsrtp finds authentic, and sent ones that it protects. (One that it
+  refuses leaves it a packet behind, and an estimate errs only 2^15 packets behind.)
 
 A state that comes from elsewhere can be reached by protecting one packet for each half turn of the sequence number and
 throwing the output away. SRTCP indices libsrtp counts from 1 where we count from 0; they travel, so only that each is
@@ -15,6 +16,7 @@ from pylibsrtp import Error, Policy, Session
 
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.srtp.keys import Keys
+from antiphon_transceiver.srtp.streams import WINDOW_SIZE
 
 TAG_SIZE = 10
 MAX_CLEAR_SIZE = 1352
@@ -36,6 +38,7 @@ class CounterModeTransform:
             ssrc_type=Policy.SSRC_ANY_INBOUND if inbound else Policy.SSRC_ANY_OUTBOUND,
             srtp_profile=Policy.SRTP_PROFILE_AES128_CM_SHA1_80,
         )
+        policy.window_size = WINDOW_SIZE
         self._session = Session(policy=policy)
 
     def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes:

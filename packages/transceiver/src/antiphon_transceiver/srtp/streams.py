@@ -8,8 +8,8 @@ from antiphon_common.errors import LocalProtocolError
 from antiphon_common.sequence import ReplayWindow, estimate_index
 
 WINDOW_SIZE = 128
-"""Packets that may arrive late: 2.5 s of 20 ms frames, longer than any jitter buffer waits. It is the size of libsrtp's
-own windows too, so what passes here is never refused there."""
+"""Packets that may arrive late: 2.5 s of 20 ms frames, longer than any jitter buffer waits. libsrtp's
+window for SRTCP has this size too."""
 
 MAX_RTP_INDEX = (1 << 48) - 1
 MAX_RTCP_INDEX = (1 << 31) - 1
@@ -31,7 +31,7 @@ class SendStream:
         """Return the packet index of `sequence`; raise LocalProtocolError if it was, or may have been, used."""
         window = self._window
         index = window.highest + 1
-        if index & 0xFFFF != sequence or not index:
+        if index & 0xFFFF != sequence:
             index = estimate_index(sequence, window.highest)
             if not window.check(index):
                 raise LocalProtocolError(f"sequence number {sequence} was used before")
