@@ -11,6 +11,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
 
 ROOT = Path(__file__).parent
 PACKAGES = ("common", "relay", "transceiver", "signaling", "backend", "antiphon")
