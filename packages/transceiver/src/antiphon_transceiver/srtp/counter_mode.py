@@ -4,8 +4,8 @@ libsrtp keeps indices of its own and lets nobody set them, so both countings mus
 
 - both follow RFC 3711 §3.3.1, from rollover counter zero for a source's first packet;
 - libsrtp sees only packets that passed our check first, and its windows are as wide as ours, so it refuses none as old;
-- both move on the same packets: received ones that libsrtp finds authentic, and sent ones that it protects. (One that it
-  refuses leaves it a packet behind, and an estimate errs only 2^15 packets behind.)
+- both move on the same packets: received ones that libsrtp finds authentic, and sent ones that it protects. (One that
+  it refuses leaves it a packet behind, and an estimate errs only 2^15 packets behind.)
 
 A state that comes from elsewhere can be reached by protecting one packet for each half turn of the sequence number and
 throwing the output away. SRTCP indices libsrtp counts from 1 where we count from 0; they travel, so only that each is
