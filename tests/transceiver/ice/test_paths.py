@@ -1,0 +1,185 @@
+"""Which path is used: validation, nomination, change of address, the three-fold limit, eviction."""
+
+import pytest
+
+from antiphon_common.core import Path
+from antiphon_common.stun import ErrorCode, MessageClass, error_response
+from antiphon_transceiver import ice
+from support.ice import CLIENT, LAPTOP, PHONE, Peer
+
+
+def test_the_life_of_a_call_on_one_path() -> None:
+    peer = Peer()
+    peer.connect(LAPTOP)
+    assert peer.seen() == [ice.PathOpened(LAPTOP), ice.PathSelected(LAPTOP), ice.PathValidated(LAPTOP)]
+    assert peer.agent.is_validated(LAPTOP)
+
+
+def test_until_one_is_validated_the_latest_nominated_path_is_selected() -> None:
+    peer = Peer()
+    peer.check(LAPTOP)
+    assert peer.agent.selected == LAPTOP
+    peer.check(PHONE)
+    assert peer.agent.selected == LAPTOP
+    peer.check(PHONE, use_candidate=True)
+    assert peer.agent.selected == PHONE
+    peer.agent.validate(LAPTOP, peer.now)
+    assert peer.agent.selected == LAPTOP
+
+
+@pytest.mark.parametrize(("old", "new"), [(LAPTOP, PHONE), (PHONE, LAPTOP)])
+def test_nomination_moves_the_call_only_once_the_new_address_answered(old: Path, new: Path) -> None:
+    peer = Peer()
+    peer.connect(old)
+    peer.check(new, use_candidate=True)
+    assert peer.agent.selected == old
+    peer.answer(peer.checks_to(new)[0], new)
+    peer.drain()
+    assert peer.agent.selected == new
+    peer.check(old, use_candidate=True)
+    assert peer.agent.selected == old
+    assert peer.seen(ice.PathSelected) == [ice.PathSelected(path) for path in (old, new, old)]
+
+
+def test_a_check_captured_and_replayed_points_no_call_at_a_stranger() -> None:
+    peer = Peer()
+    peer.connect(LAPTOP)
+    captured = peer.request(use_candidate=True)
+    for port in range(1000):
+        peer.send(captured, Path.of("198.51.100.66", 1000 + port))
+        assert len(peer.agent.paths) <= ice.MAX_PATHS
+    assert peer.agent.selected == LAPTOP
+    assert peer.agent.is_validated(LAPTOP)
+    assert peer.agent.counters.paths_evicted == 1001 - ice.MAX_PATHS
+    assert len(peer.seen(ice.PathDropped)) == 1001 - ice.MAX_PATHS
+    peer.reachable.add(PHONE)
+    peer.check(PHONE, use_candidate=True)
+    assert peer.agent.selected == PHONE
+
+
+def test_validated_paths_outlast_those_that_prove_nothing() -> None:
+    peer = Peer()
+    peer.connect(LAPTOP)
+    peer.connect(PHONE)
+    peer.advance(peer.now + 1)
+    for port in range(ice.MAX_PATHS):
+        peer.check(Path.of("198.51.100.66", 1000 + port))
+    assert peer.agent.is_validated(LAPTOP)
+    assert peer.agent.selected == PHONE
+
+
+def test_only_the_address_asked_can_answer_and_only_with_the_password() -> None:
+    peer = Peer()
+    peer.check(LAPTOP)
+    peer.check(PHONE)
+    (check,) = peer.checks_to(LAPTOP)
+    peer.answer(check, PHONE)
+    peer.answer(check, LAPTOP, password="not the password of this client")
+    assert not peer.agent.is_validated(LAPTOP)
+    assert not peer.agent.is_validated(PHONE)
+    peer.answer(check, LAPTOP)
+    assert peer.agent.is_validated(LAPTOP)
+    peer.answer(check, LAPTOP)
+    assert peer.agent.counters.stray_responses == 2
+
+
+def test_dtls_validates_a_path_and_ends_our_check() -> None:
+    peer = Peer()
+    peer.check(LAPTOP, use_candidate=True)
+    peer.agent.validate(LAPTOP, peer.now)
+    peer.drain()
+    assert peer.seen(ice.PathValidated) == [ice.PathValidated(LAPTOP)]
+    peer.advance(peer.now + 2.9)
+    assert len(peer.checks_to(LAPTOP)) == 1
+
+
+def test_a_stranger_gets_at_most_three_times_what_it_sent_and_yet_every_answer() -> None:
+    peer = Peer()
+    received = handshake = 0
+    for _ in range(50):
+        request = peer.request(use_candidate=True)
+        received += len(request)
+        assert peer.send(request, LAPTOP)[0].message_class is MessageClass.SUCCESS
+        while peer.agent.may_send(LAPTOP, 200):
+            peer.agent.sent(LAPTOP, 200)
+            handshake += 200
+        peer.advance(peer.now + 0.3)
+        assert peer.bytes_to(LAPTOP) + handshake <= 3 * received
+    assert handshake > received
+    assert peer.agent.counters.over_budget > 0
+
+
+def test_handshake_bytes_add_to_the_budget_and_validation_ends_it() -> None:
+    peer = Peer()
+    peer.check(LAPTOP)
+    assert not peer.agent.may_send(LAPTOP, 1200)
+    peer.agent.heard(LAPTOP, 400, peer.now, authenticated=False)
+    assert peer.agent.may_send(LAPTOP, 1200)
+    peer.agent.sent(LAPTOP, 1200)
+    assert not peer.agent.may_send(LAPTOP, 1200)
+    peer.agent.validate(LAPTOP, peer.now)
+    assert peer.agent.may_send(LAPTOP, 1_000_000)
+    assert not peer.agent.may_send(PHONE, 1), "a path without any valid check"
+
+
+def test_our_check_is_retransmitted_with_backoff_as_the_budget_allows_and_given_up() -> None:
+    peer = Peer()
+    peer.check(LAPTOP)
+    peer.agent.heard(LAPTOP, 1000, peer.now, authenticated=False)
+    start = peer.now
+    for _ in range(4):
+        peer.advance(peer.now + 2)
+        peer.agent.heard(LAPTOP, 10, peer.now, authenticated=True)
+    times = [at - start for at, transmit in peer.sent if transmit.data[0] == 0]
+    assert times == pytest.approx([0, 0.2, 0.6, 1.4, 3.0, 4.6])
+    assert peer.agent.counters.checks_failed == 1
+    peer.check(LAPTOP)
+    assert len(peer.checks_to(LAPTOP)) == 7
+
+
+def test_nat_rebinding_is_followed_without_nomination_once_media_comes_by_the_new_address() -> None:
+    peer = Peer()
+    peer.connect(LAPTOP)
+    peer.advance(peer.now + 2)
+    peer.reachable = {PHONE}
+    peer.check(PHONE)
+    assert peer.agent.is_validated(PHONE)
+    assert peer.agent.selected == LAPTOP
+    peer.agent.heard(PHONE, 100, peer.now, authenticated=True)
+    assert peer.agent.selected == PHONE
+
+
+def test_media_by_two_paths_at_once_does_not_flap() -> None:
+    peer = Peer()
+    peer.connect(PHONE)
+    peer.connect(LAPTOP)
+    for frame in range(100):
+        peer.now += 0.02
+        peer.agent.heard((LAPTOP, PHONE)[frame % 2], 100, peer.now, authenticated=True)
+        assert peer.agent.selected == LAPTOP
+
+
+def test_silent_paths_are_dropped_but_not_the_selected_one() -> None:
+    peer = Peer()
+    peer.connect(LAPTOP)
+    peer.check(PHONE)
+    for _ in range(20):
+        peer.advance(peer.now + 2)
+        peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
+    assert set(peer.agent.paths) == {LAPTOP}
+    assert peer.seen(ice.PathDropped) == [ice.PathDropped(PHONE)]
+
+
+def test_an_error_from_the_peer_validates_nothing() -> None:
+    peer = Peer()
+    peer.check(LAPTOP)
+    (check,) = peer.checks_to(LAPTOP)
+    unsigned = error_response(check, ErrorCode.UNAUTHENTICATED).encode()
+    peer.send(unsigned, LAPTOP)
+    signed = error_response(check, ErrorCode.ROLE_CONFLICT).encode(CLIENT.password.encode())
+    peer.send(signed, LAPTOP)
+    assert peer.agent.counters.bad_integrity == 1
+    assert peer.agent.counters.checks_failed == 1
+    assert not peer.agent.is_validated(LAPTOP)
+    assert peer.check(LAPTOP).message_class is MessageClass.SUCCESS
+    assert len(peer.checks_to(LAPTOP)) == 2
