@@ -61,6 +61,13 @@ def test_even_packets_have_no_jitter_even_across_the_wrap_of_timestamps() -> Non
     assert statistics.report(2.0).jitter == 0
 
 
+def test_one_deviation_counts_a_sixteenth() -> None:
+    statistics = ReceiverStatistics(1, RATE)
+    statistics.packet_received(0, 0, 0.0)
+    statistics.packet_received(1, FRAME, 0.02 + 0.016)
+    assert statistics.jitter == pytest.approx(0.001)
+
+
 def test_jitter_tends_to_the_mean_deviation() -> None:
     statistics = ReceiverStatistics(1, RATE)
     for number in range(500):
