@@ -1,0 +1,30 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from antiphon.__main__ import main
+from antiphon_common.keys import KeyRing
+
+
+def test_writes_a_secret_file_for_its_owner_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "secret"
+    main(["keygen", str(file)])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert KeyRing.load(file).link.minting(0)[0] == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_prints_it_without_a_file_and_never_the_same_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["keygen"])
+    main(["keygen"])
+    first, second = (KeyRing.parse(line) for line in capsys.readouterr().out.splitlines())
+    assert first.control.minting(0) != second.control.minting(0)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("secret", "there already"), ("no/folder/secret", "No such file")])
+def test_says_why_it_cannot_write(name: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("mine")
+    with pytest.raises(SystemExit, match=hint):
+        main(["keygen", str(tmp_path / name)])
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
