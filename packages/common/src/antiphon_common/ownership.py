@@ -63,8 +63,8 @@ class OwnershipTable(Generic[OwnerT]):
     """Paths, by their 22 encoded bytes, and their owners.
 
     After `takeover_seconds` of an owner's silence another may answer on its confirmed path; after `silent_seconds` the
-    path is nobody's. By default only a release ends a confirmed path. A subclass that keeps something beside each
-    claim overrides `_begin` and `_end`.
+    path is nobody's. By default only a release ends a confirmed path. A subclass that keeps more of each path
+    overrides `_begin` and `_end`.
     """
 
     def __init__(
@@ -171,13 +171,13 @@ class OwnershipTable(Generic[OwnerT]):
         if loser is not None:
             self.counters.taken += 1
             self._end(loser)
-        return self._begin(key, owner, now)
-
-    def _begin(self, key: bytes, owner: OwnerT, now: float) -> Claim[OwnerT]:
-        claim = self._claims[key] = Claim(key, owner, now)
         if owner not in self._holdings:
             self._holdings[owner] = _Holdings()
+        claim = self._claims[key] = self._begin(key, owner, now)
         return claim
+
+    def _begin(self, key: bytes, owner: OwnerT, now: float) -> Claim[OwnerT]:
+        return Claim(key, owner, now)
 
     def _end(self, claim: Claim[OwnerT]) -> None:
         del self._claims[claim.key]

@@ -1,0 +1,29 @@
+"""`python -m antiphon_relay`: one relay process."""
+
+from antiphon_common import logs
+from antiphon_common.settings import RelaySettings, SharedSettings, parse
+from antiphon_common.shell.secrets import load_keys
+from antiphon_common.shell.supervise import run_service
+from antiphon_relay.service import RelayPorts, serve_relay
+
+DESCRIPTION = "Forwards the datagrams of voice calls to their owners; decrypts nothing."
+
+
+def main() -> None:
+    settings, shared = parse("antiphon_relay", DESCRIPTION, (RelaySettings, SharedSettings))
+    logs.configure(shared.log)
+    keys = load_keys(shared, {"--relay-link": settings.relay_link})
+    run_service(serve_relay, settings, shared, keys, ready=announce)
+
+
+def announce(ports: RelayPorts) -> None:
+    media = " ".join(f"{ingress}={_join(host, port)}" for ingress, host, port in ports.media)
+    print(f"ready {media}", flush=True)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+if __name__ == "__main__":
+    main()

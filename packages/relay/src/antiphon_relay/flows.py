@@ -1,0 +1,85 @@
+"""The relay's soft state: which client is reached through which public address, and who owns its packets.
+
+Each flow keeps what the hot path needs ready-made: one look-up by the client's encoded address on the way up, one by
+the 32 bytes of the link header on the way down.
+"""
+
+from antiphon_common.core import TRANSPORT_UDP, Path
+from antiphon_common.ownership import Claim, OwnershipTable
+from antiphon_common.sockaddr import from_port_and_address, port_and_address
+from antiphon_relay.limits import Bucket
+
+PATH_HEAD_SIZE = 4
+"""Bytes of an encoded path that name the ingress: transport, zero, ingress id."""
+
+TAKEOVER_SECONDS = 10.0
+"""Silence of an owner after which another may have its path; a live one answers a check every few seconds."""
+SILENT_SECONDS = 60.0
+"""Silence after which nobody owns a path any more: a transceiver gives its peer up after 30 s."""
+
+CHECKS_PER_SECOND, CHECKS_AT_ONCE = 20.0, 40
+"""Binding requests of a confirmed flow that its own limit lets pass: a client at rest sends one in 2.5 s, one that
+nominates anew 20 a second."""
+
+Datagram = tuple[bytes, bytes]
+"""What is sent, and the encoded address it goes to."""
+
+
+class Ingress:
+    """One public address. `outbox` holds what is to leave it, `flows` its clients by encoded address."""
+
+    __slots__ = ("address_size", "flows", "head", "id", "outbox")
+
+    def __init__(self, ingress: int, address_size: int) -> None:
+        self.id = ingress
+        self.address_size = address_size
+        self.head = bytes((TRANSPORT_UDP, 0)) + ingress.to_bytes(2, "big")
+        self.flows: dict[bytes, Flow] = {}
+        self.outbox: list[Datagram] = []
+
+    def key(self, client: bytes) -> bytes:
+        """Return the encoded path of a client's encoded address."""
+        return self.head + port_and_address(client)
+
+
+class Flow(Claim[bytes]):
+    """A path with an owner, which is a transceiver's encoded link address."""
+
+    __slots__ = ("checks", "client", "downlink_header", "header", "ingress")
+
+    def __init__(self, key: bytes, owner: bytes, now: float, ingress: Ingress) -> None:
+        super().__init__(key, owner, now)
+        self.ingress = ingress
+        self.client = from_port_and_address(key[PATH_HEAD_SIZE:])
+        self.header = b""
+        self.downlink_header = b""
+        self.checks = Bucket(CHECKS_PER_SECOND, CHECKS_AT_ONCE)
+
+    @property
+    def path(self) -> Path:
+        return Path.decode(self.key)
+
+
+class FlowTable(OwnershipTable[bytes]):
+    """All flows of a relay. `by_header` finds the confirmed ones by the link header their owner sends."""
+
+    def __init__(self, ingresses: dict[bytes, Ingress]) -> None:
+        super().__init__(takeover_seconds=TAKEOVER_SECONDS, silent_seconds=SILENT_SECONDS)
+        self.by_header: dict[bytes, Flow] = {}
+        self._ingresses = ingresses
+
+    def flow(self, key: bytes) -> "Flow | None":
+        claim = self._claims.get(key)
+        return claim if isinstance(claim, Flow) else None
+
+    def _begin(self, key: bytes, owner: bytes, now: float) -> Flow:
+        ingress = self._ingresses[key[:PATH_HEAD_SIZE]]
+        flow = Flow(key, owner, now, ingress)
+        ingress.flows[flow.client] = flow
+        return flow
+
+    def _end(self, claim: Claim[bytes]) -> None:
+        super()._end(claim)
+        if isinstance(claim, Flow):
+            del claim.ingress.flows[claim.client]
+            self.by_header.pop(claim.downlink_header, None)

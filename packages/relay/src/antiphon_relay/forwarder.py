@@ -1,0 +1,317 @@
+"""The relay as a protocol core: clients' datagrams to their owners, owners' datagrams to clients.
+
+Uplink, a binding request goes to the owner its route token names, everything else to the owner of its flow. Requests
+are limited, so that a flood of valid ones does not become an owner's: those of a confirmed flow by the flow's own
+limit; what exceeds it, and all others, by the limit of the token and then that of the owner.
+
+Downlink, whatever an owner sends makes the path its own, provisionally, and goes out. On a path that is confirmed for
+another owner it is dropped and counted instead. Otherwise checks for a stranger's call, sent from the spoofed address
+of a live client, would bring that client answers, checks and handshakes of a call that it does not know. A client that
+does start a new call from the port of one that has just vanished waits until the old owner releases the path, which it
+does when its peer is disconnected, or until that owner has been silent for 10 s.
+
+The batch methods work on encoded addresses (`antiphon_common.sockaddr`) and leave what is to be sent in the outboxes;
+the five methods are the same work one datagram at a time. There the path of ingress `LINK` is an owner's link address.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from antiphon_common.core import Path, Transmit
+from antiphon_common.errors import DecodeError
+from antiphon_common.link import (
+    DOWNLINK,
+    HEADER_SIZE,
+    MESSAGE,
+    PATH_START,
+    PATH_STOP,
+    Confirm,
+    LinkKeys,
+    Release,
+    decode_message,
+)
+from antiphon_common.routing import ClusterNetworks, RouteTokens
+from antiphon_common.sockaddr import decode_address, encode_address, from_port_and_address
+from antiphon_common.stun import peek_username
+from antiphon_relay.flows import PATH_HEAD_SIZE, Datagram, Flow, FlowTable, Ingress
+from antiphon_relay.limits import Bucket, BucketArray
+
+LINK = 0
+"""The ingress id that stands for the link; public addresses have others."""
+
+TOKEN_BUCKETS = 65536
+"""Half a megabyte; with 1,000 calls being set up, one in 65 shares its bucket."""
+TOKEN_CHECKS_PER_SECOND, TOKEN_CHECKS_AT_ONCE = 50.0, 100
+"""Binding requests with one token: a browser sends 20 a second for each of its addresses while it connects."""
+OWNER_CHECKS_PER_SECOND, OWNER_CHECKS_AT_ONCE = 2000.0, 1000
+"""Binding requests to one owner outside its confirmed flows: it answers them with a tenth of its time."""
+
+SPARED_PROVISIONAL, SPARED_UNKNOWN = 32, 16
+"""Under pressure, how many requests of a batch are still looked at, from provisional flows and from unknown paths:
+reading a token costs several times what forwarding does, and confirmed flows go first."""
+
+MAX_OWNERS = 4096
+"""Owners and tokens remembered, which only saves reading them again; beyond this they are forgotten all at once."""
+REMEMBER_SECONDS = 10.0
+"""How long a token or a link header counts as read, so that a retired key ends."""
+TIMEOUT_INTERVAL = 1.0
+"""Seconds between two looks for expired flows."""
+
+_BINDING_REQUEST = b"\x00\x01"
+
+
+class RelayCounters:
+    """What was forwarded, and what was dropped why."""
+
+    __slots__ = (
+        "bad_token", "downlink", "link_bad_tag", "link_foreign", "link_malformed", "malformed_request",
+        "messages", "no_route", "not_owner", "over_owner_limit", "over_token_limit", "shed", "skipped_messages",
+        "unknown", "unknown_ingress", "uplink",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.uplink = 0
+        self.downlink = 0
+        self.messages = 0
+        self.unknown = 0
+        self.malformed_request = 0
+        self.bad_token = 0
+        self.no_route = 0
+        self.over_token_limit = 0
+        self.over_owner_limit = 0
+        self.shed = 0
+        self.link_malformed = 0
+        self.link_bad_tag = 0
+        self.link_foreign = 0
+        self.not_owner = 0
+        self.unknown_ingress = 0
+        self.skipped_messages = 0
+
+
+class _Owner:
+    """A transceiver that tokens lead to, by its encoded link address."""
+
+    __slots__ = ("address", "checks")
+
+    def __init__(self, address: bytes) -> None:
+        self.address = address
+        self.checks = Bucket(OWNER_CHECKS_PER_SECOND, OWNER_CHECKS_AT_ONCE)
+
+
+class Forwarder:
+    """Soft state and rules of one relay worker. `unix_offset` added to `now` gives Unix time, in seconds.
+
+    `ingresses` are the public addresses, `link_address_size` the size of encoded addresses on the link.
+    """
+
+    def __init__(
+        self,
+        ingresses: Iterable[Ingress],
+        link_address_size: int,
+        tokens: RouteTokens,
+        networks: ClusterNetworks,
+        link_keys: LinkKeys,
+        random: Callable[[int], bytes],
+        *,
+        unix_offset: float,
+    ) -> None:
+        self.counters = RelayCounters()
+        self.ingresses = {ingress.head: ingress for ingress in ingresses}
+        self.flows = FlowTable(self.ingresses)
+        self.link_outbox: list[Datagram] = []
+        self._link_address_size = link_address_size
+        self._tokens = tokens
+        self._networks = networks
+        self._link_keys = link_keys
+        self._unix_offset = unix_offset
+        self._token_limit = BucketArray(TOKEN_BUCKETS, TOKEN_CHECKS_PER_SECOND, TOKEN_CHECKS_AT_ONCE, random(32))
+        self._owners: dict[bytes, _Owner] = {}
+        self._owner_of: dict[bytes, _Owner] = {}
+        self._transceivers: set[bytes] = set()
+        self._forget_at = 0.0
+        self._timeout = 0.0
+
+    # Batches
+
+    def forward_uplink(self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, pressed: bool = False) -> None:
+        """Take clients' datagrams, with their sources, into `link_outbox`. `pressed` says that more are waiting."""
+        flows, outbox = ingress.flows, self.link_outbox
+        before = len(outbox)
+        requests = 0
+        for data, source in batch:
+            flow = flows.get(source)
+            if data[:2] == _BINDING_REQUEST:
+                if pressed and (flow is None or not flow.confirmed):
+                    requests += 1
+                    if requests > (SPARED_UNKNOWN if flow is None else SPARED_PROVISIONAL):
+                        self.counters.shed += 1
+                        continue
+                self._forward_request(ingress, data, source, flow, now)
+            elif flow is not None:
+                outbox.append((flow.header + data, flow.owner))
+            else:
+                self.counters.unknown += 1
+        self.counters.uplink += len(outbox) - before
+
+    def forward_downlink(self, batch: Sequence[Datagram], now: float) -> None:
+        """Take link datagrams, with their sources, into the outboxes of the ingresses."""
+        by_header = self.flows.by_header
+        forwarded = 0
+        for data, source in batch:
+            flow = by_header.get(data[:HEADER_SIZE])
+            if flow is None or flow.owner != source:
+                flow = self._receive_link(data, source, now)
+                if flow is None:
+                    continue
+            flow.heard = now
+            flow.ingress.outbox.append((data[HEADER_SIZE:], flow.client))
+            forwarded += 1
+        self.counters.downlink += forwarded
+
+    # The five methods
+
+    def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
+        """Take one datagram of a client, or of an owner if it comes by the ingress `LINK`."""
+        encoded = source.encode()
+        address = from_port_and_address(encoded[PATH_HEAD_SIZE:])
+        if source.ingress == LINK:
+            self.forward_downlink([(data, address)], now)
+        elif (ingress := self.ingresses.get(encoded[:PATH_HEAD_SIZE])) is not None:
+            self.forward_uplink(ingress, [(data, address)], now)
+        else:
+            self.counters.unknown_ingress += 1
+
+    def handle_timeout(self, now: float) -> None:
+        """End what has expired."""
+        self.flows.expire(now)
+        self._timeout = now + TIMEOUT_INTERVAL
+        if now >= self._forget_at:
+            self._forget_at = now + REMEMBER_SECONDS
+            self._owner_of.clear()
+            self.flows.by_header.clear()
+
+    def poll_transmit(self) -> Transmit | None:
+        """Return the next datagram to send, to an owner by the path of ingress `LINK`."""
+        for ingress, outbox in ((LINK, self.link_outbox), *((i.id, i.outbox) for i in self.ingresses.values())):
+            if outbox:
+                data, address = outbox.pop(0)
+                return Transmit(data, Path.of(*decode_address(address), ingress=ingress))
+        return None
+
+    def poll_event(self) -> None:
+        """Nothing that happens here is anybody's to act upon; counters tell it."""
+
+    def poll_timeout(self) -> float:
+        return self._timeout
+
+    # Uplink
+
+    def _forward_request(self, ingress: Ingress, data: bytes, source: bytes, flow: Flow | None, now: float) -> None:
+        ufrag = peek_username(data)
+        if ufrag is None:
+            self.counters.malformed_request += 1
+            return
+        owner = self._owner_of.get(ufrag) or self._read_token(ufrag, now)
+        if owner is None:
+            return
+        own = flow is not None and flow.confirmed and flow.owner == owner.address and flow.checks.allow(now)
+        if not own and not self._admit(ufrag, owner, now):
+            return
+        header = self._uplink_header(ingress.key(source), now) if flow is None else flow.header
+        self.link_outbox.append((header + data, owner.address))
+
+    def _read_token(self, ufrag: bytes, now: float) -> _Owner | None:
+        """Return the owner that a token names; junk and forgeries are remembered nowhere."""
+        try:
+            token = self._tokens.read(ufrag, now + self._unix_offset)
+        except DecodeError:
+            self.counters.bad_token += 1
+            return None
+        resolved = self._networks.resolve(token)
+        address = encode_address(*resolved) if resolved else b""
+        if len(address) != self._link_address_size:
+            self.counters.no_route += 1
+            return None
+        if len(self._owner_of) >= MAX_OWNERS:
+            self._owner_of.clear()
+        if len(self._owners) >= MAX_OWNERS:
+            self._owners.clear()
+        owner = self._owners.get(address)
+        if owner is None:
+            owner = self._owners[address] = _Owner(address)
+        self._owner_of[ufrag] = owner
+        return owner
+
+    def _admit(self, ufrag: bytes, owner: _Owner, now: float) -> bool:
+        if not self._token_limit.allow(ufrag, now):
+            self.counters.over_token_limit += 1
+            return False
+        if not owner.checks.allow(now):
+            self.counters.over_owner_limit += 1
+            return False
+        return True
+
+    def _uplink_header(self, key: bytes, now: float) -> bytes:
+        return self._link_keys.header(Path.decode(key), 0, now + self._unix_offset)
+
+    # Downlink
+
+    def _receive_link(self, data: bytes, source: bytes, now: float) -> Flow | None:
+        """Take a link datagram whose header is not known as the owner's; return the flow that it may go out on."""
+        if not self._link_keys.verify(data, now + self._unix_offset):
+            self.counters.link_bad_tag += 1
+            return None
+        if not self._is_transceiver(source):
+            self.counters.link_foreign += 1
+            return None
+        if data[0] & MESSAGE:
+            self._receive_message(data[HEADER_SIZE:], source, now)
+            return None
+        if not data[0] & DOWNLINK:
+            self.counters.link_malformed += 1
+            return None
+        flow = self._claim(data[PATH_START:PATH_STOP], source, now, confirmed=False)
+        if flow is not None and flow.confirmed:
+            self.flows.by_header.pop(flow.downlink_header, None)
+            flow.downlink_header = data[:HEADER_SIZE]
+            self.flows.by_header[flow.downlink_header] = flow
+        return flow
+
+    def _is_transceiver(self, source: bytes) -> bool:
+        if source in self._transceivers:
+            return True
+        if not self._networks.allow(*decode_address(source)):
+            return False
+        if len(self._transceivers) >= MAX_OWNERS:
+            self._transceivers.clear()
+        self._transceivers.add(source)
+        return True
+
+    def _receive_message(self, body: bytes, source: bytes, now: float) -> None:
+        self.counters.messages += 1
+        try:
+            message = decode_message(body)
+        except DecodeError:
+            self.counters.link_malformed += 1
+            return
+        match message:
+            case Confirm(path):
+                self._claim(path.encode(), source, now, confirmed=True)
+            case Release(path):
+                self.flows.release(path.encode(), source)
+            case _:
+                self.counters.skipped_messages += 1
+
+    def _claim(self, key: bytes, owner: bytes, now: float, *, confirmed: bool) -> Flow | None:
+        """Let an owner have a path, if it may. The flow's header is made anew, so that it follows a change of key."""
+        ingress = self.ingresses.get(key[:PATH_HEAD_SIZE])
+        if ingress is None or len(from_port_and_address(key[PATH_HEAD_SIZE:])) != ingress.address_size:
+            self.counters.unknown_ingress += 1
+            return None
+        write = self.flows.confirm if confirmed else self.flows.answered
+        if not write(key, owner, now):
+            self.counters.not_owner += 1
+            return None
+        flow = self.flows.flow(key)
+        if flow is not None:
+            flow.header = self._uplink_header(key, now)
+        return flow

@@ -1,0 +1,119 @@
+"""The packet loop: the Trio shell around the forwarder. It waits once for all sockets, then moves what there is.
+
+Waking up costs more than forwarding. So once packets come fast, the loop sleeps for a fraction of a millisecond
+between two looks, and a look finds several packets. The sleep blocks the process: `trio.sleep` cannot be shorter than a
+millisecond, and a relay has nothing else to do. Where other services share the process, `gather` is to be off.
+"""
+
+import select
+import time
+from collections.abc import Callable, Sequence
+
+import trio
+
+from antiphon_common.shell.udp import BATCH, BatchSocket
+from antiphon_relay.flows import Ingress
+from antiphon_relay.forwarder import Forwarder
+from antiphon_relay.media import MediaSocket
+
+TURN_SECONDS = 0.002
+"""How long the loop goes on before other tasks get their turn."""
+GATHER_ABOVE = 10_000.0
+"""Packets a second from which on they are let gather: four for each nap."""
+NAP_SECONDS = 0.0004
+"""What gathering adds to a packet's delay at most."""
+RATE_WINDOW = 0.02
+"""Seconds over which the rate is measured."""
+Receiver = Callable[[float], int]
+
+
+class PacketLoop:
+    """Moves datagrams between the public sockets and the link until it is cancelled."""
+
+    def __init__(
+        self, forwarder: Forwarder, media: Sequence[MediaSocket], link: BatchSocket, *, gather: bool = True
+    ) -> None:
+        self._forwarder = forwarder
+        self._media = [(ingress, sock) for ingress, sock, _ in media]
+        self._link = link
+        self._gather = gather
+        self._receivers: dict[int, Receiver] = {link.fileno(): self._receive_link}
+        for ingress, sock in self._media:
+            self._receivers[sock.fileno()] = self._media_receiver(ingress, sock)
+        self._fast = False
+        self._window_start = 0.0
+        self._window_moved = 0
+        self._turns = 0
+        self._stalled = False
+
+    async def run(self) -> None:
+        with select.epoll() as waiting:
+            for descriptor in self._receivers:
+                waiting.register(descriptor, select.EPOLLIN)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_time, waiting)
+                while True:
+                    await trio.lowlevel.wait_readable(waiting.fileno())
+                    self._turn(waiting)
+
+    def healthy(self) -> bool:
+        """False while packets wait and nobody fetches them."""
+        return not self._stalled
+
+    async def _keep_time(self, waiting: select.epoll) -> None:
+        """Serve the forwarder's clock, once a second, and see whether the loop has moved what waited the last time."""
+        left_waiting, turns = False, 0
+        while True:
+            await trio.sleep_until(self._forwarder.poll_timeout())
+            self._forwarder.handle_timeout(trio.current_time())
+            self._stalled = left_waiting and turns == self._turns
+            left_waiting, turns = bool(waiting.poll(0)), self._turns
+
+    def _turn(self, waiting: select.epoll) -> None:
+        self._turns += 1
+        now = trio.current_time()
+        deadline = now + TURN_SECONDS
+        while True:
+            moved, pressed = self._look(waiting, now)
+            now = trio.current_time()
+            self._measure(moved, now)
+            if now >= deadline or not (pressed or self._fast):
+                return
+            if not pressed:
+                time.sleep(NAP_SECONDS)
+                now = trio.current_time()
+
+    def _look(self, waiting: select.epoll, now: float) -> tuple[int, bool]:
+        """Move one batch of each socket that has something; return how many, and whether any had a whole batch."""
+        counts = [self._receivers[descriptor](now) for descriptor, _ in waiting.poll(0)]
+        return sum(counts), BATCH in counts
+
+    def _measure(self, moved: int, now: float) -> None:
+        self._window_moved += moved
+        elapsed = now - self._window_start
+        if elapsed >= RATE_WINDOW:
+            self._fast = self._gather and self._window_moved >= GATHER_ABOVE * elapsed
+            self._window_start = now
+            self._window_moved = 0
+
+    def _media_receiver(self, ingress: Ingress, sock: BatchSocket) -> Receiver:
+        forwarder, receive, link = self._forwarder, sock.receive, self._link
+
+        def receive_media(now: float) -> int:
+            batch = receive()
+            forwarder.forward_uplink(ingress, batch, now, pressed=len(batch) == BATCH)
+            if forwarder.link_outbox:
+                link.send(forwarder.link_outbox)
+                forwarder.link_outbox.clear()
+            return len(batch)
+
+        return receive_media
+
+    def _receive_link(self, now: float) -> int:
+        batch = self._link.receive()
+        self._forwarder.forward_downlink(batch, now)
+        for ingress, sock in self._media:
+            if ingress.outbox:
+                sock.send(ingress.outbox)
+                ingress.outbox.clear()
+        return len(batch)
