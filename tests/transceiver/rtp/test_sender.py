@@ -1,3 +1,5 @@
+import random
+
 from antiphon_transceiver.rtp import RtpSender, decode_rtp
 
 
@@ -18,3 +20,11 @@ def test_packets_carry_what_they_are_given() -> None:
     assert (packet.ssrc, packet.payload_type, packet.sequence, packet.timestamp) == (0xFFFFFFFF, 96, 7, 960)
     assert (packet.marker, packet.payload, packet.extensions) == (True, b"speech", {3: b"0"})
     assert not decode_rtp(sender.packet(b"", 0)).marker
+
+
+def test_streams_start_at_random_numbers() -> None:
+    first, second = (RtpSender.start(111, random.Random(seed).randbytes) for seed in (1, 2))
+    assert (first.ssrc, first.sequence) != (second.ssrc, second.sequence)
+    packet = decode_rtp(first.packet(b"", 960))
+    assert packet.timestamp == first.rtp_timestamp(960)
+    assert packet.timestamp != 960

@@ -82,7 +82,7 @@ class Reporter:
         self._next_report = now + self._random_interval() / 2
 
     def sent_rtp(self, timestamp: int, size: int, now: float) -> None:
-        """Count one RTP packet of ours with `size` bytes of payload."""
+        """Count one RTP packet of ours: its timestamp as it travels, and `size` bytes of payload."""
         self.sender.packet_sent(timestamp, size, now)
 
     def received_rtp(self, packet: RtpPacket, now: float) -> None:
