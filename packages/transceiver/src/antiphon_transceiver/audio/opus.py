@@ -1,0 +1,128 @@
+"""Opus through libopus: one decoder or encoder for each direction of a call, mono, 16-bit little-endian."""
+
+from typing import Any, Final
+
+from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_transceiver.audio import libopus
+
+MAX_PACKET_SIZE: Final = 1275
+"""Bytes of the largest frame (RFC 6716 §3.2.1), and so of a packet of one frame."""
+
+MAX_PACKET_MS: Final = 120
+
+FRAME_MS: Final = 20
+"""What one encoded packet holds."""
+
+DEFAULT_LOSS_PERCENT: Final = 10
+"""Loss the encoder prepares for until reports say better; at 0 libopus writes no FEC at all."""
+
+_APPLICATION_VOIP = 2048
+_SET_BITRATE = 4002
+_SET_COMPLEXITY = 4010
+_SET_INBAND_FEC = 4012
+_SET_PACKET_LOSS_PERC = 4014
+_SET_DTX = 4016
+
+
+class OpusDecoder:
+    """Turns the packets of one stream into PCM at `sample_rate` (8, 12, 16, 24 or 48 kHz), mono."""
+
+    def __init__(self, sample_rate: int) -> None:
+        ffi, functions, _ = libopus.load()
+        error = ffi.new("int *")
+        state = functions.opus_decoder_create(sample_rate, 1, error)
+        if error[0]:
+            raise LocalProtocolError(f"libopus cannot decode to {sample_rate} Hz: {_reason(error[0])}")
+        self.sample_rate = sample_rate
+        self._state = ffi.gc(state, functions.opus_decoder_destroy)
+        self._decode = functions.opus_decode
+        self._nothing: Any = ffi.NULL
+        self._capacity = sample_rate * MAX_PACKET_MS // 1000
+        self._pcm = ffi.new("char[]", self._capacity * 2)
+        self._view = ffi.buffer(self._pcm)
+
+    def decode(self, packet: bytes) -> bytes:
+        """Return the PCM of `packet`; raise DecodeError when it is not Opus."""
+        if not packet:  # libopus would take it for a lost one
+            raise DecodeError("an empty Opus packet")
+        return self._run(packet, len(packet), self._capacity, 0)
+
+    def recover(self, packet: bytes, samples: int) -> bytes:
+        """Return the `samples` before `packet`, which was received while the one before it was not.
+
+        They come from the in-band FEC in `packet`; where it has none they are concealed. Call it before
+        `decode(packet)`. `samples` is a multiple of 2.5 ms.
+        """
+        return self._run(packet, len(packet), samples, 1)
+
+    def conceal(self, samples: int) -> bytes:
+        """Return `samples` that hide a loss; a multiple of 2.5 ms."""
+        return self._run(self._nothing, 0, samples, 0)
+
+    def _run(self, packet: Any, size: int, samples: int, fec: int) -> bytes:
+        count = self._decode(self._state, packet, size, self._pcm, samples, fec)
+        if count < 0:
+            raise DecodeError(f"libopus: {_reason(count)}")
+        pcm: bytes = self._view[: count * 2]
+        return pcm
+
+
+class OpusEncoder:
+    """Turns PCM at `sample_rate`, mono, into one packet for each 20 ms.
+
+    `complexity` is 0 to 10, `bitrate` in bits a second. With `dtx` a packet of at most two bytes stands for silence
+    and need not be sent.
+    """
+
+    def __init__(
+        self, sample_rate: int, *, bitrate: int = 32_000, complexity: int = 5, fec: bool = True, dtx: bool = False
+    ) -> None:
+        ffi, functions, _ = libopus.load()
+        error = ffi.new("int *")
+        state = functions.opus_encoder_create(sample_rate, 1, _APPLICATION_VOIP, error)
+        if error[0]:
+            raise LocalProtocolError(f"libopus cannot encode {sample_rate} Hz: {_reason(error[0])}")
+        self.sample_rate = sample_rate
+        self.frame_size = sample_rate * FRAME_MS // 1000 * 2
+        """Bytes of PCM that `encode` takes."""
+        self._ffi = ffi
+        self._state = ffi.gc(state, functions.opus_encoder_destroy)
+        self._encode = functions.opus_encode
+        self._control = functions.opus_encoder_ctl
+        self._samples = self.frame_size // 2
+        self._packet = ffi.new("char[]", MAX_PACKET_SIZE)
+        self._view = ffi.buffer(self._packet)
+        self._set(_SET_COMPLEXITY, complexity)
+        self._set(_SET_DTX, dtx)
+        self.set_bitrate(bitrate)
+        self.set_loss(DEFAULT_LOSS_PERCENT if fec else 0, fec=fec)
+
+    def encode(self, pcm: bytes) -> bytes:
+        """Return the packet for `frame_size` bytes of PCM."""
+        if len(pcm) != self.frame_size:
+            raise LocalProtocolError(f"{len(pcm)} bytes of PCM where {self.frame_size} make 20 ms")
+        size = self._encode(self._state, pcm, self._samples, self._packet, MAX_PACKET_SIZE)
+        if size < 0:
+            raise LocalProtocolError(f"libopus: {_reason(size)}")
+        packet: bytes = self._view[:size]
+        return packet
+
+    def set_bitrate(self, bitrate: int) -> None:
+        """Aim at `bitrate` bits a second from the next packet on; 6,000 to 510,000 make sense."""
+        self._set(_SET_BITRATE, bitrate)
+
+    def set_loss(self, percent: int, *, fec: bool = True) -> None:
+        """Prepare for `percent` (0 to 100) of the packets being lost, with in-band FEC or without."""
+        self._set(_SET_INBAND_FEC, fec)
+        self._set(_SET_PACKET_LOSS_PERC, percent)
+
+    def _set(self, request: int, value: int) -> None:
+        result = self._control(self._state, request, self._ffi.cast("int", value))
+        if result:
+            raise LocalProtocolError(f"libopus refuses {value} for request {request}: {_reason(result)}")
+
+
+def _reason(error: int) -> str:
+    ffi, functions, _ = libopus.load()
+    text = ffi.string(functions.opus_strerror(error))
+    return text.decode() if isinstance(text, bytes) else text

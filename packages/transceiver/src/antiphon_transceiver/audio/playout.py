@@ -1,0 +1,275 @@
+"""Audio of the backend on its way to the caller: a bounded buffer that lets one packet out at each deadline.
+
+Deadlines lie on one lattice of 2.5 ms for all calls of a process, which bounds how often it wakes, and RTP timestamps
+are read off that lattice: they run on with wall time across silence and never go back.
+"""
+
+from collections import deque
+from math import ceil
+from typing import Final
+
+import msgspec
+
+from antiphon_common.errors import AntiphonError, DecodeError
+from antiphon_transceiver.audio.formats import sample_rate
+from antiphon_transceiver.audio.opus import OpusEncoder
+from antiphon_transceiver.audio.toc import TICKS_PER_SECOND, packet_duration
+
+CREDIT_MS: Final = 2_000
+"""What a backend may have sent that is not played yet: it rides out a stall of the backend or its network, and is no
+more than an interruption may waste."""
+
+MAX_BUFFERED_MS: Final = CREDIT_MS + 200
+"""What is held at most. Above the credit there is room for a backend that counts in whole milliseconds."""
+
+MAX_ENTRIES: Final = 2_048
+"""Packets and ends of responses held at most: `MAX_BUFFERED_MS` of the shortest packets are 880."""
+
+MAX_RESPONSES: Final = 32
+"""Responses whose played time is remembered; a backend interrupts one of the last few."""
+
+CREDIT_STEP_MS: Final = 100
+"""Credit is given back in steps, so that not every packet sends a frame to the backend."""
+
+MAX_LATE: Final = 0.06
+"""Seconds that `poll` may be late and still make up for it, by three packets at once; beyond that time is skipped."""
+
+LATE_DATA: Final = 0.003
+"""Seconds after a deadline in which audio that ran out may still take it; later audio starts a deadline of its own."""
+
+PARTIAL_WAIT: Final = 0.04
+"""Seconds that less than a packet's worth of PCM waits for more before it is filled up with silence."""
+
+TALKSPURT_GAP: Final = 0.1
+"""Seconds of silence after which the next packet begins a talkspurt and has the marker (RFC 3551 §4.1)."""
+
+_SLOT = 0.0025
+_SLOT_TICKS = 120
+_TICKS_PER_MS = 48
+_FRAME_TICKS = 960
+_ROUNDING = 1e-9
+"""Seconds that float arithmetic may put `now` before a deadline."""
+
+
+class OverrunError(AntiphonError):
+    """The backend sent more audio than its credit allows."""
+
+
+class PlayoutPacket(msgspec.Struct, frozen=True, gc=False):
+    """An Opus packet that is to leave now. `timestamp` is RTP's, u32 at 48 kHz."""
+
+    payload: bytes
+    timestamp: int
+    marker: bool
+
+
+class _Entry(msgspec.Struct, frozen=True, gc=False):
+    """Audio of one packet; a `duration` of 0 marks the end of a response. `ticks` is the backend's part of it."""
+
+    response: int
+    data: bytes
+    duration: int
+    ticks: int
+
+
+class Playout:
+    """Takes audio in `format` and gives Opus packets, each at its deadline.
+
+    `append` and `end` at any time; `poll` until None; `poll` again at `poll_timeout`, which lies in the past when there
+    is something to do at once. PCM is encoded when its packet is due, Opus passes through untouched.
+    """
+
+    def __init__(self, format: str, *, first_timestamp: int = 0) -> None:
+        rate = sample_rate(format)
+        self.encoder = OpusEncoder(rate) if rate else None
+        """Its bitrate and loss may be set at any time; None where Opus passes through."""
+        self.skipped = 0
+        """How often `poll` came so late that time was skipped."""
+        self.discarded_ms = 0
+        """Audio that came for a response already cleared."""
+        self._ticks_per_sample = TICKS_PER_SECOND // rate if rate else 0
+        self._entries: deque[_Entry] = deque()
+        self._buffered = 0
+        self._partial = b""
+        self._partial_response = 0
+        self._partial_due: float | None = None
+        self._slot = 0
+        """The next deadline, in slots of 2.5 ms on the clock of `now`; in silence where the last packet ended."""
+        self._timestamp = first_timestamp
+        """The RTP timestamp of slot 0, once the first packet has shown which slot is the first."""
+        self._started = False
+        self._ran_out = True
+        """Whether there was nothing to send when last looked."""
+        self._marker = True
+        self._drained = 0
+        self._cleared = 0
+        self._played: dict[int, int] = {}
+        self._finished: deque[int] = deque(maxlen=MAX_ENTRIES)
+
+    @property
+    def buffered_ms(self) -> int:
+        """Milliseconds appended and neither played nor cleared."""
+        return self._buffered // _TICKS_PER_MS
+
+    def append(self, response: int, data: bytes) -> None:
+        """Take audio of a response, in order: any length of PCM, or one Opus packet; no bytes at all are harmless.
+
+        Raises OverrunError beyond `MAX_BUFFERED_MS`, DecodeError for what is not audio of the format. What belongs to
+        a response already cleared, or to one before it, is discarded.
+        """
+        if not data:
+            return
+        ticks = self._measure(data)
+        if 0 < response <= self._cleared:
+            self.discarded_ms += ticks // _TICKS_PER_MS
+            self._drained += ticks
+            return
+        if self._buffered + ticks > MAX_BUFFERED_MS * _TICKS_PER_MS:
+            waiting = (self._buffered + ticks) // _TICKS_PER_MS
+            raise OverrunError(f"{waiting} ms of audio would wait to be played where {CREDIT_MS} are allowed")
+        self._check_entries()
+        self._buffered += ticks
+        if self.encoder is None:
+            self._entries.append(_Entry(response, data, ticks, ticks))
+        else:
+            self._cut(response, data, self.encoder.frame_size)
+
+    def end(self, response: int) -> None:
+        """Say that all audio of `response` was appended; `poll_finished` tells when it has been played.
+
+        Raises OverrunError when far too many wait.
+        """
+        if 0 < response <= self._cleared:
+            return
+        self._check_entries()
+        self._fill_up()
+        self._entries.append(_Entry(response, b"", 0, 0))
+        self._pass_ends()
+
+    def clear(self, response: int) -> int:
+        """Drop what has not been played of `response` and of those before it; return how many ms of it were played."""
+        dropped = sum(entry.ticks for entry in self._entries if entry.response <= response)
+        self._entries = deque(entry for entry in self._entries if entry.response > response)
+        if self._partial and self._partial_response <= response:
+            dropped += self._measure(self._partial)
+            self._partial = b""
+        self._buffered -= dropped
+        self._drained += dropped
+        self._cleared = max(self._cleared, response)
+        self._pass_ends()
+        return self._played.get(response, 0) // _TICKS_PER_MS
+
+    def poll(self, now: float) -> PlayoutPacket | None:
+        """Return the packet whose deadline has come, or None."""
+        if not self._entries and not self._partial_is_due(now):
+            return None
+        behind = now - self._slot * _SLOT
+        if behind < -_ROUNDING:
+            self._ran_out = False
+            return None
+        if self._ran_out and behind > LATE_DATA:
+            self._resume(now)
+            if now - self._slot * _SLOT < -_ROUNDING:
+                return None
+        elif behind > MAX_LATE:
+            self.skipped += 1
+            self._slot = int(now / _SLOT)
+        return self._take()
+
+    def poll_timeout(self) -> float | None:
+        """Return when `poll` wants to be called, or None when nothing waits to be played."""
+        if self._entries:
+            return self._slot * _SLOT
+        if self._partial:
+            return self._slot * _SLOT if self._partial_due is None else self._partial_due
+        return None
+
+    def poll_finished(self) -> int | None:
+        """Return the next response that has been played to its end, or None."""
+        return self._finished.popleft() if self._finished else None
+
+    def take_drained(self) -> int:
+        """Return the milliseconds played or dropped since last asked, to be granted anew; 0 below `CREDIT_STEP_MS`."""
+        milliseconds = self._drained // _TICKS_PER_MS
+        if milliseconds < CREDIT_STEP_MS:
+            return 0
+        self._drained -= milliseconds * _TICKS_PER_MS
+        return milliseconds
+
+    def _take(self) -> PlayoutPacket:
+        entry = self._entries.popleft()
+        timestamp = self._slot * _SLOT_TICKS
+        if not self._started:
+            self._started = True
+            self._timestamp -= timestamp
+        self._slot += entry.duration // _SLOT_TICKS
+        self._buffered -= entry.ticks
+        self._drained += entry.ticks
+        self._count_played(entry.response, entry.ticks)
+        if not self._entries or not self._entries[0].duration:
+            self._pass_ends()
+        self._ran_out = not self._entries
+        marker, self._marker = self._marker, False
+        payload = entry.data if self.encoder is None else self.encoder.encode(entry.data)
+        return PlayoutPacket(payload, (self._timestamp + timestamp) & 0xFFFFFFFF, marker)
+
+    def _resume(self, now: float) -> None:
+        """Begin anew at the next slot, after audio had run out."""
+        before = self._slot
+        self._slot = ceil(now / _SLOT - _ROUNDING)
+        self._marker = self._marker or (self._slot - before) * _SLOT >= TALKSPURT_GAP
+        self._ran_out = False
+
+    def _measure(self, data: bytes) -> int:
+        """Return the 48 kHz ticks of `data`."""
+        if self.encoder is None:
+            return packet_duration(data)
+        if len(data) & 1:
+            raise DecodeError(f"{len(data)} bytes are no whole number of 16-bit samples")
+        return len(data) // 2 * self._ticks_per_sample
+
+    def _check_entries(self) -> None:
+        if len(self._entries) >= MAX_ENTRIES:
+            raise OverrunError(f"more than {MAX_ENTRIES} packets and ends of responses wait to be played")
+
+    def _cut(self, response: int, pcm: bytes, size: int) -> None:
+        """Queue PCM in packets of `size` bytes, and keep the rest until more comes."""
+        if self._partial:
+            if self._partial_response == response:
+                pcm = self._partial + pcm
+                self._partial = b""
+            else:
+                self._fill_up()
+        whole = len(pcm) - len(pcm) % size
+        for start in range(0, whole, size):
+            self._entries.append(_Entry(response, pcm[start : start + size], _FRAME_TICKS, _FRAME_TICKS))
+        if whole < len(pcm):
+            self._partial, self._partial_response, self._partial_due = pcm[whole:], response, None
+
+    def _partial_is_due(self, now: float) -> bool:
+        """Tell whether the rest of the PCM has waited long enough, and then queue it."""
+        if not self._partial:
+            return False
+        if self._partial_due is None:
+            self._partial_due = max(now, self._slot * _SLOT) + PARTIAL_WAIT
+        if now < self._partial_due:
+            return False
+        self._fill_up()
+        return True
+
+    def _fill_up(self) -> None:
+        """Queue the rest of the PCM with silence behind it."""
+        if self._partial and self.encoder:
+            pcm = self._partial.ljust(self.encoder.frame_size, b"\0")
+            self._entries.append(_Entry(self._partial_response, pcm, _FRAME_TICKS, self._measure(self._partial)))
+            self._partial = b""
+
+    def _pass_ends(self) -> None:
+        while self._entries and not self._entries[0].duration:
+            self._finished.append(self._entries.popleft().response)
+
+    def _count_played(self, response: int, ticks: int) -> None:
+        played = self._played
+        if response not in played and len(played) >= MAX_RESPONSES:
+            del played[next(iter(played))]
+        played[response] = played.get(response, 0) + ticks
