@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from support.dtls_peers import make_peers
 from support.impairment import Impairment
 

@@ -33,6 +33,10 @@ class Station(Generic[Event]):
         self.misdirected = 0
         self.rewrite: Callable[[bytes], list[bytes]] = lambda datagram: [datagram]
 
+    def collect_events(self) -> None:
+        while (event := self.core.poll_event()) is not None:
+            self.events.append(event)
+
 
 class MemoryNetwork(Generic[Left, Right]):
     """Carries datagrams between two cores and drives their timers. `now` is in seconds and begins at zero."""
@@ -89,7 +93,7 @@ class MemoryNetwork(Generic[Left, Right]):
     def _drain(self, sender: Station[Left] | Station[Right], receiver: Station[Left] | Station[Right]) -> None:
         while (transmit := sender.core.poll_transmit()) is not None:
             self._send(transmit, sender, receiver)
-        _collect_events(sender)
+        sender.collect_events()
 
     def _send(
         self, transmit: Transmit, sender: Station[Left] | Station[Right], receiver: Station[Left] | Station[Right]
@@ -101,8 +105,3 @@ class MemoryNetwork(Generic[Left, Right]):
             sender.sent.append(datagram)
             for arrival in sender.link.arrivals(len(datagram), self.now):
                 heapq.heappush(self._in_flight, (arrival, next(self._order), datagram, sender.path, receiver))
-
-
-def _collect_events(station: Station[Event]) -> None:
-    while (event := station.core.poll_event()) is not None:
-        station.events.append(event)

@@ -1,0 +1,113 @@
+"""The ways an association ends."""
+
+import pytest
+
+from antiphon_common.errors import LocalProtocolError
+from antiphon_transceiver.dtls import (
+    AlertDescription,
+    Closed,
+    CloseReason,
+    DtlsEndpoint,
+    DtlsRole,
+)
+from antiphon_transceiver.dtls.messages import HandshakeMessage, HandshakeType
+from antiphon_transceiver.dtls.record import ContentType, RecordLayer
+from antiphon_transceiver.srtp.profiles import SrtpProfile
+from support.dtls_peers import DtlsPeers, certificate, make_peers
+from support.memory_network import MemoryNetwork
+
+
+def last_event(events: list[object]) -> Closed:
+    event = events[-1]
+    assert isinstance(event, Closed)
+    return event
+
+
+@pytest.mark.parametrize("closing", ["client", "server"])
+def test_close_notify_closes_both_sides(closing: str) -> None:
+    client, server, network = make_peers().shake_hands()
+    closer, other = (network.left, network.right) if closing == "client" else (network.right, network.left)
+    (client if closing == "client" else server).close(network.now)
+    network.run(limit=1.0)
+    assert closer.events[-1] == Closed(CloseReason.LOCAL_CLOSE, None, "")
+    assert other.events[-1] == Closed(CloseReason.CLOSE_NOTIFY, AlertDescription.CLOSE_NOTIFY, "")
+    assert client.closed
+    assert server.closed
+    with pytest.raises(LocalProtocolError):
+        client.send_application_data(b"late")
+
+
+def test_closing_twice_and_using_what_is_closed_is_harmless() -> None:
+    client = make_peers().client
+    client.close(0.0)
+    client.close(0.0)
+    client.receive_datagram(b"\x16", None, 0.0)
+    client.handle_timeout(100.0)
+    assert client.poll_event() == Closed(CloseReason.LOCAL_CLOSE, None, "")
+    assert client.poll_event() is None
+
+
+@pytest.mark.parametrize("wrong", ["client", "server"])
+def test_another_certificate_than_the_announced_one_ends_the_handshake(wrong: str) -> None:
+    def endpoint(role: DtlsRole) -> DtlsEndpoint:
+        peer = "server" if role is DtlsRole.CLIENT else "client"
+        announced = certificate("other" if peer == wrong else peer)
+        return DtlsEndpoint(role, certificate(role.value), [announced.fingerprint()], list(SrtpProfile), bytes)
+
+    client, server = endpoint(DtlsRole.CLIENT), endpoint(DtlsRole.SERVER)
+    network = MemoryNetwork(client, server)
+    client.start(0.0)
+    network.run(limit=1.0)
+    checker, shower = (network.right, network.left) if wrong == "client" else (network.left, network.right)
+    mismatch = last_event([*checker.events])
+    assert (mismatch.reason, mismatch.alert) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    refused = last_event([*shower.events])
+    assert (refused.reason, refused.alert) == (CloseReason.ALERT_RECEIVED, AlertDescription.BAD_CERTIFICATE)
+
+
+def test_a_message_out_of_turn_ends_the_handshake() -> None:
+    server = make_peers().server
+    message = HandshakeMessage(HandshakeType.CLIENT_KEY_EXCHANGE, 0, b"\0")
+    server.receive_datagram(RecordLayer().encode(ContentType.HANDSHAKE, 0, message.encode()), None, 0.0)
+    closed = server.poll_event()
+    assert isinstance(closed, Closed)
+    assert (closed.reason, closed.alert) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
+    assert "WAIT_CLIENT_HELLO" in closed.detail
+
+
+def send_protected(peers: DtlsPeers, role: DtlsRole, content_type: ContentType, payload: bytes) -> None:
+    """Let one side send a record that its public interface has no word for."""
+    endpoint = peers.client if role is DtlsRole.CLIENT else peers.server
+    record = endpoint._records.encode(content_type, 1, payload)
+    other = peers.server if role is DtlsRole.CLIENT else peers.client
+    other.receive_datagram(record, None, peers.network.now)
+
+
+@pytest.mark.parametrize(
+    ("role", "wish"), [(DtlsRole.CLIENT, HandshakeType.CLIENT_HELLO), (DtlsRole.SERVER, HandshakeType.HELLO_REQUEST)]
+)
+def test_renegotiation_is_refused_and_the_association_goes_on(role: DtlsRole, wish: HandshakeType) -> None:
+    peers = make_peers().shake_hands()
+    send_protected(peers, role, ContentType.HANDSHAKE, HandshakeMessage(wish, 0, b"").encode())
+    answerer = peers.server if role is DtlsRole.CLIENT else peers.client
+    assert answerer.poll_transmit() is not None
+    peers.network.run(limit=1.0)
+    assert peers.connected
+
+
+@pytest.mark.parametrize(("alert", "ends"), [(bytes((2, 80)), True), (bytes((1, 90)), False), (b"\2", False)])
+def test_only_fatal_alerts_end_an_association(alert: bytes, ends: bool) -> None:
+    peers = make_peers().shake_hands()
+    send_protected(peers, DtlsRole.SERVER, ContentType.ALERT, alert)
+    assert peers.client.closed is ends
+
+
+def test_an_alert_in_the_clear_counts_only_before_the_handshake_is_complete() -> None:
+    alert = RecordLayer().encode(ContentType.ALERT, 0, bytes((2, 40)))
+    peers = make_peers().shake_hands()
+    peers.client.receive_datagram(alert, None, 1.0)
+    assert peers.client.connected
+    fresh = make_peers().client
+    fresh.start(0.0)
+    fresh.receive_datagram(alert, None, 0.0)
+    assert fresh.poll_event() == Closed(CloseReason.ALERT_RECEIVED, 40, "alert 40 from the peer")

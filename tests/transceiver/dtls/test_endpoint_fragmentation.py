@@ -1,0 +1,119 @@
+"""Handshakes whose messages come in pieces, in any order."""
+
+import itertools
+from random import Random
+
+import pytest
+
+from antiphon_common.wire import Reader
+from antiphon_transceiver.dtls.messages import Fragment, HandshakeMessage
+from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
+from support.dtls_peers import make_peers
+from support.impairment import Impairment
+
+
+@pytest.mark.parametrize("mtu", [256, 400, 576, 1200])
+def test_flights_fit_the_mtu(mtu: int) -> None:
+    network = make_peers(impairment=Impairment(mtu=mtu), mtu=mtu).shake_hands().network
+    assert network.left.link.too_long == network.right.link.too_long == 0
+
+
+def cut_client_hello(datagram: bytes, sizes: list[int]) -> list[bytes]:
+    """Cut the ClientHello in `datagram` into one record for each size, and the rest into a last one."""
+    (record,) = split_records(datagram)
+    whole = Fragment.pull(Reader(record.payload))
+    message = HandshakeMessage(whole.type, whole.sequence, whole.data)
+    layer = RecordLayer()
+    offsets = list(itertools.accumulate(sizes, initial=0))
+    pieces = [message.fragment(offset, size) for offset, size in zip(offsets, [*sizes, len(whole.data)], strict=True)]
+    return [layer.encode(ContentType.HANDSHAKE, 0, piece.encode()) for piece in pieces]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("one_datagram", [False, True])
+def test_a_client_hello_in_pieces_is_put_together(order: tuple[int, ...], one_datagram: bool) -> None:
+    peers = make_peers()
+
+    def rewrite(datagram: bytes) -> list[bytes]:
+        peers.network.left.rewrite = lambda later: [later]
+        pieces = cut_client_hello(datagram, [1, 40])
+        shuffled = [pieces[i] for i in order]
+        return [b"".join(shuffled)] if one_datagram else [shuffled[0], *shuffled]
+
+    peers.network.left.rewrite = rewrite
+    peers.shake_hands()
+    assert peers.server.counters.malformed == 0
+
+
+def test_several_fragments_share_one_record() -> None:
+    peers = make_peers(mtu=256)
+
+    def merge(datagram: bytes) -> list[bytes]:
+        records = list(split_records(datagram))
+        if any(record.epoch or record.content_type != ContentType.HANDSHAKE for record in records):
+            return [datagram]
+        payload = b"".join(record.payload for record in records)
+        head = records[0]
+        number = head.epoch.to_bytes(2, "big") + head.sequence.to_bytes(6, "big")
+        return [bytes((ContentType.HANDSHAKE, 0xFE, 0xFD)) + number + len(payload).to_bytes(2, "big") + payload]
+
+    peers.network.left.rewrite = peers.network.right.rewrite = merge
+    peers.shake_hands()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_datagrams_in_any_order_lead_to_the_same_end_without_retransmission(seed: int) -> None:
+    bad_order = Impairment(reordering=0.7, duplication=0.3, delay=0.001, held_back=0.01)
+    client, server, _ = make_peers(seed, bad_order, mtu=256).shake_hands()
+    assert client.counters.retransmissions == server.counters.retransmissions == 0, f"seed {seed}"
+
+
+def test_finished_and_data_that_overtake_the_flight_before_them_are_kept() -> None:
+    peers = make_peers()
+    flight: list[bytes] = []
+
+    def hold(datagram: bytes) -> list[bytes]:
+        flight.extend(split_into_datagrams(datagram))
+        return []
+
+    peers.client.start(0.0)
+    peers.network.drain()
+    peers.network.left.rewrite = hold
+    peers.network.run(lambda: bool(flight), limit=1.0)
+    peers.network.left.rewrite = lambda datagram: [datagram]
+    for datagram in reversed(flight):
+        peers.server.receive_datagram(datagram, None, peers.network.now)
+    assert peers.server.connected
+
+
+def split_into_datagrams(datagram: bytes) -> list[bytes]:
+    """Return each record of a datagram as one of its own."""
+    sizes = [13 + len(record.payload) for record in split_records(datagram)]
+    offsets = itertools.accumulate(sizes, initial=0)
+    return [datagram[offset : offset + size] for offset, size in zip(offsets, sizes, strict=False)]
+
+
+def test_application_data_before_finished_waits_for_it() -> None:
+    client, server, network = peers = make_peers()
+    network.right.rewrite = lambda datagram: [datagram] if not server.connected else []
+    client.start(0.0)
+    network.run(lambda: server.connected, limit=1.0)
+    assert not client.connected
+    server.send_application_data(b"early")
+    transmit = server.poll_transmit()
+    assert transmit is not None
+    client.receive_datagram(transmit.data, None, network.now)
+    network.drain()
+    assert network.left.events == []
+    network.right.rewrite = lambda datagram: [datagram]
+    assert network.run(lambda: peers.connected, limit=2.0)
+    assert [type(event).__name__ for event in network.left.events] == ["HandshakeCompleted", "ApplicationDataReceived"]
+
+
+def test_a_flood_of_early_records_is_bounded() -> None:
+    server = make_peers().server
+    random = Random(1)
+    for sequence in range(100):
+        number = (1).to_bytes(2, "big") + sequence.to_bytes(6, "big")
+        server.receive_datagram(b"\x16\xfe\xfd" + number + (40).to_bytes(2, "big") + random.randbytes(40), None, 0.0)
+    assert server.counters.early_dropped == 100 - 16

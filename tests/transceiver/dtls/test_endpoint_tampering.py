@@ -1,0 +1,106 @@
+"""Bytes that an attacker changed, repeated or made up."""
+
+from random import Random
+
+import pytest
+
+from antiphon_transceiver.dtls import ApplicationDataReceived, DtlsEndpoint, HandshakeCompleted
+from antiphon_transceiver.dtls.record import split_records
+from support.dtls_peers import make_peers
+
+POSITIONS = 40
+"""Bytes changed in each handshake datagram, spread evenly."""
+
+
+@pytest.mark.parametrize(("side", "nth"), [("left", 0), ("left", 1), ("right", 0), ("right", 1)])
+def test_a_handshake_that_was_tampered_with_never_gives_two_sides_that_disagree(side: str, nth: int) -> None:
+    for step in range(POSITIONS):
+        peers = make_peers(step)
+        station = peers.network.left if side == "left" else peers.network.right
+
+        def tamper(datagram: bytes, sent: list[bytes] = station.sent, step: int = step) -> list[bytes]:
+            if len(sent) != nth:
+                return [datagram]
+            changed = bytearray(datagram)
+            changed[step * len(changed) // POSITIONS] ^= 1 << step % 8
+            return [bytes(changed)]
+
+        station.rewrite = tamper
+        peers.client.start(0.0)
+        peers.network.run(limit=2.0)
+        if peers.connected:
+            keys = {endpoint.export_keying_material(b"x", 32) for endpoint in (peers.client, peers.server)}
+            assert len(keys) == 1, f"byte {step}"
+            hello_events = {event for event in peers.network.left.events if isinstance(event, HandshakeCompleted)}
+            assert hello_events == set(peers.network.right.events), f"byte {step}"
+
+
+def test_data_that_was_tampered_with_or_repeated_is_dropped_and_counted() -> None:
+    client, server, _ = make_peers().shake_hands()
+    client.send_application_data(b"once")
+    transmit = client.poll_transmit()
+    assert transmit is not None
+    for position in range(13, len(transmit.data)):
+        changed = bytearray(transmit.data)
+        changed[position] ^= 0x80
+        server.receive_datagram(bytes(changed), None, 1.0)
+    for _ in range(3):
+        server.receive_datagram(transmit.data, None, 1.0)
+    assert server.poll_event() == ApplicationDataReceived(b"once")
+    assert server.poll_event() is None
+    assert server.counters.unauthentic == len(transmit.data) - 13
+    assert server.counters.replayed == 2
+
+
+def test_the_peers_own_words_are_not_taken_for_ours() -> None:
+    client, _, _ = make_peers().shake_hands()
+    client.send_application_data(b"mirror")
+    transmit = client.poll_transmit()
+    assert transmit is not None
+    client.receive_datagram(transmit.data, None, 1.0)
+    assert client.counters.unauthentic == 1
+
+
+def test_a_repeated_handshake_makes_nobody_talk() -> None:
+    client, server, network = make_peers().shake_hands()
+    for datagram in network.left.sent:
+        server.receive_datagram(datagram, None, 1.0)
+    for datagram in network.right.sent:
+        client.receive_datagram(datagram, None, 1.0)
+    assert server.poll_transmit() is client.poll_transmit() is None
+
+
+def mutants(datagrams: list[bytes], random: Random) -> list[bytes]:
+    """Return datagrams with bytes changed, cut off, or put in."""
+    result = []
+    for _ in range(2000):
+        changed = bytearray(random.choice(datagrams))
+        for _ in range(random.randrange(1, 6)):
+            changed[random.randrange(len(changed))] = random.randrange(256)
+        if random.random() < 0.3:
+            del changed[random.randrange(1, len(changed)) :]
+        if random.random() < 0.2:
+            changed += random.randbytes(random.randrange(40))
+        result.append(bytes(changed))
+    return result
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_bytes_raise_anything(seed: int) -> None:
+    random = Random(seed)
+    network = make_peers(seed).shake_hands().network
+    recorded = network.left.sent + network.right.sent
+
+    def fresh() -> list[DtlsEndpoint]:
+        peers = make_peers(seed)
+        peers.client.start(0.0)
+        connected = make_peers(seed).shake_hands()
+        return [peers.client, peers.server, connected.client, connected.server]
+
+    endpoints = fresh()
+    for count, datagram in enumerate(mutants(recorded, random)):
+        if count % 20 == 0:
+            endpoints = fresh()
+        for endpoint in endpoints:
+            endpoint.receive_datagram(datagram, None, 0.0)
+            assert sum(len(list(split_records(sent.data))) for sent in iter(endpoint.poll_transmit, None)) < 50

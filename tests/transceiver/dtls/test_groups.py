@@ -1,0 +1,34 @@
+from random import Random
+
+import pytest
+
+from antiphon_transceiver.dtls.alerts import AlertDescription, HandshakeError
+from antiphon_transceiver.dtls.groups import generate_key_share
+from antiphon_transceiver.dtls.suites import GROUPS, NamedGroup
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_both_sides_get_the_same_secret_and_the_same_entropy_the_same_key(group: NamedGroup) -> None:
+    random = Random(1)
+    one, other = generate_key_share(group, random.randbytes), generate_key_share(group, random.randbytes)
+    assert one.exchange(other.public) == other.exchange(one.public)
+    assert generate_key_share(group, Random(1).randbytes).public == one.public != other.public
+
+
+@pytest.mark.parametrize(
+    ("group", "peer"),
+    [
+        (NamedGroup.X25519, b""),
+        (NamedGroup.X25519, bytes(32)),
+        (NamedGroup.X25519, bytes(33)),
+        (NamedGroup.SECP256R1, b""),
+        (NamedGroup.SECP256R1, b"\x04" + bytes(64)),
+        (NamedGroup.SECP256R1, b"\x04" + bytes(63)),
+        (NamedGroup.SECP256R1, b"\x02" + b"\x6b" * 32),
+        (NamedGroup.SECP256R1, b"\x00"),
+    ],
+)
+def test_what_is_no_point_of_the_group_is_refused(group: NamedGroup, peer: bytes) -> None:
+    with pytest.raises(HandshakeError) as raised:
+        generate_key_share(group, Random(1).randbytes).exchange(peer)
+    assert raised.value.alert is AlertDescription.ILLEGAL_PARAMETER
