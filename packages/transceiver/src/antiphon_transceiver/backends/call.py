@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from antiphon_common import frames
+from antiphon_common.caller_audio import CallerAudio
 from antiphon_common.errors import DecodeError
 from antiphon_common.formats import TICKS_PER_MS, AudioFormat
 from antiphon_common.frame_connection import ConnectionCounters
@@ -24,12 +25,6 @@ InboundFrame = (
 """What a call hears of its backend. `Refused`, `Ended` and `BadFrame` are the last it hears."""
 
 Sink = Callable[[InboundFrame, float], None]
-
-MAX_WAITING_SECONDS = 3
-"""The caller's audio kept for a backend that has not accepted yet or does not read; beyond it the oldest is dropped."""
-
-MAX_WAITING_FRAMES = 1200
-"""The same in frames: three seconds of the shortest Opus packets."""
 
 CREDIT_STEP_MS = 200
 """Credit is given back in steps of at least this much: five frames a second and call, and a twentieth of the whole."""
@@ -117,7 +112,6 @@ class BackendCall:
         "_carrier",
         "_cleared",
         "_credit",
-        "_limit",
         "_open",
         "_returned",
         "_waiting",
@@ -143,8 +137,7 @@ class BackendCall:
         """Whether the session ended the call, after which its sink hears nothing."""
         self._carrier = carrier
         self._audio_format = audio_format
-        self._limit = MAX_WAITING_SECONDS * audio_format.rate
-        self._waiting: deque[frames.Audio] = deque()
+        self._waiting = CallerAudio(audio_format.rate)
         self._credit = 0  # ticks the backend may still send
         self._returned = 0  # ticks played or dropped, and not yet given back
         self._open = 0  # the latest response that was started
@@ -156,15 +149,10 @@ class BackendCall:
         """Queue a stretch of the caller's audio; `position` is the index of its first sample in the call's format."""
         if self.state is CallState.OVER:
             return
-        waiting = self._waiting
-        if not waiting:
-            if self.state is not CallState.STARTING:
-                self._carrier.has_audio(self)
-        else:
-            while waiting and (position - waiting[0].position >= self._limit or len(waiting) >= MAX_WAITING_FRAMES):
-                waiting.popleft()
-                self._carrier.counters.audio_dropped += 1
-        waiting.append(frames.Audio(self.number, data, position, origin))
+        if not self._waiting.frames and self.state is not CallState.STARTING:
+            self._carrier.has_audio(self)
+        dropped = self._waiting.push(frames.Audio(self.number, data, position, origin))
+        self._carrier.counters.audio_dropped += dropped
 
     def grant(self, milliseconds: int) -> None:
         """Give back credit for audio that was played or dropped."""
@@ -209,19 +197,19 @@ class BackendCall:
 
     def take_waiting(self) -> deque[frames.Audio]:
         """Hand over the caller's audio that waits."""
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting.frames = self._waiting.frames, deque()
         return waiting
 
     def close(self) -> None:
         """The call is over: let go of everything."""
         self.state = CallState.OVER
-        self._waiting.clear()
+        self._waiting.frames.clear()
         self._carrier.forget(self)
 
     def _accept(self) -> None:
         self._credit = _CREDIT_TICKS
         self._carrier.send(frames.Credit(self.number, frames.CREDIT_MS))
-        if self._waiting:
+        if self._waiting.frames:
             self._carrier.has_audio(self)
 
     def _start_response(self, response: int) -> None:

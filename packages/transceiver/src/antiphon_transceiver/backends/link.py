@@ -31,15 +31,15 @@ class BackendError(AntiphonError):
     """A call cannot be given to a backend."""
 
 
-class NoBackend(BackendError):  # noqa: N818
+class NoBackend(BackendError):
     """No backend of that name is configured."""
 
 
-class NoCapacity(BackendError):  # noqa: N818
+class NoCapacity(BackendError):
     """The backend has no connected address with a free slot."""
 
 
-class SessionTooLarge(BackendError):  # noqa: N818
+class SessionTooLarge(BackendError):
     """The session and metadata of a call do not fit a frame."""
 
 

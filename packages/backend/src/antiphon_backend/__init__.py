@@ -1,0 +1,27 @@
+"""The inference side: a backend is an async function over one call.
+
+async def parrot(call: Call) -> None:
+    async for audio in call:
+        await call.say(audio.data)
+
+run_backend(parrot)
+"""
+
+from antiphon_backend.call import Call, RefuseCall, Response
+from antiphon_backend.command import run_backend
+from antiphon_backend.server import Handler, serve_backend
+from antiphon_common.formats import AudioFormat
+from antiphon_common.frames import Audio, Interrupted, Origin
+
+__all__ = [
+    "Audio",
+    "AudioFormat",
+    "Call",
+    "Handler",
+    "Interrupted",
+    "Origin",
+    "RefuseCall",
+    "Response",
+    "run_backend",
+    "serve_backend",
+]

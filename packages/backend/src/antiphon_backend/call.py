@@ -1,0 +1,181 @@
+"""What a handler sees of its call, under Trio."""
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from antiphon_backend.core import CallCore, CallState, Speech
+from antiphon_common.errors import AntiphonError
+from antiphon_common.formats import AudioFormat
+from antiphon_common.frames import Audio, Interrupted
+
+
+class RefuseCall(AntiphonError):
+    """Raised by a handler before it listens or speaks: the call is turned down.
+
+    `code` is one word for programs, `message` a sentence for people.
+    """
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(message or code)
+        self.code = code
+        self.message = message
+
+
+class Call:
+    """One call, given to a handler. It is accepted once the handler listens or speaks.
+
+    Listen with `async for audio in call`: frames in order, each with `data` in the call's format, `position` (index of
+    its first sample) and `origin` (received, recovered or concealed). The loop ends with the call. What is not listened
+    to within three seconds is dropped, oldest first.
+
+    A handler that returns hangs up once everything it said has been played. When the call ends first, listening ends,
+    `say` returns False, and the handler has `server.GRACE` seconds to finish before it is cancelled.
+    """
+
+    def __init__(self, core: CallCore, flush: Callable[[], None]) -> None:
+        self.id = core.started.call_id
+        self.tenant = core.started.tenant
+        self.session: dict[str, Any] = core.started.session
+        """The session object of the Realtime API, as the caller's side gave it."""
+        self.metadata: dict[str, str] = core.started.metadata
+        self.format: AudioFormat = core.format
+        """The format of the audio both ways."""
+        self._core = core
+        self._flush = flush
+        self._listeners = trio.lowlevel.ParkingLot()
+        self._speakers = trio.lowlevel.ParkingLot()
+
+    # Listening
+
+    def __aiter__(self) -> "Call":
+        self._core.accept()
+        self._flush()
+        return self
+
+    async def __anext__(self) -> Audio:
+        waiting = self._core.audio.frames
+        while not waiting:
+            if self._core.state is CallState.OVER:
+                raise StopAsyncIteration
+            await self._listeners.park()
+        return waiting.popleft()
+
+    @property
+    def dropped(self) -> int:
+        """Frames of the caller's audio that were not listened to in time."""
+        return self._core.audio.dropped
+
+    # Speaking
+
+    def start_response(self) -> "Response":
+        """Begin to say something new. It ends the response before, whose audio is played all the same."""
+        number = self._core.start_response()
+        self._flush()
+        return Response(self, number)
+
+    async def say(self, audio: bytes) -> bool:
+        """Say `audio` in the open response, or begin one; wait while the caller is too far behind.
+
+        Audio may come in pieces of any size; Opus one packet at a time. Returns whether all of it was sent: False when
+        the response was cut off, which only `start_response` gets over, or the call is over.
+        """
+        core = self._core
+        if core.speech is Speech.SILENT:
+            core.start_response()
+        return await self._say(core.response, audio)
+
+    async def end_response(self) -> None:
+        """Tell that the open response is complete."""
+        self._core.end_response()
+        self._flush()
+        await trio.lowlevel.checkpoint()
+
+    async def clear(self) -> None:
+        """Drop what was said and is not played yet: the caller interrupts, or the words are overtaken by others."""
+        self._core.clear()
+        self._flush()
+        self._speakers.unpark_all()
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def interrupted(self) -> Interrupted | None:
+        """The latest interruption: which response, and the milliseconds of it that were heard."""
+        return self._core.interrupted
+
+    async def wait_interrupted(self) -> Interrupted | None:
+        """Wait for the next interruption; None when the call ends first."""
+        core = self._core
+        before = core.interrupted
+        while core.interrupted is before and core.state is not CallState.OVER:
+            await self._speakers.park()
+        return core.interrupted if core.interrupted is not before else None
+
+    # Ending
+
+    async def hang_up(self, reason: str = "") -> None:
+        """End the call once what was said has been played."""
+        self._core.hang_up(reason)
+        self._flush()
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def ended(self) -> str | None:
+        """Why the call is over, None while it is not."""
+        return self._core.reason
+
+    async def wait_ended(self) -> None:
+        """Wait until the call is over."""
+        while self._core.state is not CallState.OVER:
+            await self._speakers.park()
+
+    # For the server
+
+    def notice(self) -> None:
+        """Wake whoever waits for what changed."""
+        core = self._core
+        if core.news:
+            core.news = False
+            self._speakers.unpark_all()
+        if core.audio.frames or core.state is CallState.OVER:
+            self._listeners.unpark_all()
+
+    async def _say(self, response: int, audio: bytes) -> bool:
+        core = self._core
+        if not core.speaks(response):
+            await trio.lowlevel.checkpoint()
+            return False
+        audio = core.whole_samples(audio)
+        said = core.say(audio)
+        self._flush()
+        while said < len(audio):
+            await self._speakers.park()
+            if not core.speaks(response):
+                return False
+            said = core.say(audio, said)
+            self._flush()
+        return True
+
+
+class Response:
+    """One thing that is said. Audio for it goes nowhere once another was started or this one was cut off."""
+
+    def __init__(self, call: Call, number: int) -> None:
+        self._call = call
+        self._number = number
+
+    async def say(self, audio: bytes) -> bool:
+        """As `Call.say`, for this response only."""
+        return await self._call._say(self._number, audio)
+
+    async def end(self) -> None:
+        """Tell that it is complete, if nothing came in between."""
+        if self._call._core.speaks(self._number):
+            await self._call.end_response()
+
+    @property
+    def heard_ms(self) -> int | None:
+        """The milliseconds that were heard when it was cut off; None if it was not."""
+        interrupted = self._call.interrupted
+        return interrupted.heard_ms if interrupted and interrupted.response == self._number else None

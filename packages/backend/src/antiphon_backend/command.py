@@ -1,0 +1,82 @@
+"""A backend as a program: its command line, and how it ends."""
+
+import argparse
+import signal
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import trio
+
+from antiphon_backend.server import DEFAULT_FORMATS, DEFAULT_SLOTS, Handler, serve_backend
+from antiphon_common.formats import FORMATS
+from antiphon_common.logs import configure
+from antiphon_common.settings import Address
+from antiphon_common.settings.values import read_address
+from antiphon_common.shell.supervise import run_service
+
+DRAIN_SECONDS = 25.0
+"""How long calls may go on after SIGTERM: less than the 30 s that Kubernetes waits before it kills."""
+
+
+class _Options(NamedTuple):
+    listen: Address
+    slots: int
+    formats: tuple[str, ...]
+    drain_seconds: float
+
+
+def run_backend(
+    handler: Handler, *, formats: Sequence[str] = DEFAULT_FORMATS, argv: Sequence[str] | None = None
+) -> None:
+    """Run a backend as a process: read the command line, print `ready ws://…`, serve until a signal.
+
+    SIGTERM takes no new calls and waits for those that run; SIGINT, or a second signal, ends at once.
+    """
+    options = _parse(handler, formats, argv)
+    configure()
+    run_service(_serve, handler, options, ready=lambda url: print(f"ready {url}", flush=True))
+
+
+async def _serve(handler: Handler, options: _Options, *, task_status: trio.TaskStatus[str]) -> None:
+    drain = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_drain_on_signal, drain, options.drain_seconds, nursery.cancel_scope)
+        await serve_backend(
+            handler,
+            options.listen.host,
+            options.listen.port,
+            slots=options.slots,
+            formats=options.formats,
+            drain=drain,
+            task_status=task_status,
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def _drain_on_signal(drain: trio.Event, seconds: float, service: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            break
+    drain.set()
+    await trio.sleep(seconds)
+    service.cancel()
+
+
+def _parse(handler: Handler, formats: Sequence[str], argv: Sequence[str] | None) -> _Options:
+    description = (handler.__doc__ or "An inference backend.").partition("\n")[0]
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    default = Address("127.0.0.1", 9000)
+    add("--listen", type=_address, default=default, metavar="HOST:PORT", help="where transceivers connect")
+    add("--slots", type=int, default=DEFAULT_SLOTS, metavar="N", help="calls at once")
+    add("--formats", nargs="+", choices=FORMATS, default=formats, metavar="FORMAT", help="audio taken, best first")
+    add("--drain-seconds", type=float, default=DRAIN_SECONDS, metavar="S", help="what calls still have after SIGTERM")
+    options = parser.parse_args(argv)
+    return _Options(options.listen, options.slots, tuple(options.formats), options.drain_seconds)
+
+
+def _address(text: str) -> Address:
+    try:
+        return read_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,324 @@
+"""A backend's end of a connection, without IO: the calls on it, their credit, and what their handlers have to see.
+
+An asyncio shell would use this module as it is; what is Trio's is in `call.py` and `server.py`.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import NamedTuple
+
+from antiphon_common import frames
+from antiphon_common.caller_audio import CallerAudio
+from antiphon_common.errors import DecodeError
+from antiphon_common.formats import FRAME_MS, TICKS_PER_MS, AudioFormat
+from antiphon_common.frame_connection import CloseCode, Closing, ConnectionCounters, FrameConnection
+
+HIGH_WATER = 1 << 18
+"""Bytes that wait to be sent before whoever speaks has to wait as well: about a second of 48 kHz PCM of three calls."""
+
+MAX_TEXT = 1000
+"""Characters of a reason or message; more is cut."""
+
+FRAME_OVERHEAD = 24
+"""Bytes an audio frame has around its data, at most."""
+
+_FRAME_TICKS = FRAME_MS * TICKS_PER_MS
+
+
+class CallState(Enum):
+    """A handler is running from `OFFERED` on; its first word or its first look for audio accepts the call."""
+
+    OFFERED = auto()
+    ACCEPTED = auto()
+    HANGING_UP = auto()
+    OVER = auto()
+
+
+class Speech(Enum):
+    """What becomes of audio now. After `CUT` it is dropped until a new response is started."""
+
+    SILENT = auto()
+    OPEN = auto()
+    CUT = auto()
+
+
+class Slots:
+    """The calls that all connections of a backend may have at once."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+
+
+class CallOffered(NamedTuple):
+    """A call began; its handler is to be run."""
+
+    call: "CallCore"
+
+
+class CallChanged(NamedTuple):
+    """There is something to see at a call: audio, or one of the reasons in `news`."""
+
+    call: "CallCore"
+
+
+Event = CallOffered | CallChanged
+
+
+class CallCore:
+    """One call. What a handler wants is a method; what it waits for is an attribute."""
+
+    def __init__(self, session: "BackendSession", started: frames.Started) -> None:
+        self.started = started
+        self.format = AudioFormat.parse(started.format)
+        self.state = CallState.OFFERED
+        self.speech = Speech.SILENT
+        self.response = 0
+        """The number of the latest response."""
+        self.audio = CallerAudio(self.format.rate)
+        self.interrupted: frames.Interrupted | None = None
+        """The latest interruption."""
+        self.reason: str | None = None
+        """Why the call is over, once it is."""
+        self.news = False
+        """Set with credit, room, an interruption or the end: what somebody who speaks waits for."""
+        self._session = session
+        self._number = started.call
+        self._credit = 0  # ticks
+        self._half = b""  # a byte that was said without its other half
+
+    # From the handler
+
+    def accept(self) -> None:
+        """Take the call, if it has not been taken yet."""
+        if self.state is CallState.OFFERED:
+            self.state = CallState.ACCEPTED
+            self._session.send(frames.Accepted(self._number))
+
+    def refuse(self, code: str, message: str) -> None:
+        """Turn the call down; if it was accepted before, end it."""
+        if self.state is CallState.OFFERED:
+            self._session.send(frames.Refused(self._number, code[:MAX_TEXT], message[:MAX_TEXT]))
+            self.close(code)
+        else:
+            self.end(code)
+
+    def start_response(self) -> int:
+        """Begin a new response, and end the one that is open; return its number."""
+        self.accept()
+        self.end_response()
+        self.response += 1
+        self.speech = Speech.OPEN
+        if self.state is CallState.ACCEPTED:
+            self._session.send(frames.ResponseStarted(self._number, self.response))
+        return self.response
+
+    def whole_samples(self, audio: bytes) -> bytes:
+        """Return what of `audio` can be said: PCM that was cut within a sample is put together again."""
+        if self.format.name == "opus" or not (self._half or len(audio) % 2):
+            return audio
+        audio = self._half + audio
+        even = len(audio) - len(audio) % 2
+        self._half = audio[even:]
+        return audio[:even]
+
+    def say(self, audio: bytes, start: int = 0) -> int:
+        """Send audio from the byte `start` on, as far as credit and room go; return where it stopped.
+
+        PCM is cut into frames of `FRAME_MS`; Opus is one packet. Raises DecodeError for what is no audio.
+        """
+        session = self._session
+        size = self.format.frame_bytes or len(audio)
+        while start < len(audio):
+            data = audio if size == len(audio) else audio[start : start + size]
+            ticks = _FRAME_TICKS if len(data) == self.format.frame_bytes else self.format.duration(data)
+            if ticks > self._credit or session.crowded(self):
+                break
+            self._credit -= ticks
+            session.send(frames.Audio(self._number, data, response=self.response), len(data) + FRAME_OVERHEAD)
+            start += len(data)
+        return start
+
+    def speaks(self, response: int) -> bool:
+        """Tell whether audio of a response would still be heard."""
+        return response == self.response and self.speech is Speech.OPEN and self.state is CallState.ACCEPTED
+
+    def end_response(self) -> None:
+        """All of the open response was said."""
+        if self.speech is Speech.OPEN and self.state is CallState.ACCEPTED:
+            self._session.send(frames.ResponseEnded(self._number, self.response))
+        self.speech = Speech.SILENT
+        self._half = b""
+
+    def clear(self) -> None:
+        """Have what was said and is not played yet dropped; `interrupted` will tell how much was heard."""
+        if self.response and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
+            self._session.send(frames.Clear(self._number, self.response))
+        self.speech = Speech.SILENT
+        self._half = b""
+
+    def hang_up(self, reason: str = "") -> None:
+        """End the call once what was said has been played."""
+        self.accept()
+        if self.state is CallState.ACCEPTED:
+            self.end_response()
+            self.state = CallState.HANGING_UP
+            self._session.send(frames.HangUp(self._number, reason[:MAX_TEXT]))
+
+    def end(self, reason: str) -> None:
+        """End the call now."""
+        if self.state is not CallState.OVER:
+            self._session.send(frames.Ended(self._number, reason[:MAX_TEXT]))
+            self.close(reason)
+
+    # From the session
+
+    def receive(self, frame: frames.AnyCallFrame) -> None:
+        """Take a frame of the transceiver. Raises DecodeError for one that it must not send."""
+        match frame:
+            case frames.Audio():
+                if self.state is CallState.ACCEPTED:
+                    self.audio.push(frame)
+            case frames.Credit():
+                self._credit += frame.milliseconds * TICKS_PER_MS
+                self.news = True
+            case frames.Interrupted():
+                self.interrupted = frame
+                self.news = True
+                if frame.response == self.response and self.speech is Speech.OPEN:
+                    self.speech = Speech.CUT
+            case frames.Ended():
+                self.close(frame.reason)
+            case _:
+                raise DecodeError(f"{type(frame).__name__} from a transceiver")
+
+    def close(self, reason: str) -> None:
+        """The call is over; who waits for anything is told."""
+        self.state = CallState.OVER
+        self.reason = reason
+        self.news = True
+        self._session.forget(self)
+
+
+class BackendSession:
+    """One connection of a transceiver. `now` is in seconds, monotonic.
+
+    The shell feeds `receive_message` and `handle_timeout`, sends what `poll_transmit` returns, carries out what
+    `poll_event` says, closes the connection once `closing` is set, and says so with `lost`.
+    """
+
+    def __init__(self, slots: Slots, formats: Sequence[str], counters: ConnectionCounters, now: float) -> None:
+        hello = frames.Hello(frames.VERSION, slots.limit, tuple(formats))
+        self._connection = FrameConnection(hello, counters, now)
+        self._formats = frozenset(formats)
+        self._slots = slots
+        self._calls: dict[int, CallCore] = {}
+        self._events: deque[Event] = deque()
+        self._changed: dict[CallCore, None] = {}
+        self._crowded: dict[CallCore, None] = {}
+        self._draining = False
+
+    @property
+    def closing(self) -> Closing | None:
+        """Why this end gave the connection up, once it did."""
+        return self._connection.closing
+
+    @property
+    def calls(self) -> int:
+        return len(self._calls)
+
+    def receive_message(self, message: bytes | str, now: float) -> None:
+        """Take one WebSocket message; drain `poll_event` afterwards."""
+        for frame in self._connection.receive_message(message):
+            call = self._calls.get(frame.call)  # type: ignore[arg-type]
+            if isinstance(frame, frames.Started):
+                self._offer(frame, call)
+            elif call is not None:
+                self._receive(call, frame)
+
+    def handle_timeout(self, now: float) -> None:
+        """Send the ping that is due, or give up a transceiver that fell silent."""
+        self._connection.handle_timeout(now)
+
+    def poll_transmit(self) -> bytes | None:
+        """Return the next message to send, or None."""
+        message = self._connection.poll_transmit()
+        if self._crowded and self._connection.pending_bytes < HIGH_WATER:
+            for call in self._crowded:
+                call.news = True
+                self._changed[call] = None
+            self._crowded.clear()
+        return message
+
+    def poll_event(self) -> Event | None:
+        """Return the next thing for the shell to do, or None. A call is named once for all that changed at it."""
+        if self._events:
+            return self._events.popleft()
+        if self._changed:
+            return CallChanged(self._changed.popitem()[0])
+        return None
+
+    def poll_timeout(self) -> float | None:
+        """Return when `handle_timeout` wants to be called, None once the connection is given up."""
+        return self._connection.poll_timeout()
+
+    def drain(self) -> None:
+        """Take no new calls."""
+        self._draining = True
+        self._connection.send(frames.Drain())
+
+    def leave(self) -> None:
+        """Close the connection, because the backend stops."""
+        self._connection.close(CloseCode.GOING_AWAY, "the backend stops")
+
+    def lost(self) -> None:
+        """The connection is gone, and its calls with it."""
+        self._connection.close(CloseCode.GOING_AWAY, "the connection is gone")
+        for call in list(self._calls.values()):
+            call.close("transceiver_lost")
+
+    # For its calls
+
+    def send(self, frame: frames.Frame, size: int = 64) -> None:
+        self._connection.send(frame, size)
+
+    def crowded(self, call: CallCore) -> bool:
+        """Tell whether too much waits to be sent; if so the call hears of it once there is room."""
+        if self._connection.pending_bytes < HIGH_WATER:
+            return False
+        self._crowded[call] = None
+        return True
+
+    def forget(self, call: CallCore) -> None:
+        """Free the slot of a call that is over."""
+        if self._calls.pop(call.started.call, None) is not None:
+            self._slots.taken -= 1
+        self._crowded.pop(call, None)
+        self._changed[call] = None
+
+    # Inside
+
+    def _offer(self, started: frames.Started, known: CallCore | None) -> None:
+        number, slots = started.call, self._slots
+        if known is not None:
+            known.end("bad_frame")
+        elif self._draining:
+            self.send(frames.Refused(number, "draining", "the backend is about to stop"))
+        elif slots.taken >= slots.limit:
+            self.send(frames.Refused(number, "full", f"all {slots.limit} slots are taken"))
+        elif started.format not in self._formats:
+            self.send(frames.Refused(number, "format", f"no audio in {started.format} was offered"))
+        else:
+            slots.taken += 1
+            call = self._calls[number] = CallCore(self, started)
+            self._events.append(CallOffered(call))
+
+    def _receive(self, call: CallCore, frame: frames.AnyCallFrame | frames.BadFrame) -> None:
+        try:
+            if isinstance(frame, frames.BadFrame):
+                raise DecodeError(frame.detail)
+            call.receive(frame)
+        except DecodeError:
+            call.end("bad_frame")
+        self._changed[call] = None

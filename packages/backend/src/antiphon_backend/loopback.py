@@ -1,0 +1,16 @@
+"""Says every frame back at once: `python -m antiphon_backend.loopback`. What latency is measured with."""
+
+from antiphon_backend.call import Call
+from antiphon_backend.command import run_backend
+
+FORMATS = ("pcm16/24000", "pcm16/16000", "pcm16/48000", "opus")
+
+
+async def loopback(call: Call) -> None:
+    """Say every frame back at once."""
+    async for audio in call:
+        await call.say(audio.data)
+
+
+if __name__ == "__main__":
+    run_backend(loopback, formats=FORMATS)
