@@ -55,16 +55,19 @@ class UplinkAudio:
         """Return when `poll` will next have something although nothing arrives, or None."""
         return self.jitter.poll_timeout()
 
+    def statistics(self) -> dict[str, int]:
+        """Return every counter by its name."""
+        counters = self.jitter.counters
+        return {name: getattr(counters, name) for name in counters.__slots__} | {"undecodable": self.undecodable}
+
     def _decode(self, decoder: OpusDecoder, release: Release) -> UplinkFrame:
         payload, origin = release.payload, release.origin
-        position = release.position // self._ticks_per_sample
-        try:
-            if payload is not None and origin is Origin.RECEIVED:
-                return UplinkFrame(decoder.decode(payload), position, origin)
-            samples = release.duration // self._ticks_per_sample
-            if payload is not None:
+        position, samples = release.position // self._ticks_per_sample, release.duration // self._ticks_per_sample
+        if payload is not None:
+            try:
+                if origin is Origin.RECEIVED:
+                    return UplinkFrame(decoder.decode(payload), position, origin)
                 return UplinkFrame(decoder.recover(payload, samples), position, origin)
-        except DecodeError:
-            self.undecodable += 1
-            samples = release.duration // self._ticks_per_sample
+            except DecodeError:
+                self.undecodable += 1
         return UplinkFrame(decoder.conceal(samples), position, Origin.CONCEALED)
