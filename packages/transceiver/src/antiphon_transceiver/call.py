@@ -76,8 +76,6 @@ class Call:
             self.session.play(frame.response, frame.data)
         except OverrunError as error:
             self.session.close(EndReason.BACKEND_ERROR, str(error), now)
-        else:
-            self.session.handle_timeout(now)
 
     # To the backend
 

@@ -87,6 +87,7 @@ class AudioStream:
     def statistics(self) -> dict[str, Any]:
         """Return what is known of the media, both directions; times in milliseconds."""
         sources = self.reporter.sources.values()
+        jitter = self.uplink.jitter.counters
         peer = self.reporter.peer_report
         round_trip = self.reporter.round_trip
         return {
@@ -96,5 +97,5 @@ class AudioStream:
             "received_jitter_ms": round(max((source.jitter for source in sources), default=0.0) * 1000, 1),
             "sent_packets": self.counters.rtp_sent,
             "sent_lost": None if peer is None else peer.packets_lost,
-            "uplink": self.uplink.statistics(),
+            "uplink": {name: getattr(jitter, name) for name in jitter.__slots__},
         }

@@ -186,7 +186,7 @@ class TransceiverServer:
         self.metrics.connected.inc()
         self.metrics.setup_seconds.observe(event.handshake_after)
         figures = {
-            "path": call.session.ice.selected,
+            "path": call.session.agent.selected,
             "srtp": event.srtp_profile.name,
             "first_check_ms": round(event.first_check_after * 1000),
             "handshake_ms": round(event.handshake_after * 1000),

@@ -133,7 +133,7 @@ class Session:
         self.counters = SessionCounters()
         self.role = dtls.DtlsRole.SERVER if request.setup == "active" else dtls.DtlsRole.CLIENT
         self.ended: Ended | None = None
-        self._ice = ice.IceAgent(local, request.ice, random)
+        self.agent = ice.IceAgent(local, request.ice, random)
         self._dtls = dtls.DtlsEndpoint(self.role, certificate, request.fingerprints, PREFERRED_PROFILES, random)
         self._srtp: SrtpSession | None = None
         self._events: deque[Event] = deque()
@@ -169,21 +169,16 @@ class Session:
     @property
     def paths(self) -> Collection[Path]:
         """The paths with an authenticated check; few, and bounded by the agent."""
-        return self._ice.paths
-
-    @property
-    def ice(self) -> ice.IceAgent:
-        """The agent, to read its counters and selected path."""
-        return self._ice
+        return self.agent.paths
 
     def statistics(self) -> dict[str, Any]:
         """Return the figures of the call for people and programs; times in milliseconds."""
-        selected = self._ice.selected
+        selected = self.agent.selected
         return {
             "path": None if selected is None else str(selected),
-            "paths": len(self._ice.paths),
+            "paths": len(self.agent.paths),
             "setup_ms": _milliseconds(None if self._connected_at is None else self._connected_at - self._started),
-            "checks_answered": self._ice.counters.checks_answered,
+            "checks_answered": self.agent.counters.answered,
             "dropped": {name: getattr(self.counters, name) for name in SessionCounters.__slots__},
             **self.stream.statistics(),
         }
@@ -209,7 +204,7 @@ class Session:
         if self.ended is not None:
             return
         if self._housekeeping is not None and now >= self._housekeeping:
-            self._ice.handle_timeout(now)
+            self.agent.handle_timeout(now)
             self._dtls.handle_timeout(now)
             self._check_deadlines(now)
             self._drain(now)
@@ -264,16 +259,16 @@ class Session:
     # STUN
 
     def _receive_stun(self, data: bytes, source: Path, now: float) -> None:
-        self._ice.receive_datagram(data, source, now)
+        self.agent.receive_datagram(data, source, now)
         self._drain(now)
 
     # DTLS
 
     def _receive_dtls(self, data: bytes, source: Path, now: float) -> None:
-        if source not in self._ice.paths:
+        if source not in self.agent.paths:
             self.counters.unknown_protocol += 1
             return
-        self._ice.heard(source, len(data), now, authenticated=False)
+        self.agent.heard(source, len(data), now, authenticated=False)
         self._handshake_path = source
         self._dtls.receive_datagram(data, source, now)
         self._drain(now)
@@ -283,7 +278,7 @@ class Session:
         material = self._dtls.export_keying_material(EXPORTER_LABEL, keying_material_length(profile))
         self._srtp = SrtpSession(profile, material, is_client=self.role is dtls.DtlsRole.CLIENT)
         if self._handshake_path is not None:
-            self._ice.validate(self._handshake_path, now)
+            self.agent.validate(self._handshake_path, now)
         self._connected_at = now
         self._media_deadline = now + FIRST_MEDIA_TIMEOUT
         self.stream.start(now)
@@ -310,7 +305,7 @@ class Session:
         except DecodeError:
             self.counters.srtp_failed += 1
             return
-        self._ice.heard(source, len(data), now, authenticated=True)
+        self.agent.heard(source, len(data), now, authenticated=True)
         if self._media_deadline is not None:
             self._media_deadline = None
             self._events.append(MediaStarted(now - self._started))
@@ -326,7 +321,7 @@ class Session:
         except DecodeError:
             self.counters.srtp_failed += 1
             return
-        self._ice.heard(source, len(data), now, authenticated=True)
+        self.agent.heard(source, len(data), now, authenticated=True)
         self.stream.receive_rtcp(packet, now)
         self._drain(now)
 
@@ -349,7 +344,7 @@ class Session:
     # What the machines have to say
 
     def _drain(self, now: float) -> None:
-        while (event := self._ice.poll_event()) is not None:
+        while (event := self.agent.poll_event()) is not None:
             self._handle_ice(event, now)
         while (closed_or_done := self._dtls.poll_event()) is not None:
             if isinstance(closed_or_done, dtls.HandshakeCompleted):
@@ -357,7 +352,7 @@ class Session:
             elif isinstance(closed_or_done, dtls.Closed):
                 self._flush_machines()
                 self._dtls_closed(closed_or_done)
-        while (event := self._ice.poll_event()) is not None:
+        while (event := self.agent.poll_event()) is not None:
             self._handle_ice(event, now)
         if self.ended is None:
             self._report(now)
@@ -383,7 +378,7 @@ class Session:
             case ice.Disconnected():
                 self._silenced = True
                 self._events.append(Disconnected())
-                self._events.extend(PathReleased(path) for path in self._ice.paths)
+                self._events.extend(PathReleased(path) for path in self.agent.paths)
             case ice.Reconnected():
                 self._silenced = False
                 self._events.append(Reconnected())
@@ -395,18 +390,18 @@ class Session:
             self._transmit(self._srtp.protect_rtcp(report))
 
     def _flush_machines(self) -> None:
-        while (transmit := self._ice.poll_transmit()) is not None:
+        while (transmit := self.agent.poll_transmit()) is not None:
             self._datagrams.append(transmit)
         while (transmit := self._dtls.poll_transmit()) is not None:
             self._transmit(transmit.data)
 
     def _transmit(self, data: bytes) -> None:
         """Send by the path that ICE selected, or, before there is one, by that of the handshake."""
-        path = self._ice.selected or self._handshake_path
-        if path is None or not self._ice.may_send(path, len(data)):
+        path = self.agent.selected or self._handshake_path
+        if path is None or not self.agent.may_send(path, len(data)):
             self.counters.over_budget += 1
             return
-        self._ice.sent(path, len(data))
+        self.agent.sent(path, len(data))
         self._datagrams.append(Transmit(data, path))
 
     # Deadlines
@@ -414,7 +409,7 @@ class Session:
     def _check_deadlines(self, now: float) -> None:
         if self._srtp is None:
             if self._first_check is None and now >= self._started + FIRST_STUN_TIMEOUT:
-                if self._ice.counters.bad_integrity:
+                if self.agent.counters.bad_integrity:
                     self._end(EndReason.BAD_CREDENTIALS, "every check had a wrong MESSAGE-INTEGRITY")
                 else:
                     self._end(EndReason.NO_STUN, "no check arrived; is UDP to the advertised address open?")
@@ -425,7 +420,7 @@ class Session:
             self._events.append(MediaMissing())
 
     def _plan_housekeeping(self) -> None:
-        deadlines = [self._ice.poll_timeout(), self._dtls.poll_timeout(), self._media_deadline]
+        deadlines = [self.agent.poll_timeout(), self._dtls.poll_timeout(), self._media_deadline]
         if self._srtp is None:
             wait = FIRST_STUN_TIMEOUT if self._first_check is None else SETUP_TIMEOUT
             deadlines.append(self._started + wait)
@@ -437,7 +432,7 @@ class Session:
         if self.ended is not None:
             return
         self.ended = Ended(reason, detail)
-        self._events.extend(PathReleased(path) for path in self._ice.paths)
+        self._events.extend(PathReleased(path) for path in self.agent.paths)
         self._events.append(self.ended)
 
 

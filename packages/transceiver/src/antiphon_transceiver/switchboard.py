@@ -21,7 +21,7 @@ from antiphon_transceiver import session as events
 from antiphon_transceiver.backends import BackendCall
 from antiphon_transceiver.call import Address, Call, Route
 from antiphon_transceiver.dtls import Certificate
-from antiphon_transceiver.ice import make_password
+from antiphon_transceiver.ice import ice_password
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.session import Session
@@ -129,7 +129,7 @@ class Switchboard:
             raise LocalProtocolError(f"call {request.call_id} exists")
         nonce = int.from_bytes(self._random(4), "big")
         token = RouteToken(self._owner.cluster, self._owner.host, self._owner.port, nonce)
-        local = IceParameters(self._tokens.mint(token, now + self._unix_offset), make_password(self._random))
+        local = IceParameters(self._tokens.mint(token, now + self._unix_offset), ice_password(self._random))
         cname = self._random(12).hex()
         stream = AudioStream(request.codec, backend.format, cname, self._random, self._ntp_offset)
         session = Session(request, local, self._certificate, stream, self._random, now)
@@ -225,13 +225,13 @@ class Switchboard:
     def _check(self, call: Call, payload: bytes, path: Path, key: bytes, relay: Address, now: float) -> None:
         """Let the session judge a check; only when it passed is anything remembered of the path."""
         session = call.session
-        answered = session.ice.counters.checks_answered
+        answered = session.agent.counters.answered
         session.receive_datagram(payload, path, now)
-        if session.ice.counters.checks_answered == answered or path not in session.paths:
+        if session.agent.counters.answered == answered or path not in session.paths:
             return
         call.learn(path, key, Route(relay, self._link_keys.header(path, DOWNLINK, now + self._unix_offset)))
         self.paths.answered(key, call, now)
-        if session.ice.is_validated(path):
+        if session.agent.is_validated(path):
             self._confirm(call, path, now)
 
     # Downlink
@@ -269,7 +269,7 @@ class Switchboard:
                 self._events.append(CallConnected(call, event))
             case events.Ended(reason, detail):
                 call.forward(event)
-                self._remove(call)
+                self._remove(call, call.status())
                 self._events.append(CallEnded(call, reason, detail, None))
             case events.MediaStarted() | events.MediaMissing() | events.Disconnected() | events.Reconnected():
                 self._events.append(CallReported(call, event))
@@ -294,18 +294,18 @@ class Switchboard:
     # The end of a call
 
     def _fail(self, call: Call, error: Exception, now: float) -> None:
-        """End a call whose own code raised; whatever it still had to say is dropped."""
+        """End a call whose own code raised; it is not asked anything more."""
         for path in list(call.routes):
             self._release(call, path, now)
         call.backend.end(EndReason.INTERNAL_ERROR)
-        self._remove(call)
+        self._remove(call, CallStatus(call.id, "ended", EndReason.INTERNAL_ERROR))
         self._events.append(CallEnded(call, EndReason.INTERNAL_ERROR, repr(error), error))
 
-    def _remove(self, call: Call) -> None:
+    def _remove(self, call: Call, status: CallStatus) -> None:
         self._deadlines.set(call, None)
         self.paths.release_all(call)
-        self._by_ufrag.pop(call.ufrag, None)
-        if self._calls.pop(call.id, None) is not None:
-            while len(self._ended) >= KEPT_ENDED:
-                del self._ended[next(iter(self._ended))]
-            self._ended[call.id] = (call.tenant, call.status())
+        del self._by_ufrag[call.ufrag]
+        del self._calls[call.id]
+        while len(self._ended) >= KEPT_ENDED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[call.id] = (call.tenant, status)

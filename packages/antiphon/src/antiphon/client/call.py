@@ -15,7 +15,7 @@ from antiphon_common.core import Path, Transmit
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver import dtls
-from antiphon_transceiver.ice import make_password, make_ufrag
+from antiphon_transceiver.ice import ice_password, ice_ufrag
 from antiphon_transceiver.rtcp import Reporter
 from antiphon_transceiver.rtp import RtpSender, decode_rtp
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
@@ -69,7 +69,7 @@ class ClientCall:
         self._setup = setup
         self._profiles = srtp_profiles
         self._started = now
-        self._ice_parameters = IceParameters(make_ufrag(random), make_password(random))
+        self._ice_parameters = IceParameters(ice_ufrag(random), ice_password(random))
         self._ice = ControllingAgent(self._ice_parameters, random)
         self._dtls: dtls.DtlsEndpoint | None = None
         self._srtp: SrtpSession | None = None

@@ -2,8 +2,6 @@
 
 from base64 import b64encode
 from collections.abc import Callable
-import base64
-from collections.abc import Callable
 from typing import NamedTuple
 
 from antiphon_common.control import IceParameters
@@ -67,13 +65,3 @@ def ice_ufrag(random: Callable[[int], bytes]) -> str:
 def ice_password(random: Callable[[int], bytes]) -> str:
     """Make a password: 24 ice-chars, 144 random bits (RFC 8445 §5.3 asks for 128)."""
     return b64encode(random(18)).decode()
-
-
-def make_ufrag(random: Callable[[int], bytes]) -> str:
-    """Return a ufrag of 48 random bits, for an agent that no relay has to find (RFC 8445 §5.3)."""
-    return base64.b64encode(random(6)).decode("ascii")
-
-
-def make_password(random: Callable[[int], bytes]) -> str:
-    """Return a password of 144 random bits in 24 ice-chars; RFC 8445 §5.3 asks for 128."""
-    return base64.b64encode(random(18)).decode("ascii")
