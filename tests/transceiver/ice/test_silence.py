@@ -24,7 +24,11 @@ def test_silence_is_probed_at_3_disconnects_at_5_and_expires_at_30_seconds() -> 
     peer.reachable.clear()
     peer.advance(start + 100)
     assert [at - start for at, _ in peer.sent][:3] == [3.0, 3.5, 4.5]
-    assert [(at - start, event) for at, event in peer.events] == [(5.0, ice.Disconnected()), (30.0, ice.Expired())]
+    assert [(at - start, event) for at, event in peer.events] == [
+        (5.0, ice.Disconnected()),
+        (30.0, ice.PathDropped(LAPTOP)),
+        (30.0, ice.Expired()),
+    ]
     assert peer.agent.poll_timeout() is None
     assert peer.agent.selected is None
     assert peer.send(peer.request(), LAPTOP) == []
@@ -41,7 +45,10 @@ def test_authenticated_media_is_a_sign_of_life_and_a_handshake_packet_is_none() 
     for _ in range(100):
         peer.advance(peer.now + 1)
         peer.agent.heard(LAPTOP, 100, peer.now, authenticated=False)
-    assert [at - heard_last for at, _ in peer.events] == [5.0, 30.0]
+    assert [(at - heard_last, event) for at, event in peer.events if not isinstance(event, ice.PathDropped)] == [
+        (5.0, ice.Disconnected()),
+        (30.0, ice.Expired()),
+    ]
 
 
 def test_a_check_or_an_answer_brings_the_peer_back() -> None:
@@ -79,10 +86,8 @@ def test_a_captured_check_replayed_from_elsewhere_keeps_nothing_alive() -> None:
     while peer.now < start + 40:
         peer.advance(peer.now + 1)
         peer.send(captured, PHONE)
-    assert [(at - start, event) for at, event in peer.events if not isinstance(event, ice.PathOpened)] == [
-        (5.0, ice.Disconnected()),
-        (30.0, ice.Expired()),
-    ]
+    verdicts = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.Expired)]
+    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.Expired())]
 
 
 def test_another_live_path_takes_over_when_the_selected_one_dies() -> None:
@@ -104,4 +109,5 @@ def test_a_set_up_that_falls_silent_expires_too() -> None:
     peer.check(LAPTOP, use_candidate=True)
     start = peer.now
     peer.advance(start + 60)
-    assert [(at - start, event) for at, event in peer.events[2:]] == [(5.0, ice.Disconnected()), (30.0, ice.Expired())]
+    verdicts = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.Expired)]
+    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.Expired())]

@@ -394,7 +394,6 @@ class IceAgent:
 
     def _expire(self) -> None:
         self._peer = _Peer.EXPIRED
-        self._table.clear()
-        self._checks.clear()
-        self._checks_at = inf
+        for state in self._table.clear():
+            self._drop(state)
         self._events.append(Expired())

@@ -24,7 +24,7 @@ class PathSelected(msgspec.Struct, frozen=True):
 
 
 class PathDropped(msgspec.Struct, frozen=True):
-    """The path fell silent or had to make room."""
+    """The path fell silent, had to make room, or went with all others when the agent expired."""
 
     path: Path
 

@@ -95,10 +95,12 @@ class PathTable:
         self.stale_at = min((state.last_heard + lifetime for state in others if state not in stale), default=inf)
         return stale
 
-    def clear(self) -> None:
+    def clear(self) -> list[PathState]:
+        """Remove every path, and return them."""
+        states = list(self._states.values())
         self._states.clear()
         self.selected = None
-        self.stale_at = inf
+        return states
 
     def nominate(self, state: PathState) -> bool:
         """Note a nomination; return whether it is another path than the latest one."""
