@@ -1,0 +1,110 @@
+"""All in one: relay, transceiver, signaling and the shipped backends in one Trio nursery."""
+
+import os
+import socket
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+import trio
+from prometheus_client import CollectorRegistry
+
+from antiphon_backend import echo, loopback, serve_backend
+from antiphon_common import logs
+from antiphon_common.keys import KeyRing
+from antiphon_common.settings import (
+    Address,
+    Backend,
+    FrontSettings,
+    Media,
+    RelaySettings,
+    SettingsError,
+    SharedSettings,
+    TransceiverSettings,
+    parse,
+)
+from antiphon_common.shell.admin import serve_admin
+from antiphon_common.shell.supervise import run_service
+from antiphon_relay import AdvertisedMedia, RelayPorts, serve_relay
+from antiphon_relay.interfaces import default_address
+from antiphon_relay.media import WILDCARDS
+from antiphon_signaling import SignalingPorts, serve_signaling
+from antiphon_transceiver import TransceiverPorts, serve_transceiver
+
+DESCRIPTION = """Every Antiphon service in one process: open the URL that it prints, and talk. Commands beside this:
+`keygen` makes a secret file, `load` makes calls and says how they went; each has --help."""
+
+SHIPPED = {"echo": (echo.echo, echo.FORMATS), "loopback": (loopback.loopback, loopback.FORMATS)}
+"""Backends that come along: the handler of each, and the audio it takes."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    groups = (FrontSettings, RelaySettings, TransceiverSettings, SharedSettings)
+    front, relay, transceiver, shared = parse("antiphon", DESCRIPTION, groups, arguments)
+    logs.configure(shared.log)
+    run_service(serve_all, front, relay, transceiver, shared, ready=announce)
+
+
+def announce(ports: SignalingPorts) -> None:
+    print(f"ready {ports.url}", flush=True)
+
+
+async def serve_all(
+    front: FrontSettings,
+    relay: RelaySettings,
+    transceiver: TransceiverSettings,
+    shared: SharedSettings,
+    *,
+    task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run every service until cancelled; the started value says where to call.
+
+    Each speaks to the others over loopback sockets, as it would over a network. Without a secret file the keys are made
+    now and die with the process. The admin port is the relay's; the transceiver's and signaling's are the next two.
+    """
+    keys = KeyRing.load(shared.secret_file) if shared.secret_file else KeyRing.generate(os.urandom)
+    async with trio.open_nursery() as nursery:
+        backends = [await _start_backend(nursery, backend, transceiver.capacity) for backend in transceiver.backend]
+        transceiver = msgspec.structs.replace(transceiver, backend=tuple(backends))
+        placed: TransceiverPorts = await nursery.start(serve_transceiver, transceiver, _admin(shared, 1), keys)
+        shared = msgspec.structs.replace(shared, transceiver=(placed.control_url,))
+        relayed: RelayPorts = await nursery.start(partial(serve_relay, gather=False), relay, shared, keys)
+        ingresses = told_to_callers(relay.media, relayed.media)
+        registry = CollectorRegistry()
+        serve_front = partial(serve_signaling, front, shared, keys, ingresses, registry=registry)
+        ports: SignalingPorts = await nursery.start(serve_front)
+        if (admin := _admin(shared, 2).admin) is not None:
+            await nursery.start(serve_admin, admin, lambda: True, lambda: True, registry)
+        task_status.started(ports)
+
+
+def told_to_callers(settings: Sequence[Media], opened: Sequence[AdvertisedMedia]) -> list[Address]:
+    """Choose from the relay's media addresses: all that were named, and of a wildcard's those of the default routes and
+    127.0.0.1. A host has more, of containers and tunnels, that nobody could use."""
+    addresses = [Address(host, port) for _, host, port in opened]
+    if not any(media.local.host in WILDCARDS for media in settings):
+        return addresses
+    named = [(media.advertised or media.local).host for media in settings]
+    default = [default_address(socket.AF_INET), default_address(socket.AF_INET6), "127.0.0.1"]
+    return [address for host in dict.fromkeys([*named, *default]) for address in addresses if address.host == host]
+
+
+async def _start_backend(nursery: trio.Nursery, backend: Backend, slots: int) -> Backend:
+    """Start a shipped backend, and return it with the URL it got; one that has a URL runs somewhere already."""
+    if backend.url is not None:
+        return backend
+    if backend.name not in SHIPPED:
+        raise SettingsError(
+            f"--backend {backend.name}: shipped are {' and '.join(SHIPPED)}; "
+            f"for one of your own write {backend.name}=ws://HOST:PORT"
+        )
+    handler, formats = SHIPPED[backend.name]
+    serve = partial(serve_backend, handler, "127.0.0.1", 0, slots=slots, formats=formats)
+    return Backend(backend.name, await nursery.start(serve))
+
+
+def _admin(shared: SharedSettings, step: int) -> SharedSettings:
+    """Move the admin port up by `step`; a port chosen by the system is chosen anew."""
+    if shared.admin is None or shared.admin.port == 0:
+        return shared
+    return msgspec.structs.replace(shared, admin=Address(shared.admin.host, shared.admin.port + step))

@@ -1,0 +1,97 @@
+"""`python -m antiphon` as a process: what it prints, and how it ends."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from antiphon.__main__ import COMMANDS, main
+
+FREE_PORTS = ("--media", "127.0.0.1:0", "--http", "127.0.0.1:0", "--control", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+
+
+@contextmanager
+def antiphon(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "antiphon", *FREE_PORTS, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_prints_one_line_when_calls_can_be_taken_and_ends_cleanly(number: int) -> None:
+    with antiphon() as process:
+        assert process.stdout is not None
+        ready, url = process.stdout.readline().split()
+        assert ready == "ready"
+        with urllib.request.urlopen(url, timeout=20) as page:
+            assert page.headers.get_content_type() == "text/html"
+        process.send_signal(number)
+        rest, log = process.communicate(timeout=20)
+        assert (process.returncode, rest) == (0, "")
+        assert "Traceback" not in log
+
+
+def test_backends_that_come_along_run_inside() -> None:
+    with antiphon("--backend", "loopback", "--backend", "echo", "--log", "json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        log = process.communicate(timeout=20)[1]
+    assert all(json.loads(line)["level"] == "info" for line in log.splitlines()), log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "hint"),
+    [
+        (["--backend", "parrot"], 2, "parrot=ws://HOST:PORT"),
+        (["--secret-file", "absent"], 1, "absent: No such file"),
+        (["--http", "8080"], 2, "--http"),
+    ],
+)
+def test_why_it_does_not_start_is_one_line(arguments: list[str], code: int, hint: str) -> None:
+    with antiphon(*arguments) as process:
+        out, log = process.communicate(timeout=20)
+    assert (process.returncode, out) == (code, "")
+    assert hint in log.splitlines()[-1], log
+
+
+def test_an_address_in_use_is_named() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        antiphon("--http", f"127.0.0.1:{taken.getsockname()[1]}") as it,
+    ):
+        log = it.communicate(timeout=20)[1]
+    assert it.returncode == 1
+    assert log.splitlines()[-1].startswith(f"cannot start: cannot listen on 127.0.0.1:{taken.getsockname()[1]}"), log
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert exit_info.value.code == 0
+    assert [name for name in COMMANDS if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main([command, "--help"])
+    assert exit_info.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: antiphon {command}")
+
+
+def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["keygne"])
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == "antiphon: there is no command 'keygne': try keygen, load, or --help\n"
