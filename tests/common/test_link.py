@@ -1,0 +1,142 @@
+"""The link's header and messages: their bytes, and what is not taken for one."""
+
+import json
+import pathlib
+import random
+from typing import Any
+
+import pytest
+
+from antiphon_common.core import Path
+from antiphon_common.errors import DecodeError
+from antiphon_common.keys import Key, KeyRing
+from antiphon_common.link import (
+    DOWNLINK,
+    HEADER_SIZE,
+    MAX_ANNOUNCED_PATHS,
+    PATH_START,
+    PATH_STOP,
+    VERIFIED_HEADERS,
+    VERIFIED_SECONDS,
+    Announce,
+    Confirm,
+    Hello,
+    LinkKeys,
+    LinkMessage,
+    Moved,
+    Owner,
+    Release,
+    decode_message,
+    encode_message,
+)
+
+VECTORS = json.loads((pathlib.Path(__file__).parent.parent / "vectors" / "link.json").read_text())
+SECRET = bytes.fromhex(VECTORS["secret"])
+PATH = Path.of("192.0.2.1", 50000, ingress=7)
+MESSAGES: list[LinkMessage] = [
+    Hello((1, 65535), 2**64 - 1),
+    Hello((), 0),
+    Confirm(PATH),
+    Release(Path.of("2001:db8::1", 1)),
+    Announce(()),
+    Announce((PATH,) * MAX_ANNOUNCED_PATHS),
+    Moved(Owner(0, 1, 2), Owner(65535, 2**32 - 1, 65535)),
+]
+
+
+def link_keys(*keys: Key) -> LinkKeys:
+    return LinkKeys(KeyRing(keys or [Key(VECTORS["key_id"], SECRET)]).link)
+
+
+@pytest.mark.parametrize("vector", VECTORS["headers"], ids=lambda vector: vector["header"][:12])
+def test_header_vectors(vector: dict[str, Any]) -> None:
+    path = Path.of(vector["host"], vector["port"], ingress=vector["ingress"])
+    header = link_keys().header(path, vector["flags"], 0)
+    assert header.hex() == vector["header"]
+    assert Path.decode(header[PATH_START:PATH_STOP]) == path
+
+
+@pytest.mark.parametrize("vector", VECTORS["messages"], ids=lambda vector: vector["message"])
+def test_message_vectors(vector: dict[str, Any]) -> None:
+    paths = tuple(Path.of(host, port, ingress=ingress) for ingress, host, port in vector.get("paths", ()))
+    message: LinkMessage
+    match vector["message"]:
+        case "hello":
+            message = Hello(tuple(vector["ingresses"]), vector["boot_id"])
+        case "confirm":
+            message = Confirm(paths[0])
+        case "release":
+            message = Release(paths[0])
+        case "announce":
+            message = Announce(paths)
+        case _:
+            message = Moved(Owner(*vector["origin"]), Owner(*vector["successor"]))
+    assert link_keys().encode(message, 0).hex() == vector["datagram"]
+    assert link_keys().verify(bytes.fromhex(vector["datagram"]), 0)
+    assert decode_message(bytes.fromhex(vector["datagram"])[HEADER_SIZE:]) == message
+
+
+@pytest.mark.parametrize(
+    "datagram", [link_keys().header(PATH, DOWNLINK, 0) + b"rtp", link_keys().encode(Confirm(PATH), 0)]
+)
+def test_no_bit_of_what_the_tag_covers_can_change(datagram: bytes) -> None:
+    covered = len(datagram) if datagram[0] & 1 else HEADER_SIZE
+    keys = link_keys()
+    assert keys.verify(datagram, 0)
+    for bit in range(covered * 8):
+        changed = bytearray(datagram)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert not keys.verify(bytes(changed), 0)
+
+
+def test_short_datagrams_are_refused() -> None:
+    keys = link_keys()
+    header = keys.header(PATH, 0, 0)
+    assert keys.verify(header, 0)
+    assert not any(keys.verify(header[:size], 0) for size in range(HEADER_SIZE))
+
+
+def test_a_header_once_verified_ends_with_its_key() -> None:
+    keys = link_keys(Key(1, SECRET, retire_after=100))
+    header = keys.header(PATH, 0, 0)
+    assert keys.verify(header, 100)
+    assert not keys.verify(header, 101 + VERIFIED_SECONDS)
+
+
+def test_more_headers_than_are_remembered() -> None:
+    keys = link_keys()
+    headers = [keys.header(Path.of("192.0.2.1", port % 65536, ingress=port >> 16), 0, 0) for port in range(70000)]
+    assert len(headers) > VERIFIED_HEADERS
+    assert all(keys.verify(header, 0) for header in headers)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=repr)
+def test_messages_round_trip(message: LinkMessage) -> None:
+    assert decode_message(encode_message(message)) == message
+
+
+def test_a_later_version_may_append_fields() -> None:
+    body = encode_message(Confirm(PATH))
+    longer = body[:2] + (len(body) - 4 + 3).to_bytes(2, "big") + body[4:] + b"new"
+    assert decode_message(longer) == Confirm(PATH)
+
+
+@pytest.mark.parametrize("body", [b"\x09\x01\x00\x00", b"\x02\x02\x00\x03abc"])
+def test_unknown_types_and_versions_are_skipped(body: bytes) -> None:
+    assert decode_message(body) is None
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=repr)
+def test_bad_bytes_raise_nothing_but_decode_error(message: LinkMessage) -> None:
+    body = encode_message(message)
+    for size in range(len(body)):
+        with pytest.raises(DecodeError):
+            decode_message(body[:size])
+    noise = random.Random(7)
+    for _ in range(300):
+        changed = bytearray(body)
+        changed[noise.randrange(len(changed))] = noise.randrange(256)
+        try:
+            decode_message(bytes(changed))
+        except DecodeError:
+            continue
