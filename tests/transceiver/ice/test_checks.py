@@ -108,6 +108,11 @@ def test_a_restart_while_our_check_is_under_way_on_the_same_path() -> None:
     peer.answer(peer.checks_to(LAPTOP)[0], LAPTOP, password=CLIENT.password)
     assert peer.agent.is_validated(LAPTOP)
 
+    peer.advance(peer.now + ice.PROBE_AFTER)
+    probe = peer.checks_to(LAPTOP)[-1]
+    assert probe.username == b"new1:AnotherUfragOf23Chars++"
+    assert probe.verify(new_client.password.encode())
+
 
 def test_the_oldest_credentials_make_room() -> None:
     peer = Peer()

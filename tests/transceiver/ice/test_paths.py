@@ -27,6 +27,15 @@ def test_until_one_is_validated_the_latest_nominated_path_is_selected() -> None:
     assert peer.agent.selected == LAPTOP
 
 
+def test_the_first_path_validated_stays_until_another_is_nominated() -> None:
+    peer = Peer()
+    peer.check(LAPTOP)
+    peer.check(PHONE)
+    peer.agent.validate(PHONE, peer.now)
+    peer.agent.validate(LAPTOP, peer.now)
+    assert peer.agent.selected == PHONE
+
+
 @pytest.mark.parametrize(("old", "new"), [(LAPTOP, PHONE), (PHONE, LAPTOP)])
 def test_nomination_moves_the_call_only_once_the_new_address_answered(old: Path, new: Path) -> None:
     peer = Peer()
@@ -66,6 +75,19 @@ def test_validated_paths_outlast_those_that_prove_nothing() -> None:
         peer.check(Path.of("198.51.100.66", 1000 + port))
     assert peer.agent.is_validated(LAPTOP)
     assert peer.agent.selected == PHONE
+
+
+def test_the_selected_path_is_never_evicted_however_long_it_is_silent() -> None:
+    peer = Peer()
+    peer.connect(LAPTOP)
+    peer.advance(peer.now + 1)
+    for port in range(ice.MAX_PATHS):
+        path = Path.of("192.0.2.10", 1000 + port)
+        peer.check(path)
+        peer.agent.validate(path, peer.now)
+    peer.drain()
+    assert peer.agent.selected == LAPTOP
+    assert peer.seen(ice.PathDropped) == [ice.PathDropped(Path.of("192.0.2.10", 1000))]
 
 
 def test_only_the_address_asked_can_answer_and_only_with_the_password() -> None:

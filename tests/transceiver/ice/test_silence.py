@@ -51,6 +51,16 @@ def test_authenticated_media_is_a_sign_of_life_and_a_handshake_packet_is_none() 
     ]
 
 
+def test_a_probe_ends_when_the_path_comes_back_to_life_by_itself() -> None:
+    peer, start = connected()
+    peer.reachable.clear()
+    peer.advance(start + 3.2)
+    peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
+    peer.advance(start + 6)
+    assert len(peer.checks_to(LAPTOP)) == 1
+    assert not peer.seen()
+
+
 def test_a_check_or_an_answer_brings_the_peer_back() -> None:
     for come_back in ("check", "answer", "media"):
         peer, start = connected()
