@@ -1,0 +1,244 @@
+"""DTLS 1.2 with OpenSSL's `s_client` and `s_server` as real processes over loopback."""
+
+import contextlib
+import os
+import re
+import selectors
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from antiphon_transceiver.dtls import (
+    ApplicationDataReceived,
+    Certificate,
+    CipherSuite,
+    Closed,
+    CloseReason,
+    DtlsEndpoint,
+    DtlsEvent,
+    DtlsRole,
+    HandshakeCompleted,
+)
+from antiphon_transceiver.srtp.profiles import SrtpProfile
+from support.dtls_peers import certificate
+
+PATIENCE = 10.0
+"""Seconds until a test gives up on OpenSSL."""
+
+LABEL, LENGTH = "EXTRACTOR-dtls_srtp", 60
+PROFILES = {
+    "SRTP_AEAD_AES_128_GCM": SrtpProfile.AEAD_AES_128_GCM,
+    "SRTP_AEAD_AES_256_GCM": SrtpProfile.AEAD_AES_256_GCM,
+    "SRTP_AES128_CM_SHA1_80": SrtpProfile.AES128_CM_HMAC_SHA1_80,
+}
+SUITES = {
+    "ECDHE-ECDSA-AES128-GCM-SHA256": CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    "ECDHE-ECDSA-AES256-GCM-SHA384": CipherSuite.ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+}
+GCM = SrtpProfile.AEAD_AES_128_GCM
+OURS, THEIRS = certificate("ours"), certificate("openssl")
+
+
+class Conversation:
+    """Our endpoint on a loopback socket, and an OpenSSL process that talks to it."""
+
+    def __init__(self, role: DtlsRole, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        self.endpoint = DtlsEndpoint(role, OURS, [THEIRS.fingerprint()], list(SrtpProfile), os.urandom)
+        self.peer: tuple[str, int] | None = None
+        self.process = process
+        self.events: list[DtlsEvent] = []
+        self.output = b""
+        self._socket = sock
+
+    def run(self, until: Callable[[], bool], what: str) -> None:
+        """Carry datagrams and read the process's output until `until` holds."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + PATIENCE
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while True:
+                self._drain()
+                if until():
+                    return
+                now = time.monotonic()
+                assert now < deadline, f"no {what}; events {self.events}; OpenSSL said:\n{self.output.decode()}"
+                due = self.endpoint.poll_timeout()
+                for key, _ in selector.select(max(0.0, min(deadline, due or deadline) - now)):
+                    if key.fileobj is self._socket:
+                        self._receive()
+                    else:
+                        text = os.read(key.fd, 65536)
+                        self.output += text
+                        if not text:
+                            selector.unregister(self.process.stdout)
+                self.endpoint.handle_timeout(time.monotonic())
+
+    def say(self, text: bytes) -> None:
+        """Type a line into OpenSSL."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def _receive(self) -> None:
+        data, self.peer = self._socket.recvfrom(2048)
+        self.endpoint.receive_datagram(data, None, time.monotonic())
+
+    def _drain(self) -> None:
+        while (transmit := self.endpoint.poll_transmit()) is not None:
+            assert self.peer is not None
+            assert len(transmit.data) <= 1200
+            self._socket.sendto(transmit.data, self.peer)
+        while (event := self.endpoint.poll_event()) is not None:
+            self.events.append(event)
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> list[str]:
+    """Return the options by which OpenSSL takes its certificate and key."""
+    certificate_file, key_file = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    write_pem(THEIRS, certificate_file, key_file)
+    return ["-cert", str(certificate_file), "-key", str(key_file)]
+
+
+def write_pem(identity: Certificate, certificate_file: Path, key_file: Path) -> None:
+    certificate_file.write_bytes(x509.load_der_x509_certificate(identity.der).public_bytes(Encoding.PEM))
+    key_file.write_bytes(identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+@contextlib.contextmanager
+def openssl(command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    program = shutil.which("openssl")
+    assert program is not None, "needs the Debian package openssl"
+    exporter = ["-keymatexport", LABEL, "-keymatexportlen", str(LENGTH)]
+    process = subprocess.Popen(
+        [program, command, "-dtls1_2", *exporter, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def against_client(*options: str) -> Iterator[Conversation]:
+    """We are the server; `s_client` connects to us."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
+        with openssl("s_client", "-connect", address, "-nocommands", *options) as process:
+            yield Conversation(DtlsRole.SERVER, sock, process)
+
+
+@contextlib.contextmanager
+def against_server(*options: str) -> Iterator[Conversation]:
+    """We are the client; `s_server` has a port that was free a moment ago."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with openssl("s_server", "-accept", f"127.0.0.1:{port}", "-Verify", "1", *options) as process:
+            conversation = Conversation(DtlsRole.CLIENT, sock, process)
+            conversation.run(lambda: b"ACCEPT" in conversation.output, "listening server")
+            conversation.peer = ("127.0.0.1", port)
+            conversation.endpoint.start(time.monotonic())
+            yield conversation
+
+
+AGAINST = {"s_client": against_client, "s_server": against_server}
+
+
+def check_conversation(conversation: Conversation, suite: CipherSuite, profile: SrtpProfile) -> None:
+    """Check what was agreed, the exporter on both sides, data both ways, and the end."""
+    endpoint = conversation.endpoint
+    conversation.run(lambda: endpoint.connected, "handshake")
+    (completed,) = conversation.events
+    assert isinstance(completed, HandshakeCompleted)
+    assert (completed.cipher_suite, completed.srtp_profile) == (suite, profile)
+    conversation.run(lambda: exported(conversation.output) is not None, "keying material")
+    assert exported(conversation.output) == endpoint.export_keying_material(LABEL.encode(), LENGTH)
+    endpoint.send_application_data(b"said by us\n")
+    conversation.run(lambda: b"said by us" in conversation.output, "data in OpenSSL")
+    conversation.say(b"said by OpenSSL\n")
+    conversation.run(lambda: ApplicationDataReceived(b"said by OpenSSL\n") in conversation.events, "data from OpenSSL")
+    endpoint.close(time.monotonic())
+    conversation.run(lambda: conversation.output.endswith((b"closed\n", b"DONE\n")), "end of OpenSSL")
+
+
+def exported(output: bytes) -> bytes | None:
+    found = re.search(rb"Keying material: ([0-9A-F]{%d})" % (2 * LENGTH), output)
+    return bytes.fromhex(found[1].decode()) if found else None
+
+
+@pytest.mark.parametrize("command", AGAINST)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_srtp_profile(command: str, profile: str, identity: list[str]) -> None:
+    with AGAINST[command]("-use_srtp", profile, *identity) as conversation:
+        check_conversation(conversation, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, PROFILES[profile])
+
+
+@pytest.mark.parametrize("command", AGAINST)
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("group", ["X25519", "P-256"])
+def test_each_suite_and_group(command: str, suite: str, group: str, identity: list[str]) -> None:
+    # Behind X25519 stands the group of OpenSSL's certificate, which must be among those it was given.
+    groups = "P-256" if group == "P-256" else "X25519:P-256"
+    options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", "-cipher", suite, "-groups", groups]
+    with AGAINST[command](*options, *identity) as conversation:
+        check_conversation(conversation, SUITES[suite], GCM)
+
+
+def test_a_cookie_exchange_as_client(identity: list[str]) -> None:
+    with against_server("-listen", "-use_srtp", "SRTP_AEAD_AES_128_GCM", *identity) as conversation:
+        check_conversation(conversation, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, GCM)
+
+
+@pytest.mark.parametrize("command", AGAINST)
+def test_small_datagrams(command: str, identity: list[str]) -> None:
+    with AGAINST[command]("-mtu", "300", "-use_srtp", "SRTP_AEAD_AES_128_GCM", *identity) as conversation:
+        conversation.endpoint.mtu = 300
+        check_conversation(conversation, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, SrtpProfile.AEAD_AES_128_GCM)
+
+
+def test_a_client_without_a_certificate_is_refused() -> None:
+    with against_client("-use_srtp", "SRTP_AEAD_AES_128_GCM") as conversation:
+        conversation.run(lambda: bool(conversation.events), "end")
+        (closed,) = conversation.events
+        assert isinstance(closed, Closed)
+        assert closed.reason is CloseReason.CERTIFICATE_MISMATCH
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"), ("-groups", "P-384"), ("-use_srtp", "SRTP_AES128_CM_SHA1_32")],
+)
+def test_a_client_with_nothing_in_common_is_refused(option: tuple[str, str], identity: list[str]) -> None:
+    with against_client(*identity, *option) as conversation:
+        conversation.run(lambda: bool(conversation.events), "end")
+        (closed,) = conversation.events
+        assert isinstance(closed, Closed)
+        assert closed.reason is CloseReason.ALERT_SENT
+        conversation.run(lambda: b"handshake failure" in conversation.output, "alert in OpenSSL")
+
+
+def test_close_notify_from_a_client(identity: list[str]) -> None:
+    with against_client("-use_srtp", "SRTP_AEAD_AES_128_GCM", *identity) as conversation:
+        conversation.run(lambda: exported(conversation.output) is not None, "keying material")
+        assert conversation.process.stdin is not None
+        conversation.process.stdin.close()
+        conversation.run(lambda: conversation.endpoint.closed, "close_notify")
+        closed = conversation.events[-1]
+        assert isinstance(closed, Closed)
+        assert closed.reason is CloseReason.CLOSE_NOTIFY
