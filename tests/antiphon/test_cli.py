@@ -1,6 +1,7 @@
 """`python -m antiphon` as a process: what it prints, and how it ends."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,13 +14,16 @@ import pytest
 
 from antiphon.__main__ import COMMANDS, main
 
-FREE_PORTS = ("--media", "127.0.0.1:0", "--http", "127.0.0.1:0", "--control", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+FREE_PORTS = {f"ANTIPHON_{name}": "127.0.0.1:0" for name in ("MEDIA", "HTTP", "CONTROL", "ADMIN")}
 
 
 @contextmanager
 def antiphon(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "antiphon", *FREE_PORTS, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    """Run it on ports that nobody else has."""
+    command = [sys.executable, "-m", "antiphon", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | FREE_PORTS
+    ) as process:
         try:
             yield process
         finally:
