@@ -69,13 +69,12 @@ def test_why_it_does_not_start_is_one_line(arguments: list[str], code: int, hint
 
 
 def test_an_address_in_use_is_named() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        antiphon("--http", f"127.0.0.1:{taken.getsockname()[1]}") as it,
-    ):
-        log = it.communicate(timeout=20)[1]
-    assert it.returncode == 1
-    assert log.splitlines()[-1].startswith(f"cannot start: cannot listen on 127.0.0.1:{taken.getsockname()[1]}"), log
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with antiphon("--http", address) as process:
+            log = process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+    assert log.splitlines()[-1].startswith(f"cannot start: cannot listen on {address}"), log
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
