@@ -1,11 +1,12 @@
 """The HTTP side: calls as the Realtime API has them, and the talk page. A Starlette application."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 import msgspec
 import trio
 from starlette.applications import Starlette
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware import Middleware
@@ -128,11 +129,12 @@ async def _read_parts(request: Request, body: bytes) -> dict[str, bytes]:
     async def replay() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(
-        request.headers, replay(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_BODY
-    )
     try:
-        form: FormData = await parser.parse()
+        async with aclosing(replay()) as stream:
+            parser = MultiPartParser(
+                request.headers, stream, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_BODY
+            )
+            form = await parser.parse()
     except (MultiPartException, KeyError) as error:
         raise RefusedError(400, "invalid_form", f"the form cannot be read: {error}") from None
     try:

@@ -86,9 +86,9 @@ class Listener:
         requests = await self._begin(stream)
         if requests is None:
             return
-        server = TCPServer(self._app, self._config, WorkerContext(None), ConnectionState({}), requests)  # type: ignore[arg-type]
         if requests.upgrade is None:
-            await server.run()
+            state = ConnectionState({})
+            await TCPServer(self._app, self._config, requests.context, state, requests).run()  # type: ignore[arg-type]
         if requests.upgrade is not None:
             request = requests.hand_over()
             await self._upgraded(requests, request, peer)
@@ -118,6 +118,7 @@ class RequestStream(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream, sock: trio.socket.SocketType) -> None:
         self.socket = sock
         self.upgrade: h11.Request | None = None
+        self.context = WorkerContext(None)
         self._stream = stream
         self._buffer = bytearray()
         self._due: float = 0
@@ -145,10 +146,11 @@ class RequestStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self.upgrade is None and self._due == 0:
             await self.read_head()
-        if self.upgrade is not None:
-            return b""
-        if not self._buffer:
+        if self.upgrade is None and not self._buffer:
             self._buffer += await self._stream.receive_some(max_bytes)
+        if self.upgrade is not None or not self._buffer:
+            await self.context.terminated.set()  # Hypercorn would wait for its keep-alive timer
+            return b""
         size = int(min(len(self._buffer), self._due, max_bytes or math.inf))
         data = bytes(self._buffer[:size])
         del self._buffer[:size]

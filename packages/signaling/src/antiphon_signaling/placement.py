@@ -59,7 +59,7 @@ class Transceivers:
         self._turn = 0
 
     async def place(self, request: CallRequest) -> tuple[str, CallAccepted]:
-        """Start a call at the next transceiver with room. Returns its URL and what it answered.
+        """Start a call at the next transceiver with room. Return its URL and what it answered.
 
         One that is full, unreachable or broken passes the call on. Raises `RefusedError`: what the transceiver said against
         the call itself, or 503.

@@ -1,0 +1,104 @@
+import pytest
+
+from antiphon_common.settings import Address, FrontSettings, SettingsError
+from antiphon_signaling.credentials import ApiKeys, Credentials, make_credentials
+from antiphon_signaling.refusals import RefusedError
+
+LOCAL = Credentials(None, loopback_only=True)
+
+
+def entropy(size: int) -> bytes:
+    return bytes(range(size))
+
+
+def test_keys_have_tenants() -> None:
+    keys = ApiKeys.parse("# who calls\nacme:secret:with:colons\n\nacme:second\nother:third\n")
+    assert [keys.tenant_of(key) for key in ("secret:with:colons", "second", "third", "acme", "")] == [
+        *("acme", "acme", "other"),
+        *(None, None),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "acme\n", "acme:\n", ":key\n", "a b:key\n", "a:key\nb:key\n"])
+def test_bad_key_files_are_refused_without_quoting_keys(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        ApiKeys.parse(text)
+    assert "key\n" not in str(caught.value)
+
+
+def test_missing_key_file_is_one_line() -> None:
+    with pytest.raises(SettingsError, match=r"--api-key-file: cannot read /nowhere"):
+        ApiKeys.load("/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("headers", "key", "tenant"),
+    [
+        ({"authorization": "Bearer one"}, None, "acme"),
+        ({"authorization": "bearer  two"}, None, "other"),
+        ({}, "two", "other"),
+        ({"authorization": "Bearer wrong"}, "two", None),
+        ({"authorization": "Basic one"}, None, None),
+        ({}, None, None),
+        ({"host": "localhost"}, None, None),
+    ],
+)
+def test_with_keys_a_key_is_needed_even_on_loopback(
+    headers: dict[str, str], key: str | None, tenant: str | None
+) -> None:
+    credentials = Credentials(ApiKeys({"one": "acme", "two": "other"}))
+    if tenant is not None:
+        assert credentials.tenant(headers, "127.0.0.1", key) == tenant
+    else:
+        with pytest.raises(RefusedError) as caught:
+            credentials.tenant(headers, "127.0.0.1", key)
+        assert (caught.value.status, caught.value.headers) == (401, {"WWW-Authenticate": "Bearer"})
+
+
+@pytest.mark.parametrize(
+    ("headers", "peer"),
+    [
+        ({}, "127.0.0.1"),
+        ({"host": "localhost:8080", "origin": "http://localhost:8080"}, "::1"),
+        ({"host": "127.0.0.1:8080", "origin": "http://127.0.0.1:3000"}, "127.0.0.1"),
+        ({"host": "[::1]:8080"}, "::ffff:127.0.0.1"),
+        ({"host": "talk.localhost", "authorization": "Bearer whatever"}, "127.0.0.9"),
+    ],
+)
+def test_who_is_on_this_machine_needs_no_key(headers: dict[str, str], peer: str) -> None:
+    assert LOCAL.tenant(headers, peer) == "default"
+
+
+@pytest.mark.parametrize(
+    ("headers", "peer"),
+    [
+        ({}, "192.0.2.7"),
+        ({}, ""),
+        ({"host": "rebound.example"}, "127.0.0.1"),
+        ({"host": "127.0.0.1.example"}, "127.0.0.1"),
+        ({"host": "[oops"}, "127.0.0.1"),
+        ({"host": "localhost", "origin": "https://evil.example"}, "127.0.0.1"),
+        ({"host": "localhost", "origin": "null"}, "127.0.0.1"),
+        ({"host": "localhost", "x-forwarded-for": "127.0.0.1"}, "127.0.0.1"),
+        ({"host": "localhost", "forwarded": "for=127.0.0.1"}, "127.0.0.1"),
+        ({"host": "localhost", "via": "1.1 proxy"}, "127.0.0.1"),
+    ],
+)
+def test_everybody_else_is_refused_without_keys(headers: dict[str, str], peer: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        LOCAL.tenant(headers, peer)
+    assert caught.value.status == 401
+
+
+def test_a_key_is_made_only_where_others_can_reach_the_service() -> None:
+    everywhere = Address("0.0.0.0", 8080)
+    credentials, key = make_credentials(FrontSettings(http=everywhere), entropy)
+    assert key is not None
+    assert len(key) >= 32
+    assert credentials.tenant({"authorization": f"Bearer {key}"}, "192.0.2.7") == "default"
+    with pytest.raises(RefusedError):
+        credentials.tenant({}, "127.0.0.1")
+    credentials, key = make_credentials(FrontSettings(http=everywhere, no_auth=True), entropy)
+    assert (key, credentials.tenant({}, "192.0.2.7")) == (None, "default")
+    credentials, key = make_credentials(FrontSettings(), entropy)
+    assert (key, credentials.tenant({}, "127.0.0.1")) == (None, "default")

@@ -1,0 +1,189 @@
+import re
+from collections.abc import Awaitable, Callable
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from antiphon_common.control import Failure
+from antiphon_common.keys import KeyRing
+from antiphon_signaling import SignalingPorts
+from antiphon_signaling.http import MAX_BODY, MAX_DRAINED
+from antiphon_signaling.sdp import SessionDescription
+from support.fake_transceiver import FakeTransceiver
+
+CALLS = "/v1/realtime/calls"
+SDP = {"Content-Type": "application/sdp"}
+StartTransceiver = Callable[..., Awaitable[FakeTransceiver]]
+StartSignaling = Callable[..., Awaitable[SignalingPorts]]
+
+
+async def call(client: httpx.AsyncClient, offer: bytes, **arguments: object) -> httpx.Response:
+    return await client.post(CALLS, content=offer, **({"headers": SDP} | arguments))  # type: ignore[arg-type]
+
+
+def error_of(response: httpx.Response) -> dict[str, str]:
+    assert response.headers["content-type"] == "application/json"
+    error: dict[str, str] = response.json()["error"]
+    assert set(error) == {"message", "type", "code", "param"}
+    return error
+
+
+async def test_an_offer_is_answered_with_location(
+    client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
+) -> None:
+    response = await call(client, offer, params={"model": "echo"}, headers=SDP | {"Origin": "http://localhost:3000"})
+    assert response.status_code == 201
+    assert response.headers["content-type"] == "application/sdp"
+    assert "Location" in response.headers["access-control-expose-headers"]
+    path, _, call_id = response.headers["location"].rpartition("/")
+    assert path == CALLS
+    assert re.fullmatch(r"rtc_[A-Za-z0-9_-]{22}", call_id)
+    request = transceiver.calls[call_id]
+    assert (request.tenant, request.session, request.ice.ufrag) == ("default", {"model": "echo"}, "LWxw")
+    answer = SessionDescription.decode(response.content)
+    assert len(answer.media[0].values("candidate")) == 2
+
+
+async def test_a_form_may_carry_a_session_whose_model_wins(
+    client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
+) -> None:
+    parts = {
+        "sdp": (None, offer, "application/sdp"),
+        "session": (None, b'{"type": "realtime", "model": "mine"}', "application/json"),
+    }
+    assert (await client.post(f"{CALLS}?model=other", files=parts)).status_code == 201
+    as_file = {"sdp": ("offer.sdp", offer, "application/sdp")}
+    assert (await client.post(CALLS, files=as_file)).status_code == 201
+    sessions = [request.session for request in transceiver.calls.values()]
+    assert sessions == [{"type": "realtime", "model": "mine"}, {}]
+
+
+async def test_a_call_can_be_watched_and_ended(
+    client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
+) -> None:
+    location = (await call(client, offer)).headers["location"]
+    stats = (await client.get(f"{location}/stats")).json()
+    assert (stats["state"], stats["reason"], stats["statistics"]) == ("connected", None, {"lost": 0})
+    assert (await client.post(f"{location}/hangup")).status_code == 200
+    assert (await client.get(f"{location}/stats")).json()["reason"] == "hung up"
+    location = (await call(client, offer)).headers["location"]
+    assert (await client.delete(location)).status_code == 200
+
+
+@pytest.mark.parametrize("call_id", ["rtc_AAAAAAAAAAAAAAAAAAAAAA", "rtc_short", "..%2F..%2Fload"])
+async def test_unknown_calls_are_not_found(client: httpx.AsyncClient, call_id: str) -> None:
+    for method, path in (("DELETE", ""), ("POST", "/hangup"), ("GET", "/stats")):
+        response = await client.request(method, f"{CALLS}/{call_id}{path}")
+        assert (response.status_code, error_of(response)["code"]) in ((404, "call_not_found"), (404, "not_found"))
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "code"),
+    [
+        (b"not sdp", SDP, 400, "invalid_sdp"),
+        (b"", SDP, 400, "invalid_sdp"),
+        (b"{}", {"Content-Type": "application/json"}, 415, "unsupported_media_type"),
+        (b"x" * (MAX_BODY + 1), SDP, 413, "too_large"),
+        (b"x" * (MAX_DRAINED // 2), SDP, 413, "too_large"),
+        (b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n", SDP, 422, "no_audio"),
+        (b"junk", {"Content-Type": "multipart/form-data"}, 400, "invalid_form"),
+        (b"junk", {"Content-Type": "multipart/form-data; boundary=x"}, 400, "invalid_form"),
+        (b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}, 400, "missing_sdp"),
+    ],
+)
+async def test_bad_requests_get_one_clear_error(
+    client: httpx.AsyncClient, content: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    response = await client.post(CALLS, content=content, headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("session", [b"[]", b"{", b'{"model": 5}', b"[" * 5000])
+async def test_a_session_must_be_an_object(client: httpx.AsyncClient, offer: bytes, session: bytes) -> None:
+    response = await client.post(CALLS, files={"sdp": (None, offer), "session": (None, session)})
+    assert (response.status_code, error_of(response)["code"]) == (400, "invalid_session")
+
+
+async def test_unknown_paths_and_methods_get_json_errors(client: httpx.AsyncClient) -> None:
+    missing = await client.get("/v1/nothing")
+    assert (missing.status_code, error_of(missing)["code"]) == (404, "not_found")
+    wrong = await client.put(CALLS)
+    assert (wrong.status_code, error_of(wrong)["code"]) == (405, "method_not_allowed")
+
+
+async def test_preflight_allows_a_key_from_any_page(client: httpx.AsyncClient) -> None:
+    headers = {
+        "Origin": "https://app.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,openai-beta",
+    }
+    response = await client.options(CALLS, headers=headers)
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert "authorization" in response.headers["access-control-allow-headers"].lower()
+    plain = await client.options(CALLS)
+    assert "application/sdp" in plain.headers["accept-post"]
+
+
+async def test_calls_go_round_and_a_full_transceiver_passes_on(
+    start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
+) -> None:
+    small, large = await start_transceiver(capacity=1), await start_transceiver(capacity=3)
+    ports = await start_signaling("http://127.0.0.1:9", small, large)
+    async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
+        statuses = [(await call(client, offer)).status_code for _ in range(4)]
+        assert statuses == [201] * 4
+        assert (len(small.calls), len(large.calls)) == (1, 3)
+        busy = await call(client, offer)
+    assert (busy.status_code, busy.headers["retry-after"], error_of(busy)["code"]) == (503, "7", "full")
+
+
+async def test_a_transceiver_that_refuses_the_call_itself_is_believed(
+    start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
+) -> None:
+    choosy = await start_transceiver(failure=Failure("no_backend", "there is no backend 'x'"))
+    ports = await start_signaling(choosy)
+    async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
+        response = await call(client, offer)
+    assert (response.status_code, error_of(response)["message"]) == (422, "there is no backend 'x'")
+
+
+async def test_transceivers_with_another_secret_or_none_at_all_mean_503(
+    start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
+) -> None:
+    foreign = await start_transceiver(KeyRing.generate(bytes))
+    ports = await start_signaling(foreign, "http://127.0.0.1:9")
+    async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
+        response = await call(client, offer)
+        assert (response.status_code, error_of(response)["code"]) == (503, "no_transceiver")
+        assert response.headers["retry-after"]
+        lost = await client.delete(f"{CALLS}/rtc_{'A' * 22}")
+    assert lost.status_code == 503
+
+
+async def test_set_ups_are_counted_by_outcome_and_refusals_logged(
+    client: httpx.AsyncClient, offer: bytes, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "antiphon_signaling")
+    await call(client, offer)
+    await call(client, b"junk")
+    prefix = "antiphon_signaling_calls"
+    assert registry.get_sample_value(f"{prefix}_attempted_total") == 2
+    assert registry.get_sample_value(f"{prefix}_answered_total") == 1
+    assert registry.get_sample_value(f"{prefix}_refused_total", {"code": "invalid_sdp"}) == 1
+    assert [record.message for record in caplog.records].count("call refused") == 1
+
+
+async def test_the_page_comes_with_a_strict_policy(client: httpx.AsyncClient) -> None:
+    page = await client.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for name in re.findall(r'(?:src|href)="/([^"]+)"', page.text):
+        file = await client.get(f"/{name}")
+        assert file.status_code == 200, name
+        again = await client.get(f"/{name}", headers={"If-None-Match": file.headers["etag"]})
+        assert again.status_code == 304

@@ -1,0 +1,124 @@
+"""Raw bytes against the real listener."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from antiphon_signaling import SignalingPorts, listener
+from support.fake_transceiver import FakeTransceiver
+
+StartSignaling = Callable[..., Awaitable[SignalingPorts]]
+
+UPGRADE = (
+    b"GET /v1/signaling HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+async def read_head(stream: trio.abc.Stream) -> bytes:
+    """Return the head of the next answer, and skip its body of known length."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = await stream.receive_some()
+        assert more, f"the connection ended after {data!r}"
+        data += bytes(more)
+    head, _, body = data.partition(b"\r\n\r\n")
+    sizes = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    left = int(sizes[0].partition(b":")[2]) - len(body) if sizes else 0
+    while left > 0:
+        left -= len(await stream.receive_some(left))
+    return head
+
+
+async def connect(ports: SignalingPorts) -> trio.SocketStream:
+    return await trio.open_tcp_stream(*ports.address)
+
+
+def post(body: bytes) -> bytes:
+    return b"POST /v1/realtime/calls HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+async def test_a_connection_kept_alive_can_upgrade_later(ports: SignalingPorts, piece: int) -> None:
+    async with await connect(ports) as stream:
+        for body in (b"", b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"):
+            await stream.send_all(post(body))
+            assert (await read_head(stream)).startswith(b"HTTP/1.1 415")
+        for start in range(0, len(UPGRADE), piece):
+            await stream.send_all(UPGRADE[start : start + piece])
+        head = await read_head(stream)
+        assert head.startswith(b"HTTP/1.1 101")
+        assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
+        await stream.send_all(b"\x89\x80\0\0\0\0")
+        assert await stream.receive_some() == b"\x8a\0"
+
+
+async def test_an_upgrade_elsewhere_or_of_another_kind_is_refused(ports: SignalingPorts) -> None:
+    async with await connect(ports) as stream:
+        await stream.send_all(UPGRADE.replace(b"signaling", b"elsewhere"))
+        assert (await read_head(stream)).startswith(b"HTTP/1.1 404")
+    async with await connect(ports) as stream:
+        await stream.send_all(UPGRADE.replace(b"websocket", b"other"))
+        assert (await read_head(stream)).startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 2 * listener.MAX_HEAD, b"431"),
+        (b"no http at all\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", b"400"),
+    ],
+)
+async def test_bad_heads_are_refused_and_the_connection_closed(
+    ports: SignalingPorts, request_bytes: bytes, status: bytes
+) -> None:
+    async with await connect(ports) as stream:
+        await stream.send_all(request_bytes)
+        assert (await read_head(stream)).startswith(b"HTTP/1.1 " + status)
+        with trio.fail_after(5):
+            try:
+                assert await stream.receive_some() == b""
+            except trio.BrokenResourceError:
+                return
+
+
+async def test_a_head_has_little_time(ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.05)
+    async with await connect(ports) as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: ")
+        with trio.fail_after(5):
+            assert await stream.receive_some() == b""
+
+
+async def test_connections_are_bounded(ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 2)
+    async with await connect(ports) as first, await connect(ports) as second:
+        for stream in (first, second):
+            await stream.send_all(post(b""))
+            await read_head(stream)
+        async with await connect(ports) as third:
+            with trio.fail_after(5):
+                assert await third.receive_some() == b""
+        await first.send_all(post(b""))
+        assert (await read_head(first)).startswith(b"HTTP/1.1 415")
+    with trio.fail_after(5):
+        while True:
+            async with await connect(ports) as again:
+                await again.send_all(post(b""))
+                if await again.receive_some():
+                    break
+                await trio.sleep(0.01)
+
+
+async def test_chunked_offers_work(ports: SignalingPorts, offer: bytes, transceiver: FakeTransceiver) -> None:
+    head = (
+        b"POST /v1/realtime/calls HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    async with await connect(ports) as stream:
+        await stream.send_all(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(offer), offer))
+        assert (await read_head(stream)).startswith(b"HTTP/1.1 201")
+    assert len(transceiver.calls) == 1

@@ -1,0 +1,135 @@
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+
+from antiphon_signaling import SignalingPorts, websocket
+from support.fake_transceiver import FakeTransceiver
+
+StartSignaling = Callable[..., Awaitable[SignalingPorts]]
+
+
+@asynccontextmanager
+async def connect(ports: SignalingPorts, query: str = "", **options: Any) -> AsyncIterator[WebSocketConnection]:
+    """Open a WebSocket over a stream of our own: the library leaves it open when the server closes first."""
+    async with await trio.open_tcp_stream(*ports.address) as stream, trio.open_nursery() as nursery:
+        connection = await wrap_client_stream(nursery, stream, "localhost", f"/v1/signaling{query}", **options)
+        yield connection
+        with trio.fail_after(5):
+            await connection.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def refusal(ports: SignalingPorts, **options: Any) -> ConnectionRejected:
+    """Return how the server refuses a connection."""
+    try:
+        async with connect(ports, **options):
+            raise AssertionError("the connection was accepted")
+    except* ConnectionRejected as group:
+        error = group.exceptions[0]
+    assert isinstance(error, ConnectionRejected)
+    return error
+
+
+async def say(connection: WebSocketConnection, **message: Any) -> None:
+    await connection.send_message(json.dumps(message))
+
+
+async def hear(connection: WebSocketConnection) -> dict[str, Any]:
+    with trio.fail_after(5):
+        message: dict[str, Any] = json.loads(await connection.get_message())
+    return message
+
+
+async def test_a_call_from_offer_to_end(ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes) -> None:
+    async with connect(ports, "?model=mine") as connection:
+        await say(connection, type="offer", sdp=offer.decode(), session={"voice": "x"})
+        answer = await hear(connection)
+        call_id = answer["call_id"]
+        assert (answer["type"], answer["sdp"].startswith("v=0\r\n")) == ("answer", True)
+        assert transceiver.calls[call_id].session == {"voice": "x", "model": "mine"}
+        await say(connection, type="hangup")
+        assert await hear(connection) == {"type": "ended", "call_id": call_id, "reason": "hung up"}
+        with pytest.raises(ConnectionClosed), trio.fail_after(5):
+            await connection.get_message()
+
+
+async def test_the_end_of_a_call_elsewhere_is_told(
+    ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
+) -> None:
+    async with connect(ports) as connection:
+        await say(connection, type="offer", sdp=offer.decode())
+        call_id = (await hear(connection))["call_id"]
+        transceiver.finish(call_id)
+        assert (await hear(connection))["type"] == "ended"
+
+
+async def test_a_call_outlives_its_connection(
+    ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
+) -> None:
+    async with connect(ports) as connection:
+        await say(connection, type="offer", sdp=offer.decode())
+        call_id = (await hear(connection))["call_id"]
+    assert not transceiver.has_ended(call_id)
+
+
+async def test_errors_leave_the_connection_open(
+    ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
+) -> None:
+    async with connect(ports) as connection:
+        for text, code in [
+            ("{", "invalid_message"),
+            ("[]", "invalid_message"),
+            ('{"type": "dance"}', "unknown_type"),
+            ('{"type": "hangup"}', "no_call"),
+            ('{"type": "offer", "sdp": "junk"}', "invalid_sdp"),
+            ('{"type": "offer", "session": 5}', "invalid_message"),
+        ]:
+            await connection.send_message(text)
+            message = await hear(connection)
+            assert (message["type"], message["error"]["code"]) == ("error", code)
+        await say(connection, type="offer", sdp=offer.decode())
+        assert (await hear(connection))["type"] == "answer"
+        await say(connection, type="offer", sdp=offer.decode())
+        assert (await hear(connection))["error"]["code"] == "call_exists"
+    assert len(transceiver.calls) == 1
+
+
+async def test_keys_come_by_header_or_subprotocol(
+    start_signaling: StartSignaling, transceiver: FakeTransceiver, tmp_path: Path, offer: bytes
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("acme:one\n")
+    ports = await start_signaling(transceiver, api_key_file=str(file))
+    refused = await refusal(ports)
+    assert (refused.status_code, json.loads(refused.body or b"")["error"]["code"]) == (401, "invalid_api_key")
+    async with connect(ports, extra_headers=[(b"Authorization", b"Bearer one")]) as connection:
+        assert connection.subprotocol is None
+    async with connect(ports, subprotocols=["antiphon", "antiphon-key.one"]) as connection:
+        assert connection.subprotocol == "antiphon"
+        await say(connection, type="offer", sdp=offer.decode())
+        assert (await hear(connection))["type"] == "answer"
+    assert [call.tenant for call in transceiver.calls.values()] == ["acme"]
+
+
+async def test_pages_of_elsewhere_are_kept_out_where_no_key_is_asked(ports: SignalingPorts) -> None:
+    refused = await refusal(ports, extra_headers=[(b"Origin", b"https://evil.example")])
+    assert refused.status_code == 401
+
+
+async def test_connections_without_a_call_and_oversized_messages_end(
+    ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect(ports) as connection:
+        await connection.send_message("x" * (websocket.MAX_MESSAGE + 1))
+        with pytest.raises(ConnectionClosed), trio.fail_after(5):
+            await connection.get_message()
+    monkeypatch.setattr(websocket, "OFFER_SECONDS", 0.05)
+    async with connect(ports) as connection:
+        with pytest.raises(ConnectionClosed), trio.fail_after(5):
+            await connection.get_message()

@@ -1,0 +1,106 @@
+"""A control API without a transceiver behind it: the fake that signaling is tested against, at the service boundary."""
+
+from typing import Any
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from antiphon_common.control import (
+    CallAccepted,
+    CallRequest,
+    CallStatus,
+    Failure,
+    Fingerprint,
+    IceParameters,
+    is_authorized,
+)
+from antiphon_common.keys import KeyRing
+from antiphon_common.shell.admin import serve_http
+
+ACCEPTED = CallAccepted(
+    ice=IceParameters("Aabcdefghijklmnopqrstuv", "p" * 24),
+    setup="active",
+    fingerprint=Fingerprint("sha-256", ":".join(["CD"] * 32)),
+    ssrc=0x12345678,
+    cname="call",
+)
+
+
+class FakeTransceiver:
+    """Takes calls up to `capacity` and remembers what it was asked. `failure` refuses every call with 422."""
+
+    def __init__(self, keys: KeyRing, *, capacity: int = 100, failure: Failure | None = None) -> None:
+        self.url = ""
+        self.calls: dict[str, CallRequest] = {}
+        self.failure = failure
+        self._capacity = capacity
+        self._keys = keys
+        self._ended: dict[str, trio.Event] = {}
+
+    def finish(self, call_id: str) -> None:
+        """End a call as if its caller had gone."""
+        self._ended[call_id].set()
+
+    def has_ended(self, call_id: str) -> bool:
+        return self._ended[call_id].is_set()
+
+    async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve on a free port of loopback until cancelled; the started value is the URL."""
+        app = Starlette(
+            routes=[
+                Route("/calls", self._start, methods=["POST"]),
+                Route("/calls/{call_id}", self._status, methods=["GET"]),
+                Route("/calls/{call_id}", self._end, methods=["DELETE"]),
+            ]
+        )
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(serve_http, app, "127.0.0.1", 0)
+            self.url = f"http://{address}"
+            task_status.started(self.url)
+
+    async def _start(self, request: Request) -> Response:
+        if (refused := self._unauthorized(request)) is not None:
+            return refused
+        if self.failure is not None:
+            return _json(422, self.failure)
+        if len(self.calls) >= self._capacity:
+            return _json(503, Failure("full", "no slot"), {"Retry-After": "7"})
+        call = msgspec.json.decode(await request.body(), type=CallRequest)
+        self.calls[call.call_id] = call
+        self._ended[call.call_id] = trio.Event()
+        return _json(201, ACCEPTED)
+
+    async def _status(self, request: Request) -> Response:
+        call_id = self._known(request)
+        if call_id is None:
+            return _json(404, Failure("no_call", "there is no such call"))
+        if wait := float(request.query_params.get("wait", "0")):
+            with trio.move_on_after(wait):
+                await self._ended[call_id].wait()
+        ended = self._ended[call_id].is_set()
+        state, reason = ("closed", "hung up") if ended else ("connected", None)
+        return _json(200, CallStatus(call_id, state, reason, {"lost": 0}))
+
+    async def _end(self, request: Request) -> Response:
+        call_id = self._known(request)
+        if call_id is None:
+            return _json(404, Failure("no_call", "there is no such call"))
+        self._ended[call_id].set()
+        return Response(status_code=204)
+
+    def _known(self, request: Request) -> str | None:
+        call = self.calls.get(request.path_params["call_id"])
+        belongs = call is not None and call.tenant == request.query_params.get("tenant")
+        return call.call_id if call is not None and belongs and self._unauthorized(request) is None else None
+
+    def _unauthorized(self, request: Request) -> Response | None:
+        authorized = is_authorized(self._keys.control, request.headers.get("authorization", ""), 0)
+        return None if authorized else _json(401, Failure("unauthorized", "not a control key"))
+
+
+def _json(status: int, value: Any, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
