@@ -1,207 +1,49 @@
-"""`antiphon load`: makes real calls, listens to them, and says how they went and how busy it was itself."""
+"""`antiphon load`: makes real calls and says how they went."""
 
-import os
-import resource
-import time
-from collections.abc import Callable
+import argparse
+import sys
+from collections.abc import Sequence
 
-import httpx
-import msgspec
 import trio
 
-from antiphon.client.call import AudioReceived, ClientCall, Closed, Connected, Event
-from antiphon.client.driver import CallDriver, DrivenCall
-from antiphon.client.speech import Speech
-from antiphon_common.errors import AntiphonError, DecodeError
-from antiphon_transceiver.dtls import Certificate
+from antiphon.client.load import LoadError, LoadSettings, run_load
+from antiphon.client.report import format_report
 
-CONNECT_TIMEOUT = 30.0
-"""Seconds after which a call that did not connect counts as failed."""
-
-LINGER = 0.5
-"""Seconds that what is still under way gets to arrive after the last packet was sent."""
-
-NTP_EPOCH = 2_208_988_800
-
-Progress = Callable[[str], None]
+DESCRIPTION = """Make real calls, with ICE, DTLS, SRTP and Opus speech, to an Antiphon server, and say how they went. Where
+the server gives packets back untouched (`--backend loopback --audio opus`) the delay of the whole way is measured too."""
 
 
-class LoadSettings(msgspec.Struct, frozen=True):
-    """`calls` at once, set up at `rate` per second, each talking for `seconds` once all are up. `url` is that of the
-    signaling server, `key` its API key."""
-
-    url: str
-    calls: int = 10
-    seconds: float = 10.0
-    rate: float = 20.0
-    key: str | None = None
-    model: str | None = None
-    verify_tls: bool = True
-
-
-class CallReport(msgspec.Struct):
-    """How one call went. Times are in seconds since its offer was posted; None where that did not happen.
-
-    `echo_delays` are there only when the server gives packets back untouched (backend `loopback`, audio `opus`).
-    """
-
-    answered_after: float | None = None
-    connected_after: float | None = None
-    first_audio_after: float | None = None
-    failure: str | None = None
-    sent: int = 0
-    received: int = 0
-    lost: int = 0
-    jitter: float = 0.0
-    round_trip: float | None = None
-    echo_delays: list[float] = msgspec.field(default_factory=list)
-
-
-class LoadReport(msgspec.Struct, frozen=True):
-    """A whole run: `seconds` of talking, of which the client itself was `busy` (a share of one processor)."""
-
-    calls: list[CallReport]
-    seconds: float
-    busy: float
-
-
-class LoadError(AntiphonError):
-    """The run cannot be made; the message says what to do."""
-
-
-class _Caller:
-    """One call of a run: sets it up, talks, and keeps its report."""
-
-    def __init__(self, driver: CallDriver, certificate: Certificate, speech: Speech) -> None:
-        now = trio.current_time()
-        core = ClientCall(certificate, os.urandom, now, ntp_offset=time.time() - now + NTP_EPOCH)
-        self.report = CallReport()
-        self.call = DrivenCall(core, self._listen)
-        self._driver = driver
-        self._speech = speech
-        self._offered = now
-        self._connected = trio.Event()
-
-    async def connect(self, http: httpx.AsyncClient, settings: LoadSettings) -> None:
-        """Post the offer and wait until media flows, or note why it does not."""
-        self._offered = trio.current_time()
-        parameters = {"model": settings.model} if settings.model else {}
-        response = await http.post(
-            "/v1/realtime/calls",
-            content=self.call.core.offer(),
-            params=parameters,
-            headers={"Content-Type": "application/sdp"},
-        )
-        if response.status_code != httpx.codes.CREATED:
-            self.report.failure = f"HTTP {response.status_code}: {_error_message(response)}"
-            return
-        now = trio.current_time()
-        self.report.answered_after = now - self._offered
-        try:
-            self.call.core.accept(response.text, now)
-        except DecodeError as error:
-            self.report.failure = str(error)
-            return
-        self._driver.add(self.call)
-        with trio.move_on_after(CONNECT_TIMEOUT):
-            await self._connected.wait()
-        if self.report.connected_after is None:
-            self.report.failure = self.report.failure or f"not connected after {CONNECT_TIMEOUT:g} s"
-
-    def talk(self, phase: float) -> None:
-        """Begin to speak in `phase` seconds."""
-        self.call.speak(self._speech.packets, trio.current_time() + phase)
-        self._driver.touch(self.call)
-
-    def hang_up(self) -> None:
-        """Close the call and complete its report."""
-        core, report = self.call.core, self.report
-        report.sent = self.call.spoken
-        report.round_trip = core.reporter.round_trip
-        sources = core.reporter.sources.values()
-        report.jitter = max((source.jitter for source in sources), default=0.0)
-        report.lost = sum(source.packets_lost for source in sources)
-        core.close(trio.current_time())
-        if report.answered_after is not None:
-            self._driver.touch(self.call)
-            self._driver.remove(self.call)
-        else:
-            self.call.socket.close()
-
-    def _listen(self, event: Event, now: float) -> None:
-        report = self.report
-        match event:
-            case Connected():
-                report.connected_after = now - self._offered
-                self._connected.set()
-            case AudioReceived():
-                if report.first_audio_after is None:
-                    report.first_audio_after = now - self._offered
-                report.received += 1
-                index = self._speech.index_of.get(event.payload)
-                if index is not None:
-                    report.echo_delays.append(now - self.call.said_at(index))
-            case Closed():
-                if event.reason != "closed":
-                    report.failure = report.failure or event.reason
-                self._connected.set()
-
-
-async def run_load(settings: LoadSettings, progress: Progress = lambda line: None) -> LoadReport:
-    """Make the calls and return what became of them. Raises LoadError when the server cannot be reached at all."""
-    driver, certificate, speech = CallDriver(), Certificate.generate(), Speech.shipped()
-    callers: list[_Caller] = []
-    headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
-    async with (
-        httpx.AsyncClient(base_url=settings.url, headers=headers, verify=settings.verify_tls, timeout=30.0) as http,
-        trio.open_nursery() as nursery,
-    ):
-        nursery.start_soon(driver.run)
-        async with trio.open_nursery() as setting_up:
-            for number in range(settings.calls):
-                caller = _Caller(driver, certificate, speech)
-                callers.append(caller)
-                setting_up.start_soon(_connect, caller, http, settings)
-                await trio.sleep(1 / settings.rate)
-                if number % 50 == 49:
-                    progress(f"{number + 1} of {settings.calls} offers made")
-        connected = [caller for caller in callers if caller.report.failure is None]
-        progress(f"{len(connected)} of {settings.calls} calls connected; talking for {settings.seconds:g} s")
-        seconds, busy = await _talk(connected, settings.seconds)
-        for caller in callers:
-            caller.hang_up()
-        nursery.cancel_scope.cancel()
-    return LoadReport([caller.report for caller in callers], seconds, busy)
-
-
-async def _connect(caller: _Caller, http: httpx.AsyncClient, settings: LoadSettings) -> None:
+def main(arguments: Sequence[str]) -> None:
+    """Make the calls and print the report; exit with 1 when a call failed."""
+    settings = _parse(arguments)
     try:
-        await caller.connect(http, settings)
-    except httpx.HTTPError as error:
-        raise LoadError(f"{settings.url} cannot be reached ({error}): is `python -m antiphon` running there?") from None
+        report = trio.run(run_load, settings, _progress)
+    except LoadError as error:
+        raise SystemExit(f"antiphon load: {error}") from None
+    print(format_report(report))
+    if any(call.failure is not None for call in report.calls):
+        raise SystemExit(1)
 
 
-async def _talk(callers: list[_Caller], seconds: float) -> tuple[float, float]:
-    """Let every caller talk; return how long that took and the share of a processor that it cost."""
-    began, cpu = trio.current_time(), _cpu_seconds()
-    for position, caller in enumerate(callers):
-        caller.talk(0.02 * position / len(callers))
-    await trio.sleep(seconds)
-    for caller in callers:
-        caller.call.silence()
-    elapsed = trio.current_time() - began
-    busy = (_cpu_seconds() - cpu) / elapsed
-    await trio.sleep(LINGER)
-    return elapsed, busy
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _error_message(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return response.text[:200]
+def _parse(arguments: Sequence[str]) -> LoadSettings:
+    defaults = LoadSettings("http://127.0.0.1:8080")
+    parser = argparse.ArgumentParser(
+        prog="antiphon load", description=DESCRIPTION, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("url", nargs="?", default=defaults.url, help="the signaling server")
+    parser.add_argument("--calls", type=int, default=defaults.calls, help="calls at once")
+    parser.add_argument("--seconds", type=float, default=defaults.seconds, help="how long they talk once all are up")
+    parser.add_argument("--rate", type=float, default=defaults.rate, help="calls set up per second")
+    parser.add_argument("--key", help="API key, where the server asks for one")
+    parser.add_argument("--model", help="the backend to talk to, where the server has several")
+    parser.add_argument("--no-verify", action="store_true", help="take any certificate, such as a self-signed one")
+    given = parser.parse_args(arguments)
+    if given.calls < 1 or given.seconds <= 0 or given.rate <= 0:
+        parser.error("--calls, --seconds and --rate are above zero")
+    return LoadSettings(
+        given.url, given.calls, given.seconds, given.rate, given.key, given.model, verify_tls=not given.no_verify
+    )

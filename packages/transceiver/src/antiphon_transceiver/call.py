@@ -5,11 +5,16 @@ from typing import NamedTuple
 from antiphon_common import frames
 from antiphon_common.control import CallRequest, CallStatus
 from antiphon_common.core import Path
+from antiphon_common.errors import DecodeError
 from antiphon_transceiver import session as events
 from antiphon_transceiver.audio import OverrunError
-from antiphon_transceiver.backends import BackendCall
+from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, InboundFrame
+from antiphon_transceiver.backends.link import NO_ANSWER
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.session import Session
+
+ENDED_BY_LINK = {BACKEND_LOST: EndReason.BACKEND_LOST, NO_ANSWER: EndReason.BACKEND_REFUSED}
+"""What the backend link itself says of a call that ended; other reasons are the backend's own words."""
 
 Address = tuple[str, int]
 """Host and port of a relay's link socket."""
@@ -49,12 +54,18 @@ class Call:
 
     # From the backend
 
-    def receive_frame(self, frame: frames.AnyFrame | frames.BadFrame, now: float) -> None:
-        """Carry out one frame of the backend."""
+    def receive_frame(self, frame: InboundFrame, now: float) -> None:
+        """Carry out one frame of the backend. What it must not have sent ends the call."""
+        try:
+            self._receive_frame(frame, now)
+        except (OverrunError, DecodeError) as error:
+            self.session.close(EndReason.BACKEND_ERROR, str(error), now)
+
+    def _receive_frame(self, frame: InboundFrame, now: float) -> None:
         session = self.session
         match frame:
             case frames.Audio():
-                self._play(frame, now)
+                session.play(frame.response, frame.data)
             case frames.Accepted():
                 self.accepted = True
             case frames.ResponseEnded():
@@ -66,16 +77,9 @@ class Call:
             case frames.Refused():
                 session.close(EndReason.BACKEND_REFUSED, f"{frame.code}: {frame.message}", now)
             case frames.Ended():
-                lost = frame.reason == EndReason.BACKEND_LOST
-                session.close(EndReason.BACKEND_LOST if lost else EndReason.BACKEND_ENDED, frame.reason, now)
+                session.close(ENDED_BY_LINK.get(frame.reason, EndReason.BACKEND_ENDED), frame.reason, now)
             case frames.BadFrame():
                 session.close(EndReason.BACKEND_ERROR, f"malformed frame: {frame.detail}", now)
-
-    def _play(self, frame: frames.Audio, now: float) -> None:
-        try:
-            self.session.play(frame.response, frame.data)
-        except OverrunError as error:
-            self.session.close(EndReason.BACKEND_ERROR, str(error), now)
 
     # To the backend
 

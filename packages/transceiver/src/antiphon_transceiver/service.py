@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-from contextlib import closing
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
 
@@ -50,7 +49,7 @@ async def serve_transceiver(
     """Run until cancelled; started once calls can be placed."""
     registry = CollectorRegistry()
     metrics = TransceiverMetrics(registry)
-    with closing(BatchSocket.open(*settings.link, fragment=True)) as link:
+    with BatchSocket.open(settings.link) as link:
         bound = Address(*link.address)
         advertised = settings.link_advertise or bound
         switchboard = _switchboard(shared, keys, advertised)
@@ -99,7 +98,7 @@ class RelayFilter:
 
 
 def _switchboard(shared: SharedSettings, keys: KeyRing, advertised: Address) -> Switchboard:
-    networks = ClusterNetworks.parse(str(network) for network in shared.transceiver_network)
+    networks = ClusterNetworks(shared.transceiver_network)
     owner = Owner(shared.cluster, networks.host_of(shared.cluster, advertised.host), advertised.port)
     unix_offset = time.time() - trio.current_time()
     return Switchboard(

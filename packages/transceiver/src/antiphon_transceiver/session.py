@@ -213,7 +213,7 @@ class Session:
     # Local actions
 
     def play(self, response: int, data: bytes) -> None:
-        """Queue audio of the backend. Raises `OverrunError` when the backend ignored its credit."""
+        """Queue audio of the backend. Raises `OverrunError` when it ignored its credit, DecodeError for no audio."""
         self.stream.playout.append(response, data)
 
     def clear(self, response: int) -> int:

@@ -1,9 +1,9 @@
-"""Prints what `antiphon load` found."""
+"""What `antiphon load` found, in words."""
 
 from collections import Counter
 from collections.abc import Iterable
 
-from antiphon.load import LoadReport
+from antiphon.client.load import LoadReport
 
 
 def format_report(report: LoadReport) -> str:
