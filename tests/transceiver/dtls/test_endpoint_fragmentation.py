@@ -1,12 +1,15 @@
 """Handshakes whose messages come in pieces, in any order."""
 
 import itertools
+import json
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from antiphon_common.wire import Reader
-from antiphon_transceiver.dtls.messages import Fragment, HandshakeMessage
+from antiphon_transceiver.dtls import CipherSuite
+from antiphon_transceiver.dtls.messages import Fragment, HandshakeMessage, HandshakeType, ServerHello
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
 from support.dtls_peers import make_peers
 from support.impairment import Impairment
@@ -43,6 +46,28 @@ def test_a_client_hello_in_pieces_is_put_together(order: tuple[int, ...], one_da
     peers.network.left.rewrite = rewrite
     peers.shake_hands()
     assert peers.server.counters.malformed == 0
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 1, 0, 0)])
+def test_a_browsers_client_hello_over_two_datagrams_is_answered_in_one(order: tuple[int, ...]) -> None:
+    vector = json.loads((Path(__file__).parents[2] / "vectors" / "dtls_client_hello_chromium_156.json").read_text())
+    datagrams = [bytes.fromhex(datagram) for datagram in vector["datagrams"]]
+    assert [len(datagram) for datagram in datagrams] == [1200, 263]
+    server = make_peers().server
+    for index in order:
+        server.receive_datagram(datagrams[index], None, 0.0)
+    transmit = server.poll_transmit()
+    assert transmit is not None
+    assert server.poll_transmit() is None
+    fragments = [Fragment.pull(Reader(record.payload)) for record in split_records(transmit.data)]
+    hello = ServerHello.decode(fragments[0].data)
+    assert (hello.version, hello.cipher_suite) == (0xFEFD, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256)
+    assert [fragment.type for fragment in fragments[1:]] == [
+        HandshakeType.CERTIFICATE,
+        HandshakeType.SERVER_KEY_EXCHANGE,
+        HandshakeType.CERTIFICATE_REQUEST,
+        HandshakeType.SERVER_HELLO_DONE,
+    ]
 
 
 def test_several_fragments_share_one_record() -> None:
