@@ -142,7 +142,9 @@ def build(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Print what a packet and a call cost, beside a C forwarder and aiortc."""
     need(session, "gcc", "libc6-dev", "libopus0")
-    session.run(str(SYSTEM / "bin" / "python"), "benchmarks", *session.posargs, external=True)
+    names = session.posargs[:1] or sorted(file.parent.name for file in ROOT.glob("benchmarks/*/__main__.py"))
+    for name in names:
+        session.run(str(SYSTEM / "bin" / "python"), "-m", f"benchmarks.{name}", *session.posargs[1:], external=True)
 
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
