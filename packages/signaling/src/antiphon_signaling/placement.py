@@ -61,8 +61,8 @@ class Transceivers:
     async def place(self, request: CallRequest) -> tuple[str, CallAccepted]:
         """Start a call at the next transceiver with room. Return its URL and what it answered.
 
-        One that is full, unreachable or broken passes the call on. Raises `RefusedError`: what the transceiver said against
-        the call itself, or 503.
+        One that is full, unreachable or broken passes the call on. Raises `RefusedError`: what the transceiver said
+        against the call itself, or 503.
         """
         start = self._turn
         self._turn = (start + 1) % len(self._urls)
