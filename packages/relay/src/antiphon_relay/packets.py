@@ -43,7 +43,7 @@ class PacketLoop:
         self._fast = False
         self._window_start = 0.0
         self._window_moved = 0
-        self._turns = 0
+        self._moved = 0
         self._stalled = False
 
     async def run(self) -> None:
@@ -62,15 +62,14 @@ class PacketLoop:
 
     async def _keep_time(self, waiting: select.epoll) -> None:
         """Serve the forwarder's clock, once a second, and see whether the loop has moved what waited the last time."""
-        left_waiting, turns = False, 0
+        left_waiting, moved = False, 0
         while True:
             await trio.sleep_until(self._forwarder.poll_timeout())
             self._forwarder.handle_timeout(trio.current_time())
-            self._stalled = left_waiting and turns == self._turns
-            left_waiting, turns = bool(waiting.poll(0)), self._turns
+            self._stalled = left_waiting and moved == self._moved
+            left_waiting, moved = bool(waiting.poll(0)), self._moved
 
     def _turn(self, waiting: select.epoll) -> None:
-        self._turns += 1
         now = trio.current_time()
         deadline = now + TURN_SECONDS
         while True:
@@ -89,6 +88,7 @@ class PacketLoop:
         return sum(counts), BATCH in counts
 
     def _measure(self, moved: int, now: float) -> None:
+        self._moved += moved
         self._window_moved += moved
         elapsed = now - self._window_start
         if elapsed >= RATE_WINDOW:

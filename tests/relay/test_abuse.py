@@ -1,0 +1,128 @@
+"""Floods and forgeries at the relay's core: what they cannot take, fill or starve."""
+
+from antiphon_relay.forwarder import (
+    OWNER_CHECKS_AT_ONCE,
+    SPARED_PROVISIONAL,
+    SPARED_UNKNOWN,
+    TOKEN_CHECKS_AT_ONCE,
+    TOKEN_CHECKS_PER_SECOND,
+)
+from support.relaying import Relay, Seen, Transceiver, binding_request, client
+
+RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
+FLOOD = 20_000
+
+
+def live_call(relay: Relay, number: int, owner: Transceiver) -> bytes:
+    """Set up a call from a client's address and return its ufrag."""
+    ufrag = owner.token(number)
+    assert relay.receive(binding_request(ufrag), client(number))
+    owner.send(ANSWER, client(number))
+    owner.confirm(client(number))
+    return ufrag
+
+
+def assert_alive(relay: Relay, number: int, ufrag: bytes, owner: Transceiver) -> None:
+    path, check = client(number), binding_request(ufrag)
+    assert relay.receive(check, path) == [Seen(check, path, owner.link)]
+    assert owner.send(ANSWER, path) == [Seen(ANSWER, path)]
+    owner.confirm(path)
+    assert relay.receive(RTP, path) == [Seen(RTP, path, owner.link)]
+    assert owner.send(RTP, path) == [Seen(RTP, path)]
+
+
+def test_spoofed_sources_fill_no_table() -> None:
+    relay = Relay()
+    owner = relay.transceiver()
+    junk = [b"\x80junk", b"\x16\xfe\xfd", b"", binding_request(b"A" * 23), binding_request(owner.token())]
+    for number in range(FLOOD):
+        relay.receive(junk[number % len(junk)], client(number))
+    assert len(relay.core.flows) == 0
+
+
+def test_a_flood_with_one_token_is_cut_down_and_others_get_through() -> None:
+    relay = Relay()
+    owner = relay.transceiver()
+    flooded, seconds = owner.token(1), 2
+    passed = 0
+    for number in range(FLOOD):
+        passed += len(relay.receive(binding_request(flooded), client(number)))
+        relay.now += seconds / FLOOD
+    assert passed <= TOKEN_CHECKS_AT_ONCE + seconds * TOKEN_CHECKS_PER_SECOND + 1
+    live_call(relay, 2, owner)
+
+
+def test_checks_for_a_strangers_call_from_a_live_clients_address_disturb_nothing() -> None:
+    relay = Relay()
+    victims, elsewhere = relay.transceiver(9000), relay.transceiver(9001)
+    ufrag = live_call(relay, 1, victims)
+    for attacker in (victims.token(66), elsewhere.token(66)):
+        for _ in range(50):
+            for _ in range(200):
+                relay.receive(binding_request(attacker), client(1))
+                relay.now += 0.0001
+            assert elsewhere.send(ANSWER, client(1)) == []
+            assert_alive(relay, 1, ufrag, victims)
+
+
+def test_a_live_calls_own_token_in_a_flood_does_not_cost_it_its_checks() -> None:
+    relay = Relay()
+    owner = relay.transceiver()
+    ufrag = live_call(relay, 1, owner)
+    for round_ in range(50):
+        for number in range(200):
+            relay.receive(binding_request(ufrag), client(1000 + number))
+            relay.now += 0.001
+        relay.now = round_ + 1.0
+        assert_alive(relay, 1, ufrag, owner)
+
+
+def test_an_address_that_an_attacker_used_first_can_make_a_real_call() -> None:
+    relay = Relay()
+    attackers, real = relay.transceiver(9000), relay.transceiver(9001)
+    for _ in range(1000):
+        if relay.receive(binding_request(attackers.token(66)), client(1)):
+            attackers.send(ANSWER, client(1))
+        relay.now += 0.01
+    ufrag = live_call(relay, 1, real)
+    assert_alive(relay, 1, ufrag, real)
+
+
+def test_many_tokens_of_one_owner_are_limited_together() -> None:
+    relay = Relay()
+    flooded, other = relay.transceiver(9000), relay.transceiver(9001)
+    passed = sum(
+        len(relay.receive(binding_request(flooded.token(number)), client(number)))
+        for number in range(OWNER_CHECKS_AT_ONCE * 2)
+    )
+    assert passed <= OWNER_CHECKS_AT_ONCE
+    live_call(relay, 1, other)
+
+
+def test_under_pressure_confirmed_flows_go_first_then_provisional_then_unknown() -> None:
+    relay = Relay()
+    owner = relay.transceiver()
+    ingress = next(iter(relay.core.ingresses.values()))
+    confirmed, provisional = range(100), range(100, 200)
+    for number in provisional:
+        owner.send(ANSWER, client(number))
+    for number in confirmed:
+        owner.confirm(client(number))
+    addresses = {flow.key: address for address, flow in ingress.flows.items()}
+
+    def passed(numbers: range, *, pressed: bool) -> int:
+        batch = [
+            (binding_request(owner.token(n)), addresses.get(client(n).encode(), b"\2\0" + bytes(14))) for n in numbers
+        ]
+        relay.core.forward_uplink(ingress, batch, relay.now, pressed=pressed)
+        count = len(relay.core.link_outbox)
+        relay.core.link_outbox.clear()
+        return count
+
+    unknown = range(300, 400)
+    assert [passed(numbers, pressed=False) for numbers in (confirmed, provisional, unknown)] == [100, 100, 100]
+    assert [passed(numbers, pressed=True) for numbers in (confirmed, provisional, unknown)] == [
+        100,
+        SPARED_PROVISIONAL,
+        SPARED_UNKNOWN,
+    ]

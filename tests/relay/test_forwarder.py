@@ -1,0 +1,199 @@
+"""What the relay's core forwards, to whom, and who decides."""
+
+import random
+
+import pytest
+
+from antiphon_common.core import Path
+from antiphon_common.keys import Key, KeyRing
+from antiphon_common.link import DOWNLINK, HEADER_SIZE, Announce, Confirm, Hello, LinkKeys, Moved, Owner
+from antiphon_common.ownership import MAX_PROVISIONAL, PROVISIONAL_SECONDS
+from antiphon_relay.flows import SILENT_SECONDS, TAKEOVER_SECONDS
+from support.relaying import INGRESS, LAST_PORT, Relay, Seen, binding_request, client
+
+RTP, DTLS, STUN_RESPONSE = b"\x80\x6frtp", b"\x16\xfe\xfddtls", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
+CLIENTS = [client(0), client(0, host="2001:db8::77")]
+
+
+@pytest.fixture
+def relay() -> Relay:
+    return Relay()
+
+
+@pytest.mark.parametrize("path", CLIENTS, ids=str)
+def test_a_request_goes_where_its_token_says_and_leaves_no_trace(relay: Relay, path: Path) -> None:
+    owner = relay.transceiver()
+    request = binding_request(owner.token())
+    assert relay.receive(request, path) == [Seen(request, path, owner.link)]
+    assert len(relay.core.flows) == 0
+    assert relay.receive(DTLS, path) == []
+    assert relay.counters.unknown == 1
+
+
+@pytest.mark.parametrize("path", CLIENTS, ids=str)
+@pytest.mark.parametrize("data", [RTP, DTLS, STUN_RESPONSE, b"", b"\x00"], ids=bytes.hex)
+def test_after_an_answer_everything_follows_the_flow(relay: Relay, path: Path, data: bytes) -> None:
+    owner = relay.transceiver()
+    assert owner.send(STUN_RESPONSE, path) == [Seen(STUN_RESPONSE, path)]
+    assert relay.receive(data, path) == [Seen(data, path, owner.link)]
+    owner.confirm(path)
+    assert relay.receive(data, path) == [Seen(data, path, owner.link)]
+    assert owner.send(data, path) == owner.send(data, path) == [Seen(data, path)]
+
+
+def test_requests_follow_their_token_even_on_a_confirmed_flow(relay: Relay) -> None:
+    first, second = relay.transceiver(9000), relay.transceiver(9001)
+    first.confirm(client(0))
+    request = binding_request(second.token())
+    assert relay.receive(request, client(0)) == [Seen(request, client(0), second.link)]
+
+
+@pytest.mark.parametrize("data", [b"\x00\x01", binding_request(b"x" * 23)[:-1], binding_request(b"")], ids=bytes.hex)
+def test_a_malformed_request_goes_nowhere(relay: Relay, data: bytes) -> None:
+    relay.transceiver().confirm(client(0))
+    assert relay.receive(data, client(0)) == []
+    assert relay.counters.malformed_request == 1
+
+
+def test_a_token_cannot_lead_out_of_the_transceivers_networks(relay: Relay) -> None:
+    outside = relay.transceiver(LAST_PORT + 1)
+    assert relay.receive(binding_request(outside.token()), client(0)) == []
+    assert relay.receive(binding_request(b"A" * 23), client(0)) == []
+    assert (relay.counters.no_route, relay.counters.bad_token) == (1, 1)
+
+
+def test_a_provisional_flow_gives_way_to_the_newest_that_answers(relay: Relay) -> None:
+    first, second = relay.transceiver(9000), relay.transceiver(9001)
+    first.send(STUN_RESPONSE, client(0))
+    second.send(STUN_RESPONSE, client(0))
+    assert relay.receive(DTLS, client(0)) == [Seen(DTLS, client(0), second.link)]
+    first.confirm(client(0))
+    assert relay.receive(DTLS, client(0)) == [Seen(DTLS, client(0), first.link)]
+
+
+def test_on_a_confirmed_flow_another_is_neither_heard_nor_forwarded(relay: Relay) -> None:
+    owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
+    owner.confirm(client(0))
+    assert stranger.send(STUN_RESPONSE, client(0)) == []
+    stranger.confirm(client(0))
+    stranger.release(client(0))
+    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
+    assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
+    assert relay.counters.not_owner == 2
+
+
+def test_two_calls_one_after_another_from_one_port_reach_two_transceivers(relay: Relay) -> None:
+    first, second = relay.transceiver(9000), relay.transceiver(9001)
+    for owner in (first, second):
+        request = binding_request(owner.token())
+        assert relay.receive(request, client(0)) == [Seen(request, client(0), owner.link)]
+        owner.send(STUN_RESPONSE, client(0))
+        assert relay.receive(DTLS, client(0)) == [Seen(DTLS, client(0), owner.link)]
+        owner.confirm(client(0))
+        owner.send(RTP, client(0))
+        assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
+        owner.release(client(0))
+    assert relay.receive(RTP, client(0)) == []
+
+
+def test_an_owner_that_fell_silent_can_be_followed(relay: Relay) -> None:
+    dead, alive = relay.transceiver(9000), relay.transceiver(9001)
+    dead.confirm(client(0))
+    dead.send(RTP, client(0))
+    relay.wait(1)
+    dead.send(RTP, client(0))
+    relay.wait(TAKEOVER_SECONDS - 0.1)
+    assert alive.send(STUN_RESPONSE, client(0)) == []
+    relay.wait(0.2)
+    assert alive.send(STUN_RESPONSE, client(0)) == [Seen(STUN_RESPONSE, client(0))]
+    assert relay.receive(DTLS, client(0)) == [Seen(DTLS, client(0), alive.link)]
+
+
+def test_flows_expire(relay: Relay) -> None:
+    owner = relay.transceiver()
+    owner.send(STUN_RESPONSE, client(0))
+    owner.confirm(client(1))
+    relay.wait(PROVISIONAL_SECONDS + 1)
+    assert len(relay.core.flows) == relay.core.flows.confirmed == 1
+    relay.wait(SILENT_SECONDS)
+    assert len(relay.core.flows) == 0
+
+
+def test_what_an_owner_sends_keeps_its_flow(relay: Relay) -> None:
+    owner = relay.transceiver()
+    owner.confirm(client(0))
+    for _ in range(10):
+        relay.wait(SILENT_SECONDS / 2)
+        assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
+    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
+
+
+def test_an_owners_provisional_flows_are_capped(relay: Relay) -> None:
+    busy, other = relay.transceiver(9000), relay.transceiver(9001)
+    other.send(STUN_RESPONSE, client(60000))
+    for number in range(MAX_PROVISIONAL + 10):
+        busy.send(STUN_RESPONSE, client(number))
+    assert len(relay.core.flows) == MAX_PROVISIONAL + 1
+    assert relay.receive(DTLS, client(9)) == []
+    assert relay.receive(DTLS, client(10)) != []
+    assert relay.receive(DTLS, client(60000)) != []
+
+
+def test_the_link_takes_nothing_from_strangers(relay: Relay) -> None:
+    owner, outside = relay.transceiver(), relay.transceiver(host="10.0.1.5")
+    other_keys = LinkKeys(KeyRing.generate(lambda size: b"\1" * size).link)
+    good = relay.link_keys.header(client(0), DOWNLINK, 0) + RTP
+    assert relay.receive(other_keys.header(client(0), DOWNLINK, 0) + RTP, owner.link) == []
+    assert relay.receive(other_keys.encode(Confirm(client(0)), 0), owner.link) == []
+    assert relay.receive(good[: HEADER_SIZE - 1], owner.link) == []
+    assert relay.receive(good, outside.link) == []
+    assert relay.receive(relay.link_keys.header(client(0), 0, 0) + RTP, owner.link) == []
+    assert relay.receive(good, client(1)) == []
+    assert len(relay.core.flows) == 0
+    assert (relay.counters.link_bad_tag, relay.counters.link_foreign, relay.counters.link_malformed) == (3, 1, 1)
+
+
+def test_paths_that_are_not_this_relays_are_refused(relay: Relay) -> None:
+    owner = relay.transceiver()
+    assert owner.send(RTP, Path.of("198.51.100.1", 1, ingress=99)) == []
+    assert owner.send(RTP, Path.of("2001:db8::1", 1, ingress=INGRESS)) == []
+    assert owner.send(RTP, Path.of("198.51.100.1", 1, ingress=INGRESS, transport=6)) == []
+    assert relay.counters.unknown_ingress == 3
+    assert len(relay.core.flows) == 0
+
+
+@pytest.mark.parametrize("message", [Hello((1,), 2), Announce((client(0),)), Moved(Owner(1, 2, 3), Owner(1, 2, 4))])
+def test_messages_of_later_versions_are_skipped(relay: Relay, message: Hello | Announce | Moved) -> None:
+    assert relay.transceiver().tell(message) == []
+    assert relay.counters.skipped_messages == 1
+
+
+def test_a_running_call_outlives_its_key() -> None:
+    old = Key(1, bytes(32), retire_after=2000)
+    relay = Relay(KeyRing([old, Key(2, b"\2" * 32, mint_from=1500)]))
+    owner = relay.transceiver()
+    owner.confirm(client(0))
+    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
+    stale = relay.link_keys.header(client(0), DOWNLINK, relay.unix_now) + RTP
+    for _ in range(30):
+        relay.wait(50)
+        owner.confirm(client(0))
+        assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
+        assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
+    assert relay.receive(stale, owner.link) == []
+
+
+def test_noise_on_either_side_raises_nothing(relay: Relay) -> None:
+    noise = random.Random(3)
+    owner = relay.transceiver()
+    samples = [
+        binding_request(owner.token()),
+        relay.link_keys.encode(Confirm(client(0)), 0),
+        relay.link_keys.header(client(0), DOWNLINK, 0) + RTP,
+    ]
+    for _ in range(5000):
+        data = bytearray(noise.choice(samples))
+        for _ in range(noise.randrange(4)):
+            data[noise.randrange(len(data))] = noise.randrange(256)
+        relay.receive(bytes(data[: noise.randrange(len(data) + 1)]), noise.choice([owner.link, client(0)]))
+    assert len(relay.core.flows) <= 1

@@ -1,0 +1,114 @@
+"""A relay's core between clients and transceivers that are played by hand."""
+
+from ipaddress import ip_network
+from typing import NamedTuple
+
+from antiphon_common.core import Path
+from antiphon_common.keys import KeyRing
+from antiphon_common.link import DOWNLINK, HEADER_SIZE, PATH_START, PATH_STOP, Confirm, LinkKeys, LinkMessage, Release
+from antiphon_common.routing import ClusterNetworks, RouteToken, RouteTokens
+from antiphon_relay.flows import Ingress
+from antiphon_relay.forwarder import LINK, Forwarder
+
+INGRESS, INGRESS6 = 7, 8
+CLUSTER = 1
+NETWORK = ip_network("10.0.0.0/24")
+FIRST_PORT, LAST_PORT = 9000, 9009
+
+
+class Seen(NamedTuple):
+    """A datagram as it reached somebody: an owner by `link` address with the client's path, or a client by path."""
+
+    data: bytes
+    path: Path
+    link: Path | None = None
+
+
+class Transceiver:
+    """An owner of calls, at `host` and `port` of the link."""
+
+    def __init__(self, relay: "Relay", host: str, port: int) -> None:
+        self.link = Path.of(host, port, ingress=LINK)
+        self._relay = relay
+
+    def token(self, nonce: int = 0) -> bytes:
+        """Mint the ufrag of a call of this transceiver."""
+        host = self._relay.networks.host_of(CLUSTER, self.link.host)
+        return self._relay.tokens.mint(RouteToken(CLUSTER, host, self.link.port, nonce), self._relay.unix_now).encode()
+
+    def send(self, data: bytes, path: Path) -> list[Seen]:
+        header = self._relay.link_keys.header(path, DOWNLINK, self._relay.unix_now)
+        return self._relay.receive(header + data, self.link)
+
+    def tell(self, message: LinkMessage) -> list[Seen]:
+        return self._relay.receive(self._relay.link_keys.encode(message, self._relay.unix_now), self.link)
+
+    def confirm(self, path: Path) -> None:
+        assert self.tell(Confirm(path)) == []
+
+    def release(self, path: Path) -> None:
+        assert self.tell(Release(path)) == []
+
+
+class Relay:
+    """A forwarder with an IPv4 and an IPv6 address, and virtual time."""
+
+    def __init__(self, keys: KeyRing | None = None) -> None:
+        self.keys = keys or KeyRing.generate(bytes)
+        self.tokens = RouteTokens(self.keys.route)
+        self.link_keys = LinkKeys(self.keys.link)
+        self.networks = ClusterNetworks([(CLUSTER, NETWORK, FIRST_PORT, LAST_PORT)])
+        self.now = 0.0
+        self.unix_offset = 1000.0
+        self.core = Forwarder(
+            [Ingress(INGRESS, 16), Ingress(INGRESS6, 28)],
+            16,
+            self.tokens,
+            self.networks,
+            LinkKeys(self.keys.link),
+            bytes,
+            unix_offset=self.unix_offset,
+        )
+        self.counters = self.core.counters
+
+    @property
+    def unix_now(self) -> float:
+        return self.now + self.unix_offset
+
+    def transceiver(self, port: int = FIRST_PORT, host: str = "10.0.0.5") -> Transceiver:
+        return Transceiver(self, host, port)
+
+    def receive(self, data: bytes, source: Path) -> list[Seen]:
+        """Hand over a datagram and return everything that leaves."""
+        self.core.receive_datagram(data, source, self.now)
+        seen: list[Seen] = []
+        while (transmit := self.core.poll_transmit()) is not None:
+            assert transmit.path is not None
+            if transmit.path.ingress != LINK:
+                seen.append(Seen(transmit.data, transmit.path))
+                continue
+            assert self.link_keys.verify(transmit.data, self.unix_now)
+            path = Path.decode(transmit.data[PATH_START:PATH_STOP])
+            seen.append(Seen(transmit.data[HEADER_SIZE:], path, transmit.path))
+        return seen
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, in steps as the core asks for them."""
+        until = self.now + seconds
+        while (due := self.core.poll_timeout()) <= until:
+            self.now = max(self.now, due)
+            self.core.handle_timeout(self.now)
+        self.now = until
+
+
+def client(number: int, *, host: str = "198.51.100.1") -> Path:
+    """Return the path of one of many clients."""
+    return Path.of(host, 1024 + number, ingress=INGRESS6 if ":" in host else INGRESS)
+
+
+def binding_request(ufrag: bytes, transaction: int = 0) -> bytes:
+    """Return a binding request as far as a relay looks at it."""
+    username = ufrag + b":them"
+    attribute = b"\x00\x06" + len(username).to_bytes(2, "big") + username + bytes(-len(username) % 4)
+    head = b"\x00\x01" + len(attribute).to_bytes(2, "big") + b"\x21\x12\xa4\x42" + transaction.to_bytes(12, "big")
+    return head + attribute
