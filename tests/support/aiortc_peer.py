@@ -1,0 +1,210 @@
+"""A caller of another make: aiortc, over HTTP or over the WebSocket, saying known speech and recording what it hears."""
+
+import asyncio
+import fractions
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
+from av import AudioFrame
+from support.correlation import RATE, Samples
+from wsproto import ConnectionState, ConnectionType, WSConnection
+from wsproto.events import CloseConnection, Event, Ping, RejectConnection, Request, TextMessage
+
+FRAME = RATE // 50
+CONNECT_SECONDS = 15.0
+
+Way = Literal["http", "websocket"]
+
+
+class Recording(NamedTuple):
+    """What was heard, and beside it, sample for sample on the same clock, what was said meanwhile."""
+
+    heard: Samples
+    said: Samples
+    seconds_to_connect: float
+
+
+class Speaker(MediaStreamTrack):
+    """Says known speech over and over in real time, and remembers when it began."""
+
+    kind = "audio"
+
+    def __init__(self, known: Samples) -> None:
+        super().__init__()
+        self.began = 0.0
+        self._pcm = (known * 32767).astype("<i2")
+        self._position = 0
+
+    async def recv(self) -> AudioFrame:
+        if not self._position:
+            self.began = time.monotonic()
+        await asyncio.sleep(max(0.0, self.began + self._position / RATE - time.monotonic()))
+        samples = np.take(self._pcm, range(self._position, self._position + FRAME), mode="wrap")
+        frame = AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate = RATE
+        frame.time_base = fractions.Fraction(1, RATE)
+        frame.pts = self._position
+        self._position += FRAME
+        return frame
+
+
+class Listener:
+    """Records a remote track. Audio stands where its timestamp says, so that a hole stays a hole."""
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        self._frames: list[tuple[int, Samples]] = []
+
+    async def run(self, track: MediaStreamTrack) -> None:
+        """Record until the track ends."""
+        try:
+            while True:
+                frame = await track.recv()
+                if not self._frames:
+                    self.began = time.monotonic()
+                pcm = frame.to_ndarray().reshape(-1, len(frame.layout.channels))[:, 0]
+                self._frames.append((frame.pts, (pcm / 32768).astype(np.float32)))
+        except MediaStreamError:
+            pass
+
+    @property
+    def seconds(self) -> float:
+        return len(self._frames) * FRAME / RATE
+
+    def samples(self) -> Samples:
+        if not self._frames:
+            return np.zeros(0, np.float32)
+        first = self._frames[0][0]
+        heard = np.zeros(max(pts - first + len(pcm) for pts, pcm in self._frames), np.float32)
+        for pts, pcm in self._frames:
+            if pts >= first:
+                heard[pts - first : pts - first + len(pcm)] = pcm
+        return heard
+
+
+async def call(url: str, known: Samples, seconds: float, way: Way) -> Recording:
+    """Call a running Antiphon, talk for `seconds`, hang up."""
+    peer, speaker, listener = RTCPeerConnection(), Speaker(known), Listener()
+    connected = asyncio.Event()
+    tracks: list[MediaStreamTrack] = []
+    peer.on("track", tracks.append)
+    peer.on("connectionstatechange", lambda: connected.set() if peer.connectionState == "connected" else None)
+    peer.addTrack(speaker)
+    await peer.setLocalDescription(await peer.createOffer())
+    started = time.monotonic()
+    signal = _over_http if way == "http" else _over_websocket
+    try:
+        async with signal(url, peer.localDescription.sdp) as answer:
+            await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+            await asyncio.wait_for(connected.wait(), CONNECT_SECONDS)
+            to_connect = time.monotonic() - started
+            async with asyncio.timeout(seconds + CONNECT_SECONDS):
+                listening = asyncio.create_task(listener.run(tracks[0]))
+                while listener.seconds < seconds:
+                    await asyncio.sleep(0.05)
+    finally:
+        await peer.close()
+    await listening
+    heard = listener.samples()
+    return Recording(heard, _said(known, speaker.began, listener.began, len(heard)), to_connect)
+
+
+def call_in_thread(url: str, known: Samples, seconds: float, way: Way) -> Recording:
+    """Call from a thread, with an event loop of its own."""
+    return asyncio.run(call(url, known, seconds, way))
+
+
+def _said(known: Samples, speaker_began: float, listener_began: float, count: int) -> Samples:
+    offset = round((listener_began - speaker_began) * RATE)
+    return np.take(known, range(offset, offset + count), mode="wrap")
+
+
+@asynccontextmanager
+async def _over_http(url: str, offer: str) -> AsyncIterator[str]:
+    async with httpx.AsyncClient(base_url=url, timeout=CONNECT_SECONDS) as client:
+        headers = {"Content-Type": "application/sdp"}
+        answer = await client.post("/v1/realtime/calls", content=offer, headers=headers)
+        assert answer.status_code == 201, answer.text
+        yield answer.text
+        ended = await client.delete(answer.headers["location"])
+        assert ended.status_code == 200, ended.text
+
+
+@asynccontextmanager
+async def _over_websocket(url: str, offer: str) -> AsyncIterator[str]:
+    socket = await WebSocket.open(url, "/v1/signaling")
+    try:
+        await socket.send({"type": "offer", "sdp": offer})
+        answer = await socket.receive()
+        assert answer["type"] == "answer", answer
+        yield answer["sdp"]
+        await socket.send({"type": "hangup"})
+        ended = await socket.receive()
+        assert ended["type"] == "ended", ended
+        assert ended["call_id"] == answer["call_id"]
+    finally:
+        await socket.close()
+
+
+class WebSocket:
+    """As much of a WebSocket client under asyncio as JSON messages need."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._protocol = WSConnection(ConnectionType.CLIENT)
+        self._text = ""
+        self._messages: deque[dict[str, Any]] = deque()
+
+    @classmethod
+    async def open(cls, url: str, path: str) -> Self:
+        address = urlsplit(url)
+        socket = cls(*await asyncio.open_connection(address.hostname, address.port))
+        socket._write(Request(address.netloc, path))
+        while socket._protocol.state is ConnectionState.CONNECTING:
+            await socket._read()
+        return socket
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self._write(TextMessage(json.dumps(message)))
+        await self._writer.drain()
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next message. Raises ConnectionError when the server closed before it sent one."""
+        async with asyncio.timeout(CONNECT_SECONDS):
+            while not self._messages:
+                await self._read()
+        return self._messages.popleft()
+
+    async def close(self) -> None:
+        if self._protocol.state is ConnectionState.OPEN:
+            self._write(CloseConnection(1000))
+        self._writer.close()
+        await self._writer.wait_closed()
+
+    def _write(self, event: Event) -> None:
+        self._writer.write(self._protocol.send(event))
+
+    async def _read(self) -> None:
+        data = await self._reader.read(65536)
+        self._protocol.receive_data(data or None)
+        for event in self._protocol.events():
+            match event:
+                case TextMessage(data=text, message_finished=finished):
+                    self._text += text
+                    if finished:
+                        self._messages.append(json.loads(self._text))
+                        self._text = ""
+                case Ping():
+                    self._write(event.response())
+                case RejectConnection() | CloseConnection():
+                    if not self._messages:
+                        raise ConnectionError(f"the server said {event}")

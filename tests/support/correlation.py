@@ -1,0 +1,108 @@
+"""How well, and how late, a recording repeats a looped known sound."""
+
+import wave
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.float32]
+
+RATE = 48_000
+"""Hz of everything that is recorded; Opus in WebRTC runs at it."""
+
+ANALYSIS_RATE = 16_000
+"""Hz at which recordings are compared: all of the speech is below 8 kHz."""
+
+SILENCE = 0.01
+"""Root mean square below which a window of one second says nothing of how it was carried."""
+
+
+class Window(NamedTuple):
+    """One second of a recording: its peak of the normalised cross-correlation, and where in the known sound that is."""
+
+    start: float
+    peak: float
+    position: float
+
+
+class Likeness(NamedTuple):
+    """A whole recording: how many windows were loud enough, their median peak, and the median delay in seconds."""
+
+    windows: int
+    median: float
+    worst: float
+    delay: float
+
+    def __str__(self) -> str:
+        return (
+            f"correlation {self.median:.3f} (worst {self.worst:.3f}) over {self.windows} windows, "
+            f"delay {self.delay * 1000:.0f} ms"
+        )
+
+
+def known_speech(rate: int = RATE) -> Samples:
+    """Return the speech that test clients say, from -1 to 1."""
+    with files("antiphon.client").joinpath("speech.wav").open("rb") as file, wave.open(file) as recording:
+        pcm = np.frombuffer(recording.readframes(recording.getnframes()), "<i2")
+        return resample((pcm / 32768).astype(np.float32), recording.getframerate(), rate)
+
+
+def write_wav(path: Path, samples: Samples, rate: int = RATE) -> Path:
+    """Write mono 16-bit PCM, as a browser's fake microphone reads it."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+def resample(samples: Samples, given: int, wanted: int) -> Samples:
+    """Change the rate by cutting or padding the spectrum; the sound counts as looped."""
+    if given == wanted or not len(samples):
+        return samples
+    count = round(len(samples) * wanted / given)
+    spectrum = np.fft.rfft(samples)
+    fitted = np.zeros(count // 2 + 1, spectrum.dtype)
+    shared = min(len(spectrum), len(fitted))
+    fitted[:shared] = spectrum[:shared]
+    return (np.fft.irfft(fitted, count) * count / len(samples)).astype(np.float32)
+
+
+def compare(recording: Samples, known: Samples) -> list[Window]:
+    """Find each whole second of a recording in the known sound, which is looped. Both are at `RATE`; silence is left
+    out."""
+    heard, loop = resample(recording, RATE, ANALYSIS_RATE), resample(known, RATE, ANALYSIS_RATE)
+    size = ANALYSIS_RATE
+    unrolled = np.concatenate([loop, loop[: size - 1]]).astype(np.float64)
+    energy = np.concatenate([[0.0], np.cumsum(unrolled**2)])
+    norms = np.sqrt(energy[size:] - energy[:-size])
+    points = 1 << (len(unrolled) + size).bit_length()
+    spectrum = np.fft.rfft(unrolled, points)
+    windows = []
+    for start in range(0, len(heard) - size + 1, size):
+        window = heard[start : start + size].astype(np.float64)
+        norm = float(np.sqrt(np.sum(window**2)))
+        if norm / size**0.5 < SILENCE:
+            continue
+        products = np.fft.irfft(spectrum * np.conj(np.fft.rfft(window, points)), points)[: len(loop)]
+        likeness = products / np.maximum(norms * norm, 1e-9)
+        best = int(np.argmax(likeness))
+        windows.append(Window(start / size, float(likeness[best]), best / size))
+    return windows
+
+
+def judge(heard: Samples, said: Samples, known: Samples) -> Likeness:
+    """Compare what came back with the known sound. `said` was recorded beside it on the same clock, so that the delay is
+    how far the two are apart."""
+    period = len(known) / RATE
+    positions = {window.start: window.position for window in compare(said, known)}
+    windows = compare(heard, known)
+    assert windows, "only silence came back"
+    delays = [(positions[w.start] - w.position) % period for w in windows if w.start in positions and w.peak > 0.5]
+    peaks = [window.peak for window in windows]
+    delay = float(np.median(delays)) if delays else float("nan")
+    return Likeness(len(windows), float(np.median(peaks)), min(peaks), delay)
