@@ -43,12 +43,12 @@ def test_each_service_has_its_admin_port(groups: tuple[Any, ...], port: int) -> 
 def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "antiphon.toml"
     file.write_text(
-        'capacity = 1\nworkers = 1\ncluster = 1\nno-auth = true\ntransceiver = ["http://a:1", "http://b:2"]'
+        'capacity = 1\ncluster = 1\naudio = "opus"\nno-auth = true\ntransceiver = ["http://a:1", "http://b:2"]'
     )
-    front, relay, transceiver, shared = settings(
-        "--capacity", "3", ANTIPHON_CONFIG=str(file), ANTIPHON_CAPACITY="2", ANTIPHON_WORKERS="2"
+    front, _, transceiver, shared = settings(
+        "--capacity", "3", ANTIPHON_CONFIG=str(file), ANTIPHON_CAPACITY="2", ANTIPHON_CLUSTER="2"
     )
-    assert (transceiver.capacity, relay.workers, shared.cluster, front.no_auth) == (3, 2, 1, True)
+    assert (transceiver.capacity, shared.cluster, transceiver.audio, front.no_auth) == (3, 2, "opus", True)
     assert shared.transceiver == ("http://a:1", "http://b:2")
 
 
@@ -84,6 +84,7 @@ def test_values_are_read() -> None:
         ([], {"ANTIPHON_CAPACITY": "many"}, ["ANTIPHON_CAPACITY", "'many'"]),
         ([], {"ANTIPHON_NO_AUTH": "perhaps"}, ["ANTIPHON_NO_AUTH", "true or false"]),
         (["--media", "70000=127.0.0.1"], {}, ["ingress id"]),
+        (["--workers", "2"], {}, ["several relays"]),
         (["--backend", "mine=http://127.0.0.1"], {}, ["ws://"]),
         (["--audio", "mp3"], {}, ["opus"]),
         (["--transceiver-network", "10.0.0.0/8"], {}, ["CLUSTER=CIDR"]),

@@ -29,6 +29,7 @@ from antiphon_common.settings.values import (
     read_network,
     read_text,
     read_url,
+    read_workers,
 )
 
 
@@ -83,7 +84,7 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
     relay_link: Annotated[
         Address, Option("where transceivers reach the relay; port 0 takes a free one", "HOST:PORT", read_address)
     ] = Address("127.0.0.1", 0)
-    workers: Annotated[int, Option("worker processes", "N", read_count)] = 1
+    workers: Annotated[int, Option("worker processes; 1 in this version", "N", read_workers)] = 1
 
 
 class TransceiverSettings(msgspec.Struct, frozen=True, kw_only=True):

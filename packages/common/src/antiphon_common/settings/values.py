@@ -106,7 +106,7 @@ def read_media(text: str) -> Media:
     """`[ID=]LOCAL[,ADVERTISED]`."""
     head, equals, rest = text.rpartition("=")
     local, comma, advertised = rest.partition(",")
-    ingress = _read_number(head, 0, 65535, "an ingress id is a number from 0 to 65535") if equals else None
+    ingress = _read_number(head, 1, 65535, "an ingress id is a number from 1 to 65535") if equals else None
     bound = read_address(local, MEDIA_PORT)
     return Media(bound, read_address(advertised, bound.port) if comma else None, ingress)
 
@@ -157,6 +157,14 @@ def read_cluster(text: str) -> int:
 
 def read_count(text: str) -> int:
     return _read_number(text, 1, 1_000_000, "write a whole number above 0")
+
+
+def read_workers(text: str) -> int:
+    """How many processes share a relay's sockets: just one so far."""
+    workers = read_count(text)
+    if workers > 1:
+        raise ValueError("a relay of this version is one process: run several relays instead")
+    return workers
 
 
 def read_url(text: str) -> str:
