@@ -26,6 +26,12 @@ def test_text_is_one_line_with_fields(capsys: pytest.CaptureFixture[str]) -> Non
     )
 
 
+def test_what_a_peer_said_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("text")
+    logger.info("refused: %s", "no\n2026-01-01 info all is well")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_json_is_one_object_a_line_with_the_exception(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json")
     try:

@@ -35,6 +35,8 @@ class _Formatter(logging.Formatter):
 class _TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = self.fields(record)
+        if not fields["message"].isprintable():
+            fields["message"] = _quote(fields["message"])
         head = "{time} {level:7} {logger}: {message}".format(**fields)
         return head + "".join(f" {name}={_quote(value)}" for name, value in list(fields.items())[4:])
 
