@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from antiphon_transceiver.dtls import ApplicationDataReceived, DtlsEndpoint, HandshakeCompleted
-from antiphon_transceiver.dtls.record import split_records
+from antiphon_transceiver.dtls.record import ContentType, split_records
 from support.dtls_peers import make_peers
 
 POSITIONS = 40
@@ -104,3 +104,42 @@ def test_no_bytes_raise_anything(seed: int) -> None:
         for endpoint in endpoints:
             endpoint.receive_datagram(datagram, None, 0.0)
             assert sum(len(list(split_records(sent.data))) for sent in iter(endpoint.poll_transmit, None)) < 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nonsense_of_an_authenticated_peer_raises_nothing(seed: int) -> None:
+    random = Random(seed)
+    for _ in range(20):
+        client, server, _ = make_peers(seed).shake_hands()
+        for _ in range(20):
+            nonsense = bytes((random.randrange(3),)) + random.randbytes(random.randrange(40))
+            client.receive_datagram(server._records.encode(random.choice(list(ContentType)), 1, nonsense), None, 0.0)
+
+
+def test_nonsense_that_overtakes_the_keys_is_dropped_with_them() -> None:
+    client, server, network = peers = make_peers()
+    client.start(0.0)
+    network.drain()
+    flight: list[bytes] = []
+
+    def hold(datagram: bytes) -> list[bytes]:
+        flight.append(datagram)
+        return []
+
+    network.left.rewrite = hold
+    network.run(lambda: bool(flight), limit=1.0)
+    network.left.rewrite = lambda datagram: [datagram]
+    server.receive_datagram(client._records.encode(ContentType.HANDSHAKE, 1, b"nonsense"), None, 0.0)
+    assert server.counters.malformed == 0
+    server.receive_datagram(flight[0], None, 0.0)
+    assert server.counters.malformed == 1
+    network.run(lambda: peers.connected, limit=1.0)
+    assert peers.connected
+
+
+def test_a_datagram_gets_one_answer_however_often_it_asks() -> None:
+    client, server, _ = make_peers().shake_hands()
+    hello_request = server._records.encode(ContentType.HANDSHAKE, 1, bytes(12) * 10)
+    again = server._records.encode(ContentType.HANDSHAKE, 1, bytes(12))
+    client.receive_datagram(hello_request + again, None, 1.0)
+    assert len(list(iter(client.poll_transmit, None))) == 1

@@ -96,6 +96,7 @@ class DtlsEndpoint:
         self._epoch = 0
         """The epoch we write in, apart from flights sent again; 1 behind our ChangeCipherSpec."""
         self._peer_lacks_last_flight = False
+        self._peer_wants_renegotiation = False
         self._early: list[Record] = []
         self._give_up_at: float | None = None
         self._closed = False
@@ -160,10 +161,7 @@ class DtlsEndpoint:
         except DecodeError:
             self.counters.malformed += 1
         self._receive_early(now)
-        if self._peer_lacks_last_flight and not self._closed:
-            self._transmit_flight()
-            self.counters.retransmissions += 1
-        self._peer_lacks_last_flight = False
+        self._answer_old_handshakes()
 
     def handle_timeout(self, now: float) -> None:
         if self._closed or self.connected or self._give_up_at is None:
@@ -201,12 +199,18 @@ class DtlsEndpoint:
         elif self._records.is_replay(record):
             self.counters.replayed += 1
         else:
-            try:
-                plaintext = self._records.open(record)
-            except DecodeError:
-                self.counters.unauthentic += 1
-            else:
-                self._receive_plaintext(record, plaintext, now)
+            self._open_record(record, now)
+
+    def _open_record(self, record: Record, now: float) -> None:
+        try:
+            plaintext = self._records.open(record)
+        except DecodeError:
+            self.counters.unauthentic += 1
+            return
+        try:
+            self._receive_plaintext(record, plaintext, now)
+        except DecodeError:
+            self.counters.malformed += 1
 
     def _is_early(self, record: Record) -> bool:
         """Tell whether a record of epoch 1 overtook what it depends on."""
@@ -252,13 +256,21 @@ class DtlsEndpoint:
     def _receive_fragment_when_connected(self, fragment: Fragment) -> None:
         """Take a fragment of epoch 1 after the handshake: an old flight again, or a wish to renegotiate."""
         if fragment.type == HandshakeType.FINISHED and self.role is DtlsRole.SERVER:
-            # The client did not hear our last flight (RFC 6347 §4.2.4). This fragment is authenticated, so nobody
-            # else can make us talk.
+            # This fragment is authenticated, so nobody but the client can make us talk.
             self._peer_lacks_last_flight = True
         elif fragment.type in (HandshakeType.HELLO_REQUEST, HandshakeType.CLIENT_HELLO):
-            self._send_alert(AlertLevel.WARNING, AlertDescription.NO_RENEGOTIATION)
+            self._peer_wants_renegotiation = True
         else:
             self.counters.unexpected += 1
+
+    def _answer_old_handshakes(self) -> None:
+        """Send what the datagram asked for after the handshake, once however often it asked."""
+        if self._peer_lacks_last_flight and not self._closed:  # RFC 6347 §4.2.4
+            self._transmit_flight()
+            self.counters.retransmissions += 1
+        if self._peer_wants_renegotiation and not self._closed:  # RFC 5246 §7.2.2
+            self._send_alert(AlertLevel.WARNING, AlertDescription.NO_RENEGOTIATION)
+        self._peer_lacks_last_flight = self._peer_wants_renegotiation = False
 
     def _receive_messages(self, now: float) -> None:
         try:

@@ -134,7 +134,11 @@ class Reassembler:
 
 
 class RetransmissionTimer:
-    """When to send the current flight again, and how long the peer takes to answer. Seconds."""
+    """When to send the current flight again, and how long the peer takes to answer. Seconds.
+
+    Only this timer repeats a flight, not a repeated flight of the peer: it is the faster of the two, and a forged or
+    duplicated datagram then makes nobody talk.
+    """
 
     def __init__(self) -> None:
         self.deadline: float | None = None
