@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from antiphon_common.keys import KeyRing, KeyRingError
-from antiphon_common.settings import Address, SettingsError, SharedSettings
+from antiphon_common.keys import KeyRing
+from antiphon_common.settings import Address, SharedSettings
 from antiphon_common.shell.secrets import load_keys, own_secret_file, write_secret
 
 LOOPBACK = {"--link": Address("127.0.0.1", 0), "--control": Address("::1", 1)}
@@ -23,19 +23,29 @@ def test_services_of_one_user_share_keys_on_loopback() -> None:
     assert stat.S_IMODE(own_secret_file().stat().st_mode) == 0o600
 
 
-def test_refuses_to_leave_loopback_without_a_secret_file() -> None:
-    with pytest.raises(SettingsError, match=r"--link 192\.0\.2\.1:0 .*--secret-file"):
+def test_refuses_to_leave_loopback_without_a_secret_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         load_keys(SharedSettings(), EXPOSED)
+    line = capsys.readouterr().err
+    assert (exit_info.value.code, line.count("\n")) == (2, 1)
+    assert all(hint in line for hint in ("--link 192.0.2.1:0", "--secret-file"))
     assert not own_secret_file().exists()
-    assert load_keys(SharedSettings(insecure=True), EXPOSED).format()
 
 
-def test_takes_the_secret_file_it_is_given(state: Path) -> None:
+def test_insecure_services_agree_anywhere() -> None:
+    first, second = (load_keys(SharedSettings(insecure=True), EXPOSED) for _ in range(2))
+    assert first.format() == second.format()
+    assert not own_secret_file().exists()
+
+
+def test_takes_the_secret_file_it_is_given(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ring = KeyRing.generate(lambda size: bytes(size))
     write_secret(state / "keys", ring.format())
     assert load_keys(SharedSettings(secret_file=str(state / "keys")), EXPOSED).format() == ring.format()
-    with pytest.raises(KeyRingError, match="absent: No such file"):
+    with pytest.raises(SystemExit) as exit_info:
         load_keys(SharedSettings(secret_file=str(state / "absent")), LOOPBACK)
+    assert exit_info.value.code == 1
+    assert "absent: No such file" in capsys.readouterr().err
 
 
 def test_never_replaces_a_file(state: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from antiphon_common.keys import SECRET_SIZE, Key, KeyRing
 from antiphon_common.settings import Address, SettingsError, SharedSettings, is_loopback
+from antiphon_common.shell.supervise import explained
 
 logger = logging.getLogger(__name__)
 
@@ -15,27 +16,23 @@ KNOWN_TO_ALL = KeyRing([Key(0, bytes(SECRET_SIZE))])
 
 
 def load_keys(shared: SharedSettings, exposed: Mapping[str, Address]) -> KeyRing:
-    """Return the keys of a single service.
+    """Return the keys of a single service; what stands in the way is one line on standard error, and the exit.
 
     `exposed` names its link and control addresses by their flags. Without a secret file they must be on loopback: then
-    all services that one user runs on one machine share a file of their own, which the first of them makes. Raises
-    SettingsError otherwise, unless `insecure` is set; KeyRingError for a file that cannot be used.
+    all services that one user runs on one machine share a file of their own, which the first of them makes. With
+    `insecure` set they may be anywhere.
     """
-    if shared.secret_file is not None:
-        return KeyRing.load(shared.secret_file)
-    if shared.insecure:
-        logger.warning("running on keys that everybody knows, as --insecure says")
-        return KNOWN_TO_ALL
-    for flag, address in exposed.items():
-        if not is_loopback(address.host):
-            raise SettingsError(
-                f"{flag} {address} can be reached by other machines: make a secret file with `python -m antiphon "
-                "keygen FILE` and give it to every service with --secret-file (--insecure does without)"
-            )
-    file = own_secret_file()
-    if not file.exists():
-        _make_own(file)
-    return KeyRing.load(file)
+    with explained():
+        if shared.secret_file is not None:
+            return KeyRing.load(shared.secret_file)
+        if shared.insecure:
+            logger.warning("running on keys that everybody knows, as --insecure says")
+            return KNOWN_TO_ALL
+        _refuse_exposed(exposed)
+        file = own_secret_file()
+        if not file.exists():
+            _make_own(file)
+        return KeyRing.load(file)
 
 
 def own_secret_file() -> Path:
@@ -57,6 +54,15 @@ def write_secret(file: Path, text: str) -> None:
         os.link(draft, file)
     finally:
         draft.unlink()
+
+
+def _refuse_exposed(addresses: Mapping[str, Address]) -> None:
+    for flag, address in addresses.items():
+        if not is_loopback(address.host):
+            raise SettingsError(
+                f"{flag} {address} can be reached by other machines: make a secret file with `python -m antiphon "
+                "keygen FILE` and give it to every service with --secret-file (--insecure does without)"
+            )
 
 
 def _make_own(file: Path) -> None:

@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -26,6 +27,15 @@ def run_service(serve: Service, *args: object, ready: Callable[[Any], None] | No
     """
     if code := trio.run(_supervise, serve, args, ready):
         raise SystemExit(code)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Do the same for what a program does before `run_service`: one line and an exit code in place of a traceback."""
+    try:
+        yield
+    except Exception as error:
+        raise SystemExit(_explain_failure(error)) from None
 
 
 async def _supervise(serve: Service, args: tuple[object, ...], ready: Callable[[Any], None] | None) -> int:
