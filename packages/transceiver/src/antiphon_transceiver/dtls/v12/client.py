@@ -53,8 +53,7 @@ class ClientHandshake(Handshake):
         }
 
     def protections(self) -> tuple[AesGcm, AesGcm]:
-        client, server = self._agreed_schedule.protections()
-        return client, server
+        return self._agreed_schedule.protections()
 
     def start(self) -> Flight:
         """Return the first flight."""

@@ -73,7 +73,7 @@ class ServerHandshake(Handshake):
         self.srtp_profile = self._choose_profile(hello.extensions.get(ExtensionType.USE_SRTP))
         self.client_random = hello.random
         self.server_random = self.config.random(RANDOM_SIZE)
-        self._send_server_hello(hello)
+        self._send_server_hello(hello, self.cipher_suite)
         self._send_certificate()
         self._send_server_key_exchange(_choose_group(hello.extensions))
         request = CertificateRequest(bytes((CERTIFICATE_TYPE_ECDSA,)), SIGNATURE_SCHEMES)
@@ -89,7 +89,7 @@ class ServerHandshake(Handshake):
                 return profile
         raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client has no SRTP profile of ours")
 
-    def _send_server_hello(self, hello: ClientHello) -> None:
+    def _send_server_hello(self, hello: ClientHello, suite: CipherSuite) -> None:
         extensions: dict[int, bytes] = {ExtensionType.EXTENDED_MASTER_SECRET: b""}
         if ExtensionType.RENEGOTIATION_INFO in hello.extensions or EMPTY_RENEGOTIATION_INFO_SCSV in hello.cipher_suites:
             extensions[ExtensionType.RENEGOTIATION_INFO] = encode_block(b"")
@@ -101,7 +101,7 @@ class ServerHandshake(Handshake):
             version=VERSION_DTLS_1_2,
             random=self.server_random,
             session_id=b"",
-            cipher_suite=self.cipher_suite or 0,
+            cipher_suite=suite,
             compression_method=COMPRESSION_NULL[0],
             extensions=extensions,
         )
