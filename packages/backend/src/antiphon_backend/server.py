@@ -142,6 +142,7 @@ class _Connection:
                 reason = self._session.closing.detail
             self._session.lost()
             self._dispatch(trio.current_time())
+            await self._pump.close()
         log.info("transceiver disconnected", extra={"peer": self._peer, "reason": reason})
 
     @property

@@ -18,8 +18,8 @@ HEARTBEAT_INTERVAL = 1.0
 MISSED_HEARTBEATS = 3
 """Pings in a row that nothing at all was heard after; then the connection counts as lost."""
 
-HELLO_TIMEOUT = 5.0
-"""Seconds the other end has for its first frame."""
+HELLO_TIMEOUT = 3.0
+"""Seconds the other end has for its first frame: it is sent before anything else."""
 
 MESSAGE_BUDGET = 1 << 16
 """Bytes after which a message is closed and the next begins, so that no call waits long behind another's burst."""

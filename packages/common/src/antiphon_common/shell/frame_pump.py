@@ -10,6 +10,9 @@ from antiphon_common.frame_connection import CloseCode, Closing
 CLOSE_TIMEOUT = 2.0
 """Seconds for the closing handshake; after that the connection is cut."""
 
+FAREWELL_TIMEOUT = 0.1
+"""Seconds to send a close frame when cancelled: the task that would read the answer is cancelled as well."""
+
 MAX_REASON_BYTES = 123
 """What a WebSocket close frame has room for (RFC 6455 §5.5)."""
 
@@ -60,22 +63,28 @@ class FramePump:
         self._idle_writer = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self._failure: Exception | None = None
+        self._close_timeout = FAREWELL_TIMEOUT
 
     def wake(self) -> None:
         """Send what the core has to send, soon. Costs next to nothing while a message is on its way."""
         self._idle_writer.unpark_all()
 
     async def run(self) -> None:
-        """Run until the core gives the connection up, then close it. Raises what the WebSocket raises."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._scope = nursery.cancel_scope
-                for loop in (self._read, self._write, self._keep_time):
-                    nursery.start_soon(self._until_over, loop)
-        finally:
-            await close(self._websocket, self._core.closing)
+        """Run until the core gives the connection up; `close` it then. Raises what the WebSocket raises."""
+        async with trio.open_nursery() as nursery:
+            self._scope = nursery.cancel_scope
+            for loop in (self._read, self._write, self._keep_time):
+                nursery.start_soon(self._until_over, loop)
+        self._close_timeout = CLOSE_TIMEOUT
         if self._failure is not None:
             raise self._failure
+
+    async def close(self) -> None:
+        """Close the WebSocket with the code and reason of the core, cancelled or not, within bounded time."""
+        code, detail = self._core.closing or Closing(CloseCode.NORMAL, "")
+        reason = detail.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+        with trio.move_on_after(self._close_timeout, shield=True):
+            await self._websocket.aclose(code, reason)
 
     async def _until_over(self, loop: Callable[[], Awaitable[None]]) -> None:
         """The end of one loop is the end of all; the first failure is the one that is told."""
@@ -112,11 +121,3 @@ class FramePump:
             core.handle_timeout(now)
             self._dispatch(now)
             self.wake()
-
-
-async def close(websocket: WebSocket, closing: Closing | None) -> None:
-    """Close a WebSocket within `CLOSE_TIMEOUT`, cancelled or not."""
-    code, detail = closing or Closing(CloseCode.NORMAL, "")
-    reason = detail.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-    with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-        await websocket.aclose(code, reason)

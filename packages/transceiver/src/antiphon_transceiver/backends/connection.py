@@ -23,7 +23,7 @@ MAX_ADDRESSES = 64
 """Connections to one backend; what its name leads to beyond that is left out."""
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds for TCP, TLS and the WebSocket handshake together."""
+"""Seconds for TCP and TLS, and again for the WebSocket handshake."""
 
 FIRST_BACKOFF = 0.1
 MAX_BACKOFF = 5.0
@@ -57,26 +57,34 @@ class Endpoint(NamedTuple):
         found = await trio.socket.getaddrinfo(self.host, self.port, type=trio.socket.SOCK_STREAM)
         return list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found))[:MAX_ADDRESSES]
 
-    async def connect(self, nursery: trio.Nursery, address: Address) -> WebSocketConnection:
-        """Open a WebSocket whose reader runs in `nursery`. Raises OSError or TooSlowError."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+    async def open_stream(self, address: Address) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+        """Connect, with TLS where the URL says so. Raises OSError, TooSlowError, or BrokenResourceError."""
         with trio.fail_after(CONNECT_TIMEOUT):
             tcp = await trio.open_tcp_stream(*address)
-            stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
-            if self.tls is not None:
-                stream = trio.SSLStream(tcp, self.tls, server_hostname=self.host, https_compatible=True)
+            if self.tls is None:
+                return tcp
+            stream = trio.SSLStream(tcp, self.tls, server_hostname=self.host, https_compatible=True)
             try:
-                return await wrap_client_stream(
-                    nursery,
-                    stream,
-                    f"{host}:{self.port}",
-                    self.resource,
-                    max_message_size=MAX_MESSAGE_SIZE,
-                    receive_buffer_size=RECEIVE_BUFFER,
-                )
+                await stream.do_handshake()
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
+            return stream
+
+    async def upgrade(
+        self, nursery: trio.Nursery, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
+    ) -> WebSocketConnection:
+        """Make a WebSocket of a stream; its reader runs in `nursery`, and raises there what goes wrong."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        with trio.fail_after(CONNECT_TIMEOUT):
+            return await wrap_client_stream(
+                nursery,
+                stream,
+                f"{host}:{self.port}",
+                self.resource,
+                max_message_size=MAX_MESSAGE_SIZE,
+                receive_buffer_size=RECEIVE_BUFFER,
+            )
 
 
 class Connection:
@@ -136,24 +144,33 @@ class Connection:
     async def _connect_once(self) -> str:
         """Connect, and serve the connection until it ends; return why it did, or why there was none."""
         self._greeted_at = None
-        ending = "the connection ended"
+        ending = ""
         try:
-            async with trio.open_nursery() as nursery:
-                await self._serve(await self._endpoint.connect(nursery, self._address))
-                nursery.cancel_scope.cancel()
+            stream = await self._endpoint.open_stream(self._address)
+            try:
+                async with trio.open_nursery() as nursery:
+                    ending = await self._serve(await self._endpoint.upgrade(nursery, stream))
+                    nursery.cancel_scope.cancel()
+            finally:
+                # A client of trio-websocket leaves it to the server to close the TCP connection.
+                await trio.aclose_forcefully(stream)
         except* Exception as group:
             ending = _explain(group)
         return ending
 
-    async def _serve(self, websocket: WebSocketConnection) -> None:
+    async def _serve(self, websocket: WebSocketConnection) -> str:
+        """Run a connection until this end gives it up, and return why. Raises what ends it from outside."""
         link = self.link = BackendLink(self._counters, trio.current_time())
-        self._pump = FramePump(websocket, link, self._dispatch)
+        link.wanted = self._wanted
+        pump = self._pump = FramePump(websocket, link, self._dispatch)
         try:
-            await self._pump.run()
+            await pump.run()
         finally:
+            reason = link.closing.detail if link.closing is not None else "the connection ended"
             self.link = self._pump = None
-            link.lost()
-            _deliver(link, trio.current_time())
+            _deliver_last(link)
+            await pump.close()
+        return reason
 
     def _dispatch(self, now: float) -> None:
         link = self.link
@@ -174,6 +191,11 @@ class Connection:
             fields = {"slots": link.free_slots(now), "audio": audio_format.name}
             log.info("backend connected", extra={**self._fields, **fields})
         self.tried.set()
+
+
+def _deliver_last(link: BackendLink) -> None:
+    link.lost()
+    _deliver(link, trio.current_time())
 
 
 def _deliver(link: BackendLink, now: float) -> None:

@@ -99,8 +99,10 @@ class BackendLink:
     def choose_format(self, preferred: str) -> AudioFormat | None:
         """Return the preferred format if the backend takes it, else the first of its own that is known here."""
         offered = self._connection.peer.formats if self._connection.peer else ()
-        candidates = [preferred] if preferred in offered else [name for name in offered if name in FORMATS]
-        return AudioFormat.parse(candidates[0]) if candidates else None
+        known = [name for name in offered if name in FORMATS]
+        if not known:
+            return None
+        return AudioFormat.parse(preferred if preferred in known else known[0])
 
     def open(
         self,

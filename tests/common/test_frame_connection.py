@@ -1,0 +1,122 @@
+import msgspec
+import pytest
+
+from antiphon_common import frames
+from antiphon_common.frame_connection import (
+    HEARTBEAT_INTERVAL,
+    HELLO_TIMEOUT,
+    MAX_PENDING_BYTES,
+    MESSAGE_BUDGET,
+    CloseCode,
+    ConnectionCounters,
+    FrameConnection,
+)
+
+HELLO = frames.Hello(frames.VERSION)
+
+
+def connection(*, greeted: bool = True) -> FrameConnection:
+    made = FrameConnection(HELLO, ConnectionCounters(), 0.0)
+    assert sent(made) == [HELLO]
+    if greeted:
+        made.receive_message(frames.encode([HELLO]))
+    return made
+
+
+def sent(connection: FrameConnection) -> list[frames.AnyFrame | frames.BadFrame | None]:
+    found: list[frames.AnyFrame | frames.BadFrame | None] = []
+    while (message := connection.poll_transmit()) is not None:
+        found += frames.decode(message)
+    return found
+
+
+def closed_with(connection: FrameConnection) -> CloseCode | None:
+    return connection.closing.code if connection.closing else None
+
+
+def test_a_ping_is_answered_with_its_number() -> None:
+    end = connection()
+    assert end.receive_message(frames.encode([frames.Ping(41), frames.Ping(42)])) == []
+    assert sent(end) == [frames.Pong(41), frames.Pong(42)]
+
+
+def test_a_ping_goes_out_every_second_and_three_without_a_sound_are_the_end() -> None:
+    end = connection()
+    now, pings = 0.0, []
+    while (deadline := end.poll_timeout()) is not None:
+        now = deadline
+        end.handle_timeout(now)
+        pings += sent(end)
+    assert pings == [frames.Ping(1), frames.Ping(2), frames.Ping(3)]
+    assert now == pytest.approx(4 * HEARTBEAT_INTERVAL)
+    assert closed_with(end) is CloseCode.HEARTBEAT_LOST
+
+
+def test_anything_heard_keeps_a_connection_alive() -> None:
+    end = connection()
+    for second in range(1, 60):
+        end.handle_timeout(second * HEARTBEAT_INTERVAL)
+        end.receive_message(frames.encode([frames.Credit(1, 20)]))
+    assert end.closing is None
+
+
+def test_an_end_that_does_not_say_hello_is_given_up() -> None:
+    end = connection(greeted=False)
+    while (deadline := end.poll_timeout()) is not None:
+        assert deadline <= HELLO_TIMEOUT
+        end.handle_timeout(deadline)
+    assert closed_with(end) is CloseCode.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["text", b"\xc1", frames.encode([frames.Ping(1)]), frames.encode([frames.Audio(1, b"ab"), HELLO])],
+)
+def test_the_first_frame_is_a_hello_or_the_connection_ends(message: bytes | str) -> None:
+    end = connection(greeted=False)
+    assert end.receive_message(message) == []
+    assert closed_with(end) is CloseCode.PROTOCOL_ERROR
+
+
+def test_another_version_is_told_apart_and_named() -> None:
+    end = connection(greeted=False)
+    end.receive_message(frames.encode([frames.Hello(7), frames.Accepted(1)]))
+    assert end.closing is not None
+    assert end.closing.code is CloseCode.VERSION_MISMATCH
+    assert "version 7" in end.closing.detail
+
+
+def test_garbage_after_the_hello_is_counted_and_hurts_nobody() -> None:
+    end = connection()
+    end.receive_message(b"\xc1 garbage")
+    end.receive_message("text")
+    heard = end.receive_message(msgspec.msgpack.encode([[77, 1], [6, 5, None], [1], [13], [3, 1]]))
+    assert [type(frame) for frame in heard] == [frames.BadFrame, frames.Accepted]
+    assert end.draining
+    assert end.closing is None
+    assert (end.counters.bad_messages, end.counters.unknown_tags, end.counters.bad_frames) == (2, 1, 2)
+
+
+def test_much_to_send_is_cut_into_messages_in_order() -> None:
+    end = connection()
+    everything = [frames.Audio(1, bytes(1000), position) for position in range(1000)]
+    for frame in everything:
+        end.send(frame, 1000)
+    messages = []
+    while (message := end.poll_transmit()) is not None:
+        messages.append(message)
+    assert max(map(len, messages)) < MESSAGE_BUDGET + 2 * 1020
+    assert [frame for message in messages for frame in frames.decode(message)] == everything
+    assert end.pending_bytes == 0
+
+
+def test_an_end_that_does_not_read_is_given_up() -> None:
+    end = connection()
+    pings = frames.encode([frames.Ping(1)] * 1000)
+    messages = 0
+    while end.closing is None:
+        end.receive_message(pings)
+        messages += 1
+    assert closed_with(end) is CloseCode.NOT_READING
+    assert messages <= MAX_PENDING_BYTES // 64 // 1000 + 1
+    assert end.poll_transmit() is None

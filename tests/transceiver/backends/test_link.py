@@ -1,0 +1,292 @@
+"""A backend link without a network: what the test says for the backend goes in as messages, its answers come out."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from antiphon_common import frames
+from antiphon_common.formats import AudioFormat
+from antiphon_common.frames import CREDIT_MS
+from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendLink, InboundFrame, SessionTooLarge
+from antiphon_transceiver.backends.call import ACCEPT_TIMEOUT, LinkCounters
+from antiphon_transceiver.backends.link import FULL_HOLD
+
+AUDIO = AudioFormat.parse("pcm16/24000")
+FRAME = bytes(AUDIO.frame_bytes)
+"""20 ms of silence."""
+
+
+class Bench:
+    """A greeted link, and what came out of it at either end."""
+
+    def __init__(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> None:
+        self.now = 100.0
+        self.link = BackendLink(LinkCounters(), self.now)
+        self.heard: dict[int, list[InboundFrame]] = {}
+        self.say(frames.Hello(frames.VERSION, slots, formats))
+        self.sent()
+
+    def open(self, **session: Any) -> BackendCall:
+        call = self.link.open(AUDIO, "rtc_1", "acme", session, {}, self._ignore, self.now)
+        self.heard[call.number] = []
+        return call
+
+    def accepted(self) -> BackendCall:
+        """Open a call that is accepted, its first credit granted."""
+        call = self.open()
+        self.say(frames.Accepted(call.number))
+        self.sent()
+        self.heard[call.number].clear()
+        return call
+
+    def speaking(self) -> BackendCall:
+        call = self.accepted()
+        self.say(frames.ResponseStarted(call.number, 1))
+        self.heard[call.number].clear()
+        return call
+
+    def say(self, *batch: frames.Frame) -> None:
+        """What the backend says, in one message."""
+        self.raw(msgspec.msgpack.encode(batch))
+
+    def raw(self, message: bytes) -> None:
+        self.link.receive_message(message, self.now)
+        while (delivery := self.link.poll_event()) is not None:
+            self.heard[delivery.call.number].append(delivery.frame)
+
+    def sent(self) -> list[Any]:
+        """What the backend hears."""
+        found: list[Any] = []
+        while (message := self.link.poll_transmit()) is not None:
+            found += frames.decode(message)
+        return found
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (deadline := self.link.poll_timeout()) is not None and deadline <= end:
+            self.now = deadline
+            self.link.handle_timeout(deadline)
+            self.raw(frames.encode([frames.Pong(0)]))
+        self.now = end
+
+    @staticmethod
+    def _ignore(frame: InboundFrame, now: float) -> None:
+        raise AssertionError("the link hands frames out by poll_event")
+
+
+def audio(call: BackendCall, response: int = 1, data: bytes = FRAME) -> frames.Audio:
+    return frames.Audio(call.number, data, response=response)
+
+
+def test_a_call_is_started_accepted_and_given_its_first_credit() -> None:
+    bench = Bench()
+    call = bench.open(model="echo")
+    assert bench.sent() == [frames.Started(call.number, "rtc_1", "acme", "pcm16/24000", {"model": "echo"}, {})]
+    bench.say(frames.Accepted(call.number))
+    assert bench.heard[call.number] == [frames.Accepted(call.number)]
+    assert bench.sent() == [frames.Credit(call.number, CREDIT_MS)]
+
+
+def test_audio_before_the_acceptance_is_kept_three_seconds_and_comes_in_order() -> None:
+    bench = Bench()
+    call = bench.open()
+    bench.sent()
+    for position in range(0, 4 * 24000, 480):
+        call.send_audio(FRAME, position)
+    assert bench.sent() == []
+    bench.say(frames.Accepted(call.number))
+    credit, *heard = bench.sent()
+    assert credit == frames.Credit(call.number, CREDIT_MS)
+    assert [frame.position for frame in heard] == list(range(24000, 4 * 24000, 480))
+    assert bench.link.counters.audio_dropped == 50
+
+
+def test_a_stalled_backend_loses_the_oldest_audio_of_each_call_and_no_control() -> None:
+    bench = Bench()
+    quiet, busy = bench.accepted(), bench.accepted()
+    quiet.send_audio(FRAME, 0)
+    for position in range(0, 10 * 24000, 480):  # nobody calls poll_transmit: the writer is stuck
+        busy.send_audio(FRAME, position)
+    busy.interrupted(1, 0)
+    sent = bench.sent()
+    assert sent[0] == frames.Interrupted(busy.number, 1, 0)
+    assert [frame.position for frame in sent if isinstance(frame, frames.Audio) and frame.call == quiet.number] == [0]
+    kept = [frame.position for frame in sent if isinstance(frame, frames.Audio) and frame.call == busy.number]
+    assert kept == list(range(7 * 24000, 10 * 24000, 480))
+    assert bench.link.counters.audio_dropped == 350
+
+
+def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_used() -> None:
+    bench = Bench()
+    call = bench.speaking()
+    bench.say(*[audio(call)] * 50)
+    for _ in range(9):
+        call.grant(20)
+    assert bench.sent() == []
+    call.grant(20)
+    assert bench.sent() == [frames.Credit(call.number, 200)]
+    call.grant(100_000)
+    assert bench.sent() == [frames.Credit(call.number, 800)]
+
+
+def test_audio_beyond_the_credit_ends_that_call_alone() -> None:
+    bench = Bench()
+    greedy, modest = bench.speaking(), bench.speaking()
+    bench.say(*[audio(greedy)] * (CREDIT_MS // 20))
+    assert len(bench.heard[greedy.number]) == CREDIT_MS // 20
+    bench.say(audio(greedy), audio(modest))
+    last = bench.heard[greedy.number][-1]
+    assert isinstance(last, frames.BadFrame)
+    assert "overrun" in last.detail
+    assert bench.sent() == [frames.Ended(greedy.number, "bad_frame")]
+    assert bench.heard[modest.number] == [audio(modest)]
+
+
+def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_back() -> None:
+    bench = Bench()
+    call = bench.speaking()
+    bench.say(*[audio(call)] * 200)
+    call.grant(CREDIT_MS)
+    call.interrupted(1, 1500)
+    bench.sent()
+    bench.heard[call.number].clear()
+    bench.say(*[audio(call)] * 10, frames.ResponseEnded(call.number, 1))
+    assert bench.heard[call.number] == []
+    assert bench.link.counters.late_frames == 10
+    assert bench.sent() == [frames.Credit(call.number, 200)]
+    bench.say(frames.ResponseStarted(call.number, 2), audio(call, 2))
+    assert bench.heard[call.number] == [frames.ResponseStarted(call.number, 2), audio(call, 2)]
+
+
+def test_a_clear_of_the_backend_reaches_the_sink_and_silences_the_response() -> None:
+    bench = Bench()
+    call = bench.speaking()
+    bench.say(audio(call), frames.Clear(call.number, 1), audio(call))
+    assert bench.heard[call.number] == [audio(call), frames.Clear(call.number, 1)]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        [6, 1, FRAME, 0, 0, 2],  # a response that was not started
+        [6, 1, FRAME, 0, 0, 0],
+        [6, 1, b"odd", 0, 0, 1],
+        [6, 1, b"", 0, 0, 1],
+        [6, 1, FRAME * 51, 0, 0, 1],  # more than a second
+        [6, 1, "text", 0, 0, 1],
+        [10, 1, 1],  # a number a second time
+        [11, 1, 2],
+        [8, 1, 2],
+        [3, 1],  # accepted twice
+        [7, 1, 20],  # the transceiver's to send
+        [2, 1, "rtc_9", "acme", "opus"],
+        [6, 1],
+    ],
+)
+def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> None:
+    bench = Bench()
+    first, second = bench.speaking(), bench.speaking()
+    assert first.number == 1
+    bench.raw(msgspec.msgpack.encode([frame, [99, 1, 2], ["what"], [6, 2, FRAME, 0, 0, 1]]))
+    assert [type(heard) for heard in bench.heard[1]] == [frames.BadFrame]
+    assert bench.sent() == [frames.Ended(1, "bad_frame")]
+    assert bench.heard[2] == [audio(second)]
+    assert bench.link.calls == 1
+
+
+def test_a_refused_call_is_over_and_a_full_backend_left_alone_for_a_moment() -> None:
+    bench = Bench()
+    call = bench.open()
+    bench.say(frames.Refused(call.number, "full", "all slots are taken"))
+    assert bench.heard[call.number] == [frames.Refused(call.number, "full", "all slots are taken")]
+    assert bench.link.free_slots(bench.now) == 0
+    assert bench.link.free_slots(bench.now + FULL_HOLD) == 4
+    bench.sent()
+    call.send_audio(FRAME, 0)
+    call.grant(20)
+    call.end("hangup")
+    assert bench.sent() == []
+
+
+def test_a_backend_that_neither_accepts_nor_refuses_loses_the_call() -> None:
+    bench = Bench()
+    call = bench.open()
+    bench.pass_time(ACCEPT_TIMEOUT + 1)
+    assert [type(heard) for heard in bench.heard[call.number]] == [frames.Ended]
+    assert frames.Ended(call.number, "no_answer") in bench.sent()
+    assert bench.link.free_slots(bench.now) == 4
+
+
+def test_a_call_that_the_session_ended_hears_nothing_more() -> None:
+    bench = Bench()
+    call = bench.speaking()
+    bench.link.receive_message(frames.encode([audio(call)]), bench.now)
+    call.end("hangup")
+    assert bench.link.poll_event() is None
+    assert bench.sent() == [frames.Ended(call.number, "hangup")]
+    bench.say(audio(call), frames.HangUp(call.number), frames.Ended(call.number))
+    assert bench.link.counters.stale_frames == 3
+    assert bench.link.counters.calls_failed == 0
+
+
+def test_after_hanging_up_a_backend_says_nothing_new() -> None:
+    bench = Bench()
+    call = bench.speaking()
+    bench.say(audio(call), frames.HangUp(call.number, "goodbye"), frames.Clear(call.number, 1))
+    assert len(bench.heard[call.number]) == 3
+    bench.say(frames.ResponseStarted(call.number, 2))
+    assert isinstance(bench.heard[call.number][-1], frames.BadFrame)
+
+
+def test_a_lost_connection_ends_every_call() -> None:
+    bench = Bench()
+    calls = [bench.accepted(), bench.open()]
+    bench.link.lost()
+    bench.raw(b"\x90")
+    for call in calls:
+        assert bench.heard[call.number] == [frames.Ended(call.number, BACKEND_LOST)]
+        call.send_audio(FRAME, 0)
+        call.end("hangup")
+    assert bench.sent() == []
+    assert bench.link.poll_timeout() is None
+
+
+def test_slots_are_those_of_the_latest_hello_without_the_calls_here() -> None:
+    bench = Bench(slots=2)
+    first = bench.open()
+    bench.open()
+    assert bench.link.free_slots(bench.now) == 0
+    first.end("hangup")
+    assert bench.link.free_slots(bench.now) == 1
+    bench.say(frames.Hello(frames.VERSION, 5, ("opus",)))
+    assert bench.link.free_slots(bench.now) == 4
+    bench.say(frames.Drain())
+    assert bench.link.free_slots(bench.now) == 0
+
+
+@pytest.mark.parametrize(
+    ("offered", "preferred", "chosen"),
+    [
+        (("pcm16/16000", "opus"), "opus", "opus"),
+        (("pcm16/16000", "opus"), "pcm16/24000", "pcm16/16000"),
+        (("flac", "opus"), "pcm16/24000", "opus"),
+        (("flac",), "flac", None),
+    ],
+)
+def test_the_preferred_format_is_taken_if_it_can_be(
+    offered: tuple[str, ...], preferred: str, chosen: str | None
+) -> None:
+    bench = Bench(formats=offered)
+    audio_format = bench.link.choose_format(preferred)
+    assert (audio_format.name if audio_format else None) == chosen
+    assert bool(bench.link.free_slots(bench.now)) == (chosen is not None)
+
+
+@pytest.mark.parametrize("session", [{"text": "x" * 300_000}, {"huge": 10**40}])
+def test_a_session_that_fits_no_frame_fails_its_own_call(session: dict[str, Any]) -> None:
+    bench = Bench()
+    with pytest.raises(SessionTooLarge):
+        bench.open(**session)
+    assert bench.link.calls == 0
+    assert bench.sent() == []

@@ -1,0 +1,283 @@
+"""The pool against backends of the test's own, over real WebSockets on loopback."""
+
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from trio.testing import MockClock
+
+from antiphon_common import frames
+from antiphon_common.frames import CREDIT_MS
+from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendPool, InboundFrame, NoBackend, NoCapacity
+from antiphon_transceiver.backends.call import CallState
+from antiphon_transceiver.backends.pool import RESOLVE_INTERVAL
+from support.fake_backend import fake_backend
+
+HELLO = frames.Hello(frames.VERSION, 2, ("pcm16/24000",))
+FRAME = bytes(960)
+
+
+class Sink:
+    """What a call heard."""
+
+    def __init__(self) -> None:
+        self.frames: list[InboundFrame] = []
+        self._news = trio.lowlevel.ParkingLot()
+
+    def __call__(self, frame: InboundFrame, now: float) -> None:
+        assert abs(now - trio.current_time()) < 1
+        self.frames.append(frame)
+        self._news.unpark_all()
+
+    async def hear(self, count: int) -> list[InboundFrame]:
+        with trio.fail_after(10):
+            while len(self.frames) < count:
+                await self._news.park()
+        return self.frames
+
+
+@asynccontextmanager
+async def running(pool: BackendPool) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def opened(pool: BackendPool, sink: Any, name: str = "echo") -> BackendCall:
+    return pool.open(name, "rtc_1", "acme", {"model": name}, {"user": "7"}, sink)
+
+
+async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.005)
+
+
+async def test_a_call_goes_both_ways() -> None:
+    async with fake_backend(HELLO) as backend:
+        pool = BackendPool({"echo": backend.url}, "opus")
+        async with running(pool):
+            assert pool.connected("echo")
+            sink = Sink()
+            call = opened(pool, sink)
+            assert call.format == "pcm16/24000"
+            [started] = await backend.hear(frames.Started)
+            assert started == frames.Started(1, "rtc_1", "acme", "pcm16/24000", {"model": "echo"}, {"user": "7"})
+            for position in range(0, 4800, 480):
+                call.send_audio(FRAME, position)
+            await backend.say(frames.Accepted(1), frames.ResponseStarted(1, 1), frames.Audio(1, FRAME, response=1))
+            assert await backend.hear(frames.Credit) == [frames.Credit(1, CREDIT_MS)]
+            assert [frame.position for frame in await backend.hear(frames.Audio, 10)] == list(range(0, 4800, 480))
+            assert [type(f) for f in await sink.hear(3)] == [
+                frames.Accepted,
+                frames.ResponseStarted,
+                frames.Audio,
+            ]
+            call.end("hangup")
+            pool.flush()
+            assert await backend.hear(frames.Ended) == [frames.Ended(1, "hangup")]
+            assert pool.free_slots("echo") == 2
+
+
+async def test_slots_and_names_are_respected() -> None:
+    async with fake_backend(HELLO) as backend:
+        pool = BackendPool({"echo": backend.url}, "pcm16/24000")
+        async with running(pool):
+            with pytest.raises(NoBackend, match="no backend 'other'"):
+                opened(pool, Sink(), "other")
+            opened(pool, Sink())
+            opened(pool, Sink())
+            with pytest.raises(NoCapacity):
+                opened(pool, Sink())
+
+
+async def test_a_sink_that_fails_ends_its_own_call(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(frame: InboundFrame, now: float) -> None:
+        raise RuntimeError("planted")
+
+    async with fake_backend(HELLO) as backend:
+        pool = BackendPool({"echo": backend.url}, "pcm16/24000")
+        async with running(pool):
+            sink = Sink()
+            opened(pool, broken)
+            opened(pool, sink)
+            await backend.hear(frames.Started, 2)
+            await backend.say(frames.Accepted(1), frames.Accepted(2))
+            assert await backend.hear(frames.Ended) == [frames.Ended(1, "internal_error")]
+            assert await sink.hear(1) == [frames.Accepted(2)]
+    assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
+
+
+@pytest.mark.parametrize("politely", [True, False])
+async def test_a_lost_connection_ends_its_calls_and_is_dialled_again(politely: bool) -> None:
+    async with fake_backend(HELLO) as backend:
+        pool = BackendPool({"echo": backend.url}, "pcm16/24000")
+        async with running(pool):
+            sink = Sink()
+            opened(pool, sink)
+            await backend.hear(frames.Started)
+            if politely:
+                await backend.close()
+            else:
+                await backend.cut()
+            assert await sink.hear(1) == [frames.Ended(1, BACKEND_LOST)]
+            with pytest.raises(NoCapacity):
+                opened(pool, Sink())
+            await until(lambda: pool.free_slots("echo"))
+            opened(pool, Sink())
+            assert [started.call for started in await backend.hear(frames.Started)] == [1]
+            assert backend.connections == 2
+
+
+async def test_a_backend_that_falls_silent_is_lost_after_three_heartbeats(mock_clock: MockClock) -> None:
+    mock_clock.rate = 8
+    async with fake_backend(HELLO) as backend:
+        pool = BackendPool({"echo": backend.url}, "pcm16/24000")
+        async with running(pool):
+            sink = Sink()
+            opened(pool, sink)
+            await backend.hear(frames.Started)
+            backend.stalled = True
+            since = trio.current_time()
+            assert await sink.hear(1) == [frames.Ended(1, BACKEND_LOST)]
+            assert 3 < trio.current_time() - since < 6
+
+
+async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_nobody() -> None:
+    async with fake_backend(frames.Hello(frames.VERSION, 2, ("pcm16/48000",))) as backend:
+        pool = BackendPool({"echo": backend.url}, "pcm16/48000")
+        async with running(pool):
+            call = opened(pool, Sink())
+            await backend.hear(frames.Started)
+            await backend.say(frames.Accepted(1))
+            await backend.hear(frames.Credit)
+            backend.stalled = True
+            total = 0
+            while not pool.counters.audio_dropped:
+                for _ in range(100):
+                    call.send_audio(bytes(1920), total * 960)
+                    total += 1
+                pool.flush()
+                await trio.lowlevel.checkpoint()
+            backend.stalled = False
+            heard = await backend.hear(frames.Audio, total - pool.counters.audio_dropped)
+            positions = [frame.position for frame in heard]
+            assert positions == sorted(positions)
+            assert positions[-1] == (total - 1) * 960
+
+
+async def test_another_version_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with fake_backend(frames.Hello(9, 5, ("opus",))) as backend:
+        pool = BackendPool({"echo": backend.url}, "opus")
+        async with running(pool):
+            await until(lambda: backend.connections >= 3)
+            assert pool.free_slots("echo") == 0
+        assert backend.closed_with == 4001
+    lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(lines) == 1
+    assert "version 9" in lines[0].__dict__["reason"]
+    assert lines[0].__dict__["backend"] == "echo"
+
+
+async def test_a_backend_that_is_not_there_holds_up_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with fake_backend(HELLO) as gone:
+        url = gone.url
+    pool = BackendPool({"echo": url}, "pcm16/24000")
+    async with running(pool):
+        assert not pool.connected("echo")
+        with pytest.raises(NoCapacity):
+            opened(pool, Sink())
+        async with fake_backend(HELLO, port=gone.port):
+            await until(lambda: pool.connected("echo"))
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 2
+
+
+class Names(trio.abc.HostnameResolver):
+    """Leads one name where the test wants."""
+
+    def __init__(self, *hosts: str) -> None:
+        self.hosts = hosts
+
+    async def getaddrinfo(
+        self, host: bytes | None, port: bytes | str | int | None, family: int = 0, type: int = 0, *_: int
+    ) -> Any:
+        assert host == b"backend.test"
+        if not self.hosts:
+            raise OSError("the name server is away")
+        stream = trio.socket.SOCK_STREAM
+        return [(trio.socket.AF_INET, stream, 6, "", (address, int(port or 0))) for address in self.hosts]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+async def test_a_name_is_followed_to_its_addresses_and_calls_go_where_most_slots_are_free(
+    mock_clock: MockClock,
+) -> None:
+    mock_clock.rate = 10
+    names = Names("127.0.0.1")
+    trio.socket.set_custom_hostname_resolver(names)
+    small, large = HELLO, frames.Hello(frames.VERSION, 4, ("pcm16/24000",))
+    async with fake_backend(small) as first, fake_backend(large, host="127.0.0.2", port=first.port) as second:
+        pool = BackendPool({"echo": f"ws://backend.test:{first.port}/calls?key=1"}, "pcm16/24000")
+        async with running(pool):
+            assert pool.free_slots("echo") == 2
+            names.hosts = ("127.0.0.1", "127.0.0.2")
+            await until(lambda: pool.free_slots("echo") == 6, 20)
+            calls = [opened(pool, Sink()) for _ in range(6)]
+            assert len(await first.hear(frames.Started, 2)) == 2
+            assert len(await second.hear(frames.Started, 4)) == 4
+            names.hosts = ()
+            await trio.sleep(2 * RESOLVE_INTERVAL)
+            assert all(call.state is CallState.STARTING for call in calls), "nobody knows better than what is connected"
+            names.hosts = ("127.0.0.2",)
+            await trio.sleep(2 * RESOLVE_INTERVAL)
+            for call in calls:
+                call.end("hangup")
+            await until(lambda: first.closed_with is not None, 20)
+            assert pool.free_slots("echo") == 4
+
+
+async def test_tls_is_spoken_to_wss_and_the_certificate_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate = make_certificate(tmp_path, server)
+    async with fake_backend(HELLO, tls=server) as backend:
+        url = backend.url.replace("ws://127.0.0.1", "wss://localhost")
+        strict = BackendPool({"echo": url}, "opus")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        trusting = BackendPool({"echo": url}, "opus")
+        async with running(strict), running(trusting):
+            await until(lambda: trusting.connected("echo"))
+            assert not strict.connected("echo")
+    assert any("certificate" in record.__dict__.get("reason", "").lower() for record in caplog.records)
+
+
+def make_certificate(folder: Path, server: ssl.SSLContext) -> Path:
+    """Make a self-signed certificate of localhost and load it into `server`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(hours=1), now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = folder / "certificate.pem"
+    file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(private)
+    server.load_cert_chain(file, folder / "key.pem")
+    return file
