@@ -6,6 +6,7 @@ falls further behind than that. Times are seconds, positions and durations 48 kH
 """
 
 from bisect import insort
+from math import ceil
 from typing import Final
 
 import msgspec
@@ -27,6 +28,10 @@ MAX_HELD: Final = 128
 """Packets held behind a hole. The target holds 3 of 20 ms and 24 of 2.5 ms; more is a flood, and the hole is given
 up."""
 
+TIMER_SLACK: Final = 0.005
+"""Seconds after its playout time in which a missing frame is still filled: as late as a timer may be. Later it would
+delay what follows."""
+
 MAX_LEAP: Final = 1.0
 """Seconds a packet may seem to come before its time; beyond that the sender's clock was set anew."""
 
@@ -34,7 +39,7 @@ _FRAME_TICKS = 960
 _SHORTEST_TICKS = 120
 _DTX_SIZE = 2
 _MAX_DROPOUT = 3000
-_RECENT = 128
+_RECENT = 256
 _TICK = 1 / TICKS_PER_SECOND
 
 
@@ -127,7 +132,7 @@ class JitterBuffer:
             self.counters.invalid += 1
             return
         if self._restart_next:
-            self._restart(sequence, timestamp, now)
+            self._restart(sequence, timestamp, now, continues=False)
         offset = (sequence - self._highest) & 0xFFFF
         extended = self._highest + offset - (offset >> 15 << 16)
         if self._recent[extended % _RECENT] == extended:
@@ -138,13 +143,13 @@ class JitterBuffer:
         position = self._position + offset - (offset >> 31 << 32)
         took = now - position * _TICK
         transit = self._transit
+        if took < transit.value - MAX_LEAP:
+            self._restart(sequence, timestamp, now, continues=True)
+            extended, position, took = self._highest, self._position, transit.value
         if took > transit.value + self.target or position < self._next_position or extended < self._next_sequence:
             self._recent[extended % _RECENT] = extended
             self._receive_late(LatePacket(sequence, timestamp, payload, now, took))
             return
-        if took < transit.value - MAX_LEAP:
-            self._restart(sequence, timestamp, now)
-            extended, position, took = self._highest, self._position, transit.value
         transit.update(took, now)
         self._arrival = now
         if self._late.packets:
@@ -160,10 +165,8 @@ class JitterBuffer:
     def pop(self, now: float) -> Release | None:
         """Return the next stretch that is due, or None. Call it until None."""
         if not self._held:
-            if self._silent or now < self._playout(self._next_position):
-                return None
-            return self._conceal(self._next_position, self._frame)
-        sequence, position, _, payload = self._held[0]
+            return None if self._silent else self._guess(now)
+        sequence, position, _, _ = self._held[0]
         if (
             sequence == self._next_sequence
             or position - self._next_position < _SHORTEST_TICKS
@@ -171,20 +174,7 @@ class JitterBuffer:
             or len(self._held) > MAX_HELD
         ):
             return self._release()
-        missing, start = self._hole()
-        if now < self._playout(start):
-            return None
-        if missing <= 0:
-            return self._release()
-        gap = position - start
-        fec = frame_duration(payload) if carries_fec(payload) else 0
-        if fec and 0 <= gap - fec < _SHORTEST_TICKS:
-            self.counters.recovered += 1
-            self._next_position = position
-            return Release(position - fec, fec, payload, Origin.RECOVERED)
-        if self._concealed >= MAX_CONCEALED:
-            return self._release()
-        return self._conceal(start, min(self._frame, gap - fec if gap > fec else gap))
+        return self._fill(now)
 
     def poll_timeout(self) -> float | None:
         """Return when `pop`, called until None before, will next have something although nothing arrives, or None."""
@@ -204,6 +194,45 @@ class JitterBuffer:
         missing = (sequence - self._next_sequence) * self._frame - self._concealed
         worth_a_wait = self._frame if self._concealed >= MAX_CONCEALED else max(missing, self._frame)
         return missing, max(self._next_position, position - worth_a_wait)
+
+    def _guess(self, now: float) -> Release | None:
+        """Conceal the next frame when its time has come and nothing has."""
+        start = self._next_position
+        start += self._overdue(start, now)
+        self._concealed += start - self._next_position
+        self._next_position = start
+        self._silent = self._concealed >= MAX_CONCEALED
+        if self._silent or now < self._playout(start):
+            return None
+        return self._conceal(start, self._frame)
+
+    def _fill(self, now: float) -> Release | None:
+        """Recover or conceal the next missing frame before the first held packet, when its time has come."""
+        _, position, _, payload = self._held[0]
+        missing, start = self._hole()
+        if now < self._playout(start):
+            return None
+        overdue = self._overdue(start, now)
+        if missing <= overdue:
+            return self._release()
+        if overdue:
+            self._concealed += overdue
+            self._next_position = start + overdue
+            return self.pop(now)
+        gap = position - start
+        fec = frame_duration(payload) if carries_fec(payload) else 0
+        if fec and 0 <= gap - fec < _SHORTEST_TICKS:
+            self.counters.recovered += 1
+            self._next_position = position
+            return Release(position - fec, fec, payload, Origin.RECOVERED)
+        if self._concealed >= MAX_CONCEALED:
+            return self._release()
+        return self._conceal(start, min(self._frame, gap - fec if gap > fec else gap))
+
+    def _overdue(self, start: int, now: float) -> int:
+        """Ticks of whole frames from `start` on for which it is too late."""
+        late = now - self._playout(start) - TIMER_SLACK
+        return ceil(late * TICKS_PER_SECOND / self._frame) * self._frame if late > 0 else 0
 
     def _release(self) -> Release:
         sequence, position, duration, payload = self._held.pop(0)
@@ -232,18 +261,21 @@ class JitterBuffer:
 
     def _receive_late(self, packet: LatePacket) -> None:
         """Discard a packet, unless a run of such packets shows that the clock is wrong: then begin anew with them."""
-        wrong_clock = self._late.add(packet, self._arrival, self.target / 2)
+        wrong_clock = self._late.add(packet, self._arrival)
         self._arrival = packet.arrived
         if wrong_clock:
             timely = self._late.take(packet.arrived - self.target)
             self.counters.received -= len(timely)
-            self._restart(timely[0].sequence, timely[0].timestamp, timely[0].arrived)
+            self._restart(timely[0].sequence, timely[0].timestamp, timely[0].arrived, continues=True)
             for again in timely:
                 self.push(again.sequence, again.timestamp, again.payload, again.arrived)
         self.counters.late = self._late.dropped
 
-    def _restart(self, sequence: int, timestamp: int, now: float) -> None:
-        """Let `sequence` follow what was expected next, at the position that the time since then gives it."""
+    def _restart(self, sequence: int, timestamp: int, now: float, *, continues: bool) -> None:
+        """Let `sequence` follow what was expected next, at the position that the time since then gives it.
+
+        Where the stream `continues`, the sequence numbers left out are lost packets.
+        """
         self._restart_next = False
         self.counters.resynchronised += self.counters.received > 0
         expected, earliest = self._next_sequence, self._next_position
@@ -252,7 +284,7 @@ class JitterBuffer:
             expected, earliest = last + 1, position + duration
         extended = expected + ((sequence - expected) & 0xFFFF)
         position = max(earliest, round(max(0.0, now - self._transit.value) * TICKS_PER_SECOND))
-        if not self._held:
+        if not self._held and not continues:
             self._next_sequence = extended
         self._highest = self._release_through = extended
         self._timestamp, self._position = timestamp, position

@@ -12,6 +12,16 @@ a packet's whole duration from one to the next."""
 PATH_CHANGED_AFTER: Final = 0.5
 """Seconds of late packets only, without their transit falling, after which the path has become longer for good."""
 
+RESUMED_AFTER: Final = 0.1
+"""Seconds of late packets with equal transits after a pause that show it was the sender's. A queue that empties within
+its jitter is over by then."""
+
+MAX_JITTER: Final = 0.1
+"""Seconds by which transits on a longer path may still differ upwards; a stall raises them by more."""
+
+MIN_RUN: Final = 5
+"""Packets that make a run at least."""
+
 MAX_SUSPECTS: Final = 64
 """Late packets kept in case they turn out to be timely; of 20 ms each, three matter."""
 
@@ -39,18 +49,19 @@ class LateRun:
         self._lowest = 0.0
         self._fast_until = 0.0
 
-    def add(self, packet: LatePacket, last_arrival: float, patience: float) -> bool:
+    def add(self, packet: LatePacket, last_arrival: float) -> bool:
         """Take a late packet; return True when the run shows that the clock is wrong.
 
-        After a pause that is so once transits have stayed equal for `patience`; otherwise the path has to be longer
-        for `PATH_CHANGED_AFTER`.
+        After a pause that takes `RESUMED_AFTER` of equal transits; otherwise the path has to be longer for
+        `PATH_CHANGED_AFTER`.
         """
         if packet.arrived - last_arrival >= PAUSE:
+            self.drop()
             self._fast_until = packet.arrived + PAUSE
         resumed = packet.arrived < self._fast_until
         if self.packets:
             change = packet.transit - self._lowest
-            if change < -STEADY or (resumed and change > STEADY):
+            if change < -STEADY or change > (STEADY if resumed else MAX_JITTER):
                 self.drop()
         if not self.packets:
             self._since, self._lowest = packet.arrived, packet.transit
@@ -59,7 +70,8 @@ class LateRun:
             self.dropped += 1
         self.packets.append(packet)
         self._lowest = min(self._lowest, packet.transit)
-        return packet.arrived - self._since >= (patience if resumed else PATH_CHANGED_AFTER)
+        lasted = packet.arrived - self._since
+        return len(self.packets) >= MIN_RUN and lasted >= (RESUMED_AFTER if resumed else PATH_CHANGED_AFTER)
 
     def drop(self) -> None:
         """Give up the packets of the run: they were late."""
