@@ -1,0 +1,152 @@
+"""Chromium as a caller: the real talk page, a known sound as its microphone, and a recorder inside."""
+
+import base64
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+from support.correlation import Samples
+
+PROGRAM = "chromium"
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required",
+)
+DEADLINE_MS = 15_000
+
+RECORDER = """
+registerProcessor("recorder", class extends AudioWorkletProcessor {
+  process([input]) {
+    if (input.length === 2) this.port.postMessage([input[0].slice(), input[1].slice()]);
+    return true;
+  }
+});
+"""
+START_RECORDER = """
+async (script) => {
+  const { localStream, remoteStream } = window.antiphon;
+  const context = new AudioContext({ sampleRate: 48000 });
+  await context.audioWorklet.addModule(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+  const recorder = new AudioWorkletNode(context, "recorder", { channelCount: 2, channelCountMode: "explicit" });
+  const both = new ChannelMergerNode(context, { numberOfInputs: 2 });
+  const mono = { channelCount: 1, channelCountMode: "explicit" };
+  [localStream, remoteStream].forEach((stream, channel) =>
+    context.createMediaStreamSource(stream).connect(new GainNode(context, mono)).connect(both, 0, channel));
+  both.connect(recorder).connect(context.destination);
+  window.recorded = [];
+  recorder.port.onmessage = ({ data }) => window.recorded.push(data);
+}
+"""
+RECORDED_SECONDS = "() => window.recorded.length * 128 / 48000"
+TAKE_RECORDING = """
+(channel) => {
+  const pcm = new Int16Array(window.recorded.length * 128);
+  window.recorded.forEach((quantum, index) =>
+    quantum[channel].forEach((sample, offset) => { pcm[index * 128 + offset] = Math.round(sample * 32767); }));
+  const bytes = new Uint8Array(pcm.buffer);
+  let text = "";
+  for (let start = 0; start < bytes.length; start += 32768)
+    text += String.fromCharCode(...bytes.subarray(start, start + 32768));
+  return btoa(text);
+}
+"""
+STATISTICS = "async () => [...(await window.antiphon.peerConnection.getStats()).values()]"
+
+
+class Stereo(NamedTuple):
+    """What the page heard and, sample for sample beside it, what its microphone said, at 48 kHz."""
+
+    heard: Samples
+    said: Samples
+
+
+class TalkPage:
+    """The talk page in one tab."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        page.set_default_timeout(DEADLINE_MS)
+
+    def open(self, url: str, query: str = "processing=off") -> None:
+        self.page.goto(f"{url}/?{query}")
+
+    def press(self) -> None:
+        """Press the one button."""
+        self.page.click("#talk")
+
+    def talk(self) -> None:
+        """Press the button and wait until the call is connected."""
+        self.press()
+        self.wait_state("connected")
+
+    def hang_up(self) -> None:
+        self.press()
+        self.wait_state("ended")
+
+    @property
+    def state(self) -> str:
+        return str(self.page.evaluate("() => window.antiphon.state"))
+
+    def wait_state(self, state: str) -> None:
+        """Wait for a state; say what the page says when it does not come."""
+        try:
+            self.page.wait_for_function("(state) => window.antiphon.state === state", arg=state)
+        except Exception as error:
+            raise AssertionError(f"the page is {self.state}, not {state}: {self.text('#problem')}") from error
+
+    def text(self, selector: str) -> str:
+        return self.page.inner_text(selector)
+
+    def level(self, name: str) -> int:
+        """How high a level meter stands, 0 to 100."""
+        return int(self.page.get_attribute(f"#{name}-level", "aria-valuenow") or 0)
+
+    def start_recording(self) -> None:
+        self.page.evaluate(START_RECORDER, RECORDER)
+
+    def recording(self, seconds: float) -> Stereo:
+        """Wait until so much is recorded, and return it."""
+        deadline = time.monotonic() + seconds + DEADLINE_MS / 1000
+        while (recorded := self.page.evaluate(RECORDED_SECONDS)) < seconds:
+            assert time.monotonic() < deadline, f"only {recorded:.1f} of {seconds:.0f} s were recorded"
+            self.page.wait_for_timeout(100)
+        return Stereo(self._channel(1), self._channel(0))
+
+    def statistics(self, kind: str) -> list[dict[str, Any]]:
+        """Return the reports of one type of the call's getStats."""
+        return [report for report in self.page.evaluate(STATISTICS) if report["type"] == kind]
+
+    def _channel(self, index: int) -> Samples:
+        pcm = np.frombuffer(base64.b64decode(self.page.evaluate(TAKE_RECORDING, index)), "<i2")
+        return (pcm / 32768).astype(np.float32)
+
+
+@contextmanager
+def chromium(microphone: Path, *arguments: str) -> Iterator[Callable[[], TalkPage]]:
+    """Run Chromium with a WAV file, looped, as its microphone. What it gives opens a new tab.
+
+    The page's content security policy allows no script but its own, so it does not bind what a test injects.
+    """
+    program = shutil.which(PROGRAM)
+    assert program, "chromium is missing: apt-get install chromium"
+    flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}", *arguments]
+    with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
+        context: BrowserContext = playwright.chromium.launch_persistent_context(
+            profile, executable_path=program, args=flags, headless=True, bypass_csp=True
+        )
+        try:
+            yield lambda: TalkPage(context.new_page())
+        finally:
+            context.close()
