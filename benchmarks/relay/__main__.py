@@ -1,4 +1,4 @@
-"""CPU per forwarded packet: our relay beside a forwarder in C, both directions counted, over the same sockets and flows.
+"""CPU per forwarded packet: our relay beside a forwarder in C, both directions, over the same sockets and flows.
 
     python -m benchmarks.relay [--seconds S] [--rounds N] [--flows N]
 

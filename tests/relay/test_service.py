@@ -15,7 +15,8 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.link import DOWNLINK, HEADER_SIZE, PATH_START, PATH_STOP, Confirm, LinkKeys, Release
 from antiphon_common.routing import RouteToken, RouteTokens
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
-from antiphon_common.shell.udp import BATCH, BatchSocket
+from antiphon_common.shell.calls import BATCH
+from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay import RelayPorts, serve_relay
 from antiphon_relay.media import MediaSocket
 from antiphon_relay.packets import PacketLoop

@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from antiphon_common.link import MAX_LINK_DATAGRAM
-from antiphon_common.shell.udp import BATCH, BatchSocket, Calls, PlainCalls
+from antiphon_common.shell.calls import BATCH, Calls, PlainCalls
+from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.sockaddr import decode_address, encode_address
 
 HOSTS = ["127.0.0.1", "::1"]
@@ -45,13 +46,14 @@ async def test_what_cannot_be_sent_is_counted_and_the_rest_goes_out() -> None:
         for data, address in [
             (b"first", sock.address),
             (b"nowhere", ("127.0.0.1", 0)),
+            (b"other family", ("::1", 9)),
             (bytes(MAX_LINK_DATAGRAM + 1), sock.address),
             (b"second", sock.address),
         ]:
             sock.queue(data, address)
         sock.flush()
         assert [data for data, _ in await receive(sock, 2)] == [b"first", b"second"]
-        assert (sock.counters.sent, sock.counters.failed) == (2, 2)
+        assert (sock.counters.sent, sock.counters.failed) == (2, 3)
 
 
 async def test_an_unreachable_receiver_stops_nothing() -> None:

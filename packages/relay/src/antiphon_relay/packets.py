@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from antiphon_common.shell.udp import BATCH, BatchSocket
+from antiphon_common.shell.calls import BATCH
+from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.flows import Ingress
 from antiphon_relay.forwarder import Forwarder
 from antiphon_relay.media import MediaSocket
@@ -76,9 +77,11 @@ class PacketLoop:
             moved, pressed = self._look(waiting, now)
             now = trio.current_time()
             self._measure(moved, now)
-            if now >= deadline or not (pressed or self._fast):
+            if now >= deadline:
                 return
             if not pressed:
+                if not (moved and self._fast):
+                    return
                 time.sleep(NAP_SECONDS)
                 now = trio.current_time()
 

@@ -9,7 +9,7 @@ from typing import Any
 from cffi import FFI
 
 from antiphon_common.link import MAX_LINK_DATAGRAM
-from antiphon_common.shell.udp import BATCH, SO_RXQ_OVFL, UdpCounters
+from antiphon_common.shell.calls import BATCH, SO_RXQ_OVFL, UdpCounters
 from antiphon_common.sockaddr import SIZE
 
 _ffi = FFI()
@@ -28,10 +28,8 @@ _libc: Any = _ffi.dlopen(None)
 _RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_TRUNC
 _SEND_FLAGS = socket.MSG_DONTWAIT
 _CONTROL_SIZE = 64
-_OVERFLOW = struct.Struct("=QiiI")
+_OVERFLOW = struct.Struct("@NiiI")
 """The control message of SO_RXQ_OVFL: cmsghdr (length, level, type), and the drops of the socket so far."""
-_TRANSIENT = (errno.EINTR, errno.ECONNREFUSED, errno.ECONNRESET)
-"""Errors of recvmmsg that an earlier send has caused (ICMP) or a signal; the next call goes on."""
 
 
 class _Vector:
@@ -76,7 +74,7 @@ class MessageVectors:
         self._first.msg_controllen = _CONTROL_SIZE
         count = _libc.recvmmsg(self._fd, vector.headers, BATCH, _RECEIVE_FLAGS, _ffi.NULL)
         if count <= 0:
-            return self.receive() if count < 0 and _ffi.errno in _TRANSIENT else []
+            return []  # nothing there, or the late error of something sent before, which is now cleared
         if self._first.msg_controllen:
             self._note_overflow()
         self._counters.received += count
