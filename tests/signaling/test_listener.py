@@ -1,5 +1,7 @@
 """Raw bytes against the real listener."""
 
+import contextlib
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -61,6 +63,19 @@ async def test_an_upgrade_elsewhere_or_of_another_kind_is_refused(ports: Signali
     async with await connect(ports) as stream:
         await stream.send_all(UPGRADE.replace(b"websocket", b"other"))
         assert (await read_head(stream)).startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize("broken", [b"Host: \xd6\xff", b"Host: " + b"a" * 70, b"Sec-WebSocket-Key: no"])
+async def test_a_broken_handshake_ends_its_connection_quietly(
+    ports: SignalingPorts, broken: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = broken.partition(b":")[0]
+    head = re.sub(rb"%s: [^\r]*" % name, lambda match: broken, UPGRADE)
+    async with await connect(ports) as stream:
+        await stream.send_all(head)
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            await stream.receive_some()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize(

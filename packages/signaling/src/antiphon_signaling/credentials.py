@@ -84,15 +84,16 @@ class Credentials:
         if self._keys is not None:
             given = _bearer(headers.get("authorization", "")) or key
             if given is None:
-                raise unauthorized("this server needs an API key: send it as Authorization: Bearer")
+                raise unauthorized("invalid_api_key", "this server needs an API key: send it as Authorization: Bearer")
             tenant = self._keys.tenant_of(given)
             if tenant is None:
-                raise unauthorized("the API key is not one of this server's")
+                raise unauthorized("invalid_api_key", "the API key is not one of this server's")
             return tenant
         if self._loopback_only and not _is_local(headers, peer):
             raise unauthorized(
+                "not_local",
                 "without API keys this server takes calls only from pages and programs on its own machine: "
-                "start it with --api-key-file"
+                "start it with --api-key-file",
             )
         return DEFAULT_TENANT
 

@@ -114,14 +114,6 @@ class Transceivers:
                 failed = 0
         return "transceiver lost"
 
-    async def reachable(self) -> bool:
-        """Tell whether any transceiver answers."""
-        for url in self._urls:
-            response = await self._send("GET", f"{url}/load")
-            if response is not None and response.is_success:
-                return True
-        return False
-
     async def _find(self, method: str, call_id: str, tenant: str) -> httpx.Response:
         """Ask all transceivers at once, and return the answer of the one that knows the call."""
         found: list[httpx.Response] = []

@@ -37,8 +37,8 @@ class RefusedError(AntiphonError):
         return msgspec.json.encode({"error": self.error})
 
 
-def unauthorized(message: str) -> RefusedError:
-    return RefusedError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
+def unauthorized(code: str, message: str) -> RefusedError:
+    return RefusedError(401, code, message, headers={"WWW-Authenticate": "Bearer"})
 
 
 def no_such_call() -> RefusedError:

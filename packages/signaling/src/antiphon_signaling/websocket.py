@@ -50,32 +50,45 @@ class SignalingSocket:
 
     async def serve(self, stream: trio.abc.Stream, head: h11.Request, peer: str) -> None:
         """Serve a connection whose first bytes are a WebSocket request from the numeric address `peer`, to its end."""
-        async with trio.open_nursery() as nursery:
-            with trio.move_on_after(HANDSHAKE_SECONDS):
-                request = await wrap_server_stream(nursery, stream, MAX_QUEUED, MAX_MESSAGE, RECEIVE_BYTES)
-                connection, tenant = await self._accept(request, head, peer)
-                if connection is not None:
-                    model = parse_qs(urlsplit(request.path).query).get("model", [None])[0]
-                    nursery.start_soon(_Conversation(self._calls, connection, tenant, peer, model).run, nursery)
-                    return
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                with trio.move_on_after(HANDSHAKE_SECONDS):
+                    request = await wrap_server_stream(nursery, stream, MAX_QUEUED, MAX_MESSAGE, RECEIVE_BYTES)
+                    conversation = await self._accept(request, head, peer)
+                    if conversation is not None:
+                        nursery.start_soon(conversation.run, nursery)
+                        return
+                nursery.cancel_scope.cancel()
+        except* UnicodeError:
+            pass  # the library's reader dies of a Host or another header that is no text
 
-    async def _accept(
-        self, request: WebSocketRequest, head: h11.Request, peer: str
-    ) -> tuple[WebSocketConnection | None, str]:
+    async def _accept(self, request: WebSocketRequest, head: h11.Request, peer: str) -> "_Conversation | None":
+        """Accept a request, or tell why not. None too where the client has gone meanwhile."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         proposed = request.proposed_subprotocols
         key = next((name.removeprefix(KEY_SUBPROTOCOL) for name in proposed if name.startswith(KEY_SUBPROTOCOL)), None)
+        target = urlsplit(request.path)
         try:
-            _check_path(request.path)
-            tenant = self._credentials.tenant(headers, peer, key)
-        except RefusedError as refusal:
-            logger.info("websocket refused", extra={"peer": peer, "code": refusal.code, "reason": refusal.message})
-            given = [(b"content-type", b"application/json")]
-            given += [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
-            await request.reject(refusal.status, extra_headers=given, body=refusal.body())
-            return None, ""
-        return await request.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in proposed else None), tenant
+            if target.path != PATH:
+                await _reject(request, RefusedError(404, "not_found", f"there is no WebSocket here; it is at {PATH}"))
+                return None
+            try:
+                tenant = self._credentials.tenant(headers, peer, key)
+            except RefusedError as error:
+                logger.info("websocket refused", extra={"peer": peer, "code": error.code, "reason": error.message})
+                await _reject(request, error)
+                return None
+            connection = await request.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in proposed else None)
+        except ConnectionClosed:
+            return None
+        model = parse_qs(target.query).get("model", [None])[0]
+        return _Conversation(self._calls, connection, tenant, peer, model)
+
+
+async def _reject(request: WebSocketRequest, error: RefusedError) -> None:
+    headers = {"Content-Type": "application/json", **error.headers}
+    extra = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await request.reject(error.status, extra_headers=extra, body=error.body())
 
 
 class _Conversation:
@@ -156,11 +169,6 @@ class _Conversation:
 
     async def _send(self, message: dict[str, Any]) -> None:
         await self._connection.send_message(msgspec.json.encode(message).decode())
-
-
-def _check_path(target: str) -> None:
-    if urlsplit(target).path != PATH:
-        raise RefusedError(404, "not_found", f"there is no WebSocket here; it is at {PATH}")
 
 
 def _decode(text: str | bytes) -> ClientMessage:

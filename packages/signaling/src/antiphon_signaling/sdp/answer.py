@@ -39,7 +39,7 @@ def write_answer(
             Attribute("msid-semantic", "WMS *"),
         ),
         media=tuple(
-            _write_audio(offer, accepted, addresses) if index == offer.audio else _reject(section)
+            _write_audio(offer, accepted, addresses) if index == offer.audio else _reject(section, accepted)
             for index, section in enumerate(offer.description.media)
         ),
     )
@@ -49,16 +49,23 @@ def _echo(section: SessionDescription | MediaDescription, name: str) -> list[Att
     return [Attribute(name)] if section.has(name) else []
 
 
-def _reject(section: MediaDescription) -> MediaDescription:
-    """Reject a section with port 0 (RFC 3264 §6); it keeps its kind, protocol, formats and mid."""
-    mid = section.value("mid")
+def _reject(section: MediaDescription, accepted: CallAccepted) -> MediaDescription:
+    """Reject a section with port 0 (RFC 3264 §6). Nothing else in it means anything but kind and mid; aiortc takes no
+    answer without transport attributes and a codec, though."""
+    first = section.formats[0]
+    codec = [Attribute("rtpmap", value) for value in section.values("rtpmap") if value.split()[:1] == [first]]
     return MediaDescription(
         kind=section.kind,
         port=0,
         protocol=section.protocol,
-        formats=section.formats,
+        formats=(first,),
         connection="IN IP4 0.0.0.0",
-        attributes=(*([] if mid is None else [Attribute("mid", mid)]), Attribute("inactive")),
+        attributes=(
+            *_transport(section.value("mid"), accepted),
+            *_echo(section, "rtcp-mux"),
+            *codec,
+            Attribute("inactive"),
+        ),
     )
 
 
@@ -71,7 +78,10 @@ def _write_audio(offer: Offer, accepted: CallAccepted, addresses: Sequence[tuple
         formats=(str(offer.codec.payload_type),),
         connection=f"IN IP{ipaddress.ip_address(host).version} {host}",
         attributes=(
-            *_transport(offer, accepted),
+            *_transport(offer.mid or None, accepted),
+            Attribute("rtcp-mux"),
+            *_echo(offer.section, "rtcp-rsize"),
+            *_echo(offer.section, "extmap-allow-mixed"),
             *_codec(offer),
             *_media(offer, accepted),
             *(Attribute("candidate", candidate.to_sdp()) for candidate in _candidates(addresses)),
@@ -86,16 +96,13 @@ def _candidates(addresses: Sequence[tuple[str, int]]) -> Iterator[Candidate]:
         yield Candidate(str(index + 1), 1, "udp", priority, host, port, "host")
 
 
-def _transport(offer: Offer, accepted: CallAccepted) -> Iterator[Attribute]:
-    if offer.mid:
-        yield Attribute("mid", offer.mid)
+def _transport(mid: str | None, accepted: CallAccepted) -> Iterator[Attribute]:
+    if mid is not None:
+        yield Attribute("mid", mid)
     yield Attribute("ice-ufrag", accepted.ice.ufrag)
     yield Attribute("ice-pwd", accepted.ice.password)
     yield Attribute("fingerprint", encode_fingerprint(accepted.fingerprint))
     yield Attribute("setup", accepted.setup)
-    yield Attribute("rtcp-mux")
-    yield from _echo(offer.section, "rtcp-rsize")
-    yield from _echo(offer.section, "extmap-allow-mixed")
 
 
 def _codec(offer: Offer) -> Iterator[Attribute]:

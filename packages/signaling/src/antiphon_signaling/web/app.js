@@ -97,8 +97,8 @@ function showEnd({ detail: { error } }) {
   element("voice").srcObject = null;
   for (const name of ["local", "remote"]) showLevel(name, 0);
   element("state").textContent = error ? "There is no call." : "The call has ended.";
-  if (error) showProblem(error.message);
-  if (error?.status === 401) askForKey();
+  if (error?.code === "invalid_api_key") askForKey();
+  else if (error) showProblem(error.message);
 }
 
 function showProblem(text) {
@@ -134,6 +134,8 @@ function takeKeyFromAddress() {
 }
 
 function askForKey() {
+  const known = sessionStorage.getItem(KEY) !== null;
+  showProblem(known ? "The server did not take this API key." : "This server asks for an API key.");
   sessionStorage.removeItem(KEY);
   element("key-form").hidden = false;
   element("key").focus();

@@ -4,11 +4,11 @@ const CALLS = "/v1/realtime/calls";
 const CONNECT_SECONDS = 12;
 const RECOVERY_SECONDS = 8; // a lost path may come back; the server gives up later than this
 
-/** A problem that is told to the person. `status` is that of an HTTP answer. */
+/** A problem that is told to the person. `code` is the server's, where it has refused something. */
 export class CallError extends Error {
-  constructor(message, status = 0) {
+  constructor(message, code = null) {
     super(message);
-    this.status = status;
+    this.code = code;
   }
 }
 
@@ -24,6 +24,7 @@ export class Call extends EventTarget {
   location = null;
   #key;
   #timer = 0;
+  #overThere = false;
 
   constructor(key) {
     super();
@@ -130,13 +131,15 @@ export class Call extends EventTarget {
   /** The server closed the connection: ask it why. */
   async #endedThere() {
     if (this.state === "ended") return;
-    let reason = null;
+    this.#overThere = true;
+    let reason = "hangup";
     try {
       reason = (await (await this.#fetch(`${this.location}/stats`, { method: "GET" })).json()).reason;
     } catch {
       // it is over anyway
     }
-    this.#finish(reason && !/hang|hung|ended/i.test(reason) ? new CallError(`The call ended: ${reason}.`) : null);
+    const plain = ORDINARY_ENDS.has(reason) ? null : END_PROBLEMS[reason] ?? `The server ended the call: ${reason}.`;
+    this.#finish(plain && new CallError(plain));
   }
 
   #wait(seconds, then) {
@@ -158,10 +161,13 @@ export class Call extends EventTarget {
     this.dispatchEvent(new CustomEvent("ended", { detail: { error } }));
   }
 
-  #release() {
-    this.peerConnection?.close();
+  /** Be silent at once, and tell the server before the connection closes, so that it knows that this was meant. */
+  async #release() {
     if (this.localStream) stopTracks(this.localStream);
-    if (this.location) this.#fetch(this.location, { method: "DELETE", keepalive: true }).catch(() => {});
+    if (this.location && !this.#overThere) {
+      await this.#fetch(this.location, { method: "DELETE", keepalive: true }).catch(() => {});
+    }
+    this.peerConnection?.close();
   }
 }
 
@@ -185,6 +191,16 @@ async function openMicrophone(processing) {
   }
 }
 
+const ORDINARY_ENDS = new Set(["hangup", "close_notify", "backend_ended"]);
+
+const END_PROBLEMS = {
+  backend_refused: "The voice behind this server did not take the call.",
+  backend_lost: "The voice behind this server was lost.",
+  backend_error: "The voice behind this server made a mistake, so the call ended.",
+  internal_error: "Something went wrong in the server; its log has the details.",
+  shutdown: "The server is shutting down.",
+};
+
 const MICROPHONE_PROBLEMS = {
   NotAllowedError: "This page may not use the microphone. Allow it beside the address bar, then try again.",
   NotFoundError: "No microphone was found. Plug one in, then try again.",
@@ -196,17 +212,22 @@ function stopTracks(stream) {
 }
 
 async function refusal(response) {
-  let message = `The server answered ${response.status}.`;
+  let error = { message: `The server answered ${response.status}.`, code: null };
   try {
-    message = (await response.json()).error.message;
+    ({ error } = await response.json());
   } catch {
     // not one of our errors: a proxy's, perhaps
   }
+  const { code } = error;
   if (response.status === 503) {
     const seconds = response.headers.get("Retry-After");
-    message = `The server is busy: ${message}${seconds ? ` (wait ${seconds} s)` : ""}`;
+    return new CallError(`The server is busy: ${error.message}${seconds ? ` (wait ${seconds} s)` : ""}.`, code);
   }
-  return new CallError(message, response.status);
+  return new CallError(sentence(error.message), code);
+}
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
 }
 
 /** The call was answered but no packet got through: say which way must be open. */
