@@ -2,10 +2,10 @@ import subprocess
 import sys
 
 import pytest
-from support.speech import correlation, speech
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.audio import OpusDecoder, OpusEncoder, carries_fec, packet_duration
+from support.speech import correlation, speech
 
 RATES = (16_000, 24_000, 48_000)
 
@@ -92,7 +92,7 @@ def test_wrong_use_is_told() -> None:
         OpusEncoder(24_000).encode(bytes(962))
     with pytest.raises(LocalProtocolError, match="11025"):
         OpusEncoder(11_025)
-    with pytest.raises(LocalProtocolError, match="bitrate|refuses"):
+    with pytest.raises(LocalProtocolError, match="refuses"):
         OpusEncoder(24_000).set_bitrate(-5)
 
 

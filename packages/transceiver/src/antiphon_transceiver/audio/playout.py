@@ -157,6 +157,7 @@ class Playout:
         self._drained += dropped
         self._cleared = max(self._cleared, response)
         self._pass_ends()
+        self._ran_out = self._ran_out or not self._entries
         return self._played.get(response, 0) // _TICKS_PER_MS
 
     def poll(self, now: float) -> PlayoutPacket | None:

@@ -1,0 +1,219 @@
+from antiphon_common.frames import Origin
+from antiphon_transceiver.audio import DEFAULT_TARGET, JitterBuffer, Release
+
+RECEIVED, RECOVERED, CONCEALED = Origin
+FRAME = 0.02
+TICKS = 960
+
+
+def packet(index: int, *, fec: bool = False) -> bytes:
+    """20 ms of hybrid Opus, as far as its first bytes go."""
+    return bytes((0x68, 0x40 if fec else 0)) + index.to_bytes(2, "big")
+
+
+class Stream:
+    """A sender of 20 ms packets whose transit is 0, and the buffer it sends to. Time begins at 100."""
+
+    def __init__(self, first_sequence: int = 0, first_timestamp: int = 0) -> None:
+        self.buffer = JitterBuffer()
+        self.first_sequence, self.first_timestamp = first_sequence, first_timestamp
+        self.released: list[tuple[float, Release]] = []
+
+    def send(self, *indices: int, late: float = 0.0, timestamp: int | None = None, fec: bool = False) -> None:
+        """Let packets arrive, each `late` seconds after it was ready."""
+        for index in indices:
+            media = index * TICKS if timestamp is None else timestamp
+            self.arrive(100 + index * FRAME + late, index, media, packet(index, fec=fec))
+
+    def arrive(self, now: float, index: int, timestamp: int, payload: bytes) -> None:
+        self.run_until(now)
+        sequence = (self.first_sequence + index) & 0xFFFF
+        self.buffer.push(sequence, (self.first_timestamp + timestamp) & 0xFFFFFFFF, payload, now)
+        self.pop(now)
+
+    def run_until(self, now: float) -> None:
+        while (timeout := self.buffer.poll_timeout()) is not None and timeout < now:
+            self.pop(timeout)
+
+    def pop(self, now: float) -> None:
+        while (release := self.buffer.pop(now)) is not None:
+            self.released.append((now, release))
+
+    @property
+    def origins(self) -> list[Origin]:
+        return [release.origin for _, release in self.released]
+
+    @property
+    def positions(self) -> list[int]:
+        """In frames."""
+        return [release.position // TICKS for _, release in self.released]
+
+    def delays(self) -> list[int]:
+        """Milliseconds between the time of each release's audio and the release."""
+        return [round((now - 100 - release.position / 48_000) * 1000) for now, release in self.released]
+
+
+def test_packets_in_order_leave_at_once() -> None:
+    stream = Stream()
+    stream.send(0, 1, 2)
+    stream.send(3, late=0.05)
+    assert stream.origins == [RECEIVED] * 4
+    assert stream.delays() == [0, 0, 0, 50]
+
+
+def test_sequence_and_timestamp_wrap() -> None:
+    stream = Stream(first_sequence=0xFFFE, first_timestamp=0xFFFFFFFF)
+    stream.send(*range(70))
+    assert stream.positions == list(range(70))
+
+
+def test_a_reordered_packet_is_waited_for() -> None:
+    stream = Stream()
+    stream.send(0, 2)
+    assert stream.positions == [0]
+    stream.send(1, late=0.05)
+    assert stream.positions == [0, 1, 2]
+    assert stream.buffer.counters.reordered == 1
+
+
+def test_a_hole_is_filled_at_its_playout_time_from_the_next_packet() -> None:
+    stream = Stream()
+    stream.send(0)
+    stream.send(2, 3, fec=True)
+    stream.run_until(101)
+    assert stream.origins[:4] == [RECEIVED, RECOVERED, RECEIVED, RECEIVED]
+    recovered = stream.released[1][1]
+    assert recovered == Release(TICKS, TICKS, packet(2, fec=True), RECOVERED)
+    assert stream.delays()[1] == round(DEFAULT_TARGET * 1000)
+
+
+def test_a_hole_is_concealed_where_no_fec_covers_it() -> None:
+    stream = Stream()
+    stream.send(0)
+    stream.send(3, fec=True)
+    stream.send(4, 5, 6)
+    assert stream.origins[:5] == [RECEIVED, CONCEALED, RECOVERED, RECEIVED, RECEIVED]
+    stream.send(8, 9, 10, 11)
+    assert stream.origins[7:9] == [CONCEALED, RECEIVED]
+    counters = stream.buffer.counters
+    assert (counters.lost, counters.concealed, counters.recovered) == (3, 2, 1)
+
+
+def test_a_late_packet_is_counted_and_its_neighbours_stay() -> None:
+    stream = Stream()
+    stream.send(0, 2)
+    stream.send(3, 4)
+    stream.send(1, late=0.061)
+    stream.send(5)
+    assert stream.positions == [0, 1, 2, 3, 4, 5]
+    assert stream.origins[1] is CONCEALED
+    assert (stream.buffer.counters.late, stream.buffer.counters.lost) == (1, 1)
+
+
+def test_duplicates_are_dropped_held_or_released() -> None:
+    stream = Stream()
+    stream.send(0, 0, 2, 2, 0)
+    stream.send(1)
+    assert stream.positions == [0, 1, 2]
+    assert stream.buffer.counters.duplicate == 3
+
+
+def test_concealment_ends_and_the_position_jumps() -> None:
+    stream = Stream()
+    stream.send(0)
+    stream.run_until(100.5)
+    assert stream.origins == [RECEIVED] + [CONCEALED] * 5
+    assert stream.buffer.poll_timeout() is None
+    stream.send(50)
+    stream.run_until(110)
+    assert stream.origins[6] is RECEIVED
+    assert stream.positions[6] == 50
+    assert stream.buffer.counters.lost == 49
+
+
+def test_a_gap_of_timestamps_alone_is_no_loss() -> None:
+    stream = Stream()
+    stream.send(0)
+    stream.arrive(100.02, 1, TICKS, b"\x68\x00")  # DTX: nothing is expected after it
+    stream.arrive(100.42, 2, 21 * TICKS, b"\x68\x00")
+    stream.arrive(100.5, 3, 25 * TICKS, packet(3))
+    assert stream.positions == [0, 1, 21, 25]
+    assert stream.buffer.counters.lost == 0
+
+
+def test_a_loss_within_dtx_is_filled_next_to_what_follows() -> None:
+    stream = Stream()
+    stream.arrive(100, 0, 0, b"\x68\x00")
+    stream.arrive(100.4, 2, 20 * TICKS, packet(2, fec=True))
+    stream.run_until(100.5)
+    assert stream.positions[:3] == [0, 19, 20]
+    assert stream.origins[:3] == [RECEIVED, RECOVERED, RECEIVED]
+    assert stream.buffer.counters.lost == 1
+
+
+def test_after_a_stall_only_what_is_still_in_time_is_released() -> None:
+    stream = Stream()
+    stream.send(0)
+    for index in range(1, 31):
+        stream.arrive(100.6, index, index * TICKS, packet(index))
+    assert stream.origins == [RECEIVED] + [CONCEALED] * 5 + [RECEIVED] * 4
+    assert stream.positions[6:] == [27, 28, 29, 30]
+    stream.send(31)
+    assert stream.delays()[-1] == 0
+    assert stream.buffer.counters.late == 26
+
+
+def test_a_stream_that_paused_its_clock_goes_on_after_a_moment() -> None:
+    """As push-to-talk devices do: 10 s of silence of which the timestamps know nothing."""
+    stream = Stream()
+    stream.send(0)
+    for index in range(1, 20):
+        stream.arrive(110 + index * FRAME, index, index * TICKS, packet(index))
+    assert stream.origins.count(RECEIVED) > 15
+    assert stream.buffer.counters.resynchronised == 1
+    assert stream.buffer.counters.late < 4
+    now, release = stream.released[-1]
+    assert abs(release.position / 48_000 - (now - 100)) < 0.001
+
+
+def test_a_longer_path_is_accepted_within_a_second() -> None:
+    stream = Stream()
+    stream.send(*range(10))
+    stream.send(*range(10, 60), late=0.2)
+    assert stream.origins[-20:] == [RECEIVED] * 20
+    assert stream.buffer.counters.resynchronised == 1
+
+
+def test_another_source_continues_the_positions() -> None:
+    stream = Stream()
+    stream.send(0, 1, 2)
+    stream.buffer.restart()
+    stream.arrive(100.06, 30_000, 123_456_789, packet(3))
+    stream.arrive(100.08, 30_001, 123_456_789 + TICKS, packet(4))
+    assert stream.positions == [0, 1, 2, 3, 4]
+    assert stream.buffer.counters.lost == 0
+
+
+def test_a_leap_of_timestamps_takes_the_clock_anew() -> None:
+    stream = Stream()
+    stream.send(0, 1)
+    stream.arrive(100.04, 2, 10_000_000, packet(2))
+    stream.arrive(100.06, 3, 10_000_000 + TICKS, packet(3))
+    assert stream.positions == [0, 1, 2, 3]
+
+
+def test_a_flood_behind_a_hole_is_not_hoarded() -> None:
+    stream = Stream()
+    stream.send(0)
+    for index in range(2, 1000):
+        stream.arrive(100.02, index, TICKS + index * 120, b"\xe0\x00")
+    assert len(stream.released) > 800
+    assert stream.buffer.counters.lost == 1
+
+
+def test_what_is_not_opus_is_counted() -> None:
+    stream = Stream()
+    stream.arrive(100, 0, 0, b"")
+    stream.arrive(100, 0, 0, b"\x6b\x00")
+    assert stream.buffer.counters.invalid == 2
+    assert stream.buffer.poll_timeout() is None

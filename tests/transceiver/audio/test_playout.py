@@ -1,0 +1,241 @@
+from collections.abc import Iterator
+
+import pytest
+
+from antiphon_common.errors import DecodeError
+from antiphon_transceiver.audio import (
+    CREDIT_MS,
+    MAX_BUFFERED_MS,
+    OpusDecoder,
+    OverrunError,
+    Playout,
+    PlayoutPacket,
+    packet_duration,
+)
+from antiphon_transceiver.audio.playout import CREDIT_STEP_MS, MAX_ENTRIES, MAX_LATE, PARTIAL_WAIT
+from support.speech import speech
+
+START = 1000.0
+RATE = 24_000
+FRAME = 960
+"""Bytes of 20 ms at 24 kHz."""
+
+OPUS_20 = b"\x68\x00\x01"
+
+
+def play(playout: Playout, since: float, until: float = float("inf")) -> Iterator[tuple[float, PlayoutPacket]]:
+    """Poll as a shell does: now, and then at each timeout before `until`."""
+    now = since
+    while now < until:
+        while (packet := playout.poll(now)) is not None:
+            yield now, packet
+        timeout = playout.poll_timeout()
+        if timeout is None:
+            return
+        now = max(now, timeout)
+
+
+def played(playout: Playout, since: float, until: float = float("inf")) -> list[tuple[float, PlayoutPacket]]:
+    return list(play(playout, since, until))
+
+
+@pytest.mark.parametrize(
+    ("format", "rate"), [("pcm16/16000", 16_000), ("pcm16/24000", 24_000), ("pcm16/48000", 48_000)]
+)
+def test_a_burst_leaves_as_one_packet_each_20_ms(format: str, rate: int) -> None:
+    playout = Playout(format, first_timestamp=0xFFFFFF00)
+    playout.append(1, speech(1, rate))
+    packets = played(playout, START)
+    assert [round((now - START) * 1000) for now, _ in packets] == list(range(0, 1000, 20))
+    assert [packet.timestamp for _, packet in packets] == [(0xFFFFFF00 + 960 * n) % 2**32 for n in range(50)]
+    assert [packet.marker for _, packet in packets] == [True] + [False] * 49
+    decoder = OpusDecoder(rate)
+    assert {len(decoder.decode(packet.payload)) for _, packet in packets} == {rate // 50 * 2}
+
+
+def test_opus_passes_untouched_at_its_own_pace() -> None:
+    playout = Playout("opus")
+    sent = [b"\xe0\x01", b"\x40\x02", b"\x68\x03", b"\x50\x04", b"\x58\x05", b"\x68\x06"]
+    for packet in sent:
+        playout.append(1, packet)
+    packets = played(playout, START)
+    assert [packet.payload for _, packet in packets] == sent
+    starts = [sum(map(packet_duration, sent[:n])) for n in range(len(sent))]
+    assert [packet.timestamp for _, packet in packets] == starts
+    assert [round((now - START) * 48_000) for now, _ in packets] == starts
+
+
+def test_pieces_of_any_size_make_whole_packets() -> None:
+    pcm = speech(0.5)
+    whole, pieces = Playout("pcm16/24000"), Playout("pcm16/24000")
+    whole.append(1, pcm)
+    for start in range(0, len(pcm), 554):
+        pieces.append(1, pcm[start : start + 554])
+    assert played(pieces, START) == played(whole, START)
+
+
+def test_the_rest_of_a_response_is_filled_up_with_silence() -> None:
+    playout = Playout("pcm16/24000")
+    playout.append(1, bytes(FRAME + 480))
+    playout.end(1)
+    playout.append(2, bytes(FRAME))
+    packets = played(playout, START)
+    assert [packet.timestamp for _, packet in packets] == [0, 960, 1920]
+    assert playout.clear(1) == 30
+
+
+def test_a_rest_that_nothing_follows_is_played_after_a_moment() -> None:
+    playout = Playout("pcm16/24000")
+    playout.append(1, bytes(480))
+    ((now, _),) = played(playout, START)
+    assert now == pytest.approx(START + PARTIAL_WAIT, abs=0.0026)
+
+
+def test_timestamps_run_on_through_silence() -> None:
+    playout = Playout("pcm16/24000")
+    playout.append(1, bytes(FRAME * 2))
+    first = played(playout, START)
+    playout.append(1, bytes(FRAME * 2))
+    again = played(playout, START + 10)
+    assert [packet.timestamp for _, packet in first + again] == [0, 960, 480_000, 480_960]
+    assert [packet.marker for _, packet in first + again] == [True, False, True, False]
+
+
+def test_a_short_underrun_starts_no_talkspurt_and_moves_the_grid() -> None:
+    playout = Playout("opus")
+    playout.append(1, OPUS_20)
+    played(playout, START)
+    for _ in range(3):
+        playout.append(1, OPUS_20)
+    packets = played(playout, START + 0.041)
+    assert [round((now - START) * 1000, 1) for now, _ in packets] == [42.5, 62.5, 82.5]
+    assert [packet.timestamp for _, packet in packets] == [2040, 3000, 3960]
+    assert not any(packet.marker for _, packet in packets)
+
+
+def test_frames_that_come_in_real_time_keep_one_grid() -> None:
+    playout = Playout("opus")
+    timestamps = []
+    for index in range(100):
+        arrives = START + index * 0.02 + (index % 3) * 0.001
+        playout.append(1, OPUS_20)
+        timestamps += [packet.timestamp for _, packet in play(playout, arrives, arrives + 0.017)]
+    assert timestamps == [index * 960 for index in range(100)]
+
+
+def test_a_late_poll_catches_up_and_a_very_late_one_skips_time() -> None:
+    playout = Playout("opus")
+    for _ in range(20):
+        playout.append(1, OPUS_20)
+    played(playout, START, START + 0.05)
+    burst = [packet.timestamp for packet in iter(lambda: playout.poll(START + 0.06 + MAX_LATE - 0.001), None)]
+    assert burst == [2880, 3840, 4800]
+    assert playout.poll_timeout() == pytest.approx(START + 0.12)
+    later = [packet.timestamp for packet in iter(lambda: playout.poll(START + 1), None)]
+    assert later == [48_000]
+    assert playout.skipped == 1
+    assert playout.poll_timeout() == pytest.approx(START + 1.02)
+
+
+def test_deadlines_of_all_calls_lie_on_one_lattice() -> None:
+    for offset in range(100):
+        playout = Playout("opus")
+        playout.append(1, OPUS_20)
+        ((now, _),) = played(playout, START + offset / 7000)
+        assert (now * 400) % 1 == pytest.approx(0, abs=1e-6)
+        assert -1e-9 < now - START - offset / 7000 < 0.0026
+
+
+def test_clearing_tells_what_was_heard_and_timestamps_go_on() -> None:
+    playout = Playout("pcm16/24000")
+    playout.append(1, bytes(FRAME * 10))
+    playout.append(2, bytes(FRAME * 10))
+    before = played(playout, START, START + 0.25)
+    assert playout.clear(2) == 60
+    assert playout.buffered_ms == 0
+    assert playout.poll_timeout() is None
+    playout.append(2, bytes(FRAME))
+    playout.append(1, bytes(FRAME))
+    assert (playout.buffered_ms, playout.discarded_ms) == (0, 40)
+    playout.append(3, bytes(FRAME * 2))
+    after = played(playout, START + 0.3)
+    assert [packet.timestamp for _, packet in before] == [960 * n for n in range(13)]
+    assert [packet.timestamp for _, packet in after] == [14_400, 15_360]
+
+
+def test_clearing_spares_what_comes_later() -> None:
+    playout = Playout("pcm16/24000")
+    playout.append(1, bytes(FRAME + 10))
+    playout.append(2, bytes(FRAME + 10))
+    assert playout.clear(1) == 0
+    assert playout.buffered_ms == 20
+    playout.end(2)
+    assert len(played(playout, START)) == 2
+    assert [playout.poll_finished(), playout.poll_finished()] == [2, None]
+
+
+def test_a_response_is_finished_with_its_last_packet() -> None:
+    playout = Playout("opus")
+    playout.append(1, OPUS_20)
+    playout.append(1, OPUS_20)
+    playout.end(1)
+    playout.append(2, OPUS_20)
+    assert playout.poll(START) is not None
+    assert playout.poll_finished() is None
+    assert playout.poll(START + 0.02) is not None
+    assert playout.poll_finished() == 1
+    played(playout, START + 0.03)
+    playout.end(2)
+    playout.end(3)
+    assert [playout.poll_finished(), playout.poll_finished()] == [2, 3]
+
+
+def test_all_that_was_appended_is_credited_in_the_end() -> None:
+    playout = Playout("pcm16/24000")
+    playout.append(1, bytes(48 * 505))
+    playout.end(1)
+    playout.append(2, bytes(48 * 300))
+    played(playout, START, START + 0.15)
+    assert playout.take_drained() == 160
+    assert playout.take_drained() == 0
+    playout.clear(1)
+    playout.append(1, bytes(48 * 100))
+    played(playout, START + 0.2)
+    assert playout.take_drained() == 505 - 160 + 100 + 300
+    assert CREDIT_STEP_MS <= 100
+
+
+@pytest.mark.parametrize("format", ["opus", "pcm16/24000"])
+def test_more_than_the_credit_is_an_overrun(format: str) -> None:
+    playout = Playout(format)
+    frame = OPUS_20 if format == "opus" else bytes(FRAME)
+    for _ in range(CREDIT_MS // 20):
+        playout.append(1, frame)
+    for _ in range((MAX_BUFFERED_MS - CREDIT_MS) // 20):
+        playout.append(1, frame)
+    with pytest.raises(OverrunError):
+        playout.append(1, frame)
+
+
+def test_crumbs_and_ends_are_bounded_too() -> None:
+    playout = Playout("pcm16/24000")
+    for response in range(1, MAX_ENTRIES // 2 + 1):
+        playout.append(response, b"\0\0")
+        playout.end(response)
+    with pytest.raises(OverrunError):
+        playout.append(MAX_ENTRIES, b"\0\0")
+    with pytest.raises(OverrunError):
+        playout.end(MAX_ENTRIES)
+
+
+@pytest.mark.parametrize(("format", "data"), [("opus", b"\x6b\x00"), ("pcm16/24000", b"abc")])
+def test_what_is_no_audio_is_refused(format: str, data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        Playout(format).append(1, data)
+
+
+def test_nothing_at_all_is_harmless() -> None:
+    playout = Playout("opus")
+    playout.append(1, b"")
+    assert playout.poll(START) is None
+    assert playout.poll_timeout() is None
