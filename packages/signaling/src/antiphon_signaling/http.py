@@ -84,7 +84,7 @@ def _peer(request: Request) -> str:
 
 
 async def _options(request: Request) -> Response:
-    """Answer what is no CORS preflight (draft behind RFC 9725 §4.2)."""
+    """Answer what is no CORS preflight, as WHIP clients ask it (RFC 9725)."""
     headers = {"Accept-Post": "application/sdp, multipart/form-data", "Allow": "POST, OPTIONS"}
     return Response(status_code=200, headers=headers)
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -80,16 +81,12 @@ async def serve_alone(
 ) -> None:
     """Serve signaling as a service of its own: with its admin port, and without a relay to ask for addresses."""
     registry = CollectorRegistry()
-    started: list[SignalingPorts] = []
     async with trio.open_nursery() as nursery:
+        serve = partial(serve_signaling, front, shared, keys, (), registry=registry)
+        ports: SignalingPorts = await nursery.start(serve)
         if shared.admin is not None:
-            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: bool(started), registry)
-
-        async def serve(*, task_status: trio.TaskStatus[SignalingPorts]) -> None:
-            await serve_signaling(front, shared, keys, (), registry=registry, task_status=task_status)
-
-        started.append(await nursery.start(serve))
-        task_status.started(started[0])
+            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: True, registry)
+        task_status.started(ports)
 
 
 def advertised_addresses(front: FrontSettings, ingresses: Sequence[tuple[str, int]]) -> list[Address]:
