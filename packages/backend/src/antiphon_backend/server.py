@@ -11,6 +11,7 @@ from antiphon_backend.core import BackendSession, CallCore, CallOffered, CallSta
 from antiphon_common.formats import AudioFormat
 from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.frames import MAX_MESSAGE_SIZE
+from antiphon_common.settings import Address
 from antiphon_common.shell.frame_pump import CLOSE_TIMEOUT, FramePump
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,7 @@ async def serve_backend(
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as listening:
             nursery.start_soon(_stop_on, drain, listening)
-            address = listeners[0].socket.getsockname()
-            shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-            task_status.started(f"ws://{shown}:{address[1]}")
+            task_status.started(f"ws://{Address(*listeners[0].socket.getsockname()[:2])}")
             await trio.serve_listeners(backend.serve_stream, listeners, handler_nursery=nursery)
         await backend.drain()
         nursery.cancel_scope.cancel()
@@ -77,7 +76,7 @@ class _Backend:
         self._connections: set[_Connection] = set()
         self._quiet = trio.lowlevel.ParkingLot()
 
-    async def serve_stream(self, stream: trio.abc.Stream) -> None:
+    async def serve_stream(self, stream: trio.SocketStream) -> None:
         """Serve one transceiver. Whatever happens on its connection stays there."""
         try:
             async with trio.open_nursery() as nursery:
@@ -86,7 +85,8 @@ class _Backend:
                         nursery, stream, max_message_size=MAX_MESSAGE_SIZE, receive_buffer_size=RECEIVE_BUFFER
                     )
                     websocket = await request.accept()
-                await self._serve(_Connection(self, websocket, nursery))
+                peer = str(Address(*stream.socket.getpeername()[:2]))
+                await self._serve(_Connection(self, websocket, peer, nursery))
         except* trio.TooSlowError:
             log.info("a connection was no WebSocket")
         except* Exception:
@@ -121,10 +121,10 @@ class _Backend:
 class _Connection:
     """One transceiver: its session, and the handlers of its calls in `nursery`."""
 
-    def __init__(self, backend: _Backend, websocket: WebSocketConnection, nursery: trio.Nursery) -> None:
+    def __init__(self, backend: _Backend, websocket: WebSocketConnection, peer: str, nursery: trio.Nursery) -> None:
         self._backend = backend
         self._nursery = nursery
-        self._peer = str(websocket.remote)
+        self._peer = peer
         self._calls: dict[CallCore, tuple[Call, trio.CancelScope]] = {}
         self._session = BackendSession(backend.slots, backend.formats, backend.counters, trio.current_time())
         self._pump = FramePump(websocket, self._session, self._dispatch, self._written)

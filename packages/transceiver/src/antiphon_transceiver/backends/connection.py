@@ -10,14 +10,12 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from antiphon_common.frames import MAX_MESSAGE_SIZE
+from antiphon_common.settings import Address
 from antiphon_common.shell.frame_pump import FramePump
 from antiphon_transceiver.backends.call import LinkCounters
 from antiphon_transceiver.backends.link import BackendLink
 
 log = logging.getLogger(__name__)
-
-Address = tuple[str, int]
-"""A numeric host and a port."""
 
 MAX_ADDRESSES = 64
 """Connections to one backend; what its name leads to beyond that is left out."""
@@ -55,7 +53,7 @@ class Endpoint(NamedTuple):
     async def resolve(self) -> list[Address]:
         """Return the numeric addresses the name leads to now. Raises OSError."""
         found = await trio.socket.getaddrinfo(self.host, self.port, type=trio.socket.SOCK_STREAM)
-        return list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found))[:MAX_ADDRESSES]
+        return list(dict.fromkeys(Address(str(entry[4][0]), int(entry[4][1])) for entry in found))[:MAX_ADDRESSES]
 
     async def open_stream(self, address: Address) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
         """Connect, with TLS where the URL says so. Raises OSError, TooSlowError, or BrokenResourceError."""
@@ -97,7 +95,7 @@ class Connection:
         """None between two connections."""
         self.tried = trio.Event()
         """Set once the backend said hello, or the first attempt failed."""
-        self._fields = {"backend": backend, "address": f"{address[0]} port {address[1]}"}
+        self._fields = {"backend": backend, "address": address}
         self._endpoint = endpoint
         self._address = address
         self._preferred_format = preferred_format

@@ -6,8 +6,9 @@ from typing import Any
 
 import trio
 
+from antiphon_common.settings import Address
 from antiphon_transceiver.backends.call import BackendCall, LinkCounters, Sink
-from antiphon_transceiver.backends.connection import CONNECT_TIMEOUT, Address, Connection, Endpoint
+from antiphon_transceiver.backends.connection import CONNECT_TIMEOUT, Connection, Endpoint
 from antiphon_transceiver.backends.link import BackendLink, NoBackend, NoCapacity
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,79 @@
+"""The shipped backends and the example as processes."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from antiphon_common import frames
+from support.frame_end import transceiver_end
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@asynccontextmanager
+async def process(*command: str) -> AsyncIterator[tuple[trio.Process, str]]:
+    """Run Python with arguments until its `ready` line; yield the process and the URL in that line."""
+    async with trio.open_nursery() as nursery:
+        start = partial(trio.run_process, [sys.executable, *command], stdout=subprocess.PIPE, check=False)
+        running: trio.Process = await nursery.start(start)
+        assert running.stdout is not None
+        line = b""
+        with trio.fail_after(20):
+            while not line.endswith(b"\n"):
+                line += await running.stdout.receive_some(100)
+        assert line.startswith(b"ready ws://127.0.0.1:")
+        yield running, line.split()[1].decode()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("audio", ["pcm16/16000", "opus"])
+async def test_loopback_says_every_frame_back(audio: str) -> None:
+    data = b"\x08 opus" if audio == "opus" else bytes(640)
+    loopback = process("-m", "antiphon_backend.loopback", "--listen", "127.0.0.1:0")
+    async with loopback as (_, url), transceiver_end(url) as end:
+        await end.say(frames.Started(1, "rtc_1", "acme", audio))
+        await end.hear(frames.Accepted)
+        await end.say(frames.Credit(1, 4000), *[frames.Audio(1, data, 960 * n) for n in range(10)])
+        assert [frame.data for frame in await end.hear(frames.Audio, 10)] == [data] * 10
+
+
+async def test_echo_takes_slots_and_formats_and_ends_cleanly_once_its_calls_have() -> None:
+    options = ("--listen", "127.0.0.1:0", "--slots", "3", "--formats", "pcm16/16000")
+    async with process("-m", "antiphon_backend.echo", *options) as (running, url), transceiver_end(url) as end:
+        assert await end.hear(frames.Hello) == [frames.Hello(frames.VERSION, 3, ("pcm16/16000",))]
+        await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/16000"))
+        await end.hear(frames.Accepted)
+        running.send_signal(signal.SIGTERM)
+        await end.hear(frames.Drain)
+        await end.say(frames.Ended(1, "hangup"))
+        with trio.fail_after(10):
+            assert await running.wait() == 0
+
+
+async def test_the_example_beeps_listens_repeats_and_hangs_up() -> None:
+    example = process(str(REPOSITORY / "examples/answering_machine.py"), "--listen", "127.0.0.1:0")
+    async with example as (_, url), transceiver_end(url) as end:
+        await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"), frames.Credit(1, 4000))
+        beep = b"".join(frame.data for frame in await end.hear(frames.Audio, 13))
+        assert len(beep) == 2 * 24000 // 4
+        assert any(beep)
+        said = [bytes([n % 256]) * 960 for n in range(150)]
+        await end.say(frames.Credit(1, 4000), *[frames.Audio(1, data, n * 480) for n, data in enumerate(said)])
+        assert [frame.data for frame in await end.hear(frames.Audio, 150)] == said
+        assert await end.hear(frames.HangUp) == [frames.HangUp(1)]
+
+
+@pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1:99999"])
+def test_a_bad_address_is_one_line_that_says_so(listen: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "antiphon_backend.echo", "--listen", listen], capture_output=True, text=True, timeout=20
+    )
+    assert run.returncode == 2
+    assert "--listen" in run.stderr.splitlines()[-1]

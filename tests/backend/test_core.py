@@ -1,0 +1,218 @@
+"""A backend's session without a network: what the test says for the transceiver goes in, its answers come out."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from antiphon_backend.core import HIGH_WATER, BackendSession, CallCore, CallOffered, CallState, Slots, Speech
+from antiphon_common import frames
+from antiphon_common.errors import DecodeError
+from antiphon_common.frame_connection import ConnectionCounters
+
+FRAME = bytes(960)
+"""20 ms of silence at 24 kHz."""
+
+
+class Bench:
+    """A greeted session, and what came out of it at either end."""
+
+    def __init__(self, slots: int = 4) -> None:
+        self.slots = Slots(slots)
+        self.session = BackendSession(self.slots, ("pcm16/24000", "opus"), ConnectionCounters(), 0.0)
+        self.offered: list[CallCore] = []
+        self.changed: list[CallCore] = []
+        self.say(frames.Hello(frames.VERSION))
+        assert self.sent() == [frames.Hello(frames.VERSION, slots, ("pcm16/24000", "opus"))]
+
+    def say(self, *batch: frames.Frame) -> None:
+        self.raw(msgspec.msgpack.encode(batch))
+
+    def raw(self, message: bytes) -> None:
+        self.session.receive_message(message, 0.0)
+        self.settle()
+
+    def settle(self) -> None:
+        self.changed.clear()
+        while (event := self.session.poll_event()) is not None:
+            (self.offered if isinstance(event, CallOffered) else self.changed).append(event.call)
+
+    def sent(self) -> list[Any]:
+        found: list[Any] = []
+        while (message := self.session.poll_transmit()) is not None:
+            found += frames.decode(message)
+        return found
+
+    def offer(self, number: int = 1, audio: str = "pcm16/24000") -> CallCore:
+        self.say(frames.Started(number, f"rtc_{number}", "acme", audio))
+        return self.offered[-1]
+
+    def accepted(self, number: int = 1, audio: str = "pcm16/24000", credit: int = frames.CREDIT_MS) -> CallCore:
+        call = self.offer(number, audio)
+        call.accept()
+        self.say(frames.Credit(number, credit))
+        self.sent()
+        return call
+
+
+def test_a_call_is_accepted_by_its_first_look_or_word_and_only_once() -> None:
+    bench = Bench()
+    call = bench.offer()
+    assert bench.sent() == []
+    call.accept()
+    call.start_response()
+    call.accept()
+    assert bench.sent() == [frames.Accepted(1), frames.ResponseStarted(1, 1)]
+
+
+def test_slots_are_counted_over_all_connections() -> None:
+    bench, other = Bench(slots=2), Bench()
+    other.session = BackendSession(bench.slots, ("pcm16/24000",), ConnectionCounters(), 0.0)
+    other.say(frames.Hello(frames.VERSION))
+    bench.offer(1)
+    other.offer(1)
+    bench.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
+    assert [type(frame) for frame in bench.sent()] == [frames.Refused]
+    other.say(frames.Ended(1, "hangup"))
+    bench.offer(3)
+    other.session.lost()
+    bench.session.lost()
+    assert bench.slots.taken == 0
+
+
+@pytest.mark.parametrize(("audio", "drained", "code"), [("pcm16/8000", False, "format"), ("opus", True, "draining")])
+def test_a_call_that_cannot_be_taken_is_refused(audio: str, drained: bool, code: str) -> None:
+    bench = Bench()
+    if drained:
+        bench.session.drain()
+    bench.say(frames.Started(1, "rtc_1", "acme", audio))
+    assert [frame.code for frame in bench.sent() if isinstance(frame, frames.Refused)] == [code]
+    assert bench.offered == []
+
+
+def test_what_is_said_is_cut_into_frames_and_waits_for_credit() -> None:
+    bench = Bench()
+    call = bench.accepted(credit=50)
+    call.start_response()
+    pcm = bytes(range(256)) * 15  # four frames of 960 bytes
+    said = call.say(pcm)
+    assert said == 2 * 960
+    bench.say(frames.Credit(1, 30))
+    assert call.news
+    said = call.say(pcm, said)
+    assert said == len(pcm)
+    assert b"".join(frame.data for frame in bench.sent() if isinstance(frame, frames.Audio)) == pcm
+
+
+def test_pcm_cut_within_a_sample_is_put_together_again() -> None:
+    bench = Bench()
+    call = bench.accepted()
+    call.start_response()
+    pcm = bytes(range(200))
+    for start, end in ((0, 51), (51, 52), (52, 53), (53, 53), (53, 200)):
+        piece = call.whole_samples(pcm[start:end])
+        assert call.say(piece) == len(piece)
+    data = [frame.data for frame in bench.sent() if isinstance(frame, frames.Audio)]
+    assert b"".join(data) == pcm
+    assert all(piece and len(piece) % 2 == 0 for piece in data)
+
+
+def test_an_opus_packet_costs_what_its_first_byte_says() -> None:
+    bench = Bench()
+    call = bench.accepted(audio="opus", credit=100)
+    call.start_response()
+    sixty_ms = b"\x18" + bytes(50)
+    assert call.say(sixty_ms) == len(sixty_ms)
+    assert call.say(sixty_ms) == 0
+    with pytest.raises(DecodeError):
+        call.say(b"\x03")
+
+
+def test_an_interruption_silences_its_response_until_another_is_started() -> None:
+    bench = Bench()
+    call = bench.accepted()
+    number = call.start_response()
+    bench.say(frames.Interrupted(1, number, 300))
+    assert call.interrupted == frames.Interrupted(1, number, 300)
+    assert call.speech is Speech.CUT
+    assert not call.speaks(number)
+    following = call.start_response()
+    assert call.speaks(following)
+    bench.say(frames.Interrupted(1, number, 300))
+    assert call.speaks(following), "a late answer to an earlier clear"
+
+
+def test_a_clear_names_the_latest_response_and_a_new_one_may_follow() -> None:
+    bench = Bench()
+    call = bench.accepted()
+    call.clear()
+    assert bench.sent() == []
+    number = call.start_response()
+    call.clear()
+    assert not call.speaks(number)
+    assert call.start_response() == number + 1
+    assert bench.sent() == [frames.ResponseStarted(1, 1), frames.Clear(1, 1), frames.ResponseStarted(1, 2)]
+
+
+def test_hanging_up_completes_what_is_being_said() -> None:
+    bench = Bench()
+    call = bench.accepted()
+    call.start_response()
+    call.hang_up("goodbye")
+    call.hang_up()
+    assert bench.sent() == [
+        frames.ResponseStarted(1, 1),
+        frames.ResponseEnded(1, 1),
+        frames.HangUp(1, "goodbye"),
+    ]
+    assert bench.slots.taken == 1, "until the transceiver says that all is played"
+    bench.say(frames.Audio(1, FRAME), frames.Ended(1, "backend_ended"))
+    assert call.state is CallState.OVER
+    assert bench.slots.taken == 0
+
+
+@pytest.mark.parametrize("frame", [[6, 1, "text"], [3, 1], [10, 1, 1], [2, 1, "rtc_1", "acme", "opus"], [7, 1, -5]])
+def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> None:
+    bench = Bench()
+    first, second = bench.accepted(1), bench.accepted(2)
+    bench.raw(msgspec.msgpack.encode([frame, [99, 1], [6, 2, FRAME, 0, 0]]))
+    assert bench.sent() == [frames.Ended(1, "bad_frame")]
+    assert first.state is CallState.OVER
+    assert len(second.audio.frames) == 1
+
+
+def test_a_handler_that_does_not_listen_loses_the_oldest_audio() -> None:
+    bench = Bench()
+    call = bench.accepted()
+    bench.say(*[frames.Audio(1, FRAME, position) for position in range(0, 5 * 24000, 480)])
+    assert bench.changed == [call], "one notice for the whole message"
+    assert call.audio.dropped == 100
+    assert [frame.position for frame in call.audio.frames] == list(range(2 * 24000, 5 * 24000, 480))
+
+
+def test_who_speaks_waits_while_too_much_waits_to_be_sent() -> None:
+    bench = Bench()
+    call = bench.accepted(credit=60_000)
+    call.start_response()
+    pcm = bytes(2 * HIGH_WATER)
+    said = call.say(pcm)
+    assert said < len(pcm)
+    assert call.say(pcm, said) == said
+    bench.settle()
+    while not bench.changed:
+        assert bench.session.poll_transmit() is not None
+        bench.settle()
+    assert bench.changed == [call]
+    assert call.say(pcm, said) > said
+
+
+def test_when_the_connection_is_gone_every_call_is_over() -> None:
+    bench = Bench()
+    calls = [bench.accepted(1), bench.offer(2)]
+    bench.session.lost()
+    bench.settle()
+    assert {call.reason for call in calls} == {"transceiver_lost"}
+    assert set(bench.changed) == set(calls)
+    calls[0].end("late")
+    calls[1].refuse("late", "")
+    assert bench.sent() == []

@@ -1,0 +1,209 @@
+"""The SDK over real WebSockets: handlers on one side, what a transceiver says and hears on the other."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from antiphon_backend import Call, Handler, Interrupted, RefuseCall
+from antiphon_backend.server import GRACE
+from antiphon_common import frames
+from support.backend_calls import serving
+from support.frame_end import FrameEnd, transceiver_end
+
+FRAME = bytes(960)
+STARTED = frames.Started(1, "rtc_1", "acme", "pcm16/24000", {"model": "m", "voice": "v"}, {"user": "7"})
+
+
+@asynccontextmanager
+async def called(handler: Handler, credit: int = frames.CREDIT_MS) -> AsyncIterator[FrameEnd]:
+    """Serve a handler and start a call with credit."""
+    async with serving(handler) as url, transceiver_end(url) as end:
+        await end.say(STARTED, frames.Credit(1, credit))
+        yield end
+
+
+async def loopback(call: Call) -> None:
+    async for audio in call:
+        await call.say(audio.data)
+
+
+async def test_a_handler_sees_its_call_and_talks_in_it() -> None:
+    seen: list[Call] = []
+
+    async def handler(call: Call) -> None:
+        seen.append(call)
+        await loopback(call)
+
+    async with called(handler) as end:
+        await end.hear(frames.Accepted)
+        await end.say(*[frames.Audio(1, bytes([index]) * 960, index * 480) for index in range(100)])
+        assert await end.hear(frames.ResponseStarted) == [frames.ResponseStarted(1, 1)]
+        back = await end.hear(frames.Audio, 100)
+        assert [frame.data[0] for frame in back] == list(range(100))
+        assert {frame.response for frame in back} == {1}
+    assert (seen[0].id, seen[0].tenant, seen[0].format.name) == ("rtc_1", "acme", "pcm16/24000")
+    assert (seen[0].session, seen[0].metadata) == ({"model": "m", "voice": "v"}, {"user": "7"})
+
+
+async def test_saying_more_than_there_is_credit_for_waits_for_more() -> None:
+    async def handler(call: Call) -> None:
+        assert await call.say(bytes(960 * 100))
+
+    async with called(handler, credit=1000) as end:
+        assert len(await end.hear(frames.Audio, 50)) == 50
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        await end.say(frames.Credit(1, 1000))
+        assert len(await end.hear(frames.Audio, 50)) == 50
+        assert await end.hear(frames.HangUp) == [frames.HangUp(1)]
+
+
+async def test_an_interruption_cuts_off_what_is_being_said() -> None:
+    outcomes: list[object] = []
+
+    async def handler(call: Call) -> None:
+        response = call.start_response()
+        outcomes.append(await response.say(bytes(960 * 1000)))
+        outcomes.append(await call.say(FRAME))
+        outcomes.append(response.heard_ms)
+        call.start_response()
+        outcomes.append(await call.say(FRAME))
+        outcomes.append(await call.wait_interrupted())
+
+    async with called(handler) as end:
+        await end.hear(frames.Audio, 200)
+        await end.say(frames.Interrupted(1, 1, 1700), frames.Credit(1, 4000))
+        assert await end.hear(frames.Audio) == [frames.Audio(1, FRAME, response=2)]
+        await end.say(frames.Interrupted(1, 2, 5))
+        await end.hear(frames.HangUp)
+    assert outcomes == [False, False, 1700, True, Interrupted(1, 2, 5)]
+
+
+async def test_a_handler_that_fails_ends_its_own_call_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(call: Call) -> None:
+        async for audio in call:
+            if call.id == "rtc_1":
+                raise RuntimeError("planted")
+            await call.say(audio.data)
+
+    async with called(handler) as end:
+        await end.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(2, 4000))
+        await end.hear(frames.Accepted, 2)
+        await end.say(frames.Audio(1, FRAME), frames.Audio(2, FRAME))
+        assert await end.hear(frames.Ended) == [frames.Ended(1, "backend_error")]
+        await end.say(frames.Audio(2, FRAME, 480))
+        assert (await end.hear(frames.Audio))[0].call == 2
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.__dict__["call"] for record in errors] == ["rtc_1"]
+
+
+async def test_a_handler_may_refuse_and_one_that_takes_no_notice_has_declined() -> None:
+    async def picky(call: Call) -> None:
+        if call.tenant == "acme":
+            raise RefuseCall("unpaid", "the last invoice is open")
+
+    async with called(picky) as end:
+        assert await end.hear(frames.Refused) == [frames.Refused(1, "unpaid", "the last invoice is open")]
+        await end.say(frames.Started(2, "rtc_2", "other", "pcm16/24000"))
+        [refused] = await end.hear(frames.Refused)
+        assert (refused.call, refused.code) == (2, "declined")
+
+
+async def test_slots_are_enforced_over_all_connections() -> None:
+    async with serving(loopback, slots=2) as url, transceiver_end(url) as one, transceiver_end(url) as other:
+        await one.say(STARTED)
+        await one.hear(frames.Accepted)
+        await other.say(STARTED)
+        await other.hear(frames.Accepted)
+        await other.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
+        assert [refused.code for refused in await other.hear(frames.Refused)] == ["full"]
+        await one.cut()
+        await other.say(frames.Ping(1))
+        await other.hear(frames.Pong)
+        with trio.fail_after(5):
+            number = 2
+            while True:
+                number += 1
+                await other.say(frames.Started(number, "rtc_3", "acme", "pcm16/24000"))
+                answer = (await other.hear((frames.Accepted, frames.Refused)))[0]  # type: ignore[arg-type]
+                if isinstance(answer, frames.Accepted):
+                    break
+
+
+async def test_when_the_call_ends_listening_ends_and_speaking_fails() -> None:
+    outcomes: list[object] = []
+    done = trio.Event()
+
+    async def handler(call: Call) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(speak, call)
+            async for _ in call:
+                pass
+        outcomes.append(call.ended)
+        done.set()
+
+    async def speak(call: Call) -> None:
+        outcomes.append(await call.say(bytes(960 * 1000)))
+
+    async with called(handler) as end:
+        await end.hear(frames.Audio, 200)
+        await end.say(frames.Ended(1, "hangup"))
+        with trio.fail_after(5):
+            await done.wait()
+    assert outcomes == [False, "hangup"]
+
+
+async def test_a_handler_that_does_not_stop_is_cancelled_in_the_end(mock_clock: MockClock) -> None:
+    cancelled = trio.Event()
+    mock_clock.rate = 20
+
+    async def handler(call: Call) -> None:
+        try:
+            call.start_response()
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with called(handler) as end:
+        await end.hear(frames.Accepted)
+        before = trio.current_time()
+        await end.say(frames.Ended(1, "hangup"))
+        with trio.fail_after(3 * GRACE):
+            await cancelled.wait()
+        assert trio.current_time() - before >= GRACE
+
+
+async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> None:
+    drain = trio.Event()
+    async with trio.open_nursery() as nursery, serving(loopback, drain=drain) as url, transceiver_end(url) as end:
+        await end.say(STARTED)
+        await end.hear(frames.Accepted)
+        drain.set()
+        await end.hear(frames.Drain)
+        await end.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(1, 4000), frames.Audio(1, FRAME))
+        assert [refused.code for refused in await end.hear(frames.Refused)] == ["draining"]
+        await end.hear(frames.Audio)
+        with pytest.raises(OSError, match=r"."):
+            await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+        await end.say(frames.Ended(1, "hangup"))
+        with trio.fail_after(5):
+            while end.closed_with is None:
+                await trio.sleep(0.01)
+        assert end.closed_with == 1001
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01 what"])
+async def test_what_is_no_transceiver_disturbs_nobody(junk: bytes) -> None:
+    async with serving(loopback) as url, transceiver_end(url) as end:
+        stranger = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+        await stranger.send_all(junk)
+        await end.say(STARTED, frames.Credit(1, 4000))
+        await end.hear(frames.Accepted)
+        await end.say_raw(b"\xc1 garbage")
+        await end.say(frames.Audio(1, FRAME))
+        await end.hear(frames.Audio)
+        await stranger.aclose()

@@ -1,0 +1,78 @@
+"""One end of a connection with frames, in the hands of a test: it says and hears just what the test wants."""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
+
+from antiphon_common import frames
+
+
+class FrameEnd:
+    """Pings are answered unless `stalled`; then nothing is even read."""
+
+    def __init__(self) -> None:
+        self.stalled = False
+        self.closed_with: int | None = None
+        self.websocket: WebSocketConnection | None = None
+        self._heard: deque[Any] = deque()
+        self._news = trio.lowlevel.ParkingLot()
+
+    async def say(self, *batch: frames.Frame) -> None:
+        await self.say_raw(frames.encode(batch))
+
+    async def say_raw(self, message: bytes | str) -> None:
+        assert self.websocket is not None
+        await self.websocket.send_message(message)
+
+    async def hear(self, kind: type, count: int = 1) -> list[Any]:
+        """Return the next frames of one kind; what came before them is forgotten."""
+        found: list[Any] = []
+        with trio.fail_after(5):
+            while len(found) < count:
+                while not self._heard:
+                    await self._news.park()
+                frame = self._heard.popleft()
+                if isinstance(frame, kind):
+                    found.append(frame)
+        return found
+
+    async def cut(self) -> None:
+        """Break the connection without a word."""
+        assert self.websocket is not None
+        await trio.aclose_forcefully(self.websocket._stream)
+
+    async def listen(self, websocket: WebSocketConnection) -> None:
+        """Read until the connection is closed."""
+        self.websocket = websocket
+        try:
+            while True:
+                while self.stalled:
+                    await trio.sleep(0.01)
+                message = await websocket.get_message()
+                assert isinstance(message, bytes)
+                for frame in frames.decode(message):
+                    if isinstance(frame, frames.Ping):
+                        await self.say(frames.Pong(frame.number))
+                    self._heard.append(frame)
+                self._news.unpark_all()
+        except ConnectionClosed as closed:
+            self.closed_with = closed.reason.code if closed.reason else None
+
+
+@asynccontextmanager
+async def transceiver_end(url: str) -> AsyncIterator[FrameEnd]:
+    """Connect to a backend as a transceiver does, for the length of a block, and say hello."""
+    end = FrameEnd()
+    async with open_websocket_url(url, disconnect_timeout=0.5) as websocket, trio.open_nursery() as nursery:
+        end.websocket = websocket
+        await end.say(frames.Hello(frames.VERSION))
+        nursery.start_soon(end.listen, websocket)
+        try:
+            yield end
+        finally:
+            nursery.cancel_scope.cancel()
+            await end.cut()
