@@ -217,7 +217,7 @@ class JitterBuffer:
             return self._release()
         if overdue:
             self._concealed += overdue
-            self._next_position = start + overdue
+            self._next_position = min(start + overdue, position)
             return self.pop(now)
         gap = position - start
         fec = frame_duration(payload) if carries_fec(payload) else 0
