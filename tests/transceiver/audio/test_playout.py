@@ -3,8 +3,8 @@ from collections.abc import Iterator
 import pytest
 
 from antiphon_common.errors import DecodeError
+from antiphon_common.frames import CREDIT_MS
 from antiphon_transceiver.audio import (
-    CREDIT_MS,
     MAX_BUFFERED_MS,
     OpusDecoder,
     OverrunError,

@@ -4,12 +4,11 @@ from antiphon_transceiver.audio.formats import sample_rate
 from antiphon_transceiver.audio.jitter import DEFAULT_TARGET, JitterBuffer, JitterCounters, Release
 from antiphon_transceiver.audio.libopus import OpusUnavailableError
 from antiphon_transceiver.audio.opus import FRAME_MS, OpusDecoder, OpusEncoder
-from antiphon_transceiver.audio.playout import CREDIT_MS, MAX_BUFFERED_MS, OverrunError, Playout, PlayoutPacket
+from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, OverrunError, Playout, PlayoutPacket
 from antiphon_transceiver.audio.toc import TICKS_PER_SECOND, carries_fec, packet_duration
 from antiphon_transceiver.audio.uplink import UplinkAudio, UplinkFrame
 
 __all__ = [
-    "CREDIT_MS",
     "DEFAULT_TARGET",
     "FRAME_MS",
     "MAX_BUFFERED_MS",

@@ -11,19 +11,16 @@ from typing import Final
 import msgspec
 
 from antiphon_common.errors import AntiphonError, DecodeError
+from antiphon_common.frames import CREDIT_MS
 from antiphon_transceiver.audio.formats import sample_rate
 from antiphon_transceiver.audio.opus import OpusEncoder
 from antiphon_transceiver.audio.toc import TICKS_PER_SECOND, packet_duration
 
-CREDIT_MS: Final = 2_000
-"""What a backend may have sent that is not played yet: it rides out a stall of the backend or its network, and is no
-more than an interruption may waste."""
-
 MAX_BUFFERED_MS: Final = CREDIT_MS + 200
-"""What is held at most. Above the credit there is room for a backend that counts in whole milliseconds."""
+"""What is held at most: the backend's credit, and room for one that counts in whole milliseconds."""
 
 MAX_ENTRIES: Final = 2_048
-"""Packets and ends of responses held at most: `MAX_BUFFERED_MS` of the shortest packets are 880."""
+"""Packets and ends of responses held at most: `MAX_BUFFERED_MS` of the shortest packets are 1,680."""
 
 MAX_RESPONSES: Final = 32
 """Responses whose played time is remembered; a backend interrupts one of the last few."""
