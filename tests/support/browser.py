@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from playwright.sync_api import BrowserContext, Page, sync_playwright
-from support.correlation import Samples
+from playwright.sync_api import BrowserContext, Page, Playwright
+from support.correlation import RATE, Samples
 
 PROGRAM = "chromium"
 FLAGS = (
@@ -117,12 +117,12 @@ class TalkPage:
         self.page.evaluate(START_RECORDER, RECORDER)
 
     def recording(self, seconds: float) -> Stereo:
-        """Wait until so much is recorded, and return it."""
+        """Wait until so much is recorded, and return it but for the first second, in which recorders get going."""
         deadline = time.monotonic() + seconds + DEADLINE_MS / 1000
         while (recorded := self.page.evaluate(RECORDED_SECONDS)) < seconds:
             assert time.monotonic() < deadline, f"only {recorded:.1f} of {seconds:.0f} s were recorded"
             self.page.wait_for_timeout(100)
-        return Stereo(self._channel(1), self._channel(0))
+        return Stereo(self._channel(1)[RATE:], self._channel(0)[RATE:])
 
     def statistics(self, kind: str) -> list[dict[str, Any]]:
         """Return the reports of one type of the call's getStats."""
@@ -134,7 +134,7 @@ class TalkPage:
 
 
 @contextmanager
-def chromium(microphone: Path, *arguments: str) -> Iterator[Callable[[], TalkPage]]:
+def chromium(playwright: Playwright, microphone: Path, *arguments: str) -> Iterator[Callable[[], TalkPage]]:
     """Run Chromium with a WAV file, looped, as its microphone. What it gives opens a new tab.
 
     The page's content security policy allows no script but its own, so it does not bind what a test injects.
@@ -142,7 +142,7 @@ def chromium(microphone: Path, *arguments: str) -> Iterator[Callable[[], TalkPag
     program = shutil.which(PROGRAM)
     assert program, "chromium is missing: apt-get install chromium"
     flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}", *arguments]
-    with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as profile:
         context: BrowserContext = playwright.chromium.launch_persistent_context(
             profile, executable_path=program, args=flags, headless=True, bypass_csp=True
         )

@@ -13,8 +13,8 @@ Samples = npt.NDArray[np.float32]
 RATE = 48_000
 """Hz of everything that is recorded; Opus in WebRTC runs at it."""
 
-ANALYSIS_RATE = 16_000
-"""Hz at which recordings are compared: all of the speech is below 8 kHz."""
+ANALYSIS_RATE = 24_000
+"""Hz at which recordings are compared: the speech is below 8 kHz, and the rest of the cost is spared."""
 
 SILENCE = 0.01
 """Root mean square below which a window of one second says nothing of how it was carried."""
@@ -75,18 +75,18 @@ def resample(samples: Samples, given: int, wanted: int) -> Samples:
 def compare(recording: Samples, known: Samples) -> list[Window]:
     """Find each whole second of a recording in the known sound, which is looped. Both are at `RATE`; silence is left
     out."""
-    heard, loop = resample(recording, RATE, ANALYSIS_RATE), resample(known, RATE, ANALYSIS_RATE)
     size = ANALYSIS_RATE
-    unrolled = np.concatenate([loop, loop[: size - 1]]).astype(np.float64)
-    energy = np.concatenate([[0.0], np.cumsum(unrolled**2)])
+    heard, loop = resample(recording, RATE, size), resample(known, RATE, size)
+    unrolled = np.concatenate([loop, loop[: size - 1]])
+    energy = np.concatenate([[0.0], np.cumsum(unrolled**2, dtype=np.float64)])
     norms = np.sqrt(energy[size:] - energy[:-size])
-    points = 1 << (len(unrolled) + size).bit_length()
+    points = 1 << (len(unrolled) - 1).bit_length()
     spectrum = np.fft.rfft(unrolled, points)
     windows = []
     for start in range(0, len(heard) - size + 1, size):
-        window = heard[start : start + size].astype(np.float64)
-        norm = float(np.sqrt(np.sum(window**2)))
-        if norm / size**0.5 < SILENCE:
+        window = heard[start : start + size]
+        norm = float(np.linalg.norm(window))
+        if norm < SILENCE * size**0.5:
             continue
         products = np.fft.irfft(spectrum * np.conj(np.fft.rfft(window, points)), points)[: len(loop)]
         likeness = products / np.maximum(norms * norm, 1e-9)

@@ -23,7 +23,7 @@ STOP_SECONDS = 10.0
 SHOWN_LINES = 200
 
 running: list["Service"] = []
-"""Every service alive at this moment; conftest.py shows their logs beside a failed test."""
+"""Every service alive at this moment; a test that fails shows the logs of those that outlive it."""
 
 
 class Service:
@@ -45,6 +45,8 @@ class Service:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None:
+            print(f"--- log of {self.name}\n{self.log}", file=sys.stderr)
         self.stop(check=error is None)
 
     def wait_ready(self) -> Self:
