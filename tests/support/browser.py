@@ -25,6 +25,8 @@ FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
 )
 DEADLINE_MS = 15_000
+QUIET_LOOKS = 10
+"""How often, 50 ms apart, the packet counts must be the same to be final."""
 
 RECORDER = """
 registerProcessor("recorder", class extends AudioWorkletProcessor {
@@ -123,6 +125,15 @@ class TalkPage:
             assert time.monotonic() < deadline, f"only {recorded:.1f} of {seconds:.0f} s were recorded"
             self.page.wait_for_timeout(100)
         return Stereo(self._channel(1)[RATE:], self._channel(0)[RATE:])
+
+    def fall_silent(self) -> None:
+        """Send no more audio, and wait until none comes back either."""
+        self.page.evaluate("() => window.antiphon.peerConnection.getSenders()[0].replaceTrack(null)")
+        counts: list[int] = []
+        while len(counts) < QUIET_LOOKS or len(set(counts[-QUIET_LOOKS:])) > 1:
+            self.page.wait_for_timeout(50)
+            both = self.statistics("inbound-rtp") + self.statistics("outbound-rtp")
+            counts.append(sum(report.get("packetsReceived", 0) + report.get("packetsSent", 0) for report in both))
 
     def statistics(self, kind: str) -> list[dict[str, Any]]:
         """Return the reports of one type of the call's getStats."""

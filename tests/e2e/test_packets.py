@@ -1,0 +1,53 @@
+"""No packet is lost or invented between the caller and the relay, and each is accounted for."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from support.browser import TalkPage
+from support.processes import apart
+from support.tap import tapped
+
+from antiphon_common.demux import Protocol
+
+SECONDS = 12.0
+TOLERANCE = 0.01
+
+
+def test_the_relay_counts_what_the_caller_counts(new_tab: Callable[[], TalkPage]) -> None:
+    """RTP is what getStats says; STUN, DTLS and RTCP are counted on the way to the relay."""
+    with tapped() as tap, apart(advertise=tap.address) as deployment:
+        relay = deployment.services["relay"].ready.split()[0].partition("=")[2]
+        tap.forward_to(relay)
+        tab = new_tab()
+        tab.open(deployment.url)
+        tab.talk()
+        tab.start_recording()
+        tab.recording(SECONDS)
+        tab.fall_silent()
+        sent = sum(report["packetsSent"] for report in tab.statistics("outbound-rtp"))
+        received = sum(report["packetsReceived"] for report in tab.statistics("inbound-rtp"))
+        pairs = tab.statistics("candidate-pair")
+        metrics = deployment.relay_metrics()
+        up, down = Counter(tap.up), Counter(tap.down)
+        tab.hang_up()
+        tab.page.close()
+    relay_received = metrics[f'antiphon_relay_socket_received_total{{socket="{relay}"}}']
+    relay_sent = metrics[f'antiphon_relay_socket_sent_total{{socket="{relay}"}}']
+    print(f"\nto the relay: {relay_received:.0f} = RTP {sent} + {_others(up)}")
+    print(f"from the relay: {relay_sent:.0f} = RTP {received} + {_others(down)}", end="")
+    assert sent > SECONDS * 45
+    assert received > SECONDS * 45
+    assert relay_received == pytest.approx(sent + up.total() - up[Protocol.RTP], rel=TOLERANCE)
+    assert relay_sent == pytest.approx(received + down.total() - down[Protocol.RTP], rel=TOLERANCE)
+    # The same once more by the caller's figures alone: RTP, RTCP and DTLS of each pair, and its checks and answers.
+    assert relay_received == pytest.approx(_total(pairs, "Sent"), rel=TOLERANCE)
+    assert relay_sent == pytest.approx(_total(pairs, "Received"), rel=TOLERANCE)
+
+
+def _others(counted: "Counter[Protocol]") -> str:
+    return " + ".join(f"{kind.name} {count}" for kind, count in counted.items() if kind != Protocol.RTP)
+
+
+def _total(pairs: list[dict[str, int]], way: str) -> int:
+    return sum(pair[f"{what}{way}"] for pair in pairs for what in ("packets", "requests", "responses"))
