@@ -9,8 +9,9 @@ import trio
 from antiphon.client.load import LoadError, LoadSettings, run_load
 from antiphon.client.report import format_report
 
-DESCRIPTION = """Make real calls, with ICE, DTLS, SRTP and Opus speech, to an Antiphon server, and say how they went. Where
-the server gives packets back untouched (`--backend loopback --audio opus`) the delay of the whole way is measured too."""
+DESCRIPTION = """Make real calls, with ICE, DTLS, SRTP and Opus speech, to an Antiphon server, and say how they went.
+Where the server gives packets back untouched (`--backend loopback --audio opus`) the delay of the whole way is
+measured too."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -113,7 +113,7 @@ def is_authorized(keys: DerivedKeys, header: str, unix_now: float) -> bool:
     """Tell whether an `Authorization` header carries any control key accepted now, in constant time."""
     accepted = (keys.accepting(key_id, unix_now) for key_id in range(MAX_KEY_ID + 1))
     given = header.encode()
-    return any([hmac.compare_digest(_bearer(key).encode(), given) for key in accepted if key is not None])
+    return any([hmac.compare_digest(_bearer(key).encode(), given) for key in accepted if key is not None])  # noqa: C419
 
 
 def _bearer(key: bytes) -> str:

@@ -1,7 +1,5 @@
 """`python -m antiphon_transceiver`: one transceiver process."""
 
-import sys
-
 from antiphon_common import logs
 from antiphon_common.settings import SharedSettings, TransceiverSettings, parse
 from antiphon_common.shell.secrets import load_keys
@@ -23,4 +21,4 @@ def announce(ports: TransceiverPorts) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -54,7 +54,10 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
             wait = min(float(request.query_params.get("wait", "0")), MAX_WAIT)
         except ValueError:
             return _failure(400, "bad_request", "wait is a number of seconds")
-        found = await server.wait_ended(call_id, tenant, wait) if wait > 0 else server.switchboard.status(call_id, tenant)
+        if wait > 0:
+            found = await server.wait_ended(call_id, tenant, wait)
+        else:
+            found = server.switchboard.status(call_id, tenant)
         return _no_call() if found is None else _json(200, found)
 
     async def end(request: Request) -> Response:

@@ -30,8 +30,8 @@ class Full(AntiphonError):
 class TransceiverServer:
     """Feeds one switchboard with datagrams, time, backend frames and requests, and carries out what it answers.
 
-    `backends` are the names of the pool; the first takes the calls whose session names no model. `is_relay` tells of a host whether its link
-    datagrams are taken.
+    `backends` are the names of the pool; the first takes the calls whose session names no model. `is_relay` tells of a
+    host whether its link datagrams are taken.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class TransceiverServer:
     def start_call(self, request: CallRequest) -> CallAccepted:
         """Open a call at a backend and here.
 
-        Raises `Full` when there is no room here or at any backend, another `BackendError` when no backend can take such a session,
-        and `LocalProtocolError` when the call id is taken.
+        Raises `Full` when there is no room here or at any backend, another `BackendError` when no backend can take such
+        a session, and `LocalProtocolError` when the call id is taken.
         """
         self.metrics.attempted.inc()
         try:

@@ -8,17 +8,26 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from antiphon_common import frames
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus, IceParameters
 from antiphon_common.core import Path
 from antiphon_common.errors import LocalProtocolError
-from antiphon_common.link import DOWNLINK, HEADER_SIZE, MESSAGE, PATH_START, PATH_STOP, Confirm, LinkKeys, Owner, Release
+from antiphon_common.link import (
+    DOWNLINK,
+    HEADER_SIZE,
+    MESSAGE,
+    PATH_START,
+    PATH_STOP,
+    Confirm,
+    LinkKeys,
+    Owner,
+    Release,
+)
 from antiphon_common.ownership import OwnershipTable
 from antiphon_common.routing import RouteToken, RouteTokens
 from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import session as events
-from antiphon_transceiver.backends import BackendCall
+from antiphon_transceiver.backends import BackendCall, InboundFrame
 from antiphon_transceiver.call import Address, Call, Route
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.ice import ice_password
@@ -69,7 +78,16 @@ Event = CallConnected | CallReported | CallEnded
 class SwitchboardCounters:
     """Link datagrams dropped, by reason."""
 
-    __slots__ = ("bad_tag", "foreign_path", "messages", "received", "sent", "too_short", "unknown_path", "unknown_ufrag")
+    __slots__ = (
+        "bad_tag",
+        "foreign_path",
+        "messages",
+        "received",
+        "sent",
+        "too_short",
+        "unknown_path",
+        "unknown_ufrag",
+    )
 
     def __init__(self) -> None:
         self.received = 0
@@ -139,7 +157,7 @@ class Switchboard:
         self._deadlines.set(call, session.poll_timeout())
         return CallAccepted(local, session.setup, self._certificate.fingerprint(), stream.ssrc, cname)
 
-    def receive_frame(self, call: Call, frame: frames.AnyFrame | frames.BadFrame, now: float) -> None:
+    def receive_frame(self, call: Call, frame: InboundFrame, now: float) -> None:
         """Take a frame of a call's backend."""
         self._run(call, lambda: call.receive_frame(frame, now), now)
 
@@ -182,7 +200,7 @@ class Switchboard:
         for call in self._deadlines.pop_due(now):
             try:
                 call.session.handle_timeout(now)
-            except Exception as error:  # noqa: BLE001 - a failure in one call never touches another
+            except Exception as error:  # a failure in one call never touches another
                 self._fail(call, error, now)
             else:
                 self._settle(call, now)
@@ -206,7 +224,7 @@ class Switchboard:
             return
         try:
             call.session.receive_datagram(payload, call.paths[key], now)
-        except Exception as error:  # noqa: BLE001 - a failure in one call never touches another
+        except Exception as error:  # a failure in one call never touches another
             self._fail(call, error, now)
         else:
             self._settle(call, now)
@@ -239,7 +257,7 @@ class Switchboard:
     def _run(self, call: Call, action: Callable[[], None], now: float) -> None:
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - a failure in one call never touches another
+        except Exception as error:  # a failure in one call never touches another
             self._fail(call, error, now)
         else:
             self._settle(call, now)
@@ -248,7 +266,7 @@ class Switchboard:
         """Carry on what a call's session has to say, and note when it wants to be woken."""
         session = call.session
         while (transmit := session.poll_transmit()) is not None:
-            route = call.routes.get(transmit.path)
+            route = call.routes.get(transmit.path) if transmit.path is not None else None
             if route is not None:
                 self._outbox.append(LinkDatagram(route.header + transmit.data, route.relay))
         while (event := session.poll_event()) is not None:

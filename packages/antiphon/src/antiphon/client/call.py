@@ -65,7 +65,7 @@ class ClientCall:
         self.failed_srtp = 0
         self.closed: Closed | None = None
         self._random = random
-        self._certificate = certificate
+        self.certificate = certificate
         self._setup = setup
         self._profiles = srtp_profiles
         self._started = now
@@ -84,16 +84,14 @@ class ClientCall:
 
     def offer(self) -> str:
         """Return the offer to send."""
-        fingerprint = self._certificate.fingerprint()
+        fingerprint = self.certificate.fingerprint()
         return write_offer(self._ice_parameters, fingerprint, self._setup, self._sender.ssrc, self._cname)
 
     def accept(self, answer: str, now: float) -> None:
         """Take the answer and begin to connect. Raises DecodeError."""
         description = read_answer(answer)
         role = dtls.DtlsRole.SERVER if description.setup == "active" else dtls.DtlsRole.CLIENT
-        self._dtls = dtls.DtlsEndpoint(
-            role, self._certificate, description.fingerprints, self._profiles, self._random
-        )
+        self._dtls = dtls.DtlsEndpoint(role, self.certificate, description.fingerprints, self._profiles, self._random)
         self._ice.start(description.ice, description.candidates, now)
         self._drain(now)
 
@@ -205,7 +203,9 @@ class ClientCall:
                 self._close(f"DTLS: {event.reason.name.lower()} {event.detail}")
         self._drain_dtls_output()
 
-    def _handshake_completed(self, endpoint: dtls.DtlsEndpoint, profile: SrtpProfile, now: float) -> None:
+    def _handshake_completed(self, endpoint: dtls.DtlsEndpoint, profile: SrtpProfile | None, now: float) -> None:
+        if profile is None:
+            raise LocalProtocolError("a call without SRTP profiles")
         material = endpoint.export_keying_material(EXPORTER_LABEL, keying_material_length(profile))
         self._srtp = SrtpSession(profile, material, is_client=endpoint.role is dtls.DtlsRole.CLIENT)
         self.reporter.start(now)
