@@ -133,18 +133,19 @@ class Forwarder:
     # Batches
 
     def forward_uplink(self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, pressed: bool = False) -> None:
-        """Take clients' datagrams, with their sources, into `link_outbox`. `pressed` says that more are waiting."""
+        """Take clients' datagrams, with their sources, into `link_outbox`. `pressed` says that they come faster
+        than they can be moved."""
         flows, outbox = ingress.flows, self.link_outbox
         before = len(outbox)
-        requests = 0
+        spared = {False: SPARED_PROVISIONAL, True: SPARED_UNKNOWN}
         for data, source in batch:
             flow = flows.get(source)
             if data[:2] == _BINDING_REQUEST:
                 if pressed and (flow is None or not flow.confirmed):
-                    requests += 1
-                    if requests > (SPARED_UNKNOWN if flow is None else SPARED_PROVISIONAL):
+                    if not spared[flow is None]:
                         self.counters.shed += 1
                         continue
+                    spared[flow is None] -= 1
                 self._forward_request(ingress, data, source, flow, now)
             elif flow is not None:
                 outbox.append((flow.header + data, flow.owner))

@@ -23,6 +23,8 @@ GATHER_ABOVE = 10_000.0
 """Packets a second from which on they are let gather: four for each nap."""
 NAP_SECONDS = 0.0004
 """What gathering adds to a packet's delay at most."""
+PRESSED_AFTER = 4
+"""Whole batches of one socket in a row that mean more than a gathered heap: the loop is not keeping up."""
 RATE_WINDOW = 0.02
 """Seconds over which the rate is measured."""
 Receiver = Callable[[float], int]
@@ -74,12 +76,12 @@ class PacketLoop:
         now = trio.current_time()
         deadline = now + TURN_SECONDS
         while True:
-            moved, pressed = self._look(waiting, now)
+            moved, more = self._look(waiting, now)
             now = trio.current_time()
             self._measure(moved, now)
             if now >= deadline:
                 return
-            if not pressed:
+            if not more:
                 if not (moved and self._fast):
                     return
                 time.sleep(NAP_SECONDS)
@@ -102,9 +104,13 @@ class PacketLoop:
     def _media_receiver(self, ingress: Ingress, sock: BatchSocket) -> Receiver:
         forwarder, receive, link = self._forwarder, sock.receive, self._link
 
+        full_batches = 0
+
         def receive_media(now: float) -> int:
+            nonlocal full_batches
             batch = receive()
-            forwarder.forward_uplink(ingress, batch, now, pressed=len(batch) == BATCH)
+            full_batches = full_batches + 1 if len(batch) == BATCH else 0
+            forwarder.forward_uplink(ingress, batch, now, pressed=full_batches >= PRESSED_AFTER)
             if forwarder.link_outbox:
                 link.send(forwarder.link_outbox)
                 forwarder.link_outbox.clear()
