@@ -13,7 +13,7 @@ from random import Random
 from antiphon.client.call import ClientCall, Connected
 from antiphon.client.call import Event as ClientEvent
 from antiphon_backend.core import BackendSession, CallOffered, Slots
-from antiphon_common.control import CallRequest
+from antiphon_common.control import CallAccepted, CallRequest
 from antiphon_common.core import Path
 from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.keys import KeyRing
@@ -23,7 +23,7 @@ from antiphon_common.settings import ClusterNetwork
 from antiphon_relay.flows import Ingress
 from antiphon_relay.forwarder import LINK, Forwarder
 from antiphon_signaling.sdp import read_offer, write_answer
-from antiphon_transceiver.backends import BackendLink
+from antiphon_transceiver.backends import BackendLink, InboundFrame
 from antiphon_transceiver.backends.call import LinkCounters
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.dtls import Certificate
@@ -36,6 +36,7 @@ MEDIA = ("192.0.2.1", 3478)
 RELAY_LINK = ("10.0.0.1", 7000)
 FRAME_SECONDS, FRAME_TICKS = 0.02, 960
 BACKEND_DELAY = 0.0005
+MAX_STEPS_AT_ONCE = 10_000
 
 
 @functools.cache
@@ -61,11 +62,13 @@ class Client:
         return any(isinstance(event, Connected) for event in self.events)
 
     def poll_timeout(self) -> float | None:
+        if self.core.closed is not None:
+            return None
         deadlines = (self.core.poll_timeout(), self.next_frame)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
-        if self.next_frame is not None and now >= self.next_frame and self.core.closed is None:
+        if self.next_frame is not None and now >= self.next_frame:
             packet = opus_packet(len(self.said))
             self.core.send_audio(packet, len(self.said) * FRAME_TICKS, now)
             self.said.append(packet)
@@ -128,27 +131,37 @@ class World:
     # Making calls
 
     def call(
-        self, transceiver: int = 0, *, address: tuple[str, int] | None = None, impairment: Impairment = PERFECT
+        self,
+        transceiver: int = 0,
+        *,
+        address: tuple[str, int] | None = None,
+        impairment: Impairment = PERFECT,
+        rewrite: Callable[[str], str] = lambda answer: answer,
+        presents: Certificate | None = None,
     ) -> Client:
-        """Let a client call: its offer is answered at once, and it begins to connect."""
+        """Let a client call: its offer is answered at once, and it begins to connect. `rewrite` may tamper with the
+        answer; `presents` is another certificate than the offer announces."""
         core = ClientCall(certificate("client"), self.random.randbytes, self.now)
         client = Client(self, core, address or (f"203.0.113.{len(self.clients) + 1}", 40000), impairment)
         offer = read_offer(core.offer().encode())
+        if presents is not None:
+            core.certificate = presents
         call_id = f"rtc_{len(self.clients)}"
         accepted = self.place(transceiver, offer.call_request(call_id, "tenant", {}))
-        core.accept(write_answer(offer, accepted, [MEDIA], 1).encode().decode(), self.now)
+        answer = write_answer(offer, accepted, [MEDIA], 1).encode().decode()
+        core.accept(rewrite(answer), self.now)
         self.clients.append(client)
         self.drain()
         return client
 
-    def place(self, transceiver: int, request: CallRequest):  # type: ignore[no-untyped-def]
+    def place(self, transceiver: int, request: CallRequest) -> CallAccepted:
         there = self.transceivers[transceiver]
         switchboard = there.switchboard
 
-        def sink(frame: object, now: float) -> None:
+        def sink(frame: InboundFrame, now: float) -> None:
             found = switchboard.find(request.call_id, request.tenant)
             if found is not None:
-                switchboard.receive_frame(found, frame, now)  # type: ignore[arg-type]
+                switchboard.receive_frame(found, frame, now)
 
         audio_format = there.link.choose_format("opus")
         assert audio_format is not None
@@ -165,12 +178,14 @@ class World:
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Let time pass, at most `seconds`, until `until` holds; tell whether it does."""
-        limit = self.now + seconds
+        limit, steps = self.now + seconds, 0
         while not until():
             due = self._next_due()
             if due is None or due > limit:
                 self.now = limit
                 return False
+            steps = steps + 1 if due <= self.now else 0
+            assert steps < MAX_STEPS_AT_ONCE, f"something never stops wanting to be called at {due}"
             self.now = max(self.now, due)
             self._step()
             for observe in self.observers:

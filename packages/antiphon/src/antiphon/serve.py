@@ -29,7 +29,7 @@ from antiphon_relay import AdvertisedMedia, RelayPorts, serve_relay
 from antiphon_relay.interfaces import default_address
 from antiphon_relay.media import WILDCARDS
 from antiphon_signaling import SignalingPorts, serve_signaling
-from antiphon_transceiver import TransceiverPorts, serve_transceiver
+from antiphon_transceiver.service import TransceiverPorts, serve_transceiver
 
 DESCRIPTION = """Every Antiphon service in one process: open the URL that it prints, and talk. Commands beside this:
 `keygen` makes a secret file, `load` makes calls and says how they went; each has --help."""

@@ -18,6 +18,7 @@ import msgspec
 from antiphon_common.keys import MAX_KEY_ID, DerivedKeys
 
 Setup = Literal["actpass", "active", "passive"]
+Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -50,8 +51,8 @@ class IceParameters(msgspec.Struct, frozen=True):
 
 
 class CallRequest(msgspec.Struct, frozen=True):
-    """An offer, negotiated. `setup` is the DTLS role the offer leaves us to choose from (RFC 5763 §5). `session` is
-    the session object of the Realtime API; its `model` names the backend."""
+    """An offer, negotiated. `setup` is the DTLS role the offer leaves us to choose from (RFC 5763 §5), `direction`
+    is the caller's. `session` is the session object of the Realtime API; its `model` names the backend."""
 
     call_id: str
     tenant: str
@@ -60,6 +61,7 @@ class CallRequest(msgspec.Struct, frozen=True):
     fingerprints: tuple[Fingerprint, ...]
     codec: Codec
     mid: str = ""
+    direction: Direction = "sendrecv"
     extensions: tuple[HeaderExtension, ...] = ()
     session: dict[str, Any] = {}
     metadata: dict[str, str] = {}

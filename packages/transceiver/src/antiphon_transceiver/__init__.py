@@ -1,6 +1,5 @@
-"""Owns voice calls: ICE, DTLS, SRTP, Opus, playout, and the link to the inference backend."""
+"""Owns voice calls: ICE, DTLS, SRTP, Opus, playout, and the link to the inference backend.
 
-from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.service import TransceiverPorts, serve_transceiver
-
-__all__ = ["EndReason", "TransceiverPorts", "serve_transceiver"]
+The service is in `antiphon_transceiver.service`. Nothing is imported here, so that whoever uses one protocol core
+(`ice`, `dtls`, `srtp`, `rtp`, `rtcp`, `audio`) loads no other.
+"""

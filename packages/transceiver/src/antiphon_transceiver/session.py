@@ -143,6 +143,8 @@ class Session:
         self._first_check: float | None = None
         self._connected_at: float | None = None
         self._media_deadline: float | None = None
+        self._caller_sends = request.direction in ("sendrecv", "sendonly")
+        self._caller_listens = request.direction in ("sendrecv", "recvonly")
         self._silenced = False
         self._hang_up_when_played = False
         self._housekeeping: float | None = now + FIRST_STUN_TIMEOUT
@@ -280,7 +282,8 @@ class Session:
         if self._handshake_path is not None:
             self.agent.validate(self._handshake_path, now)
         self._connected_at = now
-        self._media_deadline = now + FIRST_MEDIA_TIMEOUT
+        if self._caller_sends:
+            self._media_deadline = now + FIRST_MEDIA_TIMEOUT
         self.stream.start(now)
         first_check = self._first_check if self._first_check is not None else now
         self._events.append(Connected(profile, first_check - self._started, now - self._started))
@@ -332,7 +335,8 @@ class Session:
         self._poll_frames(now)
         if not self._silenced:
             while (packet := self.stream.poll_rtp(now)) is not None:
-                self._transmit(srtp.protect_rtp(packet))
+                if self._caller_listens:
+                    self._transmit(srtp.protect_rtp(packet))
             if self._hang_up_when_played and self.stream.playout.poll_timeout() is None:
                 self.close(EndReason.BACKEND_ENDED, "the backend hung up", now)
 
@@ -409,7 +413,7 @@ class Session:
     def _check_deadlines(self, now: float) -> None:
         if self._srtp is None:
             if self._first_check is None and now >= self._started + FIRST_STUN_TIMEOUT:
-                if self.agent.counters.bad_integrity:
+                if self.agent.counters.bad_integrity or self.agent.counters.unknown_username:
                     self._end(EndReason.BAD_CREDENTIALS, "every check had a wrong MESSAGE-INTEGRITY")
                 else:
                     self._end(EndReason.NO_STUN, "no check arrived; is UDP to the advertised address open?")
@@ -424,7 +428,7 @@ class Session:
         if self._srtp is None:
             wait = FIRST_STUN_TIMEOUT if self._first_check is None else SETUP_TIMEOUT
             deadlines.append(self._started + wait)
-        else:
+        elif not self._silenced:
             deadlines.append(self.stream.reporter.poll_timeout())
         self._housekeeping = min((deadline for deadline in deadlines if deadline is not None), default=None)
 

@@ -77,6 +77,7 @@ class Offer(msgspec.Struct, frozen=True):
             fingerprints=self.fingerprints,
             codec=self.codec,
             mid=self.mid,
+            direction=self.direction,
             extensions=tuple(HeaderExtension(extension.id, extension.uri) for extension in self.extensions),
             session=session,
         )

@@ -1,0 +1,229 @@
+"""Whole calls in memory: what they carry, how they end, and that one call's trouble is nobody else's."""
+
+import re
+
+import pytest
+
+from antiphon.client.call import AudioReceived, Closed
+from antiphon_common import frames
+from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.switchboard import CallEnded, CallReported
+from support.impairment import PERFECT, ImpairedLink, Impairment
+from support.world import Client, World, certificate, opus_packet
+
+SETUP_SECONDS = 5.0
+
+
+def start(world: World, *, calls: int = 1, impairment: Impairment = Impairment(delay=0.025)) -> list[Client]:
+    """Return calls that are connected and have begun to talk."""
+    clients = [world.call(impairment=impairment) for _ in range(calls)]
+    assert world.run(SETUP_SECONDS, lambda: all(client.connected for client in clients))
+    for client in clients:
+        client.next_frame = world.now
+    return clients
+
+
+def heard(client: Client) -> list[bytes]:
+    return [event.payload for event in client.events if isinstance(event, AudioReceived)]
+
+
+def ends(world: World) -> list[CallEnded]:
+    return [event for there in world.transceivers for event in there.events if isinstance(event, CallEnded)]
+
+
+def test_every_packet_comes_back_in_order() -> None:
+    world = World()
+    (client,) = start(world)
+    world.run(5)
+    client.next_frame = None
+    world.run(1)
+    assert len(client.said) > 240
+    assert heard(client) == client.said
+
+
+def test_a_call_survives_loss_and_never_plays_out_of_order() -> None:
+    world = World(seed=7)
+    (client,) = start(world, impairment=Impairment(delay=0.025, loss=0.05, reordering=0.1, duplication=0.02))
+    client.downlink = ImpairedLink(PERFECT, world.random)  # what leaves the server is to be seen as it left
+    world.run(20)
+    numbers = [packet[1:5] for packet in heard(client)]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) > 0.85 * len(client.said)
+
+
+def test_set_up_takes_four_half_round_trips_and_a_handshake() -> None:
+    """The offer is answered in no time here, so that only ICE and DTLS count: check, answer with ClientHello, and the
+    three flights that follow it."""
+    world = World()
+    client = world.call(impairment=Impairment(delay=0.025))
+    assert world.run(SETUP_SECONDS, lambda: client.connected)
+    assert world.now < 6 * 0.025 + 0.02
+
+
+def test_close_notify_frees_everything_at_once() -> None:
+    world = World()
+    (client, other) = start(world, calls=2)
+    world.run(1)
+    client.core.close(world.now)
+    world.drain()
+    world.run(0.1)
+    assert world.find(client) is None
+    assert [event.reason for event in ends(world)] == [EndReason.CLOSE_NOTIFY]
+    world.run(1)
+    assert world.find(other) is not None
+    assert len(world.relay.flows) == 1
+    assert len(world.transceivers[0].switchboard.paths) == 1
+
+
+def test_a_silent_client_is_disconnected_after_five_seconds_and_freed_after_thirty() -> None:
+    world = World()
+    (client,) = start(world)
+    world.run(1)
+    world.clients.remove(client)
+    vanished = world.now
+    world.run(40)
+    reports = [event for event in world.transceivers[0].events if isinstance(event, CallReported)]
+    assert [type(report.event).__name__ for report in reports] == ["MediaStarted", "Disconnected"]
+    assert [event.reason for event in ends(world)] == [EndReason.PEER_SILENT]
+    switchboard = world.transceivers[0].switchboard
+    assert len(switchboard) == len(switchboard.paths) == 0
+    assert len(world.relay.flows) == 0
+    assert world.now - vanished == pytest.approx(40, abs=1)
+
+
+def test_an_exception_in_one_session_ends_that_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    victim, *others = start(world, calls=3)
+    world.run(1)
+    broken = world.find(victim)
+    assert broken is not None
+
+    def explode(packet: bytes, now: float) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(broken.session.stream, "receive_rtp", explode)
+    before = [len(heard(client)) for client in others]
+    world.run(2)
+    (end,) = ends(world)
+    assert end.reason is EndReason.INTERNAL_ERROR
+    assert isinstance(end.error, RuntimeError)
+    assert world.find(victim) is None
+    assert all(len(heard(client)) - was > 95 for client, was in zip(others, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("make_bad_frame", "ended"),
+    [
+        (lambda call: [6, call, "no bytes"], [EndReason.BACKEND_ERROR]),
+        (lambda call: [6, call, b"\x0f" * 1500, 0, 0, 99], [EndReason.BACKEND_ERROR]),
+        (lambda call: [99, call, "from the future"], []),
+        (lambda call: [17, call, {"type": "server event"}], []),
+    ],
+    ids=["malformed audio", "audio of no response", "unknown tag", "reserved tag"],
+)
+def test_a_malformed_frame_ends_one_call_and_an_unknown_tag_none(make_bad_frame, ended: list[EndReason]) -> None:  # type: ignore[no-untyped-def]
+    world = World()
+    victim, other = start(world, calls=2)
+    world.run(1)
+    call = world.find(victim)
+    assert call is not None
+    world.receive_from_backend(world.transceivers[0], frames.encode([make_bad_frame(call.backend.number)]))
+    world.drain()
+    before = len(heard(other))
+    world.run(2)
+    assert [end.reason for end in ends(world)] == ended
+    assert (world.find(victim) is None) == bool(ended)
+    assert len(heard(other)) - before > 95
+
+
+def test_a_backend_that_ignores_its_credit_loses_that_call() -> None:
+    world = World()
+    victim, other = start(world, calls=2)
+    world.run(1)
+    call = world.find(victim)
+    assert call is not None
+    flood = [frames.Audio(call.backend.number, opus_packet(number), response=1) for number in range(500)]
+    world.receive_from_backend(world.transceivers[0], frames.encode(flood))
+    world.drain()
+    world.run(1)
+    assert [end.reason for end in ends(world)] == [EndReason.BACKEND_ERROR]
+    assert world.find(other) is not None
+
+
+def test_a_lost_backend_connection_ends_its_calls() -> None:
+    world = World()
+    clients = start(world, calls=2)
+    link = world.transceivers[0].link
+    link.lost()
+    while (delivery := link.poll_event()) is not None:
+        delivery.call.sink(delivery.frame, world.now)
+    world.drain()
+    world.run(1)
+    assert [end.reason for end in ends(world)] == [EndReason.BACKEND_LOST] * 2
+    assert all(isinstance(client.events[-1], Closed) for client in clients)
+
+
+@pytest.mark.parametrize(
+    ("impairment", "pattern", "replacement", "reason"),
+    [
+        (Impairment(loss=1.0), "", "", EndReason.NO_STUN),
+        (Impairment(), "ice-pwd:.*", "ice-pwd:" + "x" * 24, EndReason.BAD_CREDENTIALS),
+        (Impairment(), "a=fingerprint:.*", "a=fingerprint:sha-256 " + ":".join(["00"] * 32), EndReason.DTLS_ALERT),
+    ],
+    ids=["nothing arrives", "wrong password", "the client refuses our certificate"],
+)
+def test_a_set_up_that_fails_has_one_reason(
+    impairment: Impairment, pattern: str, replacement: str, reason: EndReason
+) -> None:
+    world = World()
+    world.call(impairment=impairment, rewrite=lambda answer: re.sub(pattern, replacement, answer) if pattern else answer)
+    world.run(60)
+    assert [end.reason for end in ends(world)] == [reason]
+
+
+def test_a_client_with_another_certificate_than_offered_is_refused() -> None:
+    world = World()
+    client = world.call(presents=certificate("somebody else"))
+    assert world.run(5, lambda: client.core.closed is not None)
+    assert [end.reason for end in ends(world)] == [EndReason.CERTIFICATE_MISMATCH]
+
+
+def test_a_call_follows_its_client_to_another_address() -> None:
+    world = World()
+    (client,) = start(world)
+    world.run(3)
+    before = len(heard(client))
+    client.address = ("203.0.113.77", 1234)
+    moved = world.now
+    assert world.run(10, lambda: len(heard(client)) > before + 25)
+    assert world.now - moved < 7.0  # the next consent check, and one round trip for our own
+    assert ends(world) == []
+
+
+def test_one_port_calls_two_transceivers_one_after_the_other() -> None:
+    world = World(transceivers=2)
+    address = ("203.0.113.5", 5000)
+    first = world.call(0, address=address)
+    assert world.run(SETUP_SECONDS, lambda: first.connected)
+    first.core.close(world.now)
+    world.drain()
+    world.run(0.1)
+    world.clients[0].address = ("0.0.0.0", 0)
+    second = world.call(1, address=address)
+    assert world.run(SETUP_SECONDS, lambda: second.connected)
+
+
+def test_checks_for_anothers_call_from_a_live_address_change_nothing() -> None:
+    """An attacker has calls of its own, knows a caller's address, and sends valid checks from there."""
+    world = World(seed=3, transceivers=2)
+    (victim,) = start(world)
+    attackers = [world.call(number, address=("198.51.100.9", 9000 + number)) for number in (0, 1)]
+    for attacker in attackers:
+        attacker.address = victim.address  # whatever it sends claims to be the victim
+        world.clients.remove(attacker)
+        world.clients.append(attacker)
+    world.run(10)
+    assert len(victim.said) - len(heard(victim)) < 5
+    assert ends(world) == []
+    world.run(1)
+    assert len(heard(victim)) > 540
