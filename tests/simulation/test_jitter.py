@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
+from antiphon_common.formats import opus_duration
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio import DEFAULT_TARGET, JitterBuffer, Release
-from antiphon_transceiver.audio.toc import packet_duration
 
 TOC = {10: 0x40, 20: 0x68, 40: 0x50, 60: 0x58}
 """First bytes of SILK and hybrid packets, by their milliseconds."""
@@ -183,7 +183,7 @@ def assert_recovered_from_the_next_packet(run: Run) -> None:
         if release.origin is Origin.RECOVERED:
             assert release.payload == following.payload
             assert release.position + release.duration == following.position
-            assert release.duration == packet_duration(run.payload(0))
+            assert release.duration == opus_duration(run.payload(0))
             assert index_of(release.payload) - 1 not in received
 
 

@@ -1,18 +1,16 @@
 """The audio of a call: Opus, the jitter buffer, the way up to the backend and the paced way down to the caller."""
 
-from antiphon_transceiver.audio.formats import sample_rate
+from antiphon_common.formats import opus_duration as packet_duration
+from antiphon_transceiver.audio.fec import carries_fec
 from antiphon_transceiver.audio.jitter import DEFAULT_TARGET, JitterBuffer, JitterCounters, Release
 from antiphon_transceiver.audio.libopus import OpusUnavailableError
-from antiphon_transceiver.audio.opus import FRAME_MS, OpusDecoder, OpusEncoder
+from antiphon_transceiver.audio.opus import OpusDecoder, OpusEncoder
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, OverrunError, Playout, PlayoutPacket
-from antiphon_transceiver.audio.toc import TICKS_PER_SECOND, carries_fec, packet_duration
 from antiphon_transceiver.audio.uplink import UplinkAudio, UplinkFrame
 
 __all__ = [
     "DEFAULT_TARGET",
-    "FRAME_MS",
     "MAX_BUFFERED_MS",
-    "TICKS_PER_SECOND",
     "JitterBuffer",
     "JitterCounters",
     "OpusDecoder",
@@ -26,5 +24,4 @@ __all__ = [
     "UplinkFrame",
     "carries_fec",
     "packet_duration",
-    "sample_rate",
 ]

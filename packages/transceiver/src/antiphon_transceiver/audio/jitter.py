@@ -12,9 +12,10 @@ from typing import Final
 import msgspec
 
 from antiphon_common.errors import DecodeError
+from antiphon_common.formats import opus_duration
 from antiphon_common.frames import Origin
+from antiphon_transceiver.audio.fec import carries_fec, frame_duration
 from antiphon_transceiver.audio.late import LatePacket, LateRun
-from antiphon_transceiver.audio.toc import TICKS_PER_SECOND, carries_fec, frame_duration, packet_duration
 from antiphon_transceiver.audio.transit import MinimalTransit
 
 DEFAULT_TARGET: Final = 0.06
@@ -40,7 +41,8 @@ _SHORTEST_TICKS = 120
 _DTX_SIZE = 2
 _MAX_DROPOUT = 3000
 _RECENT = 256
-_TICK = 1 / TICKS_PER_SECOND
+_TICKS_PER_SECOND = 48_000
+_TICK = 1 / _TICKS_PER_SECOND
 
 
 class Release(msgspec.Struct, frozen=True, gc=False):
@@ -127,7 +129,7 @@ class JitterBuffer:
     def push(self, sequence: int, timestamp: int, payload: bytes, now: float) -> None:
         """Take a packet with its RTP sequence number and timestamp."""
         try:
-            duration = packet_duration(payload)
+            duration = opus_duration(payload)
         except DecodeError:
             self.counters.invalid += 1
             return
@@ -232,7 +234,7 @@ class JitterBuffer:
     def _overdue(self, start: int, now: float) -> int:
         """Ticks of whole frames from `start` on for which it is too late."""
         late = now - self._playout(start) - TIMER_SLACK
-        return ceil(late * TICKS_PER_SECOND / self._frame) * self._frame if late > 0 else 0
+        return ceil(late * _TICKS_PER_SECOND / self._frame) * self._frame if late > 0 else 0
 
     def _release(self) -> Release:
         sequence, position, duration, payload = self._held.pop(0)
@@ -283,7 +285,7 @@ class JitterBuffer:
             last, position, duration, _ = self._held[-1]
             expected, earliest = last + 1, position + duration
         extended = expected + ((sequence - expected) & 0xFFFF)
-        position = max(earliest, round(max(0.0, now - self._transit.value) * TICKS_PER_SECOND))
+        position = max(earliest, round(max(0.0, now - self._transit.value) * _TICKS_PER_SECOND))
         if not self._held and not continues:
             self._next_sequence = extended
         self._highest = self._release_through = extended

@@ -3,15 +3,13 @@
 from typing import Any, Final
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_common.formats import FRAME_MS
 from antiphon_transceiver.audio import libopus
 
 MAX_PACKET_SIZE: Final = 1275
 """Bytes of the largest frame (RFC 6716 §3.2.1), and so of a packet of one frame."""
 
 MAX_PACKET_MS: Final = 120
-
-FRAME_MS: Final = 20
-"""What one encoded packet holds."""
 
 DEFAULT_LOSS_PERCENT: Final = 10
 """Loss the encoder prepares for until reports say better; at 0 libopus writes no FEC at all."""

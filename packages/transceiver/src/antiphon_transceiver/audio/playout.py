@@ -10,11 +10,10 @@ from typing import Final
 
 import msgspec
 
-from antiphon_common.errors import AntiphonError, DecodeError
+from antiphon_common.errors import AntiphonError
+from antiphon_common.formats import TICKS_PER_MS, AudioFormat
 from antiphon_common.frames import CREDIT_MS
-from antiphon_transceiver.audio.formats import sample_rate
 from antiphon_transceiver.audio.opus import OpusEncoder
-from antiphon_transceiver.audio.toc import TICKS_PER_SECOND, packet_duration
 
 MAX_BUFFERED_MS: Final = CREDIT_MS + 200
 """What is held at most: the backend's credit, and room for one that counts in whole milliseconds."""
@@ -42,7 +41,6 @@ TALKSPURT_GAP: Final = 0.1
 
 _SLOT = 0.0025
 _SLOT_TICKS = 120
-_TICKS_PER_MS = 48
 _FRAME_TICKS = 960
 _ROUNDING = 1e-9
 """Seconds that float arithmetic may put `now` before a deadline."""
@@ -73,18 +71,18 @@ class Playout:
     """Takes audio in `format` and gives Opus packets, each at its deadline.
 
     `append` and `end` at any time; `poll` until None; `poll` again at `poll_timeout`, which lies in the past when there
-    is something to do at once. PCM is encoded when its packet is due, Opus passes through untouched.
+    is something to do at once. PCM is encoded when its packet is due, Opus passes through untouched. Raises
+    ValueError for an unknown `format`.
     """
 
     def __init__(self, format: str, *, first_timestamp: int = 0) -> None:
-        rate = sample_rate(format)
-        self.encoder = OpusEncoder(rate) if rate else None
+        self._format = AudioFormat.parse(format)
+        self.encoder = None if format == "opus" else OpusEncoder(self._format.rate)
         """Its bitrate and loss may be set at any time; None where Opus passes through."""
         self.skipped = 0
         """How often `poll` came so late that time was skipped."""
         self.discarded_ms = 0
         """Audio that came for a response already cleared."""
-        self._ticks_per_sample = TICKS_PER_SECOND // rate if rate else 0
         self._entries: deque[_Entry] = deque()
         self._buffered = 0
         self._partial = b""
@@ -106,7 +104,7 @@ class Playout:
     @property
     def buffered_ms(self) -> int:
         """Milliseconds appended and neither played nor cleared."""
-        return self._buffered // _TICKS_PER_MS
+        return self._buffered // TICKS_PER_MS
 
     def append(self, response: int, data: bytes) -> None:
         """Take audio of a response, in order: any length of PCM, or one Opus packet; no bytes at all are harmless.
@@ -116,13 +114,13 @@ class Playout:
         """
         if not data:
             return
-        ticks = self._measure(data)
+        ticks = self._format.duration(data)
         if 0 < response <= self._cleared:
-            self.discarded_ms += ticks // _TICKS_PER_MS
+            self.discarded_ms += ticks // TICKS_PER_MS
             self._drained += ticks
             return
-        if self._buffered + ticks > MAX_BUFFERED_MS * _TICKS_PER_MS:
-            waiting = (self._buffered + ticks) // _TICKS_PER_MS
+        if self._buffered + ticks > MAX_BUFFERED_MS * TICKS_PER_MS:
+            waiting = (self._buffered + ticks) // TICKS_PER_MS
             raise OverrunError(f"{waiting} ms of audio would wait to be played where {CREDIT_MS} are allowed")
         self._check_entries()
         self._buffered += ticks
@@ -148,14 +146,14 @@ class Playout:
         dropped = sum(entry.ticks for entry in self._entries if entry.response <= response)
         self._entries = deque(entry for entry in self._entries if entry.response > response)
         if self._partial and self._partial_response <= response:
-            dropped += self._measure(self._partial)
+            dropped += self._format.duration(self._partial)
             self._partial = b""
         self._buffered -= dropped
         self._drained += dropped
         self._cleared = max(self._cleared, response)
         self._pass_ends()
         self._ran_out = self._ran_out or not self._entries
-        return self._played.get(response, 0) // _TICKS_PER_MS
+        return self._played.get(response, 0) // TICKS_PER_MS
 
     def poll(self, now: float) -> PlayoutPacket | None:
         """Return the packet whose deadline has come, or None."""
@@ -188,10 +186,10 @@ class Playout:
 
     def take_drained(self) -> int:
         """Return the milliseconds played or dropped since last asked, to be granted anew; 0 below `CREDIT_STEP_MS`."""
-        milliseconds = self._drained // _TICKS_PER_MS
+        milliseconds = self._drained // TICKS_PER_MS
         if milliseconds < CREDIT_STEP_MS:
             return 0
-        self._drained -= milliseconds * _TICKS_PER_MS
+        self._drained -= milliseconds * TICKS_PER_MS
         return milliseconds
 
     def _take(self) -> PlayoutPacket:
@@ -217,14 +215,6 @@ class Playout:
         self._slot = ceil(now / _SLOT - _ROUNDING)
         self._marker = self._marker or (self._slot - before) * _SLOT >= TALKSPURT_GAP
         self._ran_out = False
-
-    def _measure(self, data: bytes) -> int:
-        """Return the 48 kHz ticks of `data`."""
-        if self.encoder is None:
-            return packet_duration(data)
-        if len(data) & 1:
-            raise DecodeError(f"{len(data)} bytes are no whole number of 16-bit samples")
-        return len(data) // 2 * self._ticks_per_sample
 
     def _check_entries(self) -> None:
         if len(self._entries) >= MAX_ENTRIES:
@@ -259,7 +249,9 @@ class Playout:
         """Queue the rest of the PCM with silence behind it."""
         if self._partial and self.encoder:
             pcm = self._partial.ljust(self.encoder.frame_size, b"\0")
-            self._entries.append(_Entry(self._partial_response, pcm, _FRAME_TICKS, self._measure(self._partial)))
+            self._entries.append(
+                _Entry(self._partial_response, pcm, _FRAME_TICKS, self._format.duration(self._partial))
+            )
             self._partial = b""
 
     def _pass_ends(self) -> None:

@@ -3,11 +3,10 @@
 import msgspec
 
 from antiphon_common.errors import DecodeError
+from antiphon_common.formats import AudioFormat
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio.formats import sample_rate
 from antiphon_transceiver.audio.jitter import DEFAULT_TARGET, JitterBuffer, Release
 from antiphon_transceiver.audio.opus import OpusDecoder
-from antiphon_transceiver.audio.toc import TICKS_PER_SECOND
 
 
 class UplinkFrame(msgspec.Struct, frozen=True, gc=False):
@@ -23,15 +22,18 @@ class UplinkFrame(msgspec.Struct, frozen=True, gc=False):
 
 
 class UplinkAudio:
-    """`receive` each RTP packet's payload, then `poll` until None; `poll` again at `poll_timeout`."""
+    """`receive` each RTP packet's payload, then `poll` until None; `poll` again at `poll_timeout`.
+
+    Raises ValueError for an unknown `format`.
+    """
 
     def __init__(self, format: str, target: float = DEFAULT_TARGET) -> None:
         self.jitter = JitterBuffer(target)
         self.undecodable = 0
         """Packets libopus refused; they were concealed."""
-        rate = sample_rate(format)
-        self._decoder = OpusDecoder(rate) if rate else None
-        self._ticks_per_sample = TICKS_PER_SECOND // rate if rate else 1
+        name, rate = AudioFormat.parse(format)
+        self._decoder = None if name == "opus" else OpusDecoder(rate)
+        self._ticks_per_sample = 48_000 // rate
 
     def restart(self) -> None:
         """Say that the next packet begins another stream (another SSRC)."""
