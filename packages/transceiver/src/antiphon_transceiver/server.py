@@ -6,12 +6,11 @@ from math import inf
 
 import trio
 
-from antiphon_common import frames
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Load
 from antiphon_common.errors import AntiphonError
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver import session as events
-from antiphon_transceiver.backends import BackendError, BackendPool, NoCapacity
+from antiphon_transceiver.backends import BackendError, BackendPool, InboundFrame, NoCapacity
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.metrics import TransceiverMetrics
 from antiphon_transceiver.outcome import EndReason
@@ -91,7 +90,7 @@ class TransceiverServer:
             raise
 
     def _open(self, request: CallRequest) -> CallAccepted:
-        def sink(frame: frames.AnyFrame | frames.BadFrame, now: float) -> None:
+        def sink(frame: InboundFrame, now: float) -> None:
             call = self.switchboard.find(request.call_id, request.tenant)
             if call is not None:
                 self.switchboard.receive_frame(call, frame, now)

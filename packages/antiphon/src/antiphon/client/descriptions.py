@@ -54,7 +54,7 @@ def read_answer(sdp: str) -> Answer:
     audio = SessionDescription.decode(sdp.encode()).media[0]
     ufrag, password, setup = audio.value("ice-ufrag"), audio.value("ice-pwd"), audio.value("setup")
     fingerprints = tuple(found for value in audio.values("fingerprint") if (found := decode_fingerprint(value)))
-    if not ufrag or not password or not fingerprints or (setup != "active" and setup != "passive"):
+    if not ufrag or not password or not fingerprints or setup not in ("active", "passive"):
         raise DecodeError("the answer has no ice-ufrag, ice-pwd, fingerprint or setup")
     try:
         candidates = [Candidate.from_sdp(value) for value in audio.values("candidate")]
@@ -63,7 +63,7 @@ def read_answer(sdp: str) -> Answer:
     udp = (candidate for candidate in candidates if candidate.transport.lower() == "udp")
     return Answer(
         IceParameters(ufrag, password),
-        setup,
+        "active" if setup == "active" else "passive",
         fingerprints,
         tuple(Path.of(candidate.host, candidate.port) for candidate in udp),
     )
