@@ -12,9 +12,10 @@ from support.impairment import PERFECT, ImpairedLink, Impairment
 from support.world import Client, World, certificate, opus_packet
 
 SETUP_SECONDS = 5.0
+FAR_AWAY = Impairment(delay=0.025)
 
 
-def start(world: World, *, calls: int = 1, impairment: Impairment = Impairment(delay=0.025)) -> list[Client]:
+def start(world: World, *, calls: int = 1, impairment: Impairment = FAR_AWAY) -> list[Client]:
     """Return calls that are connected and have begun to talk."""
     clients = [world.call(impairment=impairment) for _ in range(calls)]
     assert world.run(SETUP_SECONDS, lambda: all(client.connected for client in clients))
@@ -55,7 +56,7 @@ def test_set_up_takes_four_half_round_trips_and_a_handshake() -> None:
     """The offer is answered in no time here, so that only ICE and DTLS count: check, answer with ClientHello, and the
     three flights that follow it."""
     world = World()
-    client = world.call(impairment=Impairment(delay=0.025))
+    client = world.call(impairment=FAR_AWAY)
     assert world.run(SETUP_SECONDS, lambda: client.connected)
     assert world.now < 6 * 0.025 + 0.02
 
@@ -166,7 +167,7 @@ def test_a_lost_backend_connection_ends_its_calls() -> None:
 @pytest.mark.parametrize(
     ("impairment", "pattern", "replacement", "reason"),
     [
-        (Impairment(loss=1.0), "", "", EndReason.NO_STUN),
+        (Impairment(loss=1.0), "$^", "", EndReason.NO_STUN),
         (Impairment(), "ice-pwd:.*", "ice-pwd:" + "x" * 24, EndReason.BAD_CREDENTIALS),
         (Impairment(), "a=fingerprint:.*", "a=fingerprint:sha-256 " + ":".join(["00"] * 32), EndReason.DTLS_ALERT),
     ],
@@ -176,7 +177,9 @@ def test_a_set_up_that_fails_has_one_reason(
     impairment: Impairment, pattern: str, replacement: str, reason: EndReason
 ) -> None:
     world = World()
-    world.call(impairment=impairment, rewrite=lambda answer: re.sub(pattern, replacement, answer) if pattern else answer)
+    world.call(
+        impairment=impairment, rewrite=lambda answer: re.sub(pattern, replacement, answer) if pattern else answer
+    )
     world.run(60)
     assert [end.reason for end in ends(world)] == [reason]
 

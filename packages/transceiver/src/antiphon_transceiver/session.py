@@ -1,12 +1,12 @@
 """One call's transport and audio as a protocol core: ICE, DTLS, SRTP and the audio stream, driven together.
 
-    network ──▶ receive_datagram ──▶ STUN: ice   DTLS: dtls   SRTP: stream ──▶ AudioReceived
-    network ◀── poll_transmit    ◀── ice, dtls, and what the stream plays  ◀── play, clear, end_response
+network ──▶ receive_datagram ──▶ STUN: ice   DTLS: dtls   SRTP: stream ──▶ AudioReceived
+network ◀── poll_transmit    ◀── ice, dtls, and what the stream plays  ◀── play, clear, end_response
 """
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -24,10 +24,10 @@ SETUP_TIMEOUT = 30.0
 """Seconds a call may take from offer to a finished handshake: a phone on a bad network, and a person who waits."""
 
 FIRST_STUN_TIMEOUT = 15.0
-"""Seconds without any valid check after which a call is given up: clients begin to check as soon as they have the answer."""
+"""Seconds without a valid check after which a call is given up: clients begin to check once they have the answer."""
 
 FIRST_MEDIA_TIMEOUT = 10.0
-"""Seconds after the handshake at which a caller whose audio never came is reported. The call goes on: it may be muted."""
+"""Seconds after the handshake at which a caller whose audio never came is reported; it may be muted, so it stays."""
 
 EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
 
@@ -150,7 +150,7 @@ class Session:
         self._housekeeping: float | None = now + FIRST_STUN_TIMEOUT
 
     @property
-    def setup(self) -> str:
+    def setup(self) -> Literal["active", "passive"]:
         """Our `a=setup` value in the answer (RFC 5763 §5)."""
         return "active" if self.role is dtls.DtlsRole.CLIENT else "passive"
 
@@ -275,8 +275,7 @@ class Session:
         self._dtls.receive_datagram(data, source, now)
         self._drain(now)
 
-    def _handshake_completed(self, event: dtls.HandshakeCompleted, now: float) -> None:
-        profile = event.srtp_profile
+    def _handshake_completed(self, profile: SrtpProfile, now: float) -> None:
         material = self._dtls.export_keying_material(EXPORTER_LABEL, keying_material_length(profile))
         self._srtp = SrtpSession(profile, material, is_client=self.role is dtls.DtlsRole.CLIENT)
         if self._handshake_path is not None:
@@ -352,7 +351,8 @@ class Session:
             self._handle_ice(event, now)
         while (closed_or_done := self._dtls.poll_event()) is not None:
             if isinstance(closed_or_done, dtls.HandshakeCompleted):
-                self._handshake_completed(closed_or_done, now)
+                assert closed_or_done.srtp_profile is not None  # we offered some, and require one
+                self._handshake_completed(closed_or_done.srtp_profile, now)
             elif isinstance(closed_or_done, dtls.Closed):
                 self._flush_machines()
                 self._dtls_closed(closed_or_done)

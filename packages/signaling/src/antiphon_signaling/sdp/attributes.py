@@ -1,14 +1,13 @@
 """The values of the attributes that a negotiation reads or writes. `decode` raises DecodeError, `encode` inverts it."""
 
 import re
-from typing import Literal, Self, cast
+from typing import Self, cast
 
 import msgspec
 
-from antiphon_common.control import Fingerprint
+from antiphon_common.control import Direction, Fingerprint
 from antiphon_common.errors import DecodeError
 
-Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
 DIRECTIONS: tuple[Direction, ...] = ("sendrecv", "sendonly", "recvonly", "inactive")
 MIRRORED: dict[Direction, Direction] = {
     "sendrecv": "sendrecv",

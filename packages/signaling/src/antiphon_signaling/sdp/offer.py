@@ -9,11 +9,10 @@ from typing import Any, cast
 
 import msgspec
 
-from antiphon_common.control import CallRequest, Codec, Fingerprint, HeaderExtension, IceParameters, Setup
+from antiphon_common.control import CallRequest, Codec, Direction, Fingerprint, HeaderExtension, IceParameters, Setup
 from antiphon_common.errors import RemoteProtocolError
 from antiphon_signaling.sdp.attributes import (
     DIRECTIONS,
-    Direction,
     ExtMap,
     FormatParameters,
     Group,
