@@ -35,6 +35,7 @@ class AudioStream:
         self.uplink = UplinkAudio(format)
         self.playout = Playout(format)
         self._payload_type = codec.payload_type
+        self._source: int | None = None
         self._sender = RtpSender.start(codec.payload_type, random)
         self.reporter = Reporter(self._sender.ssrc, cname, codec.clock_rate, random, ntp_offset)
 
@@ -58,6 +59,10 @@ class AudioStream:
             self.counters.other_payload += 1
             return
         self.counters.rtp_received += 1
+        if rtp.ssrc != self._source:
+            if self._source is not None:
+                self.uplink.restart()
+            self._source = rtp.ssrc
         self.reporter.received_rtp(rtp, now)
         self.uplink.receive(rtp.sequence, rtp.timestamp, rtp.payload, now)
 
