@@ -103,7 +103,6 @@ class PacketLoop:
 
     def _media_receiver(self, ingress: Ingress, sock: BatchSocket) -> Receiver:
         forwarder, receive, link = self._forwarder, sock.receive, self._link
-
         full_batches = 0
 
         def receive_media(now: float) -> int:
