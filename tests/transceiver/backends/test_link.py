@@ -121,13 +121,13 @@ def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_u
     bench = Bench()
     call = bench.speaking()
     bench.say(*[audio(call)] * 50)
-    for _ in range(9):
+    for _ in range(4):
         call.grant(20)
     assert bench.sent() == []
     call.grant(20)
-    assert bench.sent() == [frames.Credit(call.number, 200)]
+    assert bench.sent() == [frames.Credit(call.number, 100)]
     call.grant(100_000)
-    assert bench.sent() == [frames.Credit(call.number, 800)]
+    assert bench.sent() == [frames.Credit(call.number, 900)]
 
 
 def test_audio_beyond_the_credit_ends_that_call_alone() -> None:
@@ -151,10 +151,10 @@ def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_
     call.interrupted(1, 1500)
     bench.sent()
     bench.heard[call.number].clear()
-    bench.say(*[audio(call)] * 10, frames.ResponseEnded(call.number, 1))
+    bench.say(*[audio(call)] * 5, frames.ResponseEnded(call.number, 1))
     assert bench.heard[call.number] == []
-    assert bench.link.counters.late_frames == 10
-    assert bench.sent() == [frames.Credit(call.number, 200)]
+    assert bench.link.counters.late_frames == 5
+    assert bench.sent() == [frames.Credit(call.number, 100)]
     bench.say(frames.ResponseStarted(call.number, 2), audio(call, 2))
     assert bench.heard[call.number] == [frames.ResponseStarted(call.number, 2), audio(call, 2)]
 

@@ -26,8 +26,8 @@ InboundFrame = (
 
 Sink = Callable[[InboundFrame, float], None]
 
-CREDIT_STEP_MS = 200
-"""Credit is given back in steps of at least this much: five frames a second and call, and a twentieth of the whole."""
+CREDIT_STEP_MS = 100
+"""Credit is given back in steps of at least this much: at most ten frames a second and call."""
 
 ACCEPT_TIMEOUT = 10.0
 """Seconds a backend has to accept or refuse a call."""
