@@ -1,5 +1,7 @@
 import json
+import random
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 from antiphon_common import frames
 from antiphon_common.errors import DecodeError
+from support.mutation import mutations
 
 REPOSITORY = Path(__file__).parents[2]
 VECTORS: list[dict[str, Any]] = json.loads((REPOSITORY / "tests/vectors/frames.json").read_text())["frames"]
@@ -70,6 +73,15 @@ def test_one_bad_frame_or_unknown_tag_leaves_the_others_of_a_message_alone() -> 
 def test_a_message_that_is_no_array_of_frames_is_refused(message: bytes) -> None:
     with pytest.raises(DecodeError):
         list(frames.decode(message))
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_broken_bytes_raise_nothing_but_decode_error(vector: dict[str, Any]) -> None:
+    seed = f"frames {vector['name']}"
+    print("seed", seed)
+    for broken in mutations(frames.encode([made(vector)] * 2), random.Random(seed), 3000):
+        with suppress(DecodeError):
+            list(frames.decode(broken))
 
 
 def test_what_cannot_be_encoded_is_told_before_it_is_in_a_message() -> None:

@@ -214,6 +214,9 @@ class _Head(msgspec.Struct, array_like=True, gc=False):
 
 _CALL_TAGS = frozenset(range(2, 13))
 _CONNECTION_TAGS = frozenset((1, 13, 14, 15))
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises over bad bytes: besides its own error those of text and of nesting."""
+
 _encoder = msgspec.msgpack.Encoder()
 _batch = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _frame: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
@@ -240,7 +243,7 @@ def decode(message: bytes) -> Iterator[AnyFrame | BadFrame | None]:
     """
     try:
         batch = _batch.decode(message)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _MALFORMED as error:
         raise DecodeError(f"not an array of frames: {error}") from None
     return map(_decode_frame, batch)
 
@@ -248,14 +251,14 @@ def decode(message: bytes) -> Iterator[AnyFrame | BadFrame | None]:
 def _decode_frame(raw: msgspec.Raw) -> AnyFrame | BadFrame | None:
     try:
         return _frame.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _MALFORMED as error:
         return _explain(raw, str(error))
 
 
 def _explain(raw: msgspec.Raw, detail: str) -> BadFrame | None:
     try:
         head = _head.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except _MALFORMED:
         return BadFrame(None, detail)
     if head.tag in _CALL_TAGS:
         return BadFrame(head.call if type(head.call) is int else None, detail)
