@@ -3,17 +3,34 @@
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Playwright, sync_playwright
+
 from support.browser import TalkPage, chromium
-from support.correlation import Samples, known_speech, write_wav
+from support.correlation import RATE, Samples, known_speech, write_wav
 from support.processes import running
+
+PAUSE_SECONDS = 1.8
+"""How much longer than a turn the caller is silent after it."""
 
 
 @pytest.fixture(scope="session")
 def known() -> Samples:
     """The speech that callers say, at 48 kHz."""
     return known_speech()
+
+
+@pytest.fixture(scope="session")
+def turn_seconds() -> float:
+    return 2.0
+
+
+@pytest.fixture(scope="session")
+def turns(known: Samples, turn_seconds: float) -> Samples:
+    """A turn of the speech, and a pause in which it can be said back."""
+    pause = np.zeros(round((turn_seconds + PAUSE_SECONDS) * RATE), np.float32)
+    return np.concatenate([known[: round(turn_seconds * RATE)], pause])
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from support.aiortc_peer import call_in_thread
 from support.browser import TalkPage
 from support.correlation import Likeness, Samples, judge

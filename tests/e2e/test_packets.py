@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+
+from antiphon_common.demux import Protocol
 from support.browser import TalkPage
 from support.processes import apart
 from support.tap import tapped
-
-from antiphon_common.demux import Protocol
 
 SECONDS = 12.0
 TOLERANCE = 0.01
@@ -17,7 +17,7 @@ TOLERANCE = 0.01
 def test_the_relay_counts_what_the_caller_counts(new_tab: Callable[[], TalkPage]) -> None:
     """RTP is what getStats says; STUN, DTLS and RTCP are counted on the way to the relay."""
     with tapped() as tap, apart(advertise=tap.address) as deployment:
-        relay = deployment.services["relay"].ready.split()[0].partition("=")[2]
+        relay = deployment.media
         tap.forward_to(relay)
         tab = new_tab()
         tab.open(deployment.url)

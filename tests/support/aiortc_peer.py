@@ -1,4 +1,4 @@
-"""A caller of another make: aiortc, over HTTP or over the WebSocket, saying known speech and recording what it hears."""
+"""A caller of another make: aiortc, over HTTP or WebSocket, saying known speech and recording what it hears."""
 
 import asyncio
 import fractions
@@ -6,6 +6,7 @@ import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -15,9 +16,11 @@ import numpy as np
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
-from support.correlation import RATE, Samples
-from wsproto import ConnectionState, ConnectionType, WSConnection
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
 from wsproto.events import CloseConnection, Event, Ping, RejectConnection, Request, TextMessage
+
+from support.correlation import RATE, Samples
 
 FRAME = RATE // 50
 CONNECT_SECONDS = 15.0
@@ -69,6 +72,8 @@ class Listener:
         try:
             while True:
                 frame = await track.recv()
+                assert isinstance(frame, AudioFrame)
+                assert frame.pts is not None
                 if not self._frames:
                     self.began = time.monotonic()
                 pcm = frame.to_ndarray().reshape(-1, len(frame.layout.channels))[:, 0]
@@ -119,8 +124,9 @@ async def call(url: str, known: Samples, seconds: float, way: Way) -> Recording:
 
 
 def call_in_thread(url: str, known: Samples, seconds: float, way: Way) -> Recording:
-    """Call from a thread, with an event loop of its own."""
-    return asyncio.run(call(url, known, seconds, way))
+    """Call from a thread of its own: this one may have an event loop of Playwright's."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(call(url, known, seconds, way))).result()
 
 
 def _said(known: Samples, speaker_began: float, listener_began: float, count: int) -> Samples:

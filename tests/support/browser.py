@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from playwright.sync_api import BrowserContext, Page, Playwright
+
 from support.correlation import RATE, Samples
 
 PROGRAM = "chromium"
@@ -100,6 +101,10 @@ class TalkPage:
     @property
     def state(self) -> str:
         return str(self.page.evaluate("() => window.antiphon.state"))
+
+    @property
+    def call_id(self) -> str:
+        return str(self.page.evaluate("() => window.antiphon.callId"))
 
     def wait_state(self, state: str) -> None:
         """Wait for a state; say what the page says when it does not come."""

@@ -19,6 +19,9 @@ ANALYSIS_RATE = 24_000
 SILENCE = 0.01
 """Root mean square below which a window of one second says nothing of how it was carried."""
 
+ALIKE = 0.5
+"""Peak above which a window is the known sound, and tells of the delay."""
+
 
 class Window(NamedTuple):
     """One second of a recording: its peak of the normalised cross-correlation, and where in the known sound that is."""
@@ -79,30 +82,35 @@ def compare(recording: Samples, known: Samples) -> list[Window]:
     heard, loop = resample(recording, RATE, size), resample(known, RATE, size)
     unrolled = np.concatenate([loop, loop[: size - 1]])
     energy = np.concatenate([[0.0], np.cumsum(unrolled**2, dtype=np.float64)])
-    norms = np.sqrt(energy[size:] - energy[:-size])
+    silent = SILENCE * size**0.5
+    norms = np.sqrt(np.maximum(energy[size:] - energy[:-size], silent**2))
     points = 1 << (len(unrolled) - 1).bit_length()
     spectrum = np.fft.rfft(unrolled, points)
     windows = []
     for start in range(0, len(heard) - size + 1, size):
         window = heard[start : start + size]
         norm = float(np.linalg.norm(window))
-        if norm < SILENCE * size**0.5:
+        if norm < silent:
             continue
         products = np.fft.irfft(spectrum * np.conj(np.fft.rfft(window, points)), points)[: len(loop)]
-        likeness = products / np.maximum(norms * norm, 1e-9)
+        likeness = products / (norms * norm)
         best = int(np.argmax(likeness))
         windows.append(Window(start / size, float(likeness[best]), best / size))
     return windows
 
 
 def judge(heard: Samples, said: Samples, known: Samples) -> Likeness:
-    """Compare what came back with the known sound. `said` was recorded beside it on the same clock, so that the delay is
-    how far the two are apart."""
+    """Compare what came back with the known sound. `said` was recorded beside it on the same clock: the delay is how
+    far the two are apart."""
     period = len(known) / RATE
-    positions = {window.start: window.position for window in compare(said, known)}
+    mouth = [window for window in compare(said, known) if window.peak > ALIKE]
     windows = compare(heard, known)
     assert windows, "only silence came back"
-    delays = [(positions[w.start] - w.position) % period for w in windows if w.start in positions and w.peak > 0.5]
     peaks = [window.peak for window in windows]
+    delays = []
+    for window in windows:
+        if window.peak > ALIKE:
+            beside = min(mouth, key=lambda other: abs(other.start - window.start))
+            delays.append((window.start - window.position - (beside.start - beside.position)) % period)
     delay = float(np.median(delays)) if delays else float("nan")
     return Likeness(len(windows), float(np.median(peaks)), min(peaks), delay)

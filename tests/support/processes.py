@@ -101,11 +101,21 @@ class Service:
 class Deployment:
     """A running Antiphon: where callers reach it, and where its figures are."""
 
-    def __init__(self, url: str, services: Mapping[str, Service], relay_admin: str, transceiver_admin: str) -> None:
+    def __init__(
+        self, url: str, services: Mapping[str, Service], relay_admin: str, *transceiver_admins: str, secret: str = ""
+    ) -> None:
         self.url = url.rstrip("/")
         self.services = services
         self.relay_admin = relay_admin
-        self.transceiver_admin = transceiver_admin
+        self.transceiver_admins = transceiver_admins
+        self.transceiver_admin = transceiver_admins[0]
+        self.secret = secret
+        """The text of the secret file, where there is one."""
+
+    @property
+    def media(self) -> str:
+        """Where the relay itself takes media, whatever callers are told; known where the services run apart."""
+        return self.services["relay"].ready.split()[0].partition("=")[2]
 
     def relay_metrics(self) -> dict[str, float]:
         return read_metrics(self.relay_admin)
@@ -131,11 +141,17 @@ def all_in_one(*arguments: str, backend: str = "loopback") -> Iterator[Deploymen
 
 @contextmanager
 def apart(
-    *, audio: str = "pcm16/24000", backend: str = "loopback", capacity: int = 100, advertise: str | None = None
+    *,
+    audio: str = "pcm16/24000",
+    backend: str = "loopback",
+    capacity: int = 100,
+    transceivers: int = 1,
+    advertise: str | None = None,
 ) -> Iterator[Deployment]:
     """Run each service as a process of its own, as the README's recipe does, on free ports.
 
-    `advertise` is told to callers in place of the relay's media address, which then stands in `services["relay"].ready`.
+    The second transceiver is `services["transceiver 2"]`; calls go to them in turn. `advertise` is told to callers in
+    place of the relay's media address.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -148,18 +164,23 @@ def apart(
             return services[name].wait_ready().ready
 
         model = start("backend", f"antiphon_backend.{backend}", "--listen", "127.0.0.1:0")
-        admin = [f"127.0.0.1:{_free_ports(1)}" for _ in range(3)]
-        control = start(
-            "transceiver", "antiphon_transceiver", *secret, "--control", "127.0.0.1:0", "--backend", f"{backend}={model}",
-            "--audio", audio, "--capacity", str(capacity), "--admin", admin[1],
-        )  # fmt: skip
+        admin = [f"127.0.0.1:{_free_ports(1)}" for _ in range(2 + transceivers)]
+        controls = [
+            start(
+                "transceiver" if number == 1 else f"transceiver {number}", "antiphon_transceiver", *secret,
+                "--control", "127.0.0.1:0", "--backend", f"{backend}={model}", "--audio", audio,
+                "--capacity", str(capacity), "--admin", admin[1 + number],
+            )
+            for number in range(1, transceivers + 1)
+        ]  # fmt: skip
         media = start("relay", "antiphon_relay", *secret, "--media", "127.0.0.1:0", "--admin", admin[0])
         told = advertise or media.split()[0].partition("=")[2]
         url = start(
-            "signaling", "antiphon_signaling", *secret, "--http", "127.0.0.1:0", "--transceiver", control,
-            "--advertise", told, "--admin", admin[2],
+            "signaling", "antiphon_signaling", *secret, "--http", "127.0.0.1:0", "--advertise", told,
+            "--admin", admin[1], *(word for control in controls for word in ("--transceiver", control)),
         )  # fmt: skip
-        yield Deployment(url, services, admin[0], admin[1])
+        secret_text = Path(secret[1]).read_text()
+        yield Deployment(url, services, admin[0], *admin[2:], secret=secret_text)
 
 
 def read_metrics(address: str) -> dict[str, float]:

@@ -1,0 +1,14 @@
+"""The embedded echo backend: a turn comes back once the caller pauses."""
+
+from support.aiortc_peer import call_in_thread
+from support.correlation import Samples, judge
+from support.processes import all_in_one
+
+
+def test_a_turn_comes_back_after_the_pause(turns: Samples, turn_seconds: float) -> None:
+    with all_in_one(backend="echo") as deployment:
+        recording = call_in_thread(deployment.url, turns, 1.5 * turn_seconds, "http")
+    likeness = judge(recording.heard, recording.said, turns)
+    print(f"\necho, aiortc: {likeness}", end="")
+    assert likeness.median > 0.7
+    assert turn_seconds + 0.5 < likeness.delay < turn_seconds + 1.5
