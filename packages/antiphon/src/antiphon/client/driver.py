@@ -28,14 +28,14 @@ Listener = Callable[[Event, float], None]
 class DrivenCall:
     """A call, its socket, and the speech it says. Packets are counted as the network sees them."""
 
-    def __init__(self, core: ClientCall, listener: Listener) -> None:
+    def __init__(self, core: ClientCall, listener: Listener, local: tuple[str, int] = ("0.0.0.0", 0)) -> None:
         self.core = core
         self.listener = listener
         self.packets_sent = 0
         self.packets_received = 0
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
-        self.socket.bind(("0.0.0.0", 0))
+        self.socket.bind(local)
         self.spoken = 0
         self.next_frame = inf
         self._speech: Sequence[bytes] = ()
