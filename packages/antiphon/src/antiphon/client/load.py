@@ -18,8 +18,8 @@ from antiphon_transceiver.dtls import Certificate
 CONNECT_TIMEOUT = 30.0
 """Seconds after which a call that did not connect counts as failed."""
 
-LINGER = 0.5
-"""Seconds that what is still under way gets to arrive after the last packet was sent."""
+LINGER = 1.0
+"""Seconds that what is still under way, or waits to be played, gets to arrive after the last packet was sent."""
 
 NTP_EPOCH = 2_208_988_800
 
@@ -144,51 +144,84 @@ class _Caller:
                 self._connected.set()
 
 
+class Load:
+    """Calls to one server, any number of them, all made by one task. `run` serves them; meanwhile `add`, `talk` and
+    `hang_up` as often as wanted."""
+
+    def __init__(self, settings: LoadSettings) -> None:
+        self.driver = CallDriver()
+        self._settings = settings
+        self._certificate = Certificate.generate()
+        self._speech = Speech.shipped()
+        self._callers: list[_Caller] = []
+        headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
+        self._http = httpx.AsyncClient(
+            base_url=settings.url, headers=headers, verify=settings.verify_tls, timeout=CONNECT_TIMEOUT
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the calls until cancelled."""
+        async with self._http:
+            task_status.started()
+            await self.driver.run()
+
+    @property
+    def reports(self) -> list[CallReport]:
+        """How each call goes, in the order they were made; complete once they have hung up."""
+        return [caller.report for caller in self._callers]
+
+    @property
+    def connected(self) -> int:
+        """How many calls are up."""
+        return sum(report.failure is None for report in self.reports)
+
+    async def add(self, calls: int, progress: Progress = lambda line: None) -> None:
+        """Make that many more calls, at the rate of the settings; return when each is connected or has failed."""
+        async with trio.open_nursery() as nursery:
+            for number in range(1, calls + 1):
+                caller = _Caller(self.driver, self._certificate, self._speech)
+                self._callers.append(caller)
+                nursery.start_soon(caller.connect, self._http, self._settings)
+                await trio.sleep(1 / self._settings.rate)
+                if number % 50 == 0:
+                    progress(f"{number} of {calls} offers made")
+
+    async def talk(self, seconds: float) -> tuple[float, float]:
+        """Let the calls talk; return how long that took and the share of a processor that this process was busy."""
+        began, cpu = trio.current_time(), _cpu_seconds()
+        await trio.sleep(seconds)
+        elapsed = trio.current_time() - began
+        return elapsed, (_cpu_seconds() - cpu) / elapsed
+
+    async def hang_up(self) -> None:
+        """Fall silent, hear what is still under way, and end every call."""
+        for caller in self._callers:
+            caller.call.silence()
+        await trio.sleep(LINGER)
+        for caller in self._callers:
+            caller.hang_up()
+
+
 async def run_load(settings: LoadSettings, progress: Progress = lambda line: None) -> LoadReport:
     """Make the calls and return what became of them. Raises LoadError when the server cannot be reached at all."""
-    driver, certificate, speech = CallDriver(), Certificate.generate(), Speech.shipped()
-    callers: list[_Caller] = []
-    headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
-    async with httpx.AsyncClient(
-        base_url=settings.url, headers=headers, verify=settings.verify_tls, timeout=CONNECT_TIMEOUT
-    ) as http:
-        await _check_reachable(http, settings.url)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(driver.run)
-            async with trio.open_nursery() as setting_up:
-                for number in range(settings.calls):
-                    caller = _Caller(driver, certificate, speech)
-                    callers.append(caller)
-                    setting_up.start_soon(caller.connect, http, settings)
-                    await trio.sleep(1 / settings.rate)
-                    if number % 50 == 49:
-                        progress(f"{number + 1} of {settings.calls} offers made")
-            connected = [caller for caller in callers if caller.report.failure is None]
-            progress(f"{len(connected)} of {settings.calls} calls connected; talking for {settings.seconds:g} s")
-            seconds, busy = await _talk(connected, settings.seconds)
-            for caller in callers:
-                caller.hang_up()
-            nursery.cancel_scope.cancel()
-    return LoadReport([caller.report for caller in callers], seconds, busy)
+    await _check_reachable(settings)
+    load = Load(settings)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(load.run)
+        await load.add(settings.calls, progress)
+        progress(f"{load.connected} of {settings.calls} calls connected; talking for {settings.seconds:g} s")
+        seconds, busy = await load.talk(settings.seconds)
+        await load.hang_up()
+        nursery.cancel_scope.cancel()
+    return LoadReport(load.reports, seconds, busy)
 
 
-async def _check_reachable(http: httpx.AsyncClient, url: str) -> None:
+async def _check_reachable(settings: LoadSettings) -> None:
     try:
-        await http.get("/")
+        async with httpx.AsyncClient(verify=settings.verify_tls) as http:
+            await http.get(settings.url)
     except httpx.HTTPError as error:
-        raise LoadError(f"{url} cannot be reached ({error}): is `python -m antiphon` running there?") from None
-
-
-async def _talk(callers: list[_Caller], seconds: float) -> tuple[float, float]:
-    """Let callers talk on; return how long that took and the share of a processor that it cost."""
-    began, cpu = trio.current_time(), _cpu_seconds()
-    await trio.sleep(seconds)
-    for caller in callers:
-        caller.call.silence()
-    elapsed = trio.current_time() - began
-    busy = (_cpu_seconds() - cpu) / elapsed
-    await trio.sleep(LINGER)
-    return elapsed, busy
+        raise LoadError(f"{settings.url} cannot be reached ({error}): is `python -m antiphon` running there?") from None
 
 
 def _cpu_seconds() -> float:
