@@ -163,7 +163,8 @@ def apart(
             services[name] = stack.enter_context(Service(module, *arguments))
             return services[name].wait_ready().ready
 
-        model = start("backend", f"antiphon_backend.{backend}", "--listen", "127.0.0.1:0")
+        slots = ("--slots", str(capacity))
+        model = start("backend", f"antiphon_backend.{backend}", "--listen", "127.0.0.1:0", *slots)
         admin = [f"127.0.0.1:{_free_ports(1)}" for _ in range(2 + transceivers)]
         controls = [
             start(
