@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from antiphon_transceiver.dtls import (
     ApplicationDataReceived,
-    Certificate,
     CipherSuite,
     Closed,
     CloseReason,
@@ -26,6 +28,7 @@ from antiphon_transceiver.dtls import (
     DtlsRole,
     HandshakeCompleted,
 )
+from antiphon_transceiver.dtls.certificate import NOT_AFTER, NOT_BEFORE, fingerprint_of
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 from support.dtls_peers import certificate
 
@@ -41,16 +44,35 @@ PROFILES = {
 SUITES = {
     "ECDHE-ECDSA-AES128-GCM-SHA256": CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
     "ECDHE-ECDSA-AES256-GCM-SHA384": CipherSuite.ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    "ECDHE-ECDSA-CHACHA20-POLY1305": CipherSuite.ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+}
+RSA_SUITES = {
+    "ECDHE-RSA-AES128-GCM-SHA256": CipherSuite.ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    "ECDHE-RSA-AES256-GCM-SHA384": CipherSuite.ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    "ECDHE-RSA-CHACHA20-POLY1305": CipherSuite.ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 }
 GCM = SrtpProfile.AEAD_AES_128_GCM
+
+
+def make_rsa_identity() -> tuple[rsa.RSAPrivateKey, bytes]:
+    """Return a key and a self-signed certificate as browsers and GStreamer make them."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rsa")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    dated = builder.not_valid_before(NOT_BEFORE).not_valid_after(NOT_AFTER)
+    return key, dated.sign(key, SHA256()).public_bytes(Encoding.DER)
+
+
 OURS, THEIRS = certificate("ours"), certificate("openssl")
+THEIR_RSA_KEY, THEIR_RSA_CERTIFICATE = make_rsa_identity()
+THEIR_FINGERPRINTS = [THEIRS.fingerprint(), fingerprint_of(THEIR_RSA_CERTIFICATE, "sha-256")]
 
 
 class Conversation:
     """Our endpoint on a loopback socket, and an OpenSSL process that talks to it."""
 
     def __init__(self, role: DtlsRole, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
-        self.endpoint = DtlsEndpoint(role, OURS, [THEIRS.fingerprint()], list(SrtpProfile), os.urandom)
+        self.endpoint = DtlsEndpoint(role, OURS, THEIR_FINGERPRINTS, list(SrtpProfile), os.urandom)
         self.peer: tuple[str, int] | None = None
         self.process = process
         self.events: list[DtlsEvent] = []
@@ -103,14 +125,19 @@ class Conversation:
 @pytest.fixture
 def identity(tmp_path: Path) -> list[str]:
     """Return the options by which OpenSSL takes its certificate and key."""
-    certificate_file, key_file = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    write_pem(THEIRS, certificate_file, key_file)
+    return write_identity(tmp_path, THEIRS.der, THEIRS.private_key)
+
+
+@pytest.fixture
+def rsa_identity(tmp_path: Path) -> list[str]:
+    return write_identity(tmp_path, THEIR_RSA_CERTIFICATE, THEIR_RSA_KEY)
+
+
+def write_identity(folder: Path, der: bytes, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> list[str]:
+    certificate_file, key_file = folder / "certificate.pem", folder / "key.pem"
+    certificate_file.write_bytes(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return ["-cert", str(certificate_file), "-key", str(key_file)]
-
-
-def write_pem(identity: Certificate, certificate_file: Path, key_file: Path) -> None:
-    certificate_file.write_bytes(x509.load_der_x509_certificate(identity.der).public_bytes(Encoding.PEM))
-    key_file.write_bytes(identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 @contextlib.contextmanager
@@ -132,12 +159,13 @@ def openssl(command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def against_client(*options: str) -> Iterator[Conversation]:
-    """We are the server; `s_client` connects to us."""
+def against_client(*options: str, commands: bool = False) -> Iterator[Conversation]:
+    """We are the server; `s_client` connects to us. With `commands` it takes single letters for orders."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{sock.getsockname()[1]}"
-        with openssl("s_client", "-connect", address, "-nocommands", *options) as process:
+        quiet = () if commands else ("-nocommands",)
+        with openssl("s_client", "-connect", address, *quiet, *options) as process:
             yield Conversation(DtlsRole.SERVER, sock, process)
 
 
@@ -200,6 +228,21 @@ def test_each_suite_and_group(command: str, suite: str, group: str, identity: li
         check_conversation(conversation, SUITES[suite], GCM)
 
 
+@pytest.mark.parametrize("scheme", ["RSA+SHA256", "rsa_pss_rsae_sha256"])
+def test_a_client_with_an_rsa_certificate(scheme: str, rsa_identity: list[str]) -> None:
+    schemes = ["-client_sigalgs", scheme, "-sigalgs", f"ECDSA+SHA256:{scheme}"]
+    with against_client("-use_srtp", "SRTP_AEAD_AES_128_GCM", *schemes, *rsa_identity) as conversation:
+        check_conversation(conversation, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, GCM)
+
+
+@pytest.mark.parametrize("suite", RSA_SUITES)
+@pytest.mark.parametrize("scheme", ["RSA+SHA256", "rsa_pss_rsae_sha256"])
+def test_a_server_with_an_rsa_certificate(suite: str, scheme: str, rsa_identity: list[str]) -> None:
+    options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", "-cipher", suite, "-sigalgs", f"{scheme}:ECDSA+SHA256"]
+    with against_server(*options, *rsa_identity) as conversation:
+        check_conversation(conversation, RSA_SUITES[suite], GCM)
+
+
 def test_a_cookie_exchange_as_client(identity: list[str]) -> None:
     with against_server("-listen", "-use_srtp", "SRTP_AEAD_AES_128_GCM", *identity) as conversation:
         check_conversation(conversation, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, GCM)
@@ -222,7 +265,7 @@ def test_a_client_without_a_certificate_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [("-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"), ("-groups", "P-384"), ("-use_srtp", "SRTP_AES128_CM_SHA1_32")],
+    [("-cipher", "ECDHE-RSA-AES128-GCM-SHA256"), ("-groups", "P-384"), ("-use_srtp", "SRTP_AES128_CM_SHA1_32")],
 )
 def test_a_client_with_nothing_in_common_is_refused(option: tuple[str, str], identity: list[str]) -> None:
     with against_client(*identity, *option) as conversation:
@@ -242,3 +285,13 @@ def test_close_notify_from_a_client(identity: list[str]) -> None:
         closed = conversation.events[-1]
         assert isinstance(closed, Closed)
         assert closed.reason is CloseReason.CLOSE_NOTIFY
+
+
+@pytest.mark.parametrize("command", ["s_client", "s_server"])
+def test_renegotiation_is_refused(command: str, identity: list[str]) -> None:
+    options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", *identity]
+    with against_client(*options, commands=True) if command == "s_client" else against_server(*options) as conversation:
+        conversation.run(lambda: exported(conversation.output) is not None, "keying material")
+        conversation.say(b"R\n" if command == "s_client" else b"r\n")
+        conversation.run(lambda: b"no renegotiation" in conversation.output, "refusal")
+        assert not any(isinstance(event, HandshakeCompleted) for event in conversation.events[1:])

@@ -1,6 +1,6 @@
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -43,11 +43,12 @@ def test_a_certificate_that_was_not_announced_is_refused(announced: tuple[Finger
         check_fingerprint(OURS.der, announced)
 
 
-def self_signed(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+def self_signed(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
     loaded = x509.load_der_x509_certificate(OURS.der)
     builder = x509.CertificateBuilder(loaded.issuer, loaded.subject, key.public_key(), 1)
     dated = builder.not_valid_before(loaded.not_valid_before_utc).not_valid_after(loaded.not_valid_after_utc)
-    return dated.sign(key, SHA256()).public_bytes(Encoding.DER)
+    hash_function = None if isinstance(key, ed25519.Ed25519PrivateKey) else SHA256()
+    return dated.sign(key, hash_function).public_bytes(Encoding.DER)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +57,17 @@ def self_signed(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
         (b"", AlertDescription.BAD_CERTIFICATE),
         (OURS.der[:-1], AlertDescription.BAD_CERTIFICATE),
         (self_signed(ec.generate_private_key(ec.SECP384R1())), AlertDescription.UNSUPPORTED_CERTIFICATE),
-        (self_signed(rsa.generate_private_key(65537, 2048)), AlertDescription.UNSUPPORTED_CERTIFICATE),
+        (self_signed(rsa.generate_private_key(65537, 1024)), AlertDescription.UNSUPPORTED_CERTIFICATE),
+        (self_signed(ed25519.Ed25519PrivateKey.generate()), AlertDescription.UNSUPPORTED_CERTIFICATE),
     ],
-    ids=["empty", "cut short", "P-384", "RSA"],
+    ids=["empty", "cut short", "P-384", "RSA of 1024 bits", "Ed25519"],
 )
 def test_a_key_that_cannot_be_used_is_refused(der: bytes, alert: AlertDescription) -> None:
     with pytest.raises(HandshakeError) as raised:
         load_public_key(der)
     assert raised.value.alert is alert
+
+
+def test_an_rsa_key_as_browsers_make_it_is_taken() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    assert load_public_key(self_signed(key)) == key.public_key()

@@ -41,10 +41,54 @@ def test_closing_twice_and_using_what_is_closed_is_harmless() -> None:
     client = make_peers().client
     client.close(0.0)
     client.close(0.0)
+    assert client.poll_timeout() is None
     client.receive_datagram(b"\x16", None, 0.0)
     client.handle_timeout(100.0)
     assert client.poll_event() == Closed(CloseReason.LOCAL_CLOSE, None, "")
     assert client.poll_event() is None
+
+
+@pytest.mark.parametrize("closing", ["client", "server"])
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_close_notify_that_gets_lost_is_said_again(closing: str, lost: int) -> None:
+    client, server, network = make_peers().shake_hands()
+    closer, station = (client, network.left) if closing == "client" else (server, network.right)
+    said: list[bytes] = []
+
+    def lose(datagram: bytes) -> list[bytes]:
+        said.append(datagram)
+        return [] if len(said) <= lost else [datagram]
+
+    station.rewrite = lose
+    closed_at = network.now
+    closer.close(closed_at)
+    assert network.run(lambda: client.closed and server.closed, limit=closed_at + 1.0)
+    network.run(limit=closed_at + 10.0)
+    assert len(said) == len(set(said)) == lost + 1, "the other side's close_notify ends it"
+    assert client.poll_timeout() is server.poll_timeout() is None
+
+
+def test_last_words_to_nobody_end_after_a_second() -> None:
+    client, _, network = make_peers().shake_hands()
+    network.left.rewrite = lambda datagram: []
+    client.close(10.0)
+    times = []
+    while (deadline := client.poll_timeout()) is not None:
+        times.append(deadline - 10.0)
+        client.handle_timeout(deadline)
+    assert times == pytest.approx([0.1, 0.3, 0.7])
+    assert len(list(iter(client.poll_transmit, None))) == 1 + len(times)
+
+
+def test_a_fatal_alert_that_gets_lost_is_said_again() -> None:
+    ours, theirs = certificate("client"), certificate("server")
+    client = DtlsEndpoint(DtlsRole.CLIENT, ours, [certificate("other").fingerprint()], list(SrtpProfile), bytes)
+    server = DtlsEndpoint(DtlsRole.SERVER, theirs, [ours.fingerprint()], list(SrtpProfile), bytes)
+    network = MemoryNetwork(client, server)
+    network.left.rewrite = lambda datagram: [] if client.closed and network.now < 0.3 else [datagram]
+    client.start(0.0)
+    assert network.run(lambda: server.closed, limit=1.0)
+    assert last_event([*network.right.events]).reason is CloseReason.ALERT_RECEIVED
 
 
 @pytest.mark.parametrize("wrong", ["client", "server"])

@@ -4,6 +4,7 @@ import itertools
 import json
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 import pytest
 
@@ -13,6 +14,8 @@ from antiphon_transceiver.dtls.messages import Fragment, HandshakeMessage, Hands
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
 from support.dtls_peers import make_peers
 from support.impairment import Impairment
+
+Item = TypeVar("Item")
 
 
 @pytest.mark.parametrize("mtu", [256, 400, 576, 1200])
@@ -46,6 +49,47 @@ def test_a_client_hello_in_pieces_is_put_together(order: tuple[int, ...], one_da
     peers.network.left.rewrite = rewrite
     peers.shake_hands()
     assert peers.server.counters.malformed == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_client_hello_cut_anyhow_with_half_of_it_sent_again_is_put_together(seed: int) -> None:
+    """Overlapping pieces, in any order, several to a record, several records to a datagram."""
+    peers = make_peers(seed)
+    random = Random(seed)
+
+    def rewrite(datagram: bytes) -> list[bytes]:
+        peers.network.left.rewrite = lambda later: [later]
+        return scattered_client_hello(datagram, random)
+
+    peers.network.left.rewrite = rewrite
+    peers.shake_hands()
+    assert peers.server.counters.malformed == peers.server.counters.retransmissions == 0, f"seed {seed}"
+
+
+def scattered_client_hello(datagram: bytes, random: Random) -> list[bytes]:
+    (record,) = split_records(datagram)
+    whole = Fragment.pull(Reader(record.payload))
+    message, end = HandshakeMessage(whole.type, whole.sequence, whole.data), len(whole.data)
+    cuts = sorted({0, end, *random.sample(range(end), random.randrange(1, 8))})
+    pieces = [message.fragment(start, stop - start) for start, stop in itertools.pairwise(cuts)]
+    again = random.sample(range(end), len(pieces))
+    pieces += [message.fragment(start, random.randrange(1, end - start + 1)) for start in again[::2]]
+    pieces += random.sample(pieces, len(pieces) // 2)
+    random.shuffle(pieces)
+    layer = RecordLayer()
+    payloads = [b"".join(piece.encode() for piece in group) for group in gathered(pieces, random)]
+    records = [layer.encode(ContentType.HANDSHAKE, 0, payload) for payload in payloads]
+    return [b"".join(group) for group in gathered(records, random)]
+
+
+def gathered(items: list[Item], random: Random) -> list[list[Item]]:
+    """Return items in their order, in groups of one to three."""
+    groups = []
+    while items:
+        size = random.randrange(1, 4)
+        groups.append(items[:size])
+        items = items[size:]
+    return groups
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 1, 0, 0)])

@@ -19,6 +19,7 @@ from antiphon_transceiver.dtls import (
 )
 from antiphon_transceiver.dtls.extensions import ExtensionType, decode_use_srtp, encode_use_srtp
 from antiphon_transceiver.dtls.messages import (
+    CertificateChain,
     ClientHello,
     Fragment,
     HandshakeMessage,
@@ -28,7 +29,7 @@ from antiphon_transceiver.dtls.messages import (
 )
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.dtls_peers import make_peers
+from support.dtls_peers import certificate, make_peers
 
 CM, GCM_128, GCM_256 = SrtpProfile.AES128_CM_HMAC_SHA1_80, SrtpProfile.AEAD_AES_128_GCM, SrtpProfile.AEAD_AES_256_GCM
 
@@ -192,7 +193,7 @@ GOOD_EXTENSIONS: dict[int, bytes] = {
     ("hello", "alert"),
     [
         (ServerHello(0xFEFF, bytes(32), b"", 0xC02B, 0, GOOD_EXTENSIONS), AlertDescription.PROTOCOL_VERSION),
-        (ServerHello(0xFEFD, bytes(32), b"", 0xC02F, 0, GOOD_EXTENSIONS), AlertDescription.ILLEGAL_PARAMETER),
+        (ServerHello(0xFEFD, bytes(32), b"", 0xC013, 0, GOOD_EXTENSIONS), AlertDescription.ILLEGAL_PARAMETER),
         (ServerHello(0xFEFD, bytes(32), b"", 0xC02B, 1, GOOD_EXTENSIONS), AlertDescription.ILLEGAL_PARAMETER),
         (
             ServerHello(0xFEFD, bytes(32), b"", 0xC02B, 0, {**GOOD_EXTENSIONS, 16: b""}),
@@ -223,6 +224,19 @@ def test_a_server_hello_that_fits_to_no_offer_is_refused(hello: ServerHello, ale
     event = client.poll_event()
     assert isinstance(event, Closed)
     assert (event.reason, event.alert) == (CloseReason.ALERT_SENT, alert)
+
+
+def test_a_server_certificate_must_have_the_key_that_the_suite_names() -> None:
+    client = make_peers().client
+    client.start(0.0)
+    suite = CipherSuite.ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    hello = ServerHello(0xFEFD, bytes(32), b"", suite, 0, GOOD_EXTENSIONS).encode()
+    chain = CertificateChain((certificate("server").der,)).encode()
+    client.receive_datagram(in_record(HandshakeMessage(HandshakeType.SERVER_HELLO, 0, hello)), None, 0.0)
+    client.receive_datagram(in_record(HandshakeMessage(HandshakeType.CERTIFICATE, 1, chain)), None, 0.0)
+    event = client.poll_event()
+    assert isinstance(event, Closed)
+    assert (event.reason, event.alert) == (CloseReason.ALERT_SENT, AlertDescription.ILLEGAL_PARAMETER)
 
 
 def test_a_hello_verify_request_is_answered_once_with_its_cookie() -> None:

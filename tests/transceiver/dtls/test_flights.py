@@ -15,7 +15,7 @@ from antiphon_transceiver.dtls.flights import (
     pack_flight,
 )
 from antiphon_transceiver.dtls.messages import Fragment, HandshakeMessage, HandshakeType
-from antiphon_transceiver.dtls.record import AesGcm, ContentType, RecordLayer, split_records
+from antiphon_transceiver.dtls.record import AesGcmRecords, ContentType, RecordLayer, split_records
 
 MESSAGES = [
     HandshakeMessage(HandshakeType.SERVER_HELLO, 0, bytes(range(90))),
@@ -41,7 +41,7 @@ def test_a_packed_flight_fits_the_mtu_and_comes_out_whole(mtu: int) -> None:
 
 def test_finished_goes_behind_change_cipher_spec_in_the_next_epoch() -> None:
     layer = RecordLayer()
-    layer.protect(AesGcm(bytes(16), bytes(4)), AesGcm(bytes(16), bytes(4)))
+    layer.protect(AesGcmRecords(bytes(16), bytes(4)), AesGcmRecords(bytes(16), bytes(4)))
     (datagram,) = pack_flight([ChangeCipherSpec(), HandshakeMessage(HandshakeType.FINISHED, 5, bytes(12))], layer, 1200)
     kinds = [(record.content_type, record.epoch) for record in split_records(datagram)]
     assert kinds == [(ContentType.CHANGE_CIPHER_SPEC, 0), (ContentType.HANDSHAKE, 1)]

@@ -1,14 +1,30 @@
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from antiphon_common.errors import DecodeError
-from antiphon_transceiver.dtls.record import AesGcm, ContentType, Record, RecordLayer, split_records
+from antiphon_transceiver.dtls.record import (
+    AesGcmRecords,
+    ChaCha20Poly1305Records,
+    ContentType,
+    Record,
+    RecordLayer,
+    RecordProtection,
+    split_records,
+)
+
+Layers = tuple[RecordLayer, RecordLayer]
 
 
-def protected_pair() -> tuple[RecordLayer, RecordLayer]:
-    one, other = AesGcm(b"k" * 16, b"salt"), AesGcm(b"K" * 32, b"SALT")
+@pytest.fixture(params=["AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305"])
+def layers(request: pytest.FixtureRequest) -> Layers:
+    def protection(byte: bytes) -> RecordProtection:
+        if request.param == "ChaCha20-Poly1305":
+            return ChaCha20Poly1305Records(byte * 32, byte * 12)
+        return AesGcmRecords(byte * (16 if request.param == "AES-128-GCM" else 32), byte * 4)
+
     left, right = RecordLayer(), RecordLayer()
-    left.protect(one, other)
-    right.protect(other, one)
+    left.protect(protection(b"1"), protection(b"2"))
+    right.protect(protection(b"2"), protection(b"1"))
     return left, right
 
 
@@ -40,16 +56,16 @@ def test_another_major_version_is_a_decode_error() -> None:
         list(split_records(bytes(datagram)))
 
 
-def test_protected_records_are_longer_by_the_stated_overhead_and_open_on_the_other_side() -> None:
-    left, right = protected_pair()
+def test_protected_records_are_longer_by_the_stated_overhead_and_open_on_the_other_side(layers: Layers) -> None:
+    left, right = layers
     for text in (b"", b"first", b"second"):
         datagram = left.encode(ContentType.APPLICATION_DATA, 1, text)
         assert len(datagram) == len(text) + left.overhead(1)
         assert right.open(only_record(datagram)) == text
 
 
-def test_every_flipped_bit_of_a_protected_record_is_noticed() -> None:
-    left, right = protected_pair()
+def test_every_flipped_bit_of_a_protected_record_is_noticed(layers: Layers) -> None:
+    left, right = layers
     datagram = left.encode(ContentType.APPLICATION_DATA, 1, b"data")
     for position in [0, 2, *range(5, 11), *range(13, len(datagram))]:
         tampered = bytearray(datagram)
@@ -58,8 +74,8 @@ def test_every_flipped_bit_of_a_protected_record_is_noticed() -> None:
             right.open(only_record(bytes(tampered)))
 
 
-def test_a_record_that_came_is_a_replay_and_one_that_failed_is_not() -> None:
-    left, right = protected_pair()
+def test_a_record_that_came_is_a_replay_and_one_that_failed_is_not(layers: Layers) -> None:
+    left, right = layers
     records = [only_record(left.encode(ContentType.APPLICATION_DATA, 1, b"data")) for _ in range(70)]
     forged = records[3]._replace(payload=records[2].payload)
     with pytest.raises(DecodeError):
@@ -72,7 +88,16 @@ def test_a_record_that_came_is_a_replay_and_one_that_failed_is_not() -> None:
     assert not right.is_replay(records[68])
 
 
-def test_a_record_too_short_for_a_tag_is_a_decode_error() -> None:
-    _, right = protected_pair()
+def test_a_record_too_short_for_a_tag_is_a_decode_error(layers: Layers) -> None:
+    _, right = layers
     with pytest.raises(DecodeError, match="short"):
-        right.open(Record(ContentType.APPLICATION_DATA, 0xFEFD, 1, 0, bytes(23)))
+        right.open(Record(ContentType.APPLICATION_DATA, 0xFEFD, 1, 0, bytes(15)))
+
+
+def test_chacha20_gives_each_record_the_nonce_of_rfc_7905() -> None:
+    key, salt = bytes(range(32)), bytes(range(0x40, 0x4C))
+    number = bytes.fromhex("0001 000000000102")
+    nonce = salt[:4] + bytes(a ^ b for a, b in zip(salt[4:], number, strict=True))
+    additional = number + bytes.fromhex("17 fefd 0004")
+    sealed = ChaCha20Poly1305Records(key, salt).seal(ContentType.APPLICATION_DATA, number, b"data")
+    assert sealed == ChaCha20Poly1305(key).encrypt(nonce, b"data", additional)

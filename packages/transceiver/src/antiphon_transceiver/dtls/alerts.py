@@ -49,3 +49,30 @@ def decode_alert(payload: bytes) -> tuple[int, int]:
     if len(payload) != 2:
         raise DecodeError(f"an alert of {len(payload)} bytes")
     return payload[0], payload[1]
+
+
+FAREWELL_INTERVAL = 0.1
+FAREWELL_REPEATS = 3
+"""Seconds to the first repetition, doubled with each: an outage of half a second hides nothing from the peer, and
+after 0.7 s everything has been said."""
+
+
+class Farewell:
+    """When to say the alert that ended an association once more.
+
+    Nobody acknowledges an alert (RFC 6347 §4.2.7), and to a peer that missed it we would look as if we had vanished. An
+    alert of its own tells that it has understood.
+    """
+
+    def __init__(self, level: AlertLevel, description: AlertDescription, now: float) -> None:
+        self.level = level
+        self.description = description
+        self.deadline: float | None = now + FAREWELL_INTERVAL
+        self._repeats = 0
+
+    def said_again(self, now: float) -> None:
+        self._repeats += 1
+        self.deadline = now + FAREWELL_INTERVAL * 2**self._repeats if self._repeats < FAREWELL_REPEATS else None
+
+    def understood(self) -> None:
+        self.deadline = None

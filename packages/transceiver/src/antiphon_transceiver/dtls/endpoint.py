@@ -11,6 +11,7 @@ from antiphon_transceiver.dtls.alerts import (
     AlertDescription,
     AlertLevel,
     CertificateMismatchError,
+    Farewell,
     HandshakeError,
     decode_alert,
     encode_alert,
@@ -68,8 +69,9 @@ class DtlsEndpoint:
     """One side of a DTLS association, made for the one peer that SDP announced.
 
     Its five methods are those of `antiphon_common.core.Core`; every `Transmit` has path None. It begins with `start`,
-    or as server with the first datagram, and ends with `Closed`; then it does nothing more. Datagrams of flights have
-    at most `mtu` bytes. `random` gives entropy; with the same entropy and input the output is the same.
+    or as server with the first datagram, and ends with `Closed`. Whoever goes on to drive it until `poll_timeout` is
+    None lets it repeat its last words, since an alert may get lost. Datagrams of flights have at most `mtu` bytes.
+    `random` gives entropy; with the same entropy and input the output is the same.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class DtlsEndpoint:
         self._early: list[Record] = []
         self._give_up_at: float | None = None
         self._closed = False
+        self._farewell: Farewell | None = None
         # Both are drained after every call (antiphon_common.core), so one datagram's worth bounds them.
         self._transmits: deque[Transmit] = deque()
         self._events: deque[DtlsEvent] = deque()
@@ -144,14 +147,14 @@ class DtlsEndpoint:
     def close(self, now: float) -> None:
         """Tell the peer that we are done. Harmless when closed already."""
         if not self._closed:
-            self._send_alert(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
+            self._say_farewell(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY, now)
             self._end(CloseReason.LOCAL_CLOSE, None, "")
 
     # The five methods.
 
     def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
         """Take one datagram of the peer; `source` does not matter here."""
-        if self._closed:
+        if self._finished:
             return
         if self._give_up_at is None:
             self.start(now)
@@ -164,9 +167,11 @@ class DtlsEndpoint:
         self._answer_old_handshakes()
 
     def handle_timeout(self, now: float) -> None:
-        if self._closed or self.connected or self._give_up_at is None:
+        if self._closed:
+            self._repeat_farewell(now)
+        elif self.connected or self._give_up_at is None:
             return
-        if now >= self._give_up_at:
+        elif now >= self._give_up_at:
             self._end(CloseReason.TIMEOUT, None, f"no handshake in state {self._handshake.state.name}")
         elif self._timer.deadline is not None and now >= self._timer.deadline:
             self._transmit_flight()
@@ -180,14 +185,16 @@ class DtlsEndpoint:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
-        if self._closed or self.connected or self._give_up_at is None:
+        if self._closed:
+            return None if self._farewell is None else self._farewell.deadline
+        if self.connected or self._give_up_at is None:
             return None
         return self._give_up_at if self._timer.deadline is None else min(self._give_up_at, self._timer.deadline)
 
     # Incoming records.
 
     def _receive_record(self, record: Record, now: float) -> None:
-        if self._closed:
+        if self._finished or (self._closed and record.content_type != ContentType.ALERT):
             return
         if record.epoch > 1 or (record.epoch == 0 and self._handshake.connected):
             self.counters.unexpected += 1
@@ -277,11 +284,11 @@ class DtlsEndpoint:
             while not self._handshake.connected and (message := self._reassembler.pop()) is not None:
                 self._receive_message(message, now)
         except CertificateMismatchError as error:
-            self._fail(CloseReason.CERTIFICATE_MISMATCH, error.alert, str(error))
+            self._fail(CloseReason.CERTIFICATE_MISMATCH, error.alert, str(error), now)
         except HandshakeError as error:
-            self._fail(CloseReason.ALERT_SENT, error.alert, str(error))
+            self._fail(CloseReason.ALERT_SENT, error.alert, str(error), now)
         except DecodeError as error:
-            self._fail(CloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR, str(error))
+            self._fail(CloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR, str(error), now)
 
     def _receive_message(self, message: HandshakeMessage, now: float) -> None:
         self._timer.answer_began(now)
@@ -302,17 +309,35 @@ class DtlsEndpoint:
 
     # Alerts and the end.
 
+    @property
+    def _finished(self) -> bool:
+        """Whether nothing is left to be said, the last words included."""
+        return self._closed and (self._farewell is None or self._farewell.deadline is None)
+
     def _receive_alert(self, payload: bytes) -> None:
         level, description = decode_alert(payload)
-        if description == AlertDescription.CLOSE_NOTIFY:
+        if self._farewell is not None:
+            self._farewell.understood()
+        elif description == AlertDescription.CLOSE_NOTIFY:
             self._send_alert(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
             self._end(CloseReason.CLOSE_NOTIFY, description, "")
         elif level == AlertLevel.FATAL:
             self._end(CloseReason.ALERT_RECEIVED, description, f"alert {description} from the peer")
 
-    def _fail(self, reason: CloseReason, alert: AlertDescription, detail: str) -> None:
-        self._send_alert(AlertLevel.FATAL, alert)
+    def _fail(self, reason: CloseReason, alert: AlertDescription, detail: str, now: float) -> None:
+        self._say_farewell(AlertLevel.FATAL, alert, now)
         self._end(reason, alert, detail)
+
+    def _say_farewell(self, level: AlertLevel, description: AlertDescription, now: float) -> None:
+        self._send_alert(level, description)
+        if self._give_up_at is not None:  # else nobody has heard of us yet
+            self._farewell = Farewell(level, description, now)
+
+    def _repeat_farewell(self, now: float) -> None:
+        farewell = self._farewell
+        if farewell is not None and farewell.deadline is not None and now >= farewell.deadline:
+            self._send_alert(farewell.level, farewell.description)
+            farewell.said_again(now)
 
     def _end(self, reason: CloseReason, alert: int | None, detail: str) -> None:
         self._closed = True

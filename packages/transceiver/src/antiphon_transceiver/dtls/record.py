@@ -1,11 +1,11 @@
-"""The record layer of DTLS 1.2 (RFC 6347 §4.1) with AEAD protection (RFC 5288 §3)."""
+"""The record layer of DTLS 1.2 (RFC 6347 §4.1) with AEAD protection (RFC 5246 §6.2.3.3)."""
 
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from antiphon_common.errors import DecodeError
 from antiphon_common.sequence import ReplayWindow
@@ -46,36 +46,70 @@ def split_records(datagram: bytes) -> Iterator[Record]:
         yield Record(content_type, version, epoch, sequence, payload)
 
 
-class AesGcm:
+class RecordProtection(Protocol):
+    """Protects one direction of one epoch."""
+
+    overhead: int
+    """Bytes that a record grows by."""
+
+    def seal(self, content_type: int, number: bytes, plaintext: bytes) -> bytes:
+        """Return the protected payload; `number` is epoch and sequence number, 8 bytes."""
+
+    def open(self, record: Record) -> bytes:
+        """Return the plaintext; raise DecodeError when the record is not authentic."""
+
+
+class AesGcmRecords:
     """Protects one direction of one epoch with AES-GCM (RFC 5288 §3).
 
     The nonce is `salt` and then the explicit part, for which RFC 6347 §4.1.2.1 offers epoch and sequence number: never
     the same twice under one key.
     """
 
-    OVERHEAD = 8 + 16
+    overhead = 8 + 16
 
     def __init__(self, key: bytes, salt: bytes) -> None:
         self._aead = AESGCM(key)
         self._salt = salt
 
     def seal(self, content_type: int, number: bytes, plaintext: bytes) -> bytes:
-        """Return the protected payload; `number` is epoch and sequence number, 8 bytes."""
         additional = _additional_data(number, content_type, VERSION_DTLS_1_2, len(plaintext))
         return number + self._aead.encrypt(self._salt + number, plaintext, additional)
 
     def open(self, record: Record) -> bytes:
-        """Return the plaintext; raise DecodeError when the record is not authentic."""
         payload = record.payload
-        if len(payload) < self.OVERHEAD:
-            raise DecodeError("a protected record too short for its tag")
-        number = _number(record.epoch, record.sequence)
-        length = len(payload) - self.OVERHEAD
-        additional = _additional_data(number, record.content_type, record.version, length)
+        additional = _opening_data(record, self.overhead)
         try:
             return self._aead.decrypt(self._salt + payload[:8], payload[8:], additional)
         except InvalidTag:
             raise DecodeError("a record that is not authentic") from None
+
+
+class ChaCha20Poly1305Records:
+    """Protects one direction of one epoch with ChaCha20-Poly1305 (RFC 7905 §2).
+
+    The nonce is `salt` with epoch and sequence number added modulo 2; nothing of it travels.
+    """
+
+    overhead = 16
+
+    def __init__(self, key: bytes, salt: bytes) -> None:
+        self._aead = ChaCha20Poly1305(key)
+        self._salt = int.from_bytes(salt, "big")
+
+    def seal(self, content_type: int, number: bytes, plaintext: bytes) -> bytes:
+        additional = _additional_data(number, content_type, VERSION_DTLS_1_2, len(plaintext))
+        return self._aead.encrypt(self._nonce(number), plaintext, additional)
+
+    def open(self, record: Record) -> bytes:
+        additional = _opening_data(record, self.overhead)
+        try:
+            return self._aead.decrypt(self._nonce(additional[:8]), record.payload, additional)
+        except InvalidTag:
+            raise DecodeError("a record that is not authentic") from None
+
+    def _nonce(self, number: bytes) -> bytes:
+        return (self._salt ^ int.from_bytes(number, "big")).to_bytes(12, "big")
 
 
 class RecordLayer:
@@ -86,8 +120,8 @@ class RecordLayer:
 
     def __init__(self) -> None:
         self._next_sequence = [0, 0]
-        self._sealing: AesGcm | None = None
-        self._opening: AesGcm | None = None
+        self._sealing: RecordProtection | None = None
+        self._opening: RecordProtection | None = None
         self._window = ReplayWindow()
 
     @property
@@ -95,13 +129,13 @@ class RecordLayer:
         """Whether epoch 1 has keys."""
         return self._opening is not None
 
-    def protect(self, sealing: AesGcm, opening: AesGcm) -> None:
+    def protect(self, sealing: RecordProtection, opening: RecordProtection) -> None:
         """Give epoch 1 its keys, both directions."""
         self._sealing, self._opening = sealing, opening
 
     def overhead(self, epoch: int) -> int:
         """Bytes a record of `epoch` adds to its payload."""
-        return HEADER_SIZE + (AesGcm.OVERHEAD if epoch else 0)
+        return HEADER_SIZE + (self._sealing.overhead if epoch and self._sealing is not None else 0)
 
     def encode(self, content_type: ContentType, epoch: int, payload: bytes) -> bytes:
         """Return the next record of `epoch`, protected if that is."""
@@ -135,3 +169,11 @@ def _number(epoch: int, sequence: int) -> bytes:
 
 def _additional_data(number: bytes, content_type: int, version: int, length: int) -> bytes:
     return number + bytes((content_type,)) + version.to_bytes(2, "big") + length.to_bytes(2, "big")
+
+
+def _opening_data(record: Record, overhead: int) -> bytes:
+    """Return what is authenticated beside a received payload; raise DecodeError when that is too short for its tag."""
+    length = len(record.payload) - overhead
+    if length < 0:
+        raise DecodeError("a protected record too short for its tag")
+    return _additional_data(_number(record.epoch, record.sequence), record.content_type, record.version, length)

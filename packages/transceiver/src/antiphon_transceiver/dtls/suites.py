@@ -1,39 +1,66 @@
 """What is negotiated: cipher suites, key exchange groups and signature schemes. Each list is best first."""
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from antiphon_transceiver.dtls.alerts import AlertDescription, HandshakeError
+from antiphon_transceiver.dtls.record import AesGcmRecords, ChaCha20Poly1305Records, RecordProtection
 
 
 class CipherSuite(IntEnum):
-    """RFC 5289 §3.2."""
+    """RFC 5289 §3.2 and RFC 7905 §3. Those with RSA are for servers whose certificate has such a key: never for us."""
 
     ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 = 0xC02B
     ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 = 0xC02C
+    ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 = 0xCCA9
+    ECDHE_RSA_WITH_AES_128_GCM_SHA256 = 0xC02F
+    ECDHE_RSA_WITH_AES_256_GCM_SHA384 = 0xC030
+    ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 = 0xCCA8
 
 
 EMPTY_RENEGOTIATION_INFO_SCSV = 0x00FF
 """No suite but a signal: this client knows RFC 5746 (§3.3)."""
 
 
-class SuiteParameters(NamedTuple):
-    """Lengths are in bytes; `hash_name` is that of the PRF."""
+class Cipher(NamedTuple):
+    """Lengths are in bytes; `hash_name` is that of the PRF, `protection` makes a direction of its key and salt."""
 
     key_length: int
     salt_length: int
     hash_name: str
+    protection: Callable[[bytes, bytes], RecordProtection]
 
+
+class SuiteParameters(NamedTuple):
+    """`key_type` is what the server's certificate must hold."""
+
+    cipher: Cipher
+    key_type: type[ec.EllipticCurvePublicKey | rsa.RSAPublicKey]
+
+
+_AES_128_GCM = Cipher(16, 4, "sha256", AesGcmRecords)
+_AES_256_GCM = Cipher(32, 4, "sha384", AesGcmRecords)
+_CHACHA20_POLY1305 = Cipher(32, 12, "sha256", ChaCha20Poly1305Records)
 
 SUITES = {
-    CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256: SuiteParameters(16, 4, "sha256"),
-    CipherSuite.ECDHE_ECDSA_WITH_AES_256_GCM_SHA384: SuiteParameters(32, 4, "sha384"),
+    CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256: SuiteParameters(_AES_128_GCM, ec.EllipticCurvePublicKey),
+    CipherSuite.ECDHE_ECDSA_WITH_AES_256_GCM_SHA384: SuiteParameters(_AES_256_GCM, ec.EllipticCurvePublicKey),
+    CipherSuite.ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256: SuiteParameters(
+        _CHACHA20_POLY1305, ec.EllipticCurvePublicKey
+    ),
+    CipherSuite.ECDHE_RSA_WITH_AES_128_GCM_SHA256: SuiteParameters(_AES_128_GCM, rsa.RSAPublicKey),
+    CipherSuite.ECDHE_RSA_WITH_AES_256_GCM_SHA384: SuiteParameters(_AES_256_GCM, rsa.RSAPublicKey),
+    CipherSuite.ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256: SuiteParameters(_CHACHA20_POLY1305, rsa.RSAPublicKey),
 }
+
+OWN_SUITES = tuple(suite for suite, parameters in SUITES.items() if parameters.key_type is ec.EllipticCurvePublicKey)
+"""What a server of ours can choose: its certificate is ECDSA."""
 
 
 class NamedGroup(IntEnum):
@@ -49,10 +76,20 @@ GROUPS = (NamedGroup.X25519, NamedGroup.SECP256R1)
 class SignatureScheme(IntEnum):
     """RFC 8446 §4.2.3; in DTLS 1.2 the two bytes are hash and signature algorithm (RFC 5246 §7.4.1.4.1)."""
 
+    RSA_PKCS1_SHA256 = 0x0401
     ECDSA_SECP256R1_SHA256 = 0x0403
+    RSA_PSS_RSAE_SHA256 = 0x0804
 
 
-SIGNATURE_SCHEMES = (SignatureScheme.ECDSA_SECP256R1_SHA256,)
+SIGNATURE_SCHEMES = (
+    SignatureScheme.ECDSA_SECP256R1_SHA256,
+    SignatureScheme.RSA_PSS_RSAE_SHA256,
+    SignatureScheme.RSA_PKCS1_SHA256,
+)
+"""What a peer may sign with; we sign with the first."""
+
+MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
+"""What browsers and GStreamer make, and as much as browsers can be told to make."""
 
 
 def sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
@@ -62,15 +99,30 @@ def sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
 
 def check_public_key(key: PublicKeyTypes) -> None:
     """Raise HandshakeError unless one of our signature schemes can use the key of the peer's certificate."""
-    if not (isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)):
-        raise HandshakeError(AlertDescription.UNSUPPORTED_CERTIFICATE, "the peer's key is not ECDSA on P-256")
+    match key:
+        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
+            return
+        case rsa.RSAPublicKey(key_size=bits) if MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
+            return
+    raise HandshakeError(
+        AlertDescription.UNSUPPORTED_CERTIFICATE,
+        f"the peer's key is neither ECDSA on P-256 nor RSA of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits",
+    )
 
 
 def verify(scheme: int, key: PublicKeyTypes, signature: bytes, data: bytes) -> None:
-    """Raise HandshakeError unless the peer signed `data` in a scheme that we offered."""
-    if scheme not in SIGNATURE_SCHEMES or not isinstance(key, ec.EllipticCurvePublicKey):
-        raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} was not offered")
+    """Raise HandshakeError unless the peer signed `data` in a scheme that we offered and its key is made for."""
     try:
-        key.verify(signature, data, ec.ECDSA(SHA256()))
+        match scheme, key:
+            case SignatureScheme.ECDSA_SECP256R1_SHA256, ec.EllipticCurvePublicKey():
+                key.verify(signature, data, ec.ECDSA(SHA256()))
+            case SignatureScheme.RSA_PSS_RSAE_SHA256, rsa.RSAPublicKey():
+                key.verify(signature, data, padding.PSS(padding.MGF1(SHA256()), SHA256.digest_size), SHA256())
+            case SignatureScheme.RSA_PKCS1_SHA256, rsa.RSAPublicKey():
+                key.verify(signature, data, padding.PKCS1v15(), SHA256())
+            case _:
+                raise HandshakeError(
+                    AlertDescription.ILLEGAL_PARAMETER, f"signature scheme {scheme:#06x} fits neither offer nor key"
+                )
     except InvalidSignature:
         raise HandshakeError(AlertDescription.DECRYPT_ERROR, "a signature does not verify") from None

@@ -27,7 +27,7 @@ from antiphon_transceiver.dtls.messages import (
     ServerHello,
     ServerKeyExchange,
 )
-from antiphon_transceiver.dtls.record import VERSION_DTLS_1_2, AesGcm
+from antiphon_transceiver.dtls.record import VERSION_DTLS_1_2, RecordProtection
 from antiphon_transceiver.dtls.suites import GROUPS, SIGNATURE_SCHEMES, SUITES, CipherSuite, SignatureScheme, sign
 from antiphon_transceiver.dtls.v12 import states
 from antiphon_transceiver.dtls.v12.handshake import Handshake
@@ -52,7 +52,7 @@ class ClientHandshake(Handshake):
             HandshakeType.FINISHED: self._receive_finished,
         }
 
-    def protections(self) -> tuple[AesGcm, AesGcm]:
+    def protections(self) -> tuple[RecordProtection, RecordProtection]:
         return self._agreed_schedule.protections()
 
     def start(self) -> Flight:
@@ -110,6 +110,11 @@ class ClientHandshake(Handshake):
         if len(profiles) != 1 or profiles[0] not in self.config.srtp_profiles or mki:
             raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the server's use_srtp fits to no offer")
         return SrtpProfile(profiles[0])
+
+    def _receive_certificate(self, body: bytes) -> None:
+        super()._receive_certificate(body)
+        if self.cipher_suite is None or not isinstance(self._peer_key, SUITES[self.cipher_suite].key_type):
+            raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the server's key does not fit the cipher suite")
 
     def _receive_server_key_exchange(self, body: bytes) -> None:
         exchange = ServerKeyExchange.decode(body)

@@ -19,7 +19,7 @@ from antiphon_transceiver.dtls.extensions import (
 )
 from antiphon_transceiver.dtls.flights import ChangeCipherSpec, Flight
 from antiphon_transceiver.dtls.messages import CertificateChain, CertificateVerify, HandshakeMessage, HandshakeType
-from antiphon_transceiver.dtls.record import AesGcm
+from antiphon_transceiver.dtls.record import RecordProtection
 from antiphon_transceiver.dtls.suites import CipherSuite, verify
 from antiphon_transceiver.dtls.v12.schedule import KeySchedule
 from antiphon_transceiver.dtls.v12.states import State, Transitions
@@ -60,7 +60,7 @@ class Handshake(ABC):
         """Return what takes the body of each message in `transitions`."""
 
     @abstractmethod
-    def protections(self) -> tuple[AesGcm, AesGcm]:
+    def protections(self) -> tuple[RecordProtection, RecordProtection]:
         """Return what we write with and what we read with, once `schedule` is there."""
 
     @property

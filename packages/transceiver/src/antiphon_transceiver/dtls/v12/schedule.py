@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 
-from antiphon_transceiver.dtls.record import AesGcm
+from antiphon_transceiver.dtls.record import RecordProtection
 from antiphon_transceiver.dtls.suites import SUITES, CipherSuite
 
 MASTER_SECRET_SIZE = 48
@@ -30,19 +30,20 @@ class KeySchedule:
     def __init__(
         self, suite: CipherSuite, shared_secret: bytes, transcript: bytes, client_random: bytes, server_random: bytes
     ) -> None:
-        self._suite = SUITES[suite]
+        self._cipher = SUITES[suite].cipher
         self._client_random = client_random
         self._server_random = server_random
         session_hash = self._hash(transcript)
         self._master_secret = self._prf(shared_secret, b"extended master secret", session_hash, MASTER_SECRET_SIZE)
 
-    def protections(self) -> tuple[AesGcm, AesGcm]:
+    def protections(self) -> tuple[RecordProtection, RecordProtection]:
         """Return what the client writes with, and the server (RFC 5246 §6.3)."""
-        keys, salts = self._suite.key_length, self._suite.salt_length
+        keys, salts = self._cipher.key_length, self._cipher.salt_length
         seed = self._server_random + self._client_random
         block = self._prf(self._master_secret, b"key expansion", seed, 2 * (keys + salts))
         client_salt, server_salt = block[2 * keys : 2 * keys + salts], block[2 * keys + salts :]
-        return AesGcm(block[:keys], client_salt), AesGcm(block[keys : 2 * keys], server_salt)
+        protection = self._cipher.protection
+        return protection(block[:keys], client_salt), protection(block[keys : 2 * keys], server_salt)
 
     def verify_data(self, label: bytes, transcript: bytes) -> bytes:
         """Return what Finished holds (RFC 5246 §7.4.9)."""
@@ -53,7 +54,7 @@ class KeySchedule:
         return self._prf(self._master_secret, label, self._client_random + self._server_random, length)
 
     def _hash(self, data: bytes) -> bytes:
-        return hashlib.new(self._suite.hash_name, data).digest()
+        return hashlib.new(self._cipher.hash_name, data).digest()
 
     def _prf(self, secret: bytes, label: bytes, seed: bytes, length: int) -> bytes:
-        return prf(self._suite.hash_name, secret, label, seed, length)
+        return prf(self._cipher.hash_name, secret, label, seed, length)

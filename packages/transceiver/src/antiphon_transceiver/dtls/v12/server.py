@@ -13,7 +13,7 @@ from antiphon_transceiver.dtls.extensions import (
 )
 from antiphon_transceiver.dtls.groups import KeyShare, generate_key_share
 from antiphon_transceiver.dtls.messages import (
-    CERTIFICATE_TYPE_ECDSA,
+    CERTIFICATE_TYPES,
     COMPRESSION_NULL,
     RANDOM_SIZE,
     CertificateRequest,
@@ -25,12 +25,12 @@ from antiphon_transceiver.dtls.messages import (
     ServerKeyExchange,
     encode_ecdh_parameters,
 )
-from antiphon_transceiver.dtls.record import VERSION_DTLS_1_2, AesGcm
+from antiphon_transceiver.dtls.record import VERSION_DTLS_1_2, RecordProtection
 from antiphon_transceiver.dtls.suites import (
     EMPTY_RENEGOTIATION_INFO_SCSV,
     GROUPS,
+    OWN_SUITES,
     SIGNATURE_SCHEMES,
-    SUITES,
     CipherSuite,
     NamedGroup,
     SignatureScheme,
@@ -56,7 +56,7 @@ class ServerHandshake(Handshake):
             HandshakeType.FINISHED: self._receive_finished,
         }
 
-    def protections(self) -> tuple[AesGcm, AesGcm]:
+    def protections(self) -> tuple[RecordProtection, RecordProtection]:
         client, server = self._agreed_schedule.protections()
         return server, client
 
@@ -76,7 +76,7 @@ class ServerHandshake(Handshake):
         self._send_server_hello(hello, self.cipher_suite)
         self._send_certificate()
         self._send_server_key_exchange(_choose_group(hello.extensions))
-        request = CertificateRequest(bytes((CERTIFICATE_TYPE_ECDSA,)), SIGNATURE_SCHEMES)
+        request = CertificateRequest(CERTIFICATE_TYPES, SIGNATURE_SCHEMES)
         self._send(HandshakeType.CERTIFICATE_REQUEST, request.encode())
         self._send(HandshakeType.SERVER_HELLO_DONE, b"")
 
@@ -126,7 +126,7 @@ class ServerHandshake(Handshake):
 
 
 def _choose_suite(offered: tuple[int, ...]) -> CipherSuite:
-    for suite in SUITES:
+    for suite in OWN_SUITES:
         if suite in offered:
             return suite
     raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client has no cipher suite of ours")
