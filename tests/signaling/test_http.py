@@ -10,7 +10,7 @@ from antiphon_common.keys import KeyRing
 from antiphon_signaling import SignalingPorts
 from antiphon_signaling.http import MAX_BODY, MAX_DRAINED
 from antiphon_signaling.sdp import SessionDescription
-from support.fake_transceiver import FakeTransceiver
+from support.fake_transceiver import ACCEPTED, FakeTransceiver
 
 CALLS = "/v1/realtime/calls"
 SDP = {"Content-Type": "application/sdp"}
@@ -69,6 +69,54 @@ async def test_a_call_can_be_watched_and_ended(
     assert (await client.get(f"{location}/stats")).json()["reason"] == "hung up"
     location = (await call(client, offer)).headers["location"]
     assert (await client.delete(location)).status_code == 200
+
+
+FRAGMENT = """a=group:BUNDLE 0
+m=audio 9 UDP/TLS/RTP/SAVPF 111
+a=mid:0
+a=ice-ufrag:newU
+a=ice-pwd:newPasswordOfTwentyTwoChars
+a=candidate:1 1 udp 2130706431 192.0.2.9 5000 typ host
+"""
+FRAGMENT_HEADERS = {"Content-Type": "application/trickle-ice-sdpfrag"}
+
+
+async def test_ice_restarts_and_candidates_trickle(
+    client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
+) -> None:
+    answered = await call(client, offer)
+    location, etag = answered.headers["location"], answered.headers["etag"]
+    call_id = location.rpartition("/")[2]
+    trickled = await client.patch(location, content=FRAGMENT, headers=FRAGMENT_HEADERS | {"If-Match": etag})
+    assert (trickled.status_code, trickled.content) == (204, b"")
+    assert transceiver.calls[call_id].ice.ufrag == "LWxw"
+    restarted = await client.patch(location, content=FRAGMENT, headers=FRAGMENT_HEADERS | {"If-Match": "*"})
+    assert (restarted.status_code, restarted.headers["content-type"]) == (200, FRAGMENT_HEADERS["Content-Type"])
+    assert restarted.headers["etag"] not in ("", etag)
+    assert transceiver.calls[call_id].ice.ufrag == "newU"
+    lines = restarted.text.split("\r\n")
+    assert lines[1:4] == ["m=audio 9 UDP/TLS/RTP/SAVPF 111", "a=mid:0", f"a=ice-ufrag:{ACCEPTED.ice.ufrag}+"]
+    assert sum(line.startswith("a=candidate:") for line in lines) == 2
+    stale = await client.patch(location, content=FRAGMENT, headers=FRAGMENT_HEADERS | {"If-Match": etag})
+    assert stale.status_code == 412
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        (FRAGMENT_HEADERS, FRAGMENT, 428),
+        ({"Content-Type": "application/sdp", "If-Match": "*"}, FRAGMENT, 415),
+        (FRAGMENT_HEADERS | {"If-Match": "*"}, "a=ice-ufrag:onlyhalf", 400),
+        (FRAGMENT_HEADERS | {"If-Match": "*"}, "a=ice-ufrag:abcd\na=ice-pwd:short", 422),
+    ],
+)
+async def test_a_bad_change_of_ice_gets_one_clear_error(
+    client: httpx.AsyncClient, offer: bytes, headers: dict[str, str], body: str, status: int
+) -> None:
+    location = (await call(client, offer)).headers["location"]
+    response = await client.patch(location, content=body, headers=headers)
+    assert response.status_code == status
+    assert error_of(response)["message"]
 
 
 @pytest.mark.parametrize("call_id", ["rtc_AAAAAAAAAAAAAAAAAAAAAA", "rtc_short", "..%2F..%2Fload"])

@@ -59,6 +59,20 @@ async def test_a_call_from_offer_to_end(ports: SignalingPorts, transceiver: Fake
             await connection.get_message()
 
 
+async def test_a_call_restarts_ice_with_a_whole_offer(
+    ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
+) -> None:
+    async with connect(ports) as connection:
+        await say(connection, type="offer", sdp=offer.decode())
+        first = await hear(connection)
+        await say(connection, type="trickle", candidate={"candidate": ""})
+        await say(connection, type="restart", sdp=offer.decode().replace("ice-ufrag:LWxw", "ice-ufrag:NewU"))
+        second = await hear(connection)
+        assert (second["type"], second["call_id"]) == ("answer", first["call_id"])
+        assert second["sdp"] != first["sdp"]
+        assert transceiver.calls[first["call_id"]].ice.ufrag == "NewU"
+
+
 async def test_the_end_of_a_call_elsewhere_is_told(
     ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from antiphon.client.call import AudioReceived, Closed
 from antiphon_common import frames
+from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.switchboard import CallEnded, CallReported
 from support.impairment import PERFECT, ImpairedLink, Impairment
@@ -201,6 +202,34 @@ def test_a_call_follows_its_client_to_another_address() -> None:
     assert world.run(10, lambda: len(heard(client)) > before + 25)
     assert world.now - moved < 7.0  # the next consent check, and one round trip for our own
     assert ends(world) == []
+
+
+def test_ice_restarts_with_the_same_owner_keys_and_backend_call() -> None:
+    world = World(transceivers=2)
+    (client,) = start(world)
+    world.run(2)
+    call = world.find(client)
+    assert call is not None
+    for _ in range(6):  # more than are kept, so that the oldest make room
+        world.restart_ice(client)
+        world.run(1)
+    client.next_frame = None
+    world.run(1)
+    assert world.find(client) is call
+    assert heard(client) == client.said
+    assert len(call.ufrags) == MAX_GENERATIONS
+
+
+def test_an_ice_restart_from_another_address_costs_a_round_trip_or_two() -> None:
+    world = World()
+    (client,) = start(world)
+    world.run(2)
+    client.address = ("203.0.113.88", 2000)
+    world.restart_ice(client)
+    world.run(2)
+    client.next_frame = None
+    world.run(1)
+    assert len(client.said) - len(heard(client)) <= 0.1 / 0.02
 
 
 def test_one_port_calls_two_transceivers_one_after_the_other() -> None:

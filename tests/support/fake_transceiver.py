@@ -10,12 +10,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon_common.control import (
+    ANY_GENERATION,
     CallAccepted,
     CallRequest,
     CallStatus,
     Failure,
     Fingerprint,
     IceParameters,
+    IceUpdate,
     is_authorized,
 )
 from antiphon_common.keys import KeyRing
@@ -36,6 +38,7 @@ class FakeTransceiver:
     def __init__(self, keys: KeyRing, *, capacity: int = 100, failure: Failure | None = None) -> None:
         self.url = ""
         self.calls: dict[str, CallRequest] = {}
+        self.restarted: dict[str, CallAccepted] = {}
         self.failure = failure
         self._capacity = capacity
         self._keys = keys
@@ -54,6 +57,7 @@ class FakeTransceiver:
             routes=[
                 Route("/calls", self._start, methods=["POST"]),
                 Route("/calls/{call_id}", self._status, methods=["GET"]),
+                Route("/calls/{call_id}", self._update, methods=["PATCH"]),
                 Route("/calls/{call_id}", self._end, methods=["DELETE"]),
             ]
         )
@@ -84,6 +88,21 @@ class FakeTransceiver:
         ended = self._ended[call_id].is_set()
         state, reason = ("closed", "hung up") if ended else ("connected", None)
         return _json(200, CallStatus(call_id, state, reason, {"lost": 0}))
+
+    async def _update(self, request: Request) -> Response:
+        call_id = self._known(request)
+        if call_id is None:
+            return _json(404, Failure("no_call", "there is no such call"))
+        update = msgspec.json.decode(await request.body(), type=IceUpdate)
+        current = self.restarted.get(call_id, ACCEPTED)
+        if update.generation not in (ANY_GENERATION, current.ice.ufrag):
+            return _json(412, Failure("stale", "newer credentials"))
+        if update.ice is None:
+            return Response(status_code=204)
+        renewed = IceParameters(f"{current.ice.ufrag}+", "q" * 24)
+        self.restarted[call_id] = msgspec.structs.replace(ACCEPTED, ice=renewed)
+        self.calls[call_id] = msgspec.structs.replace(self.calls[call_id], ice=update.ice)
+        return _json(200, self.restarted[call_id])
 
     async def _end(self, request: Request) -> Response:
         call_id = self._known(request)

@@ -154,6 +154,16 @@ class World:
         self.drain()
         return client
 
+    def restart_ice(self, client: Client) -> None:
+        """Let a client restart ICE."""
+        offer = read_offer(client.core.restart_ice().encode())
+        call = self.find(client)
+        assert call is not None
+        switchboard = next(there.switchboard for there in self.transceivers if call in list(there.switchboard))
+        accepted = switchboard.restart_ice(call, offer.ice, self.now)
+        client.core.accept(write_answer(offer, accepted, [MEDIA], 1).encode().decode(), self.now)
+        self.drain()
+
     def place(self, transceiver: int, request: CallRequest) -> CallAccepted:
         there = self.transceivers[transceiver]
         switchboard = there.switchboard

@@ -4,6 +4,7 @@
 |---|---|---|
 | `POST /calls` | `CallRequest` | 201 `CallAccepted`; 503 and Retry-After when full; 422 `Failure` |
 | `GET /calls/{id}?tenant=T` | | 200 `CallStatus`; with `&wait=SECONDS` once the call ended, or after that time |
+| `PATCH /calls/{id}?tenant=T` | `IceUpdate` | 200 `CallAccepted` for a restart; 204 for candidates; 412 when stale |
 | `DELETE /calls/{id}?tenant=T` | | 204 |
 | `GET /link` | | 200 `LinkInfo`, for relays |
 | `GET /load` | | 200 `Load`, for placement |
@@ -75,6 +76,18 @@ class CallAccepted(msgspec.Struct, frozen=True):
     fingerprint: Fingerprint
     ssrc: int
     cname: str
+
+
+ANY_GENERATION = "*"
+"""What an update may name instead of a ufrag, where it does not matter which one is current."""
+
+
+class IceUpdate(msgspec.Struct, frozen=True):
+    """What a client says of ICE while its call runs: new credentials restart it (RFC 8445 §9); without them there were
+    candidates, which a lite agent has no use for. `generation` is our ufrag that the client goes by, or "*"."""
+
+    generation: str
+    ice: IceParameters | None = None
 
 
 class CallStatus(msgspec.Struct, frozen=True):

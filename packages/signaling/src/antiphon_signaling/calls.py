@@ -5,21 +5,23 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
-from antiphon_common.control import CallStatus
+from antiphon_common.control import ANY_GENERATION, CallStatus, IceUpdate
 from antiphon_common.errors import DecodeError
 from antiphon_signaling.placement import Transceivers
-from antiphon_signaling.refusals import RefusedError, no_such_call
-from antiphon_signaling.sdp import OfferError, read_offer, write_answer
+from antiphon_signaling.refusals import RefusedError, busy, no_such_call
+from antiphon_signaling.sdp import OfferError, read_fragment, read_offer, write_answer, write_fragment
 
 CALL_ID_BYTES = 16
 """Nobody guesses 128 random bits."""
 
 _CALL_ID = re.compile(r"rtc_[A-Za-z0-9_-]{22}")
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,15 @@ class Answered(NamedTuple):
     call_id: str
     sdp: bytes
     transceiver: str
+    generation: str
+    """Our ufrag, by which later changes of ICE are told apart."""
+
+
+class Restarted(NamedTuple):
+    """Another ICE generation: `sdp` is what answers the client."""
+
+    sdp: bytes
+    generation: str
 
 
 class CallMetrics:
@@ -74,18 +85,34 @@ class Calls:
 
     async def start(self, tenant: str, offer: bytes, session: dict[str, Any]) -> Answered:
         """Set a call up. Raises `RefusedError`."""
-        try:
-            negotiated = read_offer(offer)
-        except DecodeError as error:
-            raise RefusedError(400, "invalid_sdp", str(error), param="sdp") from None
-        except OfferError as error:
-            raise RefusedError(422, error.code, str(error), param="sdp") from None
+        negotiated = _read(read_offer, offer)
         call_id = "rtc_" + base64.urlsafe_b64encode(self._random(CALL_ID_BYTES)).decode().rstrip("=")
         url, accepted = await self._transceivers.place(negotiated.call_request(call_id, tenant, session))
         session_id = int.from_bytes(self._random(8), "big") >> 1
         answer = write_answer(negotiated, accepted, self._addresses, session_id)
         logger.info("call answered", extra={"call": call_id, "tenant": tenant, "transceiver": url})
-        return Answered(call_id, answer.encode(), url)
+        return Answered(call_id, answer.encode(), url, accepted.ice.ufrag)
+
+    async def update_ice(self, tenant: str, call_id: str, body: bytes, generation: str) -> Restarted | None:
+        """Take a fragment (RFC 8840): with `generation` "*" it restarts ICE, with that of the call it trickles
+        candidates, which have no effect here. Raises `RefusedError`."""
+        _check(call_id)
+        fragment = _read(read_fragment, body)
+        ice = fragment.ice if generation == ANY_GENERATION else None
+        accepted = await self._transceivers.update_ice(call_id, tenant, IceUpdate(generation, ice))
+        if accepted is None:
+            return None
+        return Restarted(write_fragment(fragment, accepted.ice, self._addresses), accepted.ice.ufrag)
+
+    async def restart(self, tenant: str, call_id: str, offer: bytes) -> Restarted:
+        """Take a whole offer with new ICE credentials for a call that runs. Raises `RefusedError`."""
+        negotiated = _read(read_offer, offer)
+        update = IceUpdate(ANY_GENERATION, negotiated.ice)
+        accepted = await self._transceivers.update_ice(call_id, tenant, update)
+        if accepted is None:
+            raise busy("no_transceiver", "the transceiver of this call gave no sense")
+        session_id = int.from_bytes(self._random(8), "big") >> 1
+        return Restarted(write_answer(negotiated, accepted, self._addresses, session_id).encode(), accepted.ice.ufrag)
 
     async def end(self, tenant: str, call_id: str) -> None:
         """End a call. Raises `RefusedError`, 404 for what is not a call of this tenant."""
@@ -117,6 +144,15 @@ def check_session(session: dict[str, Any], model: str | None = None) -> dict[str
     if not isinstance(session.get("model", ""), str):
         raise RefusedError(400, "invalid_session", "model is a string", param="session.model")
     return session
+
+
+def _read(reader: Callable[[bytes], T], sdp: bytes) -> T:
+    try:
+        return reader(sdp)
+    except DecodeError as error:
+        raise RefusedError(400, "invalid_sdp", str(error), param="sdp") from None
+    except OfferError as error:
+        raise RefusedError(422, error.code, str(error), param="sdp") from None
 
 
 def _check(call_id: str) -> None:

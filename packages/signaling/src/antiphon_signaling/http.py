@@ -19,6 +19,7 @@ from antiphon_signaling.calls import Calls, read_session
 from antiphon_signaling.credentials import Credentials
 from antiphon_signaling.page import page_routes
 from antiphon_signaling.refusals import RefusedError
+from antiphon_signaling.sdp import FRAGMENT_TYPE
 
 CALLS_PATH = "/v1/realtime/calls"
 MAX_BODY = 192 * 1024
@@ -44,8 +45,17 @@ def make_app(calls: Calls, credentials: Credentials) -> Starlette:
             tenant = tenant_of(request)
             offer, session = await _read_offer(request)
             answered = await calls.start(tenant, offer, read_session(session, request.query_params.get("model")))
-        headers = {"Location": f"{CALLS_PATH}/{answered.call_id}"}
+        headers = {"Location": f"{CALLS_PATH}/{answered.call_id}", "ETag": _etag(answered.generation)}
         return Response(answered.sdp, 201, headers, media_type="application/sdp")
+
+    async def update(request: Request) -> Response:
+        tenant, call_id = tenant_of(request), request.path_params["call_id"]
+        _require_type(request, FRAGMENT_TYPE)
+        generation = _read_if_match(request)
+        restarted = await calls.update_ice(tenant, call_id, await _read_body(request), generation)
+        if restarted is None:
+            return Response(status_code=204)
+        return Response(restarted.sdp, 200, {"ETag": _etag(restarted.generation)}, media_type=FRAGMENT_TYPE)
 
     async def end(request: Request) -> Response:
         await calls.end(tenant_of(request), request.path_params["call_id"])
@@ -58,6 +68,7 @@ def make_app(calls: Calls, credentials: Credentials) -> Starlette:
     routes = [
         Route(CALLS_PATH, _options, methods=["OPTIONS"]),
         Route(CALLS_PATH, start, methods=["POST"]),
+        Route(CALLS_PATH + "/{call_id}", update, methods=["PATCH"]),
         Route(CALLS_PATH + "/{call_id}", end, methods=["DELETE"]),
         Route(CALLS_PATH + "/{call_id}/hangup", end, methods=["POST"]),
         Route(CALLS_PATH + "/{call_id}/stats", stats, methods=["GET"]),
@@ -69,9 +80,9 @@ def make_app(calls: Calls, credentials: Credentials) -> Starlette:
             Middleware(
                 CORSMiddleware,
                 allow_origins=["*"],
-                allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
+                allow_methods=["GET", "POST", "PATCH", "DELETE", "OPTIONS"],
                 allow_headers=["*"],
-                expose_headers=["Location", "Retry-After"],
+                expose_headers=["Location", "ETag", "Accept-Patch", "Retry-After"],
                 max_age=PREFLIGHT_SECONDS,
             )
         ],
@@ -83,9 +94,30 @@ def _peer(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
+def _etag(generation: str) -> str:
+    return f'"{generation}"'
+
+
+def _read_if_match(request: Request) -> str:
+    """Return the ICE generation that a change goes by (RFC 9725 §4.3.1)."""
+    given = request.headers.get("if-match", "").strip()
+    if not given:
+        raise RefusedError(428, "no_if_match", 'send If-Match: the ETag of the call, or "*" to restart ICE')
+    return given.strip('"')
+
+
+def _require_type(request: Request, wanted: str) -> None:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != wanted:
+        raise RefusedError(415, "unsupported_media_type", f"send it as {wanted}")
+
+
 async def _options(request: Request) -> Response:
     """Answer what is no CORS preflight, as WHIP clients ask it (RFC 9725)."""
-    headers = {"Accept-Post": "application/sdp, multipart/form-data", "Allow": "POST, OPTIONS"}
+    headers = {
+        "Accept-Post": "application/sdp, multipart/form-data",
+        "Accept-Patch": FRAGMENT_TYPE,
+        "Allow": "POST, PATCH, DELETE, OPTIONS",
+    }
     return Response(status_code=200, headers=headers)
 
 

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import trio
 
-from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Failure, authorization
+from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Failure, IceUpdate, authorization
 from antiphon_common.keys import DerivedKeys
 from antiphon_signaling.refusals import RefusedError, busy, no_such_call
 
@@ -88,6 +88,16 @@ class Transceivers:
         """End a call wherever it is. Raises `RefusedError` with 404 or 503."""
         await self._find("DELETE", call_id, tenant)
 
+    async def update_ice(self, call_id: str, tenant: str, update: IceUpdate) -> CallAccepted | None:
+        """Restart the ICE of a call wherever it is, and return its new answer; None where candidates were trickled.
+
+        Raises `RefusedError` with 404, 412 or 503.
+        """
+        response = await self._find("PATCH", call_id, tenant, content=msgspec.json.encode(update))
+        if response.status_code == 412:
+            raise RefusedError(412, "stale", "the call has restarted ICE since: its ETag is another one")
+        return None if response.status_code == 204 else _decode(response, CallAccepted)
+
     async def status(self, call_id: str, tenant: str) -> CallStatus:
         """Return the figures of a call wherever it is. Raises `RefusedError` with 404 or 503."""
         status = _decode(await self._find("GET", call_id, tenant), CallStatus)
@@ -114,14 +124,14 @@ class Transceivers:
                 failed = 0
         return "transceiver lost"
 
-    async def _find(self, method: str, call_id: str, tenant: str) -> httpx.Response:
+    async def _find(self, method: str, call_id: str, tenant: str, content: bytes | None = None) -> httpx.Response:
         """Ask all transceivers at once, and return the answer of the one that knows the call."""
         found: list[httpx.Response] = []
         silent: list[str] = []
 
         async def ask(url: str) -> None:
-            response = await self._send(method, f"{url}/calls/{call_id}", params={"tenant": tenant})
-            if response is not None and response.is_success:
+            response = await self._send(method, f"{url}/calls/{call_id}", params={"tenant": tenant}, content=content)
+            if response is not None and (response.is_success or response.status_code == 412):
                 found.append(response)
                 nursery.cancel_scope.cancel()
             elif response is None or response.status_code != 404:

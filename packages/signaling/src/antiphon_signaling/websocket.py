@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClientMessage(msgspec.Struct, frozen=True):
-    """Anything a client says; `sdp` and `session` belong to an offer."""
+    """Anything a client says; `sdp` and `session` belong to an offer, `sdp` also to a restart."""
 
     type: str
     sdp: str = ""
@@ -138,12 +138,16 @@ class _Conversation:
             await self._send({"type": "answer", "call_id": call.call_id, "sdp": call.sdp.decode()})
         elif message.type == "offer":
             raise RefusedError(409, "call_exists", "this connection has its call: open another one", param="type")
-        elif message.type != "hangup":
-            raise RefusedError(400, "unknown_type", "type is offer or hangup", param="type")
+        elif message.type not in ("hangup", "restart", "trickle"):
+            raise RefusedError(400, "unknown_type", "type is offer, trickle, restart or hangup", param="type")
         elif self._call is None:
-            raise RefusedError(409, "no_call", "there is no call to hang up", param="type")
-        else:
+            raise RefusedError(409, "no_call", f"there is no call to {message.type}", param="type")
+        elif message.type == "restart":
+            restarted = await self._calls.restart(self._tenant, self._call.call_id, message.sdp.encode())
+            await self._send({"type": "answer", "call_id": self._call.call_id, "sdp": restarted.sdp.decode()})
+        elif message.type == "hangup":
             await self._calls.end(self._tenant, self._call.call_id)
+        # A trickled candidate has no effect: a lite agent answers to where checks come from.
 
     async def _watch(self, call: Answered) -> None:
         """Tell the client when its call is over, and close."""

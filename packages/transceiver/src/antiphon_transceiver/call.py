@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from antiphon_common import frames
-from antiphon_common.control import CallRequest, CallStatus
+from antiphon_common.control import CallAccepted, CallRequest, CallStatus
 from antiphon_common.core import Path
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver import session as events
@@ -30,10 +30,14 @@ class Route(NamedTuple):
 class Call:
     """Glue without IO between a session and its backend call."""
 
-    def __init__(self, request: CallRequest, ufrag: str, session: Session, backend: BackendCall, now: float) -> None:
+    def __init__(
+        self, request: CallRequest, answer: CallAccepted, session: Session, backend: BackendCall, now: float
+    ) -> None:
         self.id = request.call_id
         self.tenant = request.tenant
-        self.ufrag = ufrag.encode("ascii")
+        self.ufrags = [answer.ice.ufrag.encode("ascii")]
+        """Ours, of every generation that checks may still name; the newest is the last."""
+        self.answer = answer
         self.session = session
         self.backend = backend
         self.started = now
@@ -41,7 +45,6 @@ class Call:
         """Bounded by the session's paths: a route is kept only for a path with an authenticated check."""
         self.paths: dict[bytes, Path] = {}
         """The same paths by their key in the link header."""
-        self.accepted = False
 
     def learn(self, path: Path, key: bytes, route: Route) -> None:
         """Remember the way back to a path."""
@@ -66,8 +69,6 @@ class Call:
         match frame:
             case frames.Audio():
                 session.play(frame.response, frame.data)
-            case frames.Accepted():
-                self.accepted = True
             case frames.ResponseEnded():
                 session.end_response(frame.response)
             case frames.Clear():

@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from antiphon_common.control import CallRequest, Failure, LinkInfo, is_authorized
+from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, is_authorized
 from antiphon_common.errors import LocalProtocolError
 from antiphon_common.keys import DerivedKeys
 from antiphon_transceiver.backends import BackendError
-from antiphon_transceiver.server import Full, TransceiverServer
+from antiphon_transceiver.server import Full, NoCall, Stale, TransceiverServer
 
 MAX_BODY = 256 * 1024
 """Bytes of a request: a session object with long instructions fits, an attack does not."""
@@ -60,6 +60,22 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
             found = server.switchboard.status(call_id, tenant)
         return _no_call() if found is None else _json(200, found)
 
+    async def update(request: Request) -> Response:
+        body = await _read_body(request)
+        if body is None:
+            return _failure(413, "too_large", f"a request has at most {MAX_BODY} bytes")
+        try:
+            change = msgspec.json.decode(body, type=IceUpdate)
+        except msgspec.DecodeError as error:
+            return _failure(400, "bad_request", str(error))
+        try:
+            answer = server.update_ice(request.path_params["call_id"], request.query_params.get("tenant", ""), change)
+        except NoCall:
+            return _no_call()
+        except Stale:
+            return _failure(412, "stale", "the call has newer ICE credentials than this update goes by")
+        return Response(status_code=204) if answer is None else _json(200, answer)
+
     async def end(request: Request) -> Response:
         ended = server.end_call(request.path_params["call_id"], request.query_params.get("tenant", ""))
         return Response(status_code=204) if ended else _no_call()
@@ -82,6 +98,7 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
         routes=[
             Route("/calls", guarded(start), methods=["POST"]),
             Route("/calls/{call_id}", guarded(status), methods=["GET"]),
+            Route("/calls/{call_id}", guarded(update), methods=["PATCH"]),
             Route("/calls/{call_id}", guarded(end), methods=["DELETE"]),
             Route("/link", guarded(link_info), methods=["GET"]),
             Route("/load", guarded(load), methods=["GET"]),

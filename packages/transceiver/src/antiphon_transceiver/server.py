@@ -6,7 +6,7 @@ from math import inf
 
 import trio
 
-from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Load
+from antiphon_common.control import ANY_GENERATION, CallAccepted, CallRequest, CallStatus, IceUpdate, Load
 from antiphon_common.errors import AntiphonError
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver import session as events
@@ -24,6 +24,14 @@ DRAIN_BUDGET = 8
 
 class Full(AntiphonError):
     """No capacity is left here; the offer is to be tried elsewhere or later."""
+
+
+class NoCall(AntiphonError):
+    """The tenant has no such call."""
+
+
+class Stale(AntiphonError):
+    """An update that goes by an earlier ICE generation than the current one."""
 
 
 class TransceiverServer:
@@ -118,6 +126,21 @@ class TransceiverServer:
         self.switchboard.end(call, reason, "hung up over the control API", trio.current_time())
         self._flush()
         return True
+
+    def update_ice(self, call_id: str, tenant: str, update: IceUpdate) -> CallAccepted | None:
+        """Restart ICE, or take note of candidates, which change nothing; return the answer of a restart.
+
+        Raises `NoCall`, and `Stale` when the client goes by credentials that are not our newest.
+        """
+        call = self.switchboard.find(call_id, tenant)
+        if call is None:
+            raise NoCall
+        if update.generation not in (ANY_GENERATION, call.answer.ice.ufrag):
+            raise Stale
+        if update.ice is None:
+            return None
+        log.info("call restarts ICE", extra={"call": call_id})
+        return self.switchboard.restart_ice(call, update.ice, trio.current_time())
 
     async def wait_ended(self, call_id: str, tenant: str, seconds: float) -> CallStatus | None:
         """Return a call's status once it has ended, or after `seconds`; None when there is no such call."""

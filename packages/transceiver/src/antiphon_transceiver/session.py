@@ -214,6 +214,13 @@ class Session:
 
     # Local actions
 
+    def restart_ice(self, local: IceParameters, remote: IceParameters) -> IceParameters | None:
+        """Begin another ICE generation (RFC 8445 §9). DTLS, SRTP and audio go on as they are. Returns credentials of
+        ours that are no longer answered, if they had to make room."""
+        evicted = self.agent.add_local(local)
+        self.agent.set_remote(remote)
+        return evicted
+
     def play(self, response: int, data: bytes) -> None:
         """Queue audio of the backend. Raises `OverrunError` when it ignored its credit, DecodeError for no audio."""
         self.stream.playout.append(response, data)

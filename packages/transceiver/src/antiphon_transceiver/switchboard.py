@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus, IceParameters
 from antiphon_common.core import Path
 from antiphon_common.errors import LocalProtocolError
@@ -145,17 +147,29 @@ class Switchboard:
         """
         if request.call_id in self._calls:
             raise LocalProtocolError(f"call {request.call_id} exists")
-        nonce = int.from_bytes(self._random(4), "big")
-        token = RouteToken(self._owner.cluster, self._owner.host, self._owner.port, nonce)
-        local = IceParameters(self._tokens.mint(token, now + self._unix_offset), ice_password(self._random))
+        local = self._mint(now)
         cname = self._random(12).hex()
         stream = AudioStream(request.codec, backend.format, cname, self._random, self._ntp_offset)
         session = Session(request, local, self._certificate, stream, self._random, now)
-        call = Call(request, local.ufrag, session, backend, now)
+        answer = CallAccepted(local, session.setup, self._certificate.fingerprint(), stream.ssrc, cname)
+        call = Call(request, answer, session, backend, now)
         self._calls[call.id] = call
-        self._by_ufrag[call.ufrag] = call
+        self._by_ufrag[call.ufrags[0]] = call
         self._deadlines.set(call, session.poll_timeout())
-        return CallAccepted(local, session.setup, self._certificate.fingerprint(), stream.ssrc, cname)
+        return answer
+
+    def restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted:
+        """Begin another ICE generation with the same owner (RFC 8445 §9); return the answer with its credentials."""
+        local = self._mint(now)
+        evicted = call.session.restart_ice(local, remote)
+        call.answer = msgspec.structs.replace(call.answer, ice=local)
+        call.ufrags.append(local.ufrag.encode("ascii"))
+        self._by_ufrag[call.ufrags[-1]] = call
+        if evicted is not None:
+            ufrag = evicted.ufrag.encode("ascii")
+            call.ufrags.remove(ufrag)
+            del self._by_ufrag[ufrag]
+        return call.answer
 
     def receive_frame(self, call: Call, frame: InboundFrame, now: float) -> None:
         """Take a frame of a call's backend."""
@@ -176,6 +190,12 @@ class Switchboard:
             return call.status()
         owner, status = self._ended.get(call_id, (None, None))
         return status if owner == tenant else None
+
+    def _mint(self, now: float) -> IceParameters:
+        """Return new credentials whose ufrag leads relays here."""
+        nonce = int.from_bytes(self._random(4), "big")
+        token = RouteToken(self._owner.cluster, self._owner.host, self._owner.port, nonce)
+        return IceParameters(self._tokens.mint(token, now + self._unix_offset), ice_password(self._random))
 
     # The five methods, on link datagrams
 
@@ -322,7 +342,8 @@ class Switchboard:
     def _remove(self, call: Call, status: CallStatus) -> None:
         self._deadlines.set(call, None)
         self.paths.release_all(call)
-        del self._by_ufrag[call.ufrag]
+        for ufrag in call.ufrags:
+            del self._by_ufrag[ufrag]
         del self._calls[call.id]
         while len(self._ended) >= KEPT_ENDED:
             del self._ended[next(iter(self._ended))]

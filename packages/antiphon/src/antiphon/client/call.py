@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from antiphon.client.descriptions import OPUS_PAYLOAD_TYPE, read_answer, write_offer
+from antiphon.client.descriptions import OPUS_PAYLOAD_TYPE, Answer, read_answer, write_offer
 from antiphon.client.ice import Connected as IceConnected
 from antiphon.client.ice import ControllingAgent
 from antiphon.client.ice import Failed as IceFailed
@@ -87,11 +87,18 @@ class ClientCall:
         fingerprint = self.certificate.fingerprint()
         return write_offer(self._ice_parameters, fingerprint, self._setup, self._sender.ssrc, self._cname)
 
+    def restart_ice(self) -> str:
+        """Return an offer with new ICE credentials (RFC 8445 §9); its answer goes to `accept` too. Everything but ICE
+        goes on as it was."""
+        self._ice_parameters = IceParameters(ice_ufrag(self._random), ice_password(self._random))
+        self._ice = ControllingAgent(self._ice_parameters, self._random)
+        return self.offer()
+
     def accept(self, answer: str, now: float) -> None:
         """Take the answer and begin to connect. Raises DecodeError."""
         description = read_answer(answer)
-        role = dtls.DtlsRole.SERVER if description.setup == "active" else dtls.DtlsRole.CLIENT
-        self._dtls = dtls.DtlsEndpoint(role, self.certificate, description.fingerprints, self._profiles, self._random)
+        if self._dtls is None:
+            self._make_dtls(description)
         self._ice.start(description.ice, description.candidates, now)
         self._drain(now)
 
@@ -158,6 +165,10 @@ class ClientCall:
             self._close("closed")
 
     # Parts
+
+    def _make_dtls(self, description: Answer) -> None:
+        role = dtls.DtlsRole.SERVER if description.setup == "active" else dtls.DtlsRole.CLIENT
+        self._dtls = dtls.DtlsEndpoint(role, self.certificate, description.fingerprints, self._profiles, self._random)
 
     def _receive_rtp(self, data: bytes, now: float) -> None:
         assert self._srtp is not None

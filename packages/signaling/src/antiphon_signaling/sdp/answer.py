@@ -84,16 +84,17 @@ def _write_audio(offer: Offer, accepted: CallAccepted, addresses: Sequence[tuple
             *_echo(offer.section, "extmap-allow-mixed"),
             *_codec(offer),
             *_media(offer, accepted),
-            *(Attribute("candidate", candidate.to_sdp()) for candidate in _candidates(addresses)),
+            *(Attribute("candidate", candidate) for candidate in write_candidates(addresses)),
             Attribute("end-of-candidates"),
         ),
     )
 
 
-def _candidates(addresses: Sequence[tuple[str, int]]) -> Iterator[Candidate]:
+def write_candidates(addresses: Sequence[tuple[str, int]]) -> Iterator[str]:
+    """Yield the value of each `a=candidate`, the best first."""
     for index, (host, port) in enumerate(addresses):
         priority = candidate_priority(1, "host", MAX_LOCAL_PREFERENCE - index)
-        yield Candidate(str(index + 1), 1, "udp", priority, host, port, "host")
+        yield Candidate(str(index + 1), 1, "udp", priority, host, port, "host").to_sdp()
 
 
 def _transport(mid: str | None, accepted: CallAccepted) -> Iterator[Attribute]:

@@ -85,7 +85,7 @@ class SessionDescription(_Section, frozen=True, kw_only=True):
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read a description; lines may end in CRLF or LF. Raises DecodeError with one sentence that names the line."""
-        lines = _split(data)
+        lines = read_lines(data)
         if not lines or lines[0] != ("v", "0"):
             raise DecodeError("this is no session description: its first line is not v=0")
         starts = [index for index, (kind, _) in enumerate(lines) if kind == "m"]
@@ -105,7 +105,8 @@ class SessionDescription(_Section, frozen=True, kw_only=True):
         )
 
 
-def _split(data: bytes) -> list[tuple[str, str]]:
+def read_lines(data: bytes) -> list[tuple[str, str]]:
+    """Return the kind and the value of each line of SDP. Raises DecodeError."""
     if len(data) > MAX_SIZE:
         raise DecodeError(f"the session description is longer than {MAX_SIZE} bytes")
     try:

@@ -166,6 +166,11 @@ def _read_ice(levels: list[SessionDescription | MediaDescription]) -> IceParamet
     ufrag, password = _lookup(levels, "ice-ufrag"), _lookup(levels, "ice-pwd")
     if ufrag is None or password is None:
         raise OfferError("no_ice_credentials", "the offer has no a=ice-ufrag and a=ice-pwd for its audio")
+    return check_ice_parameters(ufrag, password)
+
+
+def check_ice_parameters(ufrag: str, password: str) -> IceParameters:
+    """Return credentials that follow RFC 8839 §5.4; raise OfferError for others."""
     if not _UFRAG.fullmatch(ufrag) or not _PASSWORD.fullmatch(password):
         raise OfferError(
             "bad_ice_credentials", "a=ice-ufrag must have 4 to 256 and a=ice-pwd 22 to 256 letters, digits, + and /"
