@@ -1,15 +1,15 @@
 """Callers of another make in a process of their own, that count packets: aiortc, with speech encoded beforehand.
 
 `python -m support.aiortc_callers URL CALLS` makes the calls, prints `ready`, talks until standard input ends, waits for
-what is still under way, and prints [packets sent, packets received] of all calls as JSON.
+what is still under way, and prints the `Counts` of all calls.
 """
 
 import asyncio
 import fractions
-import json
 import sys
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import httpx
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
@@ -21,6 +21,15 @@ from antiphon.client.speech import Speech
 CONNECT_SECONDS = 30.0
 TICKS = 960
 CLOCK_RATE = 48_000
+
+
+class Counts(NamedTuple):
+    """RTP packets, and all datagrams but STUN's."""
+
+    rtp_sent: int
+    rtp_received: int
+    sent: int
+    received: int
 
 
 class EncodedSpeaker(MediaStreamTrack):
@@ -66,11 +75,10 @@ class Caller:
         await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
         await asyncio.wait_for(connected.wait(), CONNECT_SECONDS)
 
-    async def packets(self) -> tuple[int, int]:
-        """Return the packets sent and received so far."""
-        statistics = (await self.peer.getStats()).values()
-        sent = sum(entry.packetsSent for entry in statistics if entry.type == "outbound-rtp")
-        return sent, sum(entry.packetsReceived for entry in statistics if entry.type == "inbound-rtp")
+    async def counts(self) -> Counts:
+        report = {entry.type: entry for entry in (await self.peer.getStats()).values()}
+        rtp_sent, rtp_received = report["outbound-rtp"].packetsSent, report["inbound-rtp"].packetsReceived
+        return Counts(rtp_sent, rtp_received, report["transport"].packetsSent, report["transport"].packetsReceived)
 
 
 async def main(url: str, calls: int) -> None:
@@ -84,8 +92,8 @@ async def main(url: str, calls: int) -> None:
     for caller in callers:
         caller.speaker.silent = True
     await asyncio.sleep(LINGER)
-    counts = [await caller.packets() for caller in callers]
-    print(json.dumps([sum(side) for side in zip(*counts, strict=True)]), flush=True)
+    counts = [await caller.counts() for caller in callers]
+    print(*map(sum, zip(*counts, strict=True)), flush=True)
     for caller in callers:
         await caller.peer.close()
 

@@ -9,6 +9,7 @@ import trio
 
 from antiphon.client.call import ClientCall, Closed, Event
 from antiphon_common.core import Path
+from antiphon_common.shell.turns import Turns
 from antiphon_common.timers import DeadlineQueue
 
 FRAME_SECONDS = 0.02
@@ -77,7 +78,7 @@ class CallDriver:
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, DrivenCall] = {}
         self._deadlines: DeadlineQueue[DrivenCall] = DeadlineQueue()
-        self._nap = trio.CancelScope()
+        self._turns = Turns(self._epoll.fileno())
 
     def add(self, call: DrivenCall) -> None:
         self._by_descriptor[call.socket.fileno()] = call
@@ -94,20 +95,19 @@ class CallDriver:
     def touch(self, call: DrivenCall) -> None:
         """Carry on what a call has to say after a local action on it."""
         self._settle(call, trio.current_time())
-        deadline = self._deadlines.next()
-        if deadline is not None and deadline < self._nap.deadline:
-            self._nap.deadline = deadline
+        self._turns.hasten(self._deadlines.next())
 
     async def run(self) -> None:
         """Serve every call until cancelled."""
         try:
+            moved = False
             while True:
-                deadline = self._deadlines.next()
-                with trio.CancelScope(deadline=inf if deadline is None else deadline) as self._nap:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for descriptor, _ in self._epoll.poll(0):
+                await self._turns.wait(self._deadlines.next(), moved=moved)
+                readable = self._epoll.poll(0)
+                for descriptor, _ in readable:
                     self._receive(self._by_descriptor[descriptor])
                 self._handle_timeouts(trio.current_time())
+                moved = bool(readable)
         finally:
             for call in list(self._by_descriptor.values()):
                 self.remove(call)

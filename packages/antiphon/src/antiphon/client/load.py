@@ -175,6 +175,12 @@ class Load:
         """How many calls are up."""
         return sum(report.failure is None for report in self.reports)
 
+    @property
+    def datagrams(self) -> tuple[int, int]:
+        """How many were sent and received in all."""
+        calls = [caller.call for caller in self._callers]
+        return sum(call.packets_sent for call in calls), sum(call.packets_received for call in calls)
+
     async def add(self, calls: int, progress: Progress = lambda line: None) -> None:
         """Make that many more calls, at the rate of the settings; return when each is connected or has failed."""
         async with trio.open_nursery() as nursery:
