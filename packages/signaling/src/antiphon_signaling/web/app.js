@@ -25,6 +25,7 @@ let figuresTimer = 0;
 window.antiphon = {
   start,
   hangUp: () => call?.hangUp(),
+  restartIce: () => call?.restartIce(),
   get state() {
     return call?.state ?? "idle";
   },

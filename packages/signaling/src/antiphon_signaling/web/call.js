@@ -66,6 +66,25 @@ export class Call extends EventTarget {
     return figures;
   }
 
+  /** Find a path anew, with other ICE credentials (RFC 9725); keys and conversation stay. */
+  async restartIce() {
+    const connection = this.peerConnection;
+    const { sdp } = connection.remoteDescription;
+    connection.restartIce();
+    await connection.setLocalDescription();
+    const response = await this.#fetch(this.location, {
+      method: "PATCH",
+      headers: { "Content-Type": "application/trickle-ice-sdpfrag", "If-Match": "*" },
+      body: linesOf(connection.localDescription.sdp, /^(m=audio|a=mid:|a=ice-(ufrag|pwd):)/),
+    });
+    const fragment = await response.text();
+    const renewed = ["a=ice-ufrag:", "a=ice-pwd:"].reduce(
+      (text, name) => text.replace(new RegExp(`^${name}.*$`, "gm"), linesOf(fragment, new RegExp(`^${name}`)).trim()),
+      sdp,
+    );
+    await connection.setRemoteDescription({ type: "answer", sdp: renewed });
+  }
+
   async #connect(model) {
     const connection = new RTCPeerConnection({ bundlePolicy: "max-bundle", rtcpMuxPolicy: "require" });
     this.peerConnection = connection;
@@ -117,6 +136,7 @@ export class Call extends EventTarget {
     } else if (connectionState === "disconnected" && this.state === "connected") {
       this.#become("reconnecting");
       this.#wait(RECOVERY_SECONDS, () => this.#lost());
+      this.restartIce().catch(() => {}); // without it the old path may still come back
     } else if (connectionState === "failed") {
       this.#lost();
     }
@@ -169,6 +189,16 @@ export class Call extends EventTarget {
     }
     this.peerConnection?.close();
   }
+}
+
+/** Return the first of the lines that match, by what comes before their value. */
+function linesOf(sdp, pattern) {
+  const lines = new Map();
+  for (const line of sdp.split(/\r?\n/)) {
+    const [start] = line.match(pattern) ?? [];
+    if (start && !lines.has(start)) lines.set(start, line);
+  }
+  return [...lines.values(), ""].join("\r\n");
 }
 
 async function openMicrophone(processing) {
