@@ -13,9 +13,11 @@ import msgspec
 
 
 class Bursts(msgspec.Struct, frozen=True):
-    """Losses that come together (Gilbert-Elliott): a good state and a bad one. Before each datagram the bad one is
-    entered
-    or left with these probabilities; in it datagrams are lost with probability `loss`."""
+    """Losses that come together (Gilbert-Elliott): a good state and a bad one.
+
+    Before each datagram the bad one is entered or left with these probabilities; in it datagrams are lost with
+    probability `loss`.
+    """
 
     enter: float
     leave: float

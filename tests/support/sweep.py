@@ -1,0 +1,79 @@
+"""Finds every container that is reachable from some cores, so that no queue or table can be forgotten."""
+
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+_CONTAINERS = (list, deque, dict, set, frozenset)
+_ATOMS = frozenset((int, float, bool, str, bytes, bytearray, type(None), range, type))
+
+
+class Holding(NamedTuple):
+    """A container, and whose attribute it is."""
+
+    owner: str
+    attribute: str
+    size: int
+
+
+class Sweep:
+    """What is reachable from `roots` through the attributes of this project's objects, and through containers."""
+
+    def __init__(self, roots: Iterable[object]) -> None:
+        self.holdings: list[Holding] = []
+        self.objects: dict[str, int] = {}
+        """Instances by the name of their class."""
+        self._seen: set[int] = set()
+        self._waiting: list[object] = list(roots)
+        while self._waiting:
+            self._visit(self._waiting.pop())
+
+    def _visit(self, found: object) -> None:
+        if type(found) in _ATOMS or id(found) in self._seen:
+            return
+        self._seen.add(id(found))
+        if isinstance(found, tuple) and not hasattr(found, "_fields"):
+            self._waiting.extend(found)
+            return
+        if not type(found).__module__.startswith("antiphon"):
+            return
+        name = type(found).__name__
+        self.objects[name] = self.objects.get(name, 0) + 1
+        if isinstance(found, tuple):
+            self._waiting.extend(found)
+            return
+        for attribute, value in _attributes(found):
+            if isinstance(value, _CONTAINERS):
+                self._contain(name, attribute, value)
+            else:
+                self._waiting.append(value)
+
+    def _contain(self, owner: str, attribute: str, container: Any) -> None:
+        if id(container) in self._seen:
+            return
+        self._seen.add(id(container))
+        self.holdings.append(Holding(owner, attribute, len(container)))
+        parts = (*container, *container.values()) if isinstance(container, dict) else container
+        for part in parts:
+            if isinstance(part, _CONTAINERS):
+                self._contain(owner, f"{attribute}[]", part)
+            elif type(part) not in _ATOMS:
+                self._waiting.append(part)
+
+
+def _attributes(found: object) -> Iterator[tuple[str, Any]]:
+    yield from getattr(found, "__dict__", {}).items()
+    for name in _slots(type(found)):
+        if hasattr(found, name):
+            yield name, getattr(found, name)
+
+
+@cache
+def _slots(kind: Hashable) -> tuple[str, ...]:
+    """Every slot of a class and its bases; fields of a Struct are slots too."""
+    names = []
+    for base in getattr(kind, "__mro__", ()):
+        slots = base.__dict__.get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else list(slots)
+    return tuple(name for name in (*names, *getattr(kind, "__struct_fields__", ())) if not name.startswith("__"))
