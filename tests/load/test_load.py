@@ -52,19 +52,20 @@ async def test_a_hundred_calls_lose_nothing_and_leave_nothing(deployment: Deploy
             assert deployment.calls() == CALLS
             await load.talk(TALK_SECONDS)
             assert open_descriptors(relay.pid) <= descriptors + 2  # and none of them is a call's
-            await load.hang_up()
+            out, _ = await trio.to_thread.run_sync(aiortc.communicate)
+            theirs = aiortc_callers.Counts(*map(int, out.split()))
+            await load.fall_silent()
             sent, received = load.datagrams
+            check_hops(deployment, sent + theirs.sent, received + theirs.received)
+            load.hang_up()
+            seconds = await trio.to_thread.run_sync(seconds_until_freed, deployment, CLOSED_SECONDS + 1)
             nursery.cancel_scope.cancel()
-        out, _ = await trio.to_thread.run_sync(aiortc.communicate)
-    seconds = await trio.to_thread.run_sync(seconds_until_freed, deployment, CLOSED_SECONDS + 1)
-    theirs = aiortc_callers.Counts(*map(int, out.split()))
     spoken = sum(report.sent for report in load.reports)
     heard = sum(report.received for report in load.reports)
-    print(f"\n{CALLS} calls: {heard} of {spoken} packets came back, {theirs.rtp_received} of {theirs.rtp_sent} aiortc's")
+    print(f"{CALLS} calls: {heard} of {spoken} packets came back, {theirs.rtp_received} of {theirs.rtp_sent} aiortc's")
     print(f"freed {seconds:.2f} s after close_notify")
     assert heard >= DUE * spoken
     assert theirs.rtp_received >= DUE * theirs.rtp_sent
-    check_hops(deployment, sent + theirs.sent, received + theirs.received)
     assert seconds <= CLOSED_SECONDS
 
 
@@ -81,14 +82,16 @@ async def test_more_calls_until_one_process_is_busy(deployment: Deployment) -> N
                 await load.add(STEP)
                 usage = Usage(pids)
                 await load.talk(STEP_SECONDS)
-                busy, calls = usage.busy(), load.connected
-        await load.hang_up()
+                busy = usage.busy()
+        calls, all_calls = load.connected, len(load.reports)
+        await load.fall_silent()
+        load.hang_up()
         nursery.cancel_scope.cancel()
     busiest = sorted(busy, key=lambda name: -busy[name])
     shares = ", ".join(f"{name} {busy[name]:.0%}" for name in busiest)
     print(f"\n{calls} calls until the {busiest[0]} was {busy[busiest[0]]:.0%} busy (of one processor each: {shares})")
     assert calls >= CALLS
-    assert calls == len(load.reports)
+    assert calls == all_calls
 
 
 def test_silent_callers_are_forgotten(deployment: Deployment) -> None:
@@ -135,7 +138,7 @@ def check_hops(deployment: Deployment, sent: int, received: int) -> None:
         relay[f'antiphon_relay_socket_sent_total{{socket="{media}"}}'] + relay["antiphon_relay_messages_total"],
         received + relay["antiphon_relay_messages_total"],
     ]
-    print("datagrams up   client, relay, relay, transceiver:", *map(int, up))
+    print("\ndatagrams up   client, relay, relay, transceiver:", *map(int, up))
     print("datagrams down transceiver, relay, relay, client:", *map(int, down))
     for counts in (up, down):
         assert all(after >= DUE * before for before, after in zip(counts, counts[1:], strict=False))

@@ -145,8 +145,8 @@ class _Caller:
 
 
 class Load:
-    """Calls to one server, any number of them, all made by one task. `run` serves them; meanwhile `add`, `talk` and
-    `hang_up` as often as wanted."""
+    """Calls to one server, any number of them, all made by one task. `run` serves them; meanwhile `add` and `talk`
+    as often as wanted, then `fall_silent` and `hang_up`."""
 
     def __init__(self, settings: LoadSettings) -> None:
         self.driver = CallDriver()
@@ -199,11 +199,14 @@ class Load:
         elapsed = trio.current_time() - began
         return elapsed, (_cpu_seconds() - cpu) / elapsed
 
-    async def hang_up(self) -> None:
-        """Fall silent, hear what is still under way, and end every call."""
+    async def fall_silent(self) -> None:
+        """Say nothing more, and hear what is still under way."""
         for caller in self._callers:
             caller.call.silence()
         await trio.sleep(LINGER)
+
+    def hang_up(self) -> None:
+        """End every call."""
         for caller in self._callers:
             caller.hang_up()
 
@@ -217,7 +220,8 @@ async def run_load(settings: LoadSettings, progress: Progress = lambda line: Non
         await load.add(settings.calls, progress)
         progress(f"{load.connected} of {settings.calls} calls connected; talking for {settings.seconds:g} s")
         seconds, busy = await load.talk(settings.seconds)
-        await load.hang_up()
+        await load.fall_silent()
+        load.hang_up()
         nursery.cancel_scope.cancel()
     return LoadReport(load.reports, seconds, busy)
 
