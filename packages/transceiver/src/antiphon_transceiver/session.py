@@ -118,7 +118,10 @@ class SessionCounters:
 
 
 class Session:
-    """A call from its offer to its end. `local` and `certificate` are what the answer carries of our side."""
+    """A call from its offer to its end. `local` and `certificate` are what the answer carries of our side.
+
+    After `Ended` it has nothing to tell, but until `poll_timeout` is None it still has something to send.
+    """
 
     def __init__(
         self,
@@ -204,6 +207,7 @@ class Session:
 
     def handle_timeout(self, now: float) -> None:
         if self.ended is not None:
+            self._repeat_last_words(now)
             return
         if self._housekeeping is not None and now >= self._housekeeping:
             self.agent.handle_timeout(now)
@@ -257,7 +261,7 @@ class Session:
 
     def poll_timeout(self) -> float | None:
         if self.ended is not None:
-            return None
+            return self._dtls.poll_timeout() if self._dtls.closed else None
         deadlines = [self._housekeeping]
         if self._srtp is not None:
             deadlines.append(self.stream.uplink.poll_timeout())
@@ -438,6 +442,13 @@ class Session:
         elif not self._silenced:
             deadlines.append(self.stream.reporter.poll_timeout())
         self._housekeeping = min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _repeat_last_words(self, now: float) -> None:
+        """Tell the peer once more that this is over: an alert may have got lost. The paths are released by then, so its
+        answer need not come."""
+        if self._dtls.closed:
+            self._dtls.handle_timeout(now)
+            self._flush_machines()
 
     def _end(self, reason: EndReason, detail: str) -> None:
         if self.ended is not None:

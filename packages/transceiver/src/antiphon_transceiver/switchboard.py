@@ -293,7 +293,7 @@ class Switchboard:
             self._handle(call, event, now)
         if session.ended is None:
             call.settle()
-            self._deadlines.set(call, session.poll_timeout())
+        self._deadlines.set(call, session.poll_timeout())
 
     def _handle(self, call: Call, event: events.Event, now: float) -> None:
         match event:

@@ -122,6 +122,7 @@ class ClientCall:
 
     def handle_timeout(self, now: float) -> None:
         if self.closed is not None:
+            self._repeat_last_words(now)
             return
         self._ice.handle_timeout(now)
         if self._dtls is not None:
@@ -136,7 +137,7 @@ class ClientCall:
 
     def poll_timeout(self) -> float | None:
         if self.closed is not None:
-            return None
+            return self._dtls.poll_timeout() if self._dtls is not None and self._dtls.closed else None
         deadlines = [self._ice.poll_timeout()]
         if self._dtls is not None:
             deadlines.append(self._dtls.poll_timeout())
@@ -226,6 +227,12 @@ class ClientCall:
         assert self._dtls is not None
         while (transmit := self._dtls.poll_transmit()) is not None:
             self._send(transmit.data)
+
+    def _repeat_last_words(self, now: float) -> None:
+        """Tell the server once more that this is over: an alert may have got lost."""
+        if self._dtls is not None and self._dtls.closed:
+            self._dtls.handle_timeout(now)
+            self._drain_dtls_output()
 
     def _send(self, data: bytes) -> None:
         if self._path is not None:
