@@ -11,4 +11,4 @@ def test_a_turn_comes_back_after_the_pause(turns: Samples, turn_seconds: float) 
     likeness = judge(recording.heard, recording.said, turns)
     print(f"\necho, aiortc: {likeness}", end="")
     assert likeness.median > 0.7
-    assert turn_seconds + 0.5 < likeness.delay < turn_seconds + 1.5
+    assert turn_seconds < likeness.delay < turn_seconds + 1.5

@@ -63,7 +63,7 @@ def test_your_own_model(host: str, known: Samples) -> None:
     with recipe("Your own model", ROOT, elsewhere, settings) as running:
         url = running.wait_for(r"^ready (http://\S+)/$")
         running.wait_for("(backend connected)")
-        recording = call_in_thread(url, known, 3.1, "websocket")
+        recording = call_in_thread(url, known, 5.9, "websocket")
     likeness = judge(recording.heard, recording.said, known)
     assert likeness.median > 0.5
     assert 3.0 < likeness.delay < 4.0
@@ -93,7 +93,7 @@ def test_the_services_apart(host: str, tmp_path: Path, turns: Samples, turn_seco
 def assert_echoed(likeness: Likeness, turn_seconds: float) -> None:
     """What came back is the turn, as long after it as the pause that ends a turn, and a bit."""
     assert likeness.median > 0.5
-    assert turn_seconds + 0.5 < likeness.delay < turn_seconds + 1.5
+    assert turn_seconds < likeness.delay < turn_seconds + 1.5
 
 
 def free_port() -> int:

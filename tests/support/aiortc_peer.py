@@ -4,7 +4,6 @@ import asyncio
 import fractions
 import json
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from aiortc.mediastreams import MediaStreamError
 from av import AudioFrame
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import ConnectionState
-from wsproto.events import CloseConnection, Event, Ping, RejectConnection, Request, TextMessage
+from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, RejectConnection, Request, TextMessage
 
 from support.correlation import RATE, Samples
 
@@ -83,7 +82,8 @@ class Listener:
 
     @property
     def seconds(self) -> float:
-        return len(self._frames) * FRAME / RATE
+        """How long the recording is by now."""
+        return (self._frames[-1][0] - self._frames[0][0] + FRAME) / RATE if self._frames else 0.0
 
     def samples(self) -> Samples:
         if not self._frames:
@@ -168,31 +168,31 @@ class WebSocket:
         self._reader, self._writer = reader, writer
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self._text = ""
-        self._messages: deque[dict[str, Any]] = deque()
+        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._opened = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
 
     @classmethod
     async def open(cls, url: str, path: str) -> Self:
         address = urlsplit(url)
         socket = cls(*await asyncio.open_connection(address.hostname, address.port))
         socket._write(Request(address.netloc, path))
-        while socket._protocol.state is ConnectionState.CONNECTING:
-            await socket._read()
         return socket
 
     async def send(self, message: dict[str, Any]) -> None:
+        await self._opened.wait()
         self._write(TextMessage(json.dumps(message)))
         await self._writer.drain()
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next message. Raises ConnectionError when the server closed before it sent one."""
+        """Return the next message; one without a type says that the server closed."""
         async with asyncio.timeout(CONNECT_SECONDS):
-            while not self._messages:
-                await self._read()
-        return self._messages.popleft()
+            return await self._messages.get()
 
     async def close(self) -> None:
         if self._protocol.state is ConnectionState.OPEN:
             self._write(CloseConnection(1000))
+        self._reading.cancel()
         self._writer.close()
         await self._writer.wait_closed()
 
@@ -200,17 +200,23 @@ class WebSocket:
         self._writer.write(self._protocol.send(event))
 
     async def _read(self) -> None:
-        data = await self._reader.read(65536)
-        self._protocol.receive_data(data or None)
-        for event in self._protocol.events():
-            match event:
-                case TextMessage(data=text, message_finished=finished):
-                    self._text += text
-                    if finished:
-                        self._messages.append(json.loads(self._text))
-                        self._text = ""
-                case Ping():
-                    self._write(event.response())
-                case RejectConnection() | CloseConnection():
-                    if not self._messages:
-                        raise ConnectionError(f"the server said {event}")
+        """Read until the server closes; pings want to be answered whatever the call is doing."""
+        while data := await self._reader.read(65536):
+            self._protocol.receive_data(data)
+            for event in self._protocol.events():
+                self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case AcceptConnection():
+                self._opened.set()
+            case TextMessage(data=text, message_finished=finished):
+                self._text += text
+                if finished:
+                    self._messages.put_nowait(json.loads(self._text))
+                    self._text = ""
+            case Ping():
+                self._write(event.response())
+            case RejectConnection() | CloseConnection():
+                self._opened.set()
+                self._messages.put_nowait({"type": "", "closed": str(event)})
