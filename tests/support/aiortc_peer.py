@@ -23,6 +23,7 @@ from support.correlation import RATE, Samples
 
 FRAME = RATE // 50
 CONNECT_SECONDS = 15.0
+CALLS = "/v1/realtime/calls"
 
 Way = Literal["http", "websocket"]
 
@@ -32,7 +33,8 @@ class Recording(NamedTuple):
 
     heard: Samples
     said: Samples
-    seconds_to_connect: float
+    statistics: dict[str, Any]
+    """The server's figures of the call, shortly before its end."""
 
 
 class Speaker(MediaStreamTrack):
@@ -105,22 +107,21 @@ async def call(url: str, known: Samples, seconds: float, way: Way) -> Recording:
     peer.on("connectionstatechange", lambda: connected.set() if peer.connectionState == "connected" else None)
     peer.addTrack(speaker)
     await peer.setLocalDescription(await peer.createOffer())
-    started = time.monotonic()
     signal = _over_http if way == "http" else _over_websocket
     try:
-        async with signal(url, peer.localDescription.sdp) as answer:
+        async with signal(url, peer.localDescription.sdp) as (call_id, answer):
             await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
             await asyncio.wait_for(connected.wait(), CONNECT_SECONDS)
-            to_connect = time.monotonic() - started
             async with asyncio.timeout(seconds + CONNECT_SECONDS):
                 listening = asyncio.create_task(listener.run(tracks[0]))
                 while listener.seconds < seconds:
                     await asyncio.sleep(0.05)
+            statistics = await _statistics(url, call_id)
     finally:
         await peer.close()
     await listening
     heard = listener.samples()
-    return Recording(heard, _said(known, speaker.began, listener.began, len(heard)), to_connect)
+    return Recording(heard, _said(known, speaker.began, listener.began, len(heard)), statistics)
 
 
 def call_in_thread(url: str, known: Samples, seconds: float, way: Way) -> Recording:
@@ -134,25 +135,33 @@ def _said(known: Samples, speaker_began: float, listener_began: float, count: in
     return np.take(known, range(offset, offset + count), mode="wrap")
 
 
+async def _statistics(url: str, call_id: str) -> dict[str, Any]:
+    async with httpx.AsyncClient(timeout=CONNECT_SECONDS) as client:
+        answer = await client.get(f"{url}{CALLS}/{call_id}/stats")
+        assert answer.status_code == 200, answer.text
+        statistics: dict[str, Any] = answer.json()["statistics"]
+        return statistics
+
+
 @asynccontextmanager
-async def _over_http(url: str, offer: str) -> AsyncIterator[str]:
+async def _over_http(url: str, offer: str) -> AsyncIterator[tuple[str, str]]:
     async with httpx.AsyncClient(base_url=url, timeout=CONNECT_SECONDS) as client:
         headers = {"Content-Type": "application/sdp"}
-        answer = await client.post("/v1/realtime/calls", content=offer, headers=headers)
+        answer = await client.post(CALLS, content=offer, headers=headers)
         assert answer.status_code == 201, answer.text
-        yield answer.text
+        yield answer.headers["location"].rpartition("/")[2], answer.text
         ended = await client.delete(answer.headers["location"])
         assert ended.status_code == 200, ended.text
 
 
 @asynccontextmanager
-async def _over_websocket(url: str, offer: str) -> AsyncIterator[str]:
+async def _over_websocket(url: str, offer: str) -> AsyncIterator[tuple[str, str]]:
     socket = await WebSocket.open(url, "/v1/signaling")
     try:
         await socket.send({"type": "offer", "sdp": offer})
         answer = await socket.receive()
         assert answer["type"] == "answer", answer
-        yield answer["sdp"]
+        yield answer["call_id"], answer["sdp"]
         await socket.send({"type": "hangup"})
         ended = await socket.receive()
         assert ended["type"] == "ended", ended
