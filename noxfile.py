@@ -144,7 +144,8 @@ def bench(session: nox.Session) -> None:
     need(session, "gcc", "libc6-dev", "libopus0")
     names = session.posargs[:1] or sorted(file.parent.name for file in ROOT.glob("benchmarks/*/__main__.py"))
     for name in names:
-        session.run(str(SYSTEM / "bin" / "python"), "-m", f"benchmarks.{name}", *session.posargs[1:], external=True)
+        arguments = ("-m", f"benchmarks.{name}", *session.posargs[1:])
+        session.run(str(SYSTEM / "bin" / "python"), *arguments, external=True, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
 @nox.session(venv_backend="none", requires=["system"], default=False)

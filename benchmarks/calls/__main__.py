@@ -1,0 +1,126 @@
+"""CPU of a call: relay, transceiver and backend each, beside aiortc's echo, under the same load client.
+
+    python -m benchmarks.calls [--seconds S] [--rounds N] [--aiortc-calls N] [--opus-calls N] [--pcm16-calls N]
+
+Every service is a process of its own; all of them have the first core, the load client has the second. The backend is
+`loopback`. In opus mode packets pass untouched; in pcm16 mode the transceiver decodes to 24 kHz and encodes again
+(complexity 5, mono, 32 kbit/s), which is what aiortc does too, at 48 kHz in stereo. Modes take turns, so that what else
+the machine does hits all; figures are medians of all rounds, in milliseconds of CPU for each call and second.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from statistics import median
+from typing import NamedTuple
+
+import trio
+from support.processes import Service, apart
+from support.usage import Usage
+
+from antiphon.client.load import Load, LoadSettings
+
+OWN = ("relay", "transceiver", "backend")
+DUE = {"pcm16": 1 / 3}
+"""The share of what aiortc costs that relay and transceiver may cost together."""
+
+CORES = sorted(os.sched_getaffinity(0))
+
+SETTLE_SECONDS = 1.0
+"""Between the last call's set-up and the measurement."""
+
+
+class Sample(NamedTuple):
+    """One measurement: milliseconds of CPU for each call and second, by process, and what came back of what was sent."""
+
+    cost: Mapping[str, float]
+    returned: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.calls", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each mode")
+    parser.add_argument("--aiortc-calls", type=int, default=10, help="calls at once; aiortc holds 15 to 20")
+    parser.add_argument("--opus-calls", type=int, default=100)
+    parser.add_argument("--pcm16-calls", type=int, default=40)
+    arguments = parser.parse_args(argv)
+    few = arguments.aiortc_calls
+    modes = {("aiortc", few), ("opus", few), ("pcm16", few)}
+    modes |= {("opus", arguments.opus_calls), ("pcm16", arguments.pcm16_calls)}
+    samples: dict[tuple[str, int], list[Sample]] = {mode: [] for mode in sorted(modes)}
+    _pin(os.getpid(), 1)
+    for _ in range(arguments.rounds):
+        for (server, calls), taken in samples.items():
+            with running(server) as (url, pids):
+                taken.append(trio.run(measure, url, pids, calls, arguments.seconds))
+    print_table(samples)
+    return 0
+
+
+@contextmanager
+def running(server: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """Run a server on the first core; give its URL and the ids of its processes."""
+    if server == "aiortc":
+        with Service("benchmarks.calls.aiortc_echo") as service:
+            url, pids = service.wait_ready().ready, {"aiortc": service.pid}
+            _pin(service.pid, 0)
+            yield url, pids
+        return
+    with apart(audio={"opus": "opus", "pcm16": "pcm16/24000"}[server], capacity=1000) as deployment:
+        pids = {name: deployment.services[name].pid for name in OWN}
+        for pid in pids.values():
+            _pin(pid, 0)
+        yield deployment.url, pids
+
+
+async def measure(url: str, pids: Mapping[str, int], calls: int, seconds: float) -> Sample:
+    """Make calls, and see what a second of each costs."""
+    async with trio.open_nursery() as nursery:
+        load = Load(LoadSettings(url))
+        await nursery.start(load.run)
+        await load.add(calls)
+        await load.talk(SETTLE_SECONDS)
+        usage = Usage({**pids, "client": os.getpid()})
+        await load.talk(seconds)
+        cost = {name: share / calls * 1000 for name, share in usage.busy().items()}
+        await load.fall_silent()
+        load.hang_up()
+        nursery.cancel_scope.cancel()
+    sent, received = (sum(getattr(report, way) for report in load.reports) for way in ("sent", "received"))
+    return Sample(cost, received / sent)
+
+
+def print_table(samples: Mapping[tuple[str, int], list[Sample]]) -> None:
+    columns = (*OWN, "relay + transceiver", "of aiortc", "due", "load client", "came back")
+    print("CPU in milliseconds for each call and second; echoed speech, one core")
+    print(f"{'':7}{'calls':>6}" + "".join(f"{name:>{len(name) + 3}}" for name in columns))
+    yardstick = next(_cost(taken, "aiortc") for (server, _), taken in samples.items() if server == "aiortc")
+    for (server, calls), taken in samples.items():
+        returned = f"{median(sample.returned for sample in taken):.2%}"
+        client = f"{_cost(taken, 'client'):.2f}"
+        if server == "aiortc":
+            cells = ("", "", "", f"{yardstick:.2f}", "1.00", "", client, returned)
+        else:
+            parts = [_cost(taken, name) for name in OWN]
+            due = f"{DUE[server]:.2f}" if server in DUE else ""
+            ours = parts[0] + parts[1]
+            cells = (*(f"{part:.2f}" for part in parts), f"{ours:.2f}", f"{ours / yardstick:.2f}", due, client, returned)
+        shown = "".join(f"{cell:>{len(name) + 3}}" for cell, name in zip(cells, columns, strict=True))
+        print(f"{server:7}{calls:>6}{shown}")
+
+
+def _cost(samples: list[Sample], name: str) -> float:
+    return median(sample.cost[name] for sample in samples)
+
+
+def _pin(pid: int, core: int) -> None:
+    """Give a process, with every thread it has, one core."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(task), {CORES[core % len(CORES)]})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
