@@ -31,7 +31,8 @@ class Recipe:
         """Wait until the commands have printed or logged `pattern`; return what its group matched."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         while (found := re.search(pattern, self.output, re.MULTILINE)) is None:
-            assert time.monotonic() < deadline, f"{pattern!r} was never printed:\n{self.output}"
+            over = time.monotonic() > deadline or self._process.poll() is not None
+            assert not over, f"{pattern!r} was never printed:\n{self.output}"
             time.sleep(0.02)
         return found[1]
 
