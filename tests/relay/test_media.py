@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from antiphon_common.settings import Address, Media
-from antiphon_relay.interfaces import default_address, local_addresses
+from antiphon_common.shell.interfaces import default_address, local_addresses
 from antiphon_relay.media import MediaError, expand, ingress_id_of, open_media
 
 

@@ -131,12 +131,12 @@ class Deployment:
 @contextmanager
 def all_in_one(*arguments: str, backend: str = "loopback") -> Iterator[Deployment]:
     """Run `python -m antiphon` on free ports; `arguments` go behind the ones of the harness."""
-    admin = _free_ports(3)
+    admin = _free_ports(1)
     settings = ["--http", "127.0.0.1:0", "--media", "127.0.0.1:0", "--control", "127.0.0.1:0"]
     settings += ["--backend", backend, "--admin", f"127.0.0.1:{admin}"]
     with Service("antiphon", *settings, *arguments) as service:
         url = service.wait_ready().ready
-        yield Deployment(url, {"antiphon": service}, f"127.0.0.1:{admin}", f"127.0.0.1:{admin + 1}")
+        yield Deployment(url, {"antiphon": service}, f"127.0.0.1:{admin}", f"127.0.0.1:{admin}")
 
 
 @contextmanager

@@ -24,9 +24,9 @@ from antiphon_common.settings import (
     parse,
 )
 from antiphon_common.shell.admin import serve_admin
+from antiphon_common.shell.interfaces import default_address
 from antiphon_common.shell.supervise import run_service
 from antiphon_relay import AdvertisedMedia, RelayPorts, serve_relay
-from antiphon_relay.interfaces import default_address
 from antiphon_relay.media import WILDCARDS
 from antiphon_signaling import SignalingPorts, serve_signaling
 from antiphon_transceiver.service import TransceiverPorts, serve_transceiver
@@ -60,21 +60,25 @@ async def serve_all(
     """Run every service until cancelled; the started value says where to call.
 
     Each speaks to the others over loopback sockets, as it would over a network. Without a secret file the keys are made
-    now and die with the process. The admin port is the relay's; the transceiver's and signaling's are the next two.
+    now and die with the process. One admin port speaks for all of them.
     """
     keys = KeyRing.load(shared.secret_file) if shared.secret_file else KeyRing.generate(os.urandom)
+    registry = CollectorRegistry()
+    inside = msgspec.structs.replace(shared, admin=None)
     async with trio.open_nursery() as nursery:
         backends = [await _start_backend(nursery, backend, transceiver.capacity) for backend in transceiver.backend]
         transceiver = msgspec.structs.replace(transceiver, backend=tuple(backends))
-        placed: TransceiverPorts = await nursery.start(serve_transceiver, transceiver, _admin(shared, 1), keys)
-        shared = msgspec.structs.replace(shared, transceiver=(placed.control_url,))
-        relayed: RelayPorts = await nursery.start(partial(serve_relay, gather=False), relay, shared, keys)
+        serve_calls = partial(serve_transceiver, transceiver, inside, keys, registry=registry)
+        placed: TransceiverPorts = await nursery.start(serve_calls)
+        serve_media = partial(serve_relay, relay, inside, keys, gather=False, registry=registry)
+        relayed: RelayPorts = await nursery.start(serve_media)
         ingresses = told_to_callers(relay.media, relayed.media)
-        registry = CollectorRegistry()
-        serve_front = partial(serve_signaling, front, shared, keys, ingresses, registry=registry)
-        ports: SignalingPorts = await nursery.start(serve_front)
-        if (admin := _admin(shared, 2).admin) is not None:
-            await nursery.start(serve_admin, admin, lambda: True, lambda: True, registry)
+        inside = msgspec.structs.replace(inside, transceiver=(placed.control_url,))
+        ports: SignalingPorts = await nursery.start(
+            partial(serve_signaling, front, inside, keys, ingresses, registry=registry)
+        )
+        if shared.admin is not None:
+            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: True, registry)
         task_status.started(ports)
 
 
@@ -101,10 +105,3 @@ async def _start_backend(nursery: trio.Nursery, backend: Backend, slots: int) ->
     handler, formats = SHIPPED[backend.name]
     serve = partial(serve_backend, handler, "127.0.0.1", 0, slots=slots, formats=formats)
     return Backend(backend.name, await nursery.start(serve))
-
-
-def _admin(shared: SharedSettings, step: int) -> SharedSettings:
-    """Move the admin port up by `step`; a port chosen by the system is chosen anew."""
-    if shared.admin is None or shared.admin.port == 0:
-        return shared
-    return msgspec.structs.replace(shared, admin=Address(shared.admin.host, shared.admin.port + step))

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from antiphon_common.errors import AntiphonError
 from antiphon_common.settings import Address, Media
+from antiphon_common.shell.interfaces import default_address, local_addresses
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.sockaddr import SIZE
 from antiphon_relay.flows import Ingress
-from antiphon_relay.interfaces import default_address, local_addresses
 
 log = logging.getLogger(__name__)
 

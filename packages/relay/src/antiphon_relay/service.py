@@ -46,17 +46,18 @@ async def serve_relay(
     keys: KeyRing,
     *,
     gather: bool = True,
+    registry: CollectorRegistry | None = None,
     task_status: trio.TaskStatus[RelayPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run until cancelled; started once packets are forwarded. `gather` is for a process that only relays: under load
-    it sleeps for fractions of a millisecond with everything in it."""
+    it sleeps for fractions of a millisecond with everything in it. Metrics go into `registry`."""
     with ExitStack() as stack:
         media = open_media(settings.media, stack)
         link = stack.enter_context(BatchSocket.open(settings.relay_link))
         link_address = Address(*link.address)
         forwarder = _make_forwarder(media, link_address, shared, keys)
         loop = PacketLoop(forwarder, media, link, gather=gather)
-        registry = CollectorRegistry()
+        registry = registry or CollectorRegistry()
         sockets = {str(advertised): sock for _, sock, advertised in media}
         export(registry, forwarder, sockets | {"link": link})
         async with trio.open_nursery() as nursery:

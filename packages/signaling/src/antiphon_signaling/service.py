@@ -17,6 +17,7 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.metrics import export_counters
 from antiphon_common.settings import Address, FrontSettings, SharedSettings, is_loopback
 from antiphon_common.shell.admin import listen_tcp, serve_admin
+from antiphon_common.shell.interfaces import default_address
 from antiphon_signaling.calls import CallMetrics, Calls
 from antiphon_signaling.credentials import make_credentials
 from antiphon_signaling.http import make_app
@@ -26,9 +27,8 @@ from antiphon_signaling.tls import make_tls
 from antiphon_signaling.websocket import SignalingSocket
 
 DEFAULT_MEDIA_PORT = 3478
-ROUTE_PROBE = "192.0.2.1"
-"""Stands for any host of the internet (RFC 5737): nothing is sent to it."""
 WILDCARDS = ("0.0.0.0", "::")
+LOCALHOST = "127.0.0.1"
 
 
 class SignalingPorts(NamedTuple):
@@ -96,16 +96,9 @@ def advertised_addresses(front: FrontSettings, ingresses: Sequence[tuple[str, in
         return list(dict.fromkeys(Address(host, given or port) for host, given in front.advertise))
     if ingresses:
         return list(dict.fromkeys(Address(host, given) for host, given in ingresses))
-    return [Address(host, port) for host in dict.fromkeys([_default_route_host(), "127.0.0.1"])]
-
-
-def _default_route_host() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((ROUTE_PROBE, DEFAULT_MEDIA_PORT))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
+    return [
+        Address(host, port) for host in dict.fromkeys([default_address(socket.AF_INET) or "127.0.0.1", "127.0.0.1"])
+    ]
 
 
 def _url_of(bound: Address, advertised: Sequence[Address], *, secure: bool) -> str:

@@ -44,10 +44,11 @@ async def serve_transceiver(
     shared: SharedSettings,
     keys: KeyRing,
     *,
+    registry: CollectorRegistry | None = None,
     task_status: trio.TaskStatus[TransceiverPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run until cancelled; started once calls can be placed."""
-    registry = CollectorRegistry()
+    """Run until cancelled; started once calls can be placed. Metrics go into `registry`."""
+    registry = registry or CollectorRegistry()
     metrics = TransceiverMetrics(registry)
     with BatchSocket.open(settings.link) as link:
         bound = Address(*link.address)
