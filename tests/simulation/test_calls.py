@@ -81,7 +81,7 @@ def test_a_silent_client_is_disconnected_after_five_seconds_and_freed_after_thir
     world = World()
     (client,) = start(world)
     world.run(1)
-    world.clients.remove(client)
+    client.vanish()
     vanished = world.now
     world.run(40)
     reports = [event for event in world.transceivers[0].events if isinstance(event, CallReported)]

@@ -45,9 +45,11 @@ path_from = cache(Path.of)
 
 
 class Actor(Protocol):
-    """What the world's loop needs of anybody: to be woken at `due`, and drained after each touch."""
+    """What the world's loop needs of anybody: to be woken at `due`, and drained after each touch. `queued` is when the
+    loop will look at it."""
 
     due: float
+    queued: float
 
     def handle_timeout(self, now: float) -> None: ...
 
@@ -79,12 +81,12 @@ class Client:
         self.paths: set[Path] = set()
         """Every path it ever had; its call may be on no other."""
         self.honest = True
-        """False for one that claims another's address."""
+        """False for one that claims another's address, where it hears nothing."""
         self.legible = True
         """Whether what it hears are still packets of `opus_packet`: not if they were decoded on the way."""
         self.home = b""
         """The encoded link address of the transceiver that has its call."""
-        self.due = inf
+        self.due = self.queued = inf
         self._world = world
         self.address = address
 
@@ -98,6 +100,11 @@ class Client:
         self._address = address
         self.paths.add(path)
         self.key = path.encode()
+
+    @property
+    def at_home(self) -> bool:
+        """Whether what is sent from its address is its own call's, and nobody else's."""
+        return self.connected and self.honest and self.present and self.closed is None
 
     def talk(self) -> None:
         """Begin to say a packet each 20 ms."""
@@ -153,7 +160,7 @@ class Relay:
     def __init__(self, world: "World", number: int) -> None:
         self.address = (f"10.0.0.{number}", 7000)
         self.alive = True
-        self.due = inf
+        self.due = self.queued = inf
         self._world = world
         self.forget()
 
@@ -217,7 +224,7 @@ class Transceiver:
             ntp_offset=offset,
         )
         self.events: list[SwitchboardEvent] = []
-        self.due = inf
+        self.due = self.queued = inf
         self._world = world
         self.connect()
 
@@ -282,7 +289,7 @@ class Backend:
         self.session = BackendSession(Slots(BACKEND_SLOTS), CODECS, ConnectionCounters(), world.now)
         self.transceiver = transceiver
         self.gone = False
-        self.due = inf
+        self.due = self.queued = inf
         self._world = world
         self._told: dict[CallCore, int] = {}
         """How many packets of stories each call was told."""

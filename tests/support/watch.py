@@ -1,6 +1,7 @@
 """What must always hold, whatever the network, the faults and the attackers do. Looked at after every step."""
 
 from bisect import insort
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,15 @@ from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, MAX_ENTRIES
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.ice.paths import MAX_PATHS
 from antiphon_transceiver.switchboard import KEPT_ENDED
+from support.actors import Actor, Backend, Client, Relay, Transceiver
 from support.key_ledger import KeyLedger
 from support.sweep import Sweep
 from support.voice import read_packet
 
 if TYPE_CHECKING:
-    from support.actors import Backend, Client, Relay
     from support.world import World
 
-SWEEP_SECONDS = 2.0
+SWEEP_SECONDS = 5.0
 
 DEFAULT_BOUND = 256
 BOUNDS = {
@@ -72,7 +73,7 @@ class Watch:
         self._calls += 1
         return self._calls - 1
 
-    def placed(self, client: "Client", call: Call) -> None:
+    def placed(self, client: Client, call: Call) -> None:
         """Follow a call from now on."""
         self._running[client.number] = client, call
         self.up[client.call_id] = Stream()
@@ -80,7 +81,7 @@ class Watch:
 
     # Audio
 
-    def client_heard(self, client: "Client", heard: AudioReceived) -> None:
+    def client_heard(self, client: Client, heard: AudioReceived) -> None:
         """A packet of the server's stream: it says something of this call, later than what came before it in order."""
         stream = self.down[client.number]
         stream.packets += 1
@@ -104,7 +105,7 @@ class Watch:
         if any(later[1] <= earlier[1] for earlier, later in pairwise(around)):
             raise Violation(f"call {client.number} is played packets out of order: {around}")
 
-    def backend_heard(self, backend: "Backend", call: CallCore, frame: Audio) -> None:
+    def backend_heard(self, backend: Backend, call: CallCore, frame: Audio) -> None:
         """A frame of the caller's audio: of this caller, and behind the one before it."""
         stream = self.up[call.started.call_id]
         if frame.position < stream.next_position:
@@ -125,49 +126,52 @@ class Watch:
 
     # After every step
 
-    def check(self) -> None:
+    def check(self, touched: Iterable[Actor]) -> None:
+        """Look at everybody to whom something happened in this step."""
         if self.keys.violations:
             raise Violation(self.keys.violations[0])
-        for number, (client, call) in list(self._running.items()):
-            if call.session.ended is not None:
-                del self._running[number]
-            else:
-                self._check_call(client, call)
-        for relay in self._world.relays:
-            self._check_relay(relay)
+        for actor in touched:
+            if isinstance(actor, Relay):
+                self._check_relay(actor)
+            elif isinstance(actor, Transceiver):
+                self._check_transceiver(actor)
         if self._world.now >= self._sweep_at:
             self._sweep_at = self._world.now + SWEEP_SECONDS
             self.sweep()
 
-    def _check_call(self, client: "Client", call: Call) -> None:
-        agent = call.session.agent
-        if call.session.stream.playout.buffered_ms > MAX_BUFFERED_MS:
-            raise Violation(f"{call.id} holds {call.session.stream.playout.buffered_ms} ms of audio")
-        if len(call.routes) > MAX_PATHS + 1:
-            raise Violation(f"{call.id} has {len(call.routes)} routes")
-        selected = agent.selected
-        if client.honest and selected is not None and selected not in client.paths and agent.is_validated(selected):
-            raise Violation(f"{call.id} was moved to {selected}, where its client never was")
-        if client.honest and client.connected and client.closed is None and client.present:
-            self._check_ownership(client, call)
-
-    def _check_ownership(self, client: "Client", call: Call) -> None:
-        """Whoever else claims a client's address, its packets stay its call's."""
-        key, home = client.key, client.home
-        for relay in self._world.relays:
-            flow = relay.core.flows.flow(key)
-            if flow is not None and flow.confirmed and flow.owner != home and relay.alive:
-                raise Violation(f"{call.id}: a relay gave {client.address} to another transceiver")
-        for there in self._world.transceivers:
-            owner = there.switchboard.paths.lookup(key)
-            if owner is not None and owner is not call and there.switchboard.paths.is_confirmed(key, owner):
+    def _check_transceiver(self, there: Transceiver) -> None:
+        paths = there.switchboard.paths
+        for client, call in list(self._running.values()):
+            if client.home == there.encoded_address:
+                self._check_call(client, call)
+            owner = paths.lookup(client.key)
+            if owner is not None and owner is not call and paths.is_confirmed(client.key, owner) and client.at_home:
                 raise Violation(f"{call.id}: a transceiver gave {client.address} to {owner.id}")
 
-    def _check_relay(self, relay: "Relay") -> None:
-        if relay.core.link_outbox or relay.ingress.outbox:
+    def _check_call(self, client: Client, call: Call) -> None:
+        session = call.session
+        if session.ended is not None:
+            del self._running[client.number]
+            return
+        if session.stream.playout.buffered_ms > MAX_BUFFERED_MS:
+            raise Violation(f"{call.id} holds {session.stream.playout.buffered_ms} ms of audio")
+        if len(call.routes) > MAX_PATHS + 1:
+            raise Violation(f"{call.id} has {len(call.routes)} routes")
+        selected = session.agent.selected
+        if selected is not None and selected not in client.paths and session.agent.is_validated(selected):
+            raise Violation(f"{call.id} was moved to {selected}, where its client never was")
+
+    def _check_relay(self, relay: Relay) -> None:
+        """Whoever else claims a client's address, its packets stay its call's."""
+        core = relay.core
+        if core.link_outbox or relay.ingress.outbox:
             raise Violation("a relay's outbox was not drained")
-        if relay.core.counters.no_route:
+        if core.counters.no_route:
             raise Violation("a relay read a token that nobody made")
+        for client, call in self._running.values():
+            flow = core.flows.flow(client.key)
+            if flow is not None and flow.confirmed and flow.owner != client.home and client.at_home and relay.alive:
+                raise Violation(f"{call.id}: a relay gave {client.address} to another transceiver")
 
     def sweep(self) -> Sweep:
         """Look at every container of every core."""

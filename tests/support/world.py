@@ -52,6 +52,7 @@ class World:
         clock: WallClock | None = None,
     ) -> None:
         self.now = 0.0
+        self.steps = 0
         self.random = Random(seed)
         self.clock = clock or WallClock()
         self.digest = blake2b(digest_size=16)
@@ -151,28 +152,21 @@ class World:
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Let time pass, at most `seconds`, until `until` holds; tell whether it does."""
-        limit, steps = self.now + seconds, 0
+        limit, steps, agenda = self.now + seconds, 0, self._agenda
         self.drain()
         while not until():
-            actors = self._actors()
-            due = min((actor.due for actor in actors), default=inf)
-            if self._agenda and self._agenda[0][0] < due:
-                due = self._agenda[0][0]
+            due = agenda[0][0] if agenda else inf
             if due > limit:
                 self.now = limit
                 return False
             steps = steps + 1 if due <= self.now else 0
             assert steps < MAX_STEPS_AT_ONCE, f"something never stops wanting to be called at {due}"
             self.now = now = max(self.now, due)
-            while self._agenda and self._agenda[0][0] <= now:
-                _, _, action, arguments = heapq.heappop(self._agenda)
+            while agenda and agenda[0][0] <= now:
+                _, _, action, arguments = heapq.heappop(agenda)
                 action(*arguments)
-            for actor in actors:
-                if actor.due <= now:
-                    actor.handle_timeout(now)
-                    self._touched[actor] = None
             self._drain_touched()
-            self.watch.check()
+            self.steps += 1
             for observe in self.observers:
                 observe()
         return True
@@ -192,12 +186,27 @@ class World:
 
     def _drain_touched(self) -> None:
         touched = self._touched
+        drained: dict[Actor, None] = {}
         while touched:
             actor = next(iter(touched))
             del touched[actor]
+            drained[actor] = None
             actor.drain()
             deadline = actor.poll_timeout()
             actor.due = inf if deadline is None else deadline
+            if actor.due < actor.queued:
+                actor.queued = actor.due
+                self._at(actor.due, self._wake, actor, actor.due)
+        self.watch.check(drained)
+
+    def _wake(self, actor: Actor, queued: float) -> None:
+        """Let an actor do what is due, unless its deadline was moved to later since this was queued."""
+        if queued != actor.queued:
+            return
+        actor.queued = inf
+        if actor.due <= self.now:
+            actor.handle_timeout(self.now)
+        self.touch(actor)
 
     def _actors(self) -> list[Actor]:
         backends = [there.backend for there in self.transceivers]
@@ -223,7 +232,7 @@ class World:
         """Send a relay's datagram across the network of whoever is at its target."""
         self.digest.update(data)
         for client in self.clients:
-            if encoded(*client.address) == target:
+            if encoded(*client.address) == target and client.honest:
                 if self.overheard is not None:
                     self.overheard(client, data, False)
                 for arrival in client.downlink.arrivals(len(data), self.now):

@@ -1,0 +1,141 @@
+"""An attacker who sees every datagram between clients and relays, and sends what it likes from wherever it likes.
+
+It has no keys. It does not forge plain DTLS while a handshake is under way: nothing protects that (RFC 6347 §4.1.2.7).
+"""
+
+from collections import deque
+from random import Random
+from typing import NamedTuple
+
+from antiphon_common.demux import Protocol, classify
+from antiphon_common.stun import Attribute, Message, MessageClass
+from support.actors import Address, Client
+from support.world import World
+
+REMEMBERED = 256
+STRANGERS = 50_000
+"""Addresses of its own choice."""
+
+_ICE_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+
+class Overheard(NamedTuple):
+    client: Client
+    data: bytes
+
+
+class Forger:
+    """Strikes every `interval` seconds until stopped. `strikes` counts."""
+
+    def __init__(self, world: World, random: Random, interval: float) -> None:
+        self.strikes = 0
+        self.active = True
+        self._world = world
+        self._random = random
+        self._interval = interval
+        self._up: deque[Overheard] = deque(maxlen=REMEMBERED)
+        self._down: deque[Overheard] = deque(maxlen=REMEMBERED)
+        world.overheard = self._overhear
+        world.later(interval, self._strike)
+
+    def stop(self) -> None:
+        self.active = False
+        self._world.overheard = None
+
+    def _overhear(self, client: Client, data: bytes, upwards: bool) -> None:
+        (self._up if upwards else self._down).append(Overheard(client, data))
+
+    def _strike(self) -> None:
+        if not self.active:
+            return
+        self.strikes += 1
+        attacks = [self._junk, self._guess_token, self._junk_on_the_link]
+        if self._up:
+            attacks += [self._replay_up, self._replay_up, self._bend_up, self._check_for_another]
+        if self._down:
+            attacks += [self._replay_down, self._bend_down]
+        self._random.choice(attacks)()
+        self._world.later(self._interval * self._random.uniform(0.5, 1.5), self._strike)
+
+    # Towards the relays
+
+    def _junk(self) -> None:
+        self._world.send_to_relay(self._noise(), self._anywhere())
+
+    def _replay_up(self) -> None:
+        client, data = self._random.choice(self._up)
+        source = self._anywhere() if self._random.random() < 0.5 else client.address
+        if self._may_reach(source, data, client):
+            self._world.send_to_relay(data, source)
+
+    def _bend_up(self) -> None:
+        client, data = self._random.choice(self._up)
+        if client.connected or classify(data) != Protocol.DTLS:
+            self._world.send_to_relay(self._bend(data), client.address)
+
+    def _guess_token(self) -> None:
+        """Ask for an owner by a ufrag of the right form."""
+        ufrag = "".join(self._random.choices(_ICE_CHARS, k=22)) + self._random.choice("AQgw")
+        self._world.send_to_relay(self._request(ufrag), self._anywhere())
+
+    def _check_for_another(self) -> None:
+        """Ask for a client's call, whose ufrag can be seen but not its password."""
+        client, data = self._random.choice(self._up)
+        if data[:2] == b"\0\1":
+            username = Message.decode(data).username
+            if username is not None:
+                request = self._request(username.decode().partition(":")[0])
+                self._world.send_to_relay(request, client.address if self._random.random() < 0.5 else self._anywhere())
+
+    def _junk_on_the_link(self) -> None:
+        """The link's sockets can be reached, if only from outside the network of transceivers."""
+        header = bytes((0x10 | self._random.getrandbits(2), 0, 17, 0)) + self._random.randbytes(28)
+        relay = self._random.choice(self._world.relays)
+        relay.receive_link(header + self._noise(), self._stranger())
+        self._random.choice(self._world.transceivers).receive(header + self._noise(), relay.address)
+
+    # Towards the clients, in the relay's name
+
+    def _replay_down(self) -> None:
+        client, data = self._random.choice(self._down)
+        client.receive(data)
+
+    def _bend_down(self) -> None:
+        client, data = self._random.choice(self._down)
+        if client.connected or classify(data) != Protocol.DTLS:
+            client.receive(self._bend(data))
+
+    # Parts
+
+    def _may_reach(self, source: Address, data: bytes, client: Client) -> bool:
+        """A handshake's datagrams in another's handshake would be forgeries there."""
+        victims = [other for other in self._world.clients if other.address == source and other is not client]
+        return classify(data) != Protocol.DTLS or all(victim.connected for victim in victims)
+
+    def _anywhere(self) -> Address:
+        clients = self._world.clients
+        return self._random.choice(clients).address if clients and self._random.random() < 0.4 else self._stranger()
+
+    def _stranger(self) -> Address:
+        number = self._random.randrange(STRANGERS)
+        return f"198.18.{number >> 8}.{number & 255}", 1024 + number
+
+    def _noise(self) -> bytes:
+        """Bytes of which most look like one protocol or another at first sight (RFC 7983), but never like DTLS."""
+        first = self._random.choice((0, 1, 3, 64, 100, 128, 143, 191, 255))
+        return bytes((first,)) + self._random.randbytes(self._random.choice((0, 1, 11, 19, 60, 200, 1400)))
+
+    def _bend(self, data: bytes) -> bytes:
+        bent = bytearray(data)
+        for _ in range(self._random.randint(1, 3)):
+            bent[self._random.randrange(len(bent))] ^= 1 << self._random.randrange(8)
+        return bytes(bent)
+
+    def _request(self, ufrag: str) -> bytes:
+        attributes: dict[int, bytes] = {
+            Attribute.USERNAME: f"{ufrag}:them".encode(),
+            Attribute.USE_CANDIDATE: b"",
+            Attribute.ICE_CONTROLLING: self._random.randbytes(8),
+            Attribute.PRIORITY: bytes(4),
+        }
+        return Message(MessageClass.REQUEST, self._random.randbytes(12), attributes).encode(b"no idea")
