@@ -4,11 +4,10 @@ import pytest
 
 from antiphon_common.control import CallAccepted, Fingerprint, HeaderExtension, IceParameters
 from antiphon_common.errors import DecodeError
+from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_signaling.sdp import Offer, OfferError, SessionDescription, read_offer, write_answer
 
 OFFERS = Path(__file__).parent.parent / "offers"
-MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
-AUDIO_LEVEL = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"
 DIGEST = ":".join(["AB"] * 32)
 ACCEPTED = CallAccepted(
     ice=IceParameters("Aabcdefghijklmnopqrstuv", "p" * 24),
@@ -54,16 +53,28 @@ def answer(offer: Offer, accepted: CallAccepted = ACCEPTED) -> SessionDescriptio
 @pytest.mark.parametrize(
     ("name", "ufrag", "payload_type", "extensions", "parameters"),
     [
-        ("chromium-156", "LWxw", 111, {(1, AUDIO_LEVEL), (4, MID)}, {"minptime": "10", "useinbandfec": "1"}),
+        (
+            "chromium-156",
+            "LWxw",
+            111,
+            {(1, AUDIO_LEVEL), (2, ABSOLUTE_SEND_TIME), (3, TRANSPORT_SEQUENCE), (4, MID)},
+            {"minptime": "10", "useinbandfec": "1"},
+        ),
         (
             "firefox-esr",
             "7db4594c",
             109,
-            {(1, AUDIO_LEVEL), (3, MID)},
+            {(1, AUDIO_LEVEL), (3, MID), (7, TRANSPORT_SEQUENCE)},
             {"maxplaybackrate": "48000", "stereo": "1", "useinbandfec": "1"},
         ),
         ("aiortc-1.16", None, 96, {(1, MID), (2, AUDIO_LEVEL)}, {}),
-        ("pion-4", "RkXcYqTgWbNzPdLs", 111, {(2, MID)}, {"minptime": "10", "useinbandfec": "1"}),
+        (
+            "pion-4",
+            "RkXcYqTgWbNzPdLs",
+            111,
+            {(1, TRANSPORT_SEQUENCE), (2, MID)},
+            {"minptime": "10", "useinbandfec": "1"},
+        ),
     ],
 )
 def test_real_offers_say_what_the_transceiver_needs(
@@ -105,7 +116,9 @@ def test_an_answer_takes_the_audio_and_rejects_the_rest(name: str) -> None:
     assert audio.value("fmtp") == f"{offer.codec.payload_type} minptime=10;useinbandfec=1"
     assert audio.value("ssrc") == f"{0x12345678} cname:call"
     assert all(audio.has(attribute) for attribute in ("rtcp-mux", "sendrecv", "msid", "end-of-candidates"))
-    assert not audio.has("rtcp-fb")
+    transport_cc = [] if name.startswith("aiortc") else [f"{offer.codec.payload_type} transport-cc"]
+    assert audio.values("rtcp-fb") == transport_cc
+    assert audio.has("rtcp-rsize") == (name in ("chromium-156", "pion-4"))
     assert description.has("extmap-allow-mixed") == (name in ("chromium-156", "pion-4"))
 
 
@@ -179,9 +192,22 @@ def test_header_extensions_are_mirrored_and_only_those_in_use_are_answered() -> 
         f"a=extmap:15 {MID}",
         f"a=extmap:3 {MID}",
         f"a=extmap:4 {MID}",
-        "a=extmap:5 http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time",
+        "a=extmap:5 urn:ietf:params:rtp-hdrext:toffset",
     )
     assert answer(read_offer(data)).media[0].values("extmap") == [f"1/recvonly {AUDIO_LEVEL}", f"3 {MID}"]
+
+
+def test_only_feedback_that_is_spoken_is_answered_once_each() -> None:
+    data = audio_only(
+        *("a=rtcp-fb:96 nack", "a=rtcp-fb:96 nack pli", "a=rtcp-fb:* transport-cc ", "a=rtcp-fb:96 transport-cc"),
+        *("a=rtcp-fb:96 goog-remb", "a=rtcp-fb:97 ccm fir", "a=rtcp-rsize"),
+    )
+    offer = read_offer(data)
+    assert answer(offer).media[0].values("rtcp-fb") == ["96 nack", "96 transport-cc"]
+    request = offer.call_request("rtc_1", "acme", {})
+    assert request.feedback == ("nack", "transport-cc")
+    assert request.reduced_size_rtcp
+    assert not read_offer(audio_only()).call_request("rtc_1", "acme", {}).reduced_size_rtcp
 
 
 @pytest.mark.parametrize(

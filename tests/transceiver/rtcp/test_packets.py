@@ -57,7 +57,7 @@ def test_fields_stand_where_rfc_3550_puts_them() -> None:
 
 
 def test_other_types_and_profile_extensions_are_skipped() -> None:
-    feedback = bytes.fromhex("8fcd0003 00000001 00000002 00000003")
+    feedback = bytes.fromhex("83cd0003 00000001 00000002 00000003")
     extended = bytes.fromhex("80c90002 00000007 deadbeef")
     application = bytes.fromhex("81cc0001 00000001")
     compound = feedback + extended + application + encode_rtcp(COMPOUND)

@@ -15,8 +15,9 @@ def test_a_stream_never_begins_just_before_a_wrap() -> None:
 
 
 def test_packets_carry_what_they_are_given() -> None:
-    sender = RtpSender(ssrc=0xFFFFFFFF, payload_type=96, sequence=7, extensions={3: b"0"})
-    packet = decode_rtp(sender.packet(b"speech", (1 << 32) + 960, marker=True))
+    sender = RtpSender(ssrc=0xFFFFFFFF, payload_type=96, sequence=7)
+    extension = bytes.fromhex("bede 0001 30300000")
+    packet = decode_rtp(sender.packet(b"speech", (1 << 32) + 960, True, extension))
     assert (packet.ssrc, packet.payload_type, packet.sequence, packet.timestamp) == (0xFFFFFFFF, 96, 7, 960)
     assert (packet.marker, packet.payload, packet.extensions) == (True, b"speech", {3: b"0"})
     assert not decode_rtp(sender.packet(b"", 0)).marker

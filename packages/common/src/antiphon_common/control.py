@@ -53,7 +53,8 @@ class IceParameters(msgspec.Struct, frozen=True):
 
 class CallRequest(msgspec.Struct, frozen=True):
     """An offer, negotiated. `setup` is the DTLS role the offer leaves us to choose from (RFC 5763 §5), `direction`
-    is the caller's. `session` is the session object of the Realtime API; its `model` names the backend."""
+    is the caller's, `feedback` are values of `a=rtcp-fb`; with `reduced_size_rtcp` feedback may travel without a report
+    (RFC 5506). `session` is the session object of the Realtime API; its `model` names the backend."""
 
     call_id: str
     tenant: str
@@ -64,6 +65,8 @@ class CallRequest(msgspec.Struct, frozen=True):
     mid: str = ""
     direction: Direction = "sendrecv"
     extensions: tuple[HeaderExtension, ...] = ()
+    feedback: tuple[str, ...] = ()
+    reduced_size_rtcp: bool = False
     session: dict[str, Any] = {}
     metadata: dict[str, str] = {}
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from antiphon_common.control import Codec
 from antiphon_common.errors import DecodeError
+from antiphon_common.rtp_extensions import AUDIO_LEVEL
 from antiphon_transceiver.audio import Playout, UplinkAudio, UplinkFrame
-from antiphon_transceiver.rtcp import ReportBlock, Reporter
-from antiphon_transceiver.rtp import RtpSender, decode_rtp
+from antiphon_transceiver.rtcp import Goodbye, PacketFeedback, ReportBlock, Reporter
+from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpSender, decode_rtp
 
 
 class MediaCounters:
@@ -26,10 +27,17 @@ class AudioStream:
     """Plain packets on one side, audio frames on the other; SRTP and the network are the session's.
 
     `format` is what the backend speaks (`opus` or `pcm16/RATE`). `ntp_offset` added to `now` gives seconds of NTP time.
+    `options` say which header extensions and which feedback were negotiated.
     """
 
     def __init__(
-        self, codec: Codec, format: str, cname: str, random: Callable[[int], bytes], ntp_offset: float
+        self,
+        codec: Codec,
+        format: str,
+        cname: str,
+        random: Callable[[int], bytes],
+        ntp_offset: float,
+        options: RtpOptions | None = None,
     ) -> None:
         self.counters = MediaCounters()
         self.uplink = UplinkAudio(format)
@@ -40,8 +48,14 @@ class AudioStream:
         self._loss_percent = 0
         if self.playout.encoder is not None:
             self.playout.encoder.set_loss(0, fec=False)
+        options = options or RtpOptions()
         self._sender = RtpSender.start(codec.payload_type, random)
-        self.reporter = Reporter(self._sender.ssrc, cname, codec.clock_rate, random, ntp_offset)
+        self.reporter = Reporter(
+            self._sender.ssrc, cname, codec.clock_rate, random, ntp_offset, reduced_size=options.reduced_size
+        )
+        self.feedback = PacketFeedback(options, self._sender.ssrc)
+        self._level_id = options.extensions.get(AUDIO_LEVEL)
+        self._newest: RtpPacket | None = None
 
     @property
     def ssrc(self) -> int:
@@ -52,31 +66,41 @@ class AudioStream:
         """Begin to report and to play; what was appended before waited."""
         self.reporter.start(now)
 
-    def receive_rtp(self, packet: bytes, now: float) -> None:
-        """Take one decrypted RTP packet; anything that is not the negotiated audio is counted and dropped."""
+    def receive_rtp(self, packet: bytes, now: float) -> bool:
+        """Take one decrypted RTP packet; anything that is not the negotiated audio is counted and dropped. Tell whether
+        `poll_feedback` has something."""
         try:
             rtp = decode_rtp(packet)
         except DecodeError:
             self.counters.rtp_bad += 1
-            return
+            return False
         if rtp.payload_type != self._payload_type:
             self.counters.other_payload += 1
-            return
+            return False
         self.counters.rtp_received += 1
         if rtp.ssrc != self._source:
             if self._source is not None:
                 self.uplink.restart()
             self._source = rtp.ssrc
         self.reporter.received_rtp(rtp, now)
+        self._newest = rtp
         self.uplink.receive(rtp.sequence, rtp.timestamp, rtp.payload, now)
+        return self.feedback.received(rtp, now)
 
-    def receive_rtcp(self, packet: bytes, now: float) -> None:
-        """Take one decrypted compound RTCP packet."""
-        self.reporter.receive(packet, now)
+    def receive_rtcp(self, packet: bytes, now: float) -> bool:
+        """Take one decrypted RTCP packet, compound or not; tell whether the caller's stream ended with it."""
+        ended = False
+        for part in self.reporter.receive(packet, now):
+            self.feedback.receive(part, now)
+            ended = ended or (isinstance(part, Goodbye) and self._source in part.sources)
+        if ended:
+            self._source = None
+            self.uplink.restart()
         report = self.reporter.peer_report
         if report is not None and report is not self._adapted_to:
             self._adapted_to = report
             self._adapt(round(report.fraction_lost / 2.56))
+        return ended
 
     def poll_frame(self, now: float) -> UplinkFrame | None:
         """Return the next stretch of the caller's audio that is due."""
@@ -89,10 +113,15 @@ class AudioStream:
             return None
         self.counters.rtp_sent += 1
         self.reporter.sent_rtp(self._sender.rtp_timestamp(packet.timestamp), len(packet.payload), now)
-        return self._sender.packet(packet.payload, packet.timestamp, packet.marker)
+        return self._sender.packet(packet.payload, packet.timestamp, packet.marker, self.feedback.extension(now))
 
     def poll_rtcp(self, now: float) -> bytes | None:
         return self.reporter.poll_report(now)
+
+    def poll_feedback(self, now: float) -> bytes | None:
+        """Return the feedback on the caller's packets that is due."""
+        feedback = self.feedback.poll(now, self.uplink.jitter.target, self.reporter.round_trip)
+        return self.reporter.wrap(feedback) if feedback else None
 
     def goodbye(self) -> bytes:
         """Return the compound packet that ends the stream (RFC 3550 §6.6)."""
@@ -117,8 +146,23 @@ class AudioStream:
             "round_trip_ms": None if round_trip is None else round(round_trip * 1000, 1),
             "received_packets": self.counters.rtp_received,
             "received_lost": sum(source.packets_lost for source in sources),
+            "received_loss_percent": round(100 * max((source.loss for source in sources), default=0.0), 1),
             "received_jitter_ms": round(max((source.jitter for source in sources), default=0.0) * 1000, 1),
+            "received_level_dbov": self._level(),
             "sent_packets": self.counters.rtp_sent,
             "sent_lost": None if peer is None else peer.packets_lost,
+            "sent_loss_percent": None if peer is None else round(peer.fraction_lost / 2.56, 1),
+            "sent_jitter_ms": None if peer is None else round(1000 * peer.jitter / self.reporter.sender.clock_rate, 1),
+            **self.feedback.statistics(),
             "uplink": {name: getattr(jitter, name) for name in jitter.__slots__},
         }
+
+    def _level(self) -> int | None:
+        """Return how loud the newest packet said it was, in dBov, 0 to -127 (RFC 6464 §3)."""
+        if self._newest is None or self._level_id is None:
+            return None
+        try:
+            level = self._newest.extensions.get(self._level_id)
+        except DecodeError:
+            return None
+        return -(level[0] & 0x7F) if level else None

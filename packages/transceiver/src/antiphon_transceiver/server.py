@@ -63,6 +63,7 @@ class TransceiverServer:
         self._is_relay = is_relay
         self._nap = trio.CancelScope()
         self._waiting: dict[str, trio.Event] = {}
+        pool.delivered = self._flush
 
     async def run(self) -> None:
         """Serve the link and the clock until cancelled; then end every call."""
@@ -102,7 +103,6 @@ class TransceiverServer:
             call = self.switchboard.find(request.call_id, request.tenant)
             if call is not None:
                 self.switchboard.receive_frame(call, frame, now)
-                self._flush()
 
         name = str(request.session.get("model") or self._backends[0])
         backend = self._pool.open(name, request.call_id, request.tenant, request.session, request.metadata, sink)
@@ -223,6 +223,8 @@ class TransceiverServer:
                 log.warning("set-up failed", extra={"call": call.id, "reason": EndReason.NO_MEDIA, "detail": detail})
             case events.MediaStarted(after):
                 log.info("call heard", extra={"call": call.id, "first_audio_ms": round(after * 1000)})
+            case events.MediaEnded():
+                log.info("call's audio ended", extra={"call": call.id})
             case events.Disconnected():
                 log.warning("call disconnected", extra={"call": call.id})
             case events.Reconnected():

@@ -64,6 +64,10 @@ class MediaStarted(msgspec.Struct, frozen=True):
     after: float
 
 
+class MediaEnded(msgspec.Struct, frozen=True):
+    """The caller said that its audio ends (RFC 3550 §6.6); the call goes on, and another stream may follow."""
+
+
 class MediaMissing(msgspec.Struct, frozen=True):
     """The call connected, but no audio of the caller came in `FIRST_MEDIA_TIMEOUT`."""
 
@@ -98,6 +102,7 @@ Event = (
     | Connected
     | MediaStarted
     | MediaMissing
+    | MediaEnded
     | AudioReceived
     | Disconnected
     | Reconnected
@@ -267,6 +272,7 @@ class Session:
             deadlines.append(self.stream.uplink.poll_timeout())
             if not self._silenced:
                 deadlines.append(self.stream.playout.poll_timeout())
+                deadlines.append(self.stream.feedback.poll_timeout())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     # STUN
@@ -322,8 +328,10 @@ class Session:
         if self._media_deadline is not None:
             self._media_deadline = None
             self._events.append(MediaStarted(now - self._started))
-        self.stream.receive_rtp(packet, now)
+        feedback_due = self.stream.receive_rtp(packet, now)
         self._poll_frames(now)
+        if feedback_due:
+            self._send_feedback(now)
 
     def _receive_srtcp(self, data: bytes, source: Path, now: float) -> None:
         if self._srtp is None:
@@ -335,7 +343,10 @@ class Session:
             self.counters.srtp_failed += 1
             return
         self.agent.heard(source, len(data), now, authenticated=True)
-        self.stream.receive_rtcp(packet, now)
+        if self.stream.receive_rtcp(packet, now):
+            self._events.append(MediaEnded())
+        while (again := self.stream.feedback.poll_resend()) is not None:
+            self._transmit(again)
         self._drain(now)
 
     def _run_stream(self, now: float) -> None:
@@ -346,7 +357,10 @@ class Session:
         if not self._silenced:
             while (packet := self.stream.poll_rtp(now)) is not None:
                 if self._caller_listens:
-                    self._transmit(srtp.protect_rtp(packet))
+                    protected = srtp.protect_rtp(packet)
+                    self.stream.feedback.sent(protected, now)
+                    self._transmit(protected)
+            self._send_feedback(now)
             if self._hang_up_when_played and self.stream.playout.poll_timeout() is None:
                 self.close(EndReason.BACKEND_ENDED, "the backend hung up", now)
 
@@ -354,6 +368,10 @@ class Session:
         poll_frame = self.stream.poll_frame
         while (frame := poll_frame(now)) is not None:
             self._events.append(AudioReceived(frame.data, frame.position, frame.origin))
+
+    def _send_feedback(self, now: float) -> None:
+        if self._srtp is not None and not self._silenced and (due := self.stream.poll_feedback(now)) is not None:
+            self._transmit(self._srtp.protect_rtcp(due))
 
     # What the machines have to say
 

@@ -35,6 +35,7 @@ from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.ice import ice_password
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.session import Session
 
 LAST_STUN_BYTE = 3
@@ -62,7 +63,7 @@ class CallReported(NamedTuple):
     """Something of a call that is worth a line in the log."""
 
     call: Call
-    event: events.MediaStarted | events.MediaMissing | events.Disconnected | events.Reconnected
+    event: events.MediaStarted | events.MediaMissing | events.MediaEnded | events.Disconnected | events.Reconnected
 
 
 class CallEnded(NamedTuple):
@@ -149,7 +150,9 @@ class Switchboard:
             raise LocalProtocolError(f"call {request.call_id} exists")
         local = self._mint(now)
         cname = self._random(12).hex()
-        stream = AudioStream(request.codec, backend.format, cname, self._random, self._ntp_offset)
+        stream = AudioStream(
+            request.codec, backend.format, cname, self._random, self._ntp_offset, RtpOptions.of(request)
+        )
         session = Session(request, local, self._certificate, stream, self._random, now)
         answer = CallAccepted(local, session.setup, self._certificate.fingerprint(), stream.ssrc, cname)
         call = Call(request, answer, session, backend, now)
@@ -309,7 +312,13 @@ class Switchboard:
                 call.forward(event)
                 self._remove(call, call.status())
                 self._events.append(CallEnded(call, reason, detail, None))
-            case events.MediaStarted() | events.MediaMissing() | events.Disconnected() | events.Reconnected():
+            case (
+                events.MediaStarted()
+                | events.MediaMissing()
+                | events.MediaEnded()
+                | events.Disconnected()
+                | events.Reconnected()
+            ):
                 self._events.append(CallReported(call, event))
 
     def _confirm(self, call: Call, path: Path, now: float) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from antiphon_common.control import CallRequest, Codec, Direction, Fingerprint, HeaderExtension, IceParameters, Setup
 from antiphon_common.errors import RemoteProtocolError
+from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_signaling.sdp.attributes import (
     DIRECTIONS,
     ExtMap,
@@ -21,10 +22,10 @@ from antiphon_signaling.sdp.attributes import (
 )
 from antiphon_signaling.sdp.description import MediaDescription, SessionDescription
 
-HEADER_EXTENSIONS = frozenset({"urn:ietf:params:rtp-hdrext:sdes:mid", "urn:ietf:params:rtp-hdrext:ssrc-audio-level"})
+HEADER_EXTENSIONS = frozenset({MID, AUDIO_LEVEL, ABSOLUTE_SEND_TIME, TRANSPORT_SEQUENCE})
 """RTP header extensions that the transceiver uses: only these are answered."""
-RTCP_FEEDBACK: frozenset[str] = frozenset()
-"""Values of `a=rtcp-fb` that are answered; none as long as the transceiver sends no transport-wide feedback."""
+RTCP_FEEDBACK = frozenset({"nack", "transport-cc"})
+"""Values of `a=rtcp-fb` that are answered (RFC 4585 §4.2)."""
 MAX_ONE_BYTE_ID = 14
 """Header extensions with a higher id need the two-byte form (RFC 8285 §4.3), and are not answered."""
 MAX_FINGERPRINTS = 16
@@ -78,6 +79,8 @@ class Offer(msgspec.Struct, frozen=True):
             mid=self.mid,
             direction=self.direction,
             extensions=tuple(HeaderExtension(extension.id, extension.uri) for extension in self.extensions),
+            feedback=self.feedback,
+            reduced_size_rtcp=self.section.has("rtcp-rsize"),
             session=session,
         )
 
@@ -216,7 +219,10 @@ def _read_extensions(description: SessionDescription, section: MediaDescription)
 
 
 def _read_feedback(section: MediaDescription, codec: Codec) -> Iterator[str]:
-    for value in section.values("rtcp-fb"):
-        payload_type, _, feedback = value.partition(" ")
-        if payload_type in (str(codec.payload_type), "*") and feedback.strip() in RTCP_FEEDBACK:
-            yield feedback.strip()
+    taken: set[str] = set()
+    for line in section.values("rtcp-fb"):
+        payload_type, _, feedback = line.partition(" ")
+        value = feedback.strip()
+        if payload_type in (str(codec.payload_type), "*") and value in RTCP_FEEDBACK and value not in taken:
+            taken.add(value)
+            yield value

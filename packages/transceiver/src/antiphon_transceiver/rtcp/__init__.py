@@ -1,5 +1,7 @@
-"""RTCP (RFC 3550 §6): the packets, what is counted for them, and when a report is due."""
+"""RTCP (RFC 3550 §6, RFC 4585): the packets, what is counted for them, and when a report or feedback is due."""
 
+from antiphon_transceiver.rtcp.feedback import GenericNack, TransportFeedback
+from antiphon_transceiver.rtcp.packet_feedback import PacketFeedback
 from antiphon_transceiver.rtcp.packets import (
     Goodbye,
     ReceiverReport,
@@ -16,7 +18,9 @@ from antiphon_transceiver.rtcp.reporter import Reporter
 from antiphon_transceiver.rtcp.statistics import ReceiverStatistics, SenderStatistics
 
 __all__ = [
+    "GenericNack",
     "Goodbye",
+    "PacketFeedback",
     "ReceiverReport",
     "ReceiverStatistics",
     "ReportBlock",
@@ -27,6 +31,7 @@ __all__ = [
     "SenderReport",
     "SenderStatistics",
     "SourceDescription",
+    "TransportFeedback",
     "decode_rtcp",
     "encode_rtcp",
 ]

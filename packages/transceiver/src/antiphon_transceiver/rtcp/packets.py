@@ -1,4 +1,5 @@
-"""Sender and receiver reports, source description and BYE (RFC 3550 §6.4 to §6.6), and the compound they travel in."""
+"""Sender and receiver reports, source description and BYE (RFC 3550 §6.4 to §6.6), and the compound they travel in,
+with feedback or without."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -8,6 +9,8 @@ import msgspec
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_common.wire import Reader, Writer
+from antiphon_transceiver.rtcp.feedback import PACKET_TYPE as FEEDBACK_TYPE
+from antiphon_transceiver.rtcp.feedback import Feedback, decode_feedback
 
 MAX_REPORT_BLOCKS = 31
 """The count of report blocks, chunks or sources is a field of five bits."""
@@ -149,13 +152,14 @@ class Goodbye(msgspec.Struct, frozen=True):
         return cls(sources, reader.pull_block(1) if reader.remaining else b"")
 
 
-RtcpPacket = SenderReport | ReceiverReport | SourceDescription | Goodbye
+RtcpPacket = SenderReport | ReceiverReport | SourceDescription | Goodbye | Feedback
 
-_DECODERS: dict[int, Callable[[int, bytes], RtcpPacket]] = {
+_DECODERS: dict[int, Callable[[int, bytes], RtcpPacket | None]] = {
     SenderReport.PACKET_TYPE: SenderReport.decode_body,
     ReceiverReport.PACKET_TYPE: ReceiverReport.decode_body,
     SourceDescription.PACKET_TYPE: SourceDescription.decode_body,
     Goodbye.PACKET_TYPE: Goodbye.decode_body,
+    FEEDBACK_TYPE: decode_feedback,
 }
 
 
@@ -167,7 +171,8 @@ def encode_rtcp(packets: Sequence[RtcpPacket]) -> bytes:
 def decode_rtcp(data: bytes) -> list[RtcpPacket]:
     """Return the packets of a compound that we know; those of other types are skipped.
 
-    Raise DecodeError when lengths do not fit. The order of the packets is not checked (RFC 5506).
+    Raise DecodeError when lengths do not fit. The order of the packets is not checked: feedback may travel without a
+    report (RFC 5506).
     """
     packets: list[RtcpPacket] = []
     reader = Reader(data)
@@ -181,8 +186,9 @@ def decode_rtcp(data: bytes) -> list[RtcpPacket]:
                 raise DecodeError("only the last RTCP packet may be padded")
             body = _strip_padding(body)
         decode_body = _DECODERS.get(packet_type)
-        if decode_body is not None:
-            packets.append(decode_body(first & 0x1F, body))
+        packet = decode_body(first & 0x1F, body) if decode_body is not None else None
+        if packet is not None:
+            packets.append(packet)
     return packets
 
 

@@ -1,6 +1,6 @@
 """Decides when to report and what, and learns the round trip from what the peer reports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from antiphon_common.errors import DecodeError
 from antiphon_common.sequence import difference32
@@ -43,7 +43,8 @@ class Reporter:
     """The RTCP of a call that sends one stream.
 
     `clock_rate` is the RTP clock of both directions, in ticks a second. `random` returns that many random bytes.
-    `ntp_offset` added to `now` gives seconds of NTP time. Packets are plain: SRTCP is the caller's.
+    `ntp_offset` added to `now` gives seconds of NTP time. Feedback travels alone where `reduced_size` was negotiated.
+    Packets are plain: SRTCP is the caller's.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class Reporter:
         "_description",
         "_next_report",
         "_random",
+        "_reduced_size",
         "_reported_at",
         "counters",
         "peer_report",
@@ -60,7 +62,14 @@ class Reporter:
     )
 
     def __init__(
-        self, ssrc: int, cname: str, clock_rate: int, random: Callable[[int], bytes], ntp_offset: float
+        self,
+        ssrc: int,
+        cname: str,
+        clock_rate: int,
+        random: Callable[[int], bytes],
+        ntp_offset: float,
+        *,
+        reduced_size: bool = False,
     ) -> None:
         self.counters = ReporterCounters()
         self.sender = SenderStatistics(ssrc, clock_rate, ntp_offset)
@@ -72,6 +81,7 @@ class Reporter:
         """Seconds, as measured by the peer's last report that answers one of ours."""
         self._clock_rate = clock_rate
         self._random = random
+        self._reduced_size = reduced_size
         self._description = SourceDescription((SdesChunk(ssrc, (SdesItem(SdesItem.CNAME, cname.encode()),)),))
         self._next_report: float | None = None
         self._reported_at = 0.0
@@ -92,16 +102,17 @@ class Reporter:
             source = self._add_source(packet.ssrc)
         source.packet_received(packet.sequence, packet.timestamp, now)
 
-    def receive(self, data: bytes, now: float) -> None:
-        """Take one authenticated compound packet; a malformed one is counted and dropped."""
+    def receive(self, data: bytes, now: float) -> Sequence[RtcpPacket]:
+        """Take one authenticated compound packet, and return what is in it; a malformed one is counted and dropped."""
         try:
             packets = decode_rtcp(data)
         except DecodeError:
             self.counters.malformed += 1
-            return
+            return ()
         self.counters.received += 1
         for packet in packets:
             self._receive_packet(packet, now)
+        return packets
 
     def poll_report(self, now: float) -> bytes | None:
         """Return the compound packet that is due, or None."""
@@ -126,6 +137,12 @@ class Reporter:
     def poll_timeout(self) -> float | None:
         """Return when the next report is due."""
         return self._next_report
+
+    def wrap(self, feedback: Sequence[RtcpPacket]) -> bytes:
+        """Return feedback as it may travel: alone, or behind an empty report and a CNAME (RFC 4585 §3.1)."""
+        if self._reduced_size:
+            return encode_rtcp(feedback)
+        return encode_rtcp((ReceiverReport(self.sender.ssrc), self._description, *feedback))
 
     def goodbye(self) -> bytes:
         """Return the compound packet that ends our stream (RFC 3550 §6.6); no report follows it."""

@@ -27,6 +27,7 @@ class ReceiverStatistics:
         "_timestamp",
         "clock_rate",
         "heard_at",
+        "loss",
         "received",
         "ssrc",
     )
@@ -37,6 +38,8 @@ class ReceiverStatistics:
         self.heard_at: float | None = None
         """When the last packet came."""
         self.received = 0
+        self.loss = 0.0
+        """The share of packets lost, 0 to 1, between our last two reports."""
         self._base = self._highest = 0
         self._restart_at: int | None = None
         self._expected_before = self._received_before = 0
@@ -92,11 +95,11 @@ class ReceiverStatistics:
         expected_interval = expected - self._expected_before
         lost_interval = expected_interval - (received - self._received_before)
         self._expected_before, self._received_before = expected, received
-        fraction = min(255, (lost_interval << 8) // expected_interval) if lost_interval > 0 < expected_interval else 0
+        self.loss = lost_interval / expected_interval if lost_interval > 0 < expected_interval else 0.0
         delay = int((now - self._last_sr_at) * 65536) if self._last_sr else 0
         return ReportBlock(
             ssrc=self.ssrc,
-            fraction_lost=fraction,
+            fraction_lost=min(255, int(256 * self.loss)),
             packets_lost=min(max(expected - received, MIN_PACKETS_LOST), MAX_PACKETS_LOST),
             highest_sequence=self._highest & 0xFFFFFFFF,
             jitter=int(self._jitter) & 0xFFFFFFFF,
@@ -113,7 +116,7 @@ class ReceiverStatistics:
 class SenderStatistics:
     """Our own stream. `ntp_offset` added to `now` gives seconds of NTP time, which begins with 1900."""
 
-    __slots__ = ("_clock_rate", "_ntp_offset", "_timestamp", "octets", "packets", "sent_at", "ssrc")
+    __slots__ = ("_ntp_offset", "_timestamp", "clock_rate", "octets", "packets", "sent_at", "ssrc")
 
     def __init__(self, ssrc: int, clock_rate: int, ntp_offset: float) -> None:
         self.ssrc = ssrc
@@ -121,7 +124,7 @@ class SenderStatistics:
         self.octets = 0
         """Bytes of payload, without headers and padding."""
         self.sent_at: float | None = None
-        self._clock_rate = clock_rate
+        self.clock_rate = clock_rate
         self._ntp_offset = ntp_offset
         self._timestamp = 0
 
@@ -142,7 +145,7 @@ class SenderStatistics:
         return SenderReport(
             ssrc=self.ssrc,
             ntp_time=self.ntp_time(now),
-            rtp_timestamp=self._timestamp + int(since * self._clock_rate) & 0xFFFFFFFF,
+            rtp_timestamp=self._timestamp + int(since * self.clock_rate) & 0xFFFFFFFF,
             packet_count=self.packets & 0xFFFFFFFF,
             octet_count=self.octets & 0xFFFFFFFF,
             reports=reports,

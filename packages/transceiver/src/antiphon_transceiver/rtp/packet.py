@@ -12,6 +12,8 @@ _EXTENSION_HEADER = struct.Struct("!HH")
 _NO_PADDING_EXTENSION_CSRC = 0x80
 _PADDING = 0x20
 _EXTENSION = 0x10
+_EXTENSION_ONLY = _NO_PADDING_EXTENSION_CSRC | _EXTENSION
+"""Browsers set no more than this bit, in nearly every packet."""
 
 
 class RtpPacket(NamedTuple):
@@ -61,6 +63,18 @@ def decode_rtp(data: bytes) -> RtpPacket:
     first, second, sequence, timestamp, ssrc = _HEADER.unpack_from(data)
     if first == _NO_PADDING_EXTENSION_CSRC:
         return RtpPacket(second >= 128, second & 127, sequence, timestamp, ssrc, data[HEADER_SIZE:])
+    if first == _EXTENSION_ONLY and len(data) >= HEADER_SIZE + 4:
+        profile, words = _EXTENSION_HEADER.unpack_from(data, HEADER_SIZE)
+        stop = HEADER_SIZE + 4 + 4 * words
+        if stop > len(data):
+            raise DecodeError("RTP header extension is cut short")
+        extension = data[HEADER_SIZE + 4 : stop]
+        return RtpPacket(second >= 128, second & 127, sequence, timestamp, ssrc, data[stop:], (), profile, extension)
+    return _decode_any(data)
+
+
+def _decode_any(data: bytes) -> RtpPacket:
+    first, second, sequence, timestamp, ssrc = _HEADER.unpack_from(data)
     if first & 0xC0 != 0x80:
         raise DecodeError("RTP version is not 2")
 
