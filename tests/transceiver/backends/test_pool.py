@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from antiphon_common import frames
 from antiphon_common.frames import CREDIT_MS
 from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendPool, InboundFrame, NoBackend, NoCapacity
-from antiphon_transceiver.backends.call import CallState
+from antiphon_transceiver.backends.call import RESUME_SECONDS, CallState
 from antiphon_transceiver.backends.pool import RESOLVE_INTERVAL
 from support.fake_backend import fake_backend
 
@@ -120,24 +120,54 @@ async def test_a_sink_that_fails_ends_its_own_call(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("politely", [True, False])
-async def test_a_lost_connection_ends_its_calls_and_is_dialled_again(politely: bool) -> None:
+async def test_a_lost_connection_is_dialled_again_and_its_calls_go_on(politely: bool) -> None:
     async with fake_backend(HELLO) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/24000")
         async with running(pool):
             sink = Sink()
-            opened(pool, sink)
+            call = opened(pool, sink)
             await backend.hear(frames.Started)
+            await backend.say(frames.Accepted(1))
+            await backend.hear(frames.Credit)
             if politely:
                 await backend.close()
             else:
                 await backend.cut()
-            assert await sink.hear(1) == [frames.Ended(1, BACKEND_LOST)]
+            await until(lambda: call.state is CallState.LOST)
             with pytest.raises(NoCapacity):
                 opened(pool, Sink())
-            await until(lambda: pool.free_slots("echo"))
-            opened(pool, Sink())
-            assert [started.call for started in await backend.hear(frames.Started)] == [1]
+            call.send_audio(FRAME, 48000)
+            [started] = await backend.hear(frames.Started)
+            assert started == frames.Started(1, "rtc_1", "acme", "pcm16/24000", {"model": "echo"}, {"user": "7"}, 2000)
+            await backend.say(frames.Accepted(1))
+            assert [frame.position for frame in await backend.hear(frames.Audio)] == [48000]
             assert backend.connections == 2
+            assert sink.frames == [frames.Accepted(1)]
+
+
+async def test_a_backend_that_crashes_under_twenty_calls_moves_them_all(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    mock_clock.rate = 10
+    hello = frames.Hello(frames.VERSION, 20, ("pcm16/24000",))
+    names = Names("127.0.0.1")
+    trio.socket.set_custom_hostname_resolver(names)
+    async with fake_backend(hello) as first, fake_backend(hello, host="127.0.0.2", port=first.port) as second:
+        pool = BackendPool({"echo": f"ws://backend.test:{first.port}"}, "pcm16/24000")
+        async with running(pool):
+            sinks = [Sink() for _ in range(20)]
+            calls = [opened(pool, sink) for sink in sinks]
+            await first.say(*[frames.Accepted(call.number) for call in calls])
+            await until(lambda: all(call.state is CallState.ACCEPTED for call in calls))
+            names.hosts = ("127.0.0.1", "127.0.0.2")
+            await until(lambda: pool.free_slots("echo") == 20, 20)
+            await first.cut()
+            moved = await second.hear(frames.Started, 20)
+            assert all(started.resumed_ms for started in moved)
+            await second.say(*[frames.Accepted(started.call) for started in moved])
+            await until(lambda: pool.counters.calls_resumed == 20)
+            assert [sink.frames for sink in sinks] == [[frames.Accepted(number)] for number in range(1, 21)]
+    assert any(record.__dict__.get("calls") == 20 for record in caplog.records)
 
 
 async def test_a_backend_that_falls_silent_is_lost_after_three_heartbeats(mock_clock: MockClock) -> None:
@@ -145,13 +175,29 @@ async def test_a_backend_that_falls_silent_is_lost_after_three_heartbeats(mock_c
     async with fake_backend(HELLO) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/24000")
         async with running(pool):
-            sink = Sink()
-            opened(pool, sink)
+            call = opened(pool, Sink())
             await backend.hear(frames.Started)
             backend.stalled = True
             since = trio.current_time()
-            assert await sink.hear(1) == [frames.Ended(1, BACKEND_LOST)]
+            await until(lambda: call.state is CallState.LOST, 10)
             assert 3 < trio.current_time() - since < 6
+
+
+async def test_a_call_that_no_backend_takes_in_time_is_lost(mock_clock: MockClock) -> None:
+    mock_clock.rate = 20
+    async with fake_backend(HELLO) as backend:
+        pool = BackendPool({"echo": backend.url}, "pcm16/24000")
+        async with running(pool):
+            sink = Sink()
+            opened(pool, sink)
+            await backend.hear(frames.Started)
+            backend.hello = frames.Hello(9)
+            since = trio.current_time()
+            await backend.cut()
+            await until(lambda: bool(sink.frames), 20)
+            assert sink.frames == [frames.Ended(1, BACKEND_LOST)]
+            assert trio.current_time() - since == pytest.approx(RESUME_SECONDS, abs=2)
+            assert pool.counters.calls_lost == 1
 
 
 async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_nobody() -> None:
@@ -247,6 +293,47 @@ async def test_a_name_is_followed_to_its_addresses_and_calls_go_where_most_slots
                 call.end("hangup")
             await until(lambda: first.closed_with is not None, 20)
             assert pool.free_slots("echo") == 4
+
+
+async def test_a_call_that_one_address_has_no_slot_for_is_started_on_another() -> None:
+    names = Names("127.0.0.1", "127.0.0.2")
+    trio.socket.set_custom_hostname_resolver(names)
+    more = frames.Hello(frames.VERSION, 4, ("pcm16/24000",))
+    async with fake_backend(more) as full, fake_backend(HELLO, host="127.0.0.2", port=full.port) as free:
+        pool = BackendPool({"echo": f"ws://backend.test:{full.port}"}, "pcm16/24000")
+        async with running(pool):
+            await until(lambda: pool.free_slots("echo") == 6)
+            sink = Sink()
+            call = opened(pool, sink)
+            [started] = await full.hear(frames.Started)
+            call.send_audio(FRAME, 0)
+            await full.say(frames.Refused(started.call, "full"))
+            [again] = await free.hear(frames.Started)
+            assert again == started
+            await free.say(frames.Accepted(again.call))
+            assert [frame.position for frame in await free.hear(frames.Audio)] == [0]
+            assert sink.frames == [frames.Accepted(again.call)]
+            other = Sink()
+            opened(pool, other)
+            [unlucky] = await free.hear(frames.Started)
+            await free.say(frames.Refused(unlucky.call, "full"))
+            assert await other.hear(1) == [frames.Refused(unlucky.call, "full")]
+
+
+async def test_what_is_done_after_a_delivery_is_done_once_for_a_message() -> None:
+    async with fake_backend(HELLO) as backend:
+        pool = BackendPool({"echo": backend.url}, "pcm16/24000")
+        async with running(pool):
+            sink = Sink()
+            opened(pool, sink)
+            await backend.hear(frames.Started)
+            heard_at: list[int] = []
+            pool.delivered = lambda: heard_at.append(len(sink.frames))
+            audio = [frames.Audio(1, FRAME, response=1)] * 50
+            await backend.say(frames.Accepted(1), frames.ResponseStarted(1, 1), *audio)
+            await sink.hear(52)
+            await until(lambda: heard_at)
+    assert heard_at[0] == 52
 
 
 async def test_tls_is_spoken_to_wss_and_the_certificate_checked(

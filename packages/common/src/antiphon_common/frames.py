@@ -20,6 +20,10 @@ MAX_MESSAGE_SIZE = 1 << 20
 CREDIT_MS = 4000
 """Audio a backend may be ahead of the caller's ear: its first credit, and the most that is ever kept for playing."""
 
+MAX_EVENT_SIZE = 1 << 18
+"""Bytes of the longest frame with an event: what a data channel's message may have. One caller's events must not make a
+message that closes the connection for all."""
+
 MAX_AUDIO_MS = 1000
 """The longest stretch of audio in one frame, so that a frame never holds more than a part of the credit."""
 
@@ -50,7 +54,7 @@ class Hello(Frame, frozen=True, tag=1):
 
 class Started(Frame, frozen=True, tag=2):
     """A call begins. `format` is what its audio is in, both ways. `resumed_ms` is above zero when the call comes from
-    another connection: the milliseconds of the caller's audio that went before."""
+    another connection: where in the caller's audio it goes on, in milliseconds since the call began."""
 
     call: Uint32
     call_id: str
@@ -102,7 +106,8 @@ class Credit(Frame, frozen=True, tag=7):
 
 
 class Clear(Frame, frozen=True, tag=8):
-    """Drop what has not been played yet of a response and of those before it; answered by `Interrupted`."""
+    """Drop what has not been played yet of a response and of those before it; answered by `Interrupted`. Response 0 is
+    all that was said on the connections before this one."""
 
     call: Uint32
     response: Uint32
@@ -153,9 +158,21 @@ class Pong(Frame, frozen=True, tag=15):
     number: Uint32
 
 
+class ClientEvent(Frame, frozen=True, tag=16):
+    """An event of the Realtime API from the caller's data channel: a JSON object, as a msgpack map."""
+
+    call: Uint32
+    event: dict[str, Any]
+
+
+class ServerEvent(Frame, frozen=True, tag=17):
+    """An event of the Realtime API for the caller's data channel: a JSON object, as a msgpack map."""
+
+    call: Uint32
+    event: dict[str, Any]
+
+
 RESERVED_TAGS = {
-    16: "client event",
-    17: "server event",
     18: "speech started",
     19: "speech stopped",
     20: "turn predicted",
@@ -181,6 +198,8 @@ AnyFrame = (
     | Drain
     | Ping
     | Pong
+    | ClientEvent
+    | ServerEvent
 )
 
 
@@ -196,12 +215,15 @@ AnyCallFrame = (
     | ResponseStarted
     | ResponseEnded
     | HangUp
+    | ClientEvent
+    | ServerEvent
 )
 """The frames that are about one call."""
 
 
 class BadFrame(msgspec.Struct, frozen=True):
-    """A frame with a known tag that does not decode. `call` is the call it was about, None where that is unreadable."""
+    """A frame with a known tag that does not decode, or is too long. `call` is the call it was about, None where that
+    is unreadable."""
 
     call: int | None
     detail: str
@@ -212,14 +234,20 @@ class _Head(msgspec.Struct, array_like=True, gc=False):
     call: Any = None
 
 
-_CALL_TAGS = frozenset(range(2, 13))
+_CALL_TAGS = frozenset((*range(2, 13), 16, 17))
 _CONNECTION_TAGS = frozenset((1, 13, 14, 15))
+_EVENTS = (ClientEvent, ServerEvent)
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises over bad bytes: besides its own error those of text and of nesting."""
 
+
+def _refuse_extension(code: int, data: memoryview) -> None:
+    raise msgspec.ValidationError(f"an extension of msgpack, number {code}")
+
+
 _encoder = msgspec.msgpack.Encoder()
 _batch = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_frame: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
+_frame: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame, ext_hook=_refuse_extension)
 _head = msgspec.msgpack.Decoder(_Head)
 
 
@@ -250,9 +278,12 @@ def decode(message: bytes) -> Iterator[AnyFrame | BadFrame | None]:
 
 def _decode_frame(raw: msgspec.Raw) -> AnyFrame | BadFrame | None:
     try:
-        return _frame.decode(raw)
+        frame = _frame.decode(raw)
     except _MALFORMED as error:
         return _explain(raw, str(error))
+    if isinstance(frame, _EVENTS) and len(memoryview(raw)) > MAX_EVENT_SIZE:
+        return BadFrame(frame.call, f"an event of {len(memoryview(raw))} bytes, {MAX_EVENT_SIZE} is the most")
+    return frame
 
 
 def _explain(raw: msgspec.Raw, detail: str) -> BadFrame | None:

@@ -80,7 +80,7 @@ class Call:
             case frames.Ended():
                 session.close(ENDED_BY_LINK.get(frame.reason, EndReason.BACKEND_ENDED), frame.reason, now)
             case frames.BadFrame():
-                session.close(EndReason.BACKEND_ERROR, f"malformed frame: {frame.detail}", now)
+                session.close(EndReason.BACKEND_ERROR, f"a frame that is not allowed: {frame.detail}", now)
 
     # To the backend
 

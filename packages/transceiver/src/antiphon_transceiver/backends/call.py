@@ -3,11 +3,14 @@
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Protocol
+from itertools import chain
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from antiphon_common import frames
 from antiphon_common.caller_audio import CallerAudio
-from antiphon_common.errors import DecodeError
+from antiphon_common.errors import AntiphonError, DecodeError
 from antiphon_common.formats import TICKS_PER_MS, AudioFormat
 from antiphon_common.frame_connection import ConnectionCounters
 
@@ -18,11 +21,17 @@ InboundFrame = (
     | frames.Clear
     | frames.ResponseStarted
     | frames.ResponseEnded
+    | frames.ServerEvent
     | frames.HangUp
     | frames.Ended
     | frames.BadFrame
 )
 """What a call hears of its backend. `Refused`, `Ended` and `BadFrame` are the last it hears."""
+
+Waiting = TypeVar("Waiting", frames.Audio, frames.ClientEvent)
+
+Sized = tuple[frames.Audio | frames.ClientEvent, int]
+"""A frame for the backend, and about how many bytes it takes."""
 
 Sink = Callable[[InboundFrame, float], None]
 
@@ -32,15 +41,37 @@ CREDIT_STEP_MS = 100
 ACCEPT_TIMEOUT = 10.0
 """Seconds a backend has to accept or refuse a call."""
 
+RESUME_SECONDS = 10.0
+"""Seconds from the loss of a connection until a call must be accepted elsewhere: as long as somebody may listen to
+silence, and enough for a process to start again. An address that has not answered after half of them is given up for
+another."""
+
+FRAME_OVERHEAD = 24
+"""Bytes an audio frame has around its data, at most."""
+
+MAX_WAITING_EVENT_BYTES = 4 * frames.MAX_EVENT_SIZE
+"""Events of one client that wait for a backend; more are refused."""
+
 _CREDIT_TICKS = frames.CREDIT_MS * TICKS_PER_MS
 _STEP_TICKS = CREDIT_STEP_MS * TICKS_PER_MS
 _MAX_AUDIO_TICKS = frames.MAX_AUDIO_MS * TICKS_PER_MS
 
 
+class BackendError(AntiphonError):
+    """A backend cannot be given what it was to be given."""
+
+
+class EventRefused(BackendError):
+    """An event is too long, cannot be encoded, or too many of them wait already."""
+
+
 class CallState(Enum):
+    """`LOST` is between two connections: the call may be started again on another."""
+
     STARTING = auto()
     ACCEPTED = auto()
     HANGING_UP = auto()
+    LOST = auto()
     OVER = auto()
 
 
@@ -52,11 +83,13 @@ ALLOWED: dict[CallState, frozenset[type]] = {
             frames.ResponseStarted,
             frames.ResponseEnded,
             frames.Clear,
+            frames.ServerEvent,
             frames.HangUp,
             frames.Ended,
         )
     ),
-    CallState.HANGING_UP: frozenset((frames.Clear, frames.Ended)),
+    CallState.HANGING_UP: frozenset((frames.Clear, frames.ServerEvent, frames.Ended)),
+    CallState.LOST: frozenset(),
     CallState.OVER: frozenset(),
 }
 """What a backend may say of a call; anything else is a bad frame and ends it."""
@@ -73,7 +106,16 @@ NEXT: dict[type, CallState] = {
 class LinkCounters(ConnectionCounters):
     """What went wrong on the connections to backends, over all their calls."""
 
-    __slots__ = ("audio_dropped", "calls_failed", "late_frames", "stale_frames")
+    __slots__ = (
+        "audio_dropped",
+        "calls_failed",
+        "calls_lost",
+        "calls_resumed",
+        "calls_retried",
+        "events_refused",
+        "late_frames",
+        "stale_frames",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,6 +123,14 @@ class LinkCounters(ConnectionCounters):
         """Frames of callers' audio that the backend was too slow for."""
         self.calls_failed = 0
         """Calls ended over a bad frame, an overrun, or no answer."""
+        self.calls_lost = 0
+        """Calls ended because no other connection took them in time."""
+        self.calls_resumed = 0
+        """Calls accepted again after their connection was lost."""
+        self.calls_retried = 0
+        """Calls started elsewhere because a backend was full."""
+        self.events_refused = 0
+        """Events of clients that were too long, or too many."""
         self.late_frames = 0
         """Frames of audio that came after their response was cleared."""
         self.stale_frames = 0
@@ -94,8 +144,8 @@ class Carrier(Protocol):
 
     def send(self, frame: frames.Frame) -> None: ...
 
-    def has_audio(self, call: "BackendCall") -> None:
-        """Note that audio of an accepted call waits."""
+    def has_waiting(self, call: "BackendCall") -> None:
+        """Note that audio or events of an accepted call wait."""
 
     def forget(self, call: "BackendCall") -> None:
         """Free the place of a call that is over."""
@@ -104,7 +154,9 @@ class Carrier(Protocol):
 class BackendCall:
     """The transceiver's end of one call. Nothing here blocks; `BackendPool.flush` sends what was queued.
 
-    Once the call is over, from either side, every method does nothing.
+    Once the call is over, from either side, every method does nothing. It outlives a connection: when that is lost, it
+    waits, and is started again on another. Each connection numbers the responses from 1; the session and the sink see
+    numbers that go on.
     """
 
     __slots__ = (
@@ -112,36 +164,52 @@ class BackendCall:
         "_carrier",
         "_cleared",
         "_credit",
+        "_event_bytes",
+        "_events",
+        "_last_audio",
         "_open",
+        "_responses_before",
         "_returned",
+        "_speaking",
+        "_started",
         "_waiting",
+        "accepted_at",
         "call_id",
         "deadline",
         "deaf",
         "format",
+        "give_up_at",
         "number",
         "sink",
         "state",
+        "tries",
     )
 
-    def __init__(
-        self, carrier: Carrier, number: int, call_id: str, audio_format: AudioFormat, sink: Sink, now: float
-    ) -> None:
-        self.number = number
-        self.call_id = call_id
-        self.format = audio_format.name
+    def __init__(self, carrier: Carrier, started: frames.Started, sink: Sink, now: float) -> None:
+        self.call_id = started.call_id
+        self.format = started.format
         self.sink = sink
-        self.state = CallState.STARTING
-        self.deadline = now + ACCEPT_TIMEOUT
+        self.accepted_at: float | None = None
+        """When a backend last took the call."""
+        self.give_up_at: float | None = None
+        """From the loss of a connection until the call is accepted again: when it is too late for that."""
+        self.tries = 0
+        """How often the call was started since it last went well."""
         self.deaf = False
         """Whether the session ended the call, after which its sink hears nothing."""
-        self._carrier = carrier
-        self._audio_format = audio_format
-        self._waiting = CallerAudio(audio_format.rate)
+        self._audio_format = AudioFormat.parse(started.format)
+        self._started = started
+        self._waiting = CallerAudio(self._audio_format.rate)
+        self._last_audio: frames.Audio | None = None
+        self._events: deque[tuple[frames.ClientEvent, int]] = deque()
+        self._event_bytes = 0
         self._credit = 0  # ticks the backend may still send
-        self._returned = 0  # ticks played or dropped, and not yet given back
+        self._returned = _CREDIT_TICKS  # ticks played or dropped, and not yet given back
+        self._responses_before = 0  # on connections before this one; numbers below are those of this connection
         self._open = 0  # the latest response that was started
+        self._speaking = False  # whether more audio of it may come
         self._cleared = 0  # the latest response that was cleared, with those before it
+        self.start(carrier, started.call, now)
 
     # From the session
 
@@ -149,10 +217,26 @@ class BackendCall:
         """Queue a stretch of the caller's audio; `position` is the index of its first sample in the call's format."""
         if self.state is CallState.OVER:
             return
-        if not self._waiting.frames and self.state is not CallState.STARTING:
-            self._carrier.has_audio(self)
-        dropped = self._waiting.push(frames.Audio(self.number, data, position, origin))
-        self._carrier.counters.audio_dropped += dropped
+        self._announce()
+        frame = self._last_audio = frames.Audio(self.number, data, position, origin)
+        self._carrier.counters.audio_dropped += self._waiting.push(frame)
+
+    def send_event(self, event: dict[str, Any]) -> None:
+        """Queue an event of the client, a JSON object. Raises `EventRefused`; the call goes on all the same."""
+        if self.state is CallState.OVER:
+            return
+        frame = frames.ClientEvent(self.number, event)
+        try:
+            size = len(memoryview(frames.encode_frame(frame)))
+        except ValueError as error:
+            self._carrier.counters.events_refused += 1
+            raise EventRefused(f"the event {error}") from None
+        if size > frames.MAX_EVENT_SIZE or self._event_bytes + size > MAX_WAITING_EVENT_BYTES:
+            self._carrier.counters.events_refused += 1
+            raise EventRefused(f"an event of {size} bytes, where {self._event_bytes} bytes of events wait")
+        self._announce()
+        self._events.append((frame, size))
+        self._event_bytes += size
 
     def grant(self, milliseconds: int) -> None:
         """Give back credit for audio that was played or dropped."""
@@ -160,20 +244,35 @@ class BackendCall:
 
     def interrupted(self, response: int, heard_ms: int) -> None:
         """Tell that a response, and those before it, will not be played further."""
-        if self.state is not CallState.OVER:
+        response -= self._responses_before
+        if response >= 0 and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
             self._cleared = max(self._cleared, response)
             self._carrier.send(frames.Interrupted(self.number, response, heard_ms))
 
     def end(self, reason: str) -> None:
         """End the call; its sink hears nothing any more."""
+        self.deaf = True
         if self.state is not CallState.OVER:
             self._carrier.send(frames.Ended(self.number, reason))
-            self.deaf = True
             self.close()
 
     # From the link
 
-    def receive(self, frame: InboundFrame) -> InboundFrame | None:
+    def start(self, carrier: Carrier, number: int, now: float) -> frames.Started:
+        """Begin, or begin again, on a connection; return what it is to be told."""
+        self._carrier = carrier
+        self.number = number
+        self.state = CallState.STARTING
+        self.deadline = now + ACCEPT_TIMEOUT
+        if self.give_up_at is not None:
+            self.deadline = min(now + RESUME_SECONDS / 2, self.give_up_at)
+        self.tries += 1
+        waiting = self._waiting
+        waiting.frames = deque(_renumbered(frame, number) for frame in waiting.frames)
+        self._events = deque((_renumbered(frame, number), size) for frame, size in self._events)
+        return msgspec.structs.replace(self._started, call=number, resumed_ms=self._resumed_ms())
+
+    def receive(self, frame: InboundFrame, now: float) -> InboundFrame | None:
         """Take a frame of the backend; return what the sink is to hear of it. Raises DecodeError."""
         kind = type(frame)
         if kind not in ALLOWED[self.state]:
@@ -181,41 +280,102 @@ class BackendCall:
         heard: InboundFrame | None = frame
         match frame:
             case frames.Audio():
-                heard = frame if self._take_audio(frame) else None
+                heard = self._as_session_counts(frame) if self._take_audio(frame) else None
             case frames.ResponseStarted():
                 self._start_response(frame.response)
+                heard = self._as_session_counts(frame)
             case frames.ResponseEnded():
                 self._check_started(frame.response)
-                heard = frame if frame.response > self._cleared else None
+                self._speaking = self._speaking and frame.response != self._open
+                heard = self._as_session_counts(frame) if frame.response > self._cleared else None
             case frames.Clear():
-                self._check_started(frame.response)
+                if frame.response:
+                    self._check_started(frame.response)
                 self._cleared = max(self._cleared, frame.response)
+                heard = self._as_session_counts(frame)
             case frames.Accepted():
-                self._accept()
+                heard = frame if self.accepted_at is None else None
+                self._accept(now)
         self.state = NEXT.get(kind, self.state)
         return heard
 
-    def take_waiting(self) -> deque[frames.Audio]:
-        """Hand over the caller's audio that waits."""
-        waiting, self._waiting.frames = self._waiting.frames, deque()
+    def take_waiting(self) -> list[Sized]:
+        """Hand over the caller's audio that waits, and the events behind it."""
+        waiting: list[Sized] = [(frame, len(frame.data) + FRAME_OVERHEAD) for frame in self._waiting.frames]
+        waiting += self._events
+        self._waiting.frames.clear()
+        self._events.clear()
+        self._event_bytes = 0
         return waiting
 
+    def lose(self, unheard: list[Sized]) -> frames.ResponseEnded | None:
+        """The connection is gone, and perhaps nobody heard `unheard` there: keep it for the next one. What was to be
+        played still is. Returns the end of the response that was being said, for the sink.
+        """
+        kept, self._waiting.frames = self._waiting.frames, deque()
+        heard_by_nobody = (frame for frame, _ in unheard if isinstance(frame, frames.Audio))
+        for audio in chain(heard_by_nobody, kept):
+            self._carrier.counters.audio_dropped += self._waiting.push(audio)
+        for frame, size in reversed(unheard):
+            if isinstance(frame, frames.ClientEvent):
+                self._return_event(frame, size)
+        self._returned += self._credit
+        self._credit = 0
+        cut_off = frames.ResponseEnded(self.number, self._responses_before + self._open) if self._speaking else None
+        self._responses_before += self._open
+        self._open = self._cleared = 0
+        self._speaking = False
+        self.state = CallState.LOST
+        return cut_off
+
     def close(self) -> None:
-        """The call is over: let go of everything."""
+        """The call is over."""
         self.state = CallState.OVER
-        self._waiting.frames.clear()
         self._carrier.forget(self)
 
-    def _accept(self) -> None:
-        self._credit = _CREDIT_TICKS
-        self._carrier.send(frames.Credit(self.number, frames.CREDIT_MS))
+    def _accept(self, now: float) -> None:
+        if self.give_up_at is not None:
+            self._carrier.counters.calls_resumed += 1
+        self.accepted_at = now
+        self.give_up_at = None
+        self._grant_returned()
+        if self._waiting.frames or self._events:
+            self._carrier.has_waiting(self)
+
+    def _announce(self) -> None:
+        """Tell the connection that something is about to wait, if nothing did."""
+        if self.state in (CallState.ACCEPTED, CallState.HANGING_UP) and not (self._waiting.frames or self._events):
+            self._carrier.has_waiting(self)
+
+    def _return_event(self, event: frames.ClientEvent, size: int) -> None:
+        if self._event_bytes + size > MAX_WAITING_EVENT_BYTES:
+            self._carrier.counters.events_refused += 1
+            return
+        self._events.appendleft((event, size))
+        self._event_bytes += size
+
+    def _resumed_ms(self) -> int:
+        """Return where in the caller's audio another backend goes on; 0 if none had the call before."""
+        if self.accepted_at is None:
+            return 0
+        samples = 0
         if self._waiting.frames:
-            self._carrier.has_audio(self)
+            samples = self._waiting.frames[0].position
+        elif self._last_audio is not None:
+            ticks = self._audio_format.duration(self._last_audio.data)
+            samples = self._last_audio.position + ticks * self._audio_format.rate // 48000
+        return max(1, samples * 1000 // self._audio_format.rate)
+
+    def _as_session_counts(self, frame: InboundFrame) -> InboundFrame:
+        if not self._responses_before:
+            return frame
+        return msgspec.structs.replace(frame, response=frame.response + self._responses_before)  # type: ignore[union-attr]
 
     def _start_response(self, response: int) -> None:
         if response <= self._open:
             raise DecodeError(f"response {response} started after response {self._open}")
         self._open = response
+        self._speaking = True
 
     def _check_started(self, response: int) -> None:
         if not 0 < response <= self._open:
@@ -240,7 +400,14 @@ class BackendCall:
     def _give_back(self, ticks: int) -> None:
         # Never more than the whole credit is out, whatever is said to have been played.
         self._returned = min(self._returned + ticks, _CREDIT_TICKS - self._credit)
-        if self._returned >= _STEP_TICKS and self.state is not CallState.OVER:
-            milliseconds, self._returned = divmod(self._returned, TICKS_PER_MS)
-            self._credit += milliseconds * TICKS_PER_MS
-            self._carrier.send(frames.Credit(self.number, milliseconds))
+        if self._returned >= _STEP_TICKS and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
+            self._grant_returned()
+
+    def _grant_returned(self) -> None:
+        milliseconds, self._returned = divmod(self._returned, TICKS_PER_MS)
+        self._credit += milliseconds * TICKS_PER_MS
+        self._carrier.send(frames.Credit(self.number, milliseconds))
+
+
+def _renumbered(frame: Waiting, number: int) -> Waiting:
+    return msgspec.structs.replace(frame, call=number)

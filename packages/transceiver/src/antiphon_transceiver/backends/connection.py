@@ -3,6 +3,8 @@
 import logging
 import random
 import ssl
+from collections.abc import Callable
+from math import inf
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -12,8 +14,8 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 from antiphon_common.frames import MAX_MESSAGE_SIZE
 from antiphon_common.settings import Address
 from antiphon_common.shell.frame_pump import FramePump
-from antiphon_transceiver.backends.call import LinkCounters
-from antiphon_transceiver.backends.link import BackendLink
+from antiphon_transceiver.backends.group import BackendGroup
+from antiphon_transceiver.backends.link import BackendLink, Delivery
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +88,12 @@ class Endpoint(NamedTuple):
 
 
 class Connection:
-    """One address of a backend, connected whenever it can be."""
+    """One address of a backend, connected whenever it can be. `delivered` is called after the frames of a message have
+    been handed to their calls, and whenever else calls were told something.
+    """
 
     def __init__(
-        self, backend: str, endpoint: Endpoint, address: Address, preferred_format: str, counters: LinkCounters
+        self, backend: str, endpoint: Endpoint, address: Address, group: BackendGroup, delivered: Callable[[], None]
     ) -> None:
         self.link: BackendLink | None = None
         """None between two connections."""
@@ -98,8 +102,8 @@ class Connection:
         self._fields = {"backend": backend, "address": address}
         self._endpoint = endpoint
         self._address = address
-        self._preferred_format = preferred_format
-        self._counters = counters
+        self._group = group
+        self._delivered = delivered
         self._pump: FramePump | None = None
         self._scope = trio.CancelScope()
         self._wanted = True
@@ -147,7 +151,7 @@ class Connection:
             stream = await self._endpoint.open_stream(self._address)
             try:
                 async with trio.open_nursery() as nursery:
-                    ending = await self._serve(await self._endpoint.upgrade(nursery, stream))
+                    ending = await self._serve(await self._endpoint.upgrade(nursery, stream), nursery.cancel_scope)
                     nursery.cancel_scope.cancel()
             finally:
                 # A client of trio-websocket leaves it to the server to close the TCP connection.
@@ -156,19 +160,29 @@ class Connection:
             ending = _explain(group)
         return ending
 
-    async def _serve(self, websocket: WebSocketConnection) -> str:
+    async def _serve(self, websocket: WebSocketConnection, connection: trio.CancelScope) -> str:
         """Run a connection until this end gives it up, and return why. Raises what ends it from outside."""
-        link = self.link = BackendLink(self._counters, trio.current_time())
+        link = self.link = BackendLink(self._group.counters, trio.current_time())
         link.wanted = self._wanted
+        self._group.links.append(link)
         pump = self._pump = FramePump(websocket, link, self._dispatch)
         try:
             await pump.run()
         finally:
             reason = link.closing.detail if link.closing is not None else "the connection ended"
             self.link = self._pump = None
-            _deliver_last(link)
+            self._group.links.remove(link)
+            if connection.cancel_called or trio.current_effective_deadline() > -inf:  # else everything is being stopped
+                self._lose(link, reason)
             await pump.close()
         return reason
+
+    def _lose(self, link: BackendLink, reason: str) -> None:
+        """The connection is gone; its calls go on elsewhere if they can."""
+        if link.calls:
+            log.warning("backend lost", extra={**self._fields, "calls": link.calls, "reason": reason})
+        link.lost()
+        self._deliver(link, trio.current_time())
 
     def _dispatch(self, now: float) -> None:
         link = self.link
@@ -176,30 +190,33 @@ class Connection:
         if link.greeted and self._greeted_at is None:
             self._greeted_at = now
             self._greet(link, now)
-        _deliver(link, now)
+        self._deliver(link, now)
         if not self._wanted and not link.calls:
             self._scope.cancel()
 
+    def _deliver(self, link: BackendLink, now: float) -> None:
+        deliver(self._group, link.poll_event, now)
+        deliver(self._group, self._group.poll_event, now)
+        self._delivered()
+
     def _greet(self, link: BackendLink, now: float) -> None:
         self._last_failure = ""
-        audio_format = link.choose_format(self._preferred_format)
+        audio_format = link.choose_format(self._group.preferred_format)
         if audio_format is None:
             log.warning("backend takes no audio format that is known here", extra=self._fields)
         else:
             fields = {"slots": link.free_slots(now), "audio": audio_format.name}
             log.info("backend connected", extra={**self._fields, **fields})
+        self._group.handle_timeout(now)
         self.tried.set()
 
 
-def _deliver_last(link: BackendLink) -> None:
-    link.lost()
-    _deliver(link, trio.current_time())
-
-
-def _deliver(link: BackendLink, now: float) -> None:
+def deliver(group: BackendGroup, poll_event: Callable[[], Delivery | None], now: float) -> None:
     """Hand frames to their calls' sinks. One that fails ends its own call only."""
-    while (delivery := link.poll_event()) is not None:
+    while (delivery := poll_event()) is not None:
         call, frame = delivery
+        if group.keep(delivery, now):
+            continue
         try:
             call.sink(frame, now)
         except Exception:

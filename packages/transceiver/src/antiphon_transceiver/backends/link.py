@@ -5,10 +5,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from antiphon_common import frames
-from antiphon_common.errors import AntiphonError, DecodeError
+from antiphon_common.errors import DecodeError
 from antiphon_common.formats import FORMATS, AudioFormat
 from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing, FrameConnection
-from antiphon_transceiver.backends.call import BackendCall, CallState, InboundFrame, LinkCounters, Sink
+from antiphon_transceiver.backends.call import (
+    BackendCall,
+    BackendError,
+    CallState,
+    InboundFrame,
+    LinkCounters,
+    Sink,
+    Sized,
+)
 
 BACKEND_LOST = "backend_lost"
 """The reason in `Ended` when the connection went away under a call."""
@@ -20,15 +28,15 @@ NO_ANSWER = "no_answer"
 MAX_STARTED_SIZE = 1 << 18
 """Bytes of a `Started` frame. One caller's session must not make a message that closes the connection for all."""
 
+BUSY = frozenset(("full", "draining"))
+"""The codes of `Refused` that say nothing about the call: another address may take it."""
+
 FULL_HOLD = 1.0
 """Seconds without new calls after a backend refused one as `full`: other transceivers fill its slots too."""
 
-FRAME_OVERHEAD = 24
-"""Bytes an audio frame has around its data, at most."""
-
-
-class BackendError(AntiphonError):
-    """A call cannot be given to a backend."""
+MAX_UNHEARD = 1 << 15
+"""Times that a call's audio was sent since anything was heard of the backend, kept for the case that the connection is
+lost: about 4 s, after which it is, of 160 calls."""
 
 
 class NoBackend(BackendError):
@@ -64,7 +72,8 @@ class BackendLink:
         self._connection = FrameConnection(frames.Hello(frames.VERSION), counters, now)
         self._calls: dict[int, BackendCall] = {}
         self._last_number = 0
-        self._ready: deque[BackendCall] = deque()  # calls whose audio may go out
+        self._ready: deque[BackendCall] = deque()  # calls whose audio and events may go out
+        self._unheard: deque[tuple[BackendCall, list[Sized]]] = deque(maxlen=MAX_UNHEARD)
         self._events: deque[Delivery] = deque()
         self._full_until = now
 
@@ -96,6 +105,10 @@ class BackendLink:
             return 0
         return max(0, hello.slots - len(self._calls))
 
+    def takes(self, audio_format: str) -> bool:
+        """Tell whether the backend takes audio in a format."""
+        return self._connection.peer is not None and audio_format in self._connection.peer.formats
+
     def choose_format(self, preferred: str) -> AudioFormat | None:
         """Return the preferred format if the backend takes it, else the first of its own that is known here."""
         offered = self._connection.peer.formats if self._connection.peer else ()
@@ -126,11 +139,19 @@ class BackendLink:
             raise SessionTooLarge(f"session and metadata take {size} bytes, {MAX_STARTED_SIZE} is the most")
         self._last_number = number
         self._connection.send(encoded, size)
-        call = self._calls[number] = BackendCall(self, number, call_id, audio_format, sink, now)
+        call = self._calls[number] = BackendCall(self, started, sink, now)
         return call
+
+    def resume(self, call: BackendCall, now: float) -> None:
+        """Start a call again that had another connection before."""
+        self._last_number += 1
+        encoded = frames.encode_frame(call.start(self, self._last_number, now))
+        self._connection.send(encoded, len(memoryview(encoded)))
+        self._calls[call.number] = call
 
     def receive_message(self, message: bytes | str, now: float) -> None:
         """Take one WebSocket message; drain `poll_event` afterwards."""
+        self._unheard.clear()
         for frame in self._connection.receive_message(message):
             call = self._calls.get(frame.call)  # type: ignore[arg-type]
             if call is None:
@@ -145,15 +166,24 @@ class BackendLink:
         self._connection.handle_timeout(now)
         overdue = [c for c in self._calls.values() if c.state is CallState.STARTING and now >= c.deadline]
         for call in overdue:
-            self._fail(call, frames.Ended(call.number, NO_ANSWER), NO_ANSWER)
+            if call.give_up_at is None:
+                self._fail(call, frames.Ended(call.number, NO_ANSWER), NO_ANSWER)
+            else:
+                self._full_until = now + FULL_HOLD
+                self._connection.send(frames.Ended(call.number, NO_ANSWER))
+                self._lose(call, [])
 
     def poll_transmit(self) -> bytes | None:
         """Return the next message to send, or None. Called when the connection takes it, not before: until then the
         caller's audio may still be dropped in favour of newer."""
         connection = self._connection
         while self._ready and connection.pending_bytes < MESSAGE_BUDGET:
-            for frame in self._ready.popleft().take_waiting():
-                connection.send(frame, len(frame.data) + FRAME_OVERHEAD)
+            call = self._ready.popleft()
+            if call.state is not CallState.OVER:
+                waiting = call.take_waiting()
+                self._unheard.append((call, waiting))
+                for frame, size in waiting:
+                    connection.send(frame, size)
         return connection.poll_transmit()
 
     def poll_event(self) -> Delivery | None:
@@ -169,17 +199,26 @@ class BackendLink:
         return self._connection.poll_timeout()
 
     def lost(self) -> None:
-        """The connection is gone: end every call."""
+        """The connection is gone: every call hears `Ended`, unless it is resumed on another. One that was hanging up
+        needs no backend any more.
+        """
         self._connection.close(CloseCode.GOING_AWAY, "the connection is gone")
+        unheard: dict[BackendCall, list[Sized]] = {}
+        for call, sent in self._unheard:
+            unheard.setdefault(call, []).extend(sent)
+        self._unheard.clear()
         for call in list(self._calls.values()):
-            self._deliver_last(call, frames.Ended(call.number, BACKEND_LOST))
+            if call.state is CallState.HANGING_UP:
+                call.close()
+            else:
+                self._lose(call, unheard.get(call, []))
 
     # For its calls
 
     def send(self, frame: frames.Frame) -> None:
         self._connection.send(frame)
 
-    def has_audio(self, call: BackendCall) -> None:
+    def has_waiting(self, call: BackendCall) -> None:
         self._ready.append(call)
 
     def forget(self, call: BackendCall) -> None:
@@ -189,11 +228,11 @@ class BackendLink:
 
     def _receive(self, call: BackendCall, frame: Any, now: float) -> None:
         try:
-            heard = call.receive(frame)
+            heard = call.receive(frame, now)
         except DecodeError as error:
             self._fail(call, frames.BadFrame(call.number, str(error)), BAD_FRAME)
             return
-        if isinstance(heard, frames.Refused) and heard.code == "full":
+        if isinstance(heard, frames.Refused) and heard.code in BUSY:
             self._full_until = now + FULL_HOLD
         if call.state is CallState.OVER and heard is not None:
             self._deliver_last(call, heard)
@@ -204,6 +243,13 @@ class BackendLink:
         self.counters.calls_failed += 1
         self._connection.send(frames.Ended(call.number, reason))
         self._deliver_last(call, last)
+
+    def _lose(self, call: BackendCall, unheard: list[Sized]) -> None:
+        cut_off = call.lose(unheard)
+        self.forget(call)
+        if cut_off is not None:
+            self._events.append(Delivery(call, cut_off))
+        self._events.append(Delivery(call, frames.Ended(call.number, BACKEND_LOST)))
 
     def _deliver_last(self, call: BackendCall, frame: InboundFrame) -> None:
         call.close()

@@ -1,15 +1,16 @@
 """The Trio shell of all backends: where each name leads, and which connection takes the next call."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import trio
 
 from antiphon_common.settings import Address
 from antiphon_transceiver.backends.call import BackendCall, LinkCounters, Sink
-from antiphon_transceiver.backends.connection import CONNECT_TIMEOUT, Connection, Endpoint
-from antiphon_transceiver.backends.link import BackendLink, NoBackend, NoCapacity
+from antiphon_transceiver.backends.connection import CONNECT_TIMEOUT, Connection, Endpoint, deliver
+from antiphon_transceiver.backends.group import BackendGroup
+from antiphon_transceiver.backends.link import NoBackend, NoCapacity
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,10 @@ class BackendPool:
 
     def __init__(self, backends: Mapping[str, str], preferred_format: str) -> None:
         self.counters = LinkCounters()
-        self._preferred_format = preferred_format
+        self.delivered: Callable[[], None] = self.flush
+        """Called once after all frames of a message have been handed to their sinks; it is to call `flush`."""
+        self._groups = {name: BackendGroup(preferred_format, self.counters) for name in backends}
+        self._homeless = trio.lowlevel.ParkingLot()
         self._endpoints = {name: Endpoint.parse(url) for name, url in backends.items()}
         self._connections: dict[str, dict[Address, Connection]] = {name: {} for name in backends}
         self._unresolved: dict[str, str] = {}  # why a name leads nowhere, so that it is logged once
@@ -37,6 +41,7 @@ class BackendPool:
             looked = {name: trio.Event() for name in self._endpoints}
             for name, event in looked.items():
                 nursery.start_soon(self._follow, name, nursery, event)
+            nursery.start_soon(self._house)
             with trio.move_on_after(CONNECT_TIMEOUT):
                 for name, event in looked.items():
                     await event.wait()
@@ -46,12 +51,11 @@ class BackendPool:
 
     def connected(self, name: str) -> bool:
         """Tell whether a backend has said hello on any of its addresses."""
-        return any(link.greeted for link in self._links(name))
+        return name in self._groups and self._groups[name].connected
 
     def free_slots(self, name: str) -> int:
         """Return how many calls more a backend takes now, over all its addresses."""
-        now = trio.current_time()
-        return sum(link.free_slots(now) for link in self._links(name))
+        return self._groups[name].free_slots(trio.current_time())
 
     def open(
         self,
@@ -66,16 +70,12 @@ class BackendPool:
 
         Raises `NoBackend` for a name that is not configured, `NoCapacity` without a free slot, `SessionTooLarge`.
         """
-        if name not in self._endpoints:
-            raise NoBackend(f"no backend {name!r}; configured are {', '.join(self._endpoints) or 'none'}")
-        now = trio.current_time()
-        links = [(link.free_slots(now), link) for link in self._links(name)]
-        slots, link = max(links, key=lambda pair: pair[0], default=(0, None))
-        if link is None or not slots:
-            raise NoCapacity(f"backend {name!r} has no free slot on {len(links)} connections")
-        audio_format = link.choose_format(self._preferred_format)
-        assert audio_format is not None  # without one there are no free slots
-        call = link.open(audio_format, call_id, tenant, session, metadata, sink, now)
+        if name not in self._groups:
+            raise NoBackend(f"no backend {name!r}; configured are {', '.join(self._groups) or 'none'}")
+        try:
+            call = self._groups[name].open(call_id, tenant, session, metadata, sink, trio.current_time())
+        except NoCapacity as error:
+            raise NoCapacity(f"backend {name!r} has {error}") from None
         self.flush()
         return call
 
@@ -85,8 +85,24 @@ class BackendPool:
             for connection in connections.values():
                 connection.flush()
 
-    def _links(self, name: str) -> Iterator[BackendLink]:
-        return (c.link for c in self._connections.get(name, {}).values() if c.link is not None)
+    def _delivered(self) -> None:
+        self.delivered()
+        if any(group.poll_timeout() is not None for group in self._groups.values()):
+            self._homeless.unpark_all()
+
+    async def _house(self) -> None:
+        """Keep looking for connections for calls that lost theirs."""
+        while True:
+            deadlines = [at for group in self._groups.values() if (at := group.poll_timeout()) is not None]
+            if not deadlines:
+                await self._homeless.park()
+                continue
+            await trio.sleep_until(min(deadlines))
+            now = trio.current_time()
+            for group in self._groups.values():
+                group.handle_timeout(now)
+                deliver(group, group.poll_event, now)
+            self.delivered()
 
     async def _follow(self, name: str, nursery: trio.Nursery, looked: trio.Event) -> None:
         while True:
@@ -112,8 +128,8 @@ class BackendPool:
             connection.wanted = address in addresses
         for address in addresses:
             if address not in connections:
-                endpoint = self._endpoints[name]
-                connections[address] = Connection(name, endpoint, address, self._preferred_format, self.counters)
+                endpoint, group = self._endpoints[name], self._groups[name]
+                connections[address] = Connection(name, endpoint, address, group, self._delivered)
                 nursery.start_soon(self._keep, connections, address)
 
     async def _keep(self, connections: dict[Address, Connection], address: Address) -> None:

@@ -1,0 +1,357 @@
+"""Calls that change connections, without a network: which takes them, and what each side hears of it."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from antiphon_common import frames
+from antiphon_common.frames import CREDIT_MS
+from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendGroup, BackendLink, EventRefused
+from antiphon_transceiver.backends.call import (
+    MAX_WAITING_EVENT_BYTES,
+    RESUME_SECONDS,
+    CallState,
+    InboundFrame,
+    LinkCounters,
+)
+from antiphon_transceiver.backends.group import LOOK_INTERVAL, MAX_TRIES
+
+FRAME = bytes(960)
+"""20 ms of silence at 24 kHz."""
+
+
+class Bench:
+    """A group, the connections of which are in the hands of the test."""
+
+    def __init__(self, *slots: int) -> None:
+        self.now = 100.0
+        self.group = BackendGroup("pcm16/24000", LinkCounters())
+        self.heard: list[InboundFrame] = []
+        for count in slots:
+            self.connect(count)
+
+    def connect(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> BackendLink:
+        """Connect to another address, whose backend says hello."""
+        link = BackendLink(self.group.counters, self.now)
+        self.group.links.append(link)
+        self.say(link, frames.Hello(frames.VERSION, slots, formats))
+        sent(link)
+        self.group.handle_timeout(self.now)
+        return link
+
+    def open(self) -> BackendCall:
+        return self.group.open("rtc_1", "acme", {"model": "echo"}, {"user": "7"}, self._hear, self.now)
+
+    def accepted(self) -> tuple[BackendCall, BackendLink]:
+        """Open a call, have it accepted, and return it with its connection."""
+        call = self.open()
+        link = self.find(call)
+        self.say(link, frames.Accepted(call.number))
+        sent(link)
+        self.heard.clear()
+        return call, link
+
+    def find(self, call: BackendCall) -> BackendLink:
+        """Return the connection that has just been told of a call."""
+        [link] = [link for link in self.group.links if link.pending]
+        return link
+
+    def say(self, link: BackendLink, *batch: frames.Frame) -> None:
+        link.receive_message(msgspec.msgpack.encode(batch), self.now)
+        self._deliver(link)
+
+    def lose(self, link: BackendLink) -> None:
+        self.group.links.remove(link)
+        link.lost()
+        self._deliver(link)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass; backends answer every ping, and say nothing else."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + LOOK_INTERVAL)
+            for link in self.group.links:
+                link.handle_timeout(self.now)
+                self.say(link, frames.Pong(0))
+            self.group.handle_timeout(self.now)
+            self._deliver(self.group)
+
+    def _deliver(self, source: Any) -> None:
+        while (delivery := source.poll_event()) is not None:
+            if not self.group.keep(delivery, self.now):
+                delivery.call.sink(delivery.frame, self.now)
+
+    def _hear(self, frame: InboundFrame, now: float) -> None:
+        self.heard.append(frame)
+
+
+def sent(link: BackendLink) -> list[Any]:
+    found: list[Any] = []
+    while (message := link.poll_transmit()) is not None:
+        found += frames.decode(message)
+    return found
+
+
+def started(link: BackendLink) -> list[frames.Started]:
+    return [frame for frame in sent(link) if isinstance(frame, frames.Started)]
+
+
+def positions(link: BackendLink) -> list[int]:
+    return [frame.position for frame in sent(link) if isinstance(frame, frames.Audio)]
+
+
+def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_in_order() -> None:
+    bench = Bench(4)
+    call, first = bench.accepted()
+    second = bench.connect()
+    for position in range(0, 48000, 480):
+        call.send_audio(FRAME, position)
+    assert len(positions(first)) == 100
+    bench.say(first, frames.Pong(0))
+    for position in range(48000, 57600, 480):  # nothing is heard of the backend any more
+        call.send_audio(FRAME, position)
+        sent(first)
+    bench.lose(first)
+    for position in range(57600, 72000, 480):
+        call.send_audio(FRAME, position)
+    assert sent(second) == [
+        frames.Started(1, "rtc_1", "acme", "pcm16/24000", {"model": "echo"}, {"user": "7"}, resumed_ms=2000)
+    ]
+    bench.say(second, frames.Accepted(call.number))
+    assert positions(second) == list(range(48000, 72000, 480))
+    assert bench.heard == [], "the session need not know"
+    assert bench.group.counters.calls_resumed == 1
+
+
+def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
+    bench = Bench(4)
+    call, link = bench.accepted()
+    for position in range(0, 5 * 24000, 480):
+        call.send_audio(FRAME, position)
+        sent(link)
+    bench.lose(link)
+    again = bench.connect()
+    assert [frame.resumed_ms for frame in started(again)] == [2000]
+    bench.say(again, frames.Accepted(call.number))
+    assert positions(again) == list(range(2 * 24000, 5 * 24000, 480))
+    assert bench.group.counters.audio_dropped == 100
+
+
+def test_credit_of_a_resumed_call_is_what_the_audio_still_to_be_played_leaves() -> None:
+    bench = Bench(4)
+    call, first = bench.accepted()
+    bench.say(first, frames.ResponseStarted(call.number, 1), *[frames.Audio(call.number, FRAME, response=1)] * 150)
+    second = bench.connect()
+    bench.lose(first)
+    call.grant(1000)
+    sent(second)
+    bench.say(second, frames.Accepted(call.number))
+    assert sent(second) == [frames.Credit(call.number, CREDIT_MS - 2000)]
+    call.grant(2000)
+    assert sent(second) == [frames.Credit(call.number, 2000)]
+    bench.say(second, frames.ResponseStarted(call.number, 1), *[frames.Audio(call.number, FRAME, response=1)] * 200)
+    assert not any(isinstance(frame, frames.BadFrame) for frame in bench.heard)
+    bench.say(second, frames.Audio(call.number, FRAME, response=1))
+    assert isinstance(bench.heard[-1], frames.BadFrame)
+
+
+def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -> None:
+    bench = Bench(4)
+    call, first = bench.accepted()
+    bench.say(first, frames.ResponseStarted(call.number, 3), frames.Audio(call.number, FRAME, response=3))
+    second = bench.connect()
+    bench.lose(first)
+    assert bench.heard[-1] == frames.ResponseEnded(1, 3), "nothing more comes of it"
+    bench.say(second, frames.Accepted(1))
+    sent(second)
+    bench.heard.clear()
+    bench.say(second, frames.ResponseStarted(1, 1), frames.Audio(1, FRAME, response=1), frames.ResponseEnded(1, 1))
+    bench.say(second, frames.Clear(1, 1))
+    assert [frame.response for frame in bench.heard if not isinstance(frame, frames.Ended)] == [4] * 4  # type: ignore[union-attr]
+    call.interrupted(4, 20)
+    call.interrupted(2, 500)
+    assert sent(second) == [frames.Interrupted(1, 1, 20)], "of the others the new backend knows nothing"
+
+
+def test_a_clear_of_response_0_is_for_what_was_said_before() -> None:
+    bench = Bench(4)
+    call, first = bench.accepted()
+    bench.say(first, frames.ResponseStarted(call.number, 1), frames.Audio(call.number, FRAME, response=1))
+    second = bench.connect()
+    bench.lose(first)
+    bench.say(second, frames.Accepted(1), frames.Clear(1, 0))
+    assert bench.heard[-1] == frames.Clear(1, 1)
+    sent(second)
+    call.interrupted(1, 10)
+    assert sent(second) == [frames.Interrupted(1, 0, 10)]
+
+
+def test_a_call_that_was_never_accepted_starts_elsewhere_as_new() -> None:
+    bench = Bench(4)
+    call = bench.open()
+    call.send_audio(FRAME, 0)
+    [first] = bench.group.links
+    second = bench.connect()
+    bench.lose(first)
+    assert [frame.resumed_ms for frame in started(second)] == [0]
+    bench.say(second, frames.Accepted(call.number))
+    assert bench.heard == [frames.Accepted(call.number)]
+    assert positions(second) == [0]
+
+
+def test_a_call_that_was_hanging_up_needs_no_backend_any_more() -> None:
+    bench = Bench(4)
+    call, first = bench.accepted()
+    second = bench.connect()
+    bench.say(first, frames.HangUp(call.number))
+    bench.heard.clear()
+    bench.lose(first)
+    assert (bench.heard, started(second), call.state) == ([], [], CallState.OVER)
+
+
+def test_a_call_waits_for_a_slot_and_is_lost_when_none_comes() -> None:
+    bench = Bench(1)
+    call, first = bench.accepted()
+    bench.lose(first)
+    bench.pass_time(RESUME_SECONDS - 1)
+    assert bench.heard == []
+    bench.connect(formats=("opus",))
+    bench.pass_time(2)
+    assert bench.heard == [frames.Ended(call.number, BACKEND_LOST)]
+    assert bench.group.poll_timeout() is None
+    late = bench.connect()
+    call.send_audio(FRAME, 0)
+    call.end("hangup")
+    assert sent(late) == []
+
+
+def test_a_call_that_its_caller_ends_while_it_waits_is_started_nowhere() -> None:
+    bench = Bench(1)
+    call, first = bench.accepted()
+    bench.lose(first)
+    call.end("hangup")
+    again = bench.connect()
+    assert sent(again) == []
+    assert bench.group.poll_timeout() is None
+
+
+def test_an_address_that_is_full_or_does_not_answer_is_left_for_another() -> None:
+    bench = Bench(4)
+    call, first = bench.accepted()
+    full, mute, good = bench.connect(9), bench.connect(8), bench.connect(7)
+    bench.lose(first)
+    assert len(started(full)) == 1
+    bench.say(full, frames.Refused(call.number, "full"))
+    assert len(started(mute)) == 1
+    bench.pass_time(RESUME_SECONDS / 2 + LOOK_INTERVAL)
+    assert frames.Ended(1, "no_answer") in sent(mute)
+    taker = full if full.pending else good
+    assert [frame.resumed_ms for frame in started(taker)] == [1]
+    bench.say(taker, frames.Accepted(call.number))
+    assert bench.heard == []
+
+
+def test_a_refusal_for_another_reason_ends_a_resumed_call() -> None:
+    bench = Bench(4)
+    call, first = bench.accepted()
+    second = bench.connect()
+    bench.connect()
+    bench.lose(first)
+    taker = bench.find(call)
+    bench.say(taker, frames.Refused(call.number, "unknown_call"))
+    assert bench.heard == [frames.Refused(call.number, "unknown_call")]
+    assert second.calls == 0
+
+
+def test_a_call_that_crashes_every_backend_does_not_go_on_for_ever() -> None:
+    bench = Bench(4)
+    call, link = bench.accepted()
+    for _ in range(MAX_TRIES - 1):
+        another = bench.connect()
+        bench.lose(link)
+        assert len(started(another)) == 1
+        bench.say(another, frames.Accepted(call.number))
+        link = another
+    bench.connect()
+    bench.lose(link)
+    assert bench.heard == [frames.Ended(call.number, BACKEND_LOST)]
+
+
+def test_crashes_far_apart_are_no_reason_to_give_a_call_up() -> None:
+    bench = Bench(4)
+    call, link = bench.accepted()
+    for _ in range(2 * MAX_TRIES):
+        bench.pass_time(RESUME_SECONDS)
+        another = bench.connect()
+        bench.lose(link)
+        bench.say(another, frames.Accepted(call.number))
+        link = another
+    assert call.state is CallState.ACCEPTED
+
+
+def test_draining_moves_no_call() -> None:
+    bench = Bench(4)
+    call, first = bench.accepted()
+    second = bench.connect()
+    bench.say(first, frames.Drain())
+    bench.pass_time(1)
+    call.send_audio(FRAME, 0)
+    assert positions(first) == [0]
+    assert started(second) == []
+
+
+def test_events_go_both_ways_in_order_and_wait_for_a_backend_behind_the_audio() -> None:
+    bench = Bench(4)
+    call, first = bench.accepted()
+    bench.say(first, frames.ServerEvent(call.number, {"type": "response.done", "n": [1, None]}))
+    assert bench.heard == [frames.ServerEvent(call.number, {"type": "response.done", "n": [1, None]})]
+    call.send_event({"type": "first"})
+    assert sent(first) == [frames.ClientEvent(call.number, {"type": "first"})]
+    bench.say(first, frames.Pong(0))
+    bench.lose(first)
+    for name in ("second", "third"):
+        call.send_event({"type": name})
+        call.send_audio(FRAME, 0)
+    again = bench.connect()
+    started(again)
+    bench.say(again, frames.Accepted(call.number))
+    assert [frame.event["type"] if isinstance(frame, frames.ClientEvent) else "" for frame in sent(again)[1:]] == [
+        "",
+        "",
+        "second",
+        "third",
+    ]
+
+
+@pytest.mark.parametrize("event", [{"text": "x" * frames.MAX_EVENT_SIZE}, {"huge": 10**40}, {"what": object()}])
+def test_an_event_that_fits_no_frame_is_refused_and_harms_nothing(event: dict[str, Any]) -> None:
+    bench = Bench(4)
+    call, link = bench.accepted()
+    with pytest.raises(EventRefused):
+        call.send_event(event)
+    assert sent(link) == []
+    call.send_event({"type": "fine"})
+    assert len(sent(link)) == 1
+    assert bench.group.counters.events_refused == 1
+
+
+def test_a_flood_of_events_is_refused_before_it_harms_others() -> None:
+    bench = Bench(4)
+    call, link = bench.accepted()
+    flood = ({"text": "x" * 1000} for _ in range(10_000))
+    with pytest.raises(EventRefused):
+        list(map(call.send_event, flood))
+    total = sum(len(frames.encode([frame])) for frame in sent(link))
+    assert MAX_WAITING_EVENT_BYTES * 0.9 < total < MAX_WAITING_EVENT_BYTES * 1.1
+    call.send_event({"type": "again"})
+    assert link.closing is None
+
+
+def test_calls_go_where_most_slots_are_free() -> None:
+    bench = Bench(3, 5)
+    for _ in range(8):
+        bench.open()
+    numbers = [len(started(link)) for link in bench.group.links]
+    assert numbers == [3, 5]
+    assert bench.group.free_slots(bench.now) == 0
