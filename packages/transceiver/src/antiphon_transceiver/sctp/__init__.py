@@ -1,0 +1,31 @@
+"""SCTP over DTLS (RFC 9260, RFC 8261) and WebRTC data channels (RFC 8831, RFC 8832), as a protocol core."""
+
+from antiphon_transceiver.sctp.association import Association, AssociationCounters, BufferFullError
+from antiphon_transceiver.sctp.endpoint import DEFAULT_MTU, DataChannelCounters, DataChannelEndpoint
+from antiphon_transceiver.sctp.events import (
+    BufferedAmountLow,
+    ChannelClosed,
+    ChannelOpened,
+    Closed,
+    CloseReason,
+    DataChannelEvent,
+    MessageReceived,
+)
+from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE
+
+__all__ = [
+    "DEFAULT_MTU",
+    "MAX_MESSAGE_SIZE",
+    "Association",
+    "AssociationCounters",
+    "BufferFullError",
+    "BufferedAmountLow",
+    "ChannelClosed",
+    "ChannelOpened",
+    "CloseReason",
+    "Closed",
+    "DataChannelCounters",
+    "DataChannelEndpoint",
+    "DataChannelEvent",
+    "MessageReceived",
+]

@@ -1,0 +1,570 @@
+"""An SCTP association over DTLS (RFC 9260, RFC 8261) as a protocol core."""
+
+from collections import deque
+from collections.abc import Callable, Collection
+
+from antiphon_common.core import Path, Transmit
+from antiphon_common.errors import DecodeError, LocalProtocolError, RemoteProtocolError
+from antiphon_transceiver.sctp import chunks
+from antiphon_transceiver.sctp.chunks import HEADER_SIZE as CHUNK_HEADER_SIZE
+from antiphon_transceiver.sctp.chunks import SACK_SIZE, Chunk
+from antiphon_transceiver.sctp.congestion import CongestionControl
+from antiphon_transceiver.sctp.cookie import EXTENSIONS, SECRET_SIZE, CookieJar, Peer, StaleCookieError
+from antiphon_transceiver.sctp.events import Closed, CloseReason, Established, StreamsReset
+from antiphon_transceiver.sctp.inbound import MAX_STREAMS, RECEIVE_BUFFER, Inbound
+from antiphon_transceiver.sctp.outbound import Outbound, OutboundMessage
+from antiphon_transceiver.sctp.packet import HEADER_SIZE, Packet, encode_packet
+from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType, encode_parameters
+from antiphon_transceiver.sctp.reassembly import StreamMessage
+from antiphon_transceiver.sctp.resets import StreamResets
+from antiphon_transceiver.sctp.rto import RetransmissionTimeout
+from antiphon_transceiver.sctp.states import EXPECTED, SENDING, SETTING_UP, State
+
+PORT = 5000
+"""Of both sides, unless SDP says otherwise (RFC 8841 §5)."""
+
+SEND_BUFFER = 1 << 20
+"""Bytes taken from our user and not yet acknowledged: four longest messages."""
+
+MAX_QUEUED_MESSAGES = 4096
+"""The same for messages, since a short one takes far more memory than its bytes."""
+
+MAX_CONTROL = 16
+"""Control chunks waiting to be sent; each packet received asks for very few."""
+
+MAX_BURST = 10
+"""Packets sent at once (Max.Burst of RFC 9260 §16, there 4): an initial window, so that it is never cut short."""
+
+SETUP_DEADLINE = 30.0
+"""Seconds until the peer must have answered: as long as ICE keeps a silent one."""
+
+SHUTDOWN_DEADLINE = 5.0
+"""Seconds a graceful end may take (the T5 timer of RFC 9260 §9.2); what follows it is an ABORT."""
+
+MAX_RETRANSMISSIONS = 30
+"""Times in a row something is repeated in vain: some 30 s, as above (Association.Max.Retrans of RFC 9260 §16 is 10, up
+to a minute apart)."""
+
+HEARTBEAT_INTERVAL = 30.0
+"""Seconds of silence after which the path is measured (HB.interval of RFC 9260 §16)."""
+
+_HEARTBEAT_INFO_SIZE = 8
+
+
+class AssociationCounters:
+    """What was dropped of that which came."""
+
+    def __init__(self) -> None:
+        self.malformed = 0
+        self.unexpected = 0
+        """Chunks that mean nothing in this state, wrong tags and ports, SACKs of what was never sent."""
+        self.control_dropped = 0
+        """Answers there was no room for, such as one to a HEARTBEAT longer than our packets."""
+
+
+class BufferFullError(LocalProtocolError):
+    """There is no room to send this now; wait for what is buffered to be acknowledged."""
+
+
+AssociationEvent = Established | StreamMessage | StreamsReset | Closed
+
+
+class Association:
+    """One side of an association, over a DTLS connection that authenticates and hides what it sends.
+
+    Its five methods are those of `antiphon_common.core.Core`; a datagram is the content of one DTLS record, at most
+    `packet_size` bytes, and every `Transmit` has path None. It begins with `start`, or with the INIT of the peer, and
+    ends with `Closed`. `send`, `reset_streams` and `release` only queue: what follows from them leaves with the next
+    `flush`, which `poll_timeout` asks for at once. A restart (RFC 9260 §5.2.4 A) is refused: over DTLS it is a new
+    association.
+    """
+
+    def __init__(
+        self,
+        random: Callable[[int], bytes],
+        *,
+        packet_size: int,
+        local_port: int = PORT,
+        remote_port: int = PORT,
+    ) -> None:
+        self.counters = AssociationCounters()
+        self.state = State.CLOSED
+        self.packet_size = packet_size // 4 * 4
+        self.rto = RetransmissionTimeout()
+        self.congestion = CongestionControl(self.packet_size - HEADER_SIZE)
+        self._random = random
+        self._ports = local_port, remote_port
+        self._tag = int.from_bytes(random(4), "big") or 1
+        self._initial_tsn = int.from_bytes(random(4), "big")
+        self._cookies = CookieJar(random(SECRET_SIZE))
+        self.outbound = Outbound(self._initial_tsn, self.congestion, self.rto)
+        self.inbound = Inbound()
+        self._peer: Peer | None = None
+        self._resets = StreamResets(self._initial_tsn, self.rto)
+        self._control: deque[bytes] = deque()
+        self._setup_chunk = b""
+        """INIT or COOKIE ECHO, while it waits for an answer (the T1 timers)."""
+        self._give_up_at: float | None = None
+        self._retry_at: float | None = None
+        """When to repeat what sets up or shuts down (T1 and T2)."""
+        self._retries = 0
+        self._close_reason = CloseReason.PEER_CLOSED
+        self._heartbeat_at: float | None = None
+        self._heartbeat: tuple[bytes, float] | None = None
+        """What the last HEARTBEAT carried and when it left, until it is answered."""
+        self._dirty = False
+        self._now = 0.0
+        # Both are drained after every call (antiphon_common.core), so one datagram's worth bounds them.
+        self._transmits: deque[Transmit] = deque()
+        self._events: deque[AssociationEvent] = deque()
+        self._handlers: dict[int, Callable[..., None]] = {
+            chunks.Data.type: self._receive_data,
+            chunks.Init.type: self._receive_init,
+            chunks.InitAck.type: self._receive_init_ack,
+            chunks.Sack.type: self._receive_sack,
+            chunks.Heartbeat.type: self._receive_heartbeat,
+            chunks.HeartbeatAck.type: self._receive_heartbeat_ack,
+            chunks.Abort.type: self._receive_abort,
+            chunks.Shutdown.type: self._receive_shutdown,
+            chunks.ShutdownAck.type: self._receive_shutdown_ack,
+            chunks.Error.type: self._receive_error,
+            chunks.CookieEcho.type: self._receive_cookie_echo,
+            chunks.CookieAck.type: self._receive_cookie_ack,
+            chunks.ShutdownComplete.type: self._receive_shutdown_complete,
+            chunks.Reconfig.type: self._receive_reconfig,
+            chunks.ForwardTsn.type: self._receive_forward_tsn,
+        }
+
+    @property
+    def streams(self) -> int:
+        """How many streams we may send on, as far as is known."""
+        return min(MAX_STREAMS, self._peer.inbound_streams) if self._peer else MAX_STREAMS
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether something waits for `flush`."""
+        return self._dirty
+
+    def set_packet_size(self, size: int) -> None:
+        """Send packets of at most `size` bytes from now on; a chunk sent before keeps the size it has."""
+        self.packet_size = size // 4 * 4
+        self.congestion.packet_size = self.packet_size - HEADER_SIZE
+
+    # What our user does.
+
+    def start(self, now: float) -> None:
+        """Send an INIT. Both sides may, at the same time; without it the peer's is waited for."""
+        if self.state is not State.CLOSED:
+            return
+        self.state = State.COOKIE_WAIT
+        self._setup_chunk = chunks.Init(*self._init_fields(), EXTENSIONS).encode()
+        self._give_up_at = now + SETUP_DEADLINE
+        self._send_setup(now)
+
+    def send(
+        self,
+        stream: int,
+        ppid: int,
+        data: bytes,
+        *,
+        ordered: bool = True,
+        max_retransmits: int | None = None,
+        max_lifetime: float | None = None,
+    ) -> None:
+        """Queue a message of at least one byte; `max_lifetime` in seconds.
+
+        Raise BufferFullError if there is no room.
+        """
+        if self.state not in SETTING_UP and self.state is not State.ESTABLISHED:
+            raise LocalProtocolError(f"a message in state {self.state.name}")
+        if not data:
+            raise LocalProtocolError("an empty message")
+        if self.outbound.buffered_bytes + len(data) > SEND_BUFFER or self.outbound.messages >= MAX_QUEUED_MESSAGES:
+            raise BufferFullError(f"{self.outbound.buffered_bytes} bytes are still buffered")
+        self.outbound.push(OutboundMessage(stream, ppid, data, not ordered, max_retransmits, max_lifetime))
+        self._dirty = True
+
+    def reset_streams(self, streams: Collection[int]) -> None:
+        """Begin outgoing streams anew, once all that was sent on them is acknowledged (RFC 6525 §5.1.2)."""
+        self._resets.want(streams)
+        self._dirty = True
+
+    def release(self, size: int) -> None:
+        """Say that `size` bytes of messages have been consumed, which lets the peer send more."""
+        if self.inbound.release(size):
+            self._dirty = True
+
+    def shutdown(self, now: float) -> None:
+        """End it once all is delivered (RFC 9260 §9.2), or after 5 s in any case."""
+        if self.state in SETTING_UP:
+            self._end(CloseReason.LOCAL_CLOSE, "")
+        elif self.state is State.ESTABLISHED:
+            self.state = State.SHUTDOWN_PENDING
+            self._close_reason = CloseReason.LOCAL_CLOSE
+            self._give_up_at = now + SHUTDOWN_DEADLINE
+            self.flush(now)
+
+    def abort(self, now: float) -> None:
+        """End it at once and say so."""
+        if self.state is not State.ENDED:
+            self._abort(CloseReason.LOCAL_CLOSE, Cause.USER_INITIATED_ABORT, "")
+
+    # The five methods.
+
+    def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
+        """Take one packet of the peer; `source` does not matter here."""
+        self._now = now
+        if self.state is State.ENDED:
+            return
+        try:
+            packet = Packet.decode(data)
+        except DecodeError:
+            self.counters.malformed += 1
+            return
+        try:
+            self._receive_packet(packet, now)
+        except DecodeError:
+            self.counters.malformed += 1
+        except RemoteProtocolError as error:
+            self._abort(CloseReason.ABORT_SENT, Cause.PROTOCOL_VIOLATION, str(error))
+        self.flush(now)
+
+    def handle_timeout(self, now: float) -> None:
+        self._now = now
+        if self.state is State.ENDED:
+            return
+        if self._give_up_at is not None and now >= self._give_up_at:
+            reason = self._close_reason if self.state not in SETTING_UP else CloseReason.TIMEOUT
+            self._abort(reason, Cause.USER_INITIATED_ABORT, f"no answer in state {self.state.name}")
+            return
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry(now)
+        self.outbound.handle_timeout(now)
+        self.inbound.tsns.handle_timeout(now)
+        repeated = self._resets.handle_timeout(now)
+        if repeated is not None:
+            self._queue(chunks.Reconfig((repeated,)))
+        if self._heartbeat_at is not None and now >= self._heartbeat_at:
+            self._send_heartbeat(now)
+        if max(self.outbound.unanswered, self._resets.unanswered, self._retries) > MAX_RETRANSMISSIONS:
+            self._abort(CloseReason.TIMEOUT, Cause.USER_INITIATED_ABORT, f"no answer in state {self.state.name}")
+            return
+        self.flush(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._transmits.popleft() if self._transmits else None
+
+    def poll_event(self) -> AssociationEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        if self.state is State.ENDED:
+            return None
+        if self._dirty:
+            return self._now
+        return min(
+            (
+                deadline
+                for deadline in (
+                    self._give_up_at,
+                    self._retry_at,
+                    self.outbound.deadline,
+                    self.inbound.tsns.deadline,
+                    self._resets.deadline,
+                    self._heartbeat_at,
+                )
+                if deadline is not None
+            ),
+            default=None,
+        )
+
+    # Incoming packets.
+
+    def _receive_packet(self, packet: Packet, now: float) -> None:
+        if not self._is_ours(packet):
+            self.counters.unexpected += 1
+            return
+        has_data = at_once = False
+        for chunk in packet.chunks:
+            if isinstance(chunk, chunks.Unknown):
+                if chunk.wants_report and self._peer is not None:
+                    self._queue(chunks.Error((Parameter(Cause.UNRECOGNIZED_CHUNK, chunk.encode()[:64]),)))
+                if chunk.stops_packet:
+                    break
+            elif self.state not in EXPECTED[chunk.type]:
+                self.counters.unexpected += 1
+            else:
+                self._handlers[chunk.type](chunk, now)
+                if isinstance(chunk, chunks.Data):
+                    has_data, at_once = True, at_once or chunk.immediate
+        if has_data:
+            self.inbound.tsns.packet_received(now, at_once=at_once)
+
+    def _is_ours(self, packet: Packet) -> bool:
+        """Check ports and verification tag (RFC 9260 §8.5)."""
+        if (packet.destination_port, packet.source_port) != self._ports:
+            return False
+        first = packet.chunks[0]
+        if type(first) is chunks.Init:
+            return packet.tag == 0 and len(packet.chunks) == 1
+        if isinstance(first, chunks.Abort | chunks.ShutdownComplete) and first.reflected:
+            return self._peer is not None and packet.tag == self._peer.tag
+        return packet.tag == self._tag
+
+    # Set-up.
+
+    def _init_fields(self) -> tuple[int, int, int, int, int]:
+        return self._tag, RECEIVE_BUFFER, MAX_STREAMS, MAX_STREAMS, self._initial_tsn
+
+    def _receive_init(self, init: chunks.Init, now: float) -> None:
+        """Answer with the numbers of our own INIT, so that two that cross make one association (RFC 9260 §5.2.1)."""
+        peer = Peer.of(init)
+        if self.state is State.ESTABLISHED and (self._peer is None or peer.tag != self._peer.tag):
+            self.counters.unexpected += 1
+            return
+        cookie = Parameter(ParameterType.STATE_COOKIE, self._cookies.make(peer, now))
+        answer = chunks.InitAck(*self._init_fields(), (*EXTENSIONS, cookie))
+        self._transmit([answer.encode()], peer.tag)
+
+    def _receive_init_ack(self, answer: chunks.InitAck, now: float) -> None:
+        cookie = answer.parameter(ParameterType.STATE_COOKIE)
+        if cookie is None:
+            raise RemoteProtocolError("an INIT ACK without a cookie")
+        if HEADER_SIZE + CHUNK_HEADER_SIZE + len(cookie) > self.packet_size:
+            raise RemoteProtocolError(f"a cookie of {len(cookie)} bytes")
+        self._adopt(Peer.of(answer))
+        self.state = State.COOKIE_ECHOED
+        self._setup_chunk = chunks.CookieEcho(cookie).encode()
+        self._retries = 0
+        self._send_setup(now)
+
+    def _receive_cookie_echo(self, echo: chunks.CookieEcho, now: float) -> None:
+        try:
+            peer = self._cookies.read(echo.value, now)
+        except StaleCookieError:
+            self._queue(chunks.Error((Parameter(Cause.STALE_COOKIE, bytes(4)),)))
+            return
+        if self.state is State.ESTABLISHED and (self._peer is None or peer.tag != self._peer.tag):
+            self.counters.unexpected += 1
+            return
+        self._queue(chunks.CookieAck())
+        if self.state is not State.ESTABLISHED:
+            self._adopt(peer)
+            self._establish(now)
+
+    def _receive_cookie_ack(self, _: chunks.CookieAck, now: float) -> None:
+        self._establish(now)
+
+    def _receive_error(self, error: chunks.Error, now: float) -> None:
+        stale = any(cause.type == Cause.STALE_COOKIE for cause in error.parameters)
+        if stale and self.state is State.COOKIE_ECHOED:  # RFC 9260 §5.2.6
+            self.state = State.COOKIE_WAIT
+            self._setup_chunk = chunks.Init(*self._init_fields(), EXTENSIONS).encode()
+            self._send_setup(now)
+
+    def _adopt(self, peer: Peer) -> None:
+        """Take what the peer said of itself; harmless when it is known already."""
+        if self._peer is not None and self._peer.tag == peer.tag:
+            return
+        self._peer = peer
+        self.outbound.peer_window = peer.window
+        self.outbound.forward_tsn_supported = peer.forward_tsn
+        self.inbound.begin(peer.initial_tsn)
+        self._resets.begin(peer.initial_tsn, supported=peer.reconfig)
+
+    def _establish(self, now: float) -> None:
+        self.state = State.ESTABLISHED
+        self._setup_chunk = b""
+        self._give_up_at = self._retry_at = None
+        self._retries = 0
+        self._heartbeat_at = now + HEARTBEAT_INTERVAL
+        self._events.append(Established())
+
+    def _send_setup(self, now: float) -> None:
+        """Send INIT, which has no tag yet, or COOKIE ECHO, which may have data behind it."""
+        if self.state is State.COOKIE_WAIT:
+            self._transmit([self._setup_chunk], 0)
+        else:
+            self._control.appendleft(self._setup_chunk)
+        self._retry_at = now + self.rto.value
+
+    # Data.
+
+    def _receive_data(self, data: chunks.Data, now: float) -> None:
+        if self.state is State.COOKIE_ECHOED:
+            self._establish(now)
+        self._events.extend(self.inbound.receive(data))
+
+    def _receive_forward_tsn(self, forward: chunks.ForwardTsn, now: float) -> None:
+        self._events.extend(self.inbound.skip(forward))
+
+    def _receive_sack(self, sack: chunks.Sack, now: float) -> None:
+        if not self.outbound.receive_sack(sack, now):
+            self.counters.unexpected += 1
+
+    # Resets, heartbeats.
+
+    def _receive_reconfig(self, reconfig: chunks.Reconfig, now: float) -> None:
+        received, streams = self.inbound.tsns.cumulative, self.inbound.reassembler.streams
+        answers = tuple(
+            answer
+            for parameter in reconfig.parameters[:2]  # RFC 6525 §3.1: no more than two
+            if (answer := self._resets.receive(parameter, received, streams, now))
+        )
+        if answers:
+            self._queue(chunks.Reconfig(answers))
+        self._report_resets()
+
+    def _report_resets(self) -> None:
+        outgoing, incoming = tuple(self._resets.outgoing), tuple(self._resets.incoming)
+        if not outgoing and not incoming:
+            return
+        self._resets.outgoing.clear()
+        self._resets.incoming.clear()
+        for stream in outgoing:
+            self.outbound.reset_stream(stream)
+        for stream in incoming:
+            self.inbound.reassembler.reset_stream(stream)
+        self._events.append(StreamsReset(outgoing, incoming))
+
+    def _request_resets(self, now: float) -> None:
+        outbound = self.outbound
+        request = self._resets.request(lambda stream: not outbound.buffered(stream), outbound.cumulative_tsn, now)
+        if request is not None:
+            self._queue(chunks.Reconfig((request,)))
+        self._report_resets()
+
+    def _receive_heartbeat(self, heartbeat: chunks.Heartbeat, now: float) -> None:
+        self._queue(chunks.HeartbeatAck(heartbeat.value))
+
+    def _receive_heartbeat_ack(self, answer: chunks.HeartbeatAck, now: float) -> None:
+        if self._heartbeat is None or answer.value != self._heartbeat[0]:
+            self.counters.unexpected += 1
+            return
+        self.rto.measure(now - self._heartbeat[1])
+        self._heartbeat = None
+        self._retries = 0
+
+    def _send_heartbeat(self, now: float) -> None:
+        """Measure an idle path (RFC 9260 §8.3); one without an answer counts as a retransmission would."""
+        self._heartbeat_at = now + HEARTBEAT_INTERVAL
+        if not self.outbound.idle or self.state is not State.ESTABLISHED:
+            return
+        if self._heartbeat is not None:
+            self._retries += 1
+        info = Parameter(ParameterType.HEARTBEAT_INFO, self._random(_HEARTBEAT_INFO_SIZE))
+        heartbeat = chunks.Heartbeat(encode_parameters([info]))
+        self._heartbeat = heartbeat.value, now
+        self._queue(heartbeat)
+
+    # The end.
+
+    def _receive_shutdown(self, shutdown: chunks.Shutdown, now: float) -> None:
+        self.outbound.acknowledge(shutdown.cumulative_tsn, now)
+        if self.state is State.SHUTDOWN_SENT:
+            self._send_shutdown_ack(now)  # both ended it at once (RFC 9260 §9.2)
+        elif self.state is not State.SHUTDOWN_ACK_SENT:
+            self.state = State.SHUTDOWN_RECEIVED
+            self._give_up_at = now + SHUTDOWN_DEADLINE
+
+    def _receive_shutdown_ack(self, _: chunks.ShutdownAck, now: float) -> None:
+        self._transmit_to_peer([chunks.ShutdownComplete().encode()])
+        self._end(self._close_reason, "")
+
+    def _receive_shutdown_complete(self, _: chunks.ShutdownComplete, now: float) -> None:
+        self._end(self._close_reason, "")
+
+    def _receive_abort(self, abort: chunks.Abort, now: float) -> None:
+        detail = ", ".join(f"cause {cause.type}" for cause in abort.causes)
+        self._end(CloseReason.ABORT_RECEIVED, detail)
+
+    def _continue_shutdown(self, now: float) -> None:
+        """Go on with the end once everything is acknowledged."""
+        if self.state is State.SHUTDOWN_PENDING and self.outbound.idle:
+            self.state = State.SHUTDOWN_SENT
+            self._send_shutdown(now)
+        elif self.state is State.SHUTDOWN_RECEIVED and self.outbound.idle:
+            self._send_shutdown_ack(now)
+
+    def _send_shutdown(self, now: float) -> None:
+        self._queue(chunks.Shutdown(self.inbound.tsns.cumulative & 0xFFFFFFFF))
+        self._retry_at = now + self.rto.value
+
+    def _send_shutdown_ack(self, now: float) -> None:
+        self.state = State.SHUTDOWN_ACK_SENT
+        self._queue(chunks.ShutdownAck())
+        self._retry_at = now + self.rto.value
+
+    def _retry(self, now: float) -> None:
+        """Repeat what T1 or T2 waits an answer for."""
+        self._retries += 1
+        self.rto.back_off()
+        if self.state is State.SHUTDOWN_SENT:
+            self._send_shutdown(now)
+        elif self.state is State.SHUTDOWN_ACK_SENT:
+            self._send_shutdown_ack(now)
+        else:
+            self._send_setup(now)
+
+    def _abort(self, reason: CloseReason, cause: Cause, detail: str) -> None:
+        if self._peer is not None:
+            self._transmit_to_peer([chunks.Abort((Parameter(cause, detail.encode()[:64]),)).encode()])
+        self._end(reason, detail)
+
+    def _end(self, reason: CloseReason, detail: str) -> None:
+        self.state = State.ENDED
+        self._control.clear()
+        self._events.append(Closed(reason, detail))
+
+    # Outgoing packets.
+
+    def flush(self, now: float) -> None:
+        """Send what is due, as far as the peer's window and the path allow."""
+        self._now = now
+        self._dirty = False
+        self.outbound.start_lifetimes(now)
+        if self.state is State.ENDED:
+            return
+        if self.state is State.ESTABLISHED:
+            self._request_resets(now)
+        self._continue_shutdown(now)
+        burst = 0
+        while True:
+            packet = self._next_packet(now, with_data=burst < MAX_BURST)
+            if not packet:
+                return
+            self._transmit_to_peer(packet)
+            burst += 1
+
+    def _next_packet(self, now: float, *, with_data: bool) -> list[bytes]:
+        room = empty = self.packet_size - HEADER_SIZE
+        packet: list[bytes] = []
+        while self._control and (len(self._control[0]) <= room or not packet):
+            packet.append(self._control.popleft())
+            room -= len(packet[-1])
+        # Before COOKIE ACK data may only come right behind the cookie (RFC 9260 §5.1 C).
+        may_send = self.state in SENDING or (self.state is State.COOKIE_ECHOED and packet[:1] == [self._setup_chunk])
+        tsns = self.inbound.tsns
+        if tsns.due and room >= SACK_SIZE:
+            packet.append(self.inbound.sack(room).encode())
+            room -= len(packet[-1])
+        if not (may_send and with_data):
+            return packet
+        data = self.outbound.take(room, now, empty=empty)
+        if data and tsns.pending and room - sum(map(len, data)) >= SACK_SIZE:
+            packet.append(self.inbound.sack(SACK_SIZE).encode())
+        return packet + data
+
+    def _queue(self, chunk: Chunk) -> None:
+        data = chunk.encode()
+        if len(self._control) < MAX_CONTROL and len(data) <= self.packet_size - HEADER_SIZE:
+            self._control.append(data)
+        else:
+            self.counters.control_dropped += 1
+
+    def _transmit_to_peer(self, packet: list[bytes]) -> None:
+        if self._peer is not None:
+            self._transmit(packet, self._peer.tag)
+
+    def _transmit(self, packet: list[bytes], tag: int) -> None:
+        self._transmits.append(Transmit(encode_packet(*self._ports, tag, packet), None))

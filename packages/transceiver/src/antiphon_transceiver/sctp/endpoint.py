@@ -1,0 +1,346 @@
+"""Data channels over one association as a protocol core (RFC 8831 and RFC 8832)."""
+
+from collections import deque
+from collections.abc import Callable, Collection
+
+from antiphon_common.core import Path, Transmit
+from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_transceiver.sctp import dcep
+from antiphon_transceiver.sctp.association import PORT, Association, AssociationEvent
+from antiphon_transceiver.sctp.channel import Channel, ChannelState
+from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol, decode_message, encode_message
+from antiphon_transceiver.sctp.events import (
+    BufferedAmountLow,
+    ChannelClosed,
+    Closed,
+    DataChannelEvent,
+    Established,
+    MessageReceived,
+    StreamsReset,
+)
+from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, StreamMessage
+from antiphon_transceiver.sctp.states import State
+
+DTLS_OVERHEAD = 13 + 8 + 16
+"""Bytes a DTLS 1.2 record with AES-GCM adds to an SCTP packet; other suites and DTLS 1.3 add less."""
+
+DEFAULT_MTU = 1200 - 48
+"""Bytes of a UDP datagram that fit a path of 1200 bytes with the headers of IPv6 and UDP."""
+
+MIN_MTU = 576
+"""Bytes of a UDP datagram. Control chunks at their longest fit it."""
+
+MAX_CHANNELS = 128
+"""Channels at once, both sides' together. A voice call has one or two."""
+
+LOW_BUFFERED = 1 << 16
+"""Bytes left to be acknowledged at which more is asked for: enough to keep a path busy meanwhile."""
+
+
+class DataChannelCounters:
+    """What was dropped of the peer's."""
+
+    def __init__(self) -> None:
+        self.malformed = 0
+        self.unexpected = 0
+        """Messages of channels that are not open."""
+        self.refused = 0
+        """Channels that could not be opened: too many, or with an id of ours."""
+
+
+class DataChannelEndpoint:
+    """One side of an SCTP association and the data channels over it.
+
+    Its five methods are those of `antiphon_common.core.Core`; a datagram is the content of one DTLS record, and every
+    `Transmit` has path None. `mtu` bounds the UDP datagram, DTLS included. What `open_channel`, `send` and
+    `close_channel` queue leaves at the next `handle_timeout`, which `poll_timeout` then asks for at once; several
+    messages so share a packet. `peer_max_message_size` is `a=max-message-size` of the peer's SDP, 0 for no limit.
+    """
+
+    def __init__(
+        self,
+        is_dtls_client: bool,
+        random: Callable[[int], bytes],
+        *,
+        mtu: int = DEFAULT_MTU,
+        local_port: int = PORT,
+        remote_port: int = PORT,
+        peer_max_message_size: int = MAX_MESSAGE_SIZE,
+    ) -> None:
+        self.counters = DataChannelCounters()
+        self.association = Association(
+            random, packet_size=_packet_size(mtu), local_port=local_port, remote_port=remote_port
+        )
+        self._parity = 0 if is_dtls_client else 1  # RFC 8832 §6
+        self._max_message_size = min(peer_max_message_size or MAX_MESSAGE_SIZE, MAX_MESSAGE_SIZE)
+        self._channels: dict[int, Channel] = {}
+        self._watched: set[int] = set()
+        """Channels with more than `LOW_BUFFERED` to be acknowledged."""
+        self._events: deque[tuple[DataChannelEvent, int]] = deque()
+        """Each with the bytes of the peer's window that it occupies until it is polled."""
+
+    @property
+    def established(self) -> bool:
+        """Whether data can flow; messages are taken before that, and wait."""
+        return self.association.state is State.ESTABLISHED
+
+    @property
+    def closed(self) -> bool:
+        return self.association.state is State.ENDED
+
+    # What our user does.
+
+    def start(self, now: float) -> None:
+        """Set up the association, as both sides do once DTLS is connected (RFC 8831 §6.2)."""
+        self.association.start(now)
+
+    def set_mtu(self, mtu: int) -> None:
+        """Send datagrams of at most `mtu` bytes from now on, except for data that was sent before and got lost."""
+        self.association.set_packet_size(_packet_size(mtu))
+
+    def open_channel(
+        self,
+        label: str,
+        *,
+        ordered: bool = True,
+        max_retransmits: int | None = None,
+        max_lifetime: float | None = None,
+        protocol: str = "",
+        id: int | None = None,
+    ) -> int:
+        """Open a channel and return its id; `ChannelOpened` follows, but messages may be sent at once.
+
+        `max_lifetime` is in seconds. With an `id` the channel is negotiated: the peer opens it likewise, and is told
+        nothing of it.
+        """
+        if max_retransmits is not None and max_lifetime is not None:
+            raise LocalProtocolError("a channel is limited in retransmissions or in time, not both")
+        if self.association.state not in _USABLE or len(self._channels) >= MAX_CHANNELS:
+            raise LocalProtocolError(f"no channel with {len(self._channels)} open, {self.association.state.name}")
+        milliseconds = None if max_lifetime is None else round(max_lifetime * 1000)
+        announcement = Open(label, protocol, ordered, max_retransmits, milliseconds).encode()
+        if len(announcement) > dcep.MAX_OPEN:
+            raise LocalProtocolError("a label or protocol too long")
+        number = self._free_id() if id is None else id
+        if number in self._channels or not 0 <= number < self.association.streams:
+            raise LocalProtocolError(f"channel {number} is taken or out of range")
+        channel = Channel(
+            number, label, protocol, ordered, max_retransmits, max_lifetime, False, ChannelState.CONNECTING
+        )
+        self._channels[number] = channel
+        if id is None:
+            self.association.send(number, PayloadProtocol.DCEP, announcement)
+        else:
+            channel.state = ChannelState.OPEN
+            if self.established:
+                self._tell(channel.opened())
+        return number
+
+    def send(self, id: int, data: str | bytes) -> None:
+        """Queue a message. Raise BufferFullError when too much waits already: see `BufferedAmountLow`."""
+        channel = self._channels.get(id)
+        if channel is None or channel.state is ChannelState.CLOSING:
+            raise LocalProtocolError(f"a message on channel {id}, which is not open")
+        ppid, payload = encode_message(data)
+        if len(payload) > self._max_message_size:
+            raise LocalProtocolError(f"a message of {len(payload)} bytes; the peer takes {self._max_message_size}")
+        self.association.send(
+            id,
+            ppid,
+            payload,
+            ordered=channel.ordered or channel.state is ChannelState.CONNECTING,
+            max_retransmits=channel.max_retransmits,
+            max_lifetime=channel.max_lifetime,
+        )
+        if self.buffered(id) > LOW_BUFFERED:
+            self._watched.add(id)
+
+    def close_channel(self, id: int) -> None:
+        """Close a channel once its messages are acknowledged; `ChannelClosed` follows. Harmless when closing."""
+        channel = self._channels.get(id)
+        if channel is None:
+            raise LocalProtocolError(f"channel {id} is not open")
+        self._begin_closing(channel)
+
+    def buffered(self, id: int) -> int:
+        """Return the bytes of a channel that the peer has not acknowledged."""
+        return self.association.outbound.buffered(id)
+
+    def close(self, now: float) -> None:
+        """End the association once all is delivered, or after 5 s; `Closed` follows."""
+        self.association.shutdown(now)
+        self._receive_events(now)
+
+    def abort(self, now: float) -> None:
+        """End the association at once."""
+        self.association.abort(now)
+        self._receive_events(now)
+
+    # The five methods.
+
+    def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
+        """Take one SCTP packet; `source` does not matter here."""
+        self.association.receive_datagram(data, source, now)
+        self._receive_events(now)
+
+    def handle_timeout(self, now: float) -> None:
+        self.association.handle_timeout(now)
+        self._receive_events(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        return self.association.poll_transmit()
+
+    def poll_event(self) -> DataChannelEvent | None:
+        if not self._events:
+            return None
+        event, size = self._events.popleft()
+        if size:
+            self.association.release(size)
+        return event
+
+    def poll_timeout(self) -> float | None:
+        return self.association.poll_timeout()
+
+    # What the association tells.
+
+    def _receive_events(self, now: float) -> None:
+        while True:
+            while (event := self.association.poll_event()) is not None:
+                self._receive_event(event)
+            if not self.association.has_queued:
+                break
+            self.association.flush(now)
+        if self._watched:
+            self._report_low()
+
+    def _receive_event(self, event: AssociationEvent) -> None:
+        match event:
+            case StreamMessage():
+                self._receive_message(event)
+            case Established():
+                self._receive_established()
+            case StreamsReset():
+                self._receive_resets(event.outgoing, event.incoming)
+            case Closed():
+                self._channels.clear()
+                self._watched.clear()
+                self._tell(event)
+
+    def _tell(self, event: DataChannelEvent) -> None:
+        self._events.append((event, 0))
+
+    def _receive_established(self) -> None:
+        for channel in list(self._channels.values()):
+            if channel.id >= self.association.streams:
+                del self._channels[channel.id]
+                self._tell(ChannelClosed(channel.id))
+            elif channel.state is ChannelState.OPEN:
+                self._tell(channel.opened())
+
+    def _receive_message(self, message: StreamMessage) -> None:
+        channel = self._channels.get(message.stream)
+        try:
+            if message.ppid == PayloadProtocol.DCEP:
+                self._receive_dcep(message, channel)
+            elif channel is None or channel.incoming_reset:
+                self.counters.unexpected += 1
+            else:
+                event = MessageReceived(channel.id, decode_message(message.ppid, message.data))
+                if channel.state is ChannelState.CONNECTING:
+                    self._acknowledged(channel)
+                self._events.append((event, len(message.data)))
+                return
+        except DecodeError:
+            self.counters.malformed += 1
+        self.association.release(len(message.data))
+
+    def _receive_dcep(self, message: StreamMessage, channel: Channel | None) -> None:
+        if message.data == dcep.ACK:
+            if channel is not None and channel.state is ChannelState.CONNECTING:
+                self._acknowledged(channel)
+        elif channel is not None:
+            self.counters.unexpected += 1
+        else:
+            self._receive_open(message.stream, message.data)
+
+    def _receive_open(self, number: int, data: bytes) -> None:
+        try:
+            request = Open.decode(data)
+        except DecodeError:
+            self._refuse(number)
+            raise
+        # RFC 8832 §6: the peer's ids have the other parity.
+        if number % 2 == self._parity or number >= self.association.streams or len(self._channels) >= MAX_CHANNELS:
+            self._refuse(number)
+            return
+        lifetime = None if request.max_lifetime is None else request.max_lifetime / 1000
+        channel = Channel(
+            number,
+            request.label,
+            request.protocol,
+            request.ordered,
+            request.max_retransmits,
+            lifetime,
+            True,
+            ChannelState.OPEN,
+        )
+        if self._reply(number, dcep.ACK):
+            self._channels[number] = channel
+            self._tell(channel.opened())
+
+    def _reply(self, number: int, data: bytes) -> bool:
+        """Send a DCEP message; tell whether there was room for it."""
+        try:
+            self.association.send(number, PayloadProtocol.DCEP, data)
+        except LocalProtocolError:
+            self.counters.refused += 1
+            return False
+        return True
+
+    def _refuse(self, number: int) -> None:
+        self.counters.refused += 1
+        self.association.reset_streams([number])
+
+    def _acknowledged(self, channel: Channel) -> None:
+        channel.state = ChannelState.OPEN
+        self._tell(channel.opened())
+
+    def _begin_closing(self, channel: Channel) -> None:
+        if channel.state is not ChannelState.CLOSING:
+            channel.state = ChannelState.CLOSING
+            self.association.reset_streams([channel.id])
+
+    def _receive_resets(self, outgoing: Collection[int], incoming: Collection[int]) -> None:
+        for number in (*outgoing, *incoming):
+            channel = self._channels.get(number)
+            if channel is None:
+                continue
+            channel.outgoing_reset |= number in outgoing
+            channel.incoming_reset |= number in incoming
+            if channel.outgoing_reset and channel.incoming_reset:
+                del self._channels[number]
+                self._watched.discard(number)
+                self._tell(ChannelClosed(number))
+            else:
+                self._begin_closing(channel)
+
+    def _report_low(self) -> None:
+        low = [number for number in self._watched if self.buffered(number) <= LOW_BUFFERED]
+        for number in low:
+            self._watched.discard(number)
+            self._tell(BufferedAmountLow(number))
+
+    def _free_id(self) -> int:
+        for number in range(self._parity, self.association.streams, 2):
+            if number not in self._channels:
+                return number
+        raise LocalProtocolError("no free stream")
+
+
+_USABLE = frozenset({State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED, State.ESTABLISHED})
+
+
+def _packet_size(mtu: int) -> int:
+    if mtu < MIN_MTU:
+        raise ValueError(f"an MTU of {mtu} bytes is less than {MIN_MTU}")
+    return mtu - DTLS_OVERHEAD
