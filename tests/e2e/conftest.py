@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Playwright, sync_playwright
+from playwright.sync_api import Playwright
 
 from support.browser import TalkPage, chromium
 from support.correlation import RATE, Samples, known_speech, write_wav
@@ -31,12 +31,6 @@ def turns(known: Samples, turn_seconds: float) -> Samples:
     """A turn of the speech, and a pause in which it can be said back."""
     pause = np.zeros(round((turn_seconds + PAUSE_SECONDS) * RATE), np.float32)
     return np.concatenate([known[: round(turn_seconds * RATE)], pause])
-
-
-@pytest.fixture(scope="session")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as playwright:
-        yield playwright
 
 
 @pytest.fixture(scope="session")

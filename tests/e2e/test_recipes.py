@@ -63,7 +63,7 @@ def test_your_own_model(host: str, known: Samples) -> None:
     with recipe("Your own model", ROOT, elsewhere, settings) as running:
         url = running.wait_for(r"^ready (http://\S+)/$")
         running.wait_for("(backend connected)")
-        recording = call_in_thread(url, known, 5.9, "websocket")
+        recording = call_in_thread(url, known, 5.5, "websocket")
     likeness = judge(recording.heard, recording.said, known)
     assert likeness.median > 0.5
     assert 3.0 < likeness.delay < 4.0

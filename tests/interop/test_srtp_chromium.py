@@ -4,7 +4,7 @@ import json
 import urllib.request
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Playwright
 
 from support.browser import chromium
 from support.correlation import judge, known_speech, write_wav
@@ -14,11 +14,11 @@ SECONDS = 6.0
 """Long enough for reports in both directions."""
 
 
-def test_both_sides_read_each_other(tmp_path: Path) -> None:
+def test_both_sides_read_each_other(playwright: Playwright, tmp_path: Path) -> None:
     """Media and reports pass both ways, and no packet fails its authentication or is discarded."""
     known = known_speech()
     microphone = write_wav(tmp_path / "speech.wav", known)
-    with all_in_one() as deployment, sync_playwright() as playwright, chromium(playwright, microphone) as new_tab:
+    with all_in_one() as deployment, chromium(playwright, microphone) as new_tab:
         tab = new_tab()
         tab.open(deployment.url)
         tab.talk()

@@ -99,7 +99,7 @@ class Listener:
 
 
 async def call(url: str, known: Samples, seconds: float, way: Way) -> Recording:
-    """Call a running Antiphon, talk for `seconds`, hang up."""
+    """Call a running Antiphon, talk for `seconds`, or until it hangs up, and hang up."""
     peer, speaker, listener = RTCPeerConnection(), Speaker(known), Listener()
     connected = asyncio.Event()
     tracks: list[MediaStreamTrack] = []
@@ -114,7 +114,7 @@ async def call(url: str, known: Samples, seconds: float, way: Way) -> Recording:
             await asyncio.wait_for(connected.wait(), CONNECT_SECONDS)
             async with asyncio.timeout(seconds + CONNECT_SECONDS):
                 listening = asyncio.create_task(listener.run(tracks[0]))
-                while listener.seconds < seconds:
+                while listener.seconds < seconds and not listening.done():
                     await asyncio.sleep(0.05)
             statistics = await _statistics(url, call_id)
     finally:
@@ -162,7 +162,8 @@ async def _over_websocket(url: str, offer: str) -> AsyncIterator[tuple[str, str]
         answer = await socket.receive()
         assert answer["type"] == "answer", answer
         yield answer["call_id"], answer["sdp"]
-        await socket.send({"type": "hangup"})
+        if socket.is_open:
+            await socket.send({"type": "hangup"})
         ended = await socket.receive()
         assert ended["type"] == "ended", ended
         assert ended["call_id"] == answer["call_id"]
@@ -188,6 +189,10 @@ class WebSocket:
         socket._write(Request(address.netloc, path))
         return socket
 
+    @property
+    def is_open(self) -> bool:
+        return self._protocol.state is ConnectionState.OPEN
+
     async def send(self, message: dict[str, Any]) -> None:
         await self._opened.wait()
         self._write(TextMessage(json.dumps(message)))
@@ -199,7 +204,7 @@ class WebSocket:
             return await self._messages.get()
 
     async def close(self) -> None:
-        if self._protocol.state is ConnectionState.OPEN:
+        if self.is_open:
             self._write(CloseConnection(1000))
         self._reading.cancel()
         self._writer.close()
