@@ -99,6 +99,14 @@ def simulation(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["system"])
+def simulate(session: nox.Session) -> None:
+    """Simulate calls from a seed, `-- --calls N --seed S`: faults, attackers, and what must always hold."""
+    need(session, "libopus0")
+    python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
+    session.run(python, "-m", "support.simulate", *session.posargs, env={"PYTHONPATH": path}, external=True)
+
+
+@nox.session(venv_backend="none", requires=["system"])
 def interop(session: nox.Session) -> None:
     """Meet other implementations: OpenSSL, aiortc, aioice, pylibsrtp, Chromium."""
     need(session, "chromium", "libopus0", "openssl")

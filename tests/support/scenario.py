@@ -27,6 +27,9 @@ SHORTEST, LONGEST = 5.0, 60.0
 RECOVERY_SECONDS = 10.0
 """After a fault audio flows again: at the client's next check, which comes within 6 s, and a round trip or two."""
 
+STALL_SECONDS = 1.5
+"""The longest silence that is no stall: delay, jitter and a burst of losses."""
+
 FREED_SECONDS = 130.0
 """After the last call everything is freed: a silent peer after 30 s, flows that nobody released after 60."""
 
@@ -58,7 +61,7 @@ class CallPlan(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """One simulation. `relay_fault` befalls the first relay, `backend_fault_at` the backend of the first transceiver."""
+    """One simulation. `relay_fault` befalls the first relay, the backend's that of the first transceiver."""
 
     seed: int
     relays: int
@@ -295,13 +298,14 @@ class Simulation:
             if end.error is not None or end.reason is EndReason.BACKEND_ERROR:
                 raise Violation(f"{client.call_id} ended by {end.reason}: {end.detail}")
             if plan is not None:
-                self._judge_end(client, plan, end)
-                if client.connected and end.reason is not EndReason.BACKEND_LOST:
+                connected = client.connected and end.call.session.was_connected
+                self._judge_end(client, plan, end, connected)
+                if connected and client.said and not self.plan.spray and end.reason is not EndReason.BACKEND_LOST:
                     self._judge_audio(client, plan)
 
-    def _judge_end(self, client: Client, plan: CallPlan, end: CallEnded) -> None:
+    def _judge_end(self, client: Client, plan: CallPlan, end: CallEnded, connected: bool) -> None:
         good = set(GOOD_REASONS[plan.ending])
-        if not client.connected:
+        if not connected:
             good |= SETUP_REASONS
             if not self.plan.spray and self.plan.relay_fault is None and plan.outage_after is None:
                 raise Violation(f"{client.call_id} never connected: {end.reason} {end.detail}")
@@ -315,22 +319,18 @@ class Simulation:
     def _judge_audio(self, client: Client, plan: CallPlan) -> None:
         """Where nothing broke most of what was said is heard; where something did, it flows again."""
         up, down = self.world.watch.up[client.call_id], self.world.watch.down[client.number]
-        ended, troubles = plan.start + plan.seconds, self._troubles(plan)
-        if self.plan.spray or not client.said:
-            return
+        ended, troubles, said = plan.start + plan.seconds, self._troubles(plan), len(client.said)
+        answered = plan.behaviour != "silent"
         if not troubles:
-            expected = _share(plan.impairment, len(client.said))
-            if up.packets < expected * len(client.said):
-                raise Violation(
-                    f"{client.call_id}: {up.packets} of {len(client.said)} packets heard, not {expected:.0%}"
-                )
-            if plan.behaviour != "silent" and down.packets < expected**2 * len(client.said) * 0.8 - 30:
-                raise Violation(f"{client.call_id}: {down.packets} packets came, {len(client.said)} were said")
-        elif max(troubles) < ended - RECOVERY_SECONDS:
-            if up.last_at < ended - 1.5 or (plan.behaviour != "silent" and down.last_at < ended - 1.5):
-                raise Violation(
-                    f"{client.call_id}: trouble at {troubles}, last heard at {up.last_at:.1f} and {down.last_at:.1f}"
-                )
+            share = _share(plan.impairment, said)
+            if up.packets < share * said:
+                raise Violation(f"{client.call_id}: {up.packets} of {said} packets heard, not {share:.0%}")
+            if answered and down.packets < share**2 * said * 0.8 - 30:
+                raise Violation(f"{client.call_id}: {down.packets} packets came, {said} were said")
+            return
+        last = min(up.last_at, down.last_at) if answered else up.last_at
+        if max(troubles) < ended - RECOVERY_SECONDS and last < ended - STALL_SECONDS:
+            raise Violation(f"{client.call_id}: trouble at {troubles}, and nothing heard since {last:.1f}")
 
     def _troubles(self, plan: CallPlan) -> list[float]:
         """When that was over which audio may not have survived at once."""
