@@ -1,0 +1,105 @@
+from math import inf
+
+import pytest
+
+from antiphon_transceiver.rtp import MissingPackets, RtpSender, SentPackets
+from antiphon_transceiver.rtp.retransmission import (
+    KEPT_PACKETS,
+    MAX_AGE,
+    MAX_MISSING,
+    MAX_REQUESTS,
+    MAX_RESENDS,
+    RESEND_INTERVAL,
+)
+
+
+def protected(sequence: int) -> bytes:
+    return RtpSender(1, 111, 0).packet(b"", 0)[:2] + sequence.to_bytes(2, "big") + bytes(28)
+
+
+def kept(first: int, count: int) -> SentPackets:
+    packets = SentPackets()
+    for number in range(first, first + count):
+        packets.store(protected(number & 0xFFFF), (number - first) * 0.02)
+    return packets
+
+
+def test_the_last_packets_are_kept_as_they_left_across_the_wrap() -> None:
+    packets = kept(65530, KEPT_PACKETS)
+    for sequence in (65530, 65535, 0, 10):
+        assert packets.take(sequence, 1.0) == protected(sequence)
+    assert packets.take(65529, 1.0) is None
+    assert packets.take(65530 + KEPT_PACKETS & 0xFFFF, 1.0) is None
+    assert (packets.resent, packets.refused) == (4, 2)
+
+
+def test_what_is_old_is_not_sent_again() -> None:
+    packets = kept(0, 1)
+    assert packets.take(0, MAX_AGE) is not None
+    assert packets.take(0, MAX_AGE + 0.1) is None
+
+
+def test_a_peer_that_asks_again_and_again_is_answered_a_few_times() -> None:
+    packets = kept(0, 1)
+    answers = [packets.take(0, number * RESEND_INTERVAL / 4) for number in range(100)]
+    assert [bool(answer) for answer in answers[:5]] == [True, False, False, False, True]
+    assert sum(map(bool, answers)) == MAX_RESENDS
+
+
+def missing_after(*sequences: int) -> MissingPackets:
+    missing = MissingPackets()
+    for sequence in sequences:
+        missing.received(sequence, 0.0)
+    return missing
+
+
+@pytest.mark.parametrize(
+    ("sequences", "asked"),
+    [
+        ((1, 2, 3), []),
+        ((1, 3), [2]),
+        ((65534, 1), [65535, 0]),
+        ((1, 3, 2), []),
+        ((1, 1, 2), []),
+        ((5, 9, 7), [6, 8]),
+        ((1, 2 + MAX_MISSING + 1), []),
+        ((1, 40_000), []),
+    ],
+)
+def test_holes_are_asked_for_at_once(sequences: tuple[int, ...], asked: list[int]) -> None:
+    missing = missing_after(*sequences)
+    assert list(missing.poll(0.0, 0.06, None)) == asked
+    assert (missing.due < inf) == bool(asked)
+
+
+def test_a_hole_is_asked_for_once_a_round_trip_while_an_answer_can_come_in_time() -> None:
+    missing, asked = missing_after(1, 3), []
+    while missing.due < inf:
+        now = missing.due
+        asked += [now for _ in missing.poll(now, 0.1, 0.03)]
+    assert asked == pytest.approx([0.0, 0.03, 0.06])
+    assert missing.requested == 3
+    assert list(missing_after(1, 3).poll(0.0, 0.06, 0.07)) == []
+
+
+def test_requests_for_one_packet_are_bounded() -> None:
+    missing = missing_after(1, 3)
+    asked = [sequence for step in range(1000) for sequence in missing.poll(step * 0.01, 100.0, None)]
+    assert asked == [2] * MAX_REQUESTS
+
+
+def test_what_came_after_it_was_asked_for_was_recovered() -> None:
+    missing = missing_after(1, 4)
+    missing.received(2, 0.0)
+    assert list(missing.poll(0.0, 0.06, None)) == [3]
+    missing.received(3, 0.02)
+    assert (missing.requested, missing.recovered) == (1, 1)
+    assert list(missing.poll(0.05, 0.06, None)) == []
+    assert missing.due == inf
+
+
+def test_another_stream_has_no_holes_of_the_one_before() -> None:
+    missing = missing_after(1, 3)
+    missing.restart()
+    missing.received(500, 0.0)
+    assert list(missing.poll(0.0, 0.06, None)) == []
