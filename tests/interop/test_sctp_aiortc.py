@@ -1,0 +1,244 @@
+"""Data channels with aiortc's SCTP, over a DTLS transport that only passes datagrams on: on time, late or never."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import pytest
+from aiortc import RTCDataChannel, RTCDataChannelParameters, RTCSctpTransport
+
+from antiphon_common.core import Path
+from antiphon_transceiver.sctp import (
+    DEFAULT_MTU,
+    ChannelClosed,
+    ChannelOpened,
+    Closed,
+    CloseReason,
+    DataChannelEndpoint,
+    DataChannelEvent,
+    MessageReceived,
+)
+from antiphon_transceiver.sctp.endpoint import DTLS_OVERHEAD
+from support.impairment import PERFECT, ImpairedLink, Impairment
+
+PATIENCE = 20.0
+"""Seconds until a test gives up; aiortc repeats a lost packet after 1 to 3 s."""
+
+LOSSY = Impairment(loss=0.05, delay=0.01)
+PATH = Path.of("192.0.2.1", 1001)
+TEXT = "".join(map(chr, range(32, 127))) * 690
+"""64 KiB and a bit."""
+
+
+class FakeDtlsTransport:
+    """What aiortc's SCTP asks of a DTLS transport."""
+
+    def __init__(self, role: str, send: Callable[[bytes], None]) -> None:
+        self.state = "connected"
+        self._role = role
+        self._send = send
+        self.receiver: Any = None
+
+    def _register_data_receiver(self, receiver: Any) -> None:
+        self.receiver = receiver
+
+    def _unregister_data_receiver(self, receiver: Any) -> None:
+        self.receiver = None
+
+    async def _send_data(self, data: bytes) -> None:
+        self._send(data)
+
+
+class Conversation:
+    """Our endpoint and aiortc's in one event loop, with an impaired path between them."""
+
+    def __init__(self, *, we_are_client: bool, impairment: Impairment = PERFECT, seed: int = 1) -> None:
+        random = Random(seed)
+        self.endpoint = DataChannelEndpoint(we_are_client, random.randbytes)
+        self.events: list[DataChannelEvent] = []
+        self.longest = 0
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._there = ImpairedLink(impairment, random)
+        self._back = ImpairedLink(impairment, random)
+        self._dtls = FakeDtlsTransport("server" if we_are_client else "client", self._carry_back)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.sctp = RTCSctpTransport(self._dtls)
+        self.theirs: list[RTCDataChannel] = []
+        self.heard: list[str | bytes] = []
+        self.sctp.on("datachannel", self._on_channel)
+
+    async def start(self) -> None:
+        await self.sctp.start(RTCSctpTransport.getCapabilities(), 5000)
+        self.endpoint.start(self._loop.time())
+        self.settle()
+
+    def open_theirs(self, label: str, **options: Any) -> RTCDataChannel:
+        channel = RTCDataChannel(self.sctp, RTCDataChannelParameters(label=label, **options))
+        self.theirs.append(channel)
+        channel.on("message", self._on_message)
+        return channel
+
+    async def wait(self, until: Callable[[], bool], what: str) -> None:
+        deadline = self._loop.time() + PATIENCE
+        while not until():
+            assert self._loop.time() < deadline, f"{what}; so far {self.events}, {len(self.heard)} heard"
+            await asyncio.sleep(0.005)
+
+    def settle(self) -> None:
+        """Send, tell and set the timer, after our endpoint was touched."""
+        while (transmit := self.endpoint.poll_transmit()) is not None:
+            self.longest = max(self.longest, len(transmit.data))
+            for at in self._there.arrivals(len(transmit.data), self._loop.time()):
+                self._loop.call_at(at, self._arrive_there, transmit.data)
+        while (event := self.endpoint.poll_event()) is not None:
+            self.events.append(event)
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self.endpoint.poll_timeout()
+        self._timer = None if due is None else self._loop.call_at(due, self._timeout)
+
+    def messages(self) -> Iterator[str | bytes]:
+        return (event.data for event in self.events if isinstance(event, MessageReceived))
+
+    def opened(self) -> list[ChannelOpened]:
+        return [event for event in self.events if isinstance(event, ChannelOpened)]
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.sctp.stop()
+
+    def _timeout(self) -> None:
+        self.endpoint.handle_timeout(self._loop.time())
+        self.settle()
+
+    def _carry_back(self, data: bytes) -> None:
+        for at in self._back.arrivals(len(data), self._loop.time()):
+            self._loop.call_at(at, self._arrive_back, data)
+
+    def _arrive_back(self, data: bytes) -> None:
+        self.endpoint.receive_datagram(data, PATH, self._loop.time())
+        self.settle()
+
+    def _arrive_there(self, data: bytes) -> None:
+        if self._dtls.receiver is not None:
+            task = asyncio.ensure_future(self._dtls.receiver._handle_data(data))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        self.theirs.append(channel)
+        channel.on("message", self._on_message)
+
+    def _on_message(self, message: str | bytes) -> None:
+        self.heard.append(message)
+
+
+@pytest.mark.parametrize("we_are_client", [True, False])
+@pytest.mark.parametrize("impairment", [PERFECT, LOSSY], ids=["clean", "5 % loss"])
+def test_64_kib_both_ways(we_are_client: bool, impairment: Impairment) -> None:
+    data = Random(0).randbytes(65536)
+
+    async def talk() -> float:
+        conversation = Conversation(we_are_client=we_are_client, impairment=impairment)
+        await conversation.start()
+        began = asyncio.get_running_loop().time()
+        ours = conversation.endpoint.open_channel("ours", protocol="test")
+        conversation.endpoint.send(ours, TEXT)
+        conversation.endpoint.send(ours, data)
+        conversation.settle()
+        channel = conversation.open_theirs("theirs")
+        await conversation.wait(lambda: channel.readyState == "open", "the channel of aiortc")
+        channel.send(TEXT)
+        channel.send(data)
+        await conversation.wait(lambda: len(conversation.heard) == 2, "what we sent")
+        await conversation.wait(lambda: len(list(conversation.messages())) == 2, "what aiortc sent")
+        assert conversation.heard == list(conversation.messages()) == [TEXT, data]
+        assert {(event.label, event.by_peer) for event in conversation.opened()} == {("ours", False), ("theirs", True)}
+        assert [channel.label for channel in conversation.theirs] == ["theirs", "ours"]
+        assert conversation.longest <= DEFAULT_MTU - DTLS_OVERHEAD
+        took = asyncio.get_running_loop().time() - began
+        await conversation.stop()
+        return took
+
+    took = asyncio.run(talk())
+    print(f"128 KiB both ways with aiortc, {impairment.loss:.0%} loss: {took:.2f} s")
+
+
+def test_channels_of_every_kind() -> None:
+    async def talk() -> None:
+        conversation = Conversation(we_are_client=False)
+        await conversation.start()
+        ours = conversation.endpoint.open_channel("lossy", ordered=False, max_retransmits=3)
+        conversation.endpoint.open_channel("brief", max_lifetime=0.25)
+        conversation.settle()
+        conversation.open_theirs("unordered", ordered=False, maxPacketLifeTime=150, protocol="p")
+        await conversation.wait(lambda: len(conversation.opened()) == 3, "three channels")
+        await conversation.wait(lambda: len(conversation.theirs) == 3, "three channels there")
+        opened = {event.label: event for event in conversation.opened()}
+        theirs = {channel.label: channel for channel in conversation.theirs}
+        assert (opened["unordered"].ordered, opened["unordered"].max_lifetime) == (False, 0.15)
+        assert (opened["unordered"].protocol, opened["unordered"].id % 2) == ("p", 0)
+        assert (theirs["lossy"].ordered, theirs["lossy"].maxRetransmits, theirs["lossy"].id) == (False, 3, ours)
+        assert theirs["brief"].maxPacketLifeTime == 250
+        for message in ("", b"", "ä€😀", b"\0"):
+            conversation.endpoint.send(ours, message)
+            theirs["unordered"].send(message)
+        conversation.settle()
+        await conversation.wait(lambda: len(conversation.heard) == 4, "what we sent")
+        await conversation.wait(lambda: len(list(conversation.messages())) == 4, "what aiortc sent")
+        assert conversation.heard == list(conversation.messages()) == ["", b"", "ä€😀", b"\0"]
+        await conversation.stop()
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize("we_close", [True, False])
+def test_a_channel_closes_on_both_sides_and_its_id_is_used_again(we_close: bool) -> None:
+    async def talk() -> None:
+        conversation = Conversation(we_are_client=True)
+        await conversation.start()
+        first = conversation.endpoint.open_channel("first")
+        conversation.endpoint.send(first, "before the end")
+        conversation.settle()
+        await conversation.wait(lambda: len(conversation.heard) == 1, "the message")
+        if we_close:
+            conversation.endpoint.close_channel(first)
+            conversation.settle()
+        else:
+            conversation.theirs[0].close()
+        await conversation.wait(lambda: ChannelClosed(first) in conversation.events, "the end here")
+        await conversation.wait(lambda: conversation.theirs[0].readyState == "closed", "the end there")
+        again = conversation.endpoint.open_channel("again")
+        conversation.endpoint.send(again, "anew")
+        conversation.settle()
+        assert again == first
+        await conversation.wait(lambda: conversation.heard[1:] == ["anew"], "a message on the same stream")
+        await conversation.stop()
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize("we_end", [True, False])
+def test_an_association_ends_on_both_sides(we_end: bool) -> None:
+    async def talk() -> None:
+        conversation = Conversation(we_are_client=True)
+        await conversation.start()
+        conversation.endpoint.open_channel("only")
+        conversation.settle()
+        await conversation.wait(lambda: bool(conversation.opened()), "the channel")
+        if we_end:
+            conversation.endpoint.close(asyncio.get_running_loop().time())
+            conversation.settle()
+        else:
+            await conversation.sctp.stop()
+        await conversation.wait(lambda: conversation.endpoint.closed, "the end here")
+        await conversation.wait(lambda: conversation.sctp.state == "closed", "the end there")
+        (closed,) = [event for event in conversation.events if isinstance(event, Closed)]
+        assert closed.reason is (CloseReason.LOCAL_CLOSE if we_end else CloseReason.ABORT_RECEIVED)
+        await conversation.stop()
+
+    asyncio.run(talk())
