@@ -79,7 +79,8 @@ def compare(recording: Samples, known: Samples) -> list[Window]:
     """Find each whole second of a recording in the known sound, which is looped. Both are at `RATE`; silence is left
     out."""
     size = ANALYSIS_RATE
-    heard, loop = resample(recording, RATE, size), resample(known, RATE, size)
+    whole = recording[: len(recording) // RATE * RATE]
+    heard, loop = resample(whole, RATE, size), resample(known, RATE, size)
     unrolled = np.concatenate([loop, loop[: size - 1]])
     energy = np.concatenate([[0.0], np.cumsum(unrolled**2, dtype=np.float64)])
     silent = SILENCE * size**0.5
@@ -87,7 +88,7 @@ def compare(recording: Samples, known: Samples) -> list[Window]:
     points = 1 << (len(unrolled) - 1).bit_length()
     spectrum = np.fft.rfft(unrolled, points)
     windows = []
-    for start in range(0, len(heard) - size + 1, size):
+    for start in range(0, len(heard), size):
         window = heard[start : start + size]
         norm = float(np.linalg.norm(window))
         if norm < silent:
