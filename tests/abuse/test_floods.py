@@ -1,0 +1,103 @@
+"""Floods of a million packets each at half the rate that the relay sustains: what callers, tables and strangers notice.
+
+Needs gcc, and the right to send from addresses that are not one's own (CAP_NET_RAW).
+"""
+
+import pytest
+
+from antiphon_common.control import IceParameters
+from antiphon_common.ownership import MAX_PROVISIONAL
+from antiphon_transceiver.ice.paths import MAX_PATHS
+from support.battle import HEADING, Outcome, fight, telephone
+from support.battlefield import LIVE_CALLS, Battlefield
+from support.flood import STRANGERS, Address, Flood, Sources, checks, junk
+
+PACKETS = 1_000_000
+TOLERATED_LOSS = 0.01
+TOLERATED_LOSS_OF_ONE = 0.05
+"""A flood lasts some ten seconds: this is a stretch in which no caller would lose the thread."""
+TOLERATED_GROWTH = 16 << 20
+"""Bytes: caches of headers and tokens that fill up to their bounds, and the allocator's habits."""
+AMPLIFICATION = 3
+CALLS_BESIDE = 6
+"""The two of the attacker, one from an address of the flood, a new one, and those that have just been hung up."""
+
+MANY = Sources(STRANGERS, addresses=50_000, ports=4)
+FEW = Sources(STRANGERS, addresses=500, ports=4)
+"""Few enough that each is answered more than once."""
+ONE_OF_THEM: Address = ("127.64.0.7", 20000)
+
+
+async def test_junk(field: Battlefield) -> None:
+    async with telephone(field) as phone:
+        outcome = await fight(field, phone, "junk", Flood(MANY, junk(1)), PACKETS, real=ONE_OF_THEM)
+        assert_unharmed(field, outcome)
+    assert not outcome.strangers
+
+
+async def test_wrong_message_integrity(field: Battlefield) -> None:
+    async with telephone(field) as phone:
+        _, live_ufrag = field.live.who[0]
+        attacker = await phone.connect_to(field.transceiver_of(live_ufrag))
+        wrong = [
+            request
+            for number, ufrag in enumerate((live_ufrag, attacker.ice.ufrag))
+            for request in checks(number, IceParameters(ufrag, "wrong" * 5), "them")
+        ]
+        outcome = await fight(field, phone, "wrong MESSAGE-INTEGRITY", Flood(MANY, wrong), PACKETS, real=ONE_OF_THEM)
+        assert_unharmed(field, outcome)
+    assert not outcome.strangers
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same transceiver", "other transceiver"])
+@pytest.mark.parametrize("spoofed", ["a live client", "no call"])
+async def test_valid_checks_for_the_attackers_own_calls(field: Battlefield, *, same: bool, spoofed: str) -> None:
+    """One of the attacker's calls is connected, the other is left to the spoofed addresses from its first check on."""
+    port, ufrag = field.live.who[0]
+    victims = field.transceiver_of(ufrag)
+    ports = {field.transceiver_of(ufrag) for _, ufrag in field.live.who}
+    transceiver = victims if same else (ports - {victims}).pop()
+    sources = Sources("127.0.0.1", port=port) if spoofed == "a live client" else FEW
+    async with telephone(field) as phone:
+        connected = await phone.connect_to(transceiver)
+        begun, _ = await phone.offer_to(transceiver)
+        valid = [
+            request
+            for number, caller in enumerate((connected, begun))
+            for request in checks(number, caller.ice, caller.core.offer().partition("ice-ufrag:")[2].split()[0])
+        ]
+        name = f"valid checks, {'same' if same else 'other'} transceiver, from {spoofed}"
+        real = ONE_OF_THEM if sources is FEW else None
+        outcome = await fight(field, phone, name, Flood(sources, valid), PACKETS, real=real)
+        assert_unharmed(field, outcome)
+
+
+async def test_two_calls_in_a_row_from_one_port_reach_two_transceivers(field: Battlefield) -> None:
+    async with telephone(field) as phone:
+        first = await phone.call(("127.0.0.1", 0))
+        address = first.driven.socket.getsockname()
+        first.hang_up()
+        second = await phone.call(address)
+    assert first.received
+    assert second.received
+    assert field.transceiver_of(first.ice.ufrag) != field.transceiver_of(second.ice.ufrag)
+
+
+def assert_unharmed(field: Battlefield, outcome: Outcome) -> None:
+    print("\n" + HEADING + "\n" + outcome.row())
+    field.table.append(outcome.row())
+    gauges = outcome.watch.gauges
+    calls = LIVE_CALLS + CALLS_BESIDE
+    assert outcome.alive == LIVE_CALLS
+    assert outcome.lost <= TOLERATED_LOSS
+    assert outcome.worst_lost <= TOLERATED_LOSS_OF_ONE
+    assert outcome.foreign == 0
+    assert gauges["antiphon_relay_flows"] <= 2 * MAX_PROVISIONAL + calls
+    assert gauges["antiphon_relay_confirmed_flows"] <= calls
+    assert gauges["antiphon_transceiver_paths"] <= MAX_PATHS * calls
+    assert outcome.watch.growth <= TOLERATED_GROWTH
+    assert outcome.most_returned() <= AMPLIFICATION
+    assert all(call.received for call in outcome.new_calls), "a new call did not connect"
+    assert {field.transceiver_of(call.ice.ufrag) for call in outcome.new_calls} == {
+        field.transceiver_of(ufrag) for _, ufrag in field.live.who
+    }

@@ -1,0 +1,131 @@
+"""Real calls that count what they say and hear, from addresses of choice.
+
+`python -m support.callers URL CALLS` makes calls that talk until standard input ends. It prints `ready` and a JSON list
+of [port, ufrag of the server's side], and then, for each line it reads, its figures as JSON.
+"""
+
+import json
+import os
+import sys
+import time
+
+import httpx
+import msgspec
+import trio
+
+from antiphon.client.call import AudioReceived, ClientCall, Closed, Connected, Event
+from antiphon.client.descriptions import read_answer
+from antiphon.client.driver import CallDriver, DrivenCall
+from antiphon.client.load import NTP_EPOCH
+from antiphon.client.speech import Speech
+from antiphon_common.control import IceParameters
+from antiphon_transceiver.dtls import Certificate
+
+ANSWER_SECONDS = 10.0
+
+
+class Figures(msgspec.Struct):
+    """`sent` and `received` are of each call, the rest sums over all of them: `lost` by the sequence numbers of what
+    came back, `foreign` what came and was none of the call's; `delays` in seconds since the last figures."""
+
+    alive: int = 0
+    sent: list[int] = msgspec.field(default_factory=list)
+    received: list[int] = msgspec.field(default_factory=list)
+    lost: int = 0
+    foreign: int = 0
+    delays: list[float] = msgspec.field(default_factory=list)
+
+
+class Caller:
+    """One call. `ice` is the server's side of ICE, once the offer is answered."""
+
+    def __init__(
+        self, driver: CallDriver, certificate: Certificate, speech: Speech, local: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
+        now = trio.current_time()
+        self.core = ClientCall(certificate, os.urandom, now, ntp_offset=time.time() - now + NTP_EPOCH)
+        self.driven = DrivenCall(self.core, self._listen, local)
+        self.ice = IceParameters("", "")
+        self.closed = ""
+        self.received = 0
+        self.delays: list[float] = []
+        self.connected = trio.Event()
+        self._driver = driver
+        self._speech = speech
+
+    async def offer(self, http: httpx.AsyncClient) -> str:
+        """Post the offer and return the answer; nothing is sent to the relay yet."""
+        response = await http.post(
+            "/v1/realtime/calls", content=self.core.offer(), headers={"Content-Type": "application/sdp"}
+        )
+        response.raise_for_status()
+        self.ice = read_answer(response.text).ice
+        return response.text
+
+    async def connect(self, http: httpx.AsyncClient, seconds: float = ANSWER_SECONDS) -> bool:
+        """Make the call and begin to talk; return whether it connected within `seconds`."""
+        self.accept(await self.offer(http))
+        with trio.move_on_after(seconds):
+            await self.connected.wait()
+        return self.connected.is_set() and not self.closed
+
+    def accept(self, answer: str) -> None:
+        self.core.accept(answer, trio.current_time())
+        self._driver.add(self.driven)
+
+    def hang_up(self) -> None:
+        """Say goodbye and close the socket; also of a call that was never accepted, or is over."""
+        if self.driven.socket.fileno() < 0:
+            return
+        self.core.close(trio.current_time())
+        self._driver.touch(self.driven)
+        self._driver.remove(self.driven)
+        self.driven.socket.close()
+
+    def _listen(self, event: Event, now: float) -> None:
+        match event:
+            case Connected():
+                self.driven.speak(self._speech.packets, now)
+                self.connected.set()
+            case AudioReceived():
+                self.received += 1
+                index = self._speech.index_of.get(event.payload)
+                if index is not None:
+                    self.delays.append(now - self.driven.said_at(index))
+            case Closed():
+                self.closed = event.reason
+                self.connected.set()
+
+    def add_to(self, figures: Figures) -> None:
+        ice = self.core._ice.counters  # test code may look
+        figures.alive += self.connected.is_set() and not self.closed
+        figures.sent.append(self.driven.spoken)
+        figures.received.append(self.received)
+        figures.lost += sum(source.packets_lost for source in self.core.reporter.sources.values())
+        figures.foreign += self.core.failed_srtp + ice.unauthenticated + ice.stray
+        figures.delays += self.delays
+        self.delays.clear()
+
+
+async def main(url: str, calls: int) -> None:
+    driver, certificate, speech = CallDriver(), Certificate.generate(), Speech.shipped()
+    async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as http, trio.open_nursery() as nursery:
+        nursery.start_soon(driver.run)
+        callers = [Caller(driver, certificate, speech) for _ in range(calls)]
+        for caller in callers:
+            assert await caller.connect(http), caller.closed or "not connected"
+        who = [[caller.driven.socket.getsockname()[1], caller.ice.ufrag] for caller in callers]
+        print("ready", json.dumps(who), flush=True)
+        async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as asked:
+            async for _ in asked:
+                figures = Figures()
+                for caller in callers:
+                    caller.add_to(figures)
+                print(msgspec.json.encode(figures).decode(), flush=True)
+        for caller in callers:
+            caller.hang_up()
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1], int(sys.argv[2]))

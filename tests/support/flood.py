@@ -1,0 +1,209 @@
+"""Floods from source addresses that are not the sender's: the plans for `flood.c`, and what their victims get back."""
+
+import ctypes
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from antiphon_common.control import IceParameters
+from antiphon_common.stun import TRANSACTION_ID_SIZE, Attribute, Message, MessageClass
+
+SOURCE = Path(__file__).with_suffix(".c")
+STRANGERS = "127.64.0.0"
+"""First of the loopback addresses that no service and no caller of these tests lives at."""
+STRANGERS_MASK = 0xFFC00000
+SO_RCVBUFFORCE, SO_ATTACH_FILTER = 33, 26
+TEMPLATES = 500
+RTP_SIZE = 160
+
+ICE_CHARS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
+
+Address = tuple[str, int]
+
+
+class Sources(NamedTuple):
+    """Where a flood claims to come from: `addresses` in a row, each with `ports` in a row."""
+
+    host: str
+    addresses: int = 1
+    port: int = 20000
+    ports: int = 1
+
+    def all(self) -> Iterator[Address]:
+        """Every source, in the order in which they are used."""
+        first = int(IPv4Address(self.host))
+        hosts = [str(IPv4Address(first + number)) for number in range(self.addresses)]
+        return ((host, self.port + number) for number in range(self.ports) for host in hosts)
+
+
+class Flood(NamedTuple):
+    """What is sent, from where. The datagrams are used in turn."""
+
+    sources: Sources
+    datagrams: Sequence[bytes]
+
+
+class Sent(NamedTuple):
+    """What became of a flood: packets, seconds, and the bytes that each source sent."""
+
+    packets: int
+    seconds: float
+    by_source: dict[Address, int]
+
+    @property
+    def rate(self) -> float:
+        return self.packets / self.seconds
+
+
+class FloodSource:
+    """The compiled program, on one core. Needs gcc, and the right to send from any address."""
+
+    def __init__(self, folder: Path, core: int) -> None:
+        self._folder = folder
+        self._core = core
+        subprocess.run(["gcc", "-O2", "-o", folder / "flood", SOURCE], check=True)
+        try:
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
+        except PermissionError:
+            raise RuntimeError(
+                "floods need CAP_NET_RAW to spoof sources: run as root, or in a container that has it"
+            ) from None
+
+    def run(self, flood: Flood, port: int, rate: float, count: int) -> Sent:
+        """Send `count` packets to a port of 127.0.0.1, and wait until that is done."""
+        plan, report = self._folder / "plan", self._folder / "report"
+        sources = flood.sources
+        head = struct.pack("=IIHH", int(IPv4Address(sources.host)), sources.addresses, sources.port, sources.ports)
+        plan.write_bytes(head + b"".join(struct.pack("=H", len(data)) + data for data in flood.datagrams))
+        command = [str(self._folder / "flood"), str(plan), str(port), str(rate), str(count), str(report)]
+        run = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {self._core}),
+        )  # fmt: skip
+        packets, seconds = run.stdout.split()
+        by_source = zip(
+            sources.all(), struct.unpack(f"={report.stat().st_size // 4}I", report.read_bytes()), strict=True
+        )
+        return Sent(int(packets), float(seconds), dict(by_source))
+
+
+class Strangers:
+    """Counts the bytes that arrive at addresses of strangers from one port, by a packet socket on the loopback."""
+
+    def __init__(self, port: int) -> None:
+        self.got: Counter[Address] = Counter()
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        _attach_filter(self._socket, port)
+        self._socket.settimeout(0.1)
+        self._socket.bind(("lo", 0x0800))
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop counting, once nothing has come for a moment."""
+        self._done.set()
+        self._thread.join()
+        self._socket.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                packet = self._socket.recv(2048)
+            except TimeoutError:
+                if self._done.is_set():
+                    return
+                continue
+            header = (packet[0] & 15) * 4
+            port, size = struct.unpack_from("!HH", packet, header + 2)
+            self.got[socket.inet_ntoa(packet[16:20]), port] += size - 8
+
+
+@contextmanager
+def strangers(port: int) -> Iterator[Strangers]:
+    """Count, for as long as the context lasts, what strangers get from a port."""
+    counting = Strangers(port)
+    try:
+        yield counting
+    finally:
+        counting.close()
+
+
+def rtp_packets(seed: int) -> list[bytes]:
+    """Return what passes for media until somebody decrypts it."""
+    random = Random(seed)
+    return [b"\x80\x6f" + random.randbytes(RTP_SIZE - 2) for _ in range(TEMPLATES)]
+
+
+def junk(seed: int) -> list[bytes]:
+    """Return what may come from anywhere: noise, media and handshakes of nobody, STUN broken and forged."""
+    random = Random(seed)
+
+    def forged() -> bytes:
+        """A token nobody minted, under the id of a real key: what costs most to refuse."""
+        ufrag = b"A" + bytes(random.choices(ICE_CHARS, k=21)) + bytes(random.choices(b"AQgw"))
+        return check(random, ufrag.decode(), "their", "password" * 3)
+
+    kinds = [
+        lambda: random.randbytes(random.randrange(1, 1200)),
+        lambda: b"\x80\x6f" + random.randbytes(RTP_SIZE - 2),
+        lambda: b"\x16\xfe\xfd" + random.randbytes(random.randrange(200)),
+        lambda: b"\x00\x01" + random.randbytes(random.randrange(200)),
+        lambda: check(random, "short", "their", "password" * 3),
+        forged,
+        forged,
+        forged,
+    ]
+    return [kinds[number % len(kinds)]() for number in range(TEMPLATES)]
+
+
+def checks(seed: int, server: IceParameters, client_ufrag: str) -> list[bytes]:
+    """Return binding requests as the caller of a call sends them, half of them with a nomination."""
+    random = Random(seed)
+    return [
+        check(random, server.ufrag, client_ufrag, server.password, nominate=number % 2 == 1)
+        for number in range(TEMPLATES)
+    ]
+
+
+def check(random: Random, server_ufrag: str, client_ufrag: str, password: str, *, nominate: bool = False) -> bytes:
+    """Return one binding request of a controlling agent."""
+    attributes: dict[int, bytes] = {
+        Attribute.USERNAME: f"{server_ufrag}:{client_ufrag}".encode(),
+        Attribute.ICE_CONTROLLING: bytes(8),
+        Attribute.PRIORITY: PRIORITY,
+    }
+    if nominate:
+        attributes[Attribute.USE_CANDIDATE] = b""
+    message = Message(MessageClass.REQUEST, random.randbytes(TRANSACTION_ID_SIZE), attributes)
+    return message.encode(password.encode())
+
+
+def _attach_filter(sock: socket.socket, port: int) -> None:
+    """Let the kernel pass on what was received for a stranger from `port`, and nothing else (classic BPF)."""
+    load_word, load_half, keep, equal, give = 0x20, 0x28, 0x54, 0x15, 0x06
+    packet_type, outgoing = 0xFFFFF004, 4  # SKF_AD_OFF + SKF_AD_PKTTYPE, PACKET_OUTGOING
+    program = [
+        (load_word, 0, 0, packet_type),
+        (equal, 6, 0, outgoing),
+        (load_half, 0, 0, 20),
+        (equal, 0, 4, port),
+        (load_word, 0, 0, 16),
+        (keep, 0, 0, STRANGERS_MASK),
+        (equal, 0, 1, int(IPv4Address(STRANGERS))),
+        (give, 0, 0, 0xFFFF),
+        (give, 0, 0, 0),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code)))
