@@ -16,11 +16,14 @@ from antiphon_common.demux import Protocol, classify
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver import dtls
 from antiphon_transceiver.ice import ice_password, ice_ufrag
-from antiphon_transceiver.rtcp import Reporter
-from antiphon_transceiver.rtp import RtpSender, decode_rtp
+from antiphon_transceiver.rtcp import PacketFeedback, Reporter
+from antiphon_transceiver.rtp import RtpOptions, RtpSender, decode_rtp
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
 
 EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
+
+PATIENCE = 0.1
+"""Seconds for which a lost packet is worth asking for; nothing plays here, so as long as a browser might wait."""
 
 
 class Connected(msgspec.Struct, frozen=True):
@@ -50,6 +53,7 @@ class ClientCall:
     """One call as a caller makes it: `offer`, `accept` the answer, then audio both ways until `close`.
 
     `setup` is what the offer says of our DTLS role: `actpass`, `active` (we are the DTLS client) or `passive`.
+    `options` are the header extensions and the feedback to offer; what the answer takes of them is used.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class ClientCall:
         setup: Setup = "actpass",
         ntp_offset: float = 0.0,
         srtp_profiles: tuple[SrtpProfile, ...] = tuple(SrtpProfile),
+        options: RtpOptions | None = None,
     ) -> None:
         self.failed_srtp = 0
         self.closed: Closed | None = None
@@ -76,7 +81,11 @@ class ClientCall:
         self._path: Path | None = None
         self._sender = RtpSender.start(OPUS_PAYLOAD_TYPE, random)
         self._cname = random(9).hex()
-        self.reporter = Reporter(self._sender.ssrc, self._cname, 48000, random, ntp_offset)
+        self._offered = options or RtpOptions()
+        self.reporter = Reporter(
+            self._sender.ssrc, self._cname, 48000, random, ntp_offset, reduced_size=self._offered.reduced_size
+        )
+        self.feedback = PacketFeedback(RtpOptions(), self._sender.ssrc)
         self._datagrams: deque[Transmit] = deque()
         self._events: deque[Event] = deque()
 
@@ -85,7 +94,9 @@ class ClientCall:
     def offer(self) -> str:
         """Return the offer to send."""
         fingerprint = self.certificate.fingerprint()
-        return write_offer(self._ice_parameters, fingerprint, self._setup, self._sender.ssrc, self._cname)
+        return write_offer(
+            self._ice_parameters, fingerprint, self._setup, self._sender.ssrc, self._cname, self._offered
+        )
 
     def restart_ice(self) -> str:
         """Return an offer with new ICE credentials (RFC 8445 §9); its answer goes to `accept` too. Everything but ICE
@@ -99,6 +110,7 @@ class ClientCall:
         description = read_answer(answer)
         if self._dtls is None:
             self._make_dtls(description)
+            self.feedback = PacketFeedback(description.options, self._sender.ssrc)
         self._ice.start(description.ice, description.candidates, now)
         self._drain(now)
 
@@ -128,6 +140,7 @@ class ClientCall:
         if self._dtls is not None:
             self._dtls.handle_timeout(now)
         self._drain(now)
+        self._send_feedback(now)
 
     def poll_transmit(self) -> Transmit | None:
         return self._datagrams.popleft() if self._datagrams else None
@@ -143,6 +156,7 @@ class ClientCall:
             deadlines.append(self._dtls.poll_timeout())
         if self._srtp is not None:
             deadlines.append(self.reporter.poll_timeout())
+            deadlines.append(self.feedback.poll_timeout())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     # Local actions
@@ -151,9 +165,11 @@ class ClientCall:
         """Send one Opus packet; `timestamp` counts 48 kHz ticks since the call's audio began."""
         if self._srtp is None:
             raise LocalProtocolError("the call is not connected")
-        packet = self._sender.packet(payload, timestamp)
+        packet = self._sender.packet(payload, timestamp, extension=self.feedback.extension(now))
         self.reporter.sent_rtp(self._sender.rtp_timestamp(timestamp), len(payload), now)
-        self._send(self._srtp.protect_rtp(packet))
+        protected = self._srtp.protect_rtp(packet)
+        self.feedback.sent(protected, now)
+        self._send(protected)
 
     def close(self, now: float) -> None:
         """Leave the call: BYE and close_notify."""
@@ -179,14 +195,26 @@ class ClientCall:
             self.failed_srtp += 1
             return
         self.reporter.received_rtp(packet, now)
+        if self.feedback.received(packet, now):
+            self._send_feedback(now)
         self._events.append(AudioReceived(packet.payload, packet.sequence, packet.timestamp))
 
     def _receive_rtcp(self, data: bytes, now: float) -> None:
         assert self._srtp is not None
         try:
-            self.reporter.receive(self._srtp.unprotect_rtcp(data), now)
+            packets = self.reporter.receive(self._srtp.unprotect_rtcp(data), now)
         except DecodeError:
             self.failed_srtp += 1
+            return
+        for packet in packets:
+            self.feedback.receive(packet, now)
+        while (again := self.feedback.poll_resend()) is not None:
+            self._send(again)
+
+    def _send_feedback(self, now: float) -> None:
+        feedback = self.feedback.poll(now, PATIENCE, self.reporter.round_trip)
+        if feedback and self._srtp is not None:
+            self._send(self._srtp.protect_rtcp(self.reporter.wrap(feedback)))
 
     def _drain(self, now: float) -> None:
         while (event := self._ice.poll_event()) is not None:

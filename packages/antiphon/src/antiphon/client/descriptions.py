@@ -7,22 +7,26 @@ from antiphon_common.control import Fingerprint, IceParameters, Setup
 from antiphon_common.core import Path
 from antiphon_common.errors import DecodeError
 from antiphon_signaling.sdp import Attribute, MediaDescription, SessionDescription
-from antiphon_signaling.sdp.attributes import decode_fingerprint, encode_fingerprint
+from antiphon_signaling.sdp.attributes import ExtMap, decode_fingerprint, encode_fingerprint
+from antiphon_transceiver.rtp import RtpOptions
 
 OPUS_PAYLOAD_TYPE = 111
 MID = "0"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What an answer says of the server's side. `setup` is the server's DTLS role."""
+    """What an answer says of the server's side. `setup` is the server's DTLS role, `options` what both sides speak."""
 
     ice: IceParameters
     setup: Setup
     fingerprints: tuple[Fingerprint, ...]
     candidates: tuple[Path, ...]
+    options: RtpOptions
 
 
-def write_offer(ice: IceParameters, fingerprint: Fingerprint, setup: Setup, ssrc: int, cname: str) -> str:
+def write_offer(
+    ice: IceParameters, fingerprint: Fingerprint, setup: Setup, ssrc: int, cname: str, options: RtpOptions
+) -> str:
     """Return an offer of one audio section: Opus both ways, no candidates."""
     audio = MediaDescription(
         kind="audio",
@@ -34,8 +38,11 @@ def write_offer(ice: IceParameters, fingerprint: Fingerprint, setup: Setup, ssrc
             Attribute("mid", MID),
             Attribute("sendrecv"),
             Attribute("rtcp-mux"),
+            *([Attribute("rtcp-rsize")] if options.reduced_size else []),
+            *(Attribute("extmap", f"{number} {uri}") for uri, number in options.extensions.items()),
             Attribute("rtpmap", f"{OPUS_PAYLOAD_TYPE} opus/48000/2"),
             Attribute("fmtp", f"{OPUS_PAYLOAD_TYPE} minptime=10;useinbandfec=1"),
+            *(Attribute("rtcp-fb", f"{OPUS_PAYLOAD_TYPE} {value}") for value in options.feedback),
             Attribute("ice-ufrag", ice.ufrag),
             Attribute("ice-pwd", ice.password),
             Attribute("fingerprint", encode_fingerprint(fingerprint)),
@@ -66,4 +73,10 @@ def read_answer(sdp: str) -> Answer:
         "active" if setup == "active" else "passive",
         fingerprints,
         tuple(Path.of(candidate.host, candidate.port) for candidate in udp),
+        RtpOptions(
+            extensions={extension.uri: extension.id for extension in map(ExtMap.decode, audio.values("extmap"))},
+            mid=audio.value("mid") or "",
+            feedback=tuple(value.split(maxsplit=1)[-1] for value in audio.values("rtcp-fb")),
+            reduced_size=audio.has("rtcp-rsize"),
+        ),
     )

@@ -54,6 +54,8 @@ class ExtensionWriter:
     def write(self, now: float) -> bytes:
         """Return the extension of one packet, header included; empty when nothing was negotiated."""
         template = self._plain
+        if not template.size and not self._mid_left:
+            return b""
         if self._mid_left:
             self._mid_left -= 1
             template = self._with_mid

@@ -1,51 +1,14 @@
-"""One session and its caller, nothing between them but a network: what the two must tell each other."""
-
-from random import Random
+"""What a session and its caller must tell each other when the call ends, although alerts get lost."""
 
 import pytest
 
-from antiphon.client.call import ClientCall, Closed, Connected
+from antiphon.client.call import Closed
 from antiphon.client.call import Event as ClientEvent
-from antiphon_common.control import CallAccepted, IceParameters
-from antiphon_signaling.sdp import read_offer, write_answer
 from antiphon_transceiver.dtls.record import ContentType
-from antiphon_transceiver.ice import ice_password, ice_ufrag
-from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.session import Ended, Event, Session
-from support.dtls_peers import certificate
-from support.impairment import Impairment
+from antiphon_transceiver.session import Ended, Event
 from support.memory_network import MemoryNetwork, Station
-
-FAR_AWAY = Impairment(delay=0.025)
-
-
-class Pair:
-    """A caller (left) and the session that answers it (right), connecting."""
-
-    def __init__(self, seed: int = 0, impairment: Impairment = FAR_AWAY, *, presents: str = "client") -> None:
-        """`presents` names the certificate that the caller shows, be it announced or not."""
-        random = Random(seed).randbytes
-        self.client = ClientCall(certificate("client"), random, 0.0)
-        offer = read_offer(self.client.offer().encode())
-        request = offer.call_request("rtc_1", "tenant", {})
-        local = IceParameters(ice_ufrag(random), ice_password(random))
-        stream = AudioStream(request.codec, "opus", "cname", random, 0.0)
-        self.session = Session(request, local, certificate("server"), stream, random, 0.0)
-        fingerprint = certificate("server").fingerprint()
-        accepted = CallAccepted(local, self.session.setup, fingerprint, stream.ssrc, "cname")
-        self.network: MemoryNetwork[ClientEvent, Event] = MemoryNetwork(
-            self.client, self.session, impairment, seed=seed
-        )
-        self.client.certificate = certificate(presents)
-        path = self.network.right.path
-        answer = write_answer(offer, accepted, [(path.host, path.port)], 1)
-        self.client.accept(answer.encode().decode(), 0.0)
-
-    def connect(self) -> "Pair":
-        assert self.network.run(lambda: any(isinstance(e, Connected) for e in self.network.left.events), limit=5.0)
-        self.network.run(limit=self.network.now + 0.2)
-        return self
+from support.session_pair import Pair
 
 
 def deafen(

@@ -1,0 +1,151 @@
+"""RTP and RTCP between a session and its caller, over networks that are not perfect."""
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
+from antiphon_transceiver.rtp import RtpOptions, RtpSender
+from antiphon_transceiver.session import Connected, MediaEnded
+from antiphon_transceiver.srtp import SrtpProfile
+from support.impairment import Impairment
+from support.session_pair import Pair
+
+EXTENSIONS = {AUDIO_LEVEL: 1, ABSOLUTE_SEND_TIME: 2, TRANSPORT_SEQUENCE: 3, MID: 4}
+LIKE_A_BROWSER = RtpOptions(EXTENSIONS, "0", ("transport-cc",), reduced_size=True)
+LIKE_PION = RtpOptions(EXTENSIONS, "0", ("nack", "transport-cc"), reduced_size=False)
+RTP_FIRST_BYTES = (0x80, 0x90)
+
+
+def is_rtp(datagram: bytes) -> bool:
+    return datagram[0] in RTP_FIRST_BYTES and not 192 <= datagram[1] <= 223
+
+
+def losing_rtp(share: float, seed: int) -> Callable[[bytes], list[bytes]]:
+    random = Random(seed)
+    return lambda datagram: [] if is_rtp(datagram) and random.random() < share else [datagram]
+
+
+@pytest.mark.parametrize("profile", SrtpProfile)
+def test_a_caller_that_offers_one_profile_alone(profile: SrtpProfile) -> None:
+    pair = Pair(profiles=(profile,)).connect()
+    pair.talk(1.0)
+    connected = [event for event in pair.network.right.events if isinstance(event, Connected)]
+    assert [event.srtp_profile for event in connected] == [profile]
+    assert pair.caller_heard == pair.backend_heard == list(range(50))
+
+
+@pytest.mark.parametrize("profile", SrtpProfile)
+def test_sequence_numbers_wrap_again_and_again(profile: SrtpProfile) -> None:
+    pair = Pair(profiles=(profile,)).connect()
+    said = 0
+    for start in (0x7FF0, 0xFFF0, 0x6000, 0xC000, 0xFFF8, 0x5000, 0xA000, 0xFFFE):
+        pair.client._sender.sequence = pair.session.stream._sender.sequence = start
+        pair.talk(0.4)
+        said += 20
+    assert pair.caller_heard == list(range(said))
+    assert pair.backend_heard == list(range(said))
+    assert pair.session.counters.srtp_failed == pair.client.failed_srtp == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wraps_with_losses_and_reordering(seed: int) -> None:
+    print("seed", seed)
+    pair = Pair(seed, Impairment(delay=0.02, loss=0.1, reordering=0.2, duplication=0.1)).connect()
+    pair.client._sender.sequence = pair.session.stream._sender.sequence = 0xFFE0
+    pair.talk(2.0)
+    assert pair.client.failed_srtp == pair.client._srtp.counters.replayed  # type: ignore[union-attr]
+    assert len(set(pair.caller_heard)) == len(pair.caller_heard) > 80
+    assert len(pair.backend_heard) > 70
+
+
+def test_a_caller_may_go_on_from_another_source() -> None:
+    pair = Pair(options=LIKE_PION).connect()
+    for ssrc in (7, 8, 9):
+        pair.talk(0.4)
+        pair.client._sender = RtpSender(ssrc, 111, 30_000 - ssrc)
+    pair.talk(0.4)
+    assert pair.backend_heard == list(range(80))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nack_makes_losses_good_both_ways(seed: int) -> None:
+    print("seed", seed)
+    pair = Pair(seed, Impairment(delay=0.01), options=LIKE_PION).connect()
+    pair.network.left.rewrite, pair.network.right.rewrite = losing_rtp(0.1, seed), losing_rtp(0.1, seed + 100)
+    pair.talk(5.0)
+    assert len(pair.backend_heard) >= 240
+    assert len(pair.caller_heard) >= 240
+    assert pair.backend_heard == sorted(pair.backend_heard)
+    ours, theirs = pair.session.statistics()["nack"], pair.client.feedback.statistics()["nack"]
+    assert 10 < ours["recovered"] <= ours["requested"] < 80
+    assert 10 < theirs["recovered"] <= theirs["requested"] < 80
+    assert ours["resent"] >= theirs["recovered"]
+
+
+def test_what_is_sent_again_is_the_same_ciphertext() -> None:
+    pair = Pair(0, Impairment(delay=0.01), options=LIKE_PION).connect()
+    lost: list[bytes] = []
+
+    def lose_some(datagram: bytes) -> list[bytes]:
+        if is_rtp(datagram) and datagram[3] % 10 == 0 and datagram not in lost:
+            lost.append(datagram)
+            return []
+        return [datagram]
+
+    pair.network.right.rewrite = lose_some
+    pair.talk(2.0)
+    assert pair.caller_heard != sorted(pair.caller_heard)
+    assert sorted(pair.caller_heard) == list(range(100))
+    sent = [datagram for datagram in pair.network.right.sent if is_rtp(datagram)]
+    assert len(lost) >= 9
+    assert all(sent.count(datagram) == 1 for datagram in lost)
+    assert len({datagram[2:4] for datagram in sent}) == len(set(sent))
+
+
+def test_nobody_asks_for_packets_again_where_a_browser_did_not_offer_it() -> None:
+    pair = Pair(options=LIKE_A_BROWSER).connect()
+    pair.network.left.rewrite = losing_rtp(0.1, 0)
+    pair.talk(2.0)
+    assert pair.session.statistics()["nack"] is None
+    assert len(pair.backend_heard) < 100
+
+
+@pytest.mark.parametrize("options", [LIKE_A_BROWSER, LIKE_PION])
+def test_both_sides_learn_how_their_packets_fare(options: RtpOptions) -> None:
+    pair = Pair(0, Impairment(delay=0.03), options=options).connect()
+    pair.network.left.rewrite, pair.network.right.rewrite = losing_rtp(0.2, 1), losing_rtp(0.2, 2)
+    pair.talk(12.0)
+    ours = pair.session.statistics()
+    assert ours["round_trip_ms"] == pytest.approx(60, abs=3)
+    assert ours["received_packets"] > 450
+    assert ours["sent_packets"] == 600
+    for figures in (ours["sent_feedback"], pair.client.feedback.statistics()["sent_feedback"]):
+        assert figures["received"] + figures["lost"] == pytest.approx(600, abs=6)
+    if options is LIKE_A_BROWSER:  # otherwise what was lost comes again, late
+        assert ours["sent_feedback"]["delay_ms"] == pytest.approx(0, abs=2)
+        assert ours["received_loss_percent"] == pytest.approx(20, abs=12)
+        assert ours["sent_loss_percent"] == pytest.approx(20, abs=12)
+        assert ours["sent_feedback"]["loss_percent"] == pytest.approx(20, abs=12)
+
+
+def test_jitter_is_told_both_ways() -> None:
+    pair = Pair(0, Impairment(delay=0.02, reordering=0.5, held_back=0.04)).connect()
+    pair.talk(12.0)
+    figures = pair.session.statistics()
+    assert 3 < figures["received_jitter_ms"] < 40
+    assert 3 < figures["sent_jitter_ms"] < 40
+
+
+def test_goodbye_ends_the_callers_stream_and_not_the_call() -> None:
+    pair = Pair().connect()
+    pair.talk(0.4)
+    assert pair.client._srtp is not None
+    pair.client._send(pair.client._srtp.protect_rtcp(pair.client.reporter.goodbye()))
+    pair.network.run(limit=pair.network.now + 1.0)
+    assert [event for event in pair.network.right.events if isinstance(event, MediaEnded)] == [MediaEnded()]
+    pair.client._sender = RtpSender(99, 111, 5)
+    pair.talk(0.4)
+    assert pair.session.state == "connected"
+    assert pair.backend_heard == list(range(40))
