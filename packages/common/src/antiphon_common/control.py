@@ -30,13 +30,15 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 class Codec(msgspec.Struct, frozen=True):
-    """An audio codec as negotiated. `parameters` are those of its `a=fmtp` line, as the peer gave them."""
+    """An audio codec as negotiated: `opus`, `pcmu` or `pcma`. `parameters` are those of its `a=fmtp` line, as the peer
+    gave them; `redundancy` is the payload type of RED over it (RFC 2198), None where that was not negotiated."""
 
     name: str
     payload_type: int
     clock_rate: int
     channels: int = 1
     parameters: dict[str, str] = {}
+    redundancy: int | None = None
 
 
 class HeaderExtension(msgspec.Struct, frozen=True):

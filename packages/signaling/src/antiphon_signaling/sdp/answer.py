@@ -9,16 +9,13 @@ from antiphon_common.control import CallAccepted
 from antiphon_signaling.sdp.attributes import (
     MIRRORED,
     ExtMap,
-    FormatParameters,
     Group,
-    RtpMap,
     encode_fingerprint,
 )
+from antiphon_signaling.sdp.codecs import answered_formats, write_codec
 from antiphon_signaling.sdp.description import Attribute, MediaDescription, SessionDescription
 from antiphon_signaling.sdp.offer import Offer
 
-OPUS_PARAMETERS = {"minptime": "10", "useinbandfec": "1"}
-"""What we like to receive (RFC 7587 §6.1): mono, packets down to 10 ms, with forward error correction."""
 STREAM_ID = "antiphon"
 MAX_LOCAL_PREFERENCE = 65535
 
@@ -75,7 +72,7 @@ def _write_audio(offer: Offer, accepted: CallAccepted, addresses: Sequence[tuple
         kind="audio",
         port=port,
         protocol=offer.section.protocol,
-        formats=(str(offer.codec.payload_type),),
+        formats=answered_formats(offer.section, offer.codec),
         connection=f"IN IP{ipaddress.ip_address(host).version} {host}",
         attributes=(
             *_transport(offer.mid or None, accepted),
@@ -107,10 +104,8 @@ def _transport(mid: str | None, accepted: CallAccepted) -> Iterator[Attribute]:
 
 
 def _codec(offer: Offer) -> Iterator[Attribute]:
-    payload_type = offer.codec.payload_type
-    yield Attribute("rtpmap", RtpMap(payload_type, "opus", 48000, 2).encode())
-    yield Attribute("fmtp", FormatParameters(str(payload_type), OPUS_PARAMETERS).encode())
-    yield from (Attribute("rtcp-fb", f"{payload_type} {feedback}") for feedback in offer.feedback)
+    yield from write_codec(offer.codec)
+    yield from (Attribute("rtcp-fb", f"{offer.codec.payload_type} {feedback}") for feedback in offer.feedback)
     for extension in offer.extensions:
         mirrored = ExtMap(extension.id, extension.uri, MIRRORED[extension.direction])
         yield Attribute("extmap", mirrored.encode())

@@ -15,11 +15,10 @@ from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID,
 from antiphon_signaling.sdp.attributes import (
     DIRECTIONS,
     ExtMap,
-    FormatParameters,
     Group,
-    RtpMap,
     decode_fingerprint,
 )
+from antiphon_signaling.sdp.codecs import choose_codec
 from antiphon_signaling.sdp.description import MediaDescription, SessionDescription
 
 HEADER_EXTENSIONS = frozenset({MID, AUDIO_LEVEL, ABSOLUTE_SEND_TIME, TRANSPORT_SEQUENCE})
@@ -123,23 +122,10 @@ def _choose_audio(description: SessionDescription) -> tuple[int, Codec]:
     if not sections:
         raise OfferError("no_audio", "the offer has no audio section")
     for index, section in sections:
-        codec = _choose_codec(section)
+        codec = choose_codec(section)
         if codec and section.protocol in RTP_PROTOCOLS:
             return index, codec
-    raise OfferError("no_codec", "the offer has no audio section with opus/48000/2 over DTLS-SRTP")
-
-
-def _choose_codec(section: MediaDescription) -> Codec | None:
-    """Return the first Opus of the media line. Opus is always written with two channels (RFC 7587 §7); audio is mono
-    unless `stereo` is answered, and it is not."""
-    maps = {str(item.payload_type): item for item in map(RtpMap.decode, section.values("rtpmap"))}
-    for payload_type in section.formats:
-        found = maps.get(payload_type)
-        if found and (found.encoding.lower(), found.clock_rate, found.channels) == ("opus", 48000, 2):
-            parameters = map(FormatParameters.decode, section.values("fmtp"))
-            given = next((item.parameters for item in parameters if item.format == payload_type), {})
-            return Codec("opus", found.payload_type, found.clock_rate, parameters=given)
-    return None
+    raise OfferError("no_codec", "the offer has no audio section with opus/48000/2, PCMU or PCMA over DTLS-SRTP")
 
 
 def _bundle_of(description: SessionDescription, section: MediaDescription) -> Group | None:

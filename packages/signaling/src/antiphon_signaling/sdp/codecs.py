@@ -1,0 +1,74 @@
+"""Which codec of an audio section is taken, and how the answer says so: Opus, with RED where that is offered, else
+G.711."""
+
+from collections.abc import Iterator
+
+from antiphon_common.control import Codec
+from antiphon_signaling.sdp.attributes import FormatParameters, RtpMap
+from antiphon_signaling.sdp.description import Attribute, MediaDescription
+
+OPUS_PARAMETERS = {"minptime": "10", "useinbandfec": "1"}
+"""What we like to receive (RFC 7587 §6.1): mono, packets down to 10 ms, with forward error correction."""
+
+_STATIC = {"0": RtpMap(0, "PCMU", 8000), "8": RtpMap(8, "PCMA", 8000)}
+"""What payload types mean that need no `a=rtpmap` (RFC 3551 §6)."""
+
+_OPUS, _RED = ("opus", 48000, 2), ("red", 48000, 2)
+_FALLBACKS = (("pcmu", 8000, 1), ("pcma", 8000, 1))
+
+
+def choose_codec(section: MediaDescription) -> Codec | None:
+    """Return the first Opus of the media line, or else the first G.711.
+
+    Opus is always written with two channels (RFC 7587 §7); audio is mono unless `stereo` is answered, and it is not.
+    """
+    offered = list(_offered(section))
+    opus = next((item for item in offered if _kind(item) == _OPUS), None)
+    if opus is None:
+        fallback = next((item for item in offered if _kind(item) in _FALLBACKS), None)
+        return Codec(fallback.encoding.lower(), fallback.payload_type, fallback.clock_rate) if fallback else None
+    formats = {item.format: item.parameters for item in map(FormatParameters.decode, section.values("fmtp"))}
+    red = next((item for item in offered if _kind(item) == _RED and _repeats(item, opus, formats)), None)
+    return Codec(
+        "opus",
+        opus.payload_type,
+        opus.clock_rate,
+        parameters=formats.get(str(opus.payload_type), {}),
+        redundancy=red.payload_type if red else None,
+    )
+
+
+def answered_formats(section: MediaDescription, codec: Codec) -> tuple[str, ...]:
+    """Return the payload types of the answer in the order they were offered, which is the offerer's preference
+    (RFC 3264 §6.1)."""
+    taken = (str(codec.payload_type), str(codec.redundancy))
+    return tuple(dict.fromkeys(item for item in section.formats if item in taken))
+
+
+def write_codec(codec: Codec) -> Iterator[Attribute]:
+    """Yield `a=rtpmap` and `a=fmtp` of what is taken."""
+    own = str(codec.payload_type)
+    if codec.name != "opus":
+        yield Attribute("rtpmap", RtpMap(codec.payload_type, codec.name.upper(), codec.clock_rate).encode())
+        return
+    yield Attribute("rtpmap", RtpMap(codec.payload_type, *_OPUS).encode())
+    yield Attribute("fmtp", FormatParameters(own, OPUS_PARAMETERS).encode())
+    if codec.redundancy is not None:
+        yield Attribute("rtpmap", RtpMap(codec.redundancy, *_RED).encode())
+        yield Attribute("fmtp", f"{codec.redundancy} {own}/{own}")
+
+
+def _offered(section: MediaDescription) -> Iterator[RtpMap]:
+    maps = _STATIC | {str(item.payload_type): item for item in map(RtpMap.decode, section.values("rtpmap"))}
+    return (maps[payload_type] for payload_type in section.formats if payload_type in maps)
+
+
+def _kind(item: RtpMap) -> tuple[str, int, int]:
+    return item.encoding.lower(), item.clock_rate, item.channels
+
+
+def _repeats(red: RtpMap, codec: RtpMap, formats: dict[str, dict[str, str]]) -> bool:
+    """Tell whether `red` carries `codec` and nothing else: its parameters are payload types with slashes between
+    (RFC 2198 §4), or it has none."""
+    carried = {payload_type for item in formats.get(str(red.payload_type), {}) for payload_type in item.split("/")}
+    return carried <= {str(codec.payload_type)}
