@@ -1,6 +1,6 @@
 """Services apart as real processes, ten live calls beside them, and what can be seen of both while they are flooded.
 
-Two cores are enough, and all that is used: the relay has one, everything else the other.
+Two cores are enough: the relay stays on one, the flood on the other, and everything else goes where there is room.
 """
 
 import json
@@ -24,7 +24,7 @@ from support.flood import Flood, FloodSource, Sources, rtp_packets
 from support.processes import Deployment, Service, read_metrics
 
 TESTS = Path(__file__).parent.parent
-RELAY_CORE, OTHER_CORE = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+RELAY_CORE, FLOOD_CORE = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 LIVE_CALLS = 10
 
 MEASURED = Sources("127.32.0.0", addresses=256, ports=8)
@@ -49,7 +49,6 @@ class LiveCalls:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
         )  # fmt: skip
-        pin(self._process.pid, OTHER_CORE)
         line = self._read()
         assert line.startswith("ready "), "the live calls did not connect"
         self.who: list[tuple[int, str]] = [(port, ufrag) for port, ufrag in json.loads(line.removeprefix("ready "))]
@@ -76,14 +75,12 @@ class Battlefield:
         self.deployment = deployment
         self.relay = deployment.services["relay"]
         self.transceivers = [service for name, service in deployment.services.items() if "transceiver" in name]
-        for service in deployment.services.values():
-            pin(service.pid, RELAY_CORE if service is self.relay else OTHER_CORE)
-        pin(os.getpid(), OTHER_CORE)
+        pin(self.relay.pid, RELAY_CORE)
         self._keys = KeyRing.parse(deployment.secret)
         self._tokens = RouteTokens(self._keys.route)
         ingress, _, address = self.relay.ready.split()[0].partition("=")
         self.ingress, self.port = int(ingress), int(address.rpartition(":")[2])
-        self.source = FloodSource(folder, OTHER_CORE)
+        self.source = FloodSource(folder, FLOOD_CORE)
         self.sustained = self._measure()
         self.live = LiveCalls(deployment.url)
         self.table: list[str] = []
