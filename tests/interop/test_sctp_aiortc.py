@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiortc import RTCDataChannel, RTCDataChannelParameters, RTCSctpTransport
@@ -65,7 +65,7 @@ class Conversation:
         self._back = ImpairedLink(impairment, random)
         self._dtls = FakeDtlsTransport("server" if we_are_client else "client", self._carry_back)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.sctp = RTCSctpTransport(self._dtls)
+        self.sctp = RTCSctpTransport(cast(Any, self._dtls))
         self.theirs: list[RTCDataChannel] = []
         self.heard: list[str | bytes] = []
         self.sctp.on("datachannel", self._on_channel)

@@ -197,7 +197,7 @@ class Association:
     def shutdown(self, now: float) -> None:
         """End it once all is delivered (RFC 9260 §9.2), or after 5 s in any case."""
         if self.state in SETTING_UP:
-            self._end(CloseReason.LOCAL_CLOSE, "")
+            self.abort(now)
         elif self.state is State.ESTABLISHED:
             self.state = State.SHUTDOWN_PENDING
             self._close_reason = CloseReason.LOCAL_CLOSE
@@ -443,15 +443,12 @@ class Association:
             return
         self.rto.measure(now - self._heartbeat[1])
         self._heartbeat = None
-        self._retries = 0
 
     def _send_heartbeat(self, now: float) -> None:
-        """Measure an idle path (RFC 9260 §8.3); one without an answer counts as a retransmission would."""
+        """Measure an idle path (RFC 9260 §8.3). Whether the peer is there at all is for ICE to find out."""
         self._heartbeat_at = now + HEARTBEAT_INTERVAL
         if not self.outbound.idle or self.state is not State.ESTABLISHED:
             return
-        if self._heartbeat is not None:
-            self._retries += 1
         info = Parameter(ParameterType.HEARTBEAT_INFO, self._random(_HEARTBEAT_INFO_SIZE))
         heartbeat = chunks.Heartbeat(encode_parameters([info]))
         self._heartbeat = heartbeat.value, now

@@ -45,7 +45,7 @@ class StreamResets:
 
     def want(self, streams: Collection[int]) -> None:
         """Reset these outgoing streams once nothing of them is on the way."""
-        self._pending += streams
+        self._pending += [stream for stream in streams if stream not in self._pending]
 
     def request(self, is_idle: Callable[[int], bool], cumulative_tsn: int, now: float) -> Parameter | None:
         """Return the next request, if there is one to make.

@@ -1,0 +1,26 @@
+"""State cookies carry what an INIT said, for a while, and cannot be made by others."""
+
+import pytest
+
+from antiphon_common.errors import DecodeError
+from antiphon_transceiver.sctp.cookie import COOKIE_LIFETIME, CookieJar, Peer, StaleCookieError
+
+PEER = Peer(1, 65536, 300, 1024, 0xFFFFFFFF, True, False)
+JAR = CookieJar(bytes(32))
+
+
+def test_a_cookie_brings_the_peer_back() -> None:
+    assert JAR.read(JAR.make(PEER, 5.0), 5.0 + COOKIE_LIFETIME) == PEER
+
+
+def test_a_cookie_grows_stale() -> None:
+    with pytest.raises(StaleCookieError):
+        JAR.read(JAR.make(PEER, 5.0), 5.1 + COOKIE_LIFETIME)
+
+
+def test_a_changed_or_foreign_cookie_is_refused() -> None:
+    cookie = JAR.make(PEER, 5.0)
+    foreign = CookieJar(bytes([1]) * 32).make(PEER, 5.0)
+    for wrong in (b"", cookie[:-1], cookie + b"\0", cookie[:20] + b"\1" + cookie[21:], foreign):
+        with pytest.raises(DecodeError):
+            JAR.read(wrong, 5.0)

@@ -1,0 +1,69 @@
+"""How channels are announced, and how their messages travel."""
+
+import pytest
+
+from antiphon_common.errors import DecodeError
+from antiphon_transceiver.sctp.dcep import MAX_OPEN, Open, PayloadProtocol, decode_message, encode_message
+
+RELIABLE = bytes.fromhex("03 00 0100 00000000 0004 0001") + b"chat" + b"p"
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "limit"),
+    [
+        (Open("a"), 0x00, 0),
+        (Open("a", ordered=False), 0x80, 0),
+        (Open("a", max_retransmits=0), 0x01, 0),
+        (Open("a", ordered=False, max_retransmits=5), 0x81, 5),
+        (Open("a", max_lifetime=1500), 0x02, 1500),
+        (Open("ä", "protocol", ordered=False, max_lifetime=1), 0x82, 1),
+    ],
+)
+def test_open_messages(request_: Open, kind: int, limit: int) -> None:
+    encoded = request_.encode()
+    assert (encoded[1], int.from_bytes(encoded[4:8], "big")) == (kind, limit)
+    assert Open.decode(encoded) == request_
+
+
+def test_an_open_message_of_the_wire() -> None:
+    assert Open.decode(RELIABLE) == Open("chat", "p")
+    assert Open("chat", "p").encode() == RELIABLE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x02",
+        RELIABLE[:-1],
+        RELIABLE + b"\0",
+        b"\x03\x03" + RELIABLE[2:],
+        Open("x" * MAX_OPEN).encode(),
+        RELIABLE[:12] + b"\xff\xff\xff\xffp",
+    ],
+)
+def test_what_opens_nothing_is_refused(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        Open.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("message", "ppid"),
+    [
+        ("text", PayloadProtocol.STRING),
+        ("", PayloadProtocol.EMPTY_STRING),
+        (b"\0\xff", PayloadProtocol.BINARY),
+        (b"", PayloadProtocol.EMPTY_BINARY),
+    ],
+)
+def test_messages(message: str | bytes, ppid: PayloadProtocol) -> None:
+    encoded = encode_message(message)
+    assert encoded[0] == ppid
+    assert encoded[1]
+    assert decode_message(*encoded) == message
+
+
+@pytest.mark.parametrize(("ppid", "payload"), [(PayloadProtocol.STRING, b"\xff"), (0, b"x"), (52, b"x")])
+def test_what_is_no_message_is_refused(ppid: int, payload: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_message(ppid, payload)

@@ -1,0 +1,90 @@
+"""Chunks become messages, in order where order was asked for."""
+
+from random import Random
+
+import pytest
+
+from antiphon_common.errors import RemoteProtocolError
+from antiphon_transceiver.sctp.chunks import Data
+from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, Reassembler
+
+
+def fragments(first_tsn: int, stream: int, ssn: int, text: str, *, unordered: bool = False) -> list[Data]:
+    """Cut a message into chunks of one letter."""
+    last = len(text) - 1
+    return [
+        Data(first_tsn + index, stream, ssn, 51, letter.encode(), index == 0, index == last, unordered)
+        for index, letter in enumerate(text)
+    ]
+
+
+def push(reassembler: Reassembler, *chunks: Data) -> list[str]:
+    return [message.data.decode() for chunk in chunks for message in reassembler.push(chunk.tsn, chunk)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_fragments_in_any_order(seed: int) -> None:
+    sent = fragments(0, 1, 0, "one") + fragments(3, 1, 1, "two") + fragments(6, 2, 0, "six")
+    Random(seed).shuffle(sent)
+    reassembler = Reassembler()
+    received = push(reassembler, *sent)
+    assert sorted(received) == ["one", "six", "two"]
+    assert received.index("one") < received.index("two")
+    assert reassembler.size == reassembler.chunks == 0
+
+
+def test_an_unordered_message_waits_for_nobody() -> None:
+    reassembler = Reassembler()
+    assert push(reassembler, *fragments(3, 1, 1, "late"), *fragments(7, 1, 0, "now", unordered=True)) == ["now"]
+    assert reassembler.size == 4
+    assert push(reassembler, *fragments(0, 1, 0, "one")) == ["one", "late"]
+
+
+def test_neighbours_of_different_messages_never_join() -> None:
+    reassembler = Reassembler()
+    begun, ended = fragments(0, 1, 0, "ab")[0], fragments(1, 1, 1, "xy")[1]
+    assert push(reassembler, begun, Data(1, 2, 0, 51, b"z", False, True), ended) == []
+
+
+def test_skipping_gives_up_what_lacks_a_piece_and_lets_out_the_rest() -> None:
+    reassembler = Reassembler()
+    abandoned, waiting = fragments(0, 1, 0, "abc"), fragments(3, 1, 1, "ok")
+    running = fragments(5, 2, 0, "run")
+    assert push(reassembler, abandoned[0], abandoned[2], *waiting, running[0]) == []
+    # The message that TSN 5 begins is whole so far: skipping to 5 takes nothing from it.
+    assert [m.data for m in reassembler.skip(5, ((1, 0),))] == [b"ok"]
+    assert push(reassembler, *running[1:]) == ["run"]
+    assert reassembler.size == reassembler.chunks == 0
+
+
+def test_skipping_delivers_what_came_among_the_skipped() -> None:
+    reassembler = Reassembler()
+    push(reassembler, *fragments(1, 1, 1, "b"), *fragments(3, 1, 3, "d"))
+    assert [m.data for m in reassembler.skip(2, ((1, 2),))] == [b"b", b"d"]
+    assert push(reassembler, *fragments(4, 1, 4, "e")) == ["e"]
+
+
+def test_sequence_numbers_wrap() -> None:
+    reassembler = Reassembler()
+    texts = [str(number) for number in range(65530, 65545)]
+    for number in range(65530):
+        reassembler.push(number, Data(number, 1, number, 51, b"x"))
+    chunks = [Data(n, 1, n & 0xFFFF, 51, str(n).encode()) for n in range(65530, 65545)]
+    assert push(reassembler, *reversed(chunks)) == texts
+
+
+def test_a_reset_stream_begins_with_zero_again() -> None:
+    reassembler = Reassembler()
+    assert push(reassembler, *fragments(0, 1, 0, "a"), *fragments(2, 1, 2, "c")) == ["a"]
+    reassembler.reset_stream(1)
+    assert reassembler.size == 0
+    assert push(reassembler, *fragments(3, 1, 0, "new")) == ["new"]
+
+
+def test_a_message_has_a_longest_size() -> None:
+    reassembler = Reassembler()
+    part = bytes(MAX_MESSAGE_SIZE // 4)
+    for number in range(4):
+        reassembler.push(number, Data(number, 1, 0, 53, part, number == 0, False))
+    with pytest.raises(RemoteProtocolError):
+        reassembler.push(4, Data(4, 1, 0, 53, b"x", False, True))

@@ -1,0 +1,92 @@
+"""Which TSNs came, and when a SACK is due."""
+
+from random import Random
+
+import pytest
+
+from antiphon_transceiver.sctp.chunks import Sack
+from antiphon_transceiver.sctp.received import MAX_AHEAD, MAX_RANGES, ReceivedTsns
+from antiphon_transceiver.sctp.rto import MAX_SACK_DELAY
+
+
+def receive(tsns: ReceivedTsns, *numbers: int, now: float = 0.0) -> None:
+    """Receive a packet for each number."""
+    for number in numbers:
+        tsn = tsns.extend(number)
+        if tsns.is_new(tsn):
+            tsns.add(tsn)
+        tsns.packet_received(now, at_once=False)
+
+
+def test_gaps_and_duplicates_are_reported_once() -> None:
+    tsns = ReceivedTsns(10)
+    receive(tsns, 10, 12, 13, 16, 13, 10)
+    assert tsns.sack(5000, 1000) == Sack(10, 5000, ((2, 3), (6, 6)), (13, 10))
+    receive(tsns, 11)
+    assert tsns.sack(5000, 1000) == Sack(13, 5000, ((3, 3),))
+
+
+def test_numbers_wrap() -> None:
+    tsns = ReceivedTsns(0xFFFFFFFE)
+    receive(tsns, 0xFFFFFFFE, 1, 0xFFFFFFFF)
+    assert tsns.sack(0, 1000) == Sack(0xFFFFFFFF, 0, ((2, 2),))
+    receive(tsns, 0)
+    assert tsns.sack(0, 1000) == Sack(1, 0)
+
+
+def test_any_order_ends_the_same() -> None:
+    for seed in range(50):
+        random = Random(seed)
+        numbers = [number for number in range(60) for _ in range(random.randint(1, 2))]
+        random.shuffle(numbers)
+        tsns = ReceivedTsns(0)
+        receive(tsns, *numbers)
+        assert (tsns.cumulative, tsns.highest) == (59, 59), f"seed {seed}"
+
+
+def test_every_second_packet_is_answered_at_once_and_a_lone_one_later() -> None:
+    tsns = ReceivedTsns(0)
+    receive(tsns, 0)
+    assert tsns.due  # the first of all: the sender knows no round trip yet
+    tsns.sack(0, 100)
+    receive(tsns, 1, now=1.0)
+    assert not tsns.due
+    assert tsns.deadline == 1.0 + MAX_SACK_DELAY
+    tsns.handle_timeout(1.0 + MAX_SACK_DELAY)
+    assert tsns.due
+    tsns.sack(0, 100)
+    receive(tsns, 2, 3, now=2.0)
+    assert tsns.due
+
+
+@pytest.mark.parametrize("number", [1, 4], ids=["again", "behind a hole"])
+def test_whatever_is_out_of_order_is_answered_at_once(number: int) -> None:
+    tsns = ReceivedTsns(0)
+    receive(tsns, 0, 1)
+    tsns.sack(0, 100)
+    receive(tsns, number)
+    assert tsns.due
+
+
+def test_skipping_joins_what_came_before() -> None:
+    tsns = ReceivedTsns(0)
+    receive(tsns, 0, 3, 4, 7)
+    assert tsns.skip_to(2)
+    assert tsns.cumulative == 4
+    assert not tsns.skip_to(3)
+
+
+def test_memory_is_bounded_and_the_next_one_always_welcome() -> None:
+    tsns = ReceivedTsns(0)
+    assert not tsns.has_room(MAX_AHEAD)
+    for number in range(1, 2 * MAX_RANGES + 2, 2):
+        if tsns.has_room(number):
+            tsns.add(number)
+    assert not tsns.has_room(2 * MAX_RANGES + 5)
+    assert tsns.has_room(0)
+
+
+def test_a_sack_keeps_to_its_room() -> None:
+    tsns = ReceivedTsns(0)
+    receive(tsns, *range(1, 100, 2), *range(1, 40, 2))
+    assert len(tsns.sack(0, 64).encode()) == 64
