@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from math import inf
 
 import trio
 
 from antiphon_common.control import ANY_GENERATION, CallAccepted, CallRequest, CallStatus, IceUpdate, Load
 from antiphon_common.errors import AntiphonError
+from antiphon_common.shell.calls import BATCH
+from antiphon_common.shell.turns import Turns
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver import session as events
 from antiphon_transceiver.backends import BackendError, BackendPool, InboundFrame, NoCapacity
@@ -61,16 +62,17 @@ class TransceiverServer:
         self._backends = backends
         self._capacity = capacity
         self._is_relay = is_relay
-        self._nap = trio.CancelScope()
+        self._turns = Turns(link.fileno())
         self._waiting: dict[str, trio.Event] = {}
         pool.delivered = self._flush
 
     async def run(self) -> None:
         """Serve the link and the clock until cancelled; then end every call."""
         try:
+            moved = False
             while True:
-                await self._nap_until_needed()
-                self._drain_link()
+                await self._turns.wait(self.switchboard.poll_timeout(), moved=moved)
+                moved = self._drain_link()
                 self.switchboard.handle_timeout(trio.current_time())
                 self._flush()
         finally:
@@ -158,33 +160,30 @@ class TransceiverServer:
 
     # The loop
 
-    async def _nap_until_needed(self) -> None:
-        deadline = self.switchboard.poll_timeout()
-        with trio.CancelScope(deadline=inf if deadline is None else deadline) as self._nap:
-            await trio.lowlevel.wait_readable(self._link)
-
-    def _drain_link(self) -> None:
+    def _drain_link(self) -> bool:
+        """Take what waits at the link; return whether there was anything."""
         switchboard = self.switchboard
+        moved = False
         for _ in range(DRAIN_BUDGET):
             batch = self._link.receive_batch()
-            if not batch:
-                return
+            moved = moved or bool(batch)
             now = trio.current_time()
             for data, relay in batch:
                 if self._is_relay(relay[0]):
                     switchboard.receive_datagram(data, relay, now)
                 else:
                     self.strangers += 1
+            if len(batch) < BATCH:
+                break
             self._send()
+        return moved
 
     def _flush(self) -> None:
         """Carry out everything the switchboard has to say, and wake the loop in time for its next deadline."""
         self._send()
         while (event := self.switchboard.poll_event()) is not None:
             self._report(event)
-        deadline = self.switchboard.poll_timeout()
-        if deadline is not None and deadline < self._nap.deadline:
-            self._nap.deadline = deadline
+        self._turns.hasten(self.switchboard.poll_timeout())
 
     def _send(self) -> None:
         switchboard = self.switchboard

@@ -17,6 +17,9 @@ FRAME_TICKS = 960
 """One packet of 20 ms, in ticks of 48 kHz."""
 
 MAX_DATAGRAM = 2048
+BEAT = 0.001
+"""Seconds for which packets gather under load; it blurs the delays that are measured by as much."""
+
 READ_BUDGET = 16
 """Datagrams read from one socket before the next gets its turn."""
 
@@ -78,7 +81,7 @@ class CallDriver:
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, DrivenCall] = {}
         self._deadlines: DeadlineQueue[DrivenCall] = DeadlineQueue()
-        self._turns = Turns(self._epoll.fileno())
+        self._turns = Turns(self._epoll.fileno(), beat=BEAT)
 
     def add(self, call: DrivenCall) -> None:
         self._by_descriptor[call.socket.fileno()] = call

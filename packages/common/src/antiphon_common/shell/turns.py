@@ -1,32 +1,37 @@
-"""When a packet loop takes its next turn: at once while there is little to do, with a whole heap when there is much."""
+"""When a packet loop takes its next turn: at once while there is little to do, at the beat of a clock when there is much.
 
-from math import inf
+A wake-up costs several times what a packet does, in Python as in C. So a busy loop sleeps from beat to beat, and each turn
+serves what came meanwhile, of however many calls.
+"""
+
+from math import floor, inf
 
 import trio
 
-NAP_SECONDS = 0.001
-"""How long packets gather under load; timers of the system make it 1 to 2 ms. A wake-up costs more than a packet."""
+BEAT = 0.0025
+"""Seconds between two beats. The deadlines of playout lie on them (`antiphon_transceiver.audio.playout`)."""
 
-BUSY_SPACING = 0.003
-"""A loop is busy when a turn that found packets came within this many seconds of the one before."""
+BUSY_SPACING = 2 * BEAT
+"""A loop is busy when a turn that found packets began within this many seconds of the one before."""
 
 
 class Turns:
-    """Waits for something to be readable or a deadline to come; while the loop is busy, for the end of a nap instead.
+    """Waits for something to be readable or a deadline to come; while the loop is busy, for the next beat instead.
 
-    A nap may outlast a deadline by its own length. Times are those of `trio.current_time`.
+    Times are those of `trio.current_time`; timers of the system add up to a millisecond.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, beat: float = BEAT) -> None:
         self._descriptor = descriptor
+        self._beat = beat
         self._scope = trio.CancelScope()
         self._began = -inf
         self._spacing = inf
 
     async def wait(self, deadline: float | None, *, moved: bool) -> None:
         """Return when it is time for the next turn. `moved` tells whether there were packets in the one before."""
-        if moved and self._spacing < BUSY_SPACING:
-            await trio.sleep(NAP_SECONDS)
+        if moved and self._spacing <= BUSY_SPACING:
+            await trio.sleep_until((floor(trio.current_time() / self._beat) + 1) * self._beat)
         else:
             with trio.CancelScope(deadline=inf if deadline is None else deadline) as self._scope:
                 await trio.lowlevel.wait_readable(self._descriptor)
@@ -35,6 +40,6 @@ class Turns:
         self._began = now
 
     def hasten(self, deadline: float | None) -> None:
-        """Have the next turn begin by then."""
+        """Have the next turn begin by then, or by the next beat."""
         if deadline is not None and deadline < self._scope.deadline:
             self._scope.deadline = deadline
