@@ -7,7 +7,7 @@ async def parrot(call: Call) -> None:
 run_backend(parrot)
 """
 
-from antiphon_backend.call import Call, RefuseCall, Response
+from antiphon_backend.call import Call, ClientEvents, RefuseCall, Response
 from antiphon_backend.command import run_backend
 from antiphon_backend.server import Handler, serve_backend
 from antiphon_common.formats import AudioFormat
@@ -17,6 +17,7 @@ __all__ = [
     "Audio",
     "AudioFormat",
     "Call",
+    "ClientEvents",
     "Handler",
     "Interrupted",
     "Origin",

@@ -1,14 +1,15 @@
-"""What a handler sees of its call, under Trio."""
+"""What a handler sees of its call, under Trio or asyncio."""
 
 from collections.abc import Callable
 from typing import Any
 
-import trio
+from anyio.lowlevel import checkpoint
 
 from antiphon_backend.core import CallCore, CallState, Speech
 from antiphon_common.errors import AntiphonError
 from antiphon_common.formats import AudioFormat
 from antiphon_common.frames import Audio, Interrupted
+from antiphon_common.shell.wakeup import Wakeup
 
 
 class RefuseCall(AntiphonError):
@@ -42,10 +43,14 @@ class Call:
         self.metadata: dict[str, str] = core.started.metadata
         self.format: AudioFormat = core.format
         """The format of the audio both ways."""
+        self.resumed_ms = core.started.resumed_ms
+        """Above 0 when another connection had the call before: where in the caller's audio it goes on, in milliseconds
+        since the call began. What that one said may still be playing; `clear` drops it."""
         self._core = core
         self._flush = flush
-        self._listeners = trio.lowlevel.ParkingLot()
-        self._speakers = trio.lowlevel.ParkingLot()
+        self._listeners = Wakeup()
+        self._event_listeners = Wakeup()
+        self._speakers = Wakeup()
 
     # Listening
 
@@ -59,13 +64,31 @@ class Call:
         while not waiting:
             if self._core.state is CallState.OVER:
                 raise StopAsyncIteration
-            await self._listeners.park()
+            await self._listeners.wait()
         return waiting.popleft()
 
     @property
     def dropped(self) -> int:
         """Frames of the caller's audio that were not listened to in time."""
         return self._core.audio.dropped
+
+    def events(self) -> "ClientEvents":
+        """Listen to what the caller's side sends over the data channel: `async for event in call.events()`, each a
+        JSON object of the Realtime API. Of what is not listened to, a megabyte is kept, and the oldest dropped.
+        """
+        return ClientEvents(self)
+
+    async def send_event(self, event: dict[str, Any]) -> None:
+        """Send a JSON object of the Realtime API over the caller's data channel; wait while too much waits to be sent.
+
+        Raises ValueError for one that cannot be encoded, or is longer than 262,144 bytes.
+        """
+        core = self._core
+        core.accept()
+        while not core.send_event(event):
+            await self._speakers.wait()
+        self._flush()
+        await checkpoint()
 
     # Speaking
 
@@ -90,14 +113,15 @@ class Call:
         """Tell that the open response is complete."""
         self._core.end_response()
         self._flush()
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
 
     async def clear(self) -> None:
-        """Drop what was said and is not played yet: the caller interrupts, or the words are overtaken by others."""
+        """Drop what was said and is not played yet: the caller interrupts, or the words are overtaken by others. That
+        includes what was said on another connection, before the call was resumed."""
         self._core.clear()
         self._flush()
-        self._speakers.unpark_all()
-        await trio.lowlevel.checkpoint()
+        self._speakers.ring()
+        await checkpoint()
 
     @property
     def interrupted(self) -> Interrupted | None:
@@ -109,7 +133,7 @@ class Call:
         core = self._core
         before = core.interrupted
         while core.interrupted is before and core.state is not CallState.OVER:
-            await self._speakers.park()
+            await self._speakers.wait()
         return core.interrupted if core.interrupted is not before else None
 
     # Ending
@@ -118,7 +142,7 @@ class Call:
         """End the call once what was said has been played."""
         self._core.hang_up(reason)
         self._flush()
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
 
     @property
     def ended(self) -> str | None:
@@ -128,7 +152,7 @@ class Call:
     async def wait_ended(self) -> None:
         """Wait until the call is over."""
         while self._core.state is not CallState.OVER:
-            await self._speakers.park()
+            await self._speakers.wait()
 
     # For the server
 
@@ -137,25 +161,47 @@ class Call:
         core = self._core
         if core.news:
             core.news = False
-            self._speakers.unpark_all()
+            self._speakers.ring()
         if core.audio.frames or core.state is CallState.OVER:
-            self._listeners.unpark_all()
+            self._listeners.ring()
+        if core.events.frames or core.state is CallState.OVER:
+            self._event_listeners.ring()
 
     async def _say(self, response: int, audio: bytes) -> bool:
         core = self._core
         if not core.speaks(response):
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
             return False
         audio = core.whole_samples(audio)
         said = core.say(audio)
         self._flush()
         while said < len(audio):
-            await self._speakers.park()
+            await self._speakers.wait()
             if not core.speaks(response):
                 return False
             said = core.say(audio, said)
             self._flush()
         return True
+
+
+class ClientEvents:
+    """The events of one call, in order; the end of the call ends them."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __aiter__(self) -> "ClientEvents":
+        self._call._core.accept()
+        self._call._flush()
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        core = self._call._core
+        while not core.events.frames:
+            if core.state is CallState.OVER:
+                raise StopAsyncIteration
+            await self._call._event_listeners.wait()
+        return core.events.pop()
 
 
 class Response:

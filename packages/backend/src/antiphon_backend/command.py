@@ -5,14 +5,15 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import trio
+import anyio
+from anyio.abc import TaskStatus
 
 from antiphon_backend.server import DEFAULT_FORMATS, DEFAULT_SLOTS, Handler, serve_backend
 from antiphon_common.formats import FORMATS
 from antiphon_common.logs import configure
 from antiphon_common.settings import Address
 from antiphon_common.settings.values import read_address
-from antiphon_common.shell.supervise import run_service
+from antiphon_common.shell.supervise import Runtime, run_service
 
 DRAIN_SECONDS = 25.0
 """How long calls may go on after SIGTERM: less than the 30 s that Kubernetes waits before it kills."""
@@ -26,21 +27,26 @@ class _Options(NamedTuple):
 
 
 def run_backend(
-    handler: Handler, *, formats: Sequence[str] = DEFAULT_FORMATS, argv: Sequence[str] | None = None
+    handler: Handler,
+    *,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    runtime: Runtime = "trio",
+    argv: Sequence[str] | None = None,
 ) -> None:
     """Run a backend as a process: read the command line, print `ready ws://…`, serve until a signal.
 
-    SIGTERM takes no new calls and waits for those that run; SIGINT, or a second signal, ends at once.
+    `runtime` is "trio" or "asyncio": what the libraries need that the handler uses. SIGTERM takes no new calls and
+    waits for those that run; SIGINT, or a second signal, ends at once.
     """
     options = _parse(handler, formats, argv)
     configure()
-    run_service(_serve, handler, options, ready=lambda url: print(f"ready {url}", flush=True))
+    run_service(_serve, handler, options, ready=lambda url: print(f"ready {url}", flush=True), runtime=runtime)
 
 
-async def _serve(handler: Handler, options: _Options, *, task_status: trio.TaskStatus[str]) -> None:
-    drain = trio.Event()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_drain_on_signal, drain, options.drain_seconds, nursery.cancel_scope)
+async def _serve(handler: Handler, options: _Options, *, task_status: TaskStatus[str]) -> None:
+    drain = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_drain_on_signal, drain, options.drain_seconds, tasks.cancel_scope)
         await serve_backend(
             handler,
             options.listen.host,
@@ -50,15 +56,15 @@ async def _serve(handler: Handler, options: _Options, *, task_status: trio.TaskS
             drain=drain,
             task_status=task_status,
         )
-        nursery.cancel_scope.cancel()
+        tasks.cancel_scope.cancel()
 
 
-async def _drain_on_signal(drain: trio.Event, seconds: float, service: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async for _ in signals:
-            break
-    drain.set()
-    await trio.sleep(seconds)
+async def _drain_on_signal(drain: anyio.Event, seconds: float, service: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        await anext(signals)
+        drain.set()
+        with anyio.move_on_after(seconds):
+            await anext(signals)
     service.cancel()
 
 

@@ -1,18 +1,20 @@
 """A backend's end of a connection, without IO: the calls on it, their credit, and what their handlers have to see.
 
-An asyncio shell would use this module as it is; what is Trio's is in `call.py` and `server.py`.
+Its shell is in `call.py` and `server.py`.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from antiphon_common import frames
 from antiphon_common.caller_audio import CallerAudio
 from antiphon_common.errors import DecodeError
 from antiphon_common.formats import FRAME_MS, TICKS_PER_MS, AudioFormat
-from antiphon_common.frame_connection import CloseCode, Closing, ConnectionCounters, FrameConnection
+from antiphon_common.frame_connection import CONTROL_SIZE, CloseCode, Closing, ConnectionCounters, FrameConnection
 
 HIGH_WATER = 1 << 18
 """Bytes that wait to be sent before whoever speaks has to wait as well: about a second of 48 kHz PCM of three calls."""
@@ -22,6 +24,9 @@ MAX_TEXT = 1000
 
 FRAME_OVERHEAD = 24
 """Bytes an audio frame has around its data, at most."""
+
+MAX_EVENT_BYTES = 1 << 20
+"""Client events of one call that wait for its handler; most handlers never look at them."""
 
 _FRAME_TICKS = FRAME_MS * TICKS_PER_MS
 
@@ -66,6 +71,30 @@ class CallChanged(NamedTuple):
 Event = CallOffered | CallChanged
 
 
+class WaitingEvents:
+    """Client events in order, at most `MAX_EVENT_BYTES` of them; the oldest go first."""
+
+    __slots__ = ("_bytes", "dropped", "frames")
+
+    def __init__(self) -> None:
+        self.frames: deque[tuple[dict[str, Any], int]] = deque()
+        self.dropped = 0
+        self._bytes = 0
+
+    def push(self, frame: frames.ClientEvent) -> None:
+        size = len(memoryview(frames.encode_frame(frame)))
+        self.frames.append((frame.event, size))
+        self._bytes += size
+        while self._bytes > MAX_EVENT_BYTES:
+            self.pop()
+            self.dropped += 1
+
+    def pop(self) -> dict[str, Any]:
+        event, size = self.frames.popleft()
+        self._bytes -= size
+        return event
+
+
 class CallCore:
     """One call. What a handler wants is a method; what it waits for is an attribute."""
 
@@ -77,6 +106,7 @@ class CallCore:
         self.response = 0
         """The number of the latest response."""
         self.audio = CallerAudio(self.format.rate)
+        self.events = WaitingEvents()
         self.interrupted: frames.Interrupted | None = None
         """The latest interruption."""
         self.reason: str | None = None
@@ -144,6 +174,19 @@ class CallCore:
         """Tell whether audio of a response would still be heard."""
         return response == self.response and self.speech is Speech.OPEN and self.state is CallState.ACCEPTED
 
+    def send_event(self, event: dict[str, Any]) -> bool:
+        """Send an event, if there is room; return whether that is settled. Raises ValueError for what fits no frame."""
+        if self.state is CallState.OVER:
+            return True
+        encoded = frames.encode_frame(frames.ServerEvent(self._number, event))
+        size = len(memoryview(encoded))
+        if size > frames.MAX_EVENT_SIZE:
+            raise ValueError(f"an event of {size} bytes, {frames.MAX_EVENT_SIZE} is the most")
+        if self._session.crowded(self):
+            return False
+        self._session.send(encoded, size)
+        return True
+
     def end_response(self) -> None:
         """All of the open response was said."""
         if self.speech is Speech.OPEN and self.state is CallState.ACCEPTED:
@@ -152,8 +195,9 @@ class CallCore:
         self._half = b""
 
     def clear(self) -> None:
-        """Have what was said and is not played yet dropped; `interrupted` will tell how much was heard."""
-        if self.response and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
+        """Have what was said and is not played yet dropped, on other connections too; `interrupted` will tell how much
+        was heard."""
+        if (self.response or self.started.resumed_ms) and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
             self._session.send(frames.Clear(self._number, self.response))
         self.speech = Speech.SILENT
         self._half = b""
@@ -188,6 +232,8 @@ class CallCore:
                 self.news = True
                 if frame.response == self.response and self.speech is Speech.OPEN:
                     self.speech = Speech.CUT
+            case frames.ClientEvent():
+                self.events.push(frame)
             case frames.Ended():
                 self.close(frame.reason)
             case _:
@@ -280,7 +326,7 @@ class BackendSession:
 
     # For its calls
 
-    def send(self, frame: frames.Frame, size: int = 64) -> None:
+    def send(self, frame: frames.Frame | msgspec.Raw, size: int = CONTROL_SIZE) -> None:
         self._connection.send(frame, size)
 
     def crowded(self, call: CallCore) -> bool:

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-import trio
+import anyio
 
 from antiphon_backend.call import Call
 from antiphon_backend.command import run_backend
@@ -62,12 +62,12 @@ class Turns:
 async def echo(call: Call) -> None:
     """Say each turn back once the caller pauses; fall silent when the caller speaks."""
     turns = Turns(call.format.rate)
-    async with trio.open_nursery() as nursery:
+    async with anyio.create_task_group() as answers:
         async for audio in call:
             silent = not turns.speaking
             turn = turns.push(audio.data)
             if turn is not None:
-                nursery.start_soon(_answer, call, turn)
+                answers.start_soon(_answer, call, turn)
             elif silent and turns.speaking:
                 await call.clear()
 

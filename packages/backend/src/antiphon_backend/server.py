@@ -1,18 +1,20 @@
-"""The Trio shell of a backend: listens for transceivers, and runs a handler for each call."""
+"""The shell of a backend, under Trio or asyncio: listens for transceivers, and runs a handler for each call."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
-import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+import anyio
+from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, TaskStatus
 
 from antiphon_backend.call import Call, RefuseCall
 from antiphon_backend.core import BackendSession, CallCore, CallOffered, CallState, Slots
+from antiphon_backend.websocket import WebSocket, WebSocketClosed
 from antiphon_common.formats import AudioFormat
 from antiphon_common.frame_connection import ConnectionCounters
-from antiphon_common.frames import MAX_MESSAGE_SIZE
 from antiphon_common.settings import Address
 from antiphon_common.shell.frame_pump import CLOSE_TIMEOUT, FramePump
+from antiphon_common.shell.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,14 @@ GRACE = 10.0
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds for the WebSocket handshake."""
 
-RECEIVE_BUFFER = 1 << 16
-"""Bytes read from a socket at once: a whole message."""
+ACCEPT_PAUSE = 0.1
+"""Seconds without new connections after one could not be taken: most often the process has no descriptor left."""
+
+
+class Waitable(Protocol):
+    """An event of Trio, asyncio or anyio."""
+
+    async def wait(self) -> Any: ...
 
 
 async def serve_backend(
@@ -38,10 +46,10 @@ async def serve_backend(
     *,
     slots: int = DEFAULT_SLOTS,
     formats: Sequence[str] = DEFAULT_FORMATS,
-    drain: trio.Event | None = None,
-    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+    drain: Waitable | None = None,
+    task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `handler` to transceivers until cancelled. The started value is the URL, `ws://HOST:PORT`.
+    """Serve `handler` to transceivers until cancelled, under Trio or asyncio. The started value is `ws://HOST:PORT`.
 
     `slots` are the calls taken at once, over all connections; `formats` the audio that is taken, best first. Once
     `drain` is set no new calls are taken, and the function returns when the last one is over.
@@ -49,17 +57,20 @@ async def serve_backend(
     for name in formats:
         AudioFormat.parse(name)
     backend = _Backend(handler, Slots(slots), formats)
-    listeners = await trio.open_tcp_listeners(port, host=host)
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as listening:
-            nursery.start_soon(_stop_on, drain, listening)
-            task_status.started(f"ws://{Address(*listeners[0].socket.getsockname()[:2])}")
-            await trio.serve_listeners(backend.serve_stream, listeners, handler_nursery=nursery)
+    listener = await anyio.create_tcp_listener(local_host=host, local_port=port)
+    async with anyio.create_task_group() as connections:
+        async with listener, anyio.create_task_group() as listening:
+            listening.start_soon(_stop_on, drain, listening.cancel_scope)
+            for one in listener.listeners:
+                assert isinstance(one, SocketListener)
+                listening.start_soon(backend.listen, one, connections)
+            address = listener.listeners[0].extra(SocketAttribute.local_address)
+            task_status.started(f"ws://{Address(str(address[0]), int(address[1]))}")
         await backend.drain()
-        nursery.cancel_scope.cancel()
+        connections.cancel_scope.cancel()
 
 
-async def _stop_on(drain: trio.Event | None, listening: trio.CancelScope) -> None:
+async def _stop_on(drain: Waitable | None, listening: anyio.CancelScope) -> None:
     if drain is not None:
         await drain.wait()
         listening.cancel()
@@ -74,23 +85,18 @@ class _Backend:
         self.formats = formats
         self.counters = ConnectionCounters()
         self._connections: set[_Connection] = set()
-        self._quiet = trio.lowlevel.ParkingLot()
+        self._quiet = Wakeup()
 
-    async def serve_stream(self, stream: trio.SocketStream) -> None:
-        """Serve one transceiver. Whatever happens on its connection stays there."""
-        try:
-            async with trio.open_nursery() as nursery:
-                with trio.fail_after(HANDSHAKE_TIMEOUT):
-                    request = await wrap_server_stream(
-                        nursery, stream, max_message_size=MAX_MESSAGE_SIZE, receive_buffer_size=RECEIVE_BUFFER
-                    )
-                    websocket = await request.accept()
-                peer = str(Address(*stream.socket.getpeername()[:2]))
-                await self._serve(_Connection(self, websocket, peer, nursery))
-        except* trio.TooSlowError:
-            log.info("a connection was no WebSocket")
-        except* Exception:
-            log.exception("a connection failed")
+    async def listen(self, listener: SocketListener, connections: TaskGroup) -> None:
+        """Take connections until cancelled."""
+        while True:
+            try:
+                stream = await listener.accept()
+            except (OSError, anyio.BrokenResourceError) as error:
+                log.warning("a connection could not be taken", extra={"reason": error.__cause__ or error})
+                await anyio.sleep(ACCEPT_PAUSE)
+            else:
+                connections.start_soon(self._serve_stream, stream)
 
     async def drain(self) -> None:
         """Take no new calls; when the last is over, close the connections."""
@@ -98,16 +104,29 @@ class _Backend:
         for connection in self._connections:
             connection.drain()
         while any(connection.busy for connection in self._connections):
-            await self._quiet.park()
+            await self._quiet.wait()
         for connection in self._connections:
             connection.leave()
-        with trio.move_on_after(CLOSE_TIMEOUT):
+        with anyio.move_on_after(CLOSE_TIMEOUT):
             while self._connections:
-                await self._quiet.park()
+                await self._quiet.wait()
 
     def went_quiet(self) -> None:
         """A call, a handler or a connection is done."""
-        self._quiet.unpark_all()
+        self._quiet.ring()
+
+    async def _serve_stream(self, stream: SocketStream) -> None:
+        """Serve one transceiver. Whatever happens on its connection stays there."""
+        try:
+            async with stream, anyio.create_task_group() as handlers:
+                with anyio.fail_after(HANDSHAKE_TIMEOUT):
+                    websocket = await WebSocket.accept(stream)
+                peer = str(Address(*stream.extra(SocketAttribute.remote_address)[:2]))
+                await self._serve(_Connection(self, websocket, peer, handlers))
+        except* (TimeoutError, WebSocketClosed):
+            log.info("a connection was no WebSocket")
+        except* Exception:
+            log.exception("a connection failed")
 
     async def _serve(self, connection: "_Connection") -> None:
         self._connections.add(connection)
@@ -119,14 +138,14 @@ class _Backend:
 
 
 class _Connection:
-    """One transceiver: its session, and the handlers of its calls in `nursery`."""
+    """One transceiver: its session, and the `handlers` of its calls."""
 
-    def __init__(self, backend: _Backend, websocket: WebSocketConnection, peer: str, nursery: trio.Nursery) -> None:
+    def __init__(self, backend: _Backend, websocket: WebSocket, peer: str, handlers: TaskGroup) -> None:
         self._backend = backend
-        self._nursery = nursery
+        self._handlers = handlers
         self._peer = peer
-        self._calls: dict[CallCore, tuple[Call, trio.CancelScope]] = {}
-        self._session = BackendSession(backend.slots, backend.formats, backend.counters, trio.current_time())
+        self._calls: dict[CallCore, tuple[Call, anyio.CancelScope]] = {}
+        self._session = BackendSession(backend.slots, backend.formats, backend.counters, anyio.current_time())
         self._pump = FramePump(websocket, self._session, self._dispatch, self._written)
 
     async def run(self) -> None:
@@ -135,13 +154,13 @@ class _Connection:
         reason = "given up"
         try:
             await self._pump.run()
-        except ConnectionClosed as closed:
-            reason = f"{closed.reason.code} {closed.reason.reason or closed.reason.name}" if closed.reason else "closed"
+        except WebSocketClosed as closed:
+            reason = str(closed)
         finally:
             if self._session.closing is not None:
                 reason = self._session.closing.detail
             self._session.lost()
-            self._dispatch(trio.current_time())
+            self._dispatch(anyio.current_time())
             await self._pump.close()
         log.info("transceiver disconnected", extra={"peer": self._peer, "reason": reason})
 
@@ -161,14 +180,14 @@ class _Connection:
         self._pump.wake()
 
     def _written(self) -> None:
-        self._dispatch(trio.current_time())
+        self._dispatch(anyio.current_time())
 
     def _dispatch(self, now: float) -> None:
         while (event := self._session.poll_event()) is not None:
             core = event.call
             if isinstance(event, CallOffered):
-                self._calls[core] = (Call(core, self._pump.wake), trio.CancelScope())
-                self._nursery.start_soon(self._run_handler, core)
+                self._calls[core] = (Call(core, self._pump.wake), anyio.CancelScope())
+                self._handlers.start_soon(self._run_handler, core)
                 continue
             if core in self._calls:
                 call, scope = self._calls[core]

@@ -1,11 +1,15 @@
-"""Moves messages between a WebSocket and a core that speaks frames: one task reads, one writes, one keeps time."""
+"""Moves messages between a WebSocket and a core that speaks frames: one task reads, one writes, one keeps time.
+
+Both ends of a connection run on it, and the backend's under asyncio as well as under Trio.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import trio
+import anyio
 
 from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing
+from antiphon_common.shell.wakeup import Wakeup
 
 GATHER_SECONDS = 0.002
 """Messages leave at most this often, so that a busy connection carries the frames of several calls in each: a system
@@ -22,7 +26,7 @@ MAX_REASON_BYTES = 123
 
 
 class WebSocket(Protocol):
-    """What is used of a connection of trio-websocket."""
+    """What is used of a connection of trio-websocket, and what others are to be like."""
 
     async def get_message(self) -> str | bytes: ...
 
@@ -47,7 +51,7 @@ class FrameCore(Protocol):
 
 
 class FramePump:
-    """Runs one connection. Time is `trio.current_time()`.
+    """Runs one connection. Time is that of the event loop.
 
     `dispatch` is called with the time after each message and each timeout, to carry out what the core has to say;
     `written` after each message sent.
@@ -64,21 +68,21 @@ class FramePump:
         self._core = core
         self._dispatch = dispatch
         self._written = written
-        self._idle_writer = trio.lowlevel.ParkingLot()
-        self._scope = trio.CancelScope()
+        self._idle_writer = Wakeup()
+        self._scope = anyio.CancelScope()
         self._failure: Exception | None = None
         self._close_timeout = FAREWELL_TIMEOUT
 
     def wake(self) -> None:
         """Send what the core has to send, soon. Costs next to nothing while a message is on its way."""
-        self._idle_writer.unpark_all()
+        self._idle_writer.ring()
 
     async def run(self) -> None:
         """Run until the core gives the connection up; `close` it then. Raises what the WebSocket raises."""
-        async with trio.open_nursery() as nursery:
-            self._scope = nursery.cancel_scope
+        async with anyio.create_task_group() as tasks:
+            self._scope = tasks.cancel_scope
             for loop in (self._read, self._write, self._keep_time):
-                nursery.start_soon(self._until_over, loop)
+                tasks.start_soon(self._until_over, loop)
         self._close_timeout = CLOSE_TIMEOUT
         if self._failure is not None:
             raise self._failure
@@ -87,7 +91,7 @@ class FramePump:
         """Close the WebSocket with the code and reason of the core, cancelled or not, within bounded time."""
         code, detail = self._core.closing or Closing(CloseCode.NORMAL, "")
         reason = detail.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-        with trio.move_on_after(self._close_timeout, shield=True):
+        with anyio.move_on_after(self._close_timeout, shield=True):
             await self._websocket.aclose(code, reason)
 
     async def _until_over(self, loop: Callable[[], Awaitable[None]]) -> None:
@@ -102,7 +106,7 @@ class FramePump:
         core = self._core
         while core.closing is None:
             message = await self._websocket.get_message()
-            now = trio.current_time()
+            now = anyio.current_time()
             core.receive_message(message, now)
             self._dispatch(now)
             self.wake()
@@ -112,19 +116,19 @@ class FramePump:
         while core.closing is None:
             message = core.poll_transmit()
             if message is None:
-                await self._idle_writer.park()
+                await self._idle_writer.wait()
                 continue
-            gathered = trio.current_time() + GATHER_SECONDS
+            gathered = anyio.current_time() + GATHER_SECONDS
             await self._websocket.send_message(message)
             self._written()
             if len(message) < MESSAGE_BUDGET:
-                await trio.sleep_until(gathered)
+                await anyio.sleep_until(gathered)
 
     async def _keep_time(self) -> None:
         core = self._core
         while (deadline := core.poll_timeout()) is not None:
-            await trio.sleep_until(deadline)
-            now = trio.current_time()
+            await anyio.sleep_until(deadline)
+            now = anyio.current_time()
             core.handle_timeout(now)
             self._dispatch(now)
             self.wake()

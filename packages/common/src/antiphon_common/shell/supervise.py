@@ -3,11 +3,11 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
-import trio
+import anyio
 
 from antiphon_common.errors import AntiphonError
 from antiphon_common.settings import SettingsError
@@ -15,17 +15,21 @@ from antiphon_common.settings import SettingsError
 SHUTDOWN_SECONDS = 5.0
 """How long a cancelled service may take to put things in order before the process is ended anyway."""
 
-Service = Callable[..., Awaitable[None]]
+Service = Callable[..., Coroutine[Any, Any, None]]
+
+Runtime = Literal["trio", "asyncio"]
 
 
-def run_service(serve: Service, *args: object, ready: Callable[[Any], None] | None = None) -> None:
-    """Run `serve(*args, task_status=…)` in Trio until it returns or SIGINT or SIGTERM comes, which is a clean end.
+def run_service(
+    serve: Service, *args: object, ready: Callable[[Any], None] | None = None, runtime: Runtime = "trio"
+) -> None:
+    """Run `serve(*args, task_status=…)` until it returns or SIGINT or SIGTERM comes, which is a clean end.
 
     `ready` is called with the started value. What keeps the service from starting and is no bug (an address in use, a
     missing file) is one line on standard error and exit code 1; settings that cannot be used give 2. Errors after the
     start keep their traceback. A second signal, or `SHUTDOWN_SECONDS`, ends what does not end by itself, with code 1.
     """
-    if code := trio.run(_supervise, serve, args, ready):
+    if code := anyio.run(_supervise, serve, args, ready, backend=runtime):
         raise SystemExit(code)
 
 
@@ -40,12 +44,12 @@ def explained() -> Iterator[None]:
 
 async def _supervise(serve: Service, args: tuple[object, ...], ready: Callable[[Any], None] | None) -> int:
     code = 0
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as watch:
-            async with trio.open_nursery() as service:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as watch:
+            async with anyio.create_task_group() as service:
                 watch.start_soon(_end_on_signal, signals, service.cancel_scope)
                 try:
-                    value = await service.start(serve, *args)
+                    value: Any = await service.start(serve, *args)
                 except Exception as error:
                     code = _explain_failure(error)
                 else:
@@ -55,10 +59,10 @@ async def _supervise(serve: Service, args: tuple[object, ...], ready: Callable[[
     return code
 
 
-async def _end_on_signal(signals: AsyncIterator[int], service: trio.CancelScope) -> None:
+async def _end_on_signal(signals: AsyncIterator[int], service: anyio.CancelScope) -> None:
     await anext(signals)
     service.cancel()
-    with trio.move_on_after(SHUTDOWN_SECONDS):
+    with anyio.move_on_after(SHUTDOWN_SECONDS):
         await anext(signals)
     print("the service did not end in time", file=sys.stderr, flush=True)
     os._exit(1)
