@@ -1,8 +1,7 @@
 """Finds every container that is reachable from some cores, so that no queue or table can be forgotten."""
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 _CONTAINERS = (list, deque, dict, set, frozenset)
@@ -69,11 +68,16 @@ def _attributes(found: object) -> Iterator[tuple[str, Any]]:
             yield name, getattr(found, name)
 
 
-@cache
-def _slots(kind: Hashable) -> tuple[str, ...]:
+def _slots(kind: type) -> tuple[str, ...]:
     """Every slot of a class and its bases; fields of a Struct are slots too."""
-    names = []
-    for base in getattr(kind, "__mro__", ()):
-        slots = base.__dict__.get("__slots__", ())
-        names += [slots] if isinstance(slots, str) else list(slots)
-    return tuple(name for name in (*names, *getattr(kind, "__struct_fields__", ())) if not name.startswith("__"))
+    known = _known_slots.get(kind)
+    if known is None:
+        names = list(getattr(kind, "__struct_fields__", ()))
+        for base in kind.__mro__:
+            slots = base.__dict__.get("__slots__", ())
+            names += [slots] if isinstance(slots, str) else list(slots)
+        known = _known_slots[kind] = tuple(name for name in names if not name.startswith("__"))
+    return known
+
+
+_known_slots: dict[type, tuple[str, ...]] = {}
