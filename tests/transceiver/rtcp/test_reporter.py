@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 
 from antiphon_transceiver.rtcp import (
+    GenericNack,
     Goodbye,
     ReceiverReport,
     Reporter,
@@ -59,6 +60,7 @@ def test_the_sender_learns_of_loss() -> None:
     assert near.peer_report is not None
     assert near.peer_report.fraction_lost / 256 == pytest.approx(0.2, abs=0.03)
     assert far.sources[1].packets_lost == pytest.approx(200, abs=2)
+    assert far.sources[1].loss == pytest.approx(0.2, abs=0.03)
     assert far.peer_report is not None
     assert far.peer_report.packets_lost == 0
 
@@ -134,6 +136,26 @@ def test_malformed_reports_are_counted() -> None:
     reporter.receive(b"\x80\xc8\x00\x06junk", 0.0)
     reporter.receive(encode_rtcp((ReceiverReport(5),)), 0.0)
     assert (reporter.counters.malformed, reporter.counters.received) == (1, 1)
+
+
+@pytest.mark.parametrize("reduced_size", [False, True])
+def test_feedback_travels_alone_only_where_that_was_negotiated(reduced_size: bool) -> None:
+    reporter = Reporter(1, "cname", RATE, random.Random(1).randbytes, 0.0, reduced_size=reduced_size)
+    nack = GenericNack(1, 5, (7,))
+    report, *rest = decode_rtcp(reporter.wrap([nack]))
+    if reduced_size:
+        assert (report, rest) == (nack, [])
+    else:
+        assert report == ReceiverReport(1)
+        assert isinstance(rest[0], SourceDescription)
+        assert rest[1:] == [nack]
+
+
+def test_packets_without_a_report_are_taken_and_handed_on() -> None:
+    reporter = make_reporter(1)
+    nack = GenericNack(5, 1, (7,))
+    assert list(reporter.receive(encode_rtcp([nack]), 0.0)) == [nack]
+    assert list(reporter.receive(b"\x80\xc8\x00\x06junk", 0.0)) == []
 
 
 def test_goodbye_is_a_compound_and_the_last_word() -> None:
