@@ -6,7 +6,6 @@ from antiphon_common import frames
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus
 from antiphon_common.core import Path
 from antiphon_common.errors import DecodeError
-from antiphon_transceiver import session as events
 from antiphon_transceiver.audio import OverrunError
 from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, InboundFrame
 from antiphon_transceiver.backends.link import NO_ANSWER
@@ -83,13 +82,6 @@ class Call:
                 session.close(EndReason.BACKEND_ERROR, f"a frame that is not allowed: {frame.detail}", now)
 
     # To the backend
-
-    def forward(self, event: events.Event) -> None:
-        """Tell the backend what it should know of a session's event."""
-        if isinstance(event, events.AudioReceived):
-            self.backend.send_audio(event.data, event.position, event.origin)
-        elif isinstance(event, events.Ended):
-            self.backend.end(event.reason)
 
     def settle(self) -> None:
         """Give the backend credit for what has been played meanwhile."""

@@ -1,6 +1,7 @@
 """The audio of one call: RTP in and out with its RTCP reports, a jitter buffer and codec up, paced playout down."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from antiphon_common.control import Codec
@@ -114,6 +115,19 @@ class AudioStream:
         self.counters.rtp_sent += 1
         self.reporter.sent_rtp(self._sender.rtp_timestamp(packet.timestamp), len(packet.payload), now)
         return self._sender.packet(packet.payload, packet.timestamp, packet.marker, self.feedback.extension(now))
+
+    def poll_timeout(self, *, sends: bool) -> float:
+        """Return when `poll_frame` wants to be called and, where the stream `sends`, `poll_rtp` and `poll_feedback`; inf
+        for never. It is asked for with every packet, hence no loop over all of them."""
+        uplink = self.uplink.jitter.poll_timeout()
+        deadline = inf if uplink is None else uplink
+        if sends:
+            playout, feedback = self.playout.poll_timeout(), self.feedback.poll_timeout()
+            if playout is not None and playout < deadline:
+                deadline = playout
+            if feedback is not None and feedback < deadline:
+                deadline = feedback
+        return deadline
 
     def poll_rtcp(self, now: float) -> bytes | None:
         return self.reporter.poll_report(now)

@@ -1,12 +1,13 @@
 """One call's transport and audio as a protocol core: ICE, DTLS, SRTP and the audio stream, driven together.
 
-network ──▶ receive_datagram ──▶ STUN: ice   DTLS: dtls   SRTP: stream ──▶ AudioReceived
+network ──▶ receive_datagram ──▶ STUN: ice   DTLS: dtls   SRTP: stream ──▶ UplinkFrame
 network ◀── poll_transmit    ◀── ice, dtls, and what the stream plays  ◀── play, clear, end_response
 """
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any, Literal, NamedTuple
+from math import inf
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +16,7 @@ from antiphon_common.core import Path, Transmit
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver import dtls, ice
+from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
@@ -72,14 +74,6 @@ class MediaMissing(msgspec.Struct, frozen=True):
     """The call connected, but no audio of the caller came in `FIRST_MEDIA_TIMEOUT`."""
 
 
-class AudioReceived(NamedTuple):
-    """A stretch of the caller's audio in the backend's format (a tuple: there are fifty a second)."""
-
-    data: bytes
-    position: int
-    origin: int
-
-
 class Disconnected(msgspec.Struct, frozen=True):
     """The peer has been silent for too long; nothing is sent until it is heard again."""
 
@@ -103,11 +97,12 @@ Event = (
     | MediaStarted
     | MediaMissing
     | MediaEnded
-    | AudioReceived
+    | UplinkFrame
     | Disconnected
     | Reconnected
     | Ended
 )
+"""What happened. `UplinkFrame` is a stretch of the caller's audio in the backend's format."""
 
 
 class SessionCounters:
@@ -155,7 +150,7 @@ class Session:
         self._caller_listens = request.direction in ("sendrecv", "recvonly")
         self._silenced = False
         self._hang_up_when_played = False
-        self._housekeeping: float | None = now + FIRST_STUN_TIMEOUT
+        self._housekeeping = now + FIRST_STUN_TIMEOUT
 
     @property
     def setup(self) -> Literal["active", "passive"]:
@@ -214,7 +209,7 @@ class Session:
         if self.ended is not None:
             self._repeat_last_words(now)
             return
-        if self._housekeeping is not None and now >= self._housekeeping:
+        if now >= self._housekeeping:
             self.agent.handle_timeout(now)
             self._dtls.handle_timeout(now)
             self._check_deadlines(now)
@@ -267,13 +262,10 @@ class Session:
     def poll_timeout(self) -> float | None:
         if self.ended is not None:
             return self._dtls.poll_timeout() if self._dtls.closed else None
-        deadlines = [self._housekeeping]
+        deadline = self._housekeeping
         if self._srtp is not None:
-            deadlines.append(self.stream.uplink.poll_timeout())
-            if not self._silenced:
-                deadlines.append(self.stream.playout.poll_timeout())
-                deadlines.append(self.stream.feedback.poll_timeout())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+            deadline = min(deadline, self.stream.poll_timeout(sends=not self._silenced))
+        return None if deadline == inf else deadline
 
     # STUN
 
@@ -367,7 +359,7 @@ class Session:
     def _poll_frames(self, now: float) -> None:
         poll_frame = self.stream.poll_frame
         while (frame := poll_frame(now)) is not None:
-            self._events.append(AudioReceived(frame.data, frame.position, frame.origin))
+            self._events.append(frame)
 
     def _send_feedback(self, now: float) -> None:
         if self._srtp is not None and not self._silenced and (due := self.stream.poll_feedback(now)) is not None:
@@ -459,7 +451,7 @@ class Session:
             deadlines.append(self._started + wait)
         elif not self._silenced:
             deadlines.append(self.stream.reporter.poll_timeout())
-        self._housekeeping = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        self._housekeeping = min((deadline for deadline in deadlines if deadline is not None), default=inf)
 
     def _repeat_last_words(self, now: float) -> None:
         """Tell the peer once more that this is over: an alert may have got lost. The paths are released by then, so its

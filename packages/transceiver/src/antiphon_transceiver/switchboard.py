@@ -29,6 +29,7 @@ from antiphon_common.routing import RouteToken, RouteTokens
 from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import session as events
+from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.backends import BackendCall, InboundFrame
 from antiphon_transceiver.call import Address, Call, Route
 from antiphon_transceiver.dtls import Certificate
@@ -176,7 +177,12 @@ class Switchboard:
 
     def receive_frame(self, call: Call, frame: InboundFrame, now: float) -> None:
         """Take a frame of a call's backend."""
-        self._run(call, lambda: call.receive_frame(frame, now), now)
+        try:
+            call.receive_frame(frame, now)
+        except Exception as error:  # a failure in one call never touches another
+            self._fail(call, error, now)
+        else:
+            self._settle(call, now)
 
     def end(self, call: Call, reason: EndReason, detail: str, now: float) -> None:
         self._run(call, lambda: call.session.close(reason, detail, now), now)
@@ -300,8 +306,8 @@ class Switchboard:
 
     def _handle(self, call: Call, event: events.Event, now: float) -> None:
         match event:
-            case events.AudioReceived():
-                call.forward(event)
+            case UplinkFrame(data, position, origin):
+                call.backend.send_audio(data, position, origin)
             case events.PathConfirmed(path):
                 self._confirm(call, path, now)
             case events.PathReleased(path):
@@ -309,7 +315,7 @@ class Switchboard:
             case events.Connected():
                 self._events.append(CallConnected(call, event))
             case events.Ended(reason, detail):
-                call.forward(event)
+                call.backend.end(reason)
                 self._remove(call, call.status())
                 self._events.append(CallEnded(call, reason, detail, None))
             case (

@@ -200,6 +200,8 @@ class JitterBuffer:
     def _guess(self, now: float) -> Release | None:
         """Conceal the next frame when its time has come and nothing has."""
         start = self._next_position
+        if now < self._playout(start):
+            return None
         start += self._overdue(start, now)
         self._concealed += start - self._next_position
         self._next_position = start
