@@ -18,7 +18,7 @@ PACKAGES = ("common", "relay", "transceiver", "signaling", "backend", "antiphon"
 CONSTRAINTS = ("-c", "constraints.txt")
 TEST_TOOLS = ("pytest", "pytest-trio")
 SYSTEM = ROOT / ".nox" / "system"
-SYSTEM_TOOLS = (*TEST_TOOLS, "aiortc", "playwright", "numpy", "mypy", "nox", "types-cffi")
+SYSTEM_TOOLS = (*TEST_TOOLS, "aiortc", "playwright", "numpy", "mypy", "nox", "types-cffi", "atheris", "coverage")
 """Peers to talk to, and what measures and checks the whole."""
 
 PROGRAMS = (
@@ -104,6 +104,15 @@ def simulate(session: nox.Session) -> None:
     need(session, "libopus0")
     python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
     session.run(python, "-m", "support.simulate", *session.posargs, env={"PYTHONPATH": path}, external=True)
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def fuzz(session: nox.Session) -> None:
+    """Fuzz every decoder and every core, led by coverage: `-- --seconds N`; prints inputs tried and lines covered."""
+    need(session, "libopus0")
+    session.run(str(SYSTEM / "bin" / "pytest"), "tests/fuzz", external=True)
+    python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
+    session.run(python, "-m", "fuzz", *session.posargs, env={"PYTHONPATH": path}, external=True)
 
 
 @nox.session(venv_backend="none", requires=["system"])
