@@ -17,10 +17,10 @@ from statistics import median
 from typing import NamedTuple
 
 import trio
-from support.processes import Service, apart
-from support.usage import Usage
 
 from antiphon.client.load import Load, LoadSettings
+from support.processes import Service, apart
+from support.usage import Usage
 
 OWN = ("relay", "transceiver", "backend")
 DUE = {"pcm16": 1 / 3}
@@ -33,7 +33,7 @@ SETTLE_SECONDS = 1.0
 
 
 class Sample(NamedTuple):
-    """One measurement: milliseconds of CPU for each call and second, by process, and what came back of what was sent."""
+    """One measurement: milliseconds of CPU for each call and second, by process; and the share that came back."""
 
     cost: Mapping[str, float]
     returned: float
@@ -102,12 +102,12 @@ def print_table(samples: Mapping[tuple[str, int], list[Sample]]) -> None:
         returned = f"{median(sample.returned for sample in taken):.2%}"
         client = f"{_cost(taken, 'client'):.2f}"
         if server == "aiortc":
-            cells = ("", "", "", f"{yardstick:.2f}", "1.00", "", client, returned)
+            cells = ["", "", "", f"{yardstick:.2f}", "1.00", "", client, returned]
         else:
             parts = [_cost(taken, name) for name in OWN]
             due = f"{DUE[server]:.2f}" if server in DUE else ""
             ours = parts[0] + parts[1]
-            cells = (*(f"{part:.2f}" for part in parts), f"{ours:.2f}", f"{ours / yardstick:.2f}", due, client, returned)
+            cells = [f"{part:.2f}" for part in (*parts, ours, ours / yardstick)] + [due, client, returned]
         shown = "".join(f"{cell:>{len(name) + 3}}" for cell, name in zip(cells, columns, strict=True))
         print(f"{server:7}{calls:>6}{shown}")
 

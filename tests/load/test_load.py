@@ -6,14 +6,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 import trio
+
+from antiphon.client.load import Load, LoadSettings
 from support import aiortc_callers
 from support.processes import Deployment, apart
 from support.usage import Usage, open_descriptors
-
-from antiphon.client.load import Load, LoadSettings
 
 CALLS = 100
 AIORTC_CALLS = 2
@@ -141,7 +142,7 @@ def check_hops(deployment: Deployment, sent: int, received: int) -> None:
     print("\ndatagrams up   client, relay, relay, transceiver:", *map(int, up))
     print("datagrams down transceiver, relay, relay, client:", *map(int, down))
     for counts in (up, down):
-        assert all(after >= DUE * before for before, after in zip(counts, counts[1:], strict=False))
+        assert all(after >= DUE * before for before, after in pairwise(counts))
 
 
 def seconds_until_freed(deployment: Deployment, limit: float) -> float:

@@ -9,7 +9,7 @@ import fractions
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
@@ -44,7 +44,7 @@ class EncodedSpeaker(MediaStreamTrack):
         self._said = 0
         self._began = time.monotonic()
 
-    async def recv(self) -> Packet:
+    async def recv(self) -> "Packet[Any]":
         if self.silent:
             await asyncio.Future()
         await asyncio.sleep(max(0.0, self._began + self._said * TICKS / CLOCK_RATE - time.monotonic()))

@@ -7,10 +7,11 @@ from antiphon.client.call import ClientCall, Connected
 from antiphon.client.call import Event as ClientEvent
 from antiphon_common.control import CallAccepted, IceParameters
 from antiphon_signaling.sdp import read_offer, write_answer
+from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.ice import ice_password, ice_ufrag
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtp import RtpOptions
-from antiphon_transceiver.session import AudioReceived, Event, Session
+from antiphon_transceiver.session import Event, Session
 from antiphon_transceiver.srtp import SrtpProfile
 from support.dtls_peers import certificate
 from support.impairment import Impairment
@@ -77,7 +78,7 @@ class Pair:
     def backend_heard(self) -> list[int]:
         """The numbers of the packets that came to the backend, as it was given them."""
         events = self.network.right.events
-        return [number_of(event.data) for event in events if isinstance(event, AudioReceived) and event.data]
+        return [number_of(event.data) for event in events if isinstance(event, UplinkFrame) and event.data]
 
 
 def opus_packet(number: int) -> bytes:

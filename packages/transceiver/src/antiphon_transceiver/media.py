@@ -117,8 +117,8 @@ class AudioStream:
         return self._sender.packet(packet.payload, packet.timestamp, packet.marker, self.feedback.extension(now))
 
     def poll_timeout(self, *, sends: bool) -> float:
-        """Return when `poll_frame` wants to be called and, where the stream `sends`, `poll_rtp` and `poll_feedback`; inf
-        for never. It is asked for with every packet, hence no loop over all of them."""
+        """Return when `poll_frame` wants to be called and, where the stream `sends`, `poll_rtp` and `poll_feedback`;
+        inf for never. Asked for with every packet, hence no loop over them."""
         uplink = self.uplink.jitter.poll_timeout()
         deadline = inf if uplink is None else uplink
         if sends:

@@ -1,7 +1,7 @@
-"""When a packet loop takes its next turn: at once while there is little to do, at the beat of a clock when there is much.
+"""When a packet loop takes its next turn: at once while there is little to do, at the beat of a clock under load.
 
-A wake-up costs several times what a packet does, in Python as in C. So a busy loop sleeps from beat to beat, and each turn
-serves what came meanwhile, of however many calls.
+A wake-up costs several times what a packet does, in Python as in C. So a busy loop sleeps from beat to beat, and each
+turn serves what came meanwhile, of however many calls.
 """
 
 from math import floor, inf
