@@ -1,17 +1,20 @@
 """The transceiver's pool and the SDK, each the other's peer, over real WebSockets."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
+from anyio.abc import TaskStatus
 
-from antiphon_backend import Call, serve_backend
+from antiphon_backend import Call, Handler, serve_backend
 from antiphon_backend.loopback import FORMATS, loopback
 from antiphon_common import frames
 from antiphon_common.frames import CREDIT_MS
+from antiphon_common.shell.supervise import Runtime
 from antiphon_transceiver.backends import BackendCall, BackendPool, InboundFrame, NoCapacity
+from antiphon_transceiver.backends.connection import Endpoint
+from support.backend_calls import serving
 
 
 class Caller:
@@ -40,13 +43,16 @@ class Caller:
 
 
 @asynccontextmanager
-async def pooled(preferred: str = "pcm16/24000", **handlers: Callable[[Call], object]) -> AsyncIterator[BackendPool]:
+async def pooled(
+    preferred: str = "pcm16/24000", runtime: Runtime = "trio", **handlers: Handler
+) -> AsyncIterator[BackendPool]:
     """Serve handlers, each as a backend of its own with two slots, and connect a pool to them."""
-    async with trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
         urls = {}
         for name, handler in handlers.items():
-            serve = partial(serve_backend, handler, "127.0.0.1", 0, slots=2, formats=FORMATS)  # type: ignore[arg-type]
-            urls[name] = await nursery.start(serve)
+            served = serving(handler, runtime=runtime, slots=2, formats=FORMATS)
+            urls[name] = await stack.enter_async_context(served)
+        nursery = await stack.enter_async_context(trio.open_nursery())
         pool = BackendPool(urls, preferred)
         await nursery.start(pool.run)
         yield pool
@@ -59,9 +65,12 @@ async def until(condition: Callable[..., object]) -> None:
             await trio.sleep(0.002)
 
 
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
 @pytest.mark.parametrize(("audio", "size", "step"), [("opus", 81, 960), ("pcm16/16000", 640, 320)])
-async def test_loopback_returns_every_frame_beyond_any_one_credit(audio: str, size: int, step: int) -> None:
-    async with pooled(audio, loopback=loopback) as pool:
+async def test_loopback_returns_every_frame_beyond_any_one_credit(
+    audio: str, size: int, step: int, runtime: Runtime
+) -> None:
+    async with pooled(audio, runtime, loopback=loopback) as pool:
         caller = Caller(pool, "loopback")
         assert caller.call.format == audio
         said = [b"\x08" + bytes([n % 256]) * (size - 1) for n in range(3 * CREDIT_MS // 20)]
@@ -122,3 +131,92 @@ async def test_a_failing_handler_takes_no_other_call_with_it() -> None:
         spared.say(bytes(960), 0)
         await until(lambda: spared.audio)
         assert pool.free_slots("fragile") == 1
+
+
+async def test_events_go_both_ways() -> None:
+    async def polite(call: Call) -> None:
+        async for event in call.events():
+            await call.send_event({"type": "thanks", "for": event["type"]})
+
+    async with pooled(polite=polite) as pool:
+        caller = Caller(pool, "polite")
+        caller.call.send_event({"type": "session.update", "session": {"voice": "alto"}})
+        pool.flush()
+        await until(lambda: any(isinstance(frame, frames.ServerEvent) for frame in caller.frames))
+    assert caller.frames[-1] == frames.ServerEvent(1, {"type": "thanks", "for": "session.update"})
+
+
+class Address:
+    """A backend at an address of its own, to be killed and started again."""
+
+    def __init__(self, nursery: trio.Nursery, host: str) -> None:
+        self.handled: list[Call] = []
+        self._nursery = nursery
+        self._host = host
+        self._scope = trio.CancelScope()
+
+    async def start(self, port: int = 0) -> int:
+        """Serve calls by saying back what they hear; return the port."""
+        url: str = await self._nursery.start(self._serve, port)
+        return int(url.rpartition(":")[2])
+
+    def kill(self) -> None:
+        self._scope.cancel()
+
+    async def _serve(self, port: int, *, task_status: TaskStatus[str]) -> None:
+        with trio.CancelScope() as self._scope:
+            await serve_backend(self._handle, self._host, port, slots=20, formats=FORMATS, task_status=task_status)
+
+    async def _handle(self, call: Call) -> None:
+        self.handled.append(call)
+        await loopback(call)
+
+
+async def test_twenty_calls_outlive_one_backend_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with trio.open_nursery() as nursery:
+        one, other = Address(nursery, "127.0.0.1"), Address(nursery, "127.0.0.2")
+        port = await one.start()
+        monkeypatch.setattr(Endpoint, "resolve", both(port))
+        pool = BackendPool({"pair": f"ws://pair.test:{port}"}, "opus")
+        await nursery.start(pool.run)
+        callers = [Caller(pool, "pair") for _ in range(20)]
+        await other.start(port)
+        await until(lambda: pool.free_slots("pair") == 20)
+        said = 0
+        for victim, survivor in ((one, other), (other, one)):
+            said = await talk(callers, said, 25)
+            survivor.handled.clear()
+            victim.kill()
+            said = await talk(callers, said, 25)
+            await until(lambda to=survivor: len(to.handled) == 20)
+            assert all(call.resumed_ms for call in survivor.handled)
+            assert pool.counters.calls_lost == 0
+            await victim.start(port)
+            await until(lambda: pool.free_slots("pair") == 20)
+        await until(lambda: all(caller.audio[-1:] == [packet(said - 1)] for caller in callers))
+        for caller in callers:
+            assert caller.audio == sorted(set(caller.audio)), "nothing twice or out of order"
+            assert len(caller.audio) >= said - 10, "nothing lost but what a dying backend had and did not say"
+            assert [type(frame) for frame in caller.frames].count(frames.Accepted) == 1
+        nursery.cancel_scope.cancel()
+
+
+def both(port: int) -> Callable[[Endpoint], Awaitable[list[tuple[str, int]]]]:
+    async def resolve(endpoint: Endpoint) -> list[tuple[str, int]]:
+        return [("127.0.0.1", port), ("127.0.0.2", port)]
+
+    return resolve
+
+
+def packet(number: int) -> bytes:
+    """Return what passes for 20 ms of Opus, and has a number."""
+    return b"\x08" + number.to_bytes(4, "big")
+
+
+async def talk(callers: list[Caller], start: int, count: int) -> int:
+    """Let everybody say numbered packets, twice as fast as they last; return the next number."""
+    for number in range(start, start + count):
+        for caller in callers:
+            caller.say(packet(number), number * 960)
+        await trio.sleep(0.01)
+    return start + count

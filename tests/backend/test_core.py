@@ -5,7 +5,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon_backend.core import HIGH_WATER, BackendSession, CallCore, CallOffered, CallState, Slots, Speech
+from antiphon_backend.core import (
+    HIGH_WATER,
+    MAX_EVENT_BYTES,
+    BackendSession,
+    CallCore,
+    CallOffered,
+    CallState,
+    Slots,
+    Speech,
+)
 from antiphon_common import frames
 from antiphon_common.errors import DecodeError
 from antiphon_common.frame_connection import ConnectionCounters
@@ -188,6 +197,43 @@ def test_a_handler_that_does_not_listen_loses_the_oldest_audio() -> None:
     assert bench.changed == [call], "one notice for the whole message"
     assert call.audio.dropped == 100
     assert [frame.position for frame in call.audio.frames] == list(range(2 * 24000, 5 * 24000, 480))
+
+
+def test_events_that_nobody_listens_to_are_bounded() -> None:
+    bench = Bench()
+    call = bench.offer()
+    event = {"type": "conversation.item.create", "text": "x" * 100_000}
+    bench.say(*[frames.ClientEvent(1, {**event, "number": number}) for number in range(30)])
+    assert len(call.events.frames) * 100_000 <= MAX_EVENT_BYTES
+    assert call.events.dropped == 30 - len(call.events.frames)
+    assert call.events.frames[-1][0]["number"] == 29
+    assert call.events.pop()["number"] == call.events.dropped
+
+
+def test_an_event_waits_while_too_much_waits_to_be_sent() -> None:
+    bench = Bench()
+    call = bench.accepted()
+    sent = 0
+    while call.send_event({"text": "x" * 10_000}):
+        sent += 1
+    assert sent * 10_000 <= HIGH_WATER + 10_000
+    assert len(bench.sent()) == sent
+    assert call.news
+    assert call.send_event({"text": "once more"})
+    call.end("done")
+    assert call.send_event({"text": "for nobody"})
+
+
+def test_a_resumed_call_may_clear_what_another_connection_said() -> None:
+    bench = Bench()
+    bench.say(frames.Started(1, "rtc_1", "acme", "opus", resumed_ms=5000))
+    call = bench.offered[-1]
+    call.accept()
+    call.clear()
+    bench.say(frames.Interrupted(1, 0, 700))
+    assert call.interrupted == frames.Interrupted(1, 0, 700)
+    assert call.start_response() == 1
+    assert bench.sent() == [frames.Accepted(1), frames.Clear(1, 0), frames.ResponseStarted(1, 1)]
 
 
 def test_who_speaks_waits_while_too_much_waits_to_be_sent() -> None:

@@ -7,6 +7,7 @@ import pytest
 from antiphon_backend.echo import LEAD_SECONDS, MAX_TURN_SECONDS, TAIL_SECONDS, Turns, echo
 from antiphon_backend.gate import ONSET_SECONDS, PAUSE_SECONDS
 from antiphon_common import frames
+from antiphon_common.shell.supervise import Runtime
 from support.backend_calls import serving
 from support.frame_end import transceiver_end
 
@@ -41,8 +42,9 @@ def test_a_turn_without_end_is_cut() -> None:
     assert len(ended[0]) / 2 / RATE == pytest.approx(MAX_TURN_SECONDS, abs=0.1)
 
 
-async def test_a_turn_is_said_back_and_cleared_when_the_caller_speaks_again() -> None:
-    async with serving(echo) as url, transceiver_end(url) as end:
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
+async def test_a_turn_is_said_back_and_cleared_when_the_caller_speaks_again(runtime: Runtime) -> None:
+    async with serving(echo, runtime=runtime) as url, transceiver_end(url) as end:
         await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
         await end.hear(frames.Accepted)
         await end.say(frames.Credit(1, 500))

@@ -1,9 +1,13 @@
-"""The SDK over real WebSockets: handlers on one side, what a transceiver says and hears on the other."""
+"""The SDK over real WebSockets: handlers on one side, what a transceiver says and hears on the other.
+
+The handlers run under Trio and, in a thread, under asyncio; the test itself is Trio's.
+"""
 
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 import trio
 from trio.testing import MockClock
@@ -11,6 +15,7 @@ from trio.testing import MockClock
 from antiphon_backend import Call, Handler, Interrupted, RefuseCall
 from antiphon_backend.server import GRACE
 from antiphon_common import frames
+from antiphon_common.shell.supervise import Runtime
 from support.backend_calls import serving
 from support.frame_end import FrameEnd, transceiver_end
 
@@ -18,11 +23,20 @@ FRAME = bytes(960)
 STARTED = frames.Started(1, "rtc_1", "acme", "pcm16/24000", {"model": "m", "voice": "v"}, {"user": "7"})
 
 
+@pytest.fixture(params=["trio", "asyncio"])
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    """What the handlers of a test run under, one after the other."""
+    chosen: Runtime = request.param
+    return chosen
+
+
 @asynccontextmanager
-async def called(handler: Handler, credit: int = frames.CREDIT_MS) -> AsyncIterator[FrameEnd]:
+async def called(
+    handler: Handler, runtime: Runtime = "trio", *, credit: int = frames.CREDIT_MS, started: frames.Started = STARTED
+) -> AsyncIterator[FrameEnd]:
     """Serve a handler and start a call with credit."""
-    async with serving(handler) as url, transceiver_end(url) as end:
-        await end.say(STARTED, frames.Credit(1, credit))
+    async with serving(handler, runtime=runtime) as url, transceiver_end(url) as end:
+        await end.say(started, frames.Credit(1, credit))
         yield end
 
 
@@ -31,14 +45,14 @@ async def loopback(call: Call) -> None:
         await call.say(audio.data)
 
 
-async def test_a_handler_sees_its_call_and_talks_in_it() -> None:
+async def test_a_handler_sees_its_call_and_talks_in_it(runtime: Runtime) -> None:
     seen: list[Call] = []
 
     async def handler(call: Call) -> None:
         seen.append(call)
         await loopback(call)
 
-    async with called(handler) as end:
+    async with called(handler, runtime) as end:
         await end.hear(frames.Accepted)
         await end.say(*[frames.Audio(1, bytes([index]) * 960, index * 480) for index in range(100)])
         assert await end.hear(frames.ResponseStarted) == [frames.ResponseStarted(1, 1)]
@@ -49,11 +63,11 @@ async def test_a_handler_sees_its_call_and_talks_in_it() -> None:
     assert (seen[0].session, seen[0].metadata) == ({"model": "m", "voice": "v"}, {"user": "7"})
 
 
-async def test_saying_more_than_there_is_credit_for_waits_for_more() -> None:
+async def test_saying_more_than_there_is_credit_for_waits_for_more(runtime: Runtime) -> None:
     async def handler(call: Call) -> None:
         assert await call.say(bytes(960 * 100))
 
-    async with called(handler, credit=1000) as end:
+    async with called(handler, runtime, credit=1000) as end:
         assert len(await end.hear(frames.Audio, 50)) == 50
         await trio.testing.wait_all_tasks_blocked(0.02)
         await end.say(frames.Credit(1, 1000))
@@ -61,7 +75,7 @@ async def test_saying_more_than_there_is_credit_for_waits_for_more() -> None:
         assert await end.hear(frames.HangUp) == [frames.HangUp(1)]
 
 
-async def test_an_interruption_cuts_off_what_is_being_said() -> None:
+async def test_an_interruption_cuts_off_what_is_being_said(runtime: Runtime) -> None:
     outcomes: list[object] = []
 
     async def handler(call: Call) -> None:
@@ -73,7 +87,7 @@ async def test_an_interruption_cuts_off_what_is_being_said() -> None:
         outcomes.append(await call.say(FRAME))
         outcomes.append(await call.wait_interrupted())
 
-    async with called(handler) as end:
+    async with called(handler, runtime) as end:
         await end.hear(frames.Audio, 200)
         await end.say(frames.Interrupted(1, 1, 1700), frames.Credit(1, 4000))
         assert await end.hear(frames.Audio) == [frames.Audio(1, FRAME, response=2)]
@@ -82,14 +96,16 @@ async def test_an_interruption_cuts_off_what_is_being_said() -> None:
     assert outcomes == [False, False, 1700, True, Interrupted(1, 2, 5)]
 
 
-async def test_a_handler_that_fails_ends_its_own_call_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_handler_that_fails_ends_its_own_call_with_one_line(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
     async def handler(call: Call) -> None:
         async for audio in call:
             if call.id == "rtc_1":
                 raise RuntimeError("planted")
             await call.say(audio.data)
 
-    async with called(handler) as end:
+    async with called(handler, runtime) as end:
         await end.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(2, 4000))
         await end.hear(frames.Accepted, 2)
         await end.say(frames.Audio(1, FRAME), frames.Audio(2, FRAME))
@@ -100,12 +116,12 @@ async def test_a_handler_that_fails_ends_its_own_call_with_one_line(caplog: pyte
     assert [record.__dict__["call"] for record in errors] == ["rtc_1"]
 
 
-async def test_a_handler_may_refuse_and_one_that_takes_no_notice_has_declined() -> None:
+async def test_a_handler_may_refuse_and_one_that_takes_no_notice_has_declined(runtime: Runtime) -> None:
     async def picky(call: Call) -> None:
         if call.tenant == "acme":
             raise RefuseCall("unpaid", "the last invoice is open")
 
-    async with called(picky) as end:
+    async with called(picky, runtime) as end:
         assert await end.hear(frames.Refused) == [frames.Refused(1, "unpaid", "the last invoice is open")]
         await end.say(frames.Started(2, "rtc_2", "other", "pcm16/24000"))
         [refused] = await end.hear(frames.Refused)
@@ -133,27 +149,76 @@ async def test_slots_are_enforced_over_all_connections() -> None:
                     break
 
 
-async def test_when_the_call_ends_listening_ends_and_speaking_fails() -> None:
+async def test_when_the_call_ends_listening_ends_and_speaking_fails(runtime: Runtime) -> None:
     outcomes: list[object] = []
-    done = trio.Event()
 
     async def handler(call: Call) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(speak, call)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(speak, call)
             async for _ in call:
                 pass
         outcomes.append(call.ended)
-        done.set()
 
     async def speak(call: Call) -> None:
         outcomes.append(await call.say(bytes(960 * 1000)))
 
-    async with called(handler) as end:
+    async with called(handler, runtime) as end:
         await end.hear(frames.Audio, 200)
         await end.say(frames.Ended(1, "hangup"))
         with trio.fail_after(5):
-            await done.wait()
+            while len(outcomes) < 2:
+                await trio.sleep(0.01)
     assert outcomes == [False, "hangup"]
+
+
+async def test_events_go_both_ways(runtime: Runtime) -> None:
+    async def handler(call: Call) -> None:
+        async for event in call.events():
+            await call.send_event({"type": "heard", "event": event})
+
+    async with called(handler, runtime) as end:
+        await end.say(*[frames.ClientEvent(1, {"type": f"event {number}"}) for number in range(3)])
+        assert await end.hear(frames.ServerEvent, 3) == [
+            frames.ServerEvent(1, {"type": "heard", "event": {"type": f"event {number}"}}) for number in range(3)
+        ]
+        await end.say(frames.Ended(1, "hangup"), frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
+        assert await end.hear(frames.Accepted) == [frames.Accepted(2)]
+
+
+async def test_an_event_that_fits_no_frame_is_the_handlers_mistake(runtime: Runtime) -> None:
+    async def handler(call: Call) -> None:
+        with pytest.raises(ValueError, match="bytes"):
+            await call.send_event({"text": "x" * frames.MAX_EVENT_SIZE})
+        await call.send_event({"text": "fine"})
+
+    async with called(handler, runtime) as end:
+        assert await end.hear(frames.ServerEvent) == [frames.ServerEvent(1, {"text": "fine"})]
+
+
+async def test_a_resumed_call_says_where_it_goes_on_and_may_clear_what_was_said_before(runtime: Runtime) -> None:
+    async def handler(call: Call) -> None:
+        if call.resumed_ms == 61_000:
+            await call.clear()
+            async for audio in call:
+                await call.say(audio.data)
+
+    resumed = frames.Started(1, "rtc_1", "acme", "pcm16/24000", resumed_ms=61_000)
+    async with called(handler, runtime, started=resumed) as end:
+        await end.say(frames.Audio(1, FRAME, 61_000 * 24))
+        assert await end.hear((frames.Clear, frames.Audio), 2) == [  # type: ignore[arg-type]
+            frames.Clear(1, 0),
+            frames.Audio(1, FRAME, response=1),
+        ]
+
+
+async def test_a_message_that_is_too_long_closes_its_connection(runtime: Runtime) -> None:
+    async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
+        await end.hear(frames.Hello)
+        await end.say_raw(bytes(frames.MAX_MESSAGE_SIZE + 1))
+        with trio.fail_after(5):
+            while end.closed_with is None:
+                await trio.sleep(0.01)
+        assert end.closed_with == 1009
 
 
 async def test_a_handler_that_does_not_stop_is_cancelled_in_the_end(mock_clock: MockClock) -> None:
@@ -197,8 +262,8 @@ async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> Non
 
 
 @pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01 what"])
-async def test_what_is_no_transceiver_disturbs_nobody(junk: bytes) -> None:
-    async with serving(loopback) as url, transceiver_end(url) as end:
+async def test_what_is_no_transceiver_disturbs_nobody(runtime: Runtime, junk: bytes) -> None:
+    async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
         stranger = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         await stranger.send_all(junk)
         await end.say(STARTED, frames.Credit(1, 4000))
