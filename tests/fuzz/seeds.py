@@ -93,17 +93,13 @@ def seeds() -> dict[str, list[bytes]]:
         "sdp": [file.read_bytes() for file in sorted(OFFERS.glob("*.sdp"))],
         "opus": [b"\xf8abc", b"\xfb\x03" + b"x" * 30],
         "ice_agent": [as_pieces(call[Protocol.STUN])],
-        "signed_ice_agent": [
-            as_pieces([b"\x00\x25\x00\x00", b"\x00\x24\x00\x04\x6e\x00\x1e\xff", b"\x80\x29\0\x08" + bytes(8)])
-        ],
+        "signed_ice_agent": [as_pieces([NOMINATION, PRIORITY, CONTROLLED])],
         "dtls_client": [as_pieces(call[Protocol.DTLS])],
         "dtls_server": [as_pieces(call[Protocol.DTLS])],
         "srtp": [as_pieces(call[Protocol.RTP][:4] + call[Protocol.RTCP][:2])],
         "sctp": [as_pieces(sctp), *(as_pieces([packet]) for packet in sctp[:10])],
         "backend_link": [as_pieces([batch, *messages])],
         "jitter_buffer": [as_pieces(map(numbered, (0, 1, 3, 2, 9)))],
-            as_pieces([n.to_bytes(2, "big") + (960 * n).to_bytes(4, "big") + b"\xf8x" for n in (0, 1, 3, 2, 9)])
-        ],
         "playout": [as_pieces([b"\x01\xf8abc"] * 5)],
         "relay": [as_pieces(every)],
         "switchboard": [as_pieces(every)],
