@@ -65,7 +65,7 @@ def test_your_own_model(host: str, known: Samples) -> None:
         running.wait_for("(backend connected)")
         recording = call_in_thread(url, known, 5.5, "websocket")
     likeness = judge(recording.heard, recording.said, known)
-    assert likeness.median > 0.5
+    assert likeness.best > 0.6
     assert 3.0 < likeness.delay < 4.0
 
 
@@ -91,8 +91,9 @@ def test_the_services_apart(host: str, tmp_path: Path, turns: Samples, turn_seco
 
 
 def assert_echoed(likeness: Likeness, turn_seconds: float) -> None:
-    """What came back is the turn, as long after it as the pause that ends a turn, and a bit."""
-    assert likeness.median > 0.5
+    """A whole second of the turn came back, as long after it as the pause that ends a turn, and a bit. The other
+    windows are partly silence."""
+    assert likeness.best > 0.6
     assert turn_seconds < likeness.delay < turn_seconds + 1.5
 
 

@@ -32,11 +32,12 @@ class Window(NamedTuple):
 
 
 class Likeness(NamedTuple):
-    """A whole recording: how many windows were loud enough, their median peak, and the median delay in seconds."""
+    """A whole recording: how many windows were loud enough, their peaks, and the median delay in seconds."""
 
     windows: int
     median: float
     worst: float
+    best: float
     delay: float
 
     def __str__(self) -> str:
@@ -114,4 +115,4 @@ def judge(heard: Samples, said: Samples, known: Samples) -> Likeness:
             beside = min(mouth, key=lambda other: abs(other.start - window.start))
             delays.append((window.start - window.position - (beside.start - beside.position)) % period)
     delay = float(np.median(delays)) if delays else float("nan")
-    return Likeness(len(windows), float(np.median(peaks)), min(peaks), delay)
+    return Likeness(len(windows), float(np.median(peaks)), min(peaks), max(peaks), delay)
