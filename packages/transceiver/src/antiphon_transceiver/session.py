@@ -142,6 +142,8 @@ class Session:
         self._events: deque[Event] = deque()
         self._datagrams: deque[Transmit] = deque()
         self._handshake_path: Path | None = None
+        self._handshake_sent_to: set[Path] = set()
+        """Where our side of the handshake went; the second path is the last one that is noted."""
         self._started = now
         self._first_check: float | None = None
         self._connected_at: float | None = None
@@ -287,7 +289,9 @@ class Session:
     def _handshake_completed(self, profile: SrtpProfile, now: float) -> None:
         material = self._dtls.export_keying_material(EXPORTER_LABEL, keying_material_length(profile))
         self._srtp = SrtpSession(profile, material, is_client=self.role is dtls.DtlsRole.CLIENT)
-        if self._handshake_path is not None:
+        if self._handshake_path is not None and self._handshake_sent_to == {self._handshake_path}:
+            # Only who read our flights can have finished, and nobody else got them. Otherwise a caller could read them
+            # at home and send the last flight in a stranger's name.
             self.agent.validate(self._handshake_path, now)
         self._connected_at = now
         if self._caller_sends:
@@ -428,6 +432,8 @@ class Session:
             return
         self.agent.sent(path, len(data))
         self._datagrams.append(Transmit(data, path))
+        if self._srtp is None and len(self._handshake_sent_to) < 2:
+            self._handshake_sent_to.add(path)
 
     # Deadlines
 

@@ -1,0 +1,212 @@
+"""Attackers against whole calls in memory, where every byte is counted: what strangers get, what tables hold, and whose
+an address is."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from antiphon.client.descriptions import read_answer
+from antiphon_common.control import IceParameters
+from antiphon_common.demux import Protocol, classify
+from antiphon_common.sockaddr import decode_address
+from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
+from antiphon_transceiver.switchboard import CallEnded
+from support.actors import Address, Client
+from support.flood import checks, junk
+from support.impairment import Impairment
+from support.world import World
+
+FAR_AWAY = Impairment(delay=0.025)
+SETUP_SECONDS = 5.0
+PACKETS, PACKETS_PER_SECOND = 10_000, 1_000
+HERS = "198.51.100.66"
+"""Where the attacker really is."""
+VICTIM: Address = ("203.0.113.200", 40000)
+
+
+class Watched(World):
+    """Counts bytes by the address that they claim to come from, and by the one that they go to. `disguise` may change
+    where a datagram claims to come from."""
+
+    def __init__(self, *, transceivers: int = 1) -> None:
+        self.claimed: Counter[Address] = Counter()
+        self.got: Counter[Address] = Counter()
+        self.disguise: Callable[[bytes, Address], Address] = lambda data, source: source
+        super().__init__(transceivers=transceivers)
+
+    def send_to_relay(self, data: bytes, source: Address) -> None:
+        source = self.disguise(data, source)
+        self.claimed[source] += len(data)
+        super().send_to_relay(data, source)
+
+    def send_down(self, data: bytes, target: bytes) -> None:
+        self.got[decode_address(target)] += len(data)
+        super().send_down(data, target)
+
+    def live_calls(self, number: int) -> list[Client]:
+        """Return calls that are connected and talk."""
+        clients = [self.call(index % len(self.transceivers), impairment=FAR_AWAY) for index in range(number)]
+        assert self.run(SETUP_SECONDS, lambda: all(client.connected for client in clients))
+        for client in clients:
+            client.talk()
+        return clients
+
+    def flood(self, datagrams: list[bytes], sources: list[Address]) -> None:
+        for number in range(PACKETS):
+            self.send_to_relay(datagrams[number % len(datagrams)], sources[number % len(sources)])
+            self.run(1 / PACKETS_PER_SECOND)
+
+    def check_bounds(self) -> None:
+        calls = sum(len(there.switchboard) for there in self.transceivers)
+        assert len(self.relay.flows) <= MAX_PATHS * calls
+        for there in self.transceivers:
+            assert len(there.switchboard.paths) <= MAX_PATHS * len(there.switchboard)
+
+
+class Attacker:
+    """A caller who knows the credentials of her own call, and sends checks for it from wherever she likes."""
+
+    def __init__(self, world: Watched, transceiver: int = 0) -> None:
+        answers: list[str] = []
+
+        def keep(answer: str) -> str:
+            answers.append(answer)
+            return answer
+
+        self.address = (HERS, 40000 + transceiver)
+        self.client = world.call(transceiver, address=self.address, impairment=FAR_AWAY, rewrite=keep)
+        self.server = read_answer(answers[0]).ice
+        self.ufrag = self.client.core.offer().partition("ice-ufrag:")[2].split()[0]
+
+    def checks(self) -> list[bytes]:
+        return checks(1, self.server, self.ufrag)
+
+
+def addresses(number: int) -> list[Address]:
+    return [(f"198.18.{index % 200}.1", 10000 + index // 200) for index in range(number)]
+
+
+def assert_lossless(world: Watched, clients: list[Client]) -> None:
+    """What was said has come back, but for what is under way."""
+    for client in clients:
+        assert len(client.said) - len(client.heard) < 10
+    assert not [event for there in world.transceivers for event in there.events if isinstance(event, CallEnded)]
+
+
+@pytest.mark.parametrize("forged", [False, True], ids=["junk", "wrong MESSAGE-INTEGRITY"])
+def test_who_proves_nothing_gets_nothing_and_leaves_no_trace(*, forged: bool) -> None:
+    world = Watched()
+    callers = world.live_calls(3)
+    attacker = Attacker(world)
+    world.run(1)
+    live = world.find(callers[0])
+    assert live is not None
+    tokens = [attacker.server.ufrag, live.ufrags[0].decode()]
+    wrong = [request for ufrag in tokens for request in checks(1, IceParameters(ufrag, "wrong" * 5), "them")]
+    flows, paths = len(world.relay.flows), len(world.transceivers[0].switchboard.paths)
+    strangers = addresses(5000)
+    world.flood(wrong if forged else junk(1), strangers)
+    assert not any(world.got[stranger] for stranger in strangers)
+    assert (len(world.relay.flows), len(world.transceivers[0].switchboard.paths)) == (flows, paths)
+    assert_lossless(world, callers)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+@pytest.mark.parametrize("strangers", [1, 20, 3000])
+def test_a_stranger_gets_at_most_three_times_what_was_sent_in_its_name(strangers: int, *, connected: bool) -> None:
+    """Valid checks, half of them nominations, for the attackers' calls at both transceivers."""
+    world = Watched(transceivers=2)
+    callers = world.live_calls(4)
+    attackers = [Attacker(world, number) for number in (0, 1)]
+    for attacker in attackers:
+        attacker.client.honest = connected
+        if not connected:
+            attacker.client.vanish()
+    world.observers.append(world.check_bounds)
+    targets = addresses(strangers)
+    world.flood([request for attacker in attackers for request in attacker.checks()], targets)
+    world.run(10)
+    assert any(world.got[target] for target in targets)
+    for target in targets:
+        assert world.got[target] <= AMPLIFICATION_LIMIT * world.claimed[target]
+    assert all(len(client.said) - len(client.heard) < 10 for client in callers)
+
+
+def test_a_live_clients_address_gets_nothing_of_another_call() -> None:
+    world = Watched(transceivers=2)
+    callers = world.live_calls(4)
+    attackers = [Attacker(world, number) for number in (0, 1)]
+    world.run(1)
+    requests = [request for attacker in attackers for request in attacker.checks()]
+    theirs = {request[8:20] for request in requests} | {attacker.ufrag.encode() for attacker in attackers}
+    foreign: list[bytes] = []
+
+    def overhear(client: Client, data: bytes, upwards: bool) -> None:
+        if not upwards and client in callers and any(mark in data for mark in theirs):
+            foreign.append(data)
+
+    world.overheard = overhear
+    world.flood(requests, [caller.address for caller in callers])
+    assert_lossless(world, callers)
+    assert not foreign
+
+
+def test_media_follows_no_nomination_to_a_stranger() -> None:
+    """The attacker's whole traffic, media included, claims to come from the victim, who answers nothing."""
+    world = Watched()
+    attacker = Attacker(world)
+    assert world.run(SETUP_SECONDS, lambda: attacker.client.connected)
+    attacker.client.talk()
+    world.run(1)
+    world.disguise = lambda data, source: VICTIM if source == attacker.address else source
+    world.run(8)
+    assert world.claimed[VICTIM] > 0
+    assert world.got[VICTIM] <= AMPLIFICATION_LIMIT * world.claimed[VICTIM]
+    call = world.find(attacker.client)
+    assert call is not None
+    assert call.session.agent.selected is not None
+    assert call.session.agent.selected.host == HERS
+
+
+def test_a_handshake_proves_only_the_address_that_it_was_sent_to() -> None:
+    """The attacker reads the handshake at her own address, and ends it in the name of the victim."""
+    world = Watched()
+    attacker = Attacker(world)
+    requests = attacker.checks()
+    world.send_to_relay(requests[0], attacker.address)
+    world.send_to_relay(requests[0], VICTIM)
+
+    def disguise(data: bytes, source: Address) -> Address:
+        done = source == attacker.address and attacker.client.connected
+        return VICTIM if done and classify(data) == Protocol.DTLS else source
+
+    world.disguise = disguise
+    assert world.run(
+        SETUP_SECONDS, lambda: (call := world.find(attacker.client)) is not None and call.session.was_connected
+    )
+    for request in requests[1::2][:50]:
+        world.send_to_relay(request, VICTIM)
+        world.run(0.1)
+    assert world.claimed[VICTIM] > 0
+    assert world.got[VICTIM] <= AMPLIFICATION_LIMIT * world.claimed[VICTIM]
+
+
+@pytest.mark.parametrize("transceiver", [0, 1])
+def test_an_address_that_an_attacker_used_first_can_make_a_real_call(transceiver: int) -> None:
+    """She goes on with it once the call is connected, in vain."""
+    world = Watched(transceivers=2)
+    attacker = Attacker(world)
+    requests = attacker.checks()
+
+    def attack() -> None:
+        for request in requests[:100]:
+            world.send_to_relay(request, VICTIM)
+            world.run(0.02)
+
+    attack()
+    caller = world.call(transceiver, address=VICTIM, impairment=FAR_AWAY)
+    assert world.run(0.5, lambda: caller.connected)
+    caller.talk()
+    attack()
+    assert len(caller.said) - len(caller.heard) < 10
