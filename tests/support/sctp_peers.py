@@ -3,7 +3,16 @@
 from random import Random
 from typing import NamedTuple
 
-from antiphon_transceiver.sctp import DEFAULT_MTU, ChannelOpened, DataChannelEndpoint, DataChannelEvent, MessageReceived
+from antiphon_transceiver.sctp import (
+    DEFAULT_MTU,
+    ChannelOpened,
+    Closed,
+    DataChannelEndpoint,
+    DataChannelEvent,
+    MessageReceived,
+)
+from antiphon_transceiver.sctp.chunks import Chunk, Data
+from antiphon_transceiver.sctp.packet import Packet
 from support.impairment import PERFECT, Impairment
 from support.memory_network import MemoryNetwork, Station
 
@@ -46,3 +55,26 @@ def messages(station: Station[DataChannelEvent], channel: int | None = None) -> 
 
 def opened(station: Station[DataChannelEvent]) -> list[ChannelOpened]:
     return [event for event in station.events if isinstance(event, ChannelOpened)]
+
+
+def closings(station: Station[DataChannelEvent]) -> list[Closed]:
+    return [event for event in station.events if isinstance(event, Closed)]
+
+
+def forge(sender: Station[DataChannelEvent], *chunks: Chunk) -> bytes:
+    """Return a packet that the other side will take for one of `sender`, which has sent something before."""
+    return Packet.decode(sender.sent[-1])._replace(chunks=chunks).encode()
+
+
+def chunks_of(datagram: bytes) -> list[str]:
+    """Return the names of the chunks in a packet."""
+    return [type(chunk).__name__ for chunk in Packet.decode(datagram).chunks]
+
+
+def data_of(datagram: bytes) -> list[Data]:
+    return [chunk for chunk in Packet.decode(datagram).chunks if isinstance(chunk, Data)]
+
+
+def last_data(station: Station[DataChannelEvent]) -> Data:
+    """Return the DATA chunk that a side sent last."""
+    return next(data for datagram in reversed(station.sent) for data in reversed(data_of(datagram)))

@@ -44,19 +44,23 @@ def test_any_order_ends_the_same() -> None:
         assert (tsns.cumulative, tsns.highest) == (59, 59), f"seed {seed}"
 
 
+def is_due(tsns: ReceivedTsns) -> bool:
+    return tsns.due
+
+
 def test_every_second_packet_is_answered_at_once_and_a_lone_one_later() -> None:
     tsns = ReceivedTsns(0)
     receive(tsns, 0)
-    assert tsns.due  # the first of all: the sender knows no round trip yet
+    assert is_due(tsns)  # the first of all: the sender knows no round trip yet
     tsns.sack(0, 100)
     receive(tsns, 1, now=1.0)
-    assert not tsns.due
+    assert not is_due(tsns)
     assert tsns.deadline == 1.0 + MAX_SACK_DELAY
     tsns.handle_timeout(1.0 + MAX_SACK_DELAY)
-    assert tsns.due
+    assert is_due(tsns)
     tsns.sack(0, 100)
     receive(tsns, 2, 3, now=2.0)
-    assert tsns.due
+    assert is_due(tsns)
 
 
 @pytest.mark.parametrize("number", [1, 4], ids=["again", "behind a hole"])

@@ -353,7 +353,8 @@ class Association:
             self._establish(now)
 
     def _receive_cookie_ack(self, _: chunks.CookieAck, now: float) -> None:
-        self._establish(now)
+        if self.state is State.COOKIE_ECHOED:  # else the peer's own cookie was faster
+            self._establish(now)
 
     def _receive_error(self, error: chunks.Error, now: float) -> None:
         stale = any(cause.type == Cause.STALE_COOKIE for cause in error.parameters)

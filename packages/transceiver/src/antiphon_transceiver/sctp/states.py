@@ -55,7 +55,7 @@ EXPECTED: Mapping[int, frozenset[State]] = {
     ChunkType.SHUTDOWN_ACK: frozenset({State.SHUTDOWN_SENT, State.SHUTDOWN_ACK_SENT}),
     ChunkType.ERROR: _HAS_PEER,
     ChunkType.COOKIE_ECHO: SETTING_UP | {State.ESTABLISHED},
-    ChunkType.COOKIE_ACK: frozenset({State.COOKIE_ECHOED}),
+    ChunkType.COOKIE_ACK: frozenset({State.COOKIE_ECHOED, State.ESTABLISHED}),
     ChunkType.SHUTDOWN_COMPLETE: frozenset({State.SHUTDOWN_ACK_SENT}),
     ChunkType.RECONFIG: SENDING,
     ChunkType.FORWARD_TSN: RECEIVING,

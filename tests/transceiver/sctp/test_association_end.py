@@ -1,0 +1,124 @@
+"""How an association ends, and what it does while nothing happens."""
+
+import pytest
+
+from antiphon_common.errors import LocalProtocolError
+from antiphon_transceiver.sctp import CloseReason
+from antiphon_transceiver.sctp.association import HEARTBEAT_INTERVAL, SHUTDOWN_DEADLINE
+from antiphon_transceiver.sctp.chunks import Abort, Heartbeat, HeartbeatAck, Unknown
+from antiphon_transceiver.sctp.packet import Packet
+from support.impairment import Impairment
+from support.sctp_peers import SctpPeers, chunks_of, closings, forge, make_sctp_peers, messages
+
+FAR = Impairment(delay=0.05)
+
+
+def reasons(peers: SctpPeers) -> tuple[list[CloseReason], list[CloseReason]]:
+    left, right = closings(peers.network.left), closings(peers.network.right)
+    return [closed.reason for closed in left], [closed.reason for closed in right]
+
+
+def test_closing_delivers_everything_first() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    peers.client.send(peers.client.open_channel("test"), bytes(200_000))
+    peers.client.close(peers.network.now)
+    assert peers.network.run(lambda: peers.client.closed and peers.server.closed, limit=10.0)
+    assert messages(peers.network.right) == [bytes(200_000)]
+    assert reasons(peers) == ([CloseReason.LOCAL_CLOSE], [CloseReason.PEER_CLOSED])
+    assert chunks_of(peers.network.left.sent[-1]) == ["ShutdownComplete"]
+    with pytest.raises(LocalProtocolError):
+        peers.client.open_channel("too late")
+
+
+def test_both_close_at_once() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    peers.client.close(peers.network.now)
+    peers.server.close(peers.network.now)
+    assert peers.network.run(lambda: peers.client.closed and peers.server.closed, limit=1.0)
+    assert reasons(peers) == ([CloseReason.LOCAL_CLOSE], [CloseReason.LOCAL_CLOSE])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_closing_over_a_bad_network_ends_in_time(seed: int) -> None:
+    peers = make_sctp_peers(seed, Impairment(loss=0.3, delay=0.02, reordering=0.2)).establish()
+    began = peers.network.now
+    peers.client.close(began)
+    assert peers.network.run(lambda: peers.client.closed, limit=began + SHUTDOWN_DEADLINE), f"seed {seed}"
+    assert peers.network.run(lambda: peers.server.closed, limit=began + 2 * SHUTDOWN_DEADLINE), f"seed {seed}"
+    assert reasons(peers)[0] == [CloseReason.LOCAL_CLOSE]
+
+
+def test_closing_without_an_answer_aborts_at_the_deadline() -> None:
+    peers = make_sctp_peers().establish()
+    peers.network.right.rewrite = lambda packet: []
+    began = peers.network.now
+    peers.client.close(began)
+    peers.network.run(lambda: peers.client.closed, limit=60.0)
+    assert peers.network.now == began + SHUTDOWN_DEADLINE
+    assert chunks_of(peers.network.left.sent[-1]) == ["Abort"]
+
+
+def test_an_abort_ends_both_at_once() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    peers.client.abort(peers.network.now)
+    assert reasons(peers)[0] == []  # not polled yet
+    assert peers.network.run(lambda: peers.server.closed, limit=peers.network.now + 0.06)
+    assert reasons(peers) == ([CloseReason.LOCAL_CLOSE], [CloseReason.ABORT_RECEIVED])
+
+
+def test_an_abort_counts_only_with_a_right_tag() -> None:
+    peers = make_sctp_peers().establish()
+    ours, theirs = Packet.decode(peers.network.left.sent[-1]), Packet.decode(peers.network.right.sent[-1])
+    path = peers.network.left.path
+    for wrong in (ours._replace(tag=9, chunks=[Abort()]), ours._replace(chunks=[Abort((), True)])):
+        peers.server.receive_datagram(wrong.encode(), path, 1.0)
+    assert not peers.server.closed
+    # Reflected, it has the tag of the association it answers: the one the server sends to (RFC 9260 §8.5.1).
+    peers.server.receive_datagram(ours._replace(tag=theirs.tag, chunks=[Abort((), True)]).encode(), path, 1.0)
+    assert peers.server.closed
+
+
+def test_a_peer_that_falls_silent_is_given_up() -> None:
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    peers.network.right.rewrite = lambda packet: []
+    began = peers.network.now
+    peers.client.send(channel, "anybody?")
+    assert peers.network.run(lambda: peers.client.closed, limit=100.0)
+    assert 20.0 < peers.network.now - began < 40.0
+    assert reasons(peers)[0] == [CloseReason.TIMEOUT]
+
+
+def test_an_idle_path_is_measured() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    before = len(peers.network.left.sent)
+    peers.run(3.5 * HEARTBEAT_INTERVAL)
+    kinds = [kind for packet in peers.network.left.sent[before:] for kind in chunks_of(packet)]
+    assert sorted(kinds) == ["Heartbeat"] * 3 + ["HeartbeatAck"] * 3
+    assert peers.client.association.rto.round_trip == pytest.approx(0.1)
+
+
+def test_a_heartbeat_comes_back_as_it_was_unless_it_is_too_long() -> None:
+    peers = make_sctp_peers().establish()
+    for value, answered in ((b"\0\1\0\7abc", True), (bytes(2000), False)):
+        before = len(peers.network.right.sent)
+        packet = forge(peers.network.left, Heartbeat(value))
+        peers.server.receive_datagram(packet, peers.network.left.path, peers.network.now)
+        peers.network.drain()
+        answers = [Packet.decode(sent).chunks for sent in peers.network.right.sent[before:]]
+        assert answers == ([[HeartbeatAck(value)]] if answered else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reported", "goes_on"),
+    [(0x3F, False, False), (0x7F, True, False), (0xBF, False, True), (0xFF, True, True)],
+)
+def test_unknown_chunks_say_what_to_do_with_them(kind: int, reported: bool, goes_on: bool) -> None:
+    peers = make_sctp_peers().establish()
+    before = len(peers.network.right.sent)
+    packet = forge(peers.network.left, Unknown(kind, 0, b"new"), Heartbeat(b"\0\1\0\4"))
+    peers.server.receive_datagram(packet, peers.network.left.path, peers.network.now)
+    peers.network.drain()
+    kinds = [name for sent in peers.network.right.sent[before:] for name in chunks_of(sent)]
+    assert ("Error" in kinds, "HeartbeatAck" in kinds) == (reported, goes_on)

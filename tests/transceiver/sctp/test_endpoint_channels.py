@@ -1,0 +1,258 @@
+"""Data channels open and close, from either side."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from antiphon_common.errors import LocalProtocolError
+from antiphon_transceiver.sctp import ChannelClosed, ChannelOpened, DataChannelEndpoint
+from antiphon_transceiver.sctp.chunks import Data, Init, Reconfig
+from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
+from antiphon_transceiver.sctp.endpoint import MAX_CHANNELS
+from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.parameters import ParameterType, ReconfigResponse, ReconfigResult
+from support.impairment import Impairment
+from support.sctp_peers import SctpPeers, chunks_of, forge, last_data, make_sctp_peers, messages, opened
+
+FAR = Impairment(delay=0.05)
+
+
+def test_both_sides_open_channels_with_ids_of_their_own() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    ours = [peers.client.open_channel(f"c{number}") for number in range(3)]
+    theirs = [peers.server.open_channel(f"s{number}") for number in range(3)]
+    assert (ours, theirs) == ([0, 2, 4], [1, 3, 5])
+    peers.run(1.0)
+    for station, mine in ((peers.network.left, "c"), (peers.network.right, "s")):
+        seen = {event.label: (event.id, event.by_peer) for event in opened(station)}
+        expected = {f"c{n}": (2 * n, mine != "c") for n in range(3)} | {
+            f"s{n}": (2 * n + 1, mine != "s") for n in range(3)
+        }
+        assert seen == expected
+
+
+def test_a_channel_is_what_its_opener_asked_for() -> None:
+    peers = make_sctp_peers().establish()
+    peers.client.open_channel("a", ordered=False, max_retransmits=4, protocol="p")
+    peers.client.open_channel("ü", max_lifetime=0.25)
+    peers.run(1.0)
+    assert opened(peers.network.right) == [
+        ChannelOpened(0, "a", "p", False, 4, None, True),
+        ChannelOpened(2, "ü", "", True, None, 0.25, True),
+    ]
+    assert opened(peers.network.left)[0] == ChannelOpened(0, "a", "p", False, 4, None, False)
+
+
+def test_messages_of_every_kind() -> None:
+    peers = make_sctp_peers().establish()
+    sent: list[str | bytes] = ["text", "", b"", b"\0", "ä€😀", bytes(262_144)]
+    channel = peers.client.open_channel("test")
+    for message in sent:
+        peers.client.send(channel, message)
+    peers.run(5.0)
+    assert messages(peers.network.right) == sent
+
+
+def test_a_negotiated_channel_needs_no_announcement() -> None:
+    peers = make_sctp_peers(impairment=FAR)
+    for endpoint in (peers.client, peers.server):
+        assert endpoint.open_channel("both", id=7) == 7
+    peers.establish()
+    peers.client.send(7, "hello")
+    peers.server.send(7, "hello")
+    peers.run(1.0)
+    for station in (peers.network.left, peers.network.right):
+        assert [event.id for event in opened(station)] == [7]
+        assert messages(station) == ["hello"]
+
+
+@pytest.mark.parametrize("by_opener", [True, False])
+def test_closing_waits_for_what_was_sent(by_opener: bool) -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    closer, other = (peers.client, peers.network.right) if by_opener else (peers.server, peers.network.left)
+    closer.send(channel, bytes(100_000))
+    closer.close_channel(channel)
+    closer.close_channel(channel)
+    with pytest.raises(LocalProtocolError):
+        closer.send(channel, "too late")
+    peers.run(5.0)
+    assert messages(other) == [bytes(100_000)]
+    for station in (peers.network.left, peers.network.right):
+        assert station.events[-1] == ChannelClosed(channel)
+        assert station.events.count(ChannelClosed(channel)) == 1
+
+
+def test_both_close_the_same_channel() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    peers.client.close_channel(channel)
+    peers.server.close_channel(channel)
+    peers.run(1.0)
+    for station in (peers.network.left, peers.network.right):
+        assert station.events.count(ChannelClosed(channel)) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ids_are_used_again_over_a_bad_network(seed: int) -> None:
+    peers = make_sctp_peers(seed, Impairment(loss=0.2, delay=0.02, reordering=0.2, duplication=0.1)).establish()
+    for turn in range(5):
+        channel = peers.client.open_channel(f"turn {turn}")
+        assert channel == 0
+        peers.client.send(channel, f"message {turn}")
+        peers.client.close_channel(channel)
+        closed = closed_times(peers, turn + 1)
+        assert peers.network.run(closed, limit=peers.network.now + 30.0), f"seed {seed}"
+    assert messages(peers.network.right) == [f"message {turn}" for turn in range(5)], f"seed {seed}"
+    assert [event.label for event in opened(peers.network.right)] == [f"turn {turn}" for turn in range(5)]
+
+
+def closed_times(peers: SctpPeers, times: int) -> Callable[[], bool]:
+    stations = (peers.network.left, peers.network.right)
+    return lambda: all(station.events.count(ChannelClosed(0)) == times for station in stations)
+
+
+def test_a_peer_whose_data_is_missing_is_asked_again() -> None:
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    peers.network.right.rewrite = answer_first_reset_with(ReconfigResult.IN_PROGRESS)
+    peers.client.close_channel(channel)
+    peers.run(3.0)
+    assert ChannelClosed(channel) in peers.network.left.events
+
+
+def answer_first_reset_with(result: ReconfigResult) -> Callable[[bytes], list[bytes]]:
+    seen: list[ReconfigResponse] = []
+
+    def rewrite(datagram: bytes) -> list[bytes]:
+        packet = Packet.decode(datagram)
+        for chunk in packet.chunks:
+            if isinstance(chunk, Reconfig) and chunk.parameters[0].type == ParameterType.RECONFIG_RESPONSE and not seen:
+                response = ReconfigResponse.decode(chunk.parameters[0].value)
+                seen.append(response)
+                changed = Reconfig((ReconfigResponse(response.sequence, result).encode(),))
+                return [packet._replace(chunks=[changed]).encode()]
+        return [datagram]
+
+    return rewrite
+
+
+def rewriting_init(change: Callable[[Init], Init]) -> Callable[[bytes], list[bytes]]:
+    """Change INIT and INIT ACK on their way."""
+
+    def rewrite(datagram: bytes) -> list[bytes]:
+        packet = Packet.decode(datagram)
+        changed = [change(chunk) if isinstance(chunk, Init) else chunk for chunk in packet.chunks]
+        return [packet._replace(chunks=changed).encode()]
+
+    return rewrite
+
+
+def test_a_peer_that_cannot_reset_streams_is_not_asked_to() -> None:
+    peers = make_sctp_peers()
+
+    def without_extensions(init: Init) -> Init:
+        kept = tuple(parameter for parameter in init.parameters if parameter.type == ParameterType.STATE_COOKIE)
+        return msgspec.structs.replace(init, parameters=kept)
+
+    peers.network.right.rewrite = rewriting_init(without_extensions)
+    peers.establish()
+    channel = peers.client.open_channel("test", max_retransmits=0)
+    peers.client.send(channel, "hello")
+    peers.client.close_channel(channel)
+    peers.run(3.0)
+    assert messages(peers.network.right) == ["hello"]
+    assert peers.network.left.events[-1] == ChannelClosed(channel)
+    assert not any("Reconfig" in chunks_of(packet) for packet in peers.network.left.sent)
+
+
+@pytest.mark.parametrize(
+    ("stream", "payload"),
+    [(2, b"\x03\x09" + bytes(10)), (1, Open("wrong parity").encode()), (0, b"\x03"), (4, Open("x" * 5000).encode())],
+    ids=["bad type", "an id of ours", "too short", "too long"],
+)
+def test_a_channel_that_cannot_be_is_refused(stream: int, payload: bytes) -> None:
+    peers = make_sctp_peers().establish()
+    peers.client.association.send(stream, PayloadProtocol.DCEP, payload)
+    peers.run(1.0)
+    assert opened(peers.network.right) == []
+    assert peers.server.counters.refused == 1
+    reconfigs = [packet for packet in peers.network.right.sent if "Reconfig" in chunks_of(packet)]
+    assert len(reconfigs) == 1  # which resets the stream, so that the opener sees it close
+
+
+def test_there_are_only_so_many_channels() -> None:
+    peers = make_sctp_peers().establish()
+    for number in range(MAX_CHANNELS):
+        peers.client.open_channel(str(number))
+    with pytest.raises(LocalProtocolError):
+        peers.client.open_channel("one more")
+    peers.run(2.0)
+    assert len(opened(peers.network.right)) == MAX_CHANNELS
+    peers.client.association.send(2 * MAX_CHANNELS, PayloadProtocol.DCEP, Open("one more").encode())
+    peers.run(2.0)
+    assert len(opened(peers.network.right)) == MAX_CHANNELS
+    assert peers.server.counters.refused == 1
+
+
+def test_what_comes_on_no_channel_is_counted() -> None:
+    peers = make_sctp_peers().establish()
+    association = peers.client.association
+    association.send(8, PayloadProtocol.STRING, b"nobody listens")
+    channel = peers.client.open_channel("test")
+    association.send(channel, PayloadProtocol.STRING, b"\xff not text")
+    association.send(channel, 1234, b"of no protocol")
+    peers.client.send(channel, "good")
+    peers.run(1.0)
+    assert messages(peers.network.right) == ["good"]
+    assert (peers.server.counters.unexpected, peers.server.counters.malformed) == (1, 2)
+    window = peers.server.association.inbound.window
+    assert window == 2 * 262_144  # all of it was released
+
+
+def test_wrong_use_is_told_at_once() -> None:
+    peers = make_sctp_peers()
+    endpoint = DataChannelEndpoint(True, bytes, peer_max_message_size=1000)
+    channel = endpoint.open_channel("test")
+    with pytest.raises(LocalProtocolError):
+        endpoint.send(channel, bytes(1001))
+    with pytest.raises(LocalProtocolError):
+        endpoint.open_channel("test", max_retransmits=1, max_lifetime=1.0)
+    with pytest.raises(LocalProtocolError):
+        endpoint.open_channel("x" * 5000)
+    with pytest.raises(LocalProtocolError):
+        endpoint.open_channel("test", id=channel)
+    with pytest.raises(LocalProtocolError):
+        peers.client.send(99, "nobody")
+    with pytest.raises(LocalProtocolError):
+        peers.client.close_channel(99)
+    with pytest.raises(ValueError, match="MTU"):
+        peers.client.set_mtu(100)
+
+
+def test_streams_beyond_the_peers_are_closed_once_they_are_known() -> None:
+    peers = make_sctp_peers()
+
+    peers.network.right.rewrite = rewriting_init(lambda init: msgspec.structs.replace(init, inbound_streams=4))
+    for number in range(4):
+        peers.client.open_channel(str(number))
+    peers.establish()
+    peers.run(1.0)
+    events = peers.network.left.events
+    assert [event.id for event in events if isinstance(event, ChannelClosed)] == [4, 6]
+    assert [event.id for event in opened(peers.network.left)] == [0, 2]
+
+
+def test_a_forged_stream_number_is_counted() -> None:
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("test")
+    peers.client.send(channel, "hello")
+    peers.run(1.0)
+    last = last_data(peers.network.left).tsn
+    packet = forge(peers.network.left, Data((last + 1) & 0xFFFFFFFF, 60000, 0, PayloadProtocol.STRING, b"x"))
+    peers.server.receive_datagram(packet, peers.network.left.path, peers.network.now)
+    assert peers.server.association.inbound.counters.wrong_stream == 1

@@ -1,0 +1,217 @@
+"""Windows, buffers and the pace of sending."""
+
+import pytest
+
+from antiphon_transceiver.sctp import BufferedAmountLow, BufferFullError, MessageReceived
+from antiphon_transceiver.sctp.association import MAX_BURST, MAX_QUEUED_MESSAGES, SEND_BUFFER
+from antiphon_transceiver.sctp.chunks import Data, Sack
+from antiphon_transceiver.sctp.endpoint import LOW_BUFFERED
+from antiphon_transceiver.sctp.inbound import RECEIVE_BUFFER
+from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.rto import MAX_SACK_DELAY
+from support.impairment import Impairment
+from support.sctp_peers import SctpPeers, chunks_of, closings, data_of, forge, last_data, make_sctp_peers, messages
+
+FAR = Impairment(delay=0.05)
+
+
+def open_channel(peers: SctpPeers) -> int:
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    return channel
+
+
+def last_sack(peers: SctpPeers) -> Sack:
+    packets = (Packet.decode(datagram) for datagram in reversed(peers.network.right.sent))
+    return next(chunk for packet in packets for chunk in packet.chunks if isinstance(chunk, Sack))
+
+
+def test_a_reader_that_stops_reading_stops_the_sender() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    reader = peers.network.right
+    read_everything, reader.collect_events = reader.collect_events, lambda: None  # type: ignore[method-assign]
+    sent = [bytes([number]) * 50_000 for number in range(20)]
+    for message in sent:
+        peers.client.send(channel, message)
+    peers.run(20.0)
+    inbound = peers.server.association.inbound
+    assert last_sack(peers).window < 50_000
+    assert inbound.reassembler.size + inbound.window <= RECEIVE_BUFFER
+    assert peers.client.buffered(channel) > 400_000
+    probes = len(peers.network.left.sent)
+    peers.run(20.0)
+    assert len(peers.network.left.sent) - probes <= 25  # about one a second
+    assert not closings(peers.network.left)
+    reader.collect_events = read_everything  # type: ignore[method-assign]
+    peers.run(10.0)
+    assert messages(reader) == sent
+    assert peers.client.buffered(channel) == 0
+
+
+def test_the_send_buffer_is_bounded_and_says_when_there_is_room() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    for _ in range(SEND_BUFFER // 65_536):
+        peers.client.send(channel, bytes(65_536))
+    assert peers.client.buffered(channel) == SEND_BUFFER
+    with pytest.raises(BufferFullError):
+        peers.client.send(channel, b"x")
+    assert BufferedAmountLow(channel) not in peers.network.left.events
+    assert peers.network.run(lambda: BufferedAmountLow(channel) in peers.network.left.events, limit=60.0)
+    assert peers.client.buffered(channel) <= LOW_BUFFERED
+    peers.client.send(channel, b"x")
+    peers.run(5.0)
+    assert peers.network.left.events.count(BufferedAmountLow(channel)) == 1
+    assert len(messages(peers.network.right)) == SEND_BUFFER // 65_536 + 1
+
+
+def test_short_messages_are_bounded_in_number() -> None:
+    peers = make_sctp_peers()
+    channel = peers.client.open_channel("test")
+    for _ in range(MAX_QUEUED_MESSAGES - 1):  # OPEN is one as well
+        peers.client.send(channel, b"x")
+    with pytest.raises(BufferFullError):
+        peers.client.send(channel, b"x")
+
+
+def test_short_messages_share_packets() -> None:
+    peers = make_sctp_peers().establish()
+    channel = open_channel(peers)
+    before = len(peers.network.left.sent)
+    for number in range(100):
+        peers.client.send(channel, str(number))
+    peers.run(1.0)
+    assert messages(peers.network.right) == [str(number) for number in range(100)]
+    assert len(peers.network.left.sent) - before <= 3
+
+
+def test_a_lone_message_is_acknowledged_late_and_a_pair_at_once() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    peers.client.send(channel, "one")
+    before = len(peers.network.right.sent)
+    peers.run(0.05 + MAX_SACK_DELAY - 0.01)
+    assert len(peers.network.right.sent) == before
+    peers.run(0.02)
+    assert [chunks_of(packet) for packet in peers.network.right.sent[before:]] == [["Sack"]]
+    for text in ("two", "three"):
+        peers.client.send(channel, text)
+        peers.run(0.001)
+    peers.run(0.05)
+    assert len(peers.network.right.sent) == before + 2
+    assert peers.client.association.outbound.counters.retransmissions == 0
+
+
+def test_an_acknowledgement_travels_with_an_answer() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    peers.client.send(channel, "question")
+    peers.network.run(lambda: "question" in messages(peers.network.right), limit=5.0)
+    peers.server.send(channel, "answer")
+    peers.run(0.01)
+    assert chunks_of(peers.network.right.sent[-1]) == ["Sack", "Data"]
+
+
+def test_a_sender_may_ask_for_the_acknowledgement_at_once() -> None:
+    peers = make_sctp_peers().establish()
+    open_channel(peers)
+    last = last_data(peers.network.left)
+    before = len(peers.network.right.sent)
+    packet = forge(
+        peers.network.left, Data(last.tsn + 1 & 0xFFFFFFFF, last.stream, last.ssn + 1, 51, b"now", immediate=True)
+    )
+    peers.server.receive_datagram(packet, peers.network.left.path, peers.network.now)
+    peers.network.drain()
+    assert [chunks_of(sent) for sent in peers.network.right.sent[before:]] == [["Sack"]]
+
+
+def test_a_burst_is_no_longer_than_the_first_window() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    before = len(peers.network.left.sent)
+    peers.client.send(channel, bytes(262_144))
+    peers.run(0.04)
+    assert len(peers.network.left.sent) - before == MAX_BURST
+    peers.run(10.0)
+    assert messages(peers.network.right) == [bytes(262_144)]
+
+
+def test_a_lost_last_packet_is_repeated_after_a_round_trip_and_the_sack_delay() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    for _ in range(20):
+        peers.client.send(channel, bytes(2000))
+        peers.run(0.3)
+    peers.network.left.rewrite = lambda datagram: []
+    peers.client.send(channel, "last")
+    peers.run(0.1)
+    began, peers.network.left.rewrite = peers.network.now - 0.1, lambda datagram: [datagram]
+    assert peers.network.run(lambda: "last" in messages(peers.network.right), limit=began + 5.0)
+    assert 0.3 < peers.network.now - began < 0.45
+
+
+def test_a_repeat_that_is_lost_too_is_noticed_without_a_timeout() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    times = iter(range(2))
+
+    def rewrite(datagram: bytes) -> list[bytes]:
+        lost = any(data.payload.startswith(b"x") for data in data_of(datagram))
+        return [] if lost and next(times, None) is not None else [datagram]
+
+    peers.network.left.rewrite = rewrite
+    peers.client.send(channel, b"x")
+    for number in range(40):
+        peers.run(0.01)
+        peers.client.send(channel, bytes([number]))
+    peers.run(0.5)
+    assert len(messages(peers.network.right)) == 41
+    assert peers.client.association.outbound.counters.timeouts == 0
+
+
+def test_a_peer_that_takes_back_what_it_acknowledged_gets_it_again() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    peers.network.left.rewrite = lambda datagram: []
+    for number in range(3):
+        peers.client.send(channel, bytes([number]))
+        peers.run(0.01)
+    acknowledged = last_sack(peers).cumulative_tsn
+    for gaps in (((2, 3),), ()):
+        packet = forge(peers.network.right, Sack(acknowledged, 10_000, gaps))
+        peers.client.receive_datagram(packet, peers.network.right.path, peers.network.now)
+    peers.network.left.rewrite = lambda datagram: [datagram]
+    peers.run(5.0)
+    assert messages(peers.network.right) == [bytes([number]) for number in range(3)]
+
+
+def test_a_sack_of_what_was_never_sent_is_counted() -> None:
+    peers = make_sctp_peers().establish()
+    open_channel(peers)
+    packet = forge(peers.network.right, Sack(last_sack(peers).cumulative_tsn + 5 & 0xFFFFFFFF, 10_000))
+    peers.client.receive_datagram(packet, peers.network.right.path, peers.network.now)
+    assert peers.client.association.counters.unexpected == 1
+
+
+def test_a_peer_beyond_its_window_is_dropped_and_one_that_fills_it_with_nonsense_aborted() -> None:
+    peers = make_sctp_peers().establish()
+    open_channel(peers)
+    tsn = last_data(peers.network.left).tsn
+    path, inbound = peers.network.left.path, peers.server.association.inbound
+    payload = bytes(1000)
+    for number in range(2, 1000):  # a hole at 1, and all behind it
+        packet = forge(peers.network.left, Data(tsn + number & 0xFFFFFFFF, 0, number, 53, payload))
+        peers.server.receive_datagram(packet, path, 2.0)
+    assert inbound.reassembler.size <= RECEIVE_BUFFER
+    assert inbound.counters.out_of_window > 400
+    assert not peers.server.closed
+
+    peers = make_sctp_peers().establish()
+    open_channel(peers)
+    tsn = last_data(peers.network.left).tsn
+    for number in range(1, 1000):  # each waits for a message that was never sent
+        packet = forge(peers.network.left, Data(tsn + number & 0xFFFFFFFF, 0, number + 5, 53, payload))
+        peers.server.receive_datagram(packet, path, 2.0)
+    assert peers.server.closed
+    assert not any(isinstance(event, MessageReceived) for event in peers.network.right.events)
