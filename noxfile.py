@@ -4,6 +4,7 @@ Arguments behind `--` go to the program of the session: `nox -s relay -- -k floo
 """
 
 import ctypes
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -130,6 +131,15 @@ def e2e(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["system"])
+def network(session: nox.Session) -> None:
+    """Call from Chromium across bad networks between namespaces; prints gaps and delays. Needs root."""
+    need(session, "chromium", "iproute2", "libopus0")
+    if os.geteuid() or not Path("/dev/net/tun").exists():
+        session.error("network makes network namespaces: run it as root, where /dev/net/tun is")
+    run_tests(session, "network", "-s")
+
+
+@nox.session(venv_backend="none", requires=["system"])
 def abuse(session: nox.Session) -> None:
     """Flood a relay and a transceiver beside live calls, and count what strangers get."""
     need(session, "libopus0")
@@ -223,6 +233,7 @@ def has_library(name: str) -> bool:
 DETECT: dict[str, Callable[[], object]] = {
     "chromium": lambda: shutil.which("chromium"),
     "gcc": lambda: shutil.which("gcc"),
+    "iproute2": lambda: shutil.which("ip"),
     "libc6-dev": lambda: Path("/usr/include/stdio.h").exists(),
     "libopus0": lambda: has_library("libopus.so.0"),
     "openssl": lambda: shutil.which("openssl"),
