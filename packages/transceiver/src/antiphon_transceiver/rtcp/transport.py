@@ -18,14 +18,14 @@ FEEDBACK_INTERVAL = 0.075
 FEEDBACK_DEADLINE = 0.1
 """Seconds after which feedback goes out although no packet comes. Since packets come first, this timer seldom fires."""
 
-MAX_PENDING = 512
+MAX_PENDING = 128
 """Arrivals held until the next feedback; a tenth of a second of anything that is speech has 40."""
 
-TOLD = 128
+TOLD = 64
 """Arrivals remembered after they were told: a packet that comes late is told of together with those around it."""
 
-REMEMBERED = 512
-"""Packets of ours whose feedback may still come: 10 s at 20 ms each."""
+REMEMBERED = 256
+"""Packets of ours whose feedback may still come: 5 s at 20 ms each."""
 
 SMOOTHING = 1 / 64
 """Weight of one packet in the figures: they follow the last second or so."""
