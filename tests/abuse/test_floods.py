@@ -10,7 +10,7 @@ from antiphon_common.ownership import MAX_PROVISIONAL
 from antiphon_transceiver.ice.paths import MAX_PATHS
 from support.battle import HEADING, Outcome, fight, telephone
 from support.battlefield import LIVE_CALLS, Battlefield
-from support.flood import STRANGERS, Address, Flood, Sources, checks, junk
+from support.flood import STRANGERS, Address, Flood, Sources, checks, junk, rtp_packets
 
 PACKETS = 1_000_000
 TOLERATED_LOSS = 0.01
@@ -69,6 +69,17 @@ async def test_valid_checks_for_the_attackers_own_calls(field: Battlefield, *, s
         name = f"valid checks, {'same' if same else 'other'} transceiver, from {spoofed}"
         real = ONE_OF_THEM if sources is FEW else None
         outcome = await fight(field, phone, name, Flood(sources, valid), PACKETS, real=real)
+        assert_unharmed(field, outcome)
+
+
+async def test_media_in_the_name_of_the_attackers_own_call(field: Battlefield) -> None:
+    """What has a flow is forwarded without a look inside: it must not become the flood of a transceiver."""
+    async with telephone(field) as phone:
+        attacker = await phone.connect_to(field.transceiver_of(field.live.who[0][1]))
+        host, port = attacker.driven.socket.getsockname()
+        outcome = await fight(
+            field, phone, "media of the attacker's own call", Flood(Sources(host, port=port), rtp_packets(1)), PACKETS
+        )
         assert_unharmed(field, outcome)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from antiphon_relay.flows import PACKETS_AT_ONCE, PACKETS_WINDOW
 from antiphon_relay.forwarder import (
     OWNER_CHECKS_AT_ONCE,
     SPARED_PROVISIONAL,
@@ -99,6 +100,24 @@ def test_many_tokens_of_one_owner_are_limited_together() -> None:
     )
     assert passed <= OWNER_CHECKS_AT_ONCE
     live_call(relay, 1, other)
+
+
+def test_what_comes_by_one_flow_is_limited_and_no_other_flow_notices() -> None:
+    relay = Relay()
+    owner = relay.transceiver()
+    flooded, other = live_call(relay, 1, owner), live_call(relay, 2, owner)
+    seconds = 3
+    passed, others = 0, 0
+    for number in range(FLOOD):
+        passed += len(relay.receive(RTP, client(1)))
+        if number % (FLOOD // (50 * seconds)) == 0:
+            others += len(relay.receive(RTP, client(2)))
+        relay.now += seconds / FLOOD
+    assert passed == seconds * PACKETS_AT_ONCE == FLOOD - relay.counters.over_flow_limit
+    assert others > 50 * seconds
+    assert_alive(relay, 2, other, owner)
+    relay.now += PACKETS_WINDOW
+    assert_alive(relay, 1, flooded, owner)
 
 
 def test_under_pressure_confirmed_flows_go_first_then_provisional_then_unknown() -> None:

@@ -115,7 +115,7 @@ class Outcome(NamedTuple):
         gauges, counters = self.watch.gauges, self.watch.dropped
         flows, confirmed = gauges["antiphon_relay_flows"], gauges["antiphon_relay_confirmed_flows"]
         return (
-            f"{self.name:58}{self.sent.rate:>9,.0f}{self.sent.packets:>11,}{self.watch.relay_busy:>6.0%}{self.lost:>8.2%}"
+            f"{self.name:52}{self.sent.rate:>9,.0f}{self.sent.packets:>11,}{self.watch.relay_busy:>6.0%}{self.lost:>8.2%}"
             f"{self.worst_lost:>8.2%}{self.delay * 1e3:>7.0f}{len(self.new_calls):>5}{flows:>7.0f}{confirmed:>5.0f}"
             f"{gauges['antiphon_transceiver_paths']:>7.0f}{self.watch.growth / MEBIBYTE:>6.1f}{self.most_returned():>7.2f}"
             f"\n    {', '.join(f'{name} {count:,.0f}' for name, count in counters.items())}"
@@ -123,7 +123,7 @@ class Outcome(NamedTuple):
 
 
 HEADING = (
-    f"{'flood':58}{'packets/s':>9}{'sent':>11}{'relay':>6}{'lost':>8}{'worst':>8}{'p99 ms':>7}{'new':>5}"
+    f"{'flood':52}{'packets/s':>9}{'sent':>11}{'relay':>6}{'lost':>8}{'worst':>8}{'p99 ms':>7}{'new':>5}"
     f"{'flows':>7}{'conf':>5}{'paths':>7}{'MiB':>6}{'× got':>7}"
 )
 

@@ -21,6 +21,10 @@ CHECKS_PER_SECOND, CHECKS_AT_ONCE = 20.0, 40
 """Binding requests of a confirmed flow that its own limit lets pass: a client at rest sends one in 2.5 s, one that
 nominates anew 20 a second."""
 
+PACKETS_AT_ONCE, PACKETS_WINDOW = 500, 1.0
+"""What else a flow may send in so many seconds. Audio is 50 to 100 packets a second, with feedback and a data channel
+less than twice that; what comes faster is a flood, and would be an owner's who has to decrypt it to find out."""
+
 Datagram = tuple[bytes, bytes]
 """What is sent, and the encoded address it goes to."""
 
@@ -45,7 +49,7 @@ class Ingress:
 class Flow(Claim[bytes]):
     """A path with an owner, which is a transceiver's encoded link address."""
 
-    __slots__ = ("checks", "client", "downlink_header", "header", "ingress")
+    __slots__ = ("allowance", "checks", "client", "downlink_header", "header", "ingress", "window_end")
 
     def __init__(self, key: bytes, owner: bytes, now: float, ingress: Ingress) -> None:
         super().__init__(key, owner, now)
@@ -54,10 +58,21 @@ class Flow(Claim[bytes]):
         self.header = b""
         self.downlink_header = b""
         self.checks = Bucket(CHECKS_PER_SECOND, CHECKS_AT_ONCE)
+        self.allowance = 0
+        self.window_end = now
 
     @property
     def path(self) -> Path:
         return Path.decode(self.key)
+
+    def renew(self, now: float) -> bool:
+        """Begin a new window once the allowance is used up; return whether it was time for one. The packet that asks is
+        the first of the new window."""
+        if now < self.window_end:
+            return False
+        self.allowance = PACKETS_AT_ONCE - 1
+        self.window_end = now + PACKETS_WINDOW
+        return True
 
 
 class FlowTable(OwnershipTable[bytes]):

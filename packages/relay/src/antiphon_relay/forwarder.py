@@ -2,7 +2,8 @@
 
 Uplink, a binding request goes to the owner its route token names, everything else to the owner of its flow. Requests
 are limited, so that a flood of valid ones does not become an owner's: those of a confirmed flow by the flow's own
-limit; what exceeds it, and all others, by the limit of the token and then that of the owner.
+limit; what exceeds it, and all others, by the limit of the token and then that of the owner. What else comes by a flow
+has a limit too, far above what a call sends.
 
 Downlink, whatever an owner sends makes the path its own, provisionally, and goes out. On a path that is confirmed for
 another owner it is dropped and counted instead. Otherwise checks for a stranger's call, sent from the spoofed address
@@ -64,8 +65,8 @@ class RelayCounters:
 
     __slots__ = (
         "bad_token", "downlink", "link_bad_tag", "link_foreign", "link_malformed", "malformed_request",
-        "messages", "no_route", "not_owner", "over_owner_limit", "over_token_limit", "shed", "skipped_messages",
-        "unknown", "unknown_ingress", "uplink",
+        "messages", "no_route", "not_owner", "over_flow_limit", "over_owner_limit", "over_token_limit", "shed",
+        "skipped_messages", "unknown", "unknown_ingress", "uplink",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -76,6 +77,7 @@ class RelayCounters:
         self.malformed_request = 0
         self.bad_token = 0
         self.no_route = 0
+        self.over_flow_limit = 0
         self.over_token_limit = 0
         self.over_owner_limit = 0
         self.shed = 0
@@ -148,6 +150,11 @@ class Forwarder:
                     spared[flow is None] -= 1
                 self._forward_request(ingress, data, source, flow, now)
             elif flow is not None:
+                if flow.allowance:
+                    flow.allowance -= 1
+                elif not flow.renew(now):
+                    self.counters.over_flow_limit += 1
+                    continue
                 outbox.append((flow.header + data, flow.owner))
             else:
                 self.counters.unknown += 1
