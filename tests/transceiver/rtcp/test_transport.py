@@ -68,7 +68,7 @@ def test_a_packet_that_comes_late_is_told_together_with_those_around_it() -> Non
 
 def test_no_rounding_adds_up() -> None:
     receiver = TransportReceiver()
-    times: dict[int, float | None] = {number: 5.0 + number * 0.0201 for number in range(400)}
+    times: dict[int, float | None] = {number: 5.0 + number * 0.0201 for number in range(MAX_PENDING)}
     for number, at in times.items():
         receiver.received(number, at or 0.0)
     assert told(receiver) == approximately(times)
