@@ -1,0 +1,238 @@
+"""Backends that come and go under calls, from a seed and under virtual time: the cores of both ends, and real playout.
+
+Whatever happens to them, no call is lost while some address has a slot, nobody's audio comes twice or out of order, and
+no more waits to be played than the credit allows.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from antiphon_backend.core import BackendSession, CallCore, CallOffered, CallState, Slots
+from antiphon_common import frames
+from antiphon_common.frame_connection import ConnectionCounters
+from antiphon_transceiver.audio import Playout
+from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS
+from antiphon_transceiver.backends import BackendGroup, BackendLink, InboundFrame
+from antiphon_transceiver.backends.call import LinkCounters
+
+TICK = 0.01
+FRAME_TICKS = 2
+DELAY_TICKS = 1
+CALLS = 8
+SLOTS = 8
+SECONDS = 40.0
+
+
+def packet(number: int) -> bytes:
+    """Return what passes for 20 ms of Opus, and has a number."""
+    return b"\x08" + number.to_bytes(4, "big")
+
+
+class Caller:
+    """Says numbered packets, and plays what comes."""
+
+    def __init__(self, fleet: "Fleet", number: int) -> None:
+        self.playout = Playout("opus")
+        self.said = 0
+        self.heard: list[int] = []
+        self.ended: InboundFrame | None = None
+        self._fleet = fleet
+        session = {"model": "parrot" if number % 2 else "poet"}
+        self.call = fleet.group.open(f"rtc_{number}", "acme", session, {}, self._hear, fleet.now)
+
+    def tick(self, number: int) -> None:
+        if number % FRAME_TICKS == 0:
+            self.call.send_audio(packet(self.said), self.said * 960)
+            self.said += 1
+        while (played := self.playout.poll(self._fleet.now)) is not None:
+            self.heard.append(int.from_bytes(played.payload[1:], "big"))
+        if drained := self.playout.take_drained():
+            self.call.grant(drained)
+
+    def _hear(self, frame: InboundFrame, now: float) -> None:
+        match frame:
+            case frames.Audio():
+                self.playout.append(frame.response, frame.data)
+            case frames.ResponseEnded():
+                self.playout.end(frame.response)
+            case frames.Clear():
+                self.call.interrupted(frame.response, self.playout.clear(frame.response))
+            case frames.Ended() | frames.Refused() | frames.BadFrame():
+                self.ended = frame
+
+
+class Address:
+    """A process with a backend. A parrot says back what it hears; a poet recites, as far ahead as it may, and begins a
+    new poem when it gets a call."""
+
+    def __init__(self, fleet: "Fleet") -> None:
+        self.slots = Slots(SLOTS)
+        self.connected = self.hung = False
+        self._fleet = fleet
+        self._poems: dict[CallCore, int] = {}
+        self._latest: dict[CallCore, int] = {}
+        self._wires: tuple[deque[tuple[int, bytes]], ...] = ()
+        self.connect()
+
+    def connect(self) -> None:
+        """Start, and be dialled."""
+        self.slots.taken = 0
+        self.connected, self.hung = True, False
+        self.session = BackendSession(self.slots, ("opus",), ConnectionCounters(), self._fleet.now)
+        self.link = BackendLink(self._fleet.group.counters, self._fleet.now)
+        self._wires = (deque(), deque())
+        self._fleet.group.links.append(self.link)
+
+    def crash(self) -> None:
+        """Stop at once; the transceiver is told by its kernel."""
+        if self.connected:
+            self.connected = False
+            self._fleet.group.links.remove(self.link)
+            self.link.lost()
+            self._fleet.deliver(self.link)
+            self._poems.clear()
+
+    def tick(self, number: int) -> None:
+        if not self.connected:
+            return
+        up, down = self._wires
+        self._move(number, self.link.poll_transmit, up, self.session.receive_message, self.hung)
+        self._run_handlers()
+        self._move(number, self.session.poll_transmit, down, self.link.receive_message, self.hung)
+        self.link.handle_timeout(self._fleet.now)
+        self._fleet.deliver(self.link)
+        if not self.hung:
+            self.session.handle_timeout(self._fleet.now)
+        if self.link.closing is not None:
+            self.crash()
+            self._fleet.later(1.0, self.connect)
+
+    def _move(
+        self,
+        number: int,
+        poll: Callable[[], bytes | None],
+        wire: deque[tuple[int, bytes]],
+        receive: Callable[[bytes, float], None],
+        hung: bool,
+    ) -> None:
+        while (message := poll()) is not None:
+            wire.append((number + DELAY_TICKS, message))
+        while wire and wire[0][0] <= number and not hung:
+            receive(wire.popleft()[1], self._fleet.now)
+
+    def _run_handlers(self) -> None:
+        if self.hung:
+            return
+        while (event := self.session.poll_event()) is not None:
+            call = event.call
+            if isinstance(event, CallOffered):
+                call.accept()
+                if call.started.session["model"] == "poet":
+                    call.clear()
+                    self._poems[call] = 0
+                call.start_response()
+            self._listen(call)
+            if call in self._poems:
+                self._recite(call)
+
+    def _listen(self, call: CallCore) -> None:
+        while call.audio.frames:
+            frame = call.audio.frames.popleft()
+            assert frame.position > self._latest.get(call, -1), "the caller's audio came out of order"
+            assert frame.position * 1000 // 48000 >= call.started.resumed_ms - 20
+            self._latest[call] = frame.position
+            if call not in self._poems and call.state is CallState.ACCEPTED:
+                call.say(frame.data)
+
+    def _recite(self, call: CallCore) -> None:
+        while call.state is CallState.ACCEPTED and call.say(line := packet(self._poems[call])) == len(line):
+            self._poems[call] += 1
+
+
+class Fleet:
+    """The addresses of one backend, and the calls on them. Faults come from `random`."""
+
+    def __init__(self, random: Random) -> None:
+        self.now = 0.0
+        self.random = random
+        self.group = BackendGroup("opus", LinkCounters())
+        self._agenda: list[tuple[float, Callable[[], None]]] = []
+        self.addresses = [Address(self) for _ in range(3)]
+        self._ticks = 0
+        self.callers: list[Caller] = []
+
+    def run(self, seconds: float, *, faults: bool = False) -> None:
+        for _ in range(round(seconds / TICK)):
+            self._ticks += 1
+            self.now = self._ticks * TICK
+            if faults and self._ticks % 10 == 0:
+                self._maybe_break()
+            self._agenda, due = [], self._agenda
+            for at, action in due:
+                if at > self.now:
+                    self._agenda.append((at, action))
+                else:
+                    action()
+            for caller in self.callers:
+                caller.tick(self._ticks)
+            for address in self.addresses:
+                address.tick(self._ticks)
+            if (look := self.group.poll_timeout()) is not None and look <= self.now:
+                self.group.handle_timeout(self.now)
+                self.deliver(self.group)
+            self._check()
+
+    def later(self, delay: float, action: Callable[[], None]) -> None:
+        self._agenda.append((self.now + delay, action))
+
+    def deliver(self, source: BackendLink | BackendGroup) -> None:
+        while (delivery := source.poll_event()) is not None:
+            if not self.group.keep(delivery, self.now):
+                delivery.call.sink(delivery.frame, self.now)
+
+    def _maybe_break(self) -> None:
+        address = self.random.choice(self.addresses)
+        chance = self.random.random()
+        if not address.connected or address.hung or chance > 0.05:
+            return
+        if chance < 0.03:
+            address.crash()
+            self.later(self.random.uniform(0.1, 3.0), address.connect)
+        else:
+            address.hung = True
+
+    def _check(self) -> None:
+        for caller in self.callers:
+            assert caller.ended is None, f"at {self.now}: {caller.call.call_id} heard {caller.ended}"
+            assert caller.playout.buffered_ms <= MAX_BUFFERED_MS
+        for address in self.addresses:
+            assert address.slots.taken <= SLOTS
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_calls_outlive_crashes_and_hangs_of_their_backends(seed: int) -> None:
+    print("seed", seed)
+    fleet = Fleet(Random(seed))
+    fleet.run(0.1)
+    fleet.callers = [Caller(fleet, number) for number in range(CALLS)]
+    fleet.run(SECONDS, faults=True)
+    resumed = fleet.group.counters.calls_resumed
+    print(f"{resumed} resumptions")
+    assert resumed > CALLS
+    for address in fleet.addresses:
+        if address.hung:
+            fleet.later(0.0, address.crash)
+    fleet.run(5)
+    for number, caller in enumerate(fleet.callers):
+        if number % 2:
+            assert caller.heard == sorted(set(caller.heard)), "twice or out of order"
+            assert caller.heard[-1] > caller.said - 4 * 50
+        assert len(caller.heard) > 0.5 * caller.said
+        caller.call.end("hangup")
+    fleet.run(0.1)
+    assert fleet.group.poll_timeout() is None
+    assert sum(link.calls for link in fleet.group.links) == 0
+    assert [address.slots.taken for address in fleet.addresses if address.connected] == [0] * len(fleet.group.links)
