@@ -86,6 +86,14 @@ def drop_numbered(lost: int) -> Callable[[bytes], list[bytes]]:
     return lambda packet: [] if next(count) == lost else [packet]
 
 
+def test_a_known_round_trip_repeats_sooner() -> None:
+    peers = make_sctp_peers(impairment=FAR)
+    peers.network.left.rewrite = drop_numbered(0)
+    peers.client.start(0.0, 0.1)
+    assert peers.network.run(lambda: peers.established, limit=2.0)
+    assert peers.network.now < 0.2 + INITIAL_RTO
+
+
 def test_nobody_there() -> None:
     peers = make_sctp_peers(impairment=Impairment(loss=1.0))
     peers.client.start(0.0)

@@ -1,7 +1,8 @@
 """An SCTP association over DTLS (RFC 9260, RFC 8261) as a protocol core."""
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from antiphon_common.core import Path, Transmit
 from antiphon_common.errors import DecodeError, LocalProtocolError, RemoteProtocolError
@@ -117,23 +118,6 @@ class Association:
         # Both are drained after every call (antiphon_common.core), so one datagram's worth bounds them.
         self._transmits: deque[Transmit] = deque()
         self._events: deque[AssociationEvent] = deque()
-        self._handlers: dict[int, Callable[..., None]] = {
-            chunks.Data.type: self._receive_data,
-            chunks.Init.type: self._receive_init,
-            chunks.InitAck.type: self._receive_init_ack,
-            chunks.Sack.type: self._receive_sack,
-            chunks.Heartbeat.type: self._receive_heartbeat,
-            chunks.HeartbeatAck.type: self._receive_heartbeat_ack,
-            chunks.Abort.type: self._receive_abort,
-            chunks.Shutdown.type: self._receive_shutdown,
-            chunks.ShutdownAck.type: self._receive_shutdown_ack,
-            chunks.Error.type: self._receive_error,
-            chunks.CookieEcho.type: self._receive_cookie_echo,
-            chunks.CookieAck.type: self._receive_cookie_ack,
-            chunks.ShutdownComplete.type: self._receive_shutdown_complete,
-            chunks.Reconfig.type: self._receive_reconfig,
-            chunks.ForwardTsn.type: self._receive_forward_tsn,
-        }
 
     @property
     def streams(self) -> int:
@@ -152,10 +136,15 @@ class Association:
 
     # What our user does.
 
-    def start(self, now: float) -> None:
-        """Send an INIT. Both sides may, at the same time; without it the peer's is waited for."""
+    def start(self, now: float, round_trip: float | None = None) -> None:
+        """Send an INIT. Both sides may, at the same time; without it the peer's is waited for.
+
+        `round_trip` in seconds, as DTLS measured it, says when to repeat what gets lost.
+        """
         if self.state is not State.CLOSED:
             return
+        if round_trip is not None:
+            self.rto.measure(round_trip)
         self.state = State.COOKIE_WAIT
         self._setup_chunk = chunks.Init(*self._init_fields(), EXTENSIONS).encode()
         self._give_up_at = now + SETUP_DEADLINE
@@ -294,7 +283,7 @@ class Association:
             elif self.state not in EXPECTED[chunk.type]:
                 self.counters.unexpected += 1
             else:
-                self._handlers[chunk.type](chunk, now)
+                _HANDLERS[chunk.type](self, chunk, now)
                 if isinstance(chunk, chunks.Data):
                     has_data, at_once = True, at_once or chunk.immediate
         if has_data:
@@ -566,3 +555,22 @@ class Association:
 
     def _transmit(self, packet: list[bytes], tag: int) -> None:
         self._transmits.append(Transmit(encode_packet(*self._ports, tag, packet), None))
+
+
+_HANDLERS: Mapping[int, Callable[[Association, Any, float], None]] = {
+    chunks.Data.type: Association._receive_data,
+    chunks.Init.type: Association._receive_init,
+    chunks.InitAck.type: Association._receive_init_ack,
+    chunks.Sack.type: Association._receive_sack,
+    chunks.Heartbeat.type: Association._receive_heartbeat,
+    chunks.HeartbeatAck.type: Association._receive_heartbeat_ack,
+    chunks.Abort.type: Association._receive_abort,
+    chunks.Shutdown.type: Association._receive_shutdown,
+    chunks.ShutdownAck.type: Association._receive_shutdown_ack,
+    chunks.Error.type: Association._receive_error,
+    chunks.CookieEcho.type: Association._receive_cookie_echo,
+    chunks.CookieAck.type: Association._receive_cookie_ack,
+    chunks.ShutdownComplete.type: Association._receive_shutdown_complete,
+    chunks.Reconfig.type: Association._receive_reconfig,
+    chunks.ForwardTsn.type: Association._receive_forward_tsn,
+}

@@ -90,9 +90,12 @@ class DataChannelEndpoint:
 
     # What our user does.
 
-    def start(self, now: float) -> None:
-        """Set up the association, as both sides do once DTLS is connected (RFC 8831 §6.2)."""
-        self.association.start(now)
+    def start(self, now: float, round_trip: float | None = None) -> None:
+        """Set up the association, as both sides do once DTLS is connected (RFC 8831 §6.2).
+
+        `round_trip` in seconds, as DTLS measured it, says when to repeat what gets lost.
+        """
+        self.association.start(now, round_trip)
 
     def set_mtu(self, mtu: int) -> None:
         """Send datagrams of at most `mtu` bytes from now on, except for data that was sent before and got lost."""

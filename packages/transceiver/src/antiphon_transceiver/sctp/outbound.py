@@ -160,15 +160,14 @@ class Outbound:
 
     def take(self, room: int, now: float, *, empty: int) -> list[bytes]:
         """Return the chunks that go into a packet with `room` bytes left; one without any chunk yet has `empty`."""
-        taken = []
-        if self._forward_due:
-            forward = self._forward_tsn(now)
-            if len(forward) > room:
-                return []
-            taken.append(forward)
-            room -= len(forward)
+        taken: list[bytes] = []
         while True:
-            wire = self._take_lost(room, now, oversize=room == empty) or self._take_new(room, now, empty)
+            wire = (
+                self._take_forward_tsn(room, now)
+                or self._take_lost(room, now, oversize=room == empty)
+                or self._take_new(room, now, empty)
+                or self._take_forward_tsn(room, now)  # of what has just been found expired
+            )
             if not wire:
                 break
             taken.append(wire)
@@ -446,17 +445,22 @@ class Outbound:
         self._advanced_tsn = self.cumulative_tsn + index
         return self._advanced_tsn > before and index > 0
 
-    def _forward_tsn(self, now: float) -> bytes:
-        self._forward_due = False
-        self._forwarded_at = now
+    def _take_forward_tsn(self, room: int, now: float) -> bytes:
+        if not self._forward_due:
+            return b""
         skipped: dict[int, int] = {}
         for index in range(self._advanced_tsn - self.cumulative_tsn):
             message = self._outstanding[index].message
             if not message.unordered:
                 skipped[message.stream] = message.ssn
+        wire = ForwardTsn(self._advanced_tsn & _MASK, tuple(skipped.items())).encode()
+        if len(wire) > room:
+            return b""
+        self._forward_due = False
+        self._forwarded_at = now
         if self.deadline is None:
             self.deadline = now + self._rto.value
-        return ForwardTsn(self._advanced_tsn & _MASK, tuple(skipped.items())).encode()
+        return wire
 
     def _account(self, stream: int, size: int) -> None:
         self.buffered_bytes += size
