@@ -26,6 +26,8 @@ MIN_DELTA, MAX_DELTA = -0x8000, 0x7FFF
 
 _NOT_RECEIVED, _SMALL_DELTA, _LARGE_DELTA = 0, 1, 2
 _MAX_SMALL_DELTA = 255
+_DELTA_FORMATS = {_NOT_RECEIVED: "", _SMALL_DELTA: "B", _LARGE_DELTA: "h"}
+_HEAD = struct.Struct("!IIHHI")
 _MAX_RUN = 0x1FFF
 _ONE_BIT_SYMBOLS, _TWO_BIT_SYMBOLS = 14, 7
 
@@ -96,40 +98,30 @@ class TransportFeedback(msgspec.Struct, frozen=True):
     def encode(self) -> bytes:
         if not 0 < len(self.deltas) <= MAX_STATUSES:
             raise LocalProtocolError(f"a feedback cannot tell of {len(self.deltas)} packets")
-        writer = Writer()
-        writer.push_uint32(self.sender_ssrc)
-        writer.push_uint32(self.media_ssrc)
-        writer.push_uint16(self.base_sequence)
-        writer.push_uint16(len(self.deltas))
-        writer.push_uint24(self.reference_time)
-        writer.push_uint8(self.count)
-        for chunk in _encode_chunks([_symbol(delta) for delta in self.deltas]):
-            writer.push_uint16(chunk)
-        for delta in self.deltas:
-            if delta is not None:
-                writer.push_bytes(struct.pack("!B" if _symbol(delta) == _SMALL_DELTA else "!h", delta))
-        writer.push_bytes(bytes(-len(writer) % 4))
-        return _frame(self.FORMAT, writer.getvalue())
+        deltas = self.deltas
+        times = self.reference_time << 8 | self.count
+        head = _HEAD.pack(self.sender_ssrc, self.media_ssrc, self.base_sequence, len(deltas), times)
+        symbols = [
+            _NOT_RECEIVED if delta is None else _SMALL_DELTA if 0 <= delta <= _MAX_SMALL_DELTA else _LARGE_DELTA
+            for delta in deltas
+        ]
+        chunks = list(_encode_chunks(symbols))
+        sizes = "".join(_DELTA_FORMATS[symbol] for symbol in symbols)
+        received = [delta for delta in deltas if delta is not None]
+        body = head + struct.pack(f"!{len(chunks)}H{sizes}", *chunks, *received)
+        return _frame(self.FORMAT, body + bytes(-len(body) % 4))
 
     @classmethod
     def decode_body(cls, body: bytes) -> Self:
         reader = Reader(body)
-        sender_ssrc, media_ssrc = reader.pull_uint32(), reader.pull_uint32()
-        base_sequence, count = reader.pull_uint16(), reader.pull_uint16()
+        sender_ssrc, media_ssrc, base_sequence, count, times = _HEAD.unpack(reader.pull_bytes(_HEAD.size))
         if count > MAX_STATUSES:
             raise DecodeError(f"feedback on {count} packets")
-        reference_time, feedback_count = reader.pull_uint24(), reader.pull_uint8()
         symbols: list[int] = []
         while len(symbols) < count:
             symbols += _decode_chunk(reader.pull_uint16(), count - len(symbols))
         deltas = tuple(_pull_delta(reader, symbol) for symbol in symbols)
-        return cls(sender_ssrc, media_ssrc, base_sequence, reference_time, feedback_count, deltas)
-
-
-def _symbol(delta: int | None) -> int:
-    if delta is None:
-        return _NOT_RECEIVED
-    return _SMALL_DELTA if 0 <= delta <= _MAX_SMALL_DELTA else _LARGE_DELTA
+        return cls(sender_ssrc, media_ssrc, base_sequence, times >> 8, times & 0xFF, deltas)
 
 
 def _encode_chunks(symbols: Sequence[int]) -> Iterable[int]:

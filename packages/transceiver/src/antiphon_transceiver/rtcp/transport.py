@@ -12,10 +12,10 @@ from antiphon_transceiver.rtcp.feedback import (
     TransportFeedback,
 )
 
-FEEDBACK_INTERVAL = 0.075
-"""Seconds after which the next packet to arrive brings feedback: with packets of 20 ms one goes out every 80 ms."""
+FEEDBACK_INTERVAL = 0.09
+"""Seconds after which the next packet to arrive brings feedback: with packets of 20 ms one goes out every 100 ms."""
 
-FEEDBACK_DEADLINE = 0.1
+FEEDBACK_DEADLINE = 0.11
 """Seconds after which feedback goes out although no packet comes. Since packets come first, this timer seldom fires."""
 
 MAX_PENDING = 128
@@ -37,7 +37,7 @@ _UNKNOWN, _LOST, _RECEIVED = range(3)
 
 
 class TransportReceiver:
-    """Notes when packets arrive, and tells the sender about twelve times a second."""
+    """Notes when packets arrive, and tells the sender about ten times a second."""
 
     def __init__(self) -> None:
         self.dropped = 0
@@ -71,12 +71,12 @@ class TransportReceiver:
         if not arrivals:
             return None
         base, last = min(arrivals), max(arrivals)
-        if self._next_base is None or last >= self._next_base:
-            if self._next_base is not None and last - self._next_base < MAX_STATUSES:
-                base = min(base, self._next_base)
-            self._next_base = last + 1
+        expected = last + 1 if self._next_base is None else self._next_base
+        times = arrivals if base >= expected else self._told | arrivals
+        if last >= expected:
+            base = min(base, expected)
+        self._next_base = max(last + 1, expected)
         base = max(base, last - MAX_STATUSES + 1)
-        times = self._told | arrivals
         known = [number for number in range(base, last + 1) if number in times]
         reference = int(times[known[0]] * DELTA_TICKS) // REFERENCE_TICKS
         before = reference * REFERENCE_TICKS
