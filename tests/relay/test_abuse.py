@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from antiphon_relay.flows import PACKETS_AT_ONCE, PACKETS_WINDOW
 from antiphon_relay.forwarder import (
     OWNER_CHECKS_AT_ONCE,
+    SPARED_CONFIRMED,
     SPARED_PROVISIONAL,
     SPARED_UNKNOWN,
     TOKEN_CHECKS_AT_ONCE,
@@ -145,3 +146,4 @@ def test_under_pressure_confirmed_flows_go_first_then_provisional_then_unknown()
     expected = [SPARED_UNKNOWN, SPARED_PROVISIONAL, len(confirmed)]
     assert [passed(numbers, pressed=True) for numbers in (unknown, provisional, confirmed)] == expected
     assert passed([*unknown, *provisional, *confirmed], pressed=True) == sum(expected)
+    assert passed([confirmed[0]] * 60, pressed=True) == SPARED_CONFIRMED

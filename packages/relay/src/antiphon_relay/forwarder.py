@@ -46,9 +46,10 @@ TOKEN_CHECKS_PER_SECOND, TOKEN_CHECKS_AT_ONCE = 50.0, 100
 OWNER_CHECKS_PER_SECOND, OWNER_CHECKS_AT_ONCE = 2000.0, 1000
 """Binding requests to one owner outside its confirmed flows: it answers them with a tenth of its time."""
 
-SPARED_PROVISIONAL, SPARED_UNKNOWN = 32, 16
-"""Under pressure, how many requests of a batch are still looked at, from provisional flows and from unknown paths:
-reading a token costs several times what forwarding does, and confirmed flows go first."""
+SPARED_CONFIRMED, SPARED_PROVISIONAL, SPARED_UNKNOWN = 4, 32, 16
+"""Under pressure, how many requests of a batch are still looked at: from each confirmed flow, from all provisional ones
+and from all unknown paths. Reading a token costs several times what forwarding does, and what waits behind a flood is
+live audio; also behind one that claims to come from a live client."""
 
 MAX_OWNERS = 4096
 """Owners and tokens remembered, which only saves reading them again; beyond this they are forgotten all at once."""
@@ -139,15 +140,17 @@ class Forwarder:
         than they can be moved."""
         flows, outbox = ingress.flows, self.link_outbox
         before = len(outbox)
-        spared = {False: SPARED_PROVISIONAL, True: SPARED_UNKNOWN}
+        spared: dict[Flow | bool, int] = {False: SPARED_PROVISIONAL, True: SPARED_UNKNOWN}
         for data, source in batch:
             flow = flows.get(source)
             if data[:2] == _BINDING_REQUEST:
-                if pressed and (flow is None or not flow.confirmed):
-                    if not spared[flow is None]:
+                if pressed:
+                    kind = flow if flow is not None and flow.confirmed else flow is None
+                    left = spared.get(kind, SPARED_CONFIRMED)
+                    if not left:
                         self.counters.shed += 1
                         continue
-                    spared[flow is None] -= 1
+                    spared[kind] = left - 1
                 self._forward_request(ingress, data, source, flow, now)
             elif flow is not None:
                 if flow.allowance:
