@@ -5,17 +5,17 @@ from collections.abc import Iterator
 import pytest
 
 from support.battle import HEADING
-from support.battlefield import Battlefield
+from support.battlefield import TRANSCEIVERS, Battlefield
 from support.processes import apart
 
 
 @pytest.fixture(scope="session")
 def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Battlefield]:
-    with apart(audio="opus", transceivers=2, capacity=200) as deployment:
+    with apart(audio="opus", transceivers=TRANSCEIVERS, capacity=200) as deployment:
         field = Battlefield(deployment, tmp_path_factory.mktemp("flood"))
         try:
             yield field
         finally:
-            field.live.end()
+            field.close()
         print(f"\n\nThe relay sustains {field.sustained:,.0f} packets a second.\n{HEADING}")
         print("\n".join(field.table))

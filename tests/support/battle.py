@@ -3,7 +3,6 @@
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from math import inf
 from typing import NamedTuple
 
 import httpx
@@ -14,13 +13,15 @@ from antiphon.client.speech import Speech
 from antiphon_transceiver.dtls import Certificate
 from support.battlefield import Battlefield, Watch
 from support.callers import ANSWER_SECONDS, Caller
-from support.flood import Address, Flood, Sent, strangers
+from support.flood import Address, Flood, Sent
 
 NEW_CALL_SECONDS = 5.0
 """How long a call may take to connect while a flood runs; a caller would wait longer."""
 FLOOD_HEAD_START = 1.0
 """Seconds that attackers use an address before somebody makes a real call from it."""
 MIN_NEW_CALLS = 4
+SETTLE_SECONDS = 0.3
+"""What was sent to strangers has been counted by then."""
 TALK_SECONDS = 0.5
 MAX_OFFERS = 40
 MEBIBYTE = 1 << 20
@@ -101,25 +102,24 @@ class Outcome(NamedTuple):
     alive: int
     foreign: int
     watch: Watch
-    strangers: dict[Address, int]
+    stranger_bytes: int
     """Bytes that arrived where nobody calls from."""
+    amplification: float
+    """The most that any stranger has got so far, as a multiple of what was sent in its name."""
     new_calls: list[Caller]
-
-    def most_returned(self) -> float:
-        """Return the greatest ratio of the bytes that a stranger got to those sent in its name."""
-        sent = self.sent.by_source
-        return max((got / sent[source] if source in sent else inf for source, got in self.strangers.items()), default=0)
 
     def row(self) -> str:
         """Return what stands under `HEADING`, and below it the packets dropped, by reason."""
-        gauges, counters = self.watch.gauges, self.watch.dropped
-        flows, confirmed = gauges["antiphon_relay_flows"], gauges["antiphon_relay_confirmed_flows"]
-        return (
-            f"{self.name:52}{self.sent.rate:>9,.0f}{self.sent.packets:>11,}{self.watch.relay_busy:>6.0%}{self.lost:>8.2%}"
-            f"{self.worst_lost:>8.2%}{self.delay * 1e3:>7.0f}{len(self.new_calls):>5}{flows:>7.0f}{confirmed:>5.0f}"
-            f"{gauges['antiphon_transceiver_paths']:>7.0f}{self.watch.growth / MEBIBYTE:>6.1f}{self.most_returned():>7.2f}"
-            f"\n    {', '.join(f'{name} {count:,.0f}' for name, count in counters.items())}"
+        watch, gauges = self.watch, self.watch.gauges
+        columns = (
+            f"{self.name:52}",
+            f"{self.sent.rate:>9,.0f}{self.sent.packets:>11,}{watch.relay_busy:>6.0%}",
+            f"{self.lost:>8.2%}{self.worst_lost:>8.2%}{self.delay * 1e3:>7.0f}{len(self.new_calls):>5}",
+            f"{gauges['antiphon_relay_flows']:>7.0f}{gauges['antiphon_relay_confirmed_flows']:>5.0f}",
+            f"{gauges['antiphon_transceiver_paths']:>7.0f}{watch.growth / MEBIBYTE:>6.1f}{self.amplification:>7.2f}",
         )
+        dropped = ", ".join(f"{name} {count:,.0f}" for name, count in watch.dropped.items())
+        return f"{''.join(columns)}\n    {dropped}"
 
 
 HEADING = (
@@ -135,29 +135,31 @@ async def fight(
     new_calls: list[Caller] = []
     outcome: list[Sent] = []
     watch = Watch(field)
-    with strangers(field.port) as counted:
-        before = field.live.figures()
-        done = trio.Event()
-        async with trio.open_nursery() as nursery:
+    if real is not None:
+        field.strangers.callers.add(real)
+    before, got_before = field.live.figures(), sum(field.strangers.got.values())
+    done = trio.Event()
+    async with trio.open_nursery() as nursery:
 
-            async def attack() -> None:
-                rate = field.sustained / 2
-                outcome.append(await trio.to_thread.run_sync(field.source.run, flood, field.port, rate, count))
-                done.set()
+        async def attack() -> None:
+            rate = field.sustained / 2
+            outcome.append(await trio.to_thread.run_sync(field.source.run, flood, field.port, rate, count))
+            done.set()
 
-            nursery.start_soon(attack)
-            nursery.start_soon(watch.run)
-            await trio.sleep(FLOOD_HEAD_START)
-            if real is not None:
-                new_calls.append(await phone.call(real))
-            while len(new_calls) < MIN_NEW_CALLS or not done.is_set():
-                caller = await phone.call()
-                new_calls.append(caller)
-                caller.hang_up()
-            await done.wait()
-            nursery.cancel_scope.cancel()
-        after = field.live.figures()
-        watch.stop()
+        nursery.start_soon(attack)
+        nursery.start_soon(watch.run)
+        await trio.sleep(FLOOD_HEAD_START)
+        if real is not None:
+            new_calls.append(await phone.call(real))
+        while len(new_calls) < MIN_NEW_CALLS or not done.is_set():
+            caller = await phone.call()
+            new_calls.append(caller)
+            caller.hang_up()
+        nursery.cancel_scope.cancel()
+    after = field.live.figures()
+    watch.stop()
+    await trio.sleep(SETTLE_SECONDS)
+    field.claimed.update(outcome[0].by_source)
     said = [now - was for was, now in zip(before.sent, after.sent, strict=True)]
     heard = [now - was for was, now in zip(before.received, after.received, strict=True)]
     delays = sorted(after.delays)
@@ -170,6 +172,7 @@ async def fight(
         after.alive,
         after.foreign - before.foreign,
         watch,
-        {address: size for address, size in counted.got.items() if address != real},
+        sum(field.strangers.got.values()) - got_before,
+        field.strangers.amplification(field.claimed),
         new_calls,
     )

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -20,12 +21,13 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.link import Confirm, LinkKeys, LinkMessage, Release
 from antiphon_common.routing import RouteTokens
 from support.callers import Figures
-from support.flood import Flood, FloodSource, Sources, rtp_packets
+from support.flood import Address, Flood, FloodSource, Sources, Strangers, rtp_packets
 from support.processes import Deployment, Service, read_metrics
 
 TESTS = Path(__file__).parent.parent
 RELAY_CORE, FLOOD_CORE = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 LIVE_CALLS = 10
+TRANSCEIVERS = 2
 
 MEASURED = Sources("127.32.0.0", addresses=256, ports=8)
 MEASURED_SECONDS = 1.5
@@ -83,7 +85,14 @@ class Battlefield:
         self.source = FloodSource(folder, FLOOD_CORE)
         self.sustained = self._measure()
         self.live = LiveCalls(deployment.url)
+        self.strangers = Strangers(self.port)
+        self.claimed: Counter[Address] = Counter()
+        """Bytes sent by all floods so far in the name of each source."""
         self.table: list[str] = []
+
+    def close(self) -> None:
+        self.live.end()
+        self.strangers.close()
 
     def transceiver_of(self, ufrag: str) -> int:
         """Return the link port of the transceiver that a token names."""

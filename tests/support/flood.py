@@ -7,9 +7,9 @@ import struct
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -98,10 +98,13 @@ class FloodSource:
 
 
 class Strangers:
-    """Counts the bytes that arrive at addresses of strangers from one port, by a packet socket on the loopback."""
+    """Counts the bytes that arrive at addresses of strangers from one port, by a packet socket on the loopback, until
+    it is closed."""
 
     def __init__(self, port: int) -> None:
-        self.got: Counter[Address] = Counter()
+        self.callers: set[Address] = set()
+        """Addresses from which real calls were made: these are no strangers."""
+        self._got: Counter[Address] = Counter()
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         _attach_filter(self._socket, port)
@@ -111,8 +114,17 @@ class Strangers:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
+    @property
+    def got(self) -> dict[Address, int]:
+        """Bytes by address, but for those that had a call of their own."""
+        return {address: size for address, size in self._got.copy().items() if address not in self.callers}
+
+    def amplification(self, claimed: Mapping[Address, int]) -> float:
+        """Return the most that a stranger got, as a multiple of what was sent in its name."""
+        got = ((size, claimed.get(address, 0)) for address, size in self.got.items())
+        return max((size / sent if sent else inf for size, sent in got), default=0.0)
+
     def close(self) -> None:
-        """Stop counting, once nothing has come for a moment."""
         self._done.set()
         self._thread.join()
         self._socket.close()
@@ -127,17 +139,7 @@ class Strangers:
                 continue
             header = (packet[0] & 15) * 4
             port, size = struct.unpack_from("!HH", packet, header + 2)
-            self.got[socket.inet_ntoa(packet[16:20]), port] += size - 8
-
-
-@contextmanager
-def strangers(port: int) -> Iterator[Strangers]:
-    """Count, for as long as the context lasts, what strangers get from a port."""
-    counting = Strangers(port)
-    try:
-        yield counting
-    finally:
-        counting.close()
+            self._got[socket.inet_ntoa(packet[16:20]), port] += size - 8
 
 
 def rtp_packets(seed: int) -> list[bytes]:
