@@ -70,7 +70,7 @@ def signaling(session: nox.Session) -> None:
 @nox.session
 def backend(session: nox.Session) -> None:
     """Test the backend SDK and the shipped backends."""
-    test_package(session)
+    test_package(session, "trio-websocket")
 
 
 @nox.session
@@ -182,9 +182,10 @@ def serve(session: nox.Session) -> None:
     session.run(str(SYSTEM / "bin" / "python"), "-m", "antiphon", *session.posargs, external=True)
 
 
-def test_package(session: nox.Session) -> None:
-    """Install the package of the session's name with what it declares, and run its tests."""
-    install(session, with_siblings(session.name), TEST_TOOLS)
+def test_package(session: nox.Session, *peers: str) -> None:
+    """Install the package of the session's name with what it declares, and run its tests. `peers` are what these talk
+    to it with."""
+    install(session, with_siblings(session.name), (*TEST_TOOLS, *peers))
     session.run("pytest", f"tests/{session.name}", *session.posargs)
 
 

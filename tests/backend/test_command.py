@@ -33,10 +33,20 @@ async def process(*command: str) -> AsyncIterator[tuple[trio.Process, str]]:
         nursery.cancel_scope.cancel()
 
 
+ASYNCIO = "from antiphon_backend import {0}, run_backend; run_backend({0}.{0}, formats={0}.FORMATS, runtime='asyncio')"
+"""A program that runs a shipped backend under asyncio."""
+
+
+def shipped(name: str, runtime: str) -> tuple[str, ...]:
+    """Return the arguments of Python that run a shipped backend."""
+    return ("-m", f"antiphon_backend.{name}") if runtime == "trio" else ("-c", ASYNCIO.format(name))
+
+
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
 @pytest.mark.parametrize("audio", ["pcm16/16000", "opus"])
-async def test_loopback_says_every_frame_back(audio: str) -> None:
+async def test_loopback_says_every_frame_back(audio: str, runtime: str) -> None:
     data = b"\x08 opus" if audio == "opus" else bytes(640)
-    loopback = process("-m", "antiphon_backend.loopback", "--listen", "127.0.0.1:0")
+    loopback = process(*shipped("loopback", runtime), "--listen", "127.0.0.1:0")
     async with loopback as (_, url), transceiver_end(url) as end:
         await end.say(frames.Started(1, "rtc_1", "acme", audio))
         await end.hear(frames.Accepted)
@@ -44,15 +54,31 @@ async def test_loopback_says_every_frame_back(audio: str) -> None:
         assert [frame.data for frame in await end.hear(frames.Audio, 10)] == [data] * 10
 
 
-async def test_echo_takes_slots_and_formats_and_ends_cleanly_once_its_calls_have() -> None:
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
+async def test_echo_takes_slots_and_formats_and_ends_cleanly_once_its_calls_have(runtime: str) -> None:
     options = ("--listen", "127.0.0.1:0", "--slots", "3", "--formats", "pcm16/16000")
-    async with process("-m", "antiphon_backend.echo", *options) as (running, url), transceiver_end(url) as end:
+    async with process(*shipped("echo", runtime), *options) as (running, url), transceiver_end(url) as end:
         assert await end.hear(frames.Hello) == [frames.Hello(frames.VERSION, 3, ("pcm16/16000",))]
         await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/16000"))
         await end.hear(frames.Accepted)
         running.send_signal(signal.SIGTERM)
         await end.hear(frames.Drain)
         await end.say(frames.Ended(1, "hangup"))
+        with trio.fail_after(10):
+            assert await running.wait() == 0
+
+
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
+@pytest.mark.parametrize("first", [None, signal.SIGTERM])
+async def test_who_cannot_wait_ends_it_cleanly_with_calls_in_it(runtime: str, first: signal.Signals | None) -> None:
+    program = process(*shipped("echo", runtime), "--listen", "127.0.0.1:0")
+    async with program as (running, url), transceiver_end(url) as end:
+        await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
+        await end.hear(frames.Accepted)
+        if first is not None:
+            running.send_signal(first)
+            await end.hear(frames.Drain)
+        running.send_signal(first or signal.SIGINT)
         with trio.fail_after(10):
             assert await running.wait() == 0
 
