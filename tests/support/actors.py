@@ -228,6 +228,11 @@ class Transceiver:
         self._world = world
         self.connect()
 
+    @property
+    def serves(self) -> bool:
+        """Whether its backend takes calls now."""
+        return self.link.greeted and not self.backend.gone
+
     def connect(self) -> None:
         """Dial the backend."""
         now = self._world.now

@@ -1,6 +1,8 @@
 """An attacker who sees every datagram between clients and relays, and sends what it likes from wherever it likes.
 
-It has no keys. It does not forge plain DTLS while a handshake is under way: nothing protects that (RFC 6347 §4.1.2.7).
+It has no keys, and its own network is no faster than its victims'. It neither forges plain DTLS while a handshake is
+under way, nor has a transceiver begin one with somebody else who has not finished his own: nothing protects a handshake
+from what is plain (RFC 6347 §4.1.2.7).
 """
 
 from collections import deque
@@ -13,6 +15,9 @@ from support.actors import Address, Client
 from support.world import World
 
 REMEMBERED = 256
+SLOWNESS = 0.5
+"""Seconds until what was overheard can be sent again: longer than any path takes."""
+
 STRANGERS = 50_000
 """Addresses of its own choice."""
 
@@ -22,6 +27,7 @@ _ICE_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 class Overheard(NamedTuple):
     client: Client
     data: bytes
+    at: float
 
 
 class Forger:
@@ -43,16 +49,17 @@ class Forger:
         self._world.overheard = None
 
     def _overhear(self, client: Client, data: bytes, upwards: bool) -> None:
-        (self._up if upwards else self._down).append(Overheard(client, data))
+        (self._up if upwards else self._down).append(Overheard(client, data, self._world.now))
 
     def _strike(self) -> None:
         if not self.active:
             return
         self.strikes += 1
         attacks = [self._junk, self._guess_token, self._junk_on_the_link]
-        if self._up:
+        slow = self._world.now - SLOWNESS
+        if self._up and self._up[0].at < slow:
             attacks += [self._replay_up, self._replay_up, self._bend_up, self._check_for_another]
-        if self._down:
+        if self._down and self._down[0].at < slow:
             attacks += [self._replay_down, self._bend_down]
         self._random.choice(attacks)()
         self._world.later(self._interval * self._random.uniform(0.5, 1.5), self._strike)
@@ -63,13 +70,13 @@ class Forger:
         self._world.send_to_relay(self._noise(), self._anywhere())
 
     def _replay_up(self) -> None:
-        client, data = self._random.choice(self._up)
+        client, data = self._recall(self._up)
         source = self._anywhere() if self._random.random() < 0.5 else client.address
-        if self._may_reach(source, data, client):
+        if self._may_reach(source, client):
             self._world.send_to_relay(data, source)
 
     def _bend_up(self) -> None:
-        client, data = self._random.choice(self._up)
+        client, data = self._recall(self._up)
         if client.connected or classify(data) != Protocol.DTLS:
             self._world.send_to_relay(self._bend(data), client.address)
 
@@ -80,7 +87,7 @@ class Forger:
 
     def _check_for_another(self) -> None:
         """Ask for a client's call, whose ufrag can be seen but not its password."""
-        client, data = self._random.choice(self._up)
+        client, data = self._recall(self._up)
         if data[:2] == b"\0\1":
             username = Message.decode(data).username
             if username is not None:
@@ -97,20 +104,26 @@ class Forger:
     # Towards the clients, in the relay's name
 
     def _replay_down(self) -> None:
-        client, data = self._random.choice(self._down)
+        client, data = self._recall(self._down)
         client.receive(data)
 
     def _bend_down(self) -> None:
-        client, data = self._random.choice(self._down)
+        client, data = self._recall(self._down)
         if client.connected or classify(data) != Protocol.DTLS:
             client.receive(self._bend(data))
 
     # Parts
 
-    def _may_reach(self, source: Address, data: bytes, client: Client) -> bool:
-        """A handshake's datagrams in another's handshake would be forgeries there."""
-        victims = [other for other in self._world.clients if other.address == source and other is not client]
-        return classify(data) != Protocol.DTLS or all(victim.connected for victim in victims)
+    def _recall(self, overheard: deque[Overheard]) -> tuple[Client, bytes]:
+        """Choose a datagram that has arrived, or was lost, by now."""
+        slow = self._world.now - SLOWNESS
+        chosen = self._random.choice([one for one in overheard if one.at < slow])
+        return chosen.client, chosen.data
+
+    def _may_reach(self, source: Address, client: Client) -> bool:
+        """Whether sending in this address's name can begin a handshake with nobody who is in the middle of his own."""
+        others = (other for other in self._world.clients if other.address == source and other is not client)
+        return all(other.connected for other in others)
 
     def _anywhere(self) -> Address:
         clients = self._world.clients

@@ -215,7 +215,7 @@ class Simulation:
 
     def _start(self, plan: CallPlan) -> None:
         world = self.world
-        if not world.transceivers[plan.transceiver].link.greeted:
+        if not world.transceivers[plan.transceiver].serves:
             return  # its backend is away: the offer would be answered 503
         client = world.call(
             plan.transceiver,
@@ -266,7 +266,7 @@ class Simulation:
         """Make a call in one's own name, and once it is connected send from the victim's address."""
         world = self.world
         transceiver = self._chance.randrange(len(world.transceivers))
-        if world.transceivers[transceiver].link.greeted:
+        if world.transceivers[transceiver].serves:
             attacker = world.call(transceiver, behaviour="silent")
             world.later(self._chance.choice((0.0, 1.0)), self._spoof, attacker, victim)
 
@@ -305,12 +305,12 @@ class Simulation:
 
     def _judge_end(self, client: Client, plan: CallPlan, end: CallEnded, connected: bool) -> None:
         good = set(GOOD_REASONS[plan.ending])
-        if not connected:
+        if self.plan.backend_fault_at is not None and plan.transceiver == 0:
+            good.add(EndReason.BACKEND_LOST)
+        if not connected and end.reason is not EndReason.BACKEND_LOST:
             good |= SETUP_REASONS
             if not self.plan.spray and self.plan.relay_fault is None and plan.outage_after is None:
                 raise Violation(f"{client.call_id} never connected: {end.reason} {end.detail}")
-        if self.plan.backend_fault_at is not None and plan.transceiver == 0:
-            good.add(EndReason.BACKEND_LOST)
         if plan.ending == "backend":
             good.add(EndReason.PEER_SILENT)  # what was said is played first, if anybody is there to hear it
         if end.reason not in good:
