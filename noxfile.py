@@ -141,8 +141,8 @@ def network(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def abuse(session: nox.Session) -> None:
-    """Flood a relay and a transceiver beside live calls, and count what strangers get."""
-    need(session, "libopus0")
+    """Flood a relay and two transceivers beside live calls, and count what strangers get; needs CAP_NET_RAW."""
+    need(session, "gcc", "libc6-dev", "libopus0")
     run_tests(session, "abuse", "-s")
 
 
