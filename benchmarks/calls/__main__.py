@@ -3,10 +3,11 @@
     python -m benchmarks.calls [--seconds S] [--rounds N] [--aiortc-calls N] [--opus-calls N] [--pcm16-calls N]
 
 Every service is a process of its own; all of them have the first core, the load client has the second. The backend is
-`loopback`. What a call costs falls with their number, since a wake-up serves several at once; so ours are measured both
-with as many calls as aiortc bears and with many. In opus mode packets pass untouched; in pcm16 mode the transceiver decodes to 24 kHz and encodes again
-(complexity 5, mono, 32 kbit/s), which is what aiortc does too, at 48 kHz in stereo. Modes take turns, so that what else
-the machine does hits all; figures are medians of all rounds, in milliseconds of CPU for each call and second.
+`loopback`. In opus mode packets pass untouched; in pcm16 mode the transceiver decodes to 24 kHz and encodes again
+(complexity 5, mono, 32 kbit/s), which is what aiortc does too, at 48 kHz in stereo. What a call costs falls with their
+number, since a wake-up serves several at once; so ours are measured with as many calls as aiortc bears, and with many.
+Modes take turns, so that what else the machine does hits all; figures are medians of all rounds, in milliseconds of CPU
+for each call and second.
 """
 
 import argparse
