@@ -118,8 +118,8 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def interop(session: nox.Session) -> None:
-    """Meet other implementations: OpenSSL, aiortc, aioice, pylibsrtp, Chromium."""
-    need(session, "chromium", "libopus0", "openssl")
+    """Meet other implementations: OpenSSL, aiortc, aioice, pylibsrtp, Chromium, Pion, GStreamer, Node."""
+    need(session, "chromium", "libopus0", "nodejs", "npm", "openssl", *PION, *GSTREAMER)
     run_tests(session, "interop")
 
 
@@ -231,11 +231,37 @@ def has_library(name: str) -> bool:
     return True
 
 
+PION = ("golang-go", "golang-github-pion-webrtc.v3-dev")
+GSTREAMER = (
+    "gir1.2-gst-plugins-bad-1.0",
+    "gstreamer1.0-nice",
+    "gstreamer1.0-plugins-bad",
+    "gstreamer1.0-plugins-good",
+    "gstreamer1.0-tools",
+    "python3-gst-1.0",
+)
+GST_PLUGINS, TYPELIBS = "/usr/lib/*/gstreamer-1.0", "/usr/lib/*/girepository-1.0"
+
+
+def has_file(pattern: str) -> bool:
+    return any(Path("/").glob(pattern.removeprefix("/")))
+
+
 DETECT: dict[str, Callable[[], object]] = {
     "chromium": lambda: shutil.which("chromium"),
+    "gir1.2-gst-plugins-bad-1.0": lambda: has_file(f"{TYPELIBS}/GstWebRTC-1.0.typelib"),
+    "golang-github-pion-webrtc.v3-dev": lambda: has_file("/usr/share/gocode/src/github.com/pion/webrtc"),
+    "golang-go": lambda: shutil.which("go"),
+    "gstreamer1.0-nice": lambda: has_file(f"{GST_PLUGINS}/libgstnice.so"),
+    "gstreamer1.0-plugins-bad": lambda: has_file(f"{GST_PLUGINS}/libgstwebrtc.so"),
+    "gstreamer1.0-plugins-good": lambda: has_file(f"{GST_PLUGINS}/libgstrtp.so"),
+    "gstreamer1.0-tools": lambda: shutil.which("gst-inspect-1.0"),
     "gcc": lambda: shutil.which("gcc"),
     "iproute2": lambda: shutil.which("ip"),
     "libc6-dev": lambda: Path("/usr/include/stdio.h").exists(),
     "libopus0": lambda: has_library("libopus.so.0"),
+    "nodejs": lambda: shutil.which("node"),
+    "npm": lambda: shutil.which("npm"),
     "openssl": lambda: shutil.which("openssl"),
+    "python3-gst-1.0": lambda: has_file("/usr/lib/python3/dist-packages/gi/overrides/Gst.py"),
 }
