@@ -1,7 +1,10 @@
 """The jitter buffer on bad networks, from seeds: what must hold whatever the network does."""
 
 import heapq
-from collections import Counter
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
+from collections.abc import Iterator
+from math import inf
 from random import Random
 from typing import NamedTuple
 
@@ -9,7 +12,9 @@ import pytest
 
 from antiphon_common.formats import opus_duration
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import DEFAULT_TARGET, JitterBuffer, Release
+from antiphon_transceiver.audio import MAX_TARGET, MIN_TARGET, JitterBuffer, Release
+from antiphon_transceiver.audio.jitter import HEADROOM, TARGET_MARGIN
+from antiphon_transceiver.audio.transit import WINDOW
 
 TOC = {10: 0x40, 20: 0x68, 40: 0x50, 60: 0x58}
 """First bytes of SILK and hybrid packets, by their milliseconds."""
@@ -17,7 +22,11 @@ TOC = {10: 0x40, 20: 0x68, 40: 0x50, 60: 0x58}
 TOLERANCE = 0.010
 """Seconds: a clock that drifts by 200 ppm moves the smallest transit by 4 ms in 20 s, a timer may be 5 ms late."""
 
-SETTLED = 0.002
+FORGOTTEN_AFTER = 1.2
+"""Seconds of arrivals after which jitter that ended no longer counts: one, and the packets that end its windows."""
+
+LONGEST_GAP = 0.1
+"""Seconds between arrivals above which the stream counts as interrupted."""
 
 SEEDS = range(200)
 
@@ -66,6 +75,9 @@ class Run:
         self.buffer = JitterBuffer()
         self.arrivals: list[Arrival] = []
         self.released: list[tuple[float, Release]] = []
+        self.targets: list[tuple[float, float]] = []
+        """What the target was after each arrival."""
+        self.restarts: list[float] = []
         self.sent = round(seconds * 1000 / self.network.milliseconds)
         self._carry()
         self._listen()
@@ -107,6 +119,9 @@ class Run:
             )
             self.buffer.push(sequence & 0xFFFF, timestamp & 0xFFFFFFFF, self.payload(arrival.packet), arrival.time)
             self._pop(arrival.time)
+            if not self.restarts or self.buffer.counters.resynchronised >= len(self.restarts):
+                self.restarts.append(arrival.time)
+            self.targets.append((arrival.time, self.buffer.target))
         self._wait_until(self.arrivals[-1].time + 1)
 
     def _wait_until(self, time: float) -> None:
@@ -114,6 +129,27 @@ class Run:
             before = len(self.released)
             self._pop(timeout)
             assert len(self.released) > before or self.buffer.poll_timeout() != timeout, "a timeout that does nothing"
+
+    def targets_between(self, since: float, until: float) -> list[float]:
+        """The targets in force then, those of both ends included."""
+        first = max(0, bisect_left(self.targets, (since,)) - 1)
+        return [target for _, target in self.targets[first : bisect_right(self.targets, (until, inf))]]
+
+    def transits(self, window: float = WINDOW) -> Iterator[tuple[float, int, float, float]]:
+        """Time, packet and transit of each arrival, and the smallest transit that far back."""
+        lowest = deque[tuple[float, float]]()
+        for time, index in self.arrivals:
+            transit = time - self.media_time(index)
+            while lowest and lowest[-1][1] >= transit:
+                lowest.pop()
+            lowest.append((time, transit))
+            while lowest[0][0] <= time - window:
+                lowest.popleft()
+            yield time, index, transit, lowest[0][1]
+
+    def knows_jitter(self, now: float) -> bool:
+        """Whether the clock was taken long enough ago to have measured some."""
+        return now > max((at for at in self.restarts if at <= now), default=0.0) + FORGOTTEN_AFTER
 
     def _pop(self, now: float) -> None:
         while (release := self.buffer.pop(now)) is not None:
@@ -138,8 +174,8 @@ def test_any_network(run: Run) -> None:
     assert_nothing_timely_discarded(run)
     assert_every_packet_accounted_for(run)
     assert_recovered_from_the_next_packet(run)
-    if run.network.jitter < DEFAULT_TARGET:
-        assert_delay_stays_at_target(run)
+    assert_delay_stays_at_target(run)
+    assert_target_follows_jitter(run)
 
 
 def assert_positions_follow(run: Run) -> None:
@@ -159,7 +195,8 @@ def assert_nothing_timely_discarded(run: Run) -> None:
         if index in seen:
             continue
         seen.add(index)
-        if transit <= smallest + DEFAULT_TARGET - 1e-6 and index >= run.arrivals[0].packet:
+        target = min(run.targets_between(time - MAX_TARGET, time), default=MIN_TARGET)
+        if transit <= smallest + target - 1e-6 and index >= run.arrivals[0].packet:
             assert received[index] == 1, f"packet {index} came in time"
 
 
@@ -181,25 +218,37 @@ def assert_recovered_from_the_next_packet(run: Run) -> None:
     received = {index_of(release.payload) for _, release in run.released if release.origin is Origin.RECEIVED}
     for (_, release), (_, following) in zip(run.released, run.released[1:], strict=False):
         if release.origin is Origin.RECOVERED:
-            assert release.payload == following.payload
+            assert release.following == following.payload
             assert release.position + release.duration == following.position
             assert release.duration == opus_duration(run.payload(0))
-            assert index_of(release.payload) - 1 not in received
+            assert index_of(release.following) - 1 not in received
 
 
 def assert_delay_stays_at_target(run: Run) -> None:
-    """Nothing is released later than the target after its time, so that a consumer that plays what it gets, at once or
-    after what came before, is never later either. It begins when the smallest transit has shown itself."""
-    transits = [(time, time - run.media_time(index)) for time, index in run.arrivals]
-    smallest = min(transit for _, transit in transits)
-    settled = next(time for time, transit in transits if transit < smallest + SETTLED)
-    playing_until = origin = 0.0
+    """Nothing is released later than the target after its time. What the packet after it recovers may come a frame
+    later."""
+    frame = run.ticks / 48_000
+    smallest = {index: transit for _, index, _, transit in run.transits()}
+    origin = late = 0.0
     for now, release in run.released:
         if release.origin is Origin.RECEIVED:
-            origin = run.media_time(index_of(release.payload)) - release.position / 48_000 + smallest
-        if now < settled:
-            continue
-        plays_at = max(now, playing_until)
-        playing_until = plays_at + release.duration / 48_000
-        delay = plays_at - release.position / 48_000 - origin
-        assert delay <= DEFAULT_TARGET + TOLERANCE, f"{delay * 1000:.0f} ms late at {now:.3f}"
+            index = index_of(release.payload)
+            origin, late = run.media_time(index) - release.position / 48_000 + smallest[index], 0.0
+        elif release.origin is Origin.RECOVERED:
+            late = frame
+        delay = now - release.position / 48_000 - origin
+        target = max(run.targets_between(now - 2 * frame, now))
+        if run.knows_jitter(now):
+            assert delay <= target + late + TOLERANCE, f"{delay * 1000:.0f} ms late at {now:.3f}"
+
+
+def assert_target_follows_jitter(run: Run) -> None:
+    frame = run.ticks / 48_000
+    recent, heard, since = list[tuple[float, float]](), 0.0, run.arrivals[0].time
+    for (time, _, transit, smallest), (_, target) in zip(run.transits(window=inf), run.targets, strict=True):
+        heard, since = heard + min(time - since, LONGEST_GAP), time
+        recent = [(at, other) for at, other in recent if at > heard - FORGOTTEN_AFTER] + [(heard, transit)]
+        jitter = max(other for _, other in recent) - smallest
+        allowed = min(max(frame + jitter * HEADROOM + TARGET_MARGIN, MIN_TARGET), MAX_TARGET)
+        if run.knows_jitter(time):
+            assert target <= allowed + TOLERANCE

@@ -1,15 +1,26 @@
 """The audio of one call: RTP in and out with its RTCP reports, a jitter buffer and codec up, paced playout down."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
 from antiphon_common.control import Codec
 from antiphon_common.errors import DecodeError
 from antiphon_common.rtp_extensions import AUDIO_LEVEL
-from antiphon_transceiver.audio import Playout, UplinkAudio, UplinkFrame
+from antiphon_transceiver.audio import (
+    Playout,
+    PlayoutPacket,
+    RedEncoder,
+    Repeated,
+    SendAdaptation,
+    UplinkAudio,
+    UplinkFrame,
+    decode_red,
+)
 from antiphon_transceiver.rtcp import Goodbye, PacketFeedback, ReportBlock, Reporter
 from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpSender, decode_rtp
+
+_NOTHING_REPEATED: Sequence[Repeated] = ()
 
 
 class MediaCounters:
@@ -41,14 +52,14 @@ class AudioStream:
         options: RtpOptions | None = None,
     ) -> None:
         self.counters = MediaCounters()
-        self.uplink = UplinkAudio(format)
-        self.playout = Playout(format)
+        self.uplink = UplinkAudio(format, codec.name)
+        self.playout = Playout(format, codec.name)
+        self.adaptation = SendAdaptation(codec, self.playout.encoder)
         self._payload_type = codec.payload_type
+        self._red_type = codec.redundancy
+        self._red = RedEncoder(codec.payload_type)
         self._source: int | None = None
         self._adapted_to: ReportBlock | None = None
-        self._loss_percent = 0
-        if self.playout.encoder is not None:
-            self.playout.encoder.set_loss(0, fec=False)
         options = options or RtpOptions()
         self._sender = RtpSender.start(codec.payload_type, random)
         self.reporter = Reporter(
@@ -75,9 +86,16 @@ class AudioStream:
         except DecodeError:
             self.counters.rtp_bad += 1
             return False
+        payload, repeated = rtp.payload, _NOTHING_REPEATED
         if rtp.payload_type != self._payload_type:
-            self.counters.other_payload += 1
-            return False
+            if rtp.payload_type != self._red_type:
+                self.counters.other_payload += 1
+                return False
+            try:
+                payload, repeated = decode_red(payload, self._payload_type)
+            except DecodeError:
+                self.counters.rtp_bad += 1
+                return False
         self.counters.rtp_received += 1
         if rtp.ssrc != self._source:
             if self._source is not None:
@@ -85,7 +103,7 @@ class AudioStream:
             self._source = rtp.ssrc
         self.reporter.received_rtp(rtp, now)
         self._newest = rtp
-        self.uplink.receive(rtp.sequence, rtp.timestamp, rtp.payload, now)
+        self.uplink.receive(rtp.sequence, rtp.timestamp, payload, now, repeated)
         return self.feedback.received(rtp, now)
 
     def receive_rtcp(self, packet: bytes, now: float) -> bool:
@@ -100,7 +118,7 @@ class AudioStream:
         report = self.reporter.peer_report
         if report is not None and report is not self._adapted_to:
             self._adapted_to = report
-            self._adapt(round(report.fraction_lost / 2.56))
+            self.adaptation.report(round(report.fraction_lost / 2.56))
         return ended
 
     def poll_frame(self, now: float) -> UplinkFrame | None:
@@ -112,9 +130,10 @@ class AudioStream:
         packet = self.playout.poll(now)
         if packet is None:
             return None
+        payload = packet.payload if self._red_type is None else self._repeat(packet, self._red_type)
         self.counters.rtp_sent += 1
-        self.reporter.sent_rtp(self._sender.rtp_timestamp(packet.timestamp), len(packet.payload), now)
-        return self._sender.packet(packet.payload, packet.timestamp, packet.marker, self.feedback.extension(now))
+        self.reporter.sent_rtp(self._sender.rtp_timestamp(packet.timestamp), len(payload), now)
+        return self._sender.packet(payload, packet.timestamp, packet.marker, self.feedback.extension(now))
 
     def poll_timeout(self, *, sends: bool) -> float:
         """Return when `poll_frame` wants to be called and, where the stream `sends`, `poll_rtp` and `poll_feedback`;
@@ -141,14 +160,15 @@ class AudioStream:
         """Return the compound packet that ends the stream (RFC 3550 §6.6)."""
         return self.reporter.goodbye()
 
-    def _adapt(self, percent: int) -> None:
-        """Let the encoder add as much forward error correction as the caller's losses ask for. It costs a quarter of
-        the encoding and of the bitrate, so there is none without losses, and it fades over a few reports."""
-        encoder = self.playout.encoder
-        percent = max(percent, self._loss_percent // 2)
-        if encoder is not None and percent != self._loss_percent:
-            self._loss_percent = percent
-            encoder.set_loss(percent, fec=percent > 0)
+    def _repeat(self, packet: PlayoutPacket, red_type: int) -> bytes:
+        """Add to a packet what it is to repeat of those before it."""
+        distance = self.adaptation.distance
+        if not distance:
+            self._sender.payload_type = self._payload_type
+            self._red.remember(packet.payload, packet.timestamp)
+            return packet.payload
+        self._sender.payload_type = red_type
+        return self._red.encode(packet.payload, packet.timestamp, distance)
 
     def statistics(self) -> dict[str, Any]:
         """Return what is known of the media, both directions; times in milliseconds."""
@@ -169,6 +189,8 @@ class AudioStream:
             "sent_jitter_ms": None if peer is None else round(1000 * peer.jitter / self.reporter.sender.clock_rate, 1),
             **self.feedback.statistics(),
             "uplink": {name: getattr(jitter, name) for name in jitter.__slots__},
+            "uplink_target_ms": round(self.uplink.jitter.target * 1000),
+            "sent_repetitions": self.adaptation.distance,
         }
 
     def _level(self) -> int | None:

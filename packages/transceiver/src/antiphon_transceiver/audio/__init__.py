@@ -1,27 +1,37 @@
-"""The audio of a call: Opus, the jitter buffer, the way up to the backend and the paced way down to the caller."""
+"""The audio of a call: codecs, the jitter buffer, the way up to the backend and the paced way down to the caller."""
 
 from antiphon_common.formats import opus_duration as packet_duration
-from antiphon_transceiver.audio.fec import carries_fec
-from antiphon_transceiver.audio.jitter import DEFAULT_TARGET, JitterBuffer, JitterCounters, Release
+from antiphon_transceiver.audio.adaptation import SendAdaptation
+from antiphon_transceiver.audio.jitter import MAX_TARGET, MIN_TARGET, JitterBuffer, JitterCounters, Release
 from antiphon_transceiver.audio.libopus import OpusUnavailableError
 from antiphon_transceiver.audio.opus import OpusDecoder, OpusEncoder
+from antiphon_transceiver.audio.payloads import G711, OPUS, PayloadKind, carries_fec
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, OverrunError, Playout, PlayoutPacket
+from antiphon_transceiver.audio.red import RedEncoder, Repeated, decode_red
 from antiphon_transceiver.audio.uplink import UplinkAudio, UplinkFrame
 
 __all__ = [
-    "DEFAULT_TARGET",
+    "G711",
     "MAX_BUFFERED_MS",
+    "MAX_TARGET",
+    "MIN_TARGET",
+    "OPUS",
     "JitterBuffer",
     "JitterCounters",
     "OpusDecoder",
     "OpusEncoder",
     "OpusUnavailableError",
     "OverrunError",
+    "PayloadKind",
     "Playout",
     "PlayoutPacket",
+    "RedEncoder",
     "Release",
+    "Repeated",
+    "SendAdaptation",
     "UplinkAudio",
     "UplinkFrame",
     "carries_fec",
+    "decode_red",
     "packet_duration",
 ]

@@ -1,33 +1,43 @@
 """A jitter buffer for a listener that is a machine: what comes in order is released at once.
 
 A hole is waited for until its playout time, the smallest transit seen plus `target`; then it is filled, and what was
-held behind it follows. So audio is delayed by at most the target, and a consumer that plays what it is given never
-falls further behind than that. Times are seconds, positions and durations 48 kHz ticks.
+held behind it follows. So audio is delayed by at most the target, and that is as small as the jitter of the last second
+allows. What repeats a missing packet takes its place without a wait. Times are seconds, positions and durations 48 kHz
+ticks.
 """
 
-from bisect import insort
+from bisect import bisect, insort
 from math import ceil
 from typing import Final
 
 import msgspec
 
 from antiphon_common.errors import DecodeError
-from antiphon_common.formats import opus_duration
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio.fec import carries_fec, frame_duration
 from antiphon_transceiver.audio.late import LatePacket, LateRun
-from antiphon_transceiver.audio.transit import MinimalTransit
+from antiphon_transceiver.audio.payloads import OPUS, PayloadKind
+from antiphon_transceiver.audio.transit import TransitRange
 
-DEFAULT_TARGET: Final = 0.06
-"""Three frames: covers the jitter of a good Wi-Fi and leaves a reordered packet its chance."""
+MIN_TARGET: Final = 0.04
+"""Two frames: the packet after a missing one, which may repeat it, or one that was overtaken, still has a frame's time
+when no jitter has been seen."""
+
+MAX_TARGET: Final = 0.15
+"""Jitter of 80 to 100 ms is still followed; beyond, waiting costs a conversation more than the packets are worth."""
+
+HEADROOM: Final = 1.25
+"""What the largest delay of the last second is multiplied by: a delay with a long tail will exceed it soon."""
+
+TARGET_MARGIN: Final = 0.005
+"""Seconds above that, for timers that are late themselves."""
 
 MAX_CONCEALED: Final = 4_800
 """Ticks concealed in a row, five frames of 20 ms: beyond that concealment is silence or noise, and the position jumps
 instead."""
 
 MAX_HELD: Final = 128
-"""Packets held behind a hole. The target holds 3 of 20 ms and 24 of 2.5 ms; more is a flood, and the hole is given
-up."""
+"""Packets held behind a hole. The longest target holds 8 of 20 ms and 60 of 2.5 ms; more is a flood, and the hole is
+given up."""
 
 TIMER_SLACK: Final = 0.005
 """Seconds after its playout time in which a missing frame is still filled: as late as a timer may be. Later it would
@@ -43,19 +53,22 @@ _MAX_DROPOUT = 3000
 _RECENT = 256
 _TICKS_PER_SECOND = 48_000
 _TICK = 1 / _TICKS_PER_SECOND
+_RECEIVED = Origin.RECEIVED
 
 
 class Release(msgspec.Struct, frozen=True, gc=False):
     """A stretch of audio whose turn it is.
 
-    `payload` is the packet itself; for a recovered stretch the packet after it, whose in-band FEC holds the stretch;
-    for a concealed one None. Positions never go back; where one jumps there was silence, or concealment had ended.
+    `payload` is the packet itself, received or recovered from RED. Without it, a recovered stretch is held by the
+    in-band FEC of the packet after it, `following`, and a concealed one by nothing. Positions never go back; where one
+    jumps there was silence, or concealment had ended.
     """
 
     position: int
     duration: int
     payload: bytes | None
     origin: Origin
+    following: bytes | None = None
 
 
 class JitterCounters:
@@ -63,8 +76,9 @@ class JitterCounters:
     and lost were not.
 
     `lost` counts sequence numbers that were passed over, whether they came late or never; `late` packets came after
-    their playout time. `concealed` and `recovered` are releases. `resynchronised` counts how often the stream's clock
-    was taken anew.
+    their playout time, `duplicate` ones after another that held the same. `concealed` and `recovered` are releases;
+    `redundant` of the latter came by RED, the others by in-band FEC. `resynchronised` counts how often the stream's
+    clock was taken anew.
     """
 
     __slots__ = (
@@ -75,6 +89,7 @@ class JitterCounters:
         "lost",
         "received",
         "recovered",
+        "redundant",
         "reordered",
         "resynchronised",
     )
@@ -83,6 +98,7 @@ class JitterCounters:
         self.received = 0
         self.lost = 0
         self.recovered = 0
+        self.redundant = 0
         self.concealed = 0
         self.late = 0
         self.duplicate = 0
@@ -92,19 +108,21 @@ class JitterCounters:
 
 
 class JitterBuffer:
-    """Orders the Opus packets of one RTP stream. `push` each, then `pop` until None; `pop` again at `poll_timeout`.
+    """Orders the packets of one RTP stream. `push` each, then `pop` until None; `pop` again at `poll_timeout`.
 
     Read every packet that waits at the socket before popping at a timeout: what was not pushed is not there.
     """
 
-    def __init__(self, target: float = DEFAULT_TARGET) -> None:
-        self.target = target
+    def __init__(self, kind: PayloadKind = OPUS) -> None:
+        self.target = MIN_TARGET
+        """Seconds that a missing packet is waited for now."""
         self.counters = JitterCounters()
-        self._transit = MinimalTransit()
+        self._clock_ticks, self._duration, self._repeats = kind
+        self._transit = TransitRange()
         self._late = LateRun()
         self._arrival = 0.0
-        self._held: list[tuple[int, int, int, bytes]] = []
-        """Extended sequence number, position, duration, packet; sorted."""
+        self._held: list[tuple[int, int, int, bytes, Origin]] = []
+        """Extended sequence number, position, duration, packet, how it came; sorted."""
         self._highest = 0
         """Extended sequence number of the newest packet; `_timestamp` and `_position` are its own."""
         self._timestamp = 0
@@ -129,7 +147,7 @@ class JitterBuffer:
     def push(self, sequence: int, timestamp: int, payload: bytes, now: float) -> None:
         """Take a packet with its RTP sequence number and timestamp."""
         try:
-            duration = opus_duration(payload)
+            duration = self._duration(payload)
         except DecodeError:
             self.counters.invalid += 1
             return
@@ -142,17 +160,21 @@ class JitterBuffer:
             return
         self.counters.received += 1
         offset = (timestamp - self._timestamp) & 0xFFFFFFFF
-        position = self._position + offset - (offset >> 31 << 32)
+        position = self._position + (offset - (offset >> 31 << 32)) * self._clock_ticks
         took = now - position * _TICK
         transit = self._transit
-        if took < transit.value - MAX_LEAP:
+        if took < transit.smallest - MAX_LEAP:
             self._restart(sequence, timestamp, now, continues=True)
-            extended, position, took = self._highest, self._position, transit.value
-        if took > transit.value + self.target or position < self._next_position or extended < self._next_sequence:
+            extended, position, took = self._highest, self._position, transit.smallest
+        if took > transit.largest:
+            transit.rise(took)
+            self._aim()
+        if took > transit.smallest + self.target or position < self._next_position or extended < self._next_sequence:
             self._recent[extended % _RECENT] = extended
             self._receive_late(LatePacket(sequence, timestamp, payload, now, took))
             return
-        transit.update(took, now)
+        if transit.update(took, now):
+            self._aim()
         self._arrival = now
         if self._late.packets:
             self._late.drop()
@@ -160,15 +182,37 @@ class JitterBuffer:
         self._recent[extended % _RECENT] = extended
         if extended >= self._highest:
             self._highest, self._timestamp, self._position = extended, timestamp, position
-            self._held.append((extended, position, duration, payload))
+            self._held.append((extended, position, duration, payload, _RECEIVED))
         else:
-            self._insert((extended, position, duration, payload))
+            self.counters.reordered += 1
+            insort(self._held, (extended, position, duration, payload, _RECEIVED))
+
+    def push_redundant(self, sequence: int, timestamp: int, payload: bytes) -> None:
+        """Take what the packet pushed last repeats of one before it, which is needed where that one is missing."""
+        offset = (self._highest - sequence) & 0xFFFF
+        extended = self._highest - offset
+        offset = (self._timestamp - timestamp) & 0xFFFFFFFF
+        position = self._position - offset * self._clock_ticks
+        if extended < self._next_sequence or position < self._next_position:
+            return
+        index = bisect(self._held, (extended,))
+        before, after = self._held[max(0, index - 1) : index], self._held[index : index + 1]
+        try:
+            end = position + self._duration(payload)
+        except DecodeError:
+            return
+        fits = all(end <= held[1] and extended < held[0] for held in after) and all(
+            held[1] + held[2] <= position for held in before
+        )
+        if fits:
+            self._recent[extended % _RECENT] = extended
+            self._held.insert(index, (extended, position, end - position, payload, Origin.RECOVERED))
 
     def pop(self, now: float) -> Release | None:
         """Return the next stretch that is due, or None. Call it until None."""
         if not self._held:
             return None if self._silent else self._guess(now)
-        sequence, position, _, _ = self._held[0]
+        sequence, position, *_ = self._held[0]
         if (
             sequence == self._next_sequence
             or position - self._next_position < _SHORTEST_TICKS
@@ -185,14 +229,21 @@ class JitterBuffer:
         return None if self._silent else self._playout(self._next_position)
 
     def _playout(self, position: int) -> float:
-        return self._transit.value + self.target + position * _TICK
+        return self._transit.smallest + self.target + position * _TICK
+
+    def _aim(self) -> None:
+        """Set the target: a frame, so that a packet's repetition in the one after it has its chance, and the delay that
+        either may have."""
+        jitter = self._transit.largest - self._transit.smallest
+        target = self._frame * _TICK + jitter * HEADROOM + TARGET_MARGIN
+        self.target = min(max(target, MIN_TARGET), MAX_TARGET)
 
     def _hole(self) -> tuple[int, int]:
         """How many ticks are missing before the first held packet, and where the next of its missing frames begins.
 
         The gap between positions may be longer than what is missing: then the sender paused.
         """
-        sequence, position, _, _ = self._held[0]
+        sequence, position, *_ = self._held[0]
         missing = (sequence - self._next_sequence) * self._frame - self._concealed
         worth_a_wait = self._frame if self._concealed >= MAX_CONCEALED else max(missing, self._frame)
         return missing, max(self._next_position, position - worth_a_wait)
@@ -211,27 +262,30 @@ class JitterBuffer:
         return self._conceal(start, self._frame)
 
     def _fill(self, now: float) -> Release | None:
-        """Recover or conceal the next missing frame before the first held packet, when its time has come."""
-        _, position, _, payload = self._held[0]
+        """Recover or conceal the next missing frame before the first held packet, when its time has come. What would be
+        concealed too late is left out; what was said never is."""
+        _, position, _, payload, _ = self._held[0]
         missing, start = self._hole()
         if now < self._playout(start):
             return None
-        overdue = self._overdue(start, now)
+        gap = position - start
+        fec = self._repeats(payload)
+        if fec > gap:
+            fec = 0
+        overdue = min(self._overdue(start, now), gap - fec)
         if missing <= overdue:
             return self._release()
         if overdue:
             self._concealed += overdue
-            self._next_position = min(start + overdue, position)
+            self._next_position = start + overdue
             return self.pop(now)
-        gap = position - start
-        fec = frame_duration(payload) if carries_fec(payload) else 0
-        if fec and 0 <= gap - fec < _SHORTEST_TICKS:
+        if fec and gap - fec < _SHORTEST_TICKS:
             self.counters.recovered += 1
             self._next_position = position
-            return Release(position - fec, fec, payload, Origin.RECOVERED)
+            return Release(position - fec, fec, None, Origin.RECOVERED, payload)
         if self._concealed >= MAX_CONCEALED:
             return self._release()
-        return self._conceal(start, min(self._frame, gap - fec if gap > fec else gap))
+        return self._conceal(start, min(self._frame, gap - fec))
 
     def _overdue(self, start: int, now: float) -> int:
         """Ticks of whole frames from `start` on for which it is too late."""
@@ -239,17 +293,23 @@ class JitterBuffer:
         return ceil(late * _TICKS_PER_SECOND / self._frame) * self._frame if late > 0 else 0
 
     def _release(self) -> Release:
-        sequence, position, duration, payload = self._held.pop(0)
+        sequence, position, duration, payload, origin = self._held.pop(0)
         skipped = sequence - self._next_sequence
         if 0 < skipped < _MAX_DROPOUT:
             self.counters.lost += skipped
         position = max(position, self._next_position)
         self._next_sequence = sequence + 1
         self._next_position = position + duration
-        self._frame = duration
+        if duration != self._frame:
+            self._frame = duration
+            self._aim()
         self._concealed = 0
         self._silent = len(payload) <= _DTX_SIZE
-        return Release(position, duration, payload, Origin.RECEIVED)
+        if origin:
+            self.counters.lost += 1
+            self.counters.recovered += 1
+            self.counters.redundant += 1
+        return Release(position, duration, payload, origin)
 
     def _conceal(self, start: int, duration: int) -> Release:
         duration = min(duration, _FRAME_TICKS) // _SHORTEST_TICKS * _SHORTEST_TICKS
@@ -258,10 +318,6 @@ class JitterBuffer:
         self._silent = self._concealed >= MAX_CONCEALED
         self._next_position = start + duration
         return Release(start, duration, None, Origin.CONCEALED)
-
-    def _insert(self, packet: tuple[int, int, int, bytes]) -> None:
-        self.counters.reordered += 1
-        insort(self._held, packet)
 
     def _receive_late(self, packet: LatePacket) -> None:
         """Discard a packet, unless a run of such packets shows that the clock is wrong: then begin anew with them."""
@@ -284,13 +340,14 @@ class JitterBuffer:
         self.counters.resynchronised += self.counters.received > 0
         expected, earliest = self._next_sequence, self._next_position
         if self._held:
-            last, position, duration, _ = self._held[-1]
+            last, position, duration, *_ = self._held[-1]
             expected, earliest = last + 1, position + duration
         extended = expected + ((sequence - expected) & 0xFFFF)
-        position = max(earliest, round(max(0.0, now - self._transit.value) * _TICKS_PER_SECOND))
+        position = max(earliest, round(max(0.0, now - self._transit.smallest) * _TICKS_PER_SECOND))
         if not self._held and not continues:
             self._next_sequence = extended
         self._highest = self._release_through = extended
         self._timestamp, self._position = timestamp, position
         self._recent = [-1] * _RECENT
         self._transit.restart(now - position * _TICK, now)
+        self._aim()

@@ -5,6 +5,7 @@ are read off that lattice: they run on with wall time across silence and never g
 """
 
 from collections import deque
+from collections.abc import Callable
 from math import ceil
 from typing import Final
 
@@ -13,6 +14,8 @@ import msgspec
 from antiphon_common.errors import AntiphonError
 from antiphon_common.formats import TICKS_PER_MS, AudioFormat
 from antiphon_common.frames import CREDIT_MS
+from antiphon_transceiver.audio.g711 import RATE as G711_RATE
+from antiphon_transceiver.audio.g711 import G711Encoder, OpusToG711
 from antiphon_transceiver.audio.opus import OpusEncoder
 
 MAX_BUFFERED_MS: Final = CREDIT_MS + 200
@@ -40,6 +43,7 @@ TALKSPURT_GAP: Final = 0.1
 """Seconds of silence after which the next packet begins a talkspurt and has the marker (RFC 3551 §4.1)."""
 
 _SLOT = 0.0025
+_SLOTS_PER_SECOND = 400
 _SLOT_TICKS = 120
 _FRAME_TICKS = 960
 _ROUNDING = 1e-9
@@ -51,7 +55,7 @@ class OverrunError(AntiphonError):
 
 
 class PlayoutPacket(msgspec.Struct, frozen=True, gc=False):
-    """An Opus packet that is to leave now. `timestamp` is RTP's, u32 at 48 kHz."""
+    """A packet that is to leave now. `timestamp` is RTP's, u32 on the clock of the caller's codec."""
 
     payload: bytes
     timestamp: int
@@ -68,17 +72,25 @@ class _Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Playout:
-    """Takes audio in `format` and gives Opus packets, each at its deadline.
+    """Takes audio in `format` and gives packets of `codec` (`opus`, `pcmu`, `pcma`), each at its deadline.
 
     `append` and `end` at any time; `poll` until None; `poll` again at `poll_timeout`, which lies in the past when there
-    is something to do at once. PCM is encoded when its packet is due, Opus passes through untouched. Raises
-    ValueError for an unknown `format`.
+    is something to do at once. Audio is encoded when its packet is due; Opus passes through untouched to a caller who
+    speaks it. Raises ValueError for an unknown `format`.
     """
 
-    def __init__(self, format: str, *, first_timestamp: int = 0) -> None:
+    def __init__(self, format: str, codec: str = "opus", *, first_timestamp: int = 0) -> None:
         self._format = AudioFormat.parse(format)
-        self.encoder = None if format == "opus" else OpusEncoder(self._format.rate)
-        """Its bitrate and loss may be set at any time; None where Opus passes through."""
+        self.encoder: OpusEncoder | None = None
+        """Its bitrate and loss may be set at any time; None where no Opus is made."""
+        self._encode: Callable[[bytes], bytes] | None = None
+        if codec != "opus":
+            encoder = OpusToG711(codec) if format == "opus" else G711Encoder(codec, self._format.rate)
+            self._encode = encoder.encode
+        elif format != "opus":
+            self.encoder = OpusEncoder(self._format.rate)
+            self._encode = self.encoder.encode
+        self._slot_timestamp = (48_000 if codec == "opus" else G711_RATE) // _SLOTS_PER_SECOND
         self.skipped = 0
         """How often `poll` came so late that time was skipped."""
         self.discarded_ms = 0
@@ -124,10 +136,10 @@ class Playout:
             raise OverrunError(f"{waiting} ms of audio would wait to be played where {CREDIT_MS} are allowed")
         self._check_entries()
         self._buffered += ticks
-        if self.encoder is None:
-            self._entries.append(_Entry(response, data, ticks, ticks))
+        if self._format.frame_bytes:
+            self._cut(response, data, self._format.frame_bytes)
         else:
-            self._cut(response, data, self.encoder.frame_size)
+            self._entries.append(_Entry(response, data, ticks, ticks))
 
     def end(self, response: int) -> None:
         """Say that all audio of `response` was appended; `poll_finished` tells when it has been played.
@@ -194,7 +206,7 @@ class Playout:
 
     def _take(self) -> PlayoutPacket:
         entry = self._entries.popleft()
-        timestamp = self._slot * _SLOT_TICKS
+        timestamp = self._slot * self._slot_timestamp
         if not self._started:
             self._started = True
             self._timestamp -= timestamp
@@ -206,7 +218,7 @@ class Playout:
             self._pass_ends()
         self._ran_out = not self._entries
         marker, self._marker = self._marker, False
-        payload = entry.data if self.encoder is None else self.encoder.encode(entry.data)
+        payload = entry.data if self._encode is None else self._encode(entry.data)
         return PlayoutPacket(payload, (self._timestamp + timestamp) & 0xFFFFFFFF, marker)
 
     def _resume(self, now: float) -> None:
@@ -247,8 +259,8 @@ class Playout:
 
     def _fill_up(self) -> None:
         """Queue the rest of the PCM with silence behind it."""
-        if self._partial and self.encoder:
-            pcm = self._partial.ljust(self.encoder.frame_size, b"\0")
+        if self._partial:
+            pcm = self._partial.ljust(self._format.frame_bytes, b"\0")
             self._entries.append(
                 _Entry(self._partial_response, pcm, _FRAME_TICKS, self._format.duration(self._partial))
             )

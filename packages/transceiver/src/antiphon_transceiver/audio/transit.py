@@ -1,38 +1,70 @@
-"""The smallest transit of a stream: what playout times are counted from."""
+"""The transits of a stream: the smallest, which playout times are counted from, and how far the others lie above it."""
 
 from math import inf
 from typing import Final
 
 WINDOW: Final = 5.0
-"""Seconds. The minimum is that of the last one to two windows: long enough to meet an undelayed packet, short enough
+"""Seconds. The smallest is that of the last one to two windows: long enough to meet an undelayed packet, short enough
 that a clock 200 ppm slow moves it by at most 2 ms in between."""
 
+PEAK_WINDOW: Final = 0.5
+"""Seconds. The largest is that of the last one to two windows, so jitter that ended is forgotten within a second. So
+few packets have no better quantile than their largest."""
 
-class MinimalTransit:
-    """Tracks the minimum of arrival minus media time, in seconds on a scale of its own.
+ASSUMED_JITTER: Final = 0.028
+"""Seconds between smallest and largest, as long as nothing has been measured: a good Wi-Fi, and a target of 60 ms."""
 
-    It falls at once and rises when a whole window has passed without so small a transit, so it follows the drift of the
-    sender's clock. A window ends with an arrival only: a stalled network makes nothing forgotten.
+
+class TransitRange:
+    """Tracks the minimum and the maximum of arrival minus media time, in seconds on a scale of its own.
+
+    Both go outwards at once and inwards when a whole window has passed without so extreme a transit, so the minimum
+    follows the drift of the sender's clock. A window ends with an arrival only: a stalled network makes nothing
+    forgotten.
     """
 
-    __slots__ = ("_current", "_ends_at", "value")
+    __slots__ = (
+        "_current_largest",
+        "_current_smallest",
+        "_largest_ends_at",
+        "_smallest_ends_at",
+        "largest",
+        "smallest",
+    )
 
     def __init__(self) -> None:
-        self.value = self._current = inf
-        self._ends_at = inf
+        self.restart(inf, inf)
 
     def restart(self, transit: float, now: float) -> None:
         """Forget all but this one transit."""
-        self.value = self._current = transit
-        self._ends_at = now + WINDOW
+        self.smallest = self._current_smallest = transit
+        self.largest = transit + ASSUMED_JITTER
+        self._current_largest = transit
+        self._smallest_ends_at = now + WINDOW
+        self._largest_ends_at = now + PEAK_WINDOW
 
-    def update(self, transit: float, now: float) -> None:
-        """Take the transit of a packet that arrived `now`."""
-        if now >= self._ends_at:
-            self.value = min(self._current, transit)
-            self._current = transit
-            self._ends_at = now + WINDOW
-        elif transit < self._current:
-            self._current = transit
-            if transit < self.value:
-                self.value = transit
+    def rise(self, transit: float) -> None:
+        """Take a transit above the largest, of a packet that may have come too late."""
+        self.largest = self._current_largest = transit
+
+    def update(self, transit: float, now: float) -> bool:
+        """Take the transit of a packet that arrived `now`, in time; tell whether smallest or largest changed."""
+        changed = False
+        if now >= self._smallest_ends_at:
+            self.smallest = min(self._current_smallest, transit)
+            self._current_smallest = transit
+            self._smallest_ends_at = now + WINDOW
+            changed = True
+        elif transit < self._current_smallest:
+            self._current_smallest = transit
+            if transit < self.smallest:
+                self.smallest = transit
+                changed = True
+        if now >= self._largest_ends_at:
+            self.largest = max(self._current_largest, transit)
+            self._current_largest = transit
+            self._largest_ends_at = now + PEAK_WINDOW
+            return True
+        if transit > self._current_largest:
+            self._current_largest = transit
+        return changed

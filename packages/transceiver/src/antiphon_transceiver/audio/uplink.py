@@ -1,19 +1,26 @@
 """The caller's audio on its way to the backend: a jitter buffer, and a decoder where the backend wants PCM."""
 
+from collections.abc import Iterable
+from typing import Protocol
+
 import msgspec
 
 from antiphon_common.errors import DecodeError
 from antiphon_common.formats import AudioFormat
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio.jitter import DEFAULT_TARGET, JitterBuffer, Release
-from antiphon_transceiver.audio.opus import OpusDecoder
+from antiphon_transceiver.audio.g711 import RATE as G711_RATE
+from antiphon_transceiver.audio.g711 import G711Decoder
+from antiphon_transceiver.audio.jitter import JitterBuffer, Release
+from antiphon_transceiver.audio.opus import OpusDecoder, OpusEncoder
+from antiphon_transceiver.audio.payloads import G711, OPUS
+from antiphon_transceiver.audio.red import Repeated
 
 
 class UplinkFrame(msgspec.Struct, frozen=True, gc=False):
     """A stretch of the caller's audio in the backend's format.
 
-    `position` counts samples since the first, of the PCM's rate or of Opus's 48 kHz. In Opus a stretch that was not
-    received has no data: the backend's own decoder conceals it, or recovers it from the frame after.
+    `position` counts samples since the first, of the PCM's rate or of Opus's 48 kHz. In Opus a stretch of which no
+    packet came has no data: the backend's own decoder conceals it, or recovers it from the frame after.
     """
 
     data: bytes
@@ -21,37 +28,65 @@ class UplinkFrame(msgspec.Struct, frozen=True, gc=False):
     origin: Origin
 
 
+class Decoder(Protocol):
+    """The decoder of one stream; samples are those of its rate, mono, 16-bit little-endian."""
+
+    def decode(self, packet: bytes) -> bytes:
+        """Return the PCM of `packet`; raise DecodeError."""
+
+    def recover(self, packet: bytes, samples: int) -> bytes:
+        """Return the `samples` that `packet` repeats of what came before it."""
+
+    def conceal(self, samples: int) -> bytes:
+        """Return `samples` that hide a loss."""
+
+
 class UplinkAudio:
     """`receive` each RTP packet's payload, then `poll` until None; `poll` again at `poll_timeout`.
 
-    Raises ValueError for an unknown `format`.
+    `codec` is the caller's: `opus`, `pcmu` or `pcma`. Raises ValueError for an unknown `format`.
     """
 
-    def __init__(self, format: str, target: float = DEFAULT_TARGET) -> None:
-        self.jitter = JitterBuffer(target)
+    def __init__(self, format: str, codec: str = "opus") -> None:
         self.undecodable = 0
-        """Packets libopus refused; they were concealed."""
+        """Packets the decoder refused; they were concealed."""
         name, rate = AudioFormat.parse(format)
-        self._decoder = None if name == "opus" else OpusDecoder(rate)
+        self._decoder: Decoder | None = None
+        self._framer: _OpusFramer | None = None
+        if codec == "opus":
+            self.jitter = JitterBuffer(OPUS)
+            self._decoder = None if name == "opus" else OpusDecoder(rate)
+        else:
+            self.jitter = JitterBuffer(G711)
+            self._framer = _OpusFramer() if name == "opus" else None
+            rate = G711_RATE if self._framer else rate
+            self._decoder = G711Decoder(codec, rate)
         self._ticks_per_sample = 48_000 // rate
 
     def restart(self) -> None:
         """Say that the next packet begins another stream (another SSRC)."""
         self.jitter.restart()
 
-    def receive(self, sequence: int, timestamp: int, payload: bytes, now: float) -> None:
-        """Take the payload of an RTP packet. Bad bytes are counted, never raised."""
+    def receive(
+        self, sequence: int, timestamp: int, payload: bytes, now: float, repeated: Iterable[Repeated] = ()
+    ) -> None:
+        """Take the payload of an RTP packet, and those of packets before it that it repeats. Bad bytes are counted,
+        never raised."""
         self.jitter.push(sequence, timestamp, payload, now)
+        for distance, ticks, again in repeated:
+            self.jitter.push_redundant(sequence - distance, timestamp - ticks, again)
 
     def poll(self, now: float) -> UplinkFrame | None:
         """Return the next stretch that is due, or None."""
         release = self.jitter.pop(now)
-        if release is None:
-            return None
         if self._decoder is None:
-            data = release.payload if release.payload and release.origin is Origin.RECEIVED else b""
-            return UplinkFrame(data, release.position, release.origin)
-        return self._decode(self._decoder, release)
+            return None if release is None else UplinkFrame(release.payload or b"", release.position, release.origin)
+        if self._framer is None:
+            return None if release is None else self._decode(self._decoder, release)
+        while release is not None:
+            self._framer.append(self._decode(self._decoder, release))
+            release = self.jitter.pop(now)
+        return self._framer.poll()
 
     def poll_timeout(self) -> float | None:
         """Return when `poll` will next have something although nothing arrives, or None."""
@@ -62,14 +97,46 @@ class UplinkAudio:
         counters = self.jitter.counters
         return {name: getattr(counters, name) for name in counters.__slots__} | {"undecodable": self.undecodable}
 
-    def _decode(self, decoder: OpusDecoder, release: Release) -> UplinkFrame:
-        payload, origin = release.payload, release.origin
+    def _decode(self, decoder: Decoder, release: Release) -> UplinkFrame:
         position, samples = release.position // self._ticks_per_sample, release.duration // self._ticks_per_sample
-        if payload is not None:
-            try:
-                if origin is Origin.RECEIVED:
-                    return UplinkFrame(decoder.decode(payload), position, origin)
-                return UplinkFrame(decoder.recover(payload, samples), position, origin)
-            except DecodeError:
-                self.undecodable += 1
+        try:
+            if release.payload is not None:
+                return UplinkFrame(decoder.decode(release.payload), position, release.origin)
+            if release.following is not None:
+                return UplinkFrame(decoder.recover(release.following, samples), position, release.origin)
+        except DecodeError:
+            self.undecodable += 1
         return UplinkFrame(decoder.conceal(samples), position, Origin.CONCEALED)
+
+
+class _OpusFramer:
+    """Makes Opus packets of 20 ms out of stretches of PCM at 8 kHz, which may be of any length."""
+
+    def __init__(self) -> None:
+        self._encoder = OpusEncoder(G711_RATE, fec=False)
+        self._pcm = b""
+        self._position = 0
+        """Of the first sample in `_pcm`; a packet's origin is that of the part which was received worst."""
+        self._origin = Origin.RECEIVED
+        self._ready: list[UplinkFrame] = []
+
+    def append(self, frame: UplinkFrame) -> None:
+        if self._pcm and frame.position != self._position + len(self._pcm) // 2:
+            self._emit(self._pcm.ljust(self._encoder.frame_size, b"\0"))
+            self._pcm = b""
+        if not self._pcm:
+            self._position, self._origin = frame.position, Origin.RECEIVED
+        self._pcm += frame.data
+        self._origin = max(self._origin, frame.origin)
+        while len(self._pcm) >= self._encoder.frame_size:
+            self._emit(self._pcm[: self._encoder.frame_size])
+            self._pcm = self._pcm[self._encoder.frame_size :]
+            self._position += self._encoder.frame_size // 2
+            self._origin = frame.origin
+
+    def poll(self) -> UplinkFrame | None:
+        return self._ready.pop(0) if self._ready else None
+
+    def _emit(self, pcm: bytes) -> None:
+        packet = self._encoder.encode(pcm)
+        self._ready.append(UplinkFrame(packet, self._position * 48_000 // G711_RATE, self._origin))

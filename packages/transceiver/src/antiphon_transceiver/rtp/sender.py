@@ -15,13 +15,14 @@ class RtpSender:
     those given to `packet`.
     """
 
-    __slots__ = ("_payload_type", "_timestamp", "sequence", "ssrc")
+    __slots__ = ("_timestamp", "payload_type", "sequence", "ssrc")
 
     def __init__(self, ssrc: int, payload_type: int, sequence: int, *, timestamp: int = 0) -> None:
         self.ssrc = ssrc
         self.sequence = sequence & 0x7FFF
         """What the next packet is numbered."""
-        self._payload_type = payload_type
+        self.payload_type = payload_type
+        """That of the next packet; it may change within a stream (RFC 3550 §5.1)."""
         self._timestamp = timestamp
 
     @classmethod
@@ -35,7 +36,7 @@ class RtpSender:
         is a header extension with its own header."""
         sequence = self.sequence
         self.sequence = sequence + 1 & 0xFFFF
-        second = self._payload_type | 0x80 if marker else self._payload_type
+        second = self.payload_type | 0x80 if marker else self.payload_type
         header = _HEADER.pack(0x90 if extension else 0x80, second, sequence, self.rtp_timestamp(timestamp), self.ssrc)
         return header + extension + payload
 

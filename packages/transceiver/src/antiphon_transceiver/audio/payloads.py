@@ -1,15 +1,38 @@
-"""Which Opus packets repeat the one before them: in-band FEC, seen without decoding."""
+"""What a jitter buffer has to know of a codec's packets: how long each lasts, and whether it repeats the one before,
+seen without decoding."""
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-from antiphon_common.formats import opus_duration
+from antiphon_common.errors import DecodeError
+from antiphon_common.formats import MAX_PACKET_TICKS, opus_duration
 
 _FIRST_CELT_CONFIG: Final = 16
+_G711_TICKS: Final = 6
+"""Ticks of 48 kHz in a sample of 8 kHz."""
+
+
+class PayloadKind(NamedTuple):
+    """The packets of one codec; times are ticks of 48 kHz. `duration` raises DecodeError for what is no packet."""
+
+    clock_ticks: int
+    """How many make one tick of the RTP clock."""
+    duration: Callable[[bytes], int]
+    repeats: Callable[[bytes], int]
+    """How much of what came before a packet it holds as in-band FEC."""
 
 
 def frame_duration(packet: bytes) -> int:
     """Return how long each frame of `packet`, which is not empty, lasts in 48 kHz ticks (RFC 6716 §3.1)."""
     return opus_duration(bytes((packet[0] & 0xFC,)))
+
+
+def g711_duration(packet: bytes) -> int:
+    """Return how long a packet of one byte a sample lasts; raise DecodeError."""
+    ticks = len(packet) * _G711_TICKS
+    if not 0 < ticks <= MAX_PACKET_TICKS:
+        raise DecodeError(f"a G.711 packet of {len(packet)} samples")
+    return ticks
 
 
 def carries_fec(packet: bytes) -> bool:
@@ -24,6 +47,18 @@ def carries_fec(packet: bytes) -> bool:
         return True
     stereo = packet[0] >> 2 & 1
     return bool(stereo and flags >> max(0, 6 - 2 * silk_frames) & 1)
+
+
+def _fec_duration(packet: bytes) -> int:
+    return frame_duration(packet) if carries_fec(packet) else 0
+
+
+def _nothing(_: bytes) -> int:
+    return 0
+
+
+OPUS: Final = PayloadKind(1, opus_duration, _fec_duration)
+G711: Final = PayloadKind(_G711_TICKS, g711_duration, _nothing)
 
 
 def _first_frame(packet: bytes) -> int | None:

@@ -1,0 +1,83 @@
+"""RED (RFC 2198): packets of one codec that repeat what those before them held."""
+
+from collections import deque
+from typing import Final, NamedTuple
+
+from antiphon_common.errors import DecodeError
+
+MAX_DISTANCE: Final = 2
+"""How many packets before it one repeats at most: each costs as much as the audio itself."""
+
+MAX_BLOCKS: Final = 8
+"""Repeated blocks that a packet may have. Browsers send one or two; what is older than the jitter buffer's longest
+target comes too late anyhow."""
+
+MAX_PAYLOAD: Final = 1000
+"""Bytes of a payload with what it repeats: it must fit a path's smallest datagram, with SRTP, the relay's header and
+header extensions around it."""
+
+_MAX_TICKS, _MAX_SIZE = (1 << 14) - 1, (1 << 10) - 1
+_FOLLOWED = 0x80
+
+
+class Repeated(NamedTuple):
+    """The payload of an earlier packet: so many packets and ticks of the RTP clock before the one that repeats it."""
+
+    distance: int
+    ticks: int
+    payload: bytes
+
+
+def decode_red(data: bytes, carried: int) -> tuple[bytes, list[Repeated]]:
+    """Return the payload itself, and what it repeats, oldest first.
+
+    Blocks of other payload types than `carried` are left out. Raises DecodeError.
+    """
+    heads: list[int] = []
+    position = 0
+    while position < len(data) and data[position] & _FOLLOWED:
+        if position + 4 > len(data) or len(heads) >= MAX_BLOCKS:
+            raise DecodeError("the headers of a RED payload are cut short, or too many")
+        heads.append(int.from_bytes(data[position : position + 4], "big"))
+        position += 4
+    if position >= len(data):
+        raise DecodeError("a RED payload without a block of its own")
+    if data[position] != carried:
+        raise DecodeError(f"a RED payload of type {data[position]}")
+    position += 1
+    repeated = []
+    for index, head in enumerate(heads):
+        block = data[position : position + (head & _MAX_SIZE)]
+        position += head & _MAX_SIZE
+        if block and head >> 24 & 0x7F == carried:
+            repeated.append(Repeated(len(heads) - index, head >> 10 & _MAX_TICKS, block))
+    if position > len(data):
+        raise DecodeError("the blocks of a RED payload are cut short")
+    return data[position:], repeated
+
+
+class RedEncoder:
+    """Adds to each payload of a stream, of type `carried`, those of the packets before it."""
+
+    def __init__(self, carried: int) -> None:
+        self._carried = carried
+        self._sent: deque[tuple[int, bytes]] = deque(maxlen=MAX_DISTANCE)
+
+    def encode(self, payload: bytes, timestamp: int, distance: int) -> bytes:
+        """Return a RED payload that repeats up to `distance` packets; `timestamp` is in RTP ticks and may exceed 32
+        bits. Payloads that are too old or too long are left out."""
+        size, blocks = len(payload), []
+        for sent_at, earlier in list(self._sent)[::-1][:distance]:
+            size += len(earlier)
+            ticks = timestamp - sent_at & 0xFFFFFFFF
+            if ticks > _MAX_TICKS or len(earlier) > _MAX_SIZE or size > MAX_PAYLOAD:
+                break
+            blocks.append((ticks << 10 | len(earlier), earlier))
+        self.remember(payload, timestamp)
+        blocks.reverse()
+        heads = b"".join(((_FOLLOWED | self._carried) << 24 | head).to_bytes(4, "big") for head, _ in blocks)
+        return heads + bytes((self._carried,)) + b"".join(earlier for _, earlier in blocks) + payload
+
+    def remember(self, payload: bytes, timestamp: int) -> None:
+        """Take a payload that was sent by itself: one after it may repeat it."""
+        self._sent.append((timestamp, payload))
