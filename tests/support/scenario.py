@@ -56,6 +56,8 @@ class CallPlan(msgspec.Struct, frozen=True):
     profile: SrtpProfile
     ending: Ending
     rebinds_after: float | None
+    restarts_after: float | None
+    """When the client restarts ICE, which costs no audio."""
     outage_after: float | None
     outage_seconds: float
 
@@ -116,6 +118,7 @@ def _draw_call(chance: Random, transceivers: int) -> CallPlan:
         profile=chance.choice((SrtpProfile.AEAD_AES_128_GCM, *SrtpProfile)),
         ending=chance.choice(("leave", "leave", "vanish", "hang_up", "backend")),
         rebinds_after=chance.uniform(1.0, seconds) if chance.random() < 0.15 else None,
+        restarts_after=chance.uniform(1.0, seconds) if chance.random() < 0.15 else None,
         outage_after=chance.uniform(1.0, seconds) if chance.random() < 0.15 else None,
         outage_seconds=chance.choice((0.3, 1.0, 3.0)),
     )
@@ -232,6 +235,8 @@ class Simulation:
             client.downlink.change(changes)
         if plan.rebinds_after is not None:
             world.later(plan.rebinds_after, self._rebind, client)
+        if plan.restarts_after is not None:
+            world.later(plan.restarts_after, self._restart, client)
         world.later(plan.seconds, self._end, client, plan.ending)
         self._talk_once_connected(client)
 
@@ -245,6 +250,10 @@ class Simulation:
 
     def _rebind(self, client: Client) -> None:
         client.address = (client.address[0], self._chance.randint(1024, 65535))
+
+    def _restart(self, client: Client) -> None:
+        if client.connected and client.closed is None and client.present and self.world.find(client) is not None:
+            self.world.restart_ice(client)
 
     def _end(self, client: Client, ending: Ending) -> None:
         world = self.world

@@ -140,25 +140,28 @@ class Watch:
             self.sweep()
 
     def _check_transceiver(self, there: Transceiver) -> None:
-        paths = there.switchboard.paths
+        """Its calls keep within bounds and at their clients, and none has another's path."""
+        paths, address = there.switchboard.paths, there.encoded_address
         for client, call in list(self._running.values()):
-            if client.home == there.encoded_address:
+            if client.home == address:
                 self._check_call(client, call)
-            owner = paths.lookup(client.key)
-            if owner is not None and owner is not call and paths.is_confirmed(client.key, owner) and client.at_home:
-                raise Violation(f"{call.id}: a transceiver gave {client.address} to {owner.id}")
+            if client.at_home:
+                owner = paths.lookup(client.key)
+                if owner is not None and owner is not call and paths.is_confirmed(client.key, owner):
+                    raise Violation(f"{call.id}: a transceiver gave {client.address} to {owner.id}")
 
     def _check_call(self, client: Client, call: Call) -> None:
         session = call.session
         if session.ended is not None:
             del self._running[client.number]
             return
-        if session.stream.playout.buffered_ms > MAX_BUFFERED_MS:
-            raise Violation(f"{call.id} holds {session.stream.playout.buffered_ms} ms of audio")
+        buffered_ms, agent = session.stream.playout.buffered_ms, session.agent
+        if buffered_ms > MAX_BUFFERED_MS:
+            raise Violation(f"{call.id} holds {buffered_ms} ms of audio")
         if len(call.routes) > MAX_PATHS + 1:
             raise Violation(f"{call.id} has {len(call.routes)} routes")
-        selected = session.agent.selected
-        if selected is not None and selected not in client.paths and session.agent.is_validated(selected):
+        selected = agent.selected
+        if selected is not None and selected not in client.paths and agent.is_validated(selected):
             raise Violation(f"{call.id} was moved to {selected}, where its client never was")
 
     def _check_relay(self, relay: Relay) -> None:
@@ -169,8 +172,8 @@ class Watch:
         if core.counters.no_route:
             raise Violation("a relay read a token that nobody made")
         for client, call in self._running.values():
-            flow = core.flows.flow(client.key)
-            if flow is not None and flow.confirmed and flow.owner != client.home and client.at_home and relay.alive:
+            flow = core.flows.flow(client.key) if client.at_home else None
+            if flow is not None and flow.confirmed and flow.owner != client.home and relay.alive:
                 raise Violation(f"{call.id}: a relay gave {client.address} to another transceiver")
 
     def sweep(self) -> Sweep:
