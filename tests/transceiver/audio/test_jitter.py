@@ -1,5 +1,8 @@
+import pytest
+
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import JitterBuffer, Release
+from antiphon_transceiver.audio import G711, MAX_TARGET, MIN_TARGET, JitterBuffer, PayloadKind, Release
+from antiphon_transceiver.audio.payloads import OPUS
 
 RECEIVED, RECOVERED, CONCEALED = Origin
 FRAME = 0.02
@@ -14,8 +17,8 @@ def packet(index: int, *, fec: bool = False) -> bytes:
 class Stream:
     """A sender of 20 ms packets whose transit is 0, and the buffer it sends to. Time begins at 100."""
 
-    def __init__(self, first_sequence: int = 0, first_timestamp: int = 0) -> None:
-        self.buffer = JitterBuffer()
+    def __init__(self, first_sequence: int = 0, first_timestamp: int = 0, kind: PayloadKind = OPUS) -> None:
+        self.buffer = JitterBuffer(kind)
         self.first_sequence, self.first_timestamp = first_sequence, first_timestamp
         self.released: list[tuple[float, Release]] = []
 
@@ -25,11 +28,23 @@ class Stream:
             media = index * TICKS if timestamp is None else timestamp
             self.arrive(100 + index * FRAME + late, index, media, packet(index, fec=fec))
 
+    def send_red(self, index: int, *repeated: int, late: float = 0.0) -> None:
+        """Let a packet arrive that repeats others."""
+        self.run_until(now := 100 + index * FRAME + late)
+        self.push(index, index * TICKS, packet(index), now)
+        for other in repeated:
+            sequence, timestamp = self.first_sequence + other, self.first_timestamp + other * TICKS
+            self.buffer.push_redundant(sequence, timestamp, packet(other))
+        self.pop(now)
+
     def arrive(self, now: float, index: int, timestamp: int, payload: bytes) -> None:
         self.run_until(now)
+        self.push(index, timestamp, payload, now)
+        self.pop(now)
+
+    def push(self, index: int, timestamp: int, payload: bytes, now: float) -> None:
         sequence = (self.first_sequence + index) & 0xFFFF
         self.buffer.push(sequence, (self.first_timestamp + timestamp) & 0xFFFFFFFF, payload, now)
-        self.pop(now)
 
     def run_until(self, now: float) -> None:
         while (timeout := self.buffer.poll_timeout()) is not None and timeout < now:
@@ -217,3 +232,103 @@ def test_what_is_not_opus_is_counted() -> None:
     stream.arrive(100, 0, 0, b"\x6b\x00")
     assert stream.buffer.counters.invalid == 2
     assert stream.buffer.poll_timeout() is None
+
+
+def test_what_repeats_a_lost_packet_takes_its_place_at_once() -> None:
+    stream = Stream(first_sequence=0xFFFF, first_timestamp=0xFFFFFFFF)
+    stream.send(0)
+    stream.send_red(2, 1)
+    stream.send_red(5, 3, 4)
+    assert stream.origins == [RECEIVED, RECOVERED, RECEIVED, RECOVERED, RECOVERED, RECEIVED]
+    assert [release.payload for _, release in stream.released] == [packet(index) for index in range(6)]
+    assert stream.delays() == [0, 20, 0, 40, 20, 0]
+    counters = stream.buffer.counters
+    assert (counters.lost, counters.recovered, counters.redundant, counters.concealed) == (3, 3, 3, 0)
+
+
+def test_repetition_of_what_came_is_ignored() -> None:
+    stream = Stream()
+    stream.send(0, 1)
+    stream.send_red(2, 0, 1)
+    stream.send_red(4, 3)
+    stream.send(3, late=0.03)
+    assert stream.origins == [RECEIVED, RECEIVED, RECEIVED, RECOVERED, RECEIVED]
+    assert stream.positions == [0, 1, 2, 3, 4]
+    assert stream.buffer.counters.duplicate == 1
+
+
+def test_repetition_whose_turn_has_passed_is_ignored() -> None:
+    stream = Stream()
+    stream.send(0)
+    stream.run_until(100.081)
+    stream.send_red(4, 1, 2, 3)
+    assert stream.origins == [RECEIVED, CONCEALED, RECOVERED, RECOVERED, RECEIVED]
+    assert stream.positions == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("timestamp", [1.5, 2, 2.5, 4, -9])
+def test_repetition_that_fits_between_no_packets_is_ignored(timestamp: float) -> None:
+    stream = Stream()
+    stream.send(0, 1)
+    stream.push(3, 3 * TICKS, packet(3), 100.06)
+    stream.buffer.push_redundant(2, round(timestamp * TICKS) & 0xFFFFFFFF, packet(2))
+    stream.pop(100.06)
+    assert stream.origins == [RECEIVED, RECEIVED] + ([RECOVERED, RECEIVED] if timestamp == 2 else [])
+
+
+def test_a_repetition_and_its_own_fec_reach_back_twice() -> None:
+    stream = Stream()
+    stream.send(0)
+    stream.run_until(100.061)
+    stream.push(3, 3 * TICKS, packet(3), 100.061)
+    stream.buffer.push_redundant(2, 2 * TICKS, packet(2, fec=True))
+    stream.run_until(101)
+    assert stream.origins[:4] == [RECEIVED, RECOVERED, RECOVERED, RECEIVED]
+    assert stream.released[1][1].following == packet(2, fec=True)
+    assert (stream.buffer.counters.recovered, stream.buffer.counters.redundant) == (2, 1)
+
+
+def test_the_target_grows_at_once_and_shrinks_within_a_second() -> None:
+    stream = Stream()
+    stream.send(*range(60))
+    assert stream.buffer.target == MIN_TARGET
+    stream.send(60, late=0.035)
+    stream.send(61, late=0.065)
+    assert stream.origins[-2:] == [RECEIVED, RECEIVED]
+    assert stream.buffer.target > 0.1
+    stream.send(*range(65, 65 + 55))
+    assert stream.buffer.target == MIN_TARGET
+
+
+def test_the_target_has_a_ceiling() -> None:
+    stream = Stream()
+    stream.send(0)
+    stream.send(*range(1, 5), late=0.5)
+    assert stream.buffer.target == MAX_TARGET
+
+
+def test_longer_frames_are_waited_for_longer() -> None:
+    stream = Stream()
+    for index in range(30):
+        stream.arrive(100 + index * 0.06, index, index * 2880, b"\x58\x00" + index.to_bytes(2, "big"))
+    assert 0.06 < stream.buffer.target < 0.07
+
+
+def test_what_was_said_is_never_left_out_although_it_is_late() -> None:
+    """The timer came 15 ms late: what would be concealed is skipped, what the next packet repeats is not."""
+    stream = Stream()
+    stream.send(0)
+    stream.push(3, 3 * TICKS, packet(3, fec=True), 100.06)
+    stream.pop(100.095)
+    stream.pop(100.115)
+    assert stream.positions == [0, 2, 3]
+    assert stream.origins == [RECEIVED, RECOVERED, RECEIVED]
+
+
+def test_g711_counts_its_own_clock() -> None:
+    stream = Stream(kind=G711, first_timestamp=0xFFFFFFF0)
+    for index in (0, 1, 3):
+        stream.arrive(100 + index * FRAME, index, index * 160, bytes(160))
+    stream.run_until(100.5)
+    assert stream.positions[:4] == [0, 1, 2, 3]
+    assert stream.origins[:4] == [RECEIVED, RECEIVED, CONCEALED, RECEIVED]

@@ -1,7 +1,7 @@
 import pytest
 
 from antiphon_common.errors import DecodeError
-from antiphon_transceiver.audio import carries_fec, packet_duration
+from antiphon_transceiver.audio import G711, OPUS, carries_fec, packet_duration
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,16 @@ def test_what_cannot_be_opus_is_refused(packet: bytes) -> None:
 )
 def test_fec_is_seen_without_decoding(packet: bytes, carries: bool) -> None:
     assert carries_fec(packet) is carries
+
+
+def test_g711_lasts_a_byte_a_sample() -> None:
+    assert G711.duration(bytes(160)) == 960
+    assert (G711.clock_ticks, G711.repeats(bytes(160))) == (6, 0)
+    for packet in (b"", bytes(961)):
+        with pytest.raises(DecodeError):
+            G711.duration(packet)
+
+
+def test_opus_repeats_one_frame_where_it_repeats() -> None:
+    assert OPUS.repeats(b"\x69\x40") == 960  # of two
+    assert OPUS.repeats(b"\x68\x00") == 0

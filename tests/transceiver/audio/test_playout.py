@@ -12,8 +12,9 @@ from antiphon_transceiver.audio import (
     PlayoutPacket,
     packet_duration,
 )
+from antiphon_transceiver.audio.g711 import G711Decoder
 from antiphon_transceiver.audio.playout import CREDIT_STEP_MS, MAX_ENTRIES, MAX_LATE, PARTIAL_WAIT
-from support.speech import speech
+from support.speech import correlation, speech
 
 START = 1000.0
 RATE = 24_000
@@ -239,3 +240,26 @@ def test_nothing_at_all_is_harmless() -> None:
     playout.append(1, b"")
     assert playout.poll(START) is None
     assert playout.poll_timeout() is None
+
+
+@pytest.mark.parametrize("format", ["pcm16/16000", "pcm16/24000", "pcm16/48000"])
+def test_pcm_becomes_g711_on_its_own_clock(format: str) -> None:
+    rate = int(format.partition("/")[2])
+    playout = Playout(format, "pcmu", first_timestamp=7)
+    pcm = speech(0.5, rate)
+    playout.append(1, pcm)
+    packets = [packet for _, packet in play(playout, START)]
+    assert {len(packet.payload) for packet in packets} == {160}
+    assert [packet.timestamp for packet in packets] == [7 + index * 160 for index in range(25)]
+    heard = b"".join(map(G711Decoder("pcmu", rate).decode, (packet.payload for packet in packets)))
+    similarity, lag = correlation(pcm, heard, rate // 200)
+    assert similarity > 0.9, f"{similarity:.2f} at a lag of {lag} samples"
+
+
+def test_opus_becomes_g711_on_its_own_clock() -> None:
+    playout = Playout("opus", "pcma")
+    for _ in range(3):
+        playout.append(1, OPUS_20)
+    packets = [packet for _, packet in play(playout, START)]
+    assert [(len(packet.payload), packet.timestamp) for packet in packets] == [(160, 0), (160, 160), (160, 320)]
+    assert playout.encoder is None

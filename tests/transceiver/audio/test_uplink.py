@@ -1,7 +1,16 @@
 import pytest
 
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import OpusEncoder, UplinkAudio, UplinkFrame, carries_fec
+from antiphon_transceiver.audio import (
+    OpusDecoder,
+    OpusEncoder,
+    Repeated,
+    UplinkAudio,
+    UplinkFrame,
+    carries_fec,
+    packet_duration,
+)
+from antiphon_transceiver.audio.g711 import G711Encoder
 from support.speech import correlation, speech
 
 RATES = {"pcm16/16000": 16_000, "pcm16/24000": 24_000, "pcm16/48000": 48_000}
@@ -68,3 +77,73 @@ def test_an_undecodable_packet_is_concealed() -> None:
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ValueError, match="mp3"):
         UplinkAudio("mp3")
+
+
+def g711(pcm: bytes, law: str, samples: int, rate: int = 8000) -> list[bytes]:
+    encoder, size = G711Encoder(law, rate), 2 * samples * rate // 8000
+    return [encoder.encode(pcm[start : start + size]) for start in range(0, len(pcm), size)]
+
+
+def carry_g711(uplink: UplinkAudio, packets: list[bytes], samples: int, lost: set[int]) -> list[UplinkFrame]:
+    frames = []
+    for index, payload in enumerate(packets):
+        now = 5 + index * samples / 8000
+        if index not in lost:
+            uplink.receive(index, index * samples, payload, now)
+        while (frame := uplink.poll(now)) is not None:
+            frames.append(frame)
+        while (timeout := uplink.poll_timeout()) is not None and timeout < now + samples / 8000:
+            while (frame := uplink.poll(timeout)) is not None:
+                frames.append(frame)
+    return frames
+
+
+@pytest.mark.parametrize("format", RATES)
+def test_g711_becomes_pcm(format: str) -> None:
+    rate = RATES[format]
+    pcm = speech(2, rate)
+    packets = g711(pcm, "pcma", 160, rate)
+    frames = carry_g711(UplinkAudio(format, "pcma"), packets, 160, {30, 31, 60})
+    assert [frame.position for frame in frames[:100]] == [index * rate // 50 for index in range(100)]
+    assert {len(frame.data) for frame in frames} == {rate // 25}
+    assert [index for index, frame in enumerate(frames[:100]) if frame.origin is Origin.CONCEALED] == [30, 31, 60]
+    similarity, lag = correlation(pcm[:rate], b"".join(frame.data for frame in frames), rate // 200)
+    assert similarity > 0.9, f"{similarity:.2f} at a lag of {lag} samples"
+
+
+@pytest.mark.parametrize("samples", [80, 160, 240])
+def test_g711_becomes_opus_of_20_ms_whatever_its_packets_last(samples: int) -> None:
+    frames = carry_g711(UplinkAudio("opus", "pcmu"), g711(speech(3, 8000), "pcmu", samples), samples, {10, 11})
+    assert {packet_duration(frame.data) for frame in frames} == {960}
+    assert [frame.position for frame in frames] == [index * 960 for index in range(len(frames))]
+    touched = {start // 160 for start in range(10 * samples, 12 * samples, 20)}
+    assert {index for index, frame in enumerate(frames[:140]) if frame.origin is not Origin.RECEIVED} == touched
+    decoder = OpusDecoder(8000)
+    heard = b"".join(decoder.decode(frame.data) for frame in frames)
+    similarity, lag = correlation(speech(3, 8000)[24_000:], heard[24_000:], 80)
+    assert similarity > 0.8, f"{similarity:.2f} at a lag of {lag} samples"
+
+
+def test_a_pause_of_g711_ends_the_opus_packet_before_it() -> None:
+    uplink = UplinkAudio("opus", "pcmu")
+    pcm = speech(1, 8000)
+    packets = g711(pcm, "pcmu", 240)
+    uplink.receive(0, 0, packets[0], 5.0)
+    uplink.receive(1, 8000, packets[1], 6.0)
+    frames = []
+    for now in (5.0, 6.0):
+        while (frame := uplink.poll(now)) is not None:
+            frames.append(frame)
+    assert [frame.position for frame in frames] == [0, 960, 48_000]
+
+
+def test_what_was_repeated_is_heard_as_it_was_sent() -> None:
+    packets = encode(speech(1))
+    uplink, frames = UplinkAudio("opus"), []
+    for index in (0, 2, 3):
+        again = [Repeated(1, 960, packets[index - 1])] if index else []
+        uplink.receive(index, index * 960, packets[index], 5 + index * 0.02, again)
+        while (frame := uplink.poll(5 + index * 0.02)) is not None:
+            frames.append(frame)
+    assert [frame.data for frame in frames] == packets[:4]
+    assert [frame.origin for frame in frames] == [Origin.RECEIVED, Origin.RECOVERED, Origin.RECEIVED, Origin.RECEIVED]

@@ -1,0 +1,78 @@
+import pytest
+
+from antiphon_common.control import Codec
+from antiphon_transceiver.audio import OpusEncoder, SendAdaptation, carries_fec
+from antiphon_transceiver.audio.adaptation import BITRATE, LEVELS
+from support.speech import speech
+
+PLAIN = Codec("opus", 111, 48_000, parameters={"useinbandfec": "1"})
+REPEATED = Codec("opus", 111, 48_000, parameters={"useinbandfec": "1"}, redundancy=63)
+SPEECH = speech(2)
+
+
+def sent(encoder: OpusEncoder) -> list[bytes]:
+    return [encoder.encode(SPEECH[start : start + 960]) for start in range(0, len(SPEECH), 960)]
+
+
+def kilobits(packets: list[bytes], distance: int = 0) -> float:
+    return sum(map(len, packets)) * 8 / 2 / 1000 * (1 + distance)
+
+
+@pytest.mark.parametrize(("percent", "distance"), [(0, 0), (1, 0), (4, 0), (5, 1), (14, 1), (15, 2), (100, 2)])
+def test_losses_are_answered_by_repetition(percent: int, distance: int) -> None:
+    adaptation = SendAdaptation(REPEATED, OpusEncoder(24_000))
+    adaptation.report(percent)
+    assert adaptation.distance == distance
+
+
+def test_repetition_ends_a_few_reports_after_the_losses() -> None:
+    adaptation = SendAdaptation(REPEATED, None)
+    distances = []
+    for percent in (20, 0, 0, 0, 0, 0):
+        adaptation.report(percent)
+        distances.append(adaptation.distance)
+    assert distances == [2, 2, 1, 0, 0, 0]
+
+
+def test_losses_about_a_threshold_do_not_toggle() -> None:
+    adaptation = SendAdaptation(REPEATED, None)
+    adaptation.report(5)
+    for percent in (4, 6, 3, 5, 4):
+        adaptation.report(percent)
+        assert adaptation.distance == 1
+
+
+@pytest.mark.parametrize("percent", [0, 2, 5, 15, 60])
+def test_what_is_sent_stays_bounded(percent: int) -> None:
+    encoder = OpusEncoder(24_000)
+    adaptation = SendAdaptation(REPEATED, encoder)
+    adaptation.report(percent)
+    assert kilobits(sent(encoder), adaptation.distance) < 1.5 * BITRATE / 1000
+
+
+def test_without_red_in_band_fec_answers_as_long_as_the_caller_can_use_it() -> None:
+    encoder, deaf = OpusEncoder(24_000), OpusEncoder(24_000)
+    able, unable = SendAdaptation(PLAIN, encoder), SendAdaptation(Codec("opus", 111, 48_000), deaf)
+    assert not any(map(carries_fec, sent(encoder)))
+    for adaptation in (able, unable):
+        adaptation.report(10)
+        assert adaptation.distance == 0
+    assert any(map(carries_fec, sent(encoder)))
+    assert not any(map(carries_fec, sent(deaf)))
+
+
+def test_heavy_losses_take_bits_from_each_packet() -> None:
+    encoder = OpusEncoder(24_000)
+    adaptation = SendAdaptation(Codec("opus", 111, 48_000), encoder)
+    before = kilobits(sent(encoder))
+    adaptation.report(30)
+    assert kilobits(sent(encoder)) < 0.85 * before
+
+
+@pytest.mark.parametrize(("given", "most"), [("12000", 15), ("1", 15), ("", 40), ("no number", 40), ("9" * 12, 40)])
+def test_the_callers_own_limit_holds(given: str, most: float) -> None:
+    encoder = OpusEncoder(24_000)
+    adaptation = SendAdaptation(Codec("opus", 111, 48_000, parameters={"maxaveragebitrate": given}), encoder)
+    assert kilobits(sent(encoder)) < most
+    adaptation.report(LEVELS[-1].percent)
+    assert kilobits(sent(encoder)) < most

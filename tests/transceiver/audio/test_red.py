@@ -1,0 +1,64 @@
+import pytest
+
+from antiphon_common.errors import DecodeError
+from antiphon_transceiver.audio import RedEncoder, Repeated, decode_red
+from antiphon_transceiver.audio.red import MAX_PAYLOAD
+
+OPUS = 111
+
+
+def block(ticks: int, size: int, payload_type: int = OPUS) -> bytes:
+    """The header of a repeated block, built by hand from RFC 2198 §3."""
+    return bytes((0x80 | payload_type, ticks >> 6, (ticks & 0x3F) << 2 | size >> 8, size & 0xFF))
+
+
+def test_a_payload_comes_with_those_before_it() -> None:
+    data = block(1920, 3) + block(960, 2) + bytes((OPUS,)) + b"one" + b"22" + b"three"
+    assert decode_red(data, OPUS) == (b"three", [Repeated(2, 1920, b"one"), Repeated(1, 960, b"22")])
+    assert decode_red(bytes((OPUS,)) + b"alone", OPUS) == (b"alone", [])
+
+
+def test_blocks_without_use_are_left_out() -> None:
+    data = block(1920, 3, payload_type=0) + block(960, 0) + bytes((OPUS,)) + b"one" + b"own"
+    assert decode_red(data, OPUS) == (b"own", [])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        block(960, 4),
+        block(960, 4)[:3],
+        block(960, 4) + bytes((OPUS,)) + b"123",
+        bytes((0,)) + b"G.711",
+        block(960, 0) * 9 + bytes((OPUS,)) + b"own",
+    ],
+)
+def test_what_is_no_red_is_refused(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_red(data, OPUS)
+
+
+@pytest.mark.parametrize(("distance", "repeated"), [(0, 0), (1, 1), (2, 2), (5, 2)])
+def test_what_is_encoded_is_decoded(distance: int, repeated: int) -> None:
+    encoder = RedEncoder(OPUS)
+    payloads = [bytes((index,)) * (20 + index) for index in range(5)]
+    for index, payload in enumerate(payloads):
+        data = encoder.encode(payload, (1 << 32) - 1000 + index * 960, distance)
+        earlier = range(max(0, index - repeated), index)
+        expected = [Repeated(index - other, (index - other) * 960, payloads[other]) for other in earlier]
+        assert decode_red(data, OPUS) == (payload, expected)
+
+
+def test_timestamps_may_wrap_between() -> None:
+    encoder = RedEncoder(OPUS)
+    encoder.remember(b"before", 0xFFFFFFFF)
+    assert decode_red(encoder.encode(b"after", 959, 1), OPUS) == (b"after", [Repeated(1, 960, b"before")])
+
+
+def test_what_is_too_old_or_too_long_is_not_repeated() -> None:
+    encoder = RedEncoder(OPUS)
+    encoder.remember(b"old", 0)
+    assert decode_red(encoder.encode(b"new", 1 << 14, 1), OPUS) == (b"new", [])
+    encoder.remember(bytes(MAX_PAYLOAD - 9), 1 << 15)
+    assert decode_red(encoder.encode(b"ten bytes.", (1 << 15) + 960, 2), OPUS) == (b"ten bytes.", [])
