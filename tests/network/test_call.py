@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Playwright
 
+from support.browser import TalkPage
 from support.impairment import PERFECT, Impairment
 from support.internet import Internet, Recording, internet
 
@@ -51,7 +52,7 @@ def test_loss(between: Internet, good: Recording) -> None:
 
 def test_a_burst(between: Internet, good: Recording) -> None:
     between.impair(FAR_AWAY)
-    recording = between.record(SECONDS, lambda: between.interrupt(0.3, after=TROUBLE_AFTER, otherwise=FAR_AWAY))
+    recording = between.record(SECONDS, lambda tab: between.interrupt(0.3, after=TROUBLE_AFTER, otherwise=FAR_AWAY))
     print(f"\na burst of 300 ms: {recording}", end="")
     assert recording.hearing.found > 0.8
     assert recording.hearing.longest_gap <= 0.6
@@ -70,8 +71,21 @@ def test_jitter(between: Internet, good: Recording) -> None:
 def test_a_nat_rebinding(between: Internet, good: Recording) -> None:
     """Chromium checks every 2.5 s, and what the server sends until then goes to the old port."""
     between.impair(FAR_AWAY)
-    recording = between.record(SECONDS, lambda: between.rebind(after=TROUBLE_AFTER))
+    recording = between.record(SECONDS, lambda tab: between.rebind(after=TROUBLE_AFTER))
     print(f"\na NAT rebinding: {recording}", end="")
     assert recording.hearing.found > 0.6
     assert recording.hearing.longest_gap <= 3.5
+    assert recording.hearing.times[-1] > SECONDS - 3.0
+
+
+def test_an_ice_restart(between: Internet, good: Recording) -> None:
+    def restart(tab: TalkPage) -> None:
+        tab.page.wait_for_timeout(1000 * TROUBLE_AFTER)
+        tab.page.evaluate("() => window.antiphon.restartIce()")
+
+    between.impair(FAR_AWAY)
+    recording = between.record(SECONDS, restart)
+    print(f"\nan ICE restart: {recording}", end="")
+    assert recording.hearing.found > 0.8
+    assert recording.hearing.longest_gap <= 0.2
     assert recording.hearing.times[-1] > SECONDS - 3.0

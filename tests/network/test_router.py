@@ -1,5 +1,7 @@
 """The router does to real packets what the impairment model says."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from statistics import median
@@ -141,3 +143,21 @@ def test_the_router_is_fast_enough(net: Network) -> None:
 
 def median_ms(echoes: list[Echo], direction: str) -> float:
     return 1000 * median(echo.up if direction == "up" else echo.down for echo in echoes)
+
+
+def test_what_a_killed_run_left_is_taken_down() -> None:
+    script = "import os; from support.namespaces import *\nwith network(HostPlan('a', ('192.0.2.1',))): os._exit(0)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    assert killed.wait() == 0
+    name = f"antiphon-{killed.pid}-a"
+    assert name in namespaces()
+    with network(HostPlan("b", ("192.0.2.2",))) as net:
+        assert name not in namespaces()
+        mine = net["b"].namespace
+        assert mine in namespaces()
+    assert mine not in namespaces()
+
+
+def namespaces() -> str:
+    return subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout

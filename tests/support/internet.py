@@ -50,13 +50,13 @@ class Internet:
         """Let the caller's NAT forget its ports."""
         self._network.rebind(CALLER, after=after)
 
-    def record(self, seconds: float, prepare: Callable[[], None] = lambda: None) -> Recording:
+    def record(self, seconds: float, prepare: Callable[[TalkPage], None] = lambda tab: None) -> Recording:
         """Make a call, let `prepare` plan some trouble as the recording begins, and listen to it."""
         tab = self._new_tab()
         tab.open(URL)
         tab.talk()
         tab.start_recording()
-        prepare()
+        prepare(tab)
         stereo = tab.recording(seconds)
         (inbound,) = tab.statistics("inbound-rtp")
         tab.hang_up()
