@@ -11,7 +11,7 @@ import anyio
 from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing
 from antiphon_common.shell.wakeup import Wakeup
 
-GATHER_SECONDS = 0.002
+GATHER_SECONDS = 0.005
 """Messages leave at most this often, so that a busy connection carries the frames of several calls in each: a system
 call and a wake-up on the other side cost far more than a frame. After a longer pause a frame leaves at once."""
 

@@ -8,11 +8,12 @@ from math import floor, inf
 
 import trio
 
-BEAT = 0.0025
+BEAT = 0.005
 """Seconds between two beats. The deadlines of playout lie on them (`antiphon_transceiver.audio.playout`)."""
 
-BUSY_SPACING = 2 * BEAT
-"""A loop is busy when a turn that found packets began within this many seconds of the one before."""
+BUSY_SPACING = 1.5 * BEAT
+"""A loop is busy when a turn that found packets began within this many seconds of the one before: from three calls on,
+so that one alone is served at once."""
 
 
 class Turns:
