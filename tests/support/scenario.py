@@ -310,7 +310,7 @@ class Simulation:
                 connected = client.connected and end.call.session.was_connected
                 self._judge_end(client, plan, end, connected)
                 if connected and client.said and not self.plan.spray and end.reason is not EndReason.BACKEND_LOST:
-                    self._judge_audio(client, plan)
+                    self._judge_audio(client, plan, end.call.session.counters.srtp_early)
 
     def _judge_end(self, client: Client, plan: CallPlan, end: CallEnded, connected: bool) -> None:
         good = set(GOOD_REASONS[plan.ending])
@@ -325,17 +325,19 @@ class Simulation:
         if end.reason not in good:
             raise Violation(f"{client.call_id}, to {plan.ending}, ended by {end.reason}: {end.detail}")
 
-    def _judge_audio(self, client: Client, plan: CallPlan) -> None:
-        """Where nothing broke most of what was said is heard; where something did, it flows again."""
+    def _judge_audio(self, client: Client, plan: CallPlan, early: int) -> None:
+        """Where nothing broke most of what was said is heard; where something did, it flows again. `early` packets came
+        while the end of the handshake was still under way."""
         up, down = self.world.watch.up[client.call_id], self.world.watch.down[client.number]
-        ended, troubles, said = plan.start + plan.seconds, self._troubles(plan), len(client.said)
+        ended, troubles, said = plan.start + plan.seconds, self._troubles(plan), len(client.said) - early
         answered = plan.behaviour != "silent"
-        if not troubles:
+        if not troubles and said > 0:
             share = _share(plan.impairment, said)
             if up.packets < share * said:
                 raise Violation(f"{client.call_id}: {up.packets} of {said} packets heard, not {share:.0%}")
             if answered and down.packets < share**2 * said * 0.8 - 30:
                 raise Violation(f"{client.call_id}: {down.packets} packets came, {said} were said")
+        if not troubles:
             return
         last = min(up.last_at, down.last_at) if answered else up.last_at
         if max(troubles) < ended - RECOVERY_SECONDS and last < ended - STALL_SECONDS:
