@@ -5,8 +5,8 @@ import pytest
 from antiphon.client.call import Closed
 from antiphon.client.call import Event as ClientEvent
 from antiphon_transceiver.dtls.record import ContentType
+from antiphon_transceiver.events import Ended, Event
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.session import Ended, Event
 from support.memory_network import MemoryNetwork, Station
 from support.session_pair import Pair
 

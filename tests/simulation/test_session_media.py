@@ -6,8 +6,8 @@ from random import Random
 import pytest
 
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
+from antiphon_transceiver.events import Connected, MediaEnded
 from antiphon_transceiver.rtp import RtpOptions, RtpSender
-from antiphon_transceiver.session import Connected, MediaEnded
 from antiphon_transceiver.srtp import SrtpProfile
 from support.impairment import Impairment
 from support.session_pair import Pair

@@ -8,10 +8,11 @@ from antiphon.client.call import Event as ClientEvent
 from antiphon_common.control import CallAccepted, IceParameters
 from antiphon_signaling.sdp import read_offer, write_answer
 from antiphon_transceiver.audio import UplinkFrame
+from antiphon_transceiver.events import Event
 from antiphon_transceiver.ice import ice_password, ice_ufrag
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtp import RtpOptions
-from antiphon_transceiver.session import Event, Session
+from antiphon_transceiver.session import Session
 from antiphon_transceiver.srtp import SrtpProfile
 from support.dtls_peers import certificate
 from support.impairment import Impairment
@@ -43,7 +44,7 @@ class Pair:
         stream = AudioStream(request.codec, "opus", "cname", random, 0.0, RtpOptions.of(request))
         self.session = Session(request, local, certificate("server"), stream, random, 0.0)
         fingerprint = certificate("server").fingerprint()
-        accepted = CallAccepted(local, self.session.setup, fingerprint, stream.ssrc, "cname")
+        accepted = CallAccepted(local, self.session.setup, fingerprint, stream.ssrc, "cname", self.session.sctp)
         self._said = 0
         self.network: MemoryNetwork[ClientEvent, Event] = MemoryNetwork(
             self.client, self.session, impairment, seed=seed

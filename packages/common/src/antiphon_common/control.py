@@ -53,10 +53,19 @@ class IceParameters(msgspec.Struct, frozen=True):
     password: str
 
 
+class SctpParameters(msgspec.Struct, frozen=True):
+    """What one side says of data channels (RFC 8841): its `a=sctp-port`, and the bytes of the longest message that it
+    takes, 0 for any."""
+
+    port: int
+    max_message_size: int
+
+
 class CallRequest(msgspec.Struct, frozen=True):
     """An offer, negotiated. `setup` is the DTLS role the offer leaves us to choose from (RFC 5763 §5), `direction`
     is the caller's, `feedback` are values of `a=rtcp-fb`; with `reduced_size_rtcp` feedback may travel without a report
-    (RFC 5506). `session` is the session object of the Realtime API; its `model` names the backend."""
+    (RFC 5506). `sctp` is None where no data channels were offered. `session` is the session object of the Realtime API;
+    its `model` names the backend."""
 
     call_id: str
     tenant: str
@@ -69,18 +78,20 @@ class CallRequest(msgspec.Struct, frozen=True):
     extensions: tuple[HeaderExtension, ...] = ()
     feedback: tuple[str, ...] = ()
     reduced_size_rtcp: bool = False
+    sctp: SctpParameters | None = None
     session: dict[str, Any] = {}
     metadata: dict[str, str] = {}
 
 
 class CallAccepted(msgspec.Struct, frozen=True):
-    """What the answer carries of the transceiver's side."""
+    """What the answer carries of the transceiver's side; `sctp` is None where it takes no data channels."""
 
     ice: IceParameters
     setup: Literal["active", "passive"]
     fingerprint: Fingerprint
     ssrc: int
     cname: str
+    sctp: SctpParameters | None = None
 
 
 ANY_GENERATION = "*"

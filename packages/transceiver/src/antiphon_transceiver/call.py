@@ -1,14 +1,16 @@
 """One call as the switchboard holds it: its session, the backend's half, and the relays that its paths come through."""
 
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from antiphon_common import frames
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus
 from antiphon_common.core import Path
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver.audio import OverrunError
-from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, InboundFrame
+from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, EventRefused, InboundFrame
 from antiphon_transceiver.backends.link import NO_ANSWER
+from antiphon_transceiver.channels import UndeliverableError, error_event
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.session import Session
 
@@ -72,6 +74,8 @@ class Call:
                 session.end_response(frame.response)
             case frames.Clear():
                 self.backend.interrupted(frame.response, session.clear(frame.response))
+            case frames.ServerEvent():
+                self._send_event(frame.event)
             case frames.HangUp():
                 session.hang_up_when_played(now)
             case frames.Refused():
@@ -81,7 +85,21 @@ class Call:
             case frames.BadFrame():
                 session.close(EndReason.BACKEND_ERROR, f"a frame that is not allowed: {frame.detail}", now)
 
+    def _send_event(self, event: dict[str, Any]) -> None:
+        try:
+            self.session.send_event(event)
+        except UndeliverableError as error:
+            with suppress(EventRefused):
+                self.backend.send_event(error_event("event_undeliverable", str(error), event))
+
     # To the backend
+
+    def receive_event(self, event: dict[str, Any]) -> None:
+        """Hand on an event of the caller; tell it if the backend cannot be given that."""
+        try:
+            self.backend.send_event(event)
+        except EventRefused as error:
+            self.session.refuse_event(event, str(error))
 
     def settle(self) -> None:
         """Give the backend credit for what has been played meanwhile."""

@@ -10,7 +10,7 @@ from antiphon_common.errors import AntiphonError
 from antiphon_common.shell.calls import BATCH
 from antiphon_common.shell.turns import Turns
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_transceiver import session as events
+from antiphon_transceiver import events
 from antiphon_transceiver.backends import BackendError, BackendPool, InboundFrame, NoCapacity
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.metrics import TransceiverMetrics

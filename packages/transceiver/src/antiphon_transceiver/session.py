@@ -1,7 +1,8 @@
-"""One call's transport and audio as a protocol core: ICE, DTLS, SRTP and the audio stream, driven together.
+"""One call's transport, audio and events as a protocol core: ICE, DTLS, SRTP, the audio stream and the data channels,
+driven together.
 
-network ──▶ receive_datagram ──▶ STUN: ice   DTLS: dtls   SRTP: stream ──▶ UplinkFrame
-network ◀── poll_transmit    ◀── ice, dtls, and what the stream plays  ◀── play, clear, end_response
+network ──▶ receive_datagram ──▶ STUN: ice   DTLS: dtls, channels   SRTP: stream ──▶ UplinkFrame, EventReceived
+network ◀── poll_transmit    ◀── ice, dtls around channels, and what the stream plays ◀── play, clear, send_event, …
 """
 
 from collections import deque
@@ -9,14 +10,12 @@ from collections.abc import Callable, Collection
 from math import inf
 from typing import Any, Literal
 
-import msgspec
-
-from antiphon_common.control import CallRequest, IceParameters
+from antiphon_common.control import CallRequest, IceParameters, SctpParameters
 from antiphon_common.core import Path, Transmit
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.errors import DecodeError
-from antiphon_transceiver import dtls, ice
-from antiphon_transceiver.audio import UplinkFrame
+from antiphon_transceiver import dtls, events, ice
+from antiphon_transceiver.channels import OURS, CallChannels
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
@@ -34,87 +33,17 @@ FIRST_MEDIA_TIMEOUT = 10.0
 EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
 
 
-class PathOpened(msgspec.Struct, frozen=True):
-    """The first authenticated check came by this path."""
-
-    path: Path
-
-
-class PathConfirmed(msgspec.Struct, frozen=True):
-    """The peer proved to be reachable by this path. Repeated with each answer to a check on it."""
-
-    path: Path
-
-
-class PathReleased(msgspec.Struct, frozen=True):
-    """This call has no further claim on the path."""
-
-    path: Path
-
-
-class Connected(msgspec.Struct, frozen=True):
-    """The handshake is done and media may flow. Times are seconds since the call was made."""
-
-    srtp_profile: SrtpProfile
-    first_check_after: float
-    handshake_after: float
-
-
-class MediaStarted(msgspec.Struct, frozen=True):
-    """The caller's first audio arrived."""
-
-    after: float
-
-
-class MediaEnded(msgspec.Struct, frozen=True):
-    """The caller said that its audio ends (RFC 3550 §6.6); the call goes on, and another stream may follow."""
-
-
-class MediaMissing(msgspec.Struct, frozen=True):
-    """The call connected, but no audio of the caller came in `FIRST_MEDIA_TIMEOUT`."""
-
-
-class Disconnected(msgspec.Struct, frozen=True):
-    """The peer has been silent for too long; nothing is sent until it is heard again."""
-
-
-class Reconnected(msgspec.Struct, frozen=True):
-    """A disconnected peer was heard again."""
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """The last event of a session."""
-
-    reason: EndReason
-    detail: str
-
-
-Event = (
-    PathOpened
-    | PathConfirmed
-    | PathReleased
-    | Connected
-    | MediaStarted
-    | MediaMissing
-    | MediaEnded
-    | UplinkFrame
-    | Disconnected
-    | Reconnected
-    | Ended
-)
-"""What happened. `UplinkFrame` is a stretch of the caller's audio in the backend's format."""
-
-
 class SessionCounters:
-    """Datagrams that a session dropped, by reason."""
+    """What a session dropped, by reason: datagrams, and events for a caller without data channels."""
 
-    __slots__ = ("over_budget", "srtp_early", "srtp_failed", "unknown_protocol")
+    __slots__ = ("events_unheard", "over_budget", "srtp_early", "srtp_failed", "unknown_protocol")
 
     def __init__(self) -> None:
         self.unknown_protocol = 0
         self.srtp_early = 0
         self.srtp_failed = 0
         self.over_budget = 0
+        self.events_unheard = 0
 
 
 class Session:
@@ -135,11 +64,14 @@ class Session:
         self.stream = stream
         self.counters = SessionCounters()
         self.role = dtls.DtlsRole.SERVER if request.setup == "active" else dtls.DtlsRole.CLIENT
-        self.ended: Ended | None = None
+        self.ended: events.Ended | None = None
         self.agent = ice.IceAgent(local, request.ice, random)
         self._dtls = dtls.DtlsEndpoint(self.role, certificate, request.fingerprints, PREFERRED_PROFILES, random)
+        self.channels: CallChannels | None = None
+        if request.sctp is not None:
+            self.channels = CallChannels(request.sctp, self.role is dtls.DtlsRole.CLIENT, random)
         self._srtp: SrtpSession | None = None
-        self._events: deque[Event] = deque()
+        self._events: deque[events.Event] = deque()
         self._datagrams: deque[Transmit] = deque()
         self._handshake_path: Path | None = None
         self._handshake_sent_to: set[Path] = set()
@@ -158,6 +90,11 @@ class Session:
     def setup(self) -> Literal["active", "passive"]:
         """Our `a=setup` value in the answer (RFC 5763 §5)."""
         return "active" if self.role is dtls.DtlsRole.CLIENT else "passive"
+
+    @property
+    def sctp(self) -> SctpParameters | None:
+        """What the answer says of data channels; None where none were offered."""
+        return None if self.channels is None else OURS
 
     @property
     def was_connected(self) -> bool:
@@ -187,6 +124,7 @@ class Session:
             "setup_ms": _milliseconds(None if self._connected_at is None else self._connected_at - self._started),
             "checks_answered": self.agent.counters.answered,
             "dropped": {name: getattr(self.counters, name) for name in SessionCounters.__slots__},
+            "channels": None if self.channels is None else self.channels.statistics(),
             **self.stream.statistics(),
         }
 
@@ -214,6 +152,8 @@ class Session:
         if now >= self._housekeeping:
             self.agent.handle_timeout(now)
             self._dtls.handle_timeout(now)
+            if self.channels is not None:
+                self.channels.handle_timeout(now)
             self._check_deadlines(now)
             self._drain(now)
         self._run_stream(now)
@@ -238,8 +178,23 @@ class Session:
     def end_response(self, response: int) -> None:
         self.stream.playout.end(response)
 
+    def send_event(self, event: dict[str, Any]) -> None:
+        """Send an event of the Realtime API, now or when the caller can take it; it is dropped where there are no data
+        channels. Raises `UndeliverableError`."""
+        if self.channels is None:
+            self.counters.events_unheard += 1
+        elif self.ended is None:
+            self.channels.send(event)
+            self._plan_housekeeping()
+
+    def refuse_event(self, event: dict[str, Any], message: str) -> None:
+        """Tell the caller that an event was not taken."""
+        if self.channels is not None and self.ended is None:
+            self.channels.refuse("event_refused", message, event)
+            self._plan_housekeeping()
+
     def hang_up_when_played(self, now: float) -> None:
-        """End the call once everything queued has been sent."""
+        """End the call once everything queued has been sent, and events have arrived."""
         self._hang_up_when_played = True
         self._run_stream(now)
 
@@ -249,6 +204,9 @@ class Session:
             return
         if self._srtp is not None:
             self._transmit(self._srtp.protect_rtcp(self.stream.goodbye()))
+        if self.channels is not None:
+            self.channels.abort(now)
+            self._send_channels()
         self._dtls.close(now)
         self._flush_machines()
         self._end(reason, detail)
@@ -258,7 +216,7 @@ class Session:
     def poll_transmit(self) -> Transmit | None:
         return self._datagrams.popleft() if self._datagrams else None
 
-    def poll_event(self) -> Event | None:
+    def poll_event(self) -> events.Event | None:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
@@ -297,8 +255,10 @@ class Session:
         if self._caller_sends:
             self._media_deadline = now + FIRST_MEDIA_TIMEOUT
         self.stream.start(now)
+        if self.channels is not None:
+            self.channels.start(now, self._dtls.round_trip)
         first_check = self._first_check if self._first_check is not None else now
-        self._events.append(Connected(profile, first_check - self._started, now - self._started))
+        self._events.append(events.Connected(profile, first_check - self._started, now - self._started))
 
     def _dtls_closed(self, event: dtls.Closed) -> None:
         reason = {
@@ -323,7 +283,7 @@ class Session:
         self.agent.heard(source, len(data), now, authenticated=True)
         if self._media_deadline is not None:
             self._media_deadline = None
-            self._events.append(MediaStarted(now - self._started))
+            self._events.append(events.MediaStarted(now - self._started))
         feedback_due = self.stream.receive_rtp(packet, now)
         self._poll_frames(now)
         if feedback_due:
@@ -340,7 +300,7 @@ class Session:
             return
         self.agent.heard(source, len(data), now, authenticated=True)
         if self.stream.receive_rtcp(packet, now):
-            self._events.append(MediaEnded())
+            self._events.append(events.MediaEnded())
         while (again := self.stream.feedback.poll_resend()) is not None:
             self._transmit(again)
         self._drain(now)
@@ -357,7 +317,7 @@ class Session:
                     self.stream.feedback.sent(protected, now)
                     self._transmit(protected)
             self._send_feedback(now)
-            if self._hang_up_when_played and self.stream.playout.poll_timeout() is None:
+            if self._hang_up_when_played and self._is_all_said(now):
                 self.close(EndReason.BACKEND_ENDED, "the backend hung up", now)
 
     def _poll_frames(self, now: float) -> None:
@@ -369,18 +329,33 @@ class Session:
         if self._srtp is not None and not self._silenced and (due := self.stream.poll_feedback(now)) is not None:
             self._transmit(self._srtp.protect_rtcp(due))
 
+    def _is_all_said(self, now: float) -> bool:
+        """Whether all audio was played, and then, whether all events arrived."""
+        played = self.stream.playout.poll_timeout() is None
+        return played and (self.channels is None or self.channels.finish(now))
+
+    # Data channels
+
+    def _receive_channels(self, data: bytes, now: float) -> None:
+        if self.channels is None:
+            self.counters.unknown_protocol += 1
+            return
+        self.channels.receive_datagram(data, None, now)
+        while (event := self.channels.poll_event()) is not None:
+            self._events.append(event)
+
+    def _send_channels(self) -> None:
+        while self.channels is not None and (packet := self.channels.poll_transmit()) is not None:
+            if self._dtls.connected and not self._silenced:
+                self._dtls.send_application_data(packet.data)
+
     # What the machines have to say
 
     def _drain(self, now: float) -> None:
         while (event := self.agent.poll_event()) is not None:
             self._handle_ice(event, now)
-        while (closed_or_done := self._dtls.poll_event()) is not None:
-            if isinstance(closed_or_done, dtls.HandshakeCompleted):
-                assert closed_or_done.srtp_profile is not None  # we offered some, and require one
-                self._handshake_completed(closed_or_done.srtp_profile, now)
-            elif isinstance(closed_or_done, dtls.Closed):
-                self._flush_machines()
-                self._dtls_closed(closed_or_done)
+        while (told := self._dtls.poll_event()) is not None:
+            self._handle_dtls(told, now)
         while (event := self.agent.poll_event()) is not None:
             self._handle_ice(event, now)
         if self.ended is None:
@@ -388,29 +363,40 @@ class Session:
             self._flush_machines()
             self._plan_housekeeping()
 
+    def _handle_dtls(self, event: dtls.DtlsEvent, now: float) -> None:
+        match event:
+            case dtls.ApplicationDataReceived(data):
+                self._receive_channels(data, now)
+            case dtls.HandshakeCompleted():
+                assert event.srtp_profile is not None  # we offered some, and require one
+                self._handshake_completed(event.srtp_profile, now)
+            case dtls.Closed():
+                self._flush_machines()
+                self._dtls_closed(event)
+
     def _handle_ice(self, event: ice.Event, now: float) -> None:
         match event:
             case ice.PathOpened(path):
-                self._events.append(PathOpened(path))
+                self._events.append(events.PathOpened(path))
                 if self._first_check is None:
                     self._first_check = now
                     self._handshake_path = path
                     if self.role is dtls.DtlsRole.CLIENT:
                         self._dtls.start(now)
             case ice.PathValidated(path):
-                self._events.append(PathConfirmed(path))
+                self._events.append(events.PathConfirmed(path))
             case ice.PathSelected(path):
                 if self._srtp is None:
                     self._handshake_path = path
             case ice.PathDropped(path):
-                self._events.append(PathReleased(path))
+                self._events.append(events.PathReleased(path))
             case ice.Disconnected():
                 self._silenced = True
-                self._events.append(Disconnected())
-                self._events.extend(PathReleased(path) for path in self.agent.paths)
+                self._events.append(events.Disconnected())
+                self._events.extend(events.PathReleased(path) for path in self.agent.paths)
             case ice.Reconnected():
                 self._silenced = False
-                self._events.append(Reconnected())
+                self._events.append(events.Reconnected())
             case ice.Expired():
                 self._end(EndReason.PEER_SILENT, "nothing was heard of the peer")
 
@@ -419,6 +405,7 @@ class Session:
             self._transmit(self._srtp.protect_rtcp(report))
 
     def _flush_machines(self) -> None:
+        self._send_channels()
         while (transmit := self.agent.poll_transmit()) is not None:
             self._datagrams.append(transmit)
         while (transmit := self._dtls.poll_transmit()) is not None:
@@ -448,10 +435,12 @@ class Session:
                 self._end(EndReason.DTLS_TIMEOUT, "the DTLS handshake did not finish")
         elif self._media_deadline is not None and now >= self._media_deadline:
             self._media_deadline = None
-            self._events.append(MediaMissing())
+            self._events.append(events.MediaMissing())
 
     def _plan_housekeeping(self) -> None:
         deadlines = [self.agent.poll_timeout(), self._dtls.poll_timeout(), self._media_deadline]
+        if self.channels is not None:
+            deadlines.append(self.channels.poll_timeout())
         if self._srtp is None:
             wait = FIRST_STUN_TIMEOUT if self._first_check is None else SETUP_TIMEOUT
             deadlines.append(self._started + wait)
@@ -469,8 +458,8 @@ class Session:
     def _end(self, reason: EndReason, detail: str) -> None:
         if self.ended is not None:
             return
-        self.ended = Ended(reason, detail)
-        self._events.extend(PathReleased(path) for path in self.agent.paths)
+        self.ended = events.Ended(reason, detail)
+        self._events.extend(events.PathReleased(path) for path in self.agent.paths)
         self._events.append(self.ended)
 
 

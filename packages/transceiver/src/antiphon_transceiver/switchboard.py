@@ -28,7 +28,7 @@ from antiphon_common.ownership import OwnershipTable
 from antiphon_common.routing import RouteToken, RouteTokens
 from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
-from antiphon_transceiver import session as events
+from antiphon_transceiver import events
 from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.backends import BackendCall, InboundFrame
 from antiphon_transceiver.call import Address, Call, Route
@@ -155,7 +155,7 @@ class Switchboard:
             request.codec, backend.format, cname, self._random, self._ntp_offset, RtpOptions.of(request)
         )
         session = Session(request, local, self._certificate, stream, self._random, now)
-        answer = CallAccepted(local, session.setup, self._certificate.fingerprint(), stream.ssrc, cname)
+        answer = CallAccepted(local, session.setup, self._certificate.fingerprint(), stream.ssrc, cname, session.sctp)
         call = Call(request, answer, session, backend, now)
         self._calls[call.id] = call
         self._by_ufrag[call.ufrags[0]] = call
@@ -308,6 +308,8 @@ class Switchboard:
         match event:
             case UplinkFrame(data, position, origin):
                 call.backend.send_audio(data, position, origin)
+            case events.EventReceived(received):
+                call.receive_event(received)
             case events.PathConfirmed(path):
                 self._confirm(call, path, now)
             case events.PathReleased(path):

@@ -1,0 +1,242 @@
+"""The data channels of one call, as a protocol core: `oai-events`, and any others, which nobody listens to.
+
+Over `oai-events`, which the caller opens, both sides send events of the Realtime API: each message is text, a JSON
+object. docs/reference/events.md describes it for those who write clients.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from antiphon_common.control import SctpParameters
+from antiphon_common.core import Path, Transmit
+from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_transceiver.events import EventReceived
+from antiphon_transceiver.sctp import (
+    MAX_MESSAGE_SIZE,
+    ChannelClosed,
+    ChannelOpened,
+    Closed,
+    DataChannelEndpoint,
+    MessageReceived,
+)
+from antiphon_transceiver.sctp.association import PORT
+
+EVENTS_LABEL = "oai-events"
+
+OURS = SctpParameters(PORT, MAX_MESSAGE_SIZE)
+"""What our answer says of data channels."""
+
+MAX_WAITING_BYTES = 4 * MAX_MESSAGE_SIZE
+"""Bytes of events that wait for the caller to open the channel, or to take what was sent before: four of the longest,
+as may wait the other way."""
+
+MAX_WAITING_EVENTS = 1024
+"""The same for events, since short ones take more memory than their bytes."""
+
+EVENT_ID_BYTES = 12
+
+
+class UndeliverableError(LocalProtocolError):
+    """An event that cannot be sent to the caller."""
+
+
+class ChannelCounters:
+    """Messages and events of one call."""
+
+    __slots__ = ("dropped", "ignored", "malformed", "received", "sent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+        self.malformed = 0
+        """Messages on `oai-events` that were no JSON objects."""
+        self.ignored = 0
+        """Messages on other channels."""
+        self.dropped = 0
+        """Events for the caller that it never got."""
+
+
+class CallChannels:
+    """`peer` is what the offer says.
+
+    Its five methods are those of `antiphon_common.core.Core`; a datagram is the content of one DTLS record, and every
+    `Transmit` has path None. What `send` and `refuse` queue leaves at the next `handle_timeout`, which `poll_timeout`
+    asks for at once.
+    """
+
+    def __init__(self, peer: SctpParameters, is_dtls_client: bool, random: Callable[[int], bytes]) -> None:
+        self.counters = ChannelCounters()
+        self.end: Closed | None = None
+        """How the association ended, if it did before the call."""
+        self._endpoint = DataChannelEndpoint(
+            is_dtls_client,
+            random,
+            local_port=OURS.port,
+            remote_port=peer.port,
+            peer_max_message_size=peer.max_message_size,
+        )
+        self._max_message_size = min(peer.max_message_size or MAX_MESSAGE_SIZE, MAX_MESSAGE_SIZE)
+        self._random = random
+        self._open: dict[int, None] = {}
+        """Channels for events in the order they were opened: what we send goes over the newest."""
+        self._waiting: deque[tuple[str, int]] = deque()
+        """Each with its bytes."""
+        self._waiting_bytes = 0
+        self._events: deque[EventReceived] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was sent has reached the caller."""
+        return self._endpoint.association.outbound.idle
+
+    def statistics(self) -> dict[str, Any]:
+        """Return figures for people and programs."""
+        counters = {name: getattr(self.counters, name) for name in ChannelCounters.__slots__}
+        end = None if self.end is None else f"{self.end.reason.value} {self.end.detail}".rstrip()
+        return {"open": bool(self._open), "ended": end, "waiting": len(self._waiting), **counters}
+
+    # Local actions
+
+    def start(self, now: float, round_trip: float | None) -> None:
+        """Begin, once DTLS is connected; `round_trip` in seconds is what it measured."""
+        self._endpoint.start(now, round_trip)
+
+    def send(self, event: dict[str, Any]) -> None:
+        """Send an event to the caller. It waits while the channel is not open, and while much was sent before.
+
+        Raises `UndeliverableError` when too much waits, and for an event that is too long or is no JSON.
+        """
+        try:
+            self._queue(event)
+        except UndeliverableError:
+            self.counters.dropped += 1
+            raise
+
+    def refuse(self, code: str, message: str, about: dict[str, Any] | None = None) -> None:
+        """Tell the caller that a message was not taken; `about` is what was in it, if it was an event."""
+        event = {**error_event(code, message, about), "event_id": f"event_{self._random(EVENT_ID_BYTES).hex()}"}
+        with suppress(UndeliverableError):  # which is counted; who sends so much nonsense has been told before
+            self.send(event)
+
+    def finish(self, now: float) -> bool:
+        """Begin to end, once everything has reached the caller or after 5 s; return whether that is done."""
+        if self.idle and not (self._waiting and self._open):
+            return True
+        self._endpoint.close(now)
+        return self._endpoint.closed
+
+    def abort(self, now: float) -> None:
+        """End at once, with what was just sent on its way."""
+        self._endpoint.handle_timeout(now)
+        self._endpoint.abort(now)
+
+    # The five methods
+
+    def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
+        """Take one SCTP packet; `source` does not matter here."""
+        self._endpoint.receive_datagram(data, source, now)
+        self._drain()
+
+    def handle_timeout(self, now: float) -> None:
+        self._endpoint.handle_timeout(now)
+        self._drain()
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._endpoint.poll_transmit()
+
+    def poll_event(self) -> EventReceived | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        return self._endpoint.poll_timeout()
+
+    # What the endpoint tells
+
+    def _drain(self) -> None:
+        while (event := self._endpoint.poll_event()) is not None:
+            match event:
+                case MessageReceived(channel, data):
+                    self._receive_message(channel, data)
+                case ChannelOpened(id=channel, label=label) if label == EVENTS_LABEL:
+                    self._open[channel] = None
+                case ChannelClosed(channel):
+                    self._open.pop(channel, None)
+                case Closed():
+                    self._receive_end(event)
+        self._send_waiting()
+
+    def _receive_message(self, channel: int, data: str | bytes) -> None:
+        if channel not in self._open:
+            self.counters.ignored += 1
+            return
+        try:
+            self._events.append(EventReceived(read_event(data)))
+            self.counters.received += 1
+        except DecodeError as error:
+            self.counters.malformed += 1
+            self.refuse("invalid_event", str(error))
+
+    def _receive_end(self, end: Closed) -> None:
+        self.end = end
+        self._open.clear()
+        self.counters.dropped += len(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
+    # Sending
+
+    def _queue(self, event: dict[str, Any]) -> None:
+        if self.end is not None:
+            raise UndeliverableError("the caller's data channels are closed")
+        text = write_event(event)
+        size = len(text.encode())
+        if size > self._max_message_size:
+            raise UndeliverableError(f"an event of {size} bytes, where the caller takes {self._max_message_size}")
+        if self._waiting_bytes + size > MAX_WAITING_BYTES or len(self._waiting) >= MAX_WAITING_EVENTS:
+            raise UndeliverableError(f"{len(self._waiting)} events with {self._waiting_bytes} bytes wait already")
+        self._waiting.append((text, size))
+        self._waiting_bytes += size
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        while self._waiting and self._open:
+            text, size = self._waiting[0]
+            try:
+                self._endpoint.send(next(reversed(self._open)), text)
+            except LocalProtocolError:  # no room, or the caller is closing this channel
+                return
+            self._waiting.popleft()
+            self._waiting_bytes -= size
+            self.counters.sent += 1
+
+
+def read_event(data: str | bytes) -> dict[str, Any]:
+    """Return the JSON object in a message; raise DecodeError when it is none."""
+    if isinstance(data, bytes):
+        raise DecodeError("an event is sent as text, not as bytes")
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DecodeError(f"the message is not a JSON object: {error}") from None
+
+
+def write_event(event: dict[str, Any]) -> str:
+    """Return an event as JSON; raise `UndeliverableError` when that has no way to say it."""
+    try:
+        return msgspec.json.encode(event).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UndeliverableError(f"an event that is no JSON: {error}") from None
+
+
+def error_event(code: str, message: str, about: dict[str, Any] | None) -> dict[str, Any]:
+    """Return an `error` event for whoever sent the event that it is about, if that can be told."""
+    event_id = about.get("event_id") if about is not None else None
+    error = {"type": "invalid_request_error", "code": code, "message": message, "param": None}
+    return {"type": "error", "error": {**error, "event_id": event_id if isinstance(event_id, str) else None}}
+
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
