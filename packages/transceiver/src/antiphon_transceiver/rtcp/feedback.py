@@ -115,7 +115,7 @@ class TransportFeedback(msgspec.Struct, frozen=True):
     def decode_body(cls, body: bytes) -> Self:
         reader = Reader(body)
         sender_ssrc, media_ssrc, base_sequence, count, times = _HEAD.unpack(reader.pull_bytes(_HEAD.size))
-        if count > MAX_STATUSES:
+        if not 0 < count <= MAX_STATUSES:
             raise DecodeError(f"feedback on {count} packets")
         symbols: list[int] = []
         while len(symbols) < count:
