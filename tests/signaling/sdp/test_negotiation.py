@@ -1,8 +1,9 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from antiphon_common.control import CallAccepted, Fingerprint, HeaderExtension, IceParameters
+from antiphon_common.control import CallAccepted, Fingerprint, HeaderExtension, IceParameters, SctpParameters
 from antiphon_common.errors import DecodeError
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_signaling.sdp import Offer, OfferError, SessionDescription, read_offer, write_answer
@@ -16,6 +17,7 @@ ACCEPTED = CallAccepted(
     ssrc=0x12345678,
     cname="call",
 )
+WITH_CHANNELS = msgspec.structs.replace(ACCEPTED, sctp=SctpParameters(5000, 262144))
 ADDRESSES = [("203.0.113.10", 3478), ("2001:db8::10", 3478)]
 
 
@@ -125,6 +127,68 @@ def test_candidates_are_exactly_the_advertised_addresses_best_first() -> None:
         "1 1 udp 2130706431 203.0.113.10 3478 typ host",
         "2 1 udp 2130706175 2001:db8::10 3478 typ host",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"), [("chromium-156", 262144), ("firefox-esr", 1073741823), ("aiortc-1.16", 262144)]
+)
+def test_data_channels_are_taken_on_the_transport_of_the_audio(name: str, longest: int) -> None:
+    offer = read_offer(recorded(name))
+    assert offer.call_request("rtc_1", "acme", {}).sctp == SctpParameters(5000, longest)
+    description = answer(offer, WITH_CHANNELS)
+    audio, application = description.media
+    assert description.values("group") == ["BUNDLE 0 1"]
+    assert (application.kind, application.protocol) == ("application", "UDP/DTLS/SCTP")
+    assert (application.port, application.connection) == (audio.port, audio.connection)
+    assert application.formats == ("webrtc-datachannel",)
+    assert application.value("mid") == "1"
+    assert (application.value("sctp-port"), application.value("max-message-size")) == ("5000", "262144")
+    assert all(
+        application.value(name) == audio.value(name) for name in ("ice-ufrag", "ice-pwd", "fingerprint", "setup")
+    )
+    assert audio.has("candidate")
+    assert not application.has("candidate")
+
+
+def test_a_transceiver_without_data_channels_has_them_rejected() -> None:
+    description = answer(read_offer(recorded("chromium-156")), ACCEPTED)
+    assert description.values("group") == ["BUNDLE 0"]
+    assert description.media[1].port == 0
+
+
+def with_application(*attributes: str, group: str = "BUNDLE a d", protocol: str = "UDP/DTLS/SCTP") -> bytes:
+    application = (f"m=application 9 {protocol} webrtc-datachannel", "a=mid:d", *attributes)
+    return audio_only("a=mid:a", f"a=fingerprint:sha-256 {DIGEST}", *application, session=f"a=group:{group}")
+
+
+@pytest.mark.parametrize(
+    ("data", "sctp"),
+    [
+        (with_application("a=sctp-port:5001", "a=max-message-size:0"), SctpParameters(5001, 0)),
+        (with_application("a=sctp-port:5000"), SctpParameters(5000, 65536)),
+        (with_application("a=sctp-port:5000", protocol="TCP/DTLS/SCTP"), SctpParameters(5000, 65536)),
+        (with_application(), None),
+        (with_application("a=sctpmap:5000 webrtc-datachannel 1024", protocol="DTLS/SCTP"), None),
+        (with_application("a=sctp-port:5000", group="BUNDLE a"), None),
+    ],
+)
+def test_data_channels_need_a_port_and_the_bundle(data: bytes, sctp: SctpParameters | None) -> None:
+    offer = read_offer(data)
+    assert offer.sctp == sctp
+    assert (answer(offer, WITH_CHANNELS).media[1].port == 0) == (sctp is None)
+
+
+def test_transport_stands_where_the_offer_bundles_first() -> None:
+    offer = read_offer(with_application("a=sctp-port:5000", group="BUNDLE d a"))
+    description = answer(offer, WITH_CHANNELS)
+    assert description.values("group") == ["BUNDLE d a"]
+    assert [section.has("candidate") for section in description.media] == [False, True]
+
+
+def test_an_offer_of_data_channels_alone_is_told_what_it_lacks() -> None:
+    with pytest.raises(OfferError, match="no audio section but only data channels") as caught:
+        read_offer(edited("m=audio 45882", "m=audio 0"))
+    assert caught.value.code == "no_audio"
 
 
 @pytest.mark.parametrize(
@@ -240,6 +304,9 @@ def test_offers_that_cannot_be_answered_say_why_in_one_sentence(data: bytes, cod
         edited("a=rtpmap:111 opus", "a=rtpmap:x opus"),
         edited("a=fingerprint:sha-256 84", "a=fingerprint:sha-256 8"),
         edited("a=extmap:1 ", "a=extmap:one "),
+        edited("sctp-port:5000", "sctp-port:x"),
+        edited("sctp-port:5000", "sctp-port:0"),
+        edited("max-message-size:262144", "max-message-size:-1"),
         b"not sdp",
     ],
 )

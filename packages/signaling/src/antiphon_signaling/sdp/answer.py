@@ -1,4 +1,4 @@
-"""Writes the answer: the audio section with what the transceiver chose, everything else rejected."""
+"""Writes the answer: audio and data channels with what the transceiver chose, everything else rejected."""
 
 import ipaddress
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,11 @@ from antiphon_signaling.sdp.attributes import (
 )
 from antiphon_signaling.sdp.codecs import answered_formats, write_codec
 from antiphon_signaling.sdp.description import Attribute, MediaDescription, SessionDescription
-from antiphon_signaling.sdp.offer import Offer
+from antiphon_signaling.sdp.offer import DATA_CHANNELS, Offer
 
 STREAM_ID = "antiphon"
 MAX_LOCAL_PREFERENCE = 65535
+END_OF_CANDIDATES = Attribute("end-of-candidates")
 
 
 def write_answer(
@@ -25,21 +26,35 @@ def write_answer(
 ) -> SessionDescription:
     """Answer `offer`. `addresses` are the advertised hosts and ports, the best first; `session_id` has 63 random bits
     (RFC 9429 §5.2.1)."""
-    bundle = [Attribute("group", Group("BUNDLE", (offer.mid,)).encode())] if offer.bundled else []
+    taken = _taken(offer, accepted)
+    media = offer.description.media
+    bundle = [Attribute("group", Group("BUNDLE", tuple(media[index].value("mid") or "" for index in taken)).encode())]
     return SessionDescription(
         origin=f"- {session_id} 1 IN IP4 127.0.0.1",
         attributes=(
             Attribute("ice-lite"),
             Attribute("ice-options", "ice2"),
-            *bundle,
+            *(bundle if offer.group else ()),
             *_echo(offer.description, "extmap-allow-mixed"),
             Attribute("msid-semantic", "WMS *"),
         ),
         media=tuple(
-            _write_audio(offer, accepted, addresses) if index == offer.audio else _reject(section, accepted)
-            for index, section in enumerate(offer.description.media)
+            _write_section(offer, accepted, addresses, index, tagged=index == taken[0])
+            if index in taken
+            else _reject(section, accepted)
+            for index, section in enumerate(media)
         ),
     )
+
+
+def _taken(offer: Offer, accepted: CallAccepted) -> list[int]:
+    """Return the indices of the sections that are taken, in the order of their BUNDLE group: the first is the tagged
+    one, which carries the transport (RFC 9143 §7.3)."""
+    if offer.group is None or offer.application is None or accepted.sctp is None:
+        return [offer.audio]
+    place = {mid: index for index, mid in enumerate(offer.group.mids)}
+    media = offer.description.media
+    return sorted((offer.audio, offer.application), key=lambda index: place[media[index].value("mid") or ""])
 
 
 def _echo(section: SessionDescription | MediaDescription, name: str) -> list[Attribute]:
@@ -66,25 +81,39 @@ def _reject(section: MediaDescription, accepted: CallAccepted) -> MediaDescripti
     )
 
 
-def _write_audio(offer: Offer, accepted: CallAccepted, addresses: Sequence[tuple[str, int]]) -> MediaDescription:
+def _write_section(
+    offer: Offer, accepted: CallAccepted, addresses: Sequence[tuple[str, int]], index: int, *, tagged: bool
+) -> MediaDescription:
+    section = offer.description.media[index]
     host, port = addresses[0]
+    is_audio = index == offer.audio
+    candidates = [*(Attribute("candidate", candidate) for candidate in write_candidates(addresses)), END_OF_CANDIDATES]
     return MediaDescription(
-        kind="audio",
+        kind=section.kind,
         port=port,
-        protocol=offer.section.protocol,
-        formats=answered_formats(offer.section, offer.codec),
+        protocol=section.protocol,
+        formats=answered_formats(section, offer.codec) if is_audio else (DATA_CHANNELS,),
         connection=f"IN IP{ipaddress.ip_address(host).version} {host}",
         attributes=(
-            *_transport(offer.mid or None, accepted),
-            Attribute("rtcp-mux"),
-            *_echo(offer.section, "rtcp-rsize"),
-            *_echo(offer.section, "extmap-allow-mixed"),
-            *_codec(offer),
-            *_media(offer, accepted),
-            *(Attribute("candidate", candidate) for candidate in write_candidates(addresses)),
-            Attribute("end-of-candidates"),
+            *_transport(section.value("mid"), accepted),
+            *(_audio(offer, accepted) if is_audio else _channels(accepted)),
+            *(candidates if tagged else ()),
         ),
     )
+
+
+def _audio(offer: Offer, accepted: CallAccepted) -> Iterator[Attribute]:
+    yield Attribute("rtcp-mux")
+    yield from _echo(offer.section, "rtcp-rsize")
+    yield from _echo(offer.section, "extmap-allow-mixed")
+    yield from _codec(offer)
+    yield from _media(offer, accepted)
+
+
+def _channels(accepted: CallAccepted) -> Iterator[Attribute]:
+    if accepted.sctp is not None:
+        yield Attribute("sctp-port", str(accepted.sctp.port))
+        yield Attribute("max-message-size", str(accepted.sctp.max_message_size))
 
 
 def write_candidates(addresses: Sequence[tuple[str, int]]) -> Iterator[str]:

@@ -22,6 +22,7 @@ DIGEST_SIZES = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
 
 _RTPMAP = re.compile(r"(\d{1,3}) ([^\s/]+)/(\d{1,9})(?:/(\d{1,2}))?", re.ASCII)
 _EXTMAP = re.compile(r"(\d{1,4})(?:/(sendrecv|sendonly|recvonly|inactive))? (\S+)(?: .*)?", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _HEX_PAIRS = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2})*")
 
 
@@ -98,6 +99,13 @@ class Group(msgspec.Struct, frozen=True):
 
     def encode(self) -> str:
         return " ".join((self.semantics, *self.mids))
+
+
+def decode_number(name: str, value: str) -> int:
+    """Read an attribute whose value is one number, such as `a=sctp-port` (RFC 8841 §5.1)."""
+    if not _NUMBER.fullmatch(value.strip()):
+        raise DecodeError(f"bad a={name}: {value[:40]!r}")
+    return int(value)
 
 
 def decode_fingerprint(value: str) -> Fingerprint | None:

@@ -1,4 +1,4 @@
-"""Reads an offer: which audio section is taken, and everything a transceiver must know of it.
+"""Reads an offer: which audio section is taken, whether data channels are, and all a transceiver must know of them.
 
 Restrictive offers are refused with an `OfferError`, one sentence that says what is missing.
 """
@@ -9,17 +9,27 @@ from typing import Any, cast
 
 import msgspec
 
-from antiphon_common.control import CallRequest, Codec, Direction, Fingerprint, HeaderExtension, IceParameters, Setup
-from antiphon_common.errors import RemoteProtocolError
+from antiphon_common.control import (
+    CallRequest,
+    Codec,
+    Direction,
+    Fingerprint,
+    HeaderExtension,
+    IceParameters,
+    SctpParameters,
+    Setup,
+)
+from antiphon_common.errors import DecodeError, RemoteProtocolError
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_signaling.sdp.attributes import (
     DIRECTIONS,
     ExtMap,
     Group,
     decode_fingerprint,
+    decode_number,
 )
 from antiphon_signaling.sdp.codecs import choose_codec
-from antiphon_signaling.sdp.description import MediaDescription, SessionDescription
+from antiphon_signaling.sdp.description import MAX_PORT, MediaDescription, SessionDescription
 
 HEADER_EXTENSIONS = frozenset({MID, AUDIO_LEVEL, ABSOLUTE_SEND_TIME, TRANSPORT_SEQUENCE})
 """RTP header extensions that the transceiver uses: only these are answered."""
@@ -32,6 +42,12 @@ RTP_PROTOCOLS = frozenset(
     {"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/DTLS/RTP/SAVPF", "TCP/DTLS/RTP/SAVP", "RTP/SAVPF"}
 )
 """Protocols of media lines that mean DTLS-SRTP (RFC 8829 §5.1.2)."""
+
+DATA_CHANNELS = "webrtc-datachannel"
+SCTP_PROTOCOLS = frozenset({"UDP/DTLS/SCTP", "TCP/DTLS/SCTP"})
+"""Protocols of media lines that mean data channels (RFC 8829 §5.1.2)."""
+DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024
+"""Bytes that a peer takes which does not say so (RFC 8841 §6.1)."""
 
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
@@ -47,12 +63,15 @@ class OfferError(RemoteProtocolError):
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What was negotiated from an offer. `audio` is the index of the media section that is taken, `setup` the DTLS role
-    the offer leaves to us, `direction` and the directions in `extensions` are the offerer's."""
+    """What was negotiated from an offer. `audio` and `application` are the indices of the sections that are taken, the
+    latter, like `sctp`, None where there are no data channels; `group` is the BUNDLE group of the audio. `setup` is the
+    DTLS role the offer leaves to us, `direction` and the directions in `extensions` are the offerer's."""
 
     description: SessionDescription
     audio: int
-    bundled: bool
+    application: int | None
+    sctp: SctpParameters | None
+    group: Group | None
     ice: IceParameters
     setup: Setup
     fingerprints: tuple[Fingerprint, ...]
@@ -80,6 +99,7 @@ class Offer(msgspec.Struct, frozen=True):
             extensions=tuple(HeaderExtension(extension.id, extension.uri) for extension in self.extensions),
             feedback=self.feedback,
             reduced_size_rtcp=self.section.has("rtcp-rsize"),
+            sctp=self.sctp,
             session=session,
         )
 
@@ -92,6 +112,7 @@ def read_offer(data: bytes) -> Offer:
     group = _bundle_of(description, section)
     if group is None and sum(map(_is_active, description.media)) > 1:
         raise OfferError("no_bundle", "the offer has several media sections that are not one BUNDLE group")
+    application = _choose_application(description, group)
     transport = list(_transport_levels(description, section, group))
     if description.has("ice-lite"):
         raise OfferError("ice_lite", "the offer says ice-lite, but this server is ICE-lite: nobody would send checks")
@@ -100,7 +121,9 @@ def read_offer(data: bytes) -> Offer:
     return Offer(
         description=description,
         audio=audio,
-        bundled=group is not None,
+        application=application,
+        sctp=None if application is None else _read_sctp(description.media[application]),
+        group=group,
         ice=_read_ice(transport),
         setup=_read_setup(transport),
         fingerprints=_read_fingerprints(transport),
@@ -120,12 +143,27 @@ def _is_active(section: MediaDescription) -> bool:
 def _choose_audio(description: SessionDescription) -> tuple[int, Codec]:
     sections = [(i, s) for i, s in enumerate(description.media) if s.kind == "audio" and _is_active(s)]
     if not sections:
-        raise OfferError("no_audio", "the offer has no audio section")
+        only = " but only data channels" if any(map(_has_channels, description.media)) else ""
+        raise OfferError("no_audio", f"the offer has no audio section{only}")
     for index, section in sections:
         codec = choose_codec(section)
         if codec and section.protocol in RTP_PROTOCOLS:
             return index, codec
     raise OfferError("no_codec", "the offer has no audio section with opus/48000/2, PCMU or PCMA over DTLS-SRTP")
+
+
+def _has_channels(section: MediaDescription) -> bool:
+    """Whether a section offers data channels; without a port it is invalid (RFC 8841 §5.1)."""
+    return section.protocol in SCTP_PROTOCOLS and DATA_CHANNELS in section.formats and section.has("sctp-port")
+
+
+def _choose_application(description: SessionDescription, group: Group | None) -> int | None:
+    """Return the first section with data channels on the transport of the audio."""
+    mids = () if group is None else group.mids
+    for index, section in enumerate(description.media):
+        if _is_active(section) and _has_channels(section) and section.value("mid") in mids:
+            return index
+    return None
 
 
 def _bundle_of(description: SessionDescription, section: MediaDescription) -> Group | None:
@@ -183,6 +221,15 @@ def _read_fingerprints(levels: list[SessionDescription | MediaDescription]) -> t
     if not taken:
         raise OfferError("no_fingerprint", "the offer has no sha-256, sha-384 or sha-512 fingerprint for its audio")
     return taken
+
+
+def _read_sctp(section: MediaDescription) -> SctpParameters:
+    port = decode_number("sctp-port", section.value("sctp-port") or "")
+    if not 0 < port <= MAX_PORT:
+        raise DecodeError(f"bad a=sctp-port: {port}")
+    longest = section.value("max-message-size")
+    size = DEFAULT_MAX_MESSAGE_SIZE if longest is None else decode_number("max-message-size", longest)
+    return SctpParameters(port, size)
 
 
 def _read_direction(description: SessionDescription, section: MediaDescription) -> Direction:
