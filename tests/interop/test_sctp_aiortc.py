@@ -20,6 +20,7 @@ from antiphon_transceiver.sctp import (
     MessageReceived,
 )
 from antiphon_transceiver.sctp.endpoint import DTLS_OVERHEAD
+from support.asynchronous import run_in_thread
 from support.impairment import PERFECT, ImpairedLink, Impairment
 
 PATIENCE = 20.0
@@ -164,7 +165,7 @@ def test_64_kib_both_ways(we_are_client: bool, impairment: Impairment) -> None:
         await conversation.stop()
         return took
 
-    took = asyncio.run(talk())
+    took = run_in_thread(talk())
     print(f"128 KiB both ways with aiortc, {impairment.loss:.0%} loss: {took:.2f} s")
 
 
@@ -193,7 +194,7 @@ def test_channels_of_every_kind() -> None:
         assert conversation.heard == list(conversation.messages()) == ["", b"", "ä€😀", b"\0"]
         await conversation.stop()
 
-    asyncio.run(talk())
+    run_in_thread(talk())
 
 
 @pytest.mark.parametrize("we_close", [True, False])
@@ -219,7 +220,7 @@ def test_a_channel_closes_on_both_sides_and_its_id_is_used_again(we_close: bool)
         await conversation.wait(lambda: conversation.heard[1:] == ["anew"], "a message on the same stream")
         await conversation.stop()
 
-    asyncio.run(talk())
+    run_in_thread(talk())
 
 
 @pytest.mark.parametrize("we_end", [True, False])
@@ -241,4 +242,4 @@ def test_an_association_ends_on_both_sides(we_end: bool) -> None:
         assert closed.reason is (CloseReason.LOCAL_CLOSE if we_end else CloseReason.ABORT_RECEIVED)
         await conversation.stop()
 
-    asyncio.run(talk())
+    run_in_thread(talk())

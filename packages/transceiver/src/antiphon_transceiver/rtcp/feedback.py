@@ -64,16 +64,17 @@ class GenericNack(msgspec.Struct, frozen=True):
 
 
 def _group(sequences: Iterable[int]) -> Iterable[tuple[int, int]]:
-    """Yield a first packet and the bits of those among the sixteen after it, in order of the sequence numbers given."""
-    first, following = -1, 0
+    """Yield a first packet and the bits of those among the sixteen after it; sequence numbers keep their order."""
+    first, following, last = -1, 0, 0
     for sequence in sequences:
         offset = sequence - first & 0xFFFF
-        if first >= 0 and 0 < offset <= 16:
+        if first >= 0 and last < offset <= 16:
             following |= 1 << offset - 1
+            last = offset
         else:
             if first >= 0:
                 yield first, following
-            first, following = sequence, 0
+            first, following, last = sequence, 0, 0
     if first >= 0:
         yield first, following
 
