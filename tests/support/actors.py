@@ -149,7 +149,7 @@ class Client:
                 self._world.watch.client_heard(self, event)
             elif isinstance(event, Connected):
                 self.connected = True
-            else:
+            elif isinstance(event, Closed):
                 self.closed = event
                 self.next_frame = None
 

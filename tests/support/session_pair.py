@@ -33,11 +33,19 @@ class Pair:
         presents: str = "client",
         profiles: tuple[SrtpProfile, ...] = tuple(SrtpProfile),
         options: RtpOptions | None = None,
+        data_channels: bool = False,
     ) -> None:
-        """`presents` names the certificate that the caller shows, be it announced or not; `profiles` and `options` are
-        what it offers."""
+        """`presents` names the certificate that the caller shows, be it announced or not; `profiles`, `options` and
+        `data_channels` are what it offers."""
         random = Random(seed).randbytes
-        self.client = ClientCall(certificate("client"), random, 0.0, srtp_profiles=profiles, options=options)
+        self.client = ClientCall(
+            certificate("client"),
+            random,
+            0.0,
+            srtp_profiles=profiles,
+            options=options,
+            data_channels=data_channels,
+        )
         offer = read_offer(self.client.offer().encode())
         request = offer.call_request("rtc_1", "tenant", {})
         local = IceParameters(ice_ufrag(random), ice_password(random))

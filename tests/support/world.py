@@ -89,12 +89,18 @@ class World:
         audio_format: str = "opus",
         setup: Setup = "actpass",
         srtp_profiles: tuple[SrtpProfile, ...] = tuple(SrtpProfile),
+        data_channels: bool = False,
     ) -> Client:
         """Let a client call: its offer is answered at once, and it begins to connect. `rewrite` may tamper with the
         answer; `presents` is another certificate than the offer announces; `behaviour` is what the backend does."""
         number = self.watch.next_call()
         core = ClientCall(
-            certificate("client"), self.random.randbytes, self.now, setup=setup, srtp_profiles=srtp_profiles
+            certificate("client"),
+            self.random.randbytes,
+            self.now,
+            setup=setup,
+            srtp_profiles=srtp_profiles,
+            data_channels=data_channels,
         )
         address = address or (f"203.0.113.{number + 1}", 40000)
         client = Client(self, core, number, address, impairment, Random(self.random.getrandbits(64)))

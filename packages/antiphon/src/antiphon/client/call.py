@@ -1,4 +1,5 @@
-"""The caller's half of a call as a protocol core: controlling ICE agent, DTLS in either role, SRTP, Opus packets."""
+"""The caller's half of a call as a protocol core: controlling ICE agent, DTLS in either role, SRTP, Opus packets, and
+data channels."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from antiphon.client.descriptions import OPUS_PAYLOAD_TYPE, Answer, read_answer,
 from antiphon.client.ice import Connected as IceConnected
 from antiphon.client.ice import ControllingAgent
 from antiphon.client.ice import Failed as IceFailed
-from antiphon_common.control import IceParameters, Setup
+from antiphon_common.control import IceParameters, SctpParameters, Setup
 from antiphon_common.core import Path, Transmit
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.errors import DecodeError, LocalProtocolError
@@ -18,6 +19,8 @@ from antiphon_transceiver import dtls
 from antiphon_transceiver.ice import ice_password, ice_ufrag
 from antiphon_transceiver.rtcp import PacketFeedback, Reporter
 from antiphon_transceiver.rtp import RtpOptions, RtpSender, decode_rtp
+from antiphon_transceiver.sctp import MAX_MESSAGE_SIZE, DataChannelEndpoint, DataChannelEvent
+from antiphon_transceiver.sctp.association import PORT
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
 
 EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
@@ -46,14 +49,19 @@ class Closed(msgspec.Struct, frozen=True):
     reason: str
 
 
-Event = Connected | AudioReceived | Closed
+Event = Connected | AudioReceived | DataChannelEvent | Closed
+"""`DataChannelEvent` only of calls with data channels."""
+
+SCTP = SctpParameters(PORT, MAX_MESSAGE_SIZE)
+EVENTS_LABEL = "oai-events"
 
 
 class ClientCall:
     """One call as a caller makes it: `offer`, `accept` the answer, then audio both ways until `close`.
 
     `setup` is what the offer says of our DTLS role: `actpass`, `active` (we are the DTLS client) or `passive`.
-    `options` are the header extensions and the feedback to offer; what the answer takes of them is used.
+    `options` are the header extensions and the feedback to offer; what the answer takes of them is used. With
+    `data_channels` those are offered too; if the answer takes them, `channels` is there and `oai-events` being opened.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class ClientCall:
         ntp_offset: float = 0.0,
         srtp_profiles: tuple[SrtpProfile, ...] = tuple(SrtpProfile),
         options: RtpOptions | None = None,
+        data_channels: bool = False,
     ) -> None:
         self.failed_srtp = 0
         self.closed: Closed | None = None
@@ -77,6 +86,11 @@ class ClientCall:
         self._ice_parameters = IceParameters(ice_ufrag(random), ice_password(random))
         self._ice = ControllingAgent(self._ice_parameters, random)
         self._dtls: dtls.DtlsEndpoint | None = None
+        self.channels: DataChannelEndpoint | None = None
+        """Use it as it is; what it tells are events of the call."""
+        self.events_channel = -1
+        """Its id of `oai-events`."""
+        self._sctp = SCTP if data_channels else None
         self._srtp: SrtpSession | None = None
         self._path: Path | None = None
         self._sender = RtpSender.start(OPUS_PAYLOAD_TYPE, random)
@@ -95,7 +109,7 @@ class ClientCall:
         """Return the offer to send."""
         fingerprint = self.certificate.fingerprint()
         return write_offer(
-            self._ice_parameters, fingerprint, self._setup, self._sender.ssrc, self._cname, self._offered
+            self._ice_parameters, fingerprint, self._setup, self._sender.ssrc, self._cname, self._offered, self._sctp
         )
 
     def restart_ice(self) -> str:
@@ -139,6 +153,8 @@ class ClientCall:
         self._ice.handle_timeout(now)
         if self._dtls is not None:
             self._dtls.handle_timeout(now)
+        if self.channels is not None:
+            self.channels.handle_timeout(now)
         self._drain(now)
         self._send_feedback(now)
 
@@ -154,6 +170,8 @@ class ClientCall:
         deadlines = [self._ice.poll_timeout()]
         if self._dtls is not None:
             deadlines.append(self._dtls.poll_timeout())
+        if self.channels is not None:
+            deadlines.append(self.channels.poll_timeout())
         if self._srtp is not None:
             deadlines.append(self.reporter.poll_timeout())
             deadlines.append(self.feedback.poll_timeout())
@@ -171,6 +189,12 @@ class ClientCall:
         self.feedback.sent(protected, now)
         self._send(protected)
 
+    def send_message(self, message: str | bytes) -> None:
+        """Send a message over `oai-events`; it waits until the channel is open. Raises LocalProtocolError."""
+        if self.channels is None:
+            raise LocalProtocolError("the call has no data channels")
+        self.channels.send(self.events_channel, message)
+
     def close(self, now: float) -> None:
         """Leave the call: BYE and close_notify."""
         if self.closed is None:
@@ -186,6 +210,15 @@ class ClientCall:
     def _make_dtls(self, description: Answer) -> None:
         role = dtls.DtlsRole.SERVER if description.setup == "active" else dtls.DtlsRole.CLIENT
         self._dtls = dtls.DtlsEndpoint(role, self.certificate, description.fingerprints, self._profiles, self._random)
+        if self._sctp is not None and description.sctp is not None:
+            self.channels = DataChannelEndpoint(
+                role is dtls.DtlsRole.CLIENT,
+                self._random,
+                local_port=self._sctp.port,
+                remote_port=description.sctp.port,
+                peer_max_message_size=description.sctp.max_message_size,
+            )
+            self.events_channel = self.channels.open_channel(EVENTS_LABEL)
 
     def _receive_rtp(self, data: bytes, now: float) -> None:
         assert self._srtp is not None
@@ -239,9 +272,20 @@ class ClientCall:
         while (event := endpoint.poll_event()) is not None:
             if isinstance(event, dtls.HandshakeCompleted):
                 self._handshake_completed(endpoint, event.srtp_profile, now)
+            elif isinstance(event, dtls.ApplicationDataReceived) and self.channels is not None:
+                self.channels.receive_datagram(event.data, None, now)
             elif isinstance(event, dtls.Closed):
                 self._close(f"DTLS: {event.reason.name.lower()} {event.detail}")
+        if self.channels is not None:
+            self._drain_channels(self.channels, endpoint)
         self._drain_dtls_output()
+
+    def _drain_channels(self, channels: DataChannelEndpoint, endpoint: dtls.DtlsEndpoint) -> None:
+        while (event := channels.poll_event()) is not None:
+            self._events.append(event)
+        while (packet := channels.poll_transmit()) is not None:
+            if endpoint.connected:
+                endpoint.send_application_data(packet.data)
 
     def _handshake_completed(self, endpoint: dtls.DtlsEndpoint, profile: SrtpProfile | None, now: float) -> None:
         if profile is None:
@@ -249,6 +293,8 @@ class ClientCall:
         material = endpoint.export_keying_material(EXPORTER_LABEL, keying_material_length(profile))
         self._srtp = SrtpSession(profile, material, is_client=endpoint.role is dtls.DtlsRole.CLIENT)
         self.reporter.start(now)
+        if self.channels is not None:
+            self.channels.start(now, endpoint.round_trip)
         self._events.append(Connected(now - self._started))
 
     def _drain_dtls_output(self) -> None:

@@ -3,31 +3,46 @@
 import msgspec
 from aioice import Candidate
 
-from antiphon_common.control import Fingerprint, IceParameters, Setup
+from antiphon_common.control import Fingerprint, IceParameters, SctpParameters, Setup
 from antiphon_common.core import Path
 from antiphon_common.errors import DecodeError
 from antiphon_signaling.sdp import Attribute, MediaDescription, SessionDescription
-from antiphon_signaling.sdp.attributes import ExtMap, decode_fingerprint, encode_fingerprint
+from antiphon_signaling.sdp.attributes import ExtMap, decode_fingerprint, decode_number, encode_fingerprint
 from antiphon_transceiver.rtp import RtpOptions
 
 OPUS_PAYLOAD_TYPE = 111
 MID = "0"
+CHANNELS_MID = "1"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What an answer says of the server's side. `setup` is the server's DTLS role, `options` what both sides speak."""
+    """What an answer says of the server's side. `setup` is the server's DTLS role, `options` what both sides speak;
+    `sctp` is None if the server takes no data channels."""
 
     ice: IceParameters
     setup: Setup
     fingerprints: tuple[Fingerprint, ...]
     candidates: tuple[Path, ...]
     options: RtpOptions
+    sctp: SctpParameters | None
 
 
 def write_offer(
-    ice: IceParameters, fingerprint: Fingerprint, setup: Setup, ssrc: int, cname: str, options: RtpOptions
+    ice: IceParameters,
+    fingerprint: Fingerprint,
+    setup: Setup,
+    ssrc: int,
+    cname: str,
+    options: RtpOptions,
+    sctp: SctpParameters | None = None,
 ) -> str:
-    """Return an offer of one audio section: Opus both ways, no candidates."""
+    """Return an offer of one audio section, Opus both ways, and of data channels if `sctp` says so; no candidates."""
+    transport = (
+        Attribute("ice-ufrag", ice.ufrag),
+        Attribute("ice-pwd", ice.password),
+        Attribute("fingerprint", encode_fingerprint(fingerprint)),
+        Attribute("setup", setup),
+    )
     audio = MediaDescription(
         kind="audio",
         port=9,
@@ -43,22 +58,37 @@ def write_offer(
             Attribute("rtpmap", f"{OPUS_PAYLOAD_TYPE} opus/48000/2"),
             Attribute("fmtp", f"{OPUS_PAYLOAD_TYPE} minptime=10;useinbandfec=1"),
             *(Attribute("rtcp-fb", f"{OPUS_PAYLOAD_TYPE} {value}") for value in options.feedback),
-            Attribute("ice-ufrag", ice.ufrag),
-            Attribute("ice-pwd", ice.password),
-            Attribute("fingerprint", encode_fingerprint(fingerprint)),
-            Attribute("setup", setup),
+            *transport,
             Attribute("ssrc", f"{ssrc} cname:{cname}"),
         ),
     )
+    media = (audio,) if sctp is None else (audio, _channels(sctp, transport))
+    mids = " ".join(section.value("mid") or "" for section in media)
     description = SessionDescription(
-        origin=f"- {ssrc} 1 IN IP4 127.0.0.1", attributes=(Attribute("group", f"BUNDLE {MID}"),), media=(audio,)
+        origin=f"- {ssrc} 1 IN IP4 127.0.0.1", attributes=(Attribute("group", f"BUNDLE {mids}"),), media=media
     )
     return description.encode().decode()
 
 
+def _channels(sctp: SctpParameters, transport: tuple[Attribute, ...]) -> MediaDescription:
+    return MediaDescription(
+        kind="application",
+        port=9,
+        protocol="UDP/DTLS/SCTP",
+        formats=("webrtc-datachannel",),
+        connection="IN IP4 0.0.0.0",
+        attributes=(
+            Attribute("mid", CHANNELS_MID),
+            *transport,
+            Attribute("sctp-port", str(sctp.port)),
+            Attribute("max-message-size", str(sctp.max_message_size)),
+        ),
+    )
+
+
 def read_answer(sdp: str) -> Answer:
     """Read an answer to `write_offer`; raise DecodeError when it lacks something."""
-    audio = SessionDescription.decode(sdp.encode()).media[0]
+    audio, *others = SessionDescription.decode(sdp.encode()).media
     ufrag, password, setup = audio.value("ice-ufrag"), audio.value("ice-pwd"), audio.value("setup")
     fingerprints = tuple(found for value in audio.values("fingerprint") if (found := decode_fingerprint(value)))
     if not ufrag or not password or not fingerprints or setup not in ("active", "passive"):
@@ -79,4 +109,10 @@ def read_answer(sdp: str) -> Answer:
             feedback=tuple(value.split(maxsplit=1)[-1] for value in audio.values("rtcp-fb")),
             reduced_size=audio.has("rtcp-rsize"),
         ),
+        next((_read_channels(section) for section in others if section.port), None),
     )
+
+
+def _read_channels(section: MediaDescription) -> SctpParameters:
+    port, longest = section.value("sctp-port") or "", section.value("max-message-size") or ""
+    return SctpParameters(decode_number("sctp-port", port), decode_number("max-message-size", longest))

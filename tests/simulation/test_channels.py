@@ -1,0 +1,295 @@
+"""Events between a call's `oai-events` channel and its backend: whole calls, or a session and its caller, in memory."""
+
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from antiphon_transceiver.channels import MAX_WAITING_BYTES, MAX_WAITING_EVENTS, OURS, UndeliverableError
+from antiphon_transceiver.events import Ended, EventReceived
+from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.sctp import ChannelClosed, ChannelOpened, MessageReceived
+from antiphon_transceiver.sctp.packet import encode_packet
+from support.impairment import PERFECT, Impairment
+from support.mutation import mutations
+from support.session_pair import FAR_AWAY, Pair
+from support.world import Client, World
+
+UDP_AND_IPV6 = 48
+NARROW = 1200 - UDP_AND_IPV6
+"""Bytes of the longest datagram on a path with an MTU of 1200."""
+
+SIZE = 65_536
+
+
+class EventfulCall:
+    """A whole call with data channels, and what both ends have said and heard over them."""
+
+    def __init__(self, seed: int = 0, impairment: Impairment = PERFECT, *, data_channels: bool = True) -> None:
+        self.world = World(seed)
+        self.client: Client = self.world.call(impairment=impairment, data_channels=data_channels)
+        self.run(0.01)
+        backend = self.world.transceivers[0].backend
+        [self.backend] = backend._calls(self.client.call_id)
+
+    def run(self, seconds: float) -> None:
+        self.world.run(seconds)
+
+    def client_says(self, *events: dict[str, Any]) -> None:
+        for event in events:
+            self.client.core.send_message(msgspec.json.encode(event).decode())
+        self.world.drain()
+
+    def backend_says(self, *events: dict[str, Any]) -> None:
+        for event in events:
+            while not self.backend.send_event(event):
+                self.run(0.001)
+        self.world.drain()
+
+    @property
+    def client_heard(self) -> list[dict[str, Any]]:
+        return received(self.client.events)
+
+    @property
+    def backend_heard(self) -> list[dict[str, Any]]:
+        return [event for event, _ in self.backend.events.frames]
+
+
+def received(events: list[Any]) -> list[dict[str, Any]]:
+    """Return what came to a client, decoded."""
+    texts = [event.data for event in events if isinstance(event, MessageReceived)]
+    return [msgspec.json.decode(text, type=dict[str, Any]) for text in texts]
+
+
+def numbered(count: int, **fields: Any) -> list[dict[str, Any]]:
+    return [{"type": "test", "number": number, **fields} for number in range(count)]
+
+
+def taken(pair: Pair) -> list[dict[str, Any]]:
+    """Return the events that a session took of its caller."""
+    return [event.event for event in pair.network.right.events if isinstance(event, EventReceived)]
+
+
+def connected(seed: int = 0, impairment: Impairment = FAR_AWAY) -> Pair:
+    """Return a call whose channel is open."""
+    pair = Pair(seed, impairment, data_channels=True).connect()
+    opened = pair.network.run(lambda: any(isinstance(e, ChannelOpened) for e in pair.network.left.events), limit=10.0)
+    assert opened
+    return pair
+
+
+def settle(pair: Pair, seconds: float = 1.0) -> None:
+    pair.network.run(limit=pair.network.now + seconds)
+
+
+def test_events_of_both_sides_wait_for_the_channel_and_come_in_order() -> None:
+    call = EventfulCall(impairment=FAR_AWAY)
+    call.client_says(*numbered(20, said="early"))
+    call.backend_says(*numbered(20, said="early"))
+    assert not call.client.connected
+    call.run(1.0)
+    call.client_says(*numbered(20))
+    call.backend_says(*numbered(20))
+    call.run(0.5)
+    assert call.client_heard == call.backend_heard == numbered(20, said="early") + numbered(20)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+@pytest.mark.parametrize("seed", range(5))
+def test_64_kib_both_ways_over_a_narrow_path(seed: int, loss: float) -> None:
+    call = EventfulCall(seed, Impairment(loss=loss, delay=0.025, mtu=NARROW))
+    assert call.world.run(10.0, lambda: any(isinstance(event, ChannelOpened) for event in call.client.events))
+    call.client.talk()
+    began, event = call.world.now, {"type": "test", "text": "x" * SIZE}
+    call.client_says(event)
+    call.backend_says(event)
+    came = call.world.run(2.0, lambda: call.client_heard == call.backend_heard == [event])
+    print(f"seed {seed}: 64 KiB both ways at {loss:.0%} loss and 50 ms round trip: {call.world.now - began:.2f} s")
+    assert came
+    assert call.client.uplink.too_long == call.client.downlink.too_long == 0
+
+
+def test_a_backend_may_speak_only_so_far_ahead_of_the_channel() -> None:
+    call = EventfulCall(impairment=Impairment(delay=0.2))
+    long = numbered(6, text="x" * (MAX_WAITING_BYTES // 5), event_id="event_1")
+    call.backend_says(*long)
+    call.run(0.01)
+    assert [event["error"]["code"] for event in call.backend_heard] == ["event_undeliverable"] * 2
+    assert call.backend_heard[0]["error"]["event_id"] == "event_1"
+    call.run(30.0)
+    assert call.client_heard == long[:4]
+    call.backend_says(*numbered(3))
+    call.run(2.0)
+    assert call.client_heard[4:] == numbered(3)
+
+
+def test_short_events_wait_in_a_bounded_number() -> None:
+    pair = Pair(data_channels=True)
+    for event in numbered(MAX_WAITING_EVENTS):
+        pair.session.send_event(event)
+    with pytest.raises(UndeliverableError):
+        pair.session.send_event({})
+    pair.connect()
+    settle(pair)
+    assert received(pair.network.left.events) == numbered(MAX_WAITING_EVENTS)
+
+
+def test_events_wait_while_the_caller_takes_none() -> None:
+    pair = connected()
+    pair.network.left.rewrite = lambda datagram: []
+    sent = refused = 0
+    for event in numbered(6000, text="x" * 1000):
+        try:
+            pair.session.send_event(event)
+            sent += 1
+        except UndeliverableError:
+            refused += 1
+    assert 1000 < sent < 3000
+    assert sent + refused == 6000
+    settle(pair)
+    pair.network.left.rewrite = lambda datagram: [datagram]
+    settle(pair, 60.0)
+    assert [event["number"] for event in received(pair.network.left.events)] == list(range(sent))
+
+
+def test_a_caller_may_close_its_channel_and_open_another() -> None:
+    pair = connected()
+    channels = pair.client.channels
+    assert channels is not None
+    channels.close_channel(pair.client.events_channel)
+    settle(pair)
+    assert ChannelClosed(pair.client.events_channel) in pair.network.left.events
+    pair.session.send_event({"type": "late"})
+    pair.talk(0.2)
+    assert len(pair.backend_heard) == 10
+    pair.client.events_channel = channels.open_channel("oai-events")
+    pair.client.send_message('{"type":"again"}')
+    settle(pair)
+    assert received(pair.network.left.events) == [{"type": "late"}]
+    assert taken(pair) == [{"type": "again"}]
+
+
+def test_other_channels_are_open_and_unheard() -> None:
+    pair = connected()
+    channels = pair.client.channels
+    assert channels is not None
+    other = channels.open_channel("chat", ordered=False, max_retransmits=0)
+    channels.send(other, '{"type":"hello"}')
+    channels.send(other, b"\0" * 1000)
+    settle(pair)
+    assert other in [event.id for event in pair.network.left.events if isinstance(event, ChannelOpened)]
+    assert taken(pair) == received(pair.network.left.events) == []
+    assert pair.session.statistics()["channels"]["ignored"] == 2
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "hello",
+        "null",
+        "[]",
+        '"text"',
+        '{"type":"x"',
+        '{"type":"\\ud800"}',
+        "[" * 100_000,
+        b'{"type":"x"}',
+        b"",
+        b"\xff",
+    ],
+)
+def test_what_is_no_event_is_answered_with_an_error_and_nothing_else(message: str | bytes) -> None:
+    pair = connected()
+    pair.client.send_message(message)
+    pair.client.send_message('{"type":"good"}')
+    settle(pair, 2.0)
+    [error] = received(pair.network.left.events)
+    assert error["type"] == "error"
+    assert error["event_id"].startswith("event_")
+    assert (
+        error["error"].items() >= {"type": "invalid_request_error", "code": "invalid_event", "event_id": None}.items()
+    )
+    assert taken(pair) == [{"type": "good"}]
+
+
+def test_a_caller_is_told_of_events_that_its_backend_cannot_be_given() -> None:
+    call = EventfulCall(impairment=FAR_AWAY)
+    call.run(1.0)
+    call.client_says({"type": "test", "event_id": "mine", "number": 2**70}, {"type": "good"})
+    call.run(0.5)
+    [error] = call.client_heard
+    assert (error["error"]["code"], error["error"]["event_id"]) == ("event_refused", "mine")
+    assert call.backend_heard == [{"type": "good"}]
+
+
+@pytest.mark.parametrize("event", [{"type": "x", "map": {None: 1}}, {"type": "x", "text": "\1" * 250_000}])
+def test_a_backend_is_told_of_events_that_cannot_be_sent(event: dict[str, Any]) -> None:
+    call = EventfulCall(impairment=FAR_AWAY)
+    call.backend_says(event, {"type": "good"})
+    call.run(1.0)
+    assert [event["error"]["code"] for event in call.backend_heard] == ["event_undeliverable"]
+    assert call.client_heard == [{"type": "good"}]
+
+
+@pytest.mark.parametrize("checksum_is_right", [True, False])
+def test_hostile_bytes_end_no_call(checksum_is_right: bool) -> None:
+    pair = connected()
+    endpoint, random, said = pair.client._dtls, Random(1), recorded(pair)
+    assert endpoint is not None
+    for packet in said:
+        tag = int.from_bytes(packet[4:8], "big")
+        for broken in mutations(packet[12:], random, 50):
+            forged = encode_packet(OURS.port, OURS.port, tag, [broken]) if checksum_is_right else packet[:12] + broken
+            endpoint.send_application_data(forged)
+        pair.client.handle_timeout(pair.network.now)
+        settle(pair, 0.1)
+    pair.talk(0.4)
+    assert pair.session.ended is None
+    assert len(pair.backend_heard) == 20
+    assert pair.session.channels is not None
+    counters = pair.session.channels._endpoint.association.counters
+    assert counters.malformed + counters.unexpected > 10
+
+
+def recorded(pair: Pair) -> list[bytes]:
+    """Let a caller send a long event, and return the SCTP packets that it took."""
+    endpoint, packets = pair.client._dtls, []
+    assert endpoint is not None
+    send = endpoint.send_application_data
+
+    def record(data: bytes) -> None:
+        packets.append(data)
+        send(data)
+
+    endpoint.send_application_data = record  # type: ignore[method-assign]
+    pair.client.send_message(msgspec.json.encode({"type": "long", "text": "x" * 5000}).decode())
+    settle(pair)
+    endpoint.send_application_data = send  # type: ignore[method-assign]
+    return packets
+
+
+def test_a_call_without_data_channels_drops_events_and_counts_them() -> None:
+    pair = Pair().connect()
+    pair.session.send_event({"type": "test"})
+    assert pair.session.statistics()["dropped"]["events_unheard"] == 1
+    assert pair.session.statistics()["channels"] is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_last_event_comes_before_the_end(seed: int) -> None:
+    pair = connected(seed, Impairment(loss=0.3, delay=0.025))
+    for event in numbered(5, text="x" * 3000):
+        pair.session.send_event(event)
+    began = pair.network.now
+    pair.session.hang_up_when_played(began)
+    assert pair.network.run(lambda: pair.session.ended is not None, limit=began + 6.0), f"seed {seed}"
+    assert pair.session.ended == Ended(EndReason.BACKEND_ENDED, "the backend hung up")
+    assert received(pair.network.left.events) == numbered(5, text="x" * 3000), f"seed {seed}"
+
+
+def test_a_call_with_nothing_to_deliver_ends_at_once() -> None:
+    pair = connected()
+    settle(pair)
+    pair.session.hang_up_when_played(pair.network.now)
+    assert pair.session.ended is not None
