@@ -1,7 +1,8 @@
 """Audio of the backend on its way to the caller: a bounded buffer that lets one packet out at each deadline.
 
-Deadlines lie on one lattice of 2.5 ms for all calls of a process, which bounds how often it wakes, and RTP timestamps
-are read off that lattice: they run on with wall time across silence and never go back.
+Deadlines lie on one lattice for all calls of a process, which bounds how often it wakes: packets are cut to slots of
+2.5 ms, and a talkspurt begins at every second of them, the beat of a busy process (`antiphon_common.shell.turns`). RTP
+timestamps are read off that lattice: they run on with wall time across silence and never go back.
 """
 
 from collections import deque
@@ -45,6 +46,7 @@ TALKSPURT_GAP: Final = 0.1
 _SLOT = 0.0025
 _SLOTS_PER_SECOND = 400
 _SLOT_TICKS = 120
+_BEAT_SLOTS = 2
 _FRAME_TICKS = 960
 _ROUNDING = 1e-9
 """Seconds that float arithmetic may put `now` before a deadline."""
@@ -181,7 +183,7 @@ class Playout:
                 return None
         elif behind > MAX_LATE:
             self.skipped += 1
-            self._slot = int(now / _SLOT)
+            self._slot = _BEAT_SLOTS * int(now / (_BEAT_SLOTS * _SLOT))
         return self._take()
 
     def poll_timeout(self) -> float | None:
@@ -224,7 +226,7 @@ class Playout:
     def _resume(self, now: float) -> None:
         """Begin anew at the next slot, after audio had run out."""
         before = self._slot
-        self._slot = ceil(now / _SLOT - _ROUNDING)
+        self._slot = _BEAT_SLOTS * ceil(now / (_BEAT_SLOTS * _SLOT) - _ROUNDING)
         self._marker = self._marker or (self._slot - before) * _SLOT >= TALKSPURT_GAP
         self._ran_out = False
 
