@@ -6,6 +6,7 @@ import { LevelMeter } from "/meter.js";
 
 const KEY = "antiphon-key";
 const FIGURES_MILLISECONDS = 1000;
+const LOGGED_EVENTS = 50;
 const WORDS = {
   microphone: "Opening the microphone …",
   connecting: "Connecting …",
@@ -35,6 +36,9 @@ window.antiphon = {
   get peerConnection() {
     return call?.peerConnection ?? null;
   },
+  get dataChannel() {
+    return call?.dataChannel ?? null;
+  },
   get localStream() {
     return call?.localStream ?? null;
   },
@@ -63,6 +67,8 @@ async function start() {
   call.addEventListener("state", showState);
   call.addEventListener("ended", showEnd);
   call.addEventListener("track", listen);
+  call.addEventListener("event", logEvent);
+  element("event-log").replaceChildren();
   const starting = call.start({ processing: query.get("processing") !== "off", model: query.get("model") });
   figuresTimer = setInterval(showFigures, FIGURES_MILLISECONDS);
   await starting;
@@ -100,6 +106,16 @@ function showEnd({ detail: { error } }) {
   element("state").textContent = error ? "There is no call." : "The call has ended.";
   if (error?.code === "invalid_api_key") askForKey();
   else if (error) showProblem(error.message);
+}
+
+/** Keep the last events of the server; the panel is there once there was one. */
+function logEvent({ detail: event }) {
+  const log = element("event-log");
+  const line = document.createElement("li");
+  line.textContent = JSON.stringify(event);
+  log.append(line);
+  if (log.childElementCount > LOGGED_EVENTS) log.firstElementChild.remove();
+  element("events").hidden = false;
 }
 
 function showProblem(text) {

@@ -1,6 +1,7 @@
 // One call: microphone, offer, answer, and what becomes of it. Nothing here touches the page.
 
 const CALLS = "/v1/realtime/calls";
+const EVENTS = "oai-events"; // the channel that carries events of the Realtime API, by its usual name
 const CONNECT_SECONDS = 12;
 const RECOVERY_SECONDS = 8; // a lost path may come back; the server gives up later than this
 
@@ -14,11 +15,12 @@ export class CallError extends Error {
 
 /**
  * Fires `state` when `state` changes (microphone, connecting, connected, reconnecting, ended), `track` when
- * `remoteStream` has the voice, and at the end `ended` with `detail.error`: a CallError, or null where one side hung up.
+ * `remoteStream` has the voice, `event` with the server's event as `detail`, and at the end `ended` with `detail.error`: a CallError, or null where one side hung up.
  */
 export class Call extends EventTarget {
   state = "idle";
   peerConnection = null;
+  dataChannel = null;
   localStream = null;
   remoteStream = new MediaStream();
   location = null;
@@ -97,6 +99,10 @@ export class Call extends EventTarget {
       track.addEventListener("ended", () => this.#finish(new CallError("The microphone was taken away.")));
       connection.addTrack(track, this.localStream);
     }
+    this.dataChannel = connection.createDataChannel(EVENTS);
+    this.dataChannel.addEventListener("message", ({ data }) => {
+      this.dispatchEvent(new CustomEvent("event", { detail: JSON.parse(data) }));
+    });
     await connection.setLocalDescription();
     const answer = await this.#exchange(connection.localDescription.sdp, model);
     if (this.state === "ended") return this.#release();
