@@ -9,7 +9,7 @@ from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID,
 from antiphon_transceiver.events import Connected, MediaEnded
 from antiphon_transceiver.rtp import RtpOptions, RtpSender
 from antiphon_transceiver.srtp import SrtpProfile
-from support.impairment import Impairment
+from support.impairment import PERFECT, Impairment
 from support.session_pair import Pair
 
 EXTENSIONS = {AUDIO_LEVEL: 1, ABSOLUTE_SEND_TIME: 2, TRANSPORT_SEQUENCE: 3, MID: 4}
@@ -25,6 +25,12 @@ def is_rtp(datagram: bytes) -> bool:
 def losing_rtp(share: float, seed: int) -> Callable[[bytes], list[bytes]]:
     random = Random(seed)
     return lambda datagram: [] if is_rtp(datagram) and random.random() < share else [datagram]
+
+
+def say_goodbye(pair: Pair) -> None:
+    assert pair.client._srtp is not None
+    pair.client._send(pair.client._srtp.protect_rtcp(pair.client.reporter.goodbye()))
+    pair.network.drain()
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)
@@ -141,11 +147,43 @@ def test_jitter_is_told_both_ways() -> None:
 def test_goodbye_ends_the_callers_stream_and_not_the_call() -> None:
     pair = Pair().connect()
     pair.talk(0.4)
-    assert pair.client._srtp is not None
-    pair.client._send(pair.client._srtp.protect_rtcp(pair.client.reporter.goodbye()))
+    say_goodbye(pair)
     pair.network.run(limit=pair.network.now + 1.0)
     assert [event for event in pair.network.right.events if isinstance(event, MediaEnded)] == [MediaEnded()]
     pair.client._sender = RtpSender(99, 111, 5)
     pair.talk(0.4)
     assert pair.session.state == "connected"
     assert pair.backend_heard == list(range(40))
+
+
+def test_what_a_goodbye_overtook_begins_no_stream() -> None:
+    pair = Pair(impairment=PERFECT).connect()
+    overtaken: list[bytes] = []
+
+    def hold_some(datagram: bytes) -> list[bytes]:
+        held = is_rtp(datagram) and pair._said in (10, 11)
+        overtaken.extend([datagram] if held else [])
+        return [] if held else [datagram]
+
+    pair.network.left.rewrite = hold_some
+    pair.talk(0.4)
+    say_goodbye(pair)
+    path = pair.network.left.path
+    pair.session.receive_datagram(overtaken[0], path, pair.network.now)
+    pair.network.run(limit=pair.network.now + 0.5)
+    pair.client._sender = RtpSender(99, 111, 5)
+    pair.talk(0.4)
+    pair.session.receive_datagram(overtaken[1], path, pair.network.now)
+    pair.talk(0.4)
+    assert pair.backend_heard == [*range(10), *range(12, 60)]
+    assert pair.session.stream.counters.ended_source == 1
+
+
+def test_a_caller_may_go_on_after_goodbye_as_a_browser_with_another_track_does() -> None:
+    pair = Pair().connect()
+    for _ in range(3):
+        pair.talk(0.4)
+        say_goodbye(pair)
+        pair.network.run(limit=pair.network.now + 1.0)
+    assert pair.backend_heard == list(range(60))
+    assert sum(isinstance(event, MediaEnded) for event in pair.network.right.events) == 3

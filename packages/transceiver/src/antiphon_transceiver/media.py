@@ -1,5 +1,6 @@
 """The audio of one call: RTP in and out with its RTCP reports, a jitter buffer and codec up, paced playout down."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
@@ -20,19 +21,23 @@ from antiphon_transceiver.audio import (
 from antiphon_transceiver.rtcp import Goodbye, PacketFeedback, ReportBlock, Reporter
 from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpSender, decode_rtp
 
+MAX_ENDED_SOURCES = 8
+"""Sources remembered that said goodbye: stragglers of theirs come before a caller has changed so often."""
+
 _NOTHING_REPEATED: Sequence[Repeated] = ()
 
 
 class MediaCounters:
     """What happened to packets that passed SRTP."""
 
-    __slots__ = ("other_payload", "rtp_bad", "rtp_received", "rtp_sent")
+    __slots__ = ("ended_source", "other_payload", "rtp_bad", "rtp_received", "rtp_sent")
 
     def __init__(self) -> None:
         self.rtp_received = 0
         self.rtp_sent = 0
         self.rtp_bad = 0
         self.other_payload = 0
+        self.ended_source = 0
 
 
 class AudioStream:
@@ -59,6 +64,8 @@ class AudioStream:
         self._red_type = codec.redundancy
         self._red = RedEncoder(codec.payload_type)
         self._source: int | None = None
+        """Whose packets the uplink has; still, when that said goodbye."""
+        self._ended: deque[int] = deque(maxlen=MAX_ENDED_SOURCES)
         self._adapted_to: ReportBlock | None = None
         options = options or RtpOptions()
         self._sender = RtpSender.start(codec.payload_type, random)
@@ -96,25 +103,26 @@ class AudioStream:
             except DecodeError:
                 self.counters.rtp_bad += 1
                 return False
+        if rtp.ssrc != self._source and not self._follow(rtp.ssrc):
+            return False
         self.counters.rtp_received += 1
-        if rtp.ssrc != self._source:
-            if self._source is not None:
-                self.uplink.restart()
-            self._source = rtp.ssrc
         self.reporter.received_rtp(rtp, now)
         self._newest = rtp
         self.uplink.receive(rtp.sequence, rtp.timestamp, payload, now, repeated)
         return self.feedback.received(rtp, now)
 
     def receive_rtcp(self, packet: bytes, now: float) -> bool:
-        """Take one decrypted RTCP packet, compound or not; tell whether the caller's stream ended with it."""
-        ended = False
+        """Take one decrypted RTCP packet, compound or not; tell whether the caller's stream ended with it.
+
+        Packets that the goodbye overtook keep their place in the uplink. So do those of a browser that takes its track
+        away and later sets another: it says goodbye and then goes on with the same source.
+        """
+        ended, flowing = False, self._source in self.reporter.sources
         for part in self.reporter.receive(packet, now):
             self.feedback.receive(part, now)
-            ended = ended or (isinstance(part, Goodbye) and self._source in part.sources)
-        if ended:
-            self._source = None
-            self.uplink.restart()
+            ended = ended or (flowing and isinstance(part, Goodbye) and self._source in part.sources)
+        if ended and self._source is not None and self._source not in self._ended:
+            self._ended.append(self._source)
         report = self.reporter.peer_report
         if report is not None and report is not self._adapted_to:
             self._adapted_to = report
@@ -159,6 +167,16 @@ class AudioStream:
     def goodbye(self) -> bytes:
         """Return the compound packet that ends the stream (RFC 3550 §6.6)."""
         return self.reporter.goodbye()
+
+    def _follow(self, source: int) -> bool:
+        """Turn to another source, unless that ended: then this is a straggler (RFC 3550 §6.2.1)."""
+        if source in self._ended:
+            self.counters.ended_source += 1
+            return False
+        if self._source is not None:
+            self.uplink.restart()
+        self._source = source
+        return True
 
     def _repeat(self, packet: PlayoutPacket, red_type: int) -> bytes:
         """Add to a packet what it is to repeat of those before it."""
