@@ -22,6 +22,9 @@ SYSTEM = ROOT / ".nox" / "system"
 SYSTEM_TOOLS = (*TEST_TOOLS, "aiortc", "playwright", "numpy", "mypy", "nox", "types-cffi", "atheris", "coverage")
 """Peers to talk to, and what measures and checks the whole."""
 
+QUALITY_TOOLS = ("aiortc", "numpy", "pesq", "pystoi")
+"""A peer to compare with, and measures of speech. PESQ is compiled as it is installed."""
+
 PROGRAMS = (
     "antiphon",
     "antiphon_relay",
@@ -169,10 +172,20 @@ def build(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Print what a packet and a call cost, beside a C forwarder and aiortc."""
     need(session, "gcc", "libc6-dev", "libopus0")
-    names = session.posargs[:1] or sorted(file.parent.name for file in ROOT.glob("benchmarks/*/__main__.py"))
+    names = session.posargs[:1] or sorted(
+        {file.parent.name for file in ROOT.glob("benchmarks/*/__main__.py")} - {"quality"}
+    )
     for name in names:
         arguments = ("-m", f"benchmarks.{name}", *session.posargs[1:])
         session.run(str(SYSTEM / "bin" / "python"), *arguments, external=True, env={"PYTHONPATH": str(ROOT / "tests")})
+
+
+@nox.session(default=False)
+def quality(session: nox.Session) -> None:
+    """Print how speech arrives where packets get lost, beside aiortc's receiver on the same packets."""
+    need(session, "gcc", "libc6-dev", "libopus0")
+    install(session, with_siblings("transceiver"), QUALITY_TOOLS)
+    session.run("python", "-m", "benchmarks.quality", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
 @nox.session(venv_backend="none", requires=["system"], default=False)

@@ -1,8 +1,11 @@
+from collections.abc import Sequence
+
 import pytest
 
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio import G711, MAX_TARGET, MIN_TARGET, JitterBuffer, PayloadKind, Release
 from antiphon_transceiver.audio.payloads import OPUS
+from antiphon_transceiver.audio.red import Repeated
 
 RECEIVED, RECOVERED, CONCEALED = Origin
 FRAME = 0.02
@@ -31,10 +34,8 @@ class Stream:
     def send_red(self, index: int, *repeated: int, late: float = 0.0) -> None:
         """Let a packet arrive that repeats others."""
         self.run_until(now := 100 + index * FRAME + late)
-        self.push(index, index * TICKS, packet(index), now)
-        for other in repeated:
-            sequence, timestamp = self.first_sequence + other, self.first_timestamp + other * TICKS
-            self.buffer.push_redundant(sequence, timestamp, packet(other))
+        again = [Repeated(index - other, (index - other) * TICKS, packet(other)) for other in repeated]
+        self.push(index, index * TICKS, packet(index), now, again)
         self.pop(now)
 
     def arrive(self, now: float, index: int, timestamp: int, payload: bytes) -> None:
@@ -42,9 +43,9 @@ class Stream:
         self.push(index, timestamp, payload, now)
         self.pop(now)
 
-    def push(self, index: int, timestamp: int, payload: bytes, now: float) -> None:
+    def push(self, index: int, timestamp: int, payload: bytes, now: float, repeated: Sequence[Repeated] = ()) -> None:
         sequence = (self.first_sequence + index) & 0xFFFF
-        self.buffer.push(sequence, (self.first_timestamp + timestamp) & 0xFFFFFFFF, payload, now)
+        self.buffer.push(sequence, (self.first_timestamp + timestamp) & 0xFFFFFFFF, payload, now, repeated)
 
     def run_until(self, now: float) -> None:
         while (timeout := self.buffer.poll_timeout()) is not None and timeout < now:
@@ -266,22 +267,20 @@ def test_repetition_whose_turn_has_passed_is_ignored() -> None:
     assert stream.positions == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("timestamp", [1.5, 2, 2.5, 4, -9])
-def test_repetition_that_fits_between_no_packets_is_ignored(timestamp: float) -> None:
+@pytest.mark.parametrize("ago", [0, 0.5, 1, 1.5, 9])
+def test_repetition_that_fits_between_no_packets_is_ignored(ago: float) -> None:
     stream = Stream()
     stream.send(0, 1)
-    stream.push(3, 3 * TICKS, packet(3), 100.06)
-    stream.buffer.push_redundant(2, round(timestamp * TICKS) & 0xFFFFFFFF, packet(2))
+    stream.push(3, 3 * TICKS, packet(3), 100.06, [Repeated(1, round(ago * TICKS), packet(2))])
     stream.pop(100.06)
-    assert stream.origins == [RECEIVED, RECEIVED] + ([RECOVERED, RECEIVED] if timestamp == 2 else [])
+    assert stream.origins == [RECEIVED, RECEIVED] + ([RECOVERED, RECEIVED] if ago == 1 else [])
 
 
 def test_a_repetition_and_its_own_fec_reach_back_twice() -> None:
     stream = Stream()
     stream.send(0)
     stream.run_until(100.061)
-    stream.push(3, 3 * TICKS, packet(3), 100.061)
-    stream.buffer.push_redundant(2, 2 * TICKS, packet(2, fec=True))
+    stream.push(3, 3 * TICKS, packet(3), 100.061, [Repeated(1, TICKS, packet(2, fec=True))])
     stream.run_until(101)
     assert stream.origins[:4] == [RECEIVED, RECOVERED, RECOVERED, RECEIVED]
     assert stream.released[1][1].following == packet(2, fec=True)
@@ -305,6 +304,17 @@ def test_the_target_has_a_ceiling() -> None:
     stream.send(0)
     stream.send(*range(1, 5), late=0.5)
     assert stream.buffer.target == MAX_TARGET
+
+
+def test_packets_that_reach_back_farther_are_waited_for_longer() -> None:
+    stream = Stream()
+    stream.send(*range(60))
+    stream.send_red(60, 59)
+    assert stream.buffer.target == pytest.approx(0.045)
+    stream.send_red(61, 59, 60)
+    assert stream.buffer.target == pytest.approx(0.065)
+    stream.send(62)
+    assert stream.buffer.target == MIN_TARGET
 
 
 def test_longer_frames_are_waited_for_longer() -> None:

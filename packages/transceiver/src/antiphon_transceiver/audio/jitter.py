@@ -7,6 +7,7 @@ ticks.
 """
 
 from bisect import bisect, insort
+from collections.abc import Sequence
 from math import ceil
 from typing import Final
 
@@ -16,6 +17,7 @@ from antiphon_common.errors import DecodeError
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio.late import LatePacket, LateRun
 from antiphon_transceiver.audio.payloads import OPUS, PayloadKind
+from antiphon_transceiver.audio.red import Repeated
 from antiphon_transceiver.audio.transit import TransitRange
 
 MIN_TARGET: Final = 0.04
@@ -132,6 +134,8 @@ class JitterBuffer:
         self._next_position = 0
         self._frame = _FRAME_TICKS
         """Duration of the last packet released, and so presumably of those missing."""
+        self._repeated = 0
+        """How many packets before it the newest one repeats."""
         self._concealed = 0
         """Ticks concealed since that packet."""
         self._silent = True
@@ -144,8 +148,10 @@ class JitterBuffer:
         """Say that the next packet begins another stream (another SSRC); what is held is still released."""
         self._restart_next = True
 
-    def push(self, sequence: int, timestamp: int, payload: bytes, now: float) -> None:
-        """Take a packet with its RTP sequence number and timestamp."""
+    def push(
+        self, sequence: int, timestamp: int, payload: bytes, now: float, repeated: Sequence[Repeated] = ()
+    ) -> None:
+        """Take a packet with its RTP sequence number and timestamp, and what it repeats of those before it."""
         try:
             duration = self._duration(payload)
         except DecodeError:
@@ -186,13 +192,14 @@ class JitterBuffer:
         else:
             self.counters.reordered += 1
             insort(self._held, (extended, position, duration, payload, _RECEIVED))
+        if len(repeated) != self._repeated:
+            self._repeated = len(repeated)
+            self._aim()
+        for distance, ticks, again in repeated:
+            self._insert_repeated(extended - distance, position - ticks * self._clock_ticks, again)
 
-    def push_redundant(self, sequence: int, timestamp: int, payload: bytes) -> None:
-        """Take what the packet pushed last repeats of one before it, which is needed where that one is missing."""
-        offset = (self._highest - sequence) & 0xFFFF
-        extended = self._highest - offset
-        offset = (self._timestamp - timestamp) & 0xFFFFFFFF
-        position = self._position - offset * self._clock_ticks
+    def _insert_repeated(self, extended: int, position: int, payload: bytes) -> None:
+        """Hold what a packet repeats of another where that one is missing and its turn has not passed."""
         if extended < self._next_sequence or position < self._next_position:
             return
         index = bisect(self._held, (extended,))
@@ -232,10 +239,10 @@ class JitterBuffer:
         return self._transit.smallest + self.target + position * _TICK
 
     def _aim(self) -> None:
-        """Set the target: a frame, so that a packet's repetition in the one after it has its chance, and the delay that
-        either may have."""
+        """Set the target: as many frames as packets reach back, and the delay that they may have. One reaches back by a
+        frame with in-band FEC, so does what it repeats."""
         jitter = self._transit.largest - self._transit.smallest
-        target = self._frame * _TICK + jitter * HEADROOM + TARGET_MARGIN
+        target = (1 + self._repeated) * self._frame * _TICK + jitter * HEADROOM + TARGET_MARGIN
         self.target = min(max(target, MIN_TARGET), MAX_TARGET)
 
     def _hole(self) -> tuple[int, int]:

@@ -44,7 +44,7 @@ def load() -> Library:
     """Load libopus, once a process; raise OpusUnavailableError, which names what to install."""
     ffi = cffi.FFI()
     ffi.cdef(_DECLARATIONS)
-    for name in (SONAME, *_bundled()):
+    for name in (SONAME, *bundled()):
         try:
             functions: Any = ffi.dlopen(name)
         except OSError:
@@ -54,7 +54,7 @@ def load() -> Library:
     raise OpusUnavailableError(f"{SONAME} is missing: install the Debian package libopus0 (or the Python package av)")
 
 
-def _bundled() -> list[str]:
+def bundled() -> list[str]:
     """Paths of the libopus beside PyAV; its file name carries a hash."""
     spec = importlib.util.find_spec("av")
     if spec is None or spec.origin is None:

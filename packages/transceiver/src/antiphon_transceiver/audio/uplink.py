@@ -1,6 +1,6 @@
 """The caller's audio on its way to the backend: a jitter buffer, and a decoder where the backend wants PCM."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -68,13 +68,11 @@ class UplinkAudio:
         self.jitter.restart()
 
     def receive(
-        self, sequence: int, timestamp: int, payload: bytes, now: float, repeated: Iterable[Repeated] = ()
+        self, sequence: int, timestamp: int, payload: bytes, now: float, repeated: Sequence[Repeated] = ()
     ) -> None:
         """Take the payload of an RTP packet, and those of packets before it that it repeats. Bad bytes are counted,
         never raised."""
-        self.jitter.push(sequence, timestamp, payload, now)
-        for distance, ticks, again in repeated:
-            self.jitter.push_redundant(sequence - distance, timestamp - ticks, again)
+        self.jitter.push(sequence, timestamp, payload, now, repeated)
 
     def poll(self, now: float) -> UplinkFrame | None:
         """Return the next stretch that is due, or None."""
