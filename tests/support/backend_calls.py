@@ -1,27 +1,41 @@
 """Backends of the SDK inside the test's own process."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
 import trio
 from anyio.from_thread import start_blocking_portal
 
-from antiphon_backend import Handler, serve_backend
+from antiphon_backend import Call, Handler, serve_backend
 from antiphon_common.shell.supervise import Runtime
 
 
 @asynccontextmanager
 async def serving(handler: Handler, *, runtime: Runtime = "trio", **options: Any) -> AsyncIterator[str]:
     """Serve `handler` on loopback for the length of a block, under asyncio in a thread; its value is the URL."""
-    serve = partial(serve_backend, handler, "127.0.0.1", 0, **options)
     if runtime == "asyncio":
-        with start_blocking_portal("asyncio") as portal:
-            served, url = portal.start_task(serve)
+        with serving_in_thread(handler, **options) as url:
             yield url
-            served.cancel()
         return
     async with trio.open_nursery() as nursery:
-        yield await nursery.start(serve)
+        yield await nursery.start(partial(serve_backend, handler, "127.0.0.1", 0, **options))
         nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def serving_in_thread(handler: Handler, **options: Any) -> Iterator[str]:
+    """Serve `handler` on loopback for the length of a block, under asyncio in a thread; its value is the URL."""
+    with start_blocking_portal("asyncio") as portal:
+        served, url = portal.start_task(partial(serve_backend, handler, "127.0.0.1", 0, **options))
+        yield url
+        served.cancel()
+
+
+async def answer_events(call: Call) -> None:
+    """Answer each event of a client with one that has it inside, until there is one of type `hang_up`."""
+    async for event in call.events():
+        await call.send_event({"type": "answer", "to": event})
+        if event["type"] == "hang_up":
+            return

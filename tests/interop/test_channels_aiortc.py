@@ -1,0 +1,141 @@
+"""Whole calls from aiortc with audio and data channels, to services as they run, and a backend that answers events."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from aiortc import RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+
+from antiphon.client.speech import Speech
+from support.aiortc_callers import EncodedSpeaker
+from support.backend_calls import answer_events, serving_in_thread
+from support.processes import Deployment, all_in_one
+
+PATIENCE = 15.0
+SIZE = 65_536
+CALLS = "/v1/realtime/calls"
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Iterator[Deployment]:
+    with serving_in_thread(answer_events) as url, all_in_one(backend=f"test={url}") as deployment:
+        yield deployment
+
+
+class Caller:
+    """A call of aiortc's; `opened`, `heard` and `closed` are of the channel `oai-events`."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.peer = RTCPeerConnection()
+        self.peer.addTrack(EncodedSpeaker(Speech.shipped().packets))
+        self.heard: list[dict[str, Any]] = []
+        self.location = ""
+        self._http = http
+        self.channel = self.open("oai-events")
+
+    def open(self, label: str, **options: Any) -> RTCDataChannel:
+        channel = self.peer.createDataChannel(label, **options)
+        channel.on("message", lambda message: self.heard.append(json.loads(message)))
+        return channel
+
+    async def connect(self) -> None:
+        await self.peer.setLocalDescription(await self.peer.createOffer())
+        headers = {"Content-Type": "application/sdp"}
+        answer = await self._http.post(CALLS, content=self.peer.localDescription.sdp, headers=headers)
+        assert answer.status_code == httpx.codes.CREATED, answer.text
+        self.location = answer.headers["location"]
+        await self.peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
+        await self.wait(lambda: self.peer.connectionState == "connected", "connected")
+        await self.wait(lambda: self.channel.readyState == "open", "the channel")
+
+    def say(self, event: dict[str, Any]) -> None:
+        self.channel.send(json.dumps(event, ensure_ascii=False))
+
+    async def wait(self, until: Callable[[], bool], what: str) -> None:
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while not until():
+            assert asyncio.get_running_loop().time() < deadline, f"{what}: {self.peer.connectionState}, {self.heard}"
+            await asyncio.sleep(0.005)
+
+    async def statistics(self) -> dict[str, Any]:
+        answer = await self._http.get(f"{self.location}/stats")
+        statistics: dict[str, Any] = answer.json()["statistics"]
+        return statistics
+
+
+@asynccontextmanager
+async def calling(deployment: Deployment) -> AsyncIterator[Caller]:
+    async with httpx.AsyncClient(base_url=deployment.url, timeout=PATIENCE) as http:
+        caller = Caller(http)
+        try:
+            await caller.connect()
+            yield caller
+        finally:
+            await caller.peer.close()
+
+
+def test_events_of_every_length_both_ways(deployment: Deployment) -> None:
+    events = [{"type": "test", "text": "ä" * length} for length in (0, 1, 1000, SIZE // 2, 10)]
+
+    async def talk() -> float:
+        async with calling(deployment) as caller:
+            began = asyncio.get_running_loop().time()
+            for event in events:
+                caller.say(event)
+            await caller.wait(lambda: len(caller.heard) == len(events), "the answers")
+            took = asyncio.get_running_loop().time() - began
+            assert caller.heard == [{"type": "answer", "to": event} for event in events]
+            statistics = await caller.statistics()
+            assert statistics["channels"]["received"] == statistics["channels"]["sent"] == len(events)
+            assert statistics["received_packets"] > 0
+            return took
+
+    took = asyncio.run(talk())
+    print(f"\naiortc: {SIZE // 1024} KiB and back in {took:.2f} s", end="")
+
+
+def test_what_is_no_event_and_what_is_no_events_channel(deployment: Deployment) -> None:
+    async def talk() -> None:
+        async with calling(deployment) as caller:
+            other = caller.open("chat", ordered=False, maxRetransmits=1)
+            await caller.wait(lambda: other.readyState == "open", "the other channel")
+            other.send('{"type":"unheard"}')
+            other.send(b"\0\1")
+            caller.channel.send("no JSON")
+            caller.channel.send(b'{"type":"bytes"}')
+            caller.say({"type": "test"})
+            await caller.wait(lambda: len(caller.heard) == 3, "the answers")
+            assert [event["type"] for event in caller.heard] == ["error", "error", "answer"]
+            channels = (await caller.statistics())["channels"]
+            assert (channels["ignored"], channels["malformed"], channels["received"]) == (2, 2, 1)
+
+    asyncio.run(talk())
+
+
+def test_a_channel_is_closed_and_another_opened(deployment: Deployment) -> None:
+    async def talk() -> None:
+        async with calling(deployment) as caller:
+            caller.channel.close()
+            await caller.wait(lambda: caller.channel.readyState == "closed", "the end of the channel")
+            caller.channel = caller.open("oai-events")
+            await caller.wait(lambda: caller.channel.readyState == "open", "the second channel")
+            caller.say({"type": "test"})
+            await caller.wait(lambda: len(caller.heard) == 1, "the answer")
+            assert caller.peer.connectionState == "connected"
+
+    asyncio.run(talk())
+
+
+def test_the_last_event_comes_before_the_backend_hangs_up(deployment: Deployment) -> None:
+    async def talk() -> None:
+        async with calling(deployment) as caller:
+            caller.say({"type": "hang_up", "text": "x" * SIZE})
+            await caller.wait(lambda: caller.peer.connectionState == "closed", "the end")
+            assert [event["to"]["type"] for event in caller.heard] == ["hang_up"]
+            assert caller.channel.readyState == "closed"
+
+    asyncio.run(talk())
