@@ -1,8 +1,8 @@
 """An attacker who sees every datagram between clients and relays, and sends what it likes from wherever it likes.
 
-It has no keys, and its own network is no faster than its victims'. It neither forges plain DTLS while a handshake is
-under way, nor has a transceiver begin one with somebody else who has not finished his own: nothing protects a handshake
-from what is plain (RFC 6347 §4.1.2.7).
+It has no keys, and its own network is no faster than its victims'. While a handshake is under way it forges no plain
+DTLS that the peer might have sent, nor has a transceiver begin one with somebody else who has not finished his own:
+nothing protects a handshake from that (RFC 6347 §4.1.2.7). What the peer's role never sends, it does send.
 """
 
 from collections import deque
@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.stun import Attribute, Message, MessageClass
+from antiphon_transceiver.dtls.messages import HandshakeType
+from antiphon_transceiver.dtls.record import HEADER_SIZE, ContentType
 from support.actors import Address, Client
 from support.world import World
 
@@ -41,6 +43,8 @@ class Forger:
         self._interval = interval
         self._up: deque[Overheard] = deque(maxlen=REMEMBERED)
         self._down: deque[Overheard] = deque(maxlen=REMEMBERED)
+        self._hellos: deque[tuple[Client, bytes, bool]] = deque(maxlen=REMEMBERED)
+        """ClientHellos, and whether they went up."""
         world.overheard = self._overhear
         world.later(interval, self._strike)
 
@@ -50,6 +54,8 @@ class Forger:
 
     def _overhear(self, client: Client, data: bytes, upwards: bool) -> None:
         (self._up if upwards else self._down).append(Overheard(client, data, self._world.now))
+        if data[0] == ContentType.HANDSHAKE and data[HEADER_SIZE] == HandshakeType.CLIENT_HELLO:
+            self._hellos.append((client, data, upwards))
 
     def _strike(self) -> None:
         if not self.active:
@@ -61,6 +67,8 @@ class Forger:
             attacks += [self._replay_up, self._replay_up, self._bend_up, self._check_for_another]
         if self._down and self._down[0].at < slow:
             attacks += [self._replay_down, self._bend_down]
+        if any(not client.connected for client, *_ in self._hellos):
+            attacks += [self._echo_hello] * 3
         self._random.choice(attacks)()
         self._world.later(self._interval * self._random.uniform(0.5, 1.5), self._strike)
 
@@ -111,6 +119,17 @@ class Forger:
         client, data = self._recall(self._down)
         if client.connected or classify(data) != Protocol.DTLS:
             client.receive(self._bend(data))
+
+    # Towards either side of a handshake
+
+    def _echo_hello(self) -> None:
+        """Send a ClientHello to the one that sent it, in the name of the other."""
+        waiting = [hello for hello in self._hellos if not hello[0].connected]
+        client, data, upwards = self._random.choice(waiting)
+        if upwards:
+            client.receive(data)
+        else:
+            self._world.send_to_relay(data, client.address)
 
     # Parts
 

@@ -119,6 +119,43 @@ def test_a_message_out_of_turn_ends_the_handshake() -> None:
     assert "WAIT_CLIENT_HELLO" in closed.detail
 
 
+SERVER_ONLY = (
+    HandshakeType.HELLO_REQUEST,
+    HandshakeType.HELLO_VERIFY_REQUEST,
+    HandshakeType.SERVER_HELLO,
+    HandshakeType.SERVER_KEY_EXCHANGE,
+    HandshakeType.CERTIFICATE_REQUEST,
+    HandshakeType.SERVER_HELLO_DONE,
+)
+CLIENT_ONLY = (HandshakeType.CLIENT_HELLO, HandshakeType.CLIENT_KEY_EXCHANGE, HandshakeType.CERTIFICATE_VERIFY)
+NOBODYS = 99
+
+
+@pytest.mark.parametrize("nth", range(3))
+@pytest.mark.parametrize(
+    ("victim", "impossible"), [(DtlsRole.CLIENT, (*CLIENT_ONLY, NOBODYS)), (DtlsRole.SERVER, (*SERVER_ONLY, NOBODYS))]
+)
+def test_what_the_peer_never_sends_comes_from_a_stranger_and_ends_nothing(
+    victim: DtlsRole, impossible: tuple[int, ...], nth: int
+) -> None:
+    """Before each of its flights, with the sequence numbers that are due; none takes the place of the real message."""
+    peers = make_peers()
+    endpoint = peers.client if victim is DtlsRole.CLIENT else peers.server
+    peers.client.start(0.0)
+    for _ in range(nth):
+        peers.network.drain()
+        peers.network._step()
+    assert not endpoint.connected
+    stray = b"".join(
+        RecordLayer().encode(ContentType.HANDSHAKE, 0, HandshakeMessage(message_type, sequence, b"\0").encode())
+        for message_type in impossible
+        for sequence in range(8)
+    )
+    endpoint.receive_datagram(stray, None, peers.network.now)
+    assert endpoint.counters.impossible == 8 * len(impossible)
+    assert peers.network.run(lambda: peers.connected, limit=0.05), "no flight had to be sent again"
+
+
 def send_protected(peers: DtlsPeers, role: DtlsRole, content_type: ContentType, payload: bytes) -> None:
     """Let one side send a record that its public interface has no word for."""
     endpoint = peers.client if role is DtlsRole.CLIENT else peers.server

@@ -61,6 +61,8 @@ class DtlsCounters:
         self.replayed = 0
         self.unexpected = 0
         """Fragments that came again or fit nowhere, records of an epoch that is over or never comes."""
+        self.impossible = 0
+        """Fragments, before the end of the handshake, of messages that the peer's role never sends."""
         self.early_dropped = 0
         self.retransmissions = 0
 
@@ -255,6 +257,8 @@ class DtlsEndpoint:
             fragment = Fragment.pull(reader)
             if self._handshake.connected:
                 self._receive_fragment_when_connected(fragment)
+            elif not self._handshake.is_of_peer(fragment.type):
+                self.counters.impossible += 1
             elif epoch != epoch_of(fragment.type) or not self._reassembler.push(fragment):
                 self.counters.unexpected += 1
             else:

@@ -67,6 +67,11 @@ class Handshake(ABC):
     def connected(self) -> bool:
         return self.state is State.CONNECTED
 
+    def is_of_peer(self, message_type: int) -> bool:
+        """Tell whether the peer's role ever sends this. What it never sends is a stranger's, as long as nothing is
+        authenticated, and must not end the handshake (RFC 6347 §4.1.2.7)."""
+        return message_type in self._handlers
+
     def receive(self, message: HandshakeMessage) -> Flight:
         """Take the peer's next message and return our next flight if that is due now, otherwise nothing.
 

@@ -16,9 +16,9 @@
                                    ◀───     ChangeCipherSpec     flight 6
                                             Finished
 
-Certificates of both sides are required (RFC 5763 §5), and nothing is ever resumed. Anything that is not in the table is
-unexpected_message. ChangeCipherSpec is in no table: the epoch of a record says the same, and says it when the
-datagrams came out of order.
+Certificates of both sides are required (RFC 5763 §5), and nothing is ever resumed. What the peer's role never sends is
+dropped; what it does send, but at another time than the table says, is unexpected_message. ChangeCipherSpec is in no
+table: the epoch of a record says the same, and says it when the datagrams came out of order.
 """
 
 from collections.abc import Mapping
