@@ -30,6 +30,10 @@ FIRST_STUN_TIMEOUT = 15.0
 FIRST_MEDIA_TIMEOUT = 10.0
 """Seconds after the handshake at which a caller whose audio never came is reported; it may be muted, so it stays."""
 
+MAX_EARLY_PACKETS = 75
+"""SRTP packets held while the peer already has keys and we do not: 1.5 s of 20 ms each. A peer whose last flight got
+lost has sent it again by then, even one that waits for a second as RFC 6347 §4.2.4.1 recommends. The newest stay."""
+
 EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
 
 
@@ -71,6 +75,8 @@ class Session:
         if request.sctp is not None:
             self.channels = CallChannels(request.sctp, self.role is dtls.DtlsRole.CLIENT, random)
         self._srtp: SrtpSession | None = None
+        self._early: deque[tuple[bytes, float]] = deque(maxlen=MAX_EARLY_PACKETS)
+        """SRTP that came before its keys, and when."""
         self._events: deque[events.Event] = deque()
         self._datagrams: deque[Transmit] = deque()
         self._handshake_path: Path | None = None
@@ -259,6 +265,7 @@ class Session:
             self.channels.start(now, self._dtls.round_trip)
         first_check = self._first_check if self._first_check is not None else now
         self._events.append(events.Connected(profile, first_check - self._started, now - self._started))
+        self._take_early(self._srtp, now)
 
     def _dtls_closed(self, event: dtls.Closed) -> None:
         reason = {
@@ -273,7 +280,7 @@ class Session:
 
     def _receive_srtp(self, data: bytes, source: Path, now: float) -> None:
         if self._srtp is None:
-            self.counters.srtp_early += 1
+            self._hold_early(data, source, now)
             return
         try:
             packet = self._srtp.unprotect_rtp(data)
@@ -282,12 +289,39 @@ class Session:
             return
         self.agent.heard(source, len(data), now, authenticated=True)
         if self._media_deadline is not None:
-            self._media_deadline = None
-            self._events.append(events.MediaStarted(now - self._started))
+            self._media_started(now)
         feedback_due = self.stream.receive_rtp(packet, now)
         self._poll_frames(now)
         if feedback_due:
             self._send_feedback(now)
+
+    def _hold_early(self, data: bytes, source: Path, now: float) -> None:
+        """Keep a caller's first words for the keys, if it seems to be the caller."""
+        if source not in self.agent.paths:
+            self.counters.srtp_early += 1
+            return
+        if len(self._early) == MAX_EARLY_PACKETS:
+            self.counters.srtp_early += 1
+        self._early.append((data, now))
+
+    def _take_early(self, srtp: SrtpSession, now: float) -> None:
+        """Take what was held, as of when it came. It says nothing about the paths as they are now."""
+        while self._early:
+            data, arrived = self._early.popleft()
+            try:
+                packet = srtp.unprotect_rtp(data)
+            except DecodeError:
+                self.counters.srtp_failed += 1
+                continue
+            if self._media_deadline is not None:
+                self._media_started(now)
+            self.stream.receive_rtp(packet, arrived)
+        self._poll_frames(now)
+        self._send_feedback(now)
+
+    def _media_started(self, now: float) -> None:
+        self._media_deadline = None
+        self._events.append(events.MediaStarted(now - self._started))
 
     def _receive_srtcp(self, data: bytes, source: Path, now: float) -> None:
         if self._srtp is None:

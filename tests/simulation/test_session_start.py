@@ -1,0 +1,53 @@
+"""The first words of a caller whose handshake ends before the session's."""
+
+from antiphon.client.call import Connected
+from antiphon_common.core import Path
+from antiphon_transceiver.audio import UplinkFrame
+from antiphon_transceiver.dtls.record import ContentType
+from antiphon_transceiver.events import Connected as SessionConnected
+from antiphon_transceiver.events import MediaStarted
+from antiphon_transceiver.session import MAX_EARLY_PACKETS
+from support.session_pair import Pair
+
+STRANGER = Path.of("203.0.113.9", 9)
+
+
+def pair_without_last_flight(until: float) -> Pair:
+    """Connect a caller whose Finished does not arrive before `until`."""
+    pair = Pair()
+    assert pair.session.setup == "active"
+
+    def lose(datagram: bytes) -> list[bytes]:
+        return [] if datagram[0] == ContentType.CHANGE_CIPHER_SPEC and pair.network.now < until else [datagram]
+
+    pair.network.left.rewrite = lose
+    assert pair.network.run(lambda: any(isinstance(e, Connected) for e in pair.network.left.events), limit=1.0)
+    return pair
+
+
+def test_words_that_overtake_finished_are_heard_in_order_and_place() -> None:
+    pair = pair_without_last_flight(until=1.0)
+    pair.talk(0.6)
+    assert not pair.session.was_connected
+    assert pair.backend_heard == []
+    pair.network.run(lambda: pair.session.was_connected, limit=3.0)
+    pair.talk(0.6)
+    assert pair.backend_heard == list(range(60))
+    first, second, *_ = (type(e) for e in pair.network.right.events if isinstance(e, SessionConnected | MediaStarted))
+    assert (first, second) == (SessionConnected, MediaStarted)
+    frames = [event for event in pair.network.right.events if isinstance(event, UplinkFrame) and event.data]
+    assert [frame.position - frames[0].position for frame in frames[:30]] == [960 * number for number in range(30)]
+    assert pair.session.stream.uplink.jitter.counters.resynchronised == 0
+
+
+def test_only_the_newest_words_are_held_and_none_of_a_stranger() -> None:
+    pair = pair_without_last_flight(until=4.0)
+    pair.talk(2.0)
+    dropped = pair.session.counters.srtp_early
+    assert dropped >= 100 - MAX_EARLY_PACKETS
+    pair.session.receive_datagram(b"\x80" + bytes(40), STRANGER, pair.network.now)
+    assert pair.session.counters.srtp_early == dropped + 1
+    pair.session.receive_datagram(b"\x80" + bytes(40), pair.network.left.path, pair.network.now)
+    pair.network.run(lambda: pair.session.was_connected, limit=10.0)
+    assert pair.backend_heard == list(range(100 - MAX_EARLY_PACKETS + 1, 100))
+    assert pair.session.counters.srtp_failed == 1
