@@ -335,6 +335,19 @@ def test_what_was_said_is_never_left_out_although_it_is_late() -> None:
     assert stream.origins == [RECEIVED, RECOVERED, RECEIVED]
 
 
+def test_padding_is_no_loss() -> None:
+    stream = Stream()
+    stream.send(0)
+    stream.arrive(100.01, 1, 0, b"")
+    stream.arrive(100.01, 2, 0, b"")
+    stream.arrive(100.02, 3, TICKS, packet(3))
+    stream.arrive(100.06, 5, 3 * TICKS, packet(5))
+    stream.run_until(100.2)
+    assert stream.origins[:4] == [RECEIVED, RECEIVED, CONCEALED, RECEIVED]
+    assert stream.positions[:4] == [0, 1, 2, 3]
+    assert (stream.buffer.counters.lost, stream.buffer.counters.invalid) == (1, 2)
+
+
 def test_g711_counts_its_own_clock() -> None:
     stream = Stream(kind=G711, first_timestamp=0xFFFFFFF0)
     for index in (0, 1, 3):

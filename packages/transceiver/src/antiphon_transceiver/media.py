@@ -99,7 +99,8 @@ class AudioStream:
                 self.counters.other_payload += 1
                 return False
             try:
-                payload, repeated = decode_red(payload, self._payload_type)
+                if payload:  # else padding
+                    payload, repeated = decode_red(payload, self._payload_type)
             except DecodeError:
                 self.counters.rtp_bad += 1
                 return False

@@ -156,6 +156,9 @@ class JitterBuffer:
             duration = self._duration(payload)
         except DecodeError:
             self.counters.invalid += 1
+            if not payload and not self._held and sequence == self._next_sequence & 0xFFFF:
+                # Nothing but padding, with which browsers probe a path: it stands where no audio is missing.
+                self._next_sequence += 1
             return
         if self._restart_next:
             self._restart(sequence, timestamp, now, continues=False)
