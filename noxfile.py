@@ -1,5 +1,7 @@
 """How this repository is checked, measured and run: `nox -l` lists the sessions, plain `nox` runs what CI runs.
 
+What measures against the clock (abuse, load, network, bench, quality) wants a machine to itself, and is asked for by name.
+
 Arguments behind `--` go to the program of the session: `nox -s relay -- -k flood -x`.
 """
 
@@ -133,7 +135,7 @@ def e2e(session: nox.Session) -> None:
     run_tests(session, "e2e", "-s")
 
 
-@nox.session(venv_backend="none", requires=["system"])
+@nox.session(venv_backend="none", requires=["system"], default=False)
 def network(session: nox.Session) -> None:
     """Call from Chromium across bad networks between namespaces; prints gaps and delays. Needs root."""
     need(session, "chromium", "iproute2", "libopus0")
@@ -142,14 +144,14 @@ def network(session: nox.Session) -> None:
     run_tests(session, "network", "-s")
 
 
-@nox.session(venv_backend="none", requires=["system"])
+@nox.session(venv_backend="none", requires=["system"], default=False)
 def abuse(session: nox.Session) -> None:
     """Flood a relay and two transceivers beside live calls, and count what strangers get; needs CAP_NET_RAW."""
     need(session, "gcc", "libc6-dev", "libopus0")
     run_tests(session, "abuse", "-s")
 
 
-@nox.session(venv_backend="none", requires=["system"])
+@nox.session(venv_backend="none", requires=["system"], default=False)
 def load(session: nox.Session) -> None:
     """Make 100 calls at once, then more until a process is busy; prints how many that were."""
     need(session, "libopus0")
