@@ -1,6 +1,7 @@
 """How this repository is checked, measured and run: `nox -l` lists the sessions, plain `nox` runs what CI runs.
 
-What measures against the clock (abuse, load, network, bench, quality) wants a machine to itself, and is asked for by name.
+What measures against the clock (abuse, load, network, bench, quality) wants a machine to itself and is asked for by
+name.
 
 Arguments behind `--` go to the program of the session: `nox -s relay -- -k flood -x`.
 """
