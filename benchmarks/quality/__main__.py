@@ -16,23 +16,21 @@ our mean STOI at 15 % with FEC and RED is at least aiortc's at 3 %, for both kin
 
 import argparse
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from statistics import mean
 from typing import NamedTuple
 
 import av
 import numpy as np
-from benchmarks.quality.receivers import Heard, aiortc, antiphon
 from benchmarks.quality.score import Score, find_lag, score
-from benchmarks.quality.sender import Arrival, Condition, Samples, carry, encode, load_speech
 
 from antiphon_transceiver.audio import libopus
-
-Receiver = Callable[[Sequence[bytes], Sequence[Arrival]], Heard]
+from support.listeners import Listener, aiortc, antiphon
+from support.lossy_speech import Condition, Samples, carry, encode, load_speech
 
 FEC_ALONE, FEC_AND_RED = "ours, FEC", "ours, FEC+RED"
-RECEIVERS: dict[str, Receiver] = {
+LISTENERS: dict[str, Listener] = {
     "aiortc": aiortc,
     FEC_ALONE: partial(antiphon, red=False),
     FEC_AND_RED: partial(antiphon, red=True),
@@ -64,26 +62,26 @@ def main(argv: list[str] | None = None) -> int:
     print_versions()
     print(f"seeds {seeds.start} to {seeds.stop - 1}; delays in ms, packets in % of those sent\n")
     speech = load_speech()
-    lags = {name: find_lag(speech, listen(receiver, speech)) for name, receiver in RECEIVERS.items()}
+    lags = {name: find_lag(speech, listen(listener, speech)) for name, listener in LISTENERS.items()}
     rows: dict[tuple[Condition, str], Row] = {}
     print(f"{'losses':<12} {'receiver':<14}" + "".join(f"{head:>10}" for head in HEADS))
     for condition in CONDITIONS:
-        for name, receiver in RECEIVERS.items():
-            row = rows[condition, name] = measure(speech, condition, receiver, lags[name], seeds)
+        for name, listener in LISTENERS.items():
+            row = rows[condition, name] = measure(speech, condition, listener, lags[name], seeds)
             figures = "".join(f"{figure:>10.1f}" for figure in row[:7])
             print(f"{condition!s:<12} {name:<14}{figures}{row.score.stoi:>10.3f}{row.score.pesq:>10.2f}", flush=True)
     return 0 if judge(rows) else 1
 
 
-def listen(receiver: Receiver, speech: Samples) -> Samples:
+def listen(listener: Listener, speech: Samples) -> Samples:
     """What comes of the speech without losses."""
     packets = encode(speech, 0)
-    return receiver(packets, carry(packets, Condition(0), 0)).sound
+    return listener(packets, carry(packets, Condition(0), 0)).sound
 
 
-def measure(speech: Samples, condition: Condition, receiver: Receiver, lag: int, seeds: Iterable[int]) -> Row:
+def measure(speech: Samples, condition: Condition, listener: Listener, lag: int, seeds: Iterable[int]) -> Row:
     packets = encode(speech, condition.loss)
-    heard = [receiver(packets, carry(packets, condition, seed)) for seed in seeds]
+    heard = [listener(packets, carry(packets, condition, seed)) for seed in seeds]
     scores = [score(speech, each.sound, lag) for each in heard]
     delays = [1000 * delay for each in heard for delay in each.delays]
     share = 100 / len(packets)

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from benchmarks.quality.sender import RATE, Samples
 from pesq import pesq
 from pystoi import stoi
 
 from support.correlation import resample
+from support.lossy_speech import RATE, Samples
 
 SCORED_RATE = 16_000
 LONGEST_LAG = RATE // 20

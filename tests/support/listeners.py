@@ -1,6 +1,6 @@
 """What two receivers make of the same packets: ours, and aiortc's jitter buffer with its decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,9 +8,9 @@ from aiortc.codecs.opus import OpusDecoder as AiortcDecoder
 from aiortc.jitterbuffer import JitterBuffer as AiortcBuffer
 from aiortc.rtp import RtpPacket
 from av import AudioFrame
-from benchmarks.quality.sender import FRAME_SECONDS, RATE, TICKS, Arrival, Samples
 
 from antiphon_transceiver.audio import Repeated, UplinkAudio, UplinkFrame
+from support.lossy_speech import FRAME_SECONDS, RATE, TICKS, Arrival, Samples
 
 SHIFT = 1000.0
 """Seconds on the receivers' clock at which the stream begins."""
@@ -27,6 +27,9 @@ class Heard(NamedTuple):
     recovered_fec: int = 0
     recovered_red: int = 0
     concealed: int = 0
+
+
+Listener = Callable[[Sequence[bytes], Sequence[Arrival]], Heard]
 
 
 def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, red: bool) -> Heard:

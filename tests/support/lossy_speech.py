@@ -16,6 +16,8 @@ from support.impairment import Bursts, ImpairedLink, Impairment
 Samples = npt.NDArray[np.float32]
 
 SPEECH = Path(__file__).parents[2] / "packages/antiphon/src/antiphon/client/speech.wav"
+"""Found in the repository, so that the package need not be installed."""
+
 RATE = 48_000
 FRAME_SECONDS = 0.02
 TICKS = 960
