@@ -12,7 +12,8 @@ from aiortc import RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
 from antiphon.client.speech import Speech
 from support.aiortc_callers import EncodedSpeaker
-from support.backend_calls import answer_events, serving_in_thread
+from support.answering import answer_events
+from support.backend_calls import serving_in_thread
 from support.processes import Deployment, all_in_one
 
 PATIENCE = 15.0

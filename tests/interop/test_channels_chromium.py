@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Playwright
 
-from support.backend_calls import answer_events, serving_in_thread
+from support.answering import answer_events
+from support.backend_calls import serving_in_thread
 from support.browser import TalkPage, chromium
 from support.correlation import known_speech, write_wav
 from support.processes import Deployment, all_in_one

@@ -107,6 +107,12 @@ def test_what_is_too_long_is_dropped_and_the_sender_told(net: Network) -> None:
     assert "mtu 1200" in net["client"].run("ip", "route", "get", SERVER)
 
 
+def test_a_nat_lets_fragments_pass(net: Network) -> None:
+    """The first datagram is lost, and its sender told; the others come in two pieces each."""
+    net.impair("hidden", up=Impairment(mtu=1200))
+    assert len(probe(net, "hidden", count=20, size=1400)) == 19
+
+
 def test_blocked_udp_is_dropped(net: Network) -> None:
     net.impair("client", up=Impairment(blocked=True))
     assert probe(net, count=10) == []

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 from anyio.from_thread import start_blocking_portal
 
-from antiphon_backend import Call, Handler, serve_backend
+from antiphon_backend import Handler, serve_backend
 from antiphon_common.shell.supervise import Runtime
 
 
@@ -31,11 +31,3 @@ def serving_in_thread(handler: Handler, **options: Any) -> Iterator[str]:
         served, url = portal.start_task(partial(serve_backend, handler, "127.0.0.1", 0, **options))
         yield url
         served.cancel()
-
-
-async def answer_events(call: Call) -> None:
-    """Answer each event of a client with one that has it inside, until there is one of type `hang_up`."""
-    async for event in call.events():
-        await call.send_event({"type": "answer", "to": event})
-        if event["type"] == "hang_up":
-            return

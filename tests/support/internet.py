@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -50,11 +50,21 @@ class Internet:
         """Let the caller's NAT forget its ports."""
         self._network.rebind(CALLER, after=after)
 
-    def record(self, seconds: float, prepare: Callable[[TalkPage], None] = lambda tab: None) -> Recording:
-        """Make a call, let `prepare` plan some trouble as the recording begins, and listen to it."""
+    @property
+    def too_long(self) -> int:
+        """Packets to the caller that were longer than its network takes."""
+        return self._network.figures().hosts[CALLER].down["too_long"]
+
+    def call(self) -> TalkPage:
+        """Make a call; return the page once it is connected."""
         tab = self._new_tab()
         tab.open(URL)
         tab.talk()
+        return tab
+
+    def record(self, seconds: float, prepare: Callable[[TalkPage], None] = lambda tab: None) -> Recording:
+        """Make a call, let `prepare` plan some trouble as the recording begins, and listen to it."""
+        tab = self.call()
         tab.start_recording()
         prepare(tab)
         stereo = tab.recording(seconds)
@@ -65,18 +75,18 @@ class Internet:
 
 
 @contextmanager
-def internet(playwright: Playwright, folder: Path) -> Iterator[Internet]:
-    """Set everything up. Whatever it needs to write goes into `folder`."""
+def internet(playwright: Playwright, folder: Path, backend: str = "antiphon_backend.loopback") -> Iterator[Internet]:
+    """Set everything up, with a module as the backend. Whatever it needs to write goes into `folder`."""
     plans = (HostPlan("server", (SERVER,)), HostPlan(CALLER, ("192.168.1.2",), nat="203.0.113.7"))
     settings = ["--http", f"{SERVER}:8080", "--media", f"{SERVER}:3478", "--control", "127.0.0.1:0"]
-    settings += ["--backend", "loopback", "--admin", "127.0.0.1:9090", "--no-auth"]
+    settings += ["--backend", "test=ws://127.0.0.1:9000", "--admin", "127.0.0.1:9090", "--no-auth"]
     microphone = write_wav(folder / "speech.wav", known_speech())
     # Plain HTTP is no secure context by itself, and only those have a microphone.
     trusting = f"--unsafely-treat-insecure-origin-as-secure={URL}"
-    with (
-        network(*plans) as network_between,
-        Service("antiphon", *settings, command=(*network_between["server"].command, sys.executable, "-m")) as antiphon,
-    ):
+    with network(*plans) as network_between, ExitStack() as services:
+        python = (*network_between["server"].command, sys.executable, "-m")
+        services.enter_context(Service(backend, command=python)).wait_ready()
+        antiphon = services.enter_context(Service("antiphon", *settings, command=python))
         antiphon.wait_ready()
         program = network_between[CALLER].launcher("chromium", folder)
         with (

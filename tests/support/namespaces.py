@@ -45,13 +45,13 @@ class HostPlan(msgspec.Struct, frozen=True):
 
 
 class Host:
-    """A namespace. Prefix a command with `command` to run it there."""
+    """A namespace. Prefix a command with `command` to run it there; Python then finds what stands in `tests`."""
 
     def __init__(self, plan: HostPlan) -> None:
         self.name = plan.name
         self.address = plan.addresses[0]
         self.namespace = f"{PREFIX}{os.getpid()}-{plan.name}"
-        self.command = ("ip", "netns", "exec", self.namespace)
+        self.command = ("ip", "netns", "exec", self.namespace, "env", f"PYTHONPATH={_TESTS}")
 
     def run(self, *arguments: str) -> str:
         """Run a command to its end and return what it printed."""

@@ -24,11 +24,16 @@ def protocol(packet: bytes) -> int:
     return packet[9] if packet[0] >> 4 == 4 else packet[6]
 
 
+def is_later_fragment(packet: bytes) -> bool:
+    """Tell whether this is a part of an IPv4 packet that is not its first, and so has no ports."""
+    return packet[0] >> 4 == 4 and int.from_bytes(packet[6:8], "big") & 0x1FFF != 0
+
+
 def endpoints(packet: bytes) -> tuple[Endpoint, Endpoint] | None:
     """Return source and destination of UDP or TCP over IPv4; None for anything else, and for later fragments."""
     header = (packet[0] & 0x0F) * 4
-    later_fragment = int.from_bytes(packet[6:8], "big") & 0x1FFF
-    if packet[0] >> 4 != 4 or packet[9] not in _CHECKSUM_AT or later_fragment or len(packet) < header + 8:
+    is_known = packet[0] >> 4 == 4 and packet[9] in _CHECKSUM_AT
+    if not is_known or is_later_fragment(packet) or len(packet) < header + 8:
         return None
     source, target = struct.unpack_from("!HH", packet, header)
     return (packet[12:16], source), (packet[16:20], target)
@@ -47,6 +52,14 @@ def rewrite(packet: bytes, source: Endpoint, target: Endpoint) -> bytes:
         _adjust(rewritten, at, before, rewritten[12:20] + rewritten[header : header + 4])
         if packet[9] == UDP and rewritten[at : at + 2] == b"\0\0":
             rewritten[at : at + 2] = b"\xff\xff"
+    return bytes(rewritten)
+
+
+def rewrite_source(packet: bytes, source: bytes) -> bytes:
+    """Return an IPv4 packet without ports from another address, and its checksum adjusted (RFC 1624)."""
+    rewritten = bytearray(packet)
+    rewritten[12:16] = source
+    _adjust(rewritten, 10, packet[12:16], source)
     return bytes(rewritten)
 
 

@@ -197,6 +197,8 @@ class Router:
             self._deliver(port, message)
 
     def _translate_outward(self, port: Port, packet: bytes) -> bytes | None:
+        if packets.is_later_fragment(packet):  # it goes where the first one does (RFC 4787 §11)
+            return packets.rewrite_source(packet, port.public)
         ends = packets.endpoints(packet)
         if ends is None:
             return None
