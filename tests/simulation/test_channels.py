@@ -269,6 +269,37 @@ def recorded(pair: Pair) -> list[bytes]:
     return packets
 
 
+def test_a_message_that_is_too_long_ends_the_channels_and_not_the_call() -> None:
+    pair = connected()
+    assert pair.client.channels is not None
+    pair.client.channels._max_message_size = 2 * OURS.max_message_size
+    pair.client.send_message("x" * (OURS.max_message_size + 1))
+    settle(pair, 3.0)
+    assert pair.session.statistics()["channels"]["ended"].startswith("the peer broke the protocol")
+    with pytest.raises(UndeliverableError):
+        pair.session.send_event({"type": "late"})
+    pair.talk(0.4)
+    assert len(pair.backend_heard) == 20
+
+
+def test_events_come_through_an_outage() -> None:
+    pair = connected()
+    stations = (pair.network.left, pair.network.right)
+    for station in stations:
+        station.rewrite = lambda datagram: []
+    settle(pair, 5.5)
+    assert pair.session.state == "disconnected"
+    pair.session.send_event({"type": "from the backend"})
+    pair.client.send_message('{"type":"from the client"}')
+    settle(pair, 5.0)
+    for station in stations:
+        station.rewrite = lambda datagram: [datagram]
+    settle(pair, 8.0)
+    assert pair.session.state == "connected"
+    assert received(pair.network.left.events) == [{"type": "from the backend"}]
+    assert taken(pair) == [{"type": "from the client"}]
+
+
 def test_a_call_without_data_channels_drops_events_and_counts_them() -> None:
     pair = Pair().connect()
     pair.session.send_event({"type": "test"})
