@@ -12,6 +12,7 @@ from aiortc import RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
 from antiphon.client.speech import Speech
 from support.aiortc_callers import EncodedSpeaker
+from support.aiortc_peer import run_in_thread
 from support.answering import answer_events
 from support.backend_calls import serving_in_thread
 from support.processes import Deployment, all_in_one
@@ -95,7 +96,7 @@ def test_events_of_every_length_both_ways(deployment: Deployment) -> None:
             assert statistics["received_packets"] > 0
             return took
 
-    took = asyncio.run(talk())
+    took = run_in_thread(talk)
     print(f"\naiortc: {SIZE // 1024} KiB and back in {took:.2f} s", end="")
 
 
@@ -114,7 +115,7 @@ def test_what_is_no_event_and_what_is_no_events_channel(deployment: Deployment) 
             channels = (await caller.statistics())["channels"]
             assert (channels["ignored"], channels["malformed"], channels["received"]) == (2, 2, 1)
 
-    asyncio.run(talk())
+    run_in_thread(talk)
 
 
 def test_a_channel_is_closed_and_another_opened(deployment: Deployment) -> None:
@@ -128,7 +129,7 @@ def test_a_channel_is_closed_and_another_opened(deployment: Deployment) -> None:
             await caller.wait(lambda: len(caller.heard) == 1, "the answer")
             assert caller.peer.connectionState == "connected"
 
-    asyncio.run(talk())
+    run_in_thread(talk)
 
 
 def test_the_last_event_comes_before_the_backend_hangs_up(deployment: Deployment) -> None:
@@ -139,4 +140,4 @@ def test_the_last_event_comes_before_the_backend_hangs_up(deployment: Deployment
             assert [event["to"]["type"] for event in caller.heard] == ["hang_up"]
             assert caller.channel.readyState == "closed"
 
-    asyncio.run(talk())
+    run_in_thread(talk)

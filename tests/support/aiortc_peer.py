@@ -4,10 +4,10 @@ import asyncio
 import fractions
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -29,6 +29,8 @@ SLACK = 40.0
 CALLS = "/v1/realtime/calls"
 
 Way = Literal["http", "websocket"]
+
+T = TypeVar("T")
 
 
 class Recording(NamedTuple):
@@ -128,9 +130,13 @@ async def call(url: str, known: Samples, seconds: float, way: Way) -> Recording:
 
 
 def call_in_thread(url: str, known: Samples, seconds: float, way: Way) -> Recording:
-    """Call from a thread of its own: this one may have an event loop of Playwright's."""
+    return run_in_thread(lambda: call(url, known, seconds, way))
+
+
+def run_in_thread(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in a thread of its own: this one may have an event loop of Playwright's."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(lambda: asyncio.run(call(url, known, seconds, way))).result()
+        return thread.submit(lambda: asyncio.run(function())).result()
 
 
 def _said(known: Samples, speaker_began: float, listener_began: float, count: int) -> Samples:
