@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, is_authorized
-from antiphon_common.errors import LocalProtocolError
+from antiphon_common.errors import AntiphonError, LocalProtocolError
 from antiphon_common.keys import DerivedKeys
 from antiphon_transceiver.backends import BackendError
 from antiphon_transceiver.server import Full, NoCall, Stale, TransceiverServer
@@ -26,19 +26,23 @@ RETRY_AFTER = "2"
 """Seconds after which a refused offer is worth another try."""
 
 Handler = Callable[[Request], Awaitable[Response]]
+Message = TypeVar("Message")
+
+
+class BadRequest(AntiphonError):
+    """A request whose body cannot be taken; `status` and `code` are what the answer says."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
 
 
 def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) -> Starlette:
     """Return the ASGI application of one transceiver."""
 
     async def start(request: Request) -> Response:
-        body = await _read_body(request)
-        if body is None:
-            return _failure(413, "too_large", f"a request has at most {MAX_BODY} bytes")
-        try:
-            offer = msgspec.json.decode(body, type=CallRequest)
-        except msgspec.DecodeError as error:
-            return _failure(400, "bad_request", str(error))
+        offer = await _read(request, CallRequest)
         try:
             return _json(201, server.start_call(offer))
         except Full as error:
@@ -61,13 +65,7 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
         return _no_call() if found is None else _json(200, found)
 
     async def update(request: Request) -> Response:
-        body = await _read_body(request)
-        if body is None:
-            return _failure(413, "too_large", f"a request has at most {MAX_BODY} bytes")
-        try:
-            change = msgspec.json.decode(body, type=IceUpdate)
-        except msgspec.DecodeError as error:
-            return _failure(400, "bad_request", str(error))
+        change = await _read(request, IceUpdate)
         try:
             answer = server.update_ice(request.path_params["call_id"], request.query_params.get("tenant", ""), change)
         except NoCall:
@@ -90,7 +88,10 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
         async def guard(request: Request) -> Response:
             if not is_authorized(keys, request.headers.get("authorization", ""), time.time()):
                 return _failure(401, "unauthorized", "the Bearer token is not a control key of this secret file")
-            return await handler(request)
+            try:
+                return await handler(request)
+            except BadRequest as error:
+                return _failure(error.status, error.code, str(error))
 
         return guard
 
@@ -106,13 +107,17 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
     )
 
 
-async def _read_body(request: Request) -> bytes | None:
+async def _read(request: Request, kind: type[Message]) -> Message:
+    """Return the message in the body of a request; raise BadRequest when it is too long or another."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
-            return None
-    return bytes(body)
+            raise BadRequest(413, "too_large", f"a request has at most {MAX_BODY} bytes")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise BadRequest(400, "bad_request", str(error)) from None
 
 
 def _json(status: int, value: Any) -> Response:

@@ -18,7 +18,7 @@ from antiphon_transceiver import dtls, events, ice
 from antiphon_transceiver.channels import OURS, CallChannels
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
+from antiphon_transceiver.srtp import EXPORTER_LABEL, SrtpProfile, SrtpSession, keying_material_length
 from antiphon_transceiver.srtp.profiles import PREFERRED_PROFILES
 
 SETUP_TIMEOUT = 30.0
@@ -33,8 +33,6 @@ FIRST_MEDIA_TIMEOUT = 10.0
 MAX_EARLY_PACKETS = 75
 """SRTP packets held while the peer already has keys and we do not: 1.5 s of 20 ms each. A peer whose last flight got
 lost has sent it again by then, even one that waits for a second as RFC 6347 §4.2.4.1 recommends. The newest stay."""
-
-EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
 
 
 class SessionCounters:

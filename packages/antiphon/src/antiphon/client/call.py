@@ -21,9 +21,7 @@ from antiphon_transceiver.rtcp import PacketFeedback, Reporter
 from antiphon_transceiver.rtp import RtpOptions, RtpSender, decode_rtp
 from antiphon_transceiver.sctp import MAX_MESSAGE_SIZE, DataChannelEndpoint, DataChannelEvent
 from antiphon_transceiver.sctp.association import PORT
-from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
-
-EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
+from antiphon_transceiver.srtp import EXPORTER_LABEL, SrtpProfile, SrtpSession, keying_material_length
 
 PATIENCE = 0.1
 """Seconds for which a lost packet is worth asking for; nothing plays here, so as long as a browser might wait."""

@@ -8,6 +8,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 
+EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
+"""What DTLS exports the master keys under (RFC 5764 §4.2)."""
+
 
 class Label(IntEnum):
     """What a session key is for (RFC 3711 §4.3.1, §4.3.2)."""
@@ -31,7 +34,7 @@ class Keys(NamedTuple):
 
 
 def keying_material_length(profile: SrtpProfile) -> int:
-    """Return how many bytes to export from DTLS under the label EXTRACTOR-dtls_srtp."""
+    """Return how many bytes to export from DTLS under `EXPORTER_LABEL`."""
     return 2 * (profile.key_length + profile.salt_length)
 
 

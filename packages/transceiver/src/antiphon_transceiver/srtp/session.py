@@ -53,7 +53,7 @@ class SrtpCounters:
 class SrtpSession:
     """SRTP and SRTCP of one call.
 
-    `exported` is what DTLS exports under EXTRACTOR-dtls_srtp, `keying_material_length(profile)` bytes; `is_client`
+    `exported` is what DTLS exports under `EXPORTER_LABEL`, `keying_material_length(profile)` bytes; `is_client`
     says whether we are the DTLS client. The methods take and return whole packets. Those that unprotect raise
     SrtpError; those that protect raise LocalProtocolError, above all when an index would be used twice.
     """
