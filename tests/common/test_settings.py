@@ -93,6 +93,8 @@ def test_values_are_read() -> None:
         (["--tls-cert", "a.pem"], {}, ["--tls-key"]),
         (["--tls", "yes"], {}, ["self-signed"]),
         (["--cluster", "1", "--cluster", "2"], {}, ["--cluster", "once"]),
+        (["--redis", "127.0.0.1:6379"], {}, ["--redis", "redis://"]),
+        (["--drain", "-1"], {}, ["--drain", "seconds"]),
         (["--no-such-thing"], {}, ["--no-such-thing"]),
         (["--config", "absent.toml"], {}, ["absent.toml", "No such file"]),
     ],

@@ -27,6 +27,8 @@ from antiphon_common.settings.values import (
     read_count,
     read_media,
     read_network,
+    read_redis,
+    read_seconds,
     read_text,
     read_url,
     read_workers,
@@ -139,6 +141,14 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Option("control address of a transceiver, for signaling and relay", "URL", read_url, repeatable=True),
     ] = ("http://127.0.0.1:8090",)
+    redis: Annotated[
+        str | None,
+        Option("where services find each other, and relays the owners of flows; nothing waits for it", "URL", read_redis),
+    ] = None
+    drain: Annotated[
+        float,
+        Option("what calls still have after SIGTERM, while no new ones are taken", "SECONDS", read_seconds),
+    ] = 25.0
     admin: Annotated[
         Address | None,
         Option("health, readiness and metrics over HTTP", "HOST:PORT", read_address),

@@ -175,6 +175,21 @@ def read_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def read_redis(text: str) -> str:
+    """The URL of a Redis server, which may hold a password and a database."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.scheme == "unix"):
+        raise ValueError("write a URL such as redis://127.0.0.1:6379/0, or rediss:// for TLS")
+    return text
+
+
+def read_seconds(text: str) -> float:
+    """Seconds, with decimals if need be."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise ValueError("write seconds, such as 25 or 0.5")
+    return float(text)
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """Return a reader that takes just these words."""
 
