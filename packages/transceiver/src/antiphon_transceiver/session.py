@@ -171,6 +171,13 @@ class Session:
         self.agent.set_remote(remote)
         return evicted
 
+    def unreachable(self, ingress: int, now: float) -> None:
+        """Tell that nothing sent by way of an ingress arrives: from now on everything goes by the best validated path
+        of another one, as `IceAgent.unreachable` says."""
+        if self.ended is None:
+            self.agent.unreachable(ingress, now)
+            self._drain(now)
+
     def play(self, response: int, data: bytes) -> None:
         """Queue audio of the backend. Raises `OverrunError` when it ignored its credit, DecodeError for no audio."""
         self.stream.playout.append(response, data)

@@ -1,6 +1,7 @@
 """ICE-lite: answers checks, validates paths, tells where to send."""
 
 from antiphon_transceiver.ice.agent import (
+    BACKUP_INTERVAL,
     DISCONNECT_AFTER,
     EXPIRE_AFTER,
     PROBE_AFTER,
@@ -23,6 +24,7 @@ from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
 
 __all__ = [
     "AMPLIFICATION_LIMIT",
+    "BACKUP_INTERVAL",
     "DISCONNECT_AFTER",
     "EXPIRE_AFTER",
     "MAX_GENERATIONS",

@@ -1,11 +1,13 @@
 """ICE-lite (RFC 8445 §2.5) in the controlled role, with return routability and consent of its own.
 
-The peer checks and nominates. We answer, and send two kinds of check ourselves: one to every new path, because a
-packet's source address proves nothing until something sent there comes back, and one to a path that fell silent.
+The peer checks and nominates. We answer, and send three kinds of check ourselves: one to every new path, because a
+packet's source address proves nothing until something sent there comes back; one to a path that fell silent; and one
+every `BACKUP_INTERVAL` to the best path by each other ingress than the selected path's, so that it still works, and
+both sides still know it, when it is needed.
 
 | peer | nothing heard on the selected path for | then |
 |---|---|---|
-| connected | `PROBE_AFTER` | probe it |
+| connected | `PROBE_AFTER` | probe it, and the backups |
 | connected | `DISCONNECT_AFTER` | another path that is alive is selected; without one: disconnected |
 | disconnected | – | a sign of life from a validated path: connected |
 | disconnected | `EXPIRE_AFTER` | expired, closed |
@@ -52,6 +54,10 @@ EXPIRE_AFTER = 30.0
 REBOUND_SILENCE = 1.0
 """Media that comes by a validated path while the selected one has been silent this long means that a NAT gave the
 client another address; clients that nominate once (RFC 8445 §8.1.1) do not nominate again."""
+
+BACKUP_INTERVAL = 10.0
+"""Chromium stops checking a second ingress after a few seconds, but answers, and keeps the pair while anything came by
+it in the last 30 s. Three of these fit."""
 
 PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
 """Of a peer-reflexive candidate of ours (RFC 8445 §5.1.2)."""
@@ -107,6 +113,8 @@ class IceAgent:
         self._checks: dict[bytes, PathState] = {}
         """Paths by the transaction of our check: at most one each."""
         self._checks_at = inf
+        self._backups_at = inf
+        self._selected_at = -inf
         self._peer = _Peer.UNKNOWN
         self._last_heard = inf
         self._transmits: deque[Transmit] = deque()
@@ -115,7 +123,8 @@ class IceAgent:
     @property
     def selected(self) -> Path | None:
         """Where to send: the latest nominated of the validated paths. Before any is validated the latest nominated
-        path, or else the first that was opened; the three-fold limit holds there."""
+        path, or else the first that was opened; the three-fold limit holds there. Where that one's ingress is
+        unreachable, another validated path."""
         selected = self._table.selected
         return None if selected is None else selected.path
 
@@ -150,9 +159,9 @@ class IceAgent:
         if not authenticated:
             return
         self._alive(state, now)
-        selected = self._table.selected
-        if state.validated and selected is not None and now >= selected.last_heard + REBOUND_SILENCE:
-            self._move_to(state)
+        preferred = self._table.preferred
+        if state.validated and preferred is not None and now >= preferred.last_heard + REBOUND_SILENCE:
+            self._move_to(state, now)
 
     def may_send(self, path: Path, size: int) -> bool:
         """Whether a datagram of `size` bytes is allowed there."""
@@ -170,6 +179,21 @@ class IceAgent:
         state = self._table.get(path)
         if state is not None:
             self._validated(state, now)
+
+    def unreachable(self, ingress: int, now: float) -> None:
+        """Tell that nothing sent by way of an ingress arrives, as when no relay of it lives.
+
+        From now on another path is selected, if a validated one by a reachable ingress is there: of those the one heard
+        latest, and it is probed at once. That ends when anything authenticated is heard by a validated path of the
+        ingress, save that the peer has meanwhile nominated another path, or moved its media there. Harmless when
+        repeated, and for an ingress that the peer does not use.
+        """
+        if self._table.mark(ingress, unreachable=True):
+            before = self._table.selected
+            self._select(now)
+            selected = self._table.selected
+            if selected is not None and selected is not before:
+                self._probe(selected, now)
 
     # The five methods
 
@@ -198,6 +222,11 @@ class IceAgent:
         if now >= self._table.stale_at:
             for state in self._table.pop_stale(now, EXPIRE_AFTER):
                 self._drop(state)
+        if now >= self._backups_at:
+            self._backups_at = inf
+            for state in self._table.backups():
+                self._probe(state, now)
+            self._plan_backups(now)
         self._judge_silence(now)
 
     def poll_transmit(self) -> Transmit | None:
@@ -213,8 +242,8 @@ class IceAgent:
         if self._peer is _Peer.DISCONNECTED:
             silence_at = self._last_heard + EXPIRE_AFTER
         else:
-            silence_at = selected.last_heard + (PROBE_AFTER if selected.check is None else DISCONNECT_AFTER)
-        return min(silence_at, self._checks_at, self._table.stale_at)
+            silence_at = self._silent_since(selected) + (PROBE_AFTER if selected.check is None else DISCONNECT_AFTER)
+        return min(silence_at, self._checks_at, self._backups_at, self._table.stale_at)
 
     # The peer's checks
 
@@ -233,7 +262,7 @@ class IceAgent:
         if answer.message_class is not MessageClass.SUCCESS:
             return
         if message.use_candidate and self._table.nominate(state):
-            self._select()
+            self._select(now)
         if not state.validated and state.check is None:
             self._check(state, now, first_wait=0.2, longest_wait=1.6, attempts=6)
 
@@ -249,7 +278,7 @@ class IceAgent:
             self._events.append(PathOpened(source))
             if self._table.selected is None:
                 self._peer = _Peer.CONNECTED
-                self._select()
+                self._select(now)
         state.generation = generation
         if not state.validated:
             state.received += size
@@ -290,6 +319,11 @@ class IceAgent:
         self._checks[transaction_id] = state
         self._checks_at = min(self._checks_at, check.deadline)
         self._send_check(check, state)
+
+    def _probe(self, state: PathState, now: float) -> None:
+        """Ask whether a validated path still works, unless that is under way."""
+        if state.check is None:
+            self._check(state, now, first_wait=0.5, longest_wait=4.0, attempts=10)
 
     def _send_check(self, check: Transaction, state: PathState) -> None:
         if self._send(check.datagram, state):
@@ -339,9 +373,11 @@ class IceAgent:
         if not state.validated and selected is not None and selected.validated:
             return  # a captured check, replayed from a strange address, keeps nothing alive
         self._last_heard = now
+        if state.unreachable and self._table.mark(state.path.ingress, unreachable=False):
+            self._select(now)
         if self._peer is _Peer.DISCONNECTED:
             self._peer = _Peer.CONNECTED
-            self._move_to(state)
+            self._move_to(state, now)
             self._events.append(Reconnected())
 
     def _validated(self, state: PathState, now: float) -> None:
@@ -349,17 +385,24 @@ class IceAgent:
             state.validated = True
             self._end_check(state)
             self._events.append(PathValidated(state.path))
-            self._select()
+            self._select(now)
+            self._plan_backups(now)
         self._alive(state, now)
 
-    def _move_to(self, state: PathState) -> None:
-        if state is not self._table.selected:
+    def _move_to(self, state: PathState, now: float) -> None:
+        if state is not self._table.preferred:
             self._table.nominate(state)
-            self._select()
+            self._select(now)
 
-    def _select(self) -> None:
+    def _select(self, now: float) -> None:
         if self._table.select() and self._table.selected is not None:
+            self._selected_at = now
             self._events.append(PathSelected(self._table.selected.path))
+            self._plan_backups(now)
+
+    def _plan_backups(self, now: float) -> None:
+        if self._table.backups():
+            self._backups_at = min(self._backups_at, now + BACKUP_INTERVAL)
 
     def _drop(self, state: PathState) -> None:
         self._end_check(state)
@@ -374,6 +417,10 @@ class IceAgent:
 
     # Silence
 
+    def _silent_since(self, selected: PathState) -> float:
+        """A backup is heard every `BACKUP_INTERVAL`: it has its time to answer from when it is selected."""
+        return max(selected.last_heard, self._selected_at)
+
     def _judge_silence(self, now: float) -> None:
         selected = self._table.selected
         if selected is None:
@@ -382,15 +429,16 @@ class IceAgent:
             if now >= self._last_heard + EXPIRE_AFTER:
                 self._expire()
                 return
-        elif now >= selected.last_heard + DISCONNECT_AFTER:
+        elif now >= self._silent_since(selected) + DISCONNECT_AFTER:
             alive = self._table.alive(now, DISCONNECT_AFTER)
             if alive is not None:
-                self._move_to(alive)
+                self._move_to(alive, now)
                 return
             self._peer = _Peer.DISCONNECTED
             self._events.append(Disconnected())
-        if now >= selected.last_heard + PROBE_AFTER and selected.check is None:
-            self._check(selected, now, first_wait=0.5, longest_wait=4.0, attempts=10)
+        if now >= self._silent_since(selected) + PROBE_AFTER and selected.check is None:
+            for state in (selected, *self._table.backups()):
+                self._probe(state, now)
 
     def _expire(self) -> None:
         self._peer = _Peer.EXPIRED

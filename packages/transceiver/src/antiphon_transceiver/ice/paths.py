@@ -27,6 +27,7 @@ class PathState:
         "path",
         "received",
         "sent",
+        "unreachable",
         "validated",
     )
 
@@ -36,6 +37,8 @@ class PathState:
         """The credentials of the latest check; ours on this path use the same."""
         self.last_heard = now
         self.validated = False
+        self.unreachable = False
+        """Nothing can be sent to its ingress, says the owner, until something is heard from there."""
         self.nomination = 0
         """Rises with each nomination that moves the call; 0 until the path is nominated."""
         self.received = 0
@@ -57,6 +60,8 @@ class PathTable:
         self._states: dict[Path, PathState] = {}
         self._nominations = 0
         self.selected: PathState | None = None
+        self.preferred: PathState | None = None
+        """What would be selected if every ingress could be reached; mostly the same."""
         self.stale_at = inf
         """A time before which no path can be stale."""
 
@@ -82,7 +87,7 @@ class PathTable:
                 (other for other in self._states.values() if other is not self.selected),
                 key=lambda other: (other.validated, other.last_heard),
             )
-            del self._states[evicted.path]
+            self._remove(evicted)
         self._states[state.path] = state
         return evicted
 
@@ -91,7 +96,7 @@ class PathTable:
         others = [state for state in self._states.values() if state is not self.selected]
         stale = [state for state in others if now >= state.last_heard + lifetime]
         for state in stale:
-            del self._states[state.path]
+            self._remove(state)
         self.stale_at = min((state.last_heard + lifetime for state in others if state not in stale), default=inf)
         return stale
 
@@ -99,7 +104,7 @@ class PathTable:
         """Remove every path, and return them."""
         states = list(self._states.values())
         self._states.clear()
-        self.selected = None
+        self.selected = self.preferred = None
         return states
 
     def nominate(self, state: PathState) -> bool:
@@ -114,14 +119,44 @@ class PathTable:
         """Choose the latest nominated and validated path: return whether the choice changed.
 
         Until one is both, validated comes before nominated (no call is pointed at a stranger), and with nothing to
-        choose by the first path stays.
+        choose by the first path stays. Where the choice cannot be reached, the best of the other validated paths
+        stands in for it: the one that does so already, or that was heard latest.
         """
-        best = max(self._states.values(), key=lambda state: (state.validated, state.nomination, state is self.selected))
+        states = self._states.values()
+        best = max(states, key=lambda state: (state.validated, state.nomination, state is self.preferred))
+        self.preferred = best
+        if best.unreachable:
+            others = [state for state in states if state.validated and not state.unreachable]
+            best = max(others, key=lambda state: (state is self.selected, state.last_heard), default=best)
         changed = best is not self.selected
         self.selected = best
         return changed
+
+    def mark(self, ingress: int, *, unreachable: bool) -> bool:
+        """Note whether an ingress can be reached; return whether that is news for any path."""
+        states = [state for state in self._states.values() if state.path.ingress == ingress]
+        changed = [state for state in states if state.unreachable is not unreachable]
+        for state in changed:
+            state.unreachable = unreachable
+        return bool(changed)
+
+    def backups(self) -> list[PathState]:
+        """Return of each ingress, save that of the selected path, the validated path heard latest."""
+        latest: dict[int, PathState] = {}
+        for state in self._states.values():
+            ingress = state.path.ingress
+            if state.validated and (ingress not in latest or state.last_heard > latest[ingress].last_heard):
+                latest[ingress] = state
+        if self.selected is not None:
+            latest.pop(self.selected.path.ingress, None)
+        return list(latest.values())
 
     def alive(self, now: float, silence: float) -> PathState | None:
         """Return the path heard latest, if that is less than `silence` seconds ago; validated unless none is."""
         latest = max(self._states.values(), key=lambda state: (state.validated, state.last_heard), default=None)
         return latest if latest is not None and now < latest.last_heard + silence else None
+
+    def _remove(self, state: PathState) -> None:
+        del self._states[state.path]
+        if state is self.preferred:
+            self.preferred = self.selected

@@ -1,0 +1,199 @@
+"""A second ingress without a shared address: its path is kept alive, and takes over when the first one is lost."""
+
+from collections.abc import Callable
+
+from antiphon_common.core import Path
+from antiphon_common.stun import Message, MessageClass
+from antiphon_transceiver import ice
+from support.ice import LAPTOP, Peer
+
+FIRST = LAPTOP._replace(ingress=1)
+SECOND = LAPTOP._replace(ingress=2)
+FIRST_AGAIN = Path.of("192.0.2.10", 50002, ingress=1)
+
+PRUNED_AFTER = 5.0
+DEAD_AFTER = 30.0
+"""libwebrtc checks one pair of each network once it is nominated, and forgets another by which nothing came for so long
+(`DEAD_CONNECTION_RECEIVE_TIMEOUT`); a check of ours counts as something, and is answered."""
+
+
+class Browser(Peer):
+    """Two pairs, as Chromium keeps them: the selected one is checked each 2.5 s, the other in the beginning."""
+
+    began = 0.0
+
+    def connect_both(self) -> None:
+        self.connect(FIRST)
+        self.connect(SECOND)
+        self.check(FIRST, use_candidate=True)
+        self.events.clear()
+        self.began = self.now
+
+    def run(self, seconds: float, *, path: Path = FIRST) -> None:
+        """Send media by a path and check it, and the second one while that is young."""
+        end = self.now + seconds
+        while self.now < end:
+            self.advance(self.now + 0.5)
+            self.agent.heard(path, 100, self.now, authenticated=True)
+            self.drain()
+            if self.now % 2.5 == 0:
+                self.check(path, use_candidate=True)
+                if self.now < self.began + PRUNED_AFTER:
+                    self.check(SECOND)
+            checks = [at for at, transmit in self.sent if transmit.path == SECOND]
+            if self.now > max(checks, default=self.began) + DEAD_AFTER:
+                self.reachable.discard(SECOND)
+
+
+def connected() -> Browser:
+    peer = Browser()
+    peer.connect_both()
+    assert peer.agent.selected == FIRST
+    return peer
+
+
+def test_a_backup_that_the_peer_does_not_check_is_still_there_after_ten_minutes() -> None:
+    for seconds in (60, 600):
+        peer = connected()
+        peer.run(seconds)
+        assert peer.agent.is_validated(SECOND)
+        assert SECOND in peer.reachable
+        assert not peer.events
+        asked = [at - peer.began for at, transmit in peer.sent if transmit.path == SECOND and is_check(transmit.data)]
+        assert asked[1:] == [ice.BACKUP_INTERVAL * n for n in range(1, seconds // 10 + 1)]
+
+
+def test_one_ingress_is_no_backup_of_itself() -> None:
+    peer = Browser()
+    peer.connect(FIRST_AGAIN)
+    peer.connect(FIRST)
+    sent = len(peer.checks_to(FIRST_AGAIN))
+    peer.began = peer.now
+    peer.run(60)
+    assert len(peer.checks_to(FIRST_AGAIN)) == sent
+    assert set(peer.agent.paths) == {FIRST}
+
+
+def test_only_the_path_heard_latest_of_an_ingress_is_kept() -> None:
+    peer = connected()
+    stale = SECOND._replace(port=50003)
+    peer.connect(stale)
+    peer.check(FIRST, use_candidate=True)
+    peer.run(1)
+    peer.check(SECOND)
+    peer.run(60)
+    assert set(peer.agent.paths) == {FIRST, SECOND}
+    assert len(peer.checks_to(stale)) == 1
+
+
+def test_a_second_ingress_that_proved_nothing_is_no_backup() -> None:
+    """The three-fold limit holds there, and what was captured and replayed by another ingress is not kept up."""
+    peer = Browser()
+    peer.connect(FIRST)
+    request = peer.request()
+    peer.send(request, SECOND)
+    peer.began = peer.now - PRUNED_AFTER
+    peer.run(40)
+    assert peer.bytes_to(SECOND) <= 3 * len(request)
+    assert not peer.agent.is_validated(SECOND)
+    assert set(peer.agent.paths) == {FIRST}
+    peer.agent.unreachable(1, peer.now)
+    assert peer.agent.selected == FIRST
+
+
+def test_a_backup_that_does_not_answer_is_dropped() -> None:
+    peer = connected()
+    peer.reachable.discard(SECOND)
+    peer.run(45)
+    assert peer.seen() == [ice.PathDropped(SECOND)]
+
+
+def test_the_backup_takes_over_at_once_and_is_probed() -> None:
+    peer = connected()
+    peer.run(39.5)
+    peer.sent.clear()
+    lost = peer.now
+    peer.agent.unreachable(1, peer.now)
+    peer.drain()
+    assert peer.agent.selected == SECOND
+    assert peer.seen() == [ice.PathSelected(SECOND)]
+    assert len(peer.checks_to(SECOND)) == 1
+    peer.agent.unreachable(1, peer.now)
+    peer.agent.unreachable(7, peer.now)
+    peer.drain()
+    assert len(peer.checks_to(SECOND)) == 1
+
+    peer.reachable.discard(FIRST)
+    peer.run(30, path=SECOND)
+    assert [event for _, event in peer.events[1:]] == [ice.PathDropped(FIRST)]
+    assert peer.agent.selected == SECOND
+    assert peer.now == lost + 30
+
+
+def test_a_silent_backup_has_its_time_to_answer() -> None:
+    """It was heard nearly ten seconds ago, which says nothing."""
+    peer = connected()
+    peer.run(39.5)
+    lost = peer.now
+    peer.reachable.clear()
+    peer.agent.unreachable(1, peer.now)
+    peer.advance(lost + 40)
+    verdicts = [(at - lost, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.Expired)]
+    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.Expired())]
+
+
+def test_the_selected_path_is_back_when_it_is_heard_again() -> None:
+    signs: list[Callable[[Browser], object]] = [
+        lambda peer: peer.check(FIRST),
+        lambda peer: peer.agent.heard(FIRST, 100, peer.now, authenticated=True),
+        lambda peer: peer.agent.heard(FIRST_AGAIN, 100, peer.now, authenticated=True),
+    ]
+    for sign in signs:
+        peer = connected()
+        peer.check(FIRST_AGAIN)
+        peer.agent.validate(FIRST_AGAIN, peer.now)
+        peer.agent.unreachable(1, peer.now)
+        peer.drain()
+        assert peer.agent.selected == SECOND
+        peer.agent.heard(FIRST, 100, peer.now, authenticated=False)
+        assert peer.agent.selected == SECOND
+        sign(peer)
+        peer.drain()
+        assert peer.agent.selected == FIRST
+
+
+def test_a_peer_that_followed_to_the_backup_stays_there() -> None:
+    nominated, moved = connected(), connected()
+    for peer in (nominated, moved):
+        peer.agent.unreachable(1, peer.now)
+        peer.advance(peer.now + 2)
+    nominated.check(SECOND, use_candidate=True)
+    moved.agent.heard(SECOND, 100, moved.now, authenticated=True)
+    for peer in (nominated, moved):
+        peer.check(FIRST)
+        assert peer.agent.selected == SECOND
+        peer.check(FIRST, use_candidate=True)
+        assert peer.agent.selected == FIRST
+
+
+def test_a_backup_validated_too_late_takes_over_then() -> None:
+    peer = Browser()
+    peer.connect(FIRST)
+    peer.agent.unreachable(1, peer.now)
+    assert peer.agent.selected == FIRST
+    peer.reachable.add(SECOND)
+    peer.check(SECOND)
+    assert peer.agent.selected == SECOND
+
+
+def test_without_a_word_of_the_owner_the_backup_takes_over_when_the_selected_path_fell_silent() -> None:
+    peer = connected()
+    peer.run(39.5)
+    silent = peer.now
+    peer.reachable.discard(FIRST)
+    peer.advance(silent + 20)
+    assert [(at - silent, event) for at, event in peer.events] == [(5.0, ice.PathSelected(SECOND))]
+
+
+def is_check(datagram: bytes) -> bool:
+    return Message.decode(datagram).message_class is MessageClass.REQUEST
