@@ -1,11 +1,22 @@
 """A relay's core between clients and transceivers that are played by hand."""
 
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import NamedTuple
 
 from antiphon_common.core import Path
 from antiphon_common.keys import KeyRing
-from antiphon_common.link import DOWNLINK, HEADER_SIZE, PATH_START, PATH_STOP, Confirm, LinkKeys, LinkMessage, Release
+from antiphon_common.link import (
+    DOWNLINK,
+    HEADER_SIZE,
+    PATH_START,
+    PATH_STOP,
+    Confirm,
+    LinkKeys,
+    LinkMessage,
+    Owner,
+    Release,
+)
 from antiphon_common.routing import ClusterNetworks, RouteToken, RouteTokens
 from antiphon_relay.flows import Ingress
 from antiphon_relay.forwarder import LINK, Forwarder
@@ -31,10 +42,14 @@ class Transceiver:
         self.link = Path.of(host, port, ingress=LINK)
         self._relay = relay
 
+    @property
+    def owner(self) -> Owner:
+        """What route tokens say of it."""
+        return Owner(CLUSTER, self._relay.networks.host_of(CLUSTER, self.link.host), self.link.port)
+
     def token(self, nonce: int = 0) -> bytes:
         """Mint the ufrag of a call of this transceiver."""
-        host = self._relay.networks.host_of(CLUSTER, self.link.host)
-        return self._relay.tokens.mint(RouteToken(CLUSTER, host, self.link.port, nonce), self._relay.unix_now).encode()
+        return self._relay.tokens.mint(RouteToken(*self.owner, nonce), self._relay.unix_now).encode()
 
     def send(self, data: bytes, path: Path) -> list[Seen]:
         header = self._relay.link_keys.header(path, DOWNLINK, self._relay.unix_now)
@@ -53,7 +68,7 @@ class Transceiver:
 class Relay:
     """A forwarder with an IPv4 and an IPv6 address, and virtual time."""
 
-    def __init__(self, keys: KeyRing | None = None) -> None:
+    def __init__(self, keys: KeyRing | None = None, random: Callable[[int], bytes] = bytes) -> None:
         self.keys = keys or KeyRing.generate(bytes)
         self.tokens = RouteTokens(self.keys.route)
         self.link_keys = LinkKeys(self.keys.link)
@@ -66,7 +81,7 @@ class Relay:
             self.tokens,
             self.networks,
             LinkKeys(self.keys.link),
-            bytes,
+            random,
             unix_offset=self.unix_offset,
         )
         self.counters = self.core.counters
@@ -81,6 +96,10 @@ class Relay:
     def receive(self, data: bytes, source: Path) -> list[Seen]:
         """Hand over a datagram and return everything that leaves."""
         self.core.receive_datagram(data, source, self.now)
+        return self.drain()
+
+    def drain(self) -> list[Seen]:
+        """Return everything that waits to be sent."""
         seen: list[Seen] = []
         while (transmit := self.core.poll_transmit()) is not None:
             assert transmit.path is not None

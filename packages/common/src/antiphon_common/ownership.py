@@ -150,6 +150,19 @@ class OwnershipTable(Generic[OwnerT]):
             for claim in (*holdings.provisional.values(), *holdings.confirmed.values()):
                 self._end(claim)
 
+    def hand_over(self, owner: OwnerT, successor: OwnerT, now: float) -> None:
+        """Make every claim of an owner its successor's, as if that had just been heard."""
+        holdings = self._holdings.pop(owner, None)
+        if holdings is None:
+            return
+        heir = self._holdings.setdefault(successor, _Holdings())
+        for claim in (*holdings.provisional.values(), *holdings.confirmed.values()):
+            claim.owner, claim.heard = successor, now
+            if claim.confirmed:
+                self._store(claim, heir.confirmed, self._max_confirmed)
+            else:
+                self._store(claim, heir.provisional, self._max_provisional)
+
     def expire(self, now: float) -> None:
         """End what has been silent for too long; cheap when called too often."""
         if now < self._expire_at:

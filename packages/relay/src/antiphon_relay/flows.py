@@ -25,8 +25,11 @@ PACKETS_AT_ONCE, PACKETS_WINDOW = 500, 1.0
 """What else a flow may send in so many seconds. Audio is 50 to 100 packets a second, with feedback and a data channel
 less than twice that; what comes faster is a flood, and would be an owner's who has to decrypt it to find out."""
 
+BINDING_REQUEST = b"\x00\x01"
+"""How a binding request begins (RFC 8489 §5)."""
+
 Datagram = tuple[bytes, bytes]
-"""What is sent, and the encoded address it goes to."""
+"""What is sent, and the encoded address it goes to; or what came, and where from."""
 
 
 class Ingress:
@@ -86,6 +89,11 @@ class FlowTable(OwnershipTable[bytes]):
     def flow(self, key: bytes) -> "Flow | None":
         claim = self._claims.get(key)
         return claim if isinstance(claim, Flow) else None
+
+    def restore(self, key: bytes, owner: bytes, now: float) -> None:
+        """Confirm a path that is nobody's, on hearsay: whoever answers there may have it."""
+        if key not in self._claims:
+            self.confirm(key, owner, now - TAKEOVER_SECONDS)
 
     def _begin(self, key: bytes, owner: bytes, now: float) -> Flow:
         ingress = self._ingresses[key[:PATH_HEAD_SIZE]]

@@ -11,6 +11,9 @@ of a live client, would bring that client answers, checks and handshakes of a ca
 does start a new call from the port of one that has just vanished waits until the old owner releases the path, which it
 does when its peer is disconnected, or until that owner has been silent for 10 s.
 
+Each transceiver it knows of is told every 25 ms that this relay lives, and so tells it which paths it has; one that
+takes over the calls of another has them moved here too.
+
 The batch methods work on encoded addresses (`antiphon_common.sockaddr`) and leave what is to be sent in the outboxes;
 the five methods are the same work one datagram at a time. There the path of ingress `LINK` is an owner's link address.
 """
@@ -25,16 +28,22 @@ from antiphon_common.link import (
     MESSAGE,
     PATH_START,
     PATH_STOP,
+    Announce,
     Confirm,
+    Hello,
     LinkKeys,
+    Moved,
+    Owner,
     Release,
     decode_message,
 )
 from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.sockaddr import decode_address, encode_address, from_port_and_address
 from antiphon_common.stun import peek_username
-from antiphon_relay.flows import PATH_HEAD_SIZE, Datagram, Flow, FlowTable, Ingress
+from antiphon_relay.flows import BINDING_REQUEST, PATH_HEAD_SIZE, Datagram, Flow, FlowTable, Ingress
 from antiphon_relay.limits import Bucket, BucketArray
+from antiphon_relay.moves import Moves
+from antiphon_relay.shares import Shares
 
 LINK = 0
 """The ingress id that stands for the link; public addresses have others."""
@@ -46,11 +55,6 @@ TOKEN_CHECKS_PER_SECOND, TOKEN_CHECKS_AT_ONCE = 50.0, 100
 OWNER_CHECKS_PER_SECOND, OWNER_CHECKS_AT_ONCE = 2000.0, 1000
 """Binding requests to one owner outside its confirmed flows: it answers them with a tenth of its time."""
 
-SPARED_CONFIRMED, SPARED_PROVISIONAL, SPARED_UNKNOWN = 4, 32, 16
-"""Under pressure, how many requests of a batch are still looked at: from each confirmed flow, from all provisional ones
-and from all unknown paths. Reading a token costs several times what forwarding does, and what waits behind a flood is
-live audio; also behind one that claims to come from a live client."""
-
 MAX_OWNERS = 4096
 """Owners and tokens remembered, which only saves reading them again; beyond this they are forgotten all at once."""
 REMEMBER_SECONDS = 10.0
@@ -58,7 +62,10 @@ REMEMBER_SECONDS = 10.0
 TIMEOUT_INTERVAL = 1.0
 """Seconds between two looks for expired flows."""
 
-_BINDING_REQUEST = b"\x00\x01"
+HELLO_INTERVAL = 0.025
+"""Seconds between two HELLOs to a transceiver, which misses a relay after 100 ms."""
+MAX_KNOWN = 512
+"""Transceivers that get HELLOs, which is 20,000 datagrams a second; the rest of a larger cluster goes without."""
 
 
 class RelayCounters:
@@ -66,8 +73,8 @@ class RelayCounters:
 
     __slots__ = (
         "bad_token", "downlink", "link_bad_tag", "link_foreign", "link_malformed", "malformed_request",
-        "messages", "no_route", "not_owner", "over_flow_limit", "over_owner_limit", "over_token_limit", "shed",
-        "skipped_messages", "unknown", "unknown_ingress", "uplink",
+        "messages", "moved_refused", "no_route", "not_owner", "over_flow_limit", "over_owner_limit",
+        "over_token_limit", "shed", "shed_downlink", "skipped_messages", "unknown", "unknown_ingress", "uplink",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -82,10 +89,12 @@ class RelayCounters:
         self.over_token_limit = 0
         self.over_owner_limit = 0
         self.shed = 0
+        self.shed_downlink = 0
         self.link_malformed = 0
         self.link_bad_tag = 0
         self.link_foreign = 0
         self.not_owner = 0
+        self.moved_refused = 0
         self.unknown_ingress = 0
         self.skipped_messages = 0
 
@@ -120,6 +129,7 @@ class Forwarder:
         self.counters = RelayCounters()
         self.ingresses = {ingress.head: ingress for ingress in ingresses}
         self.flows = FlowTable(self.ingresses)
+        self.moves = Moves(networks)
         self.link_outbox: list[Datagram] = []
         self._link_address_size = link_address_size
         self._tokens = tokens
@@ -130,27 +140,34 @@ class Forwarder:
         self._owners: dict[bytes, _Owner] = {}
         self._owner_of: dict[bytes, _Owner] = {}
         self._transceivers: set[bytes] = set()
-        self._forget_at = 0.0
-        self._timeout = 0.0
+        self._uplink_shares = {head: Shares() for head in self.ingresses}
+        self._downlink_shares = Shares()
+        self._boot_id = int.from_bytes(random(8), "big")
+        self._hello = b""
+        self._known: list[bytes] = []
+        self._hello_at = self._expire_at = self._forget_at = 0.0
+
+    def know(self, addresses: Iterable[tuple[str, int]]) -> None:
+        """Send HELLO to the transceivers at these link addresses, and no longer to others."""
+        allowed = [encode_address(*address) for address in addresses if self._networks.allow(*address)]
+        reachable = [address for address in dict.fromkeys(allowed) if len(address) == self._link_address_size]
+        self._known = reachable[:MAX_KNOWN]
 
     # Batches
 
     def forward_uplink(self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, pressed: bool = False) -> None:
         """Take clients' datagrams, with their sources, into `link_outbox`. `pressed` says that they come faster
         than they can be moved."""
+        shares = self._uplink_shares[ingress.head]
+        if pressed or shares.active:
+            kept = shares.cut_uplink(ingress.flows, batch, now, pressed=pressed)
+            self.counters.shed += len(batch) - len(kept)
+            batch = kept
         flows, outbox = ingress.flows, self.link_outbox
         before = len(outbox)
-        spared: dict[Flow | bool, int] = {False: SPARED_PROVISIONAL, True: SPARED_UNKNOWN}
         for data, source in batch:
             flow = flows.get(source)
-            if data[:2] == _BINDING_REQUEST:
-                if pressed:
-                    kind = flow if flow is not None and flow.confirmed else flow is None
-                    left = spared.get(kind, SPARED_CONFIRMED)
-                    if not left:
-                        self.counters.shed += 1
-                        continue
-                    spared[kind] = left - 1
+            if data[:2] == BINDING_REQUEST:
                 self._forward_request(ingress, data, source, flow, now)
             elif flow is not None:
                 if flow.allowance:
@@ -163,9 +180,13 @@ class Forwarder:
                 self.counters.unknown += 1
         self.counters.uplink += len(outbox) - before
 
-    def forward_downlink(self, batch: Sequence[Datagram], now: float) -> None:
+    def forward_downlink(self, batch: Sequence[Datagram], now: float, *, pressed: bool = False) -> None:
         """Take link datagrams, with their sources, into the outboxes of the ingresses."""
         by_header = self.flows.by_header
+        if pressed or self._downlink_shares.active:
+            kept = self._downlink_shares.cut_downlink(by_header, batch, now, pressed=pressed)
+            self.counters.shed_downlink += len(batch) - len(kept)
+            batch = kept
         forwarded = 0
         for data, source in batch:
             flow = by_header.get(data[:HEADER_SIZE])
@@ -192,13 +213,13 @@ class Forwarder:
             self.counters.unknown_ingress += 1
 
     def handle_timeout(self, now: float) -> None:
-        """End what has expired."""
-        self.flows.expire(now)
-        self._timeout = now + TIMEOUT_INTERVAL
-        if now >= self._forget_at:
-            self._forget_at = now + REMEMBER_SECONDS
-            self._owner_of.clear()
-            self.flows.by_header.clear()
+        """Say HELLO, and end what has expired."""
+        if now >= self._expire_at:
+            self._expire_at = now + TIMEOUT_INTERVAL
+            self._expire(now)
+        if self._known and now >= self._hello_at:
+            self._hello_at = now + HELLO_INTERVAL
+            self._say_hello(now)
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, to an owner by the path of ingress `LINK`."""
@@ -212,7 +233,23 @@ class Forwarder:
         """Nothing that happens here is anybody's to act upon; counters tell it."""
 
     def poll_timeout(self) -> float:
-        return self._timeout
+        return min(self._hello_at, self._expire_at) if self._known else self._expire_at
+
+    def _say_hello(self, now: float) -> None:
+        if not self._hello:
+            ingresses = tuple(ingress.id for ingress in self.ingresses.values())
+            self._hello = self._link_keys.encode(Hello(ingresses, self._boot_id), now + self._unix_offset)
+        self.link_outbox.extend([(self._hello, address) for address in self._known])
+
+    def _expire(self, now: float) -> None:
+        self.flows.expire(now)
+        if self.moves.expire(now):
+            self._owner_of.clear()
+        if now >= self._forget_at:
+            self._forget_at = now + REMEMBER_SECONDS
+            self._owner_of.clear()
+            self.flows.by_header.clear()
+            self._hello = b""
 
     # Uplink
 
@@ -237,8 +274,7 @@ class Forwarder:
         except DecodeError:
             self.counters.bad_token += 1
             return None
-        resolved = self._networks.resolve(token)
-        address = encode_address(*resolved) if resolved else b""
+        address = self.moves.resolve(self.moves.follow(Owner(token.cluster, token.host, token.port)))
         if len(address) != self._link_address_size:
             self.counters.no_route += 1
             return None
@@ -307,8 +343,13 @@ class Forwarder:
         match message:
             case Confirm(path):
                 self._claim(path.encode(), source, now, confirmed=True)
+            case Announce(paths):
+                for path in paths:
+                    self._claim(path.encode(), source, now, confirmed=True)
             case Release(path):
                 self.flows.release(path.encode(), source)
+            case Moved():
+                self._move(message, source, now)
             case _:
                 self.counters.skipped_messages += 1
 
@@ -326,3 +367,12 @@ class Forwarder:
         if flow is not None:
             flow.header = self._uplink_header(key, now)
         return flow
+
+    def _move(self, moved: Moved, source: bytes, now: float) -> None:
+        """Let the calls of one owner, whose tokens stay as they are, be its successor's."""
+        addresses = self.moves.learn(moved, source, now)
+        if addresses is None:
+            self.counters.moved_refused += 1
+            return
+        self._owner_of.clear()
+        self.flows.hand_over(*addresses, now)

@@ -1,0 +1,138 @@
+"""How a relay says that it lives, and learns at once what others know: paths, and calls that were handed over."""
+
+from collections import Counter
+
+import pytest
+
+from antiphon_common.core import Path
+from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Hello, Moved, Owner, decode_message
+from antiphon_relay.flows import TAKEOVER_SECONDS
+from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_KNOWN
+from antiphon_relay.moves import MAX_MOVES, MOVED_SECONDS
+from support.relaying import CLUSTER, FIRST_PORT, INGRESS, INGRESS6, LAST_PORT, Relay, Seen, binding_request, client
+
+RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
+
+
+@pytest.fixture
+def relay() -> Relay:
+    return Relay()
+
+
+def hellos(relay: Relay, seconds: float) -> list[tuple[Path | None, object]]:
+    """Return who is told what while time passes."""
+    relay.wait(seconds)
+    return [(seen.link, decode_message(seen.data)) for seen in relay.drain()]
+
+
+def test_known_transceivers_hear_hello_forty_times_a_second(relay: Relay) -> None:
+    assert hellos(relay, 2) == []
+    relay.core.know([("10.0.0.5", 9000), ("10.0.0.6", 9001), ("10.0.0.5", 9000)])
+    links = [Path.of("10.0.0.5", 9000, ingress=LINK), Path.of("10.0.0.6", 9001, ingress=LINK)]
+    heard = hellos(relay, 1)
+    assert {message for _, message in heard} == {Hello((INGRESS, INGRESS6), 0)}
+    counts = Counter(link for link, _ in heard)
+    assert set(counts) == set(links)
+    assert all(abs(count - 1 / HELLO_INTERVAL) <= 1 for count in counts.values())
+    relay.core.know([("10.0.0.6", 9001)])
+    assert {link for link, _ in hellos(relay, 1)} == {links[1]}
+
+
+def test_each_start_has_a_boot_id_of_its_own() -> None:
+    boots = set()
+    for fill in (b"\1", b"\2"):
+        relay = Relay(random=lambda size, fill=fill: fill * size)  # type: ignore[misc]
+        relay.core.know([("10.0.0.5", 9000)])
+        boots |= {message.boot_id for _, message in hellos(relay, 1) if isinstance(message, Hello)}
+    assert boots == {0x0101010101010101, 0x0202020202020202}
+
+
+def test_hello_goes_nowhere_but_to_transceivers_and_not_to_too_many() -> None:
+    relay = Relay()
+    relay.core.know([("10.0.1.5", 9000), ("10.0.0.5", LAST_PORT + 1), ("2001:db8::1", 9000)])
+    assert hellos(relay, 1) == []
+    everywhere = [(f"10.0.0.{host}", port) for host in range(256) for port in range(FIRST_PORT, LAST_PORT + 1)]
+    relay.core.know(everywhere)
+    assert len({link for link, _ in hellos(relay, 1)}) == MAX_KNOWN < len(everywhere)
+
+
+def test_announced_paths_are_flows_of_who_announces_them(relay: Relay) -> None:
+    owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
+    paths = [client(number) for number in range(MAX_ANNOUNCED_PATHS)]
+    stranger.confirm(paths[0])
+    assert owner.tell(Announce(tuple(paths))) == []
+    assert relay.receive(RTP, paths[0]) == [Seen(RTP, paths[0], stranger.link)]
+    for path in paths[1:]:
+        assert relay.receive(RTP, path) == [Seen(RTP, path, owner.link)]
+    assert relay.counters.not_owner == 1
+    assert relay.core.flows.confirmed == len(paths)
+
+
+def test_announcements_keep_the_paths_of_an_owner_that_sends_elsewhere(relay: Relay) -> None:
+    owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
+    for _ in range(5):
+        owner.tell(Announce((client(0),)))
+        relay.wait(TAKEOVER_SECONDS - 1)
+        stranger.tell(Confirm(client(0)))
+        assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
+
+
+@pytest.mark.parametrize("sender", ["origin", "successor"])
+def test_the_calls_of_one_transceiver_move_to_another(relay: Relay, sender: str) -> None:
+    ends = {"origin": relay.transceiver(9000), "successor": relay.transceiver(9001)}
+    origin, successor = ends.values()
+    request = binding_request(origin.token())
+    origin.confirm(client(0))
+    origin.send(ANSWER, client(1))
+    assert relay.receive(request, client(2)) == [Seen(request, client(2), origin.link)]
+    ends[sender].tell(Moved(origin.owner, successor.owner))
+    for path in (client(0), client(1)):
+        assert relay.receive(RTP, path) == [Seen(RTP, path, successor.link)]
+        assert successor.send(RTP, path) == [Seen(RTP, path)]
+    assert relay.receive(request, client(2)) == [Seen(request, client(2), successor.link)]
+    assert origin.send(RTP, client(0)) == []
+
+
+def test_only_the_two_concerned_may_move_calls(relay: Relay) -> None:
+    origin, successor, stranger = (relay.transceiver(port) for port in (9000, 9001, 9002))
+    origin.confirm(client(0))
+    outside = Owner(CLUSTER, 5, LAST_PORT + 1)
+    for moved in (
+        Moved(origin.owner, successor.owner),
+        Moved(origin.owner, origin.owner),
+        Moved(stranger.owner, outside),
+        Moved(outside, stranger.owner),
+    ):
+        stranger.tell(moved)
+    assert relay.counters.moved_refused == 4
+    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), origin.link)]
+
+
+def test_an_entry_ends_when_nobody_repeats_it(relay: Relay) -> None:
+    origin, successor = relay.transceiver(9000), relay.transceiver(9001)
+    request = binding_request(origin.token())
+    for _ in range(3):
+        successor.tell(Moved(origin.owner, successor.owner))
+        relay.wait(MOVED_SECONDS - 5)
+        assert relay.receive(request, client(0)) == [Seen(request, client(0), successor.link)]
+    relay.wait(10)
+    assert relay.receive(request, client(0)) == [Seen(request, client(0), origin.link)]
+
+
+def test_calls_move_on_and_come_back(relay: Relay) -> None:
+    first, second, third = (relay.transceiver(port) for port in (9000, 9001, 9002))
+    request = binding_request(first.token())
+    first.confirm(client(0))
+    for origin, successor in ((first, second), (second, third), (third, first)):
+        successor.tell(Moved(origin.owner, successor.owner))
+        assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), successor.link)]
+        assert relay.receive(request, client(1)) == [Seen(request, client(1), successor.link)]
+
+
+def test_entries_are_bounded(relay: Relay) -> None:
+    successor = relay.transceiver(9000)
+    for number in range(MAX_MOVES + 10):
+        origin = Owner(CLUSTER, 10 + number // 10, FIRST_PORT + number % 10)
+        successor.tell(Moved(origin, successor.owner))
+    assert len(relay.core.moves) == MAX_MOVES
+    assert relay.counters.moved_refused == 10
