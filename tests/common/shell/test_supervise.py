@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import trio
+import trio.testing
+
+from antiphon_common.shell.supervise import Drain
 
 PROGRAM = """
 import sys, trio
@@ -41,10 +45,29 @@ supervise.SHUTDOWN_SECONDS = 0.2
 supervise.run_service(serve, sys.argv[1], ready=lambda value: print(value, flush=True))
 """
 
+DRAINING = """
+import sys, anyio
+from antiphon_common.shell.supervise import Drain, run_service
+
+drain = Drain(float(sys.argv[2]))
+
+async def serve(*, task_status):
+    task_status.started("up")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(drain.wait_left, lambda: sys.argv[3] == "idle", end)
+        await drain.wait()
+        print("drains", flush=True)
+
+async def end():
+    print("ends what runs", flush=True)
+
+run_service(serve, ready=lambda value: print(value, flush=True), drain=drain, runtime=sys.argv[1])
+"""
+
 
 @contextmanager
-def service(kind: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-c", PROGRAM, kind]
+def service(*kind: str, program: str = PROGRAM) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", program, *kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -91,3 +114,47 @@ def test_anything_else_keeps_its_traceback(kind: str) -> None:
     with service(kind) as process:
         assert "Traceback" in process.communicate(timeout=20)[1]
         assert process.returncode == 1
+
+
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
+@pytest.mark.parametrize(
+    ("seconds", "work", "said"), [("60", "idle", "drains\n"), ("0.2", "busy", "drains\nends what runs\n")]
+)
+def test_sigterm_gives_what_runs_its_time(runtime: str, seconds: str, work: str, said: str) -> None:
+    with service(runtime, seconds, work, program=DRAINING) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20) == (said, "")
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
+def test_who_cannot_wait_for_a_drain_ends_it_at_once(signals: list[signal.Signals]) -> None:
+    with service("trio", "60", "busy", program=DRAINING) as process:
+        assert process.stdout is not None
+        for number, line in zip(signals, ["up\n", "drains\n"], strict=False):
+            assert process.stdout.readline() == line
+            process.send_signal(number)
+        assert process.communicate(timeout=20) == ("", "")
+        assert process.returncode == 0
+
+
+async def test_a_drain_can_be_taken_back(autojump_clock: trio.testing.MockClock) -> None:
+    drain, ended = Drain(10.0), []
+
+    async def end() -> None:
+        ended.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain.wait_left, lambda: bool(ended), end)
+        drain.begin()
+        await trio.sleep(5)
+        assert drain.cancel()
+        await trio.sleep(100)
+        assert (drain.begun, ended) == (False, [])
+        drain.begin(1.0)
+        await trio.sleep(100)
+        assert len(ended) == 1
+        drain.leave()
+        assert not drain.cancel()

@@ -1,9 +1,11 @@
 """`python -m antiphon_transceiver`: one transceiver process."""
 
+from functools import partial
+
 from antiphon_common import logs
 from antiphon_common.settings import SharedSettings, TransceiverSettings, parse
 from antiphon_common.shell.secrets import load_keys
-from antiphon_common.shell.supervise import run_service
+from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_transceiver.service import TransceiverPorts, serve_transceiver
 
 DESCRIPTION = "Owns voice calls: ICE, DTLS, SRTP, Opus, playout, and the link to the inference backend."
@@ -13,7 +15,8 @@ def main() -> None:
     settings, shared = parse("antiphon_transceiver", DESCRIPTION, (TransceiverSettings, SharedSettings))
     logs.configure(shared.log)
     keys = load_keys(shared, {"--link": settings.link, "--control": settings.control})
-    run_service(serve_transceiver, settings, shared, keys, ready=announce)
+    drain = Drain(shared.drain)
+    run_service(partial(serve_transceiver, settings, shared, keys, drain=drain), drain=drain, ready=announce)
 
 
 def announce(ports: TransceiverPorts) -> None:

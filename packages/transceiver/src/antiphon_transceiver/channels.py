@@ -118,9 +118,15 @@ class CallChannels:
 
     def refuse(self, code: str, message: str, about: dict[str, Any] | None = None) -> None:
         """Tell the caller that a message was not taken; `about` is what was in it, if it was an event."""
-        event = {**error_event(code, message, about), "event_id": f"event_{self._random(EVENT_ID_BYTES).hex()}"}
+        self._report(error_event(code, message, about))
+
+    def announce_end(self, code: str, message: str) -> None:
+        """Tell the caller why the call is about to end."""
+        self._report(error_event(code, message, None, kind="server_error"))
+
+    def _report(self, error: dict[str, Any]) -> None:
         with suppress(UndeliverableError):  # which is counted; who sends so much nonsense has been told before
-            self.send(event)
+            self.send({**error, "event_id": f"event_{self._random(EVENT_ID_BYTES).hex()}"})
 
     def finish(self, now: float) -> bool:
         """Begin to end, once everything has reached the caller or after 5 s; return whether that is done."""
@@ -232,10 +238,12 @@ def write_event(event: dict[str, Any]) -> str:
         raise UndeliverableError(f"an event that is no JSON: {error}") from None
 
 
-def error_event(code: str, message: str, about: dict[str, Any] | None) -> dict[str, Any]:
+def error_event(
+    code: str, message: str, about: dict[str, Any] | None, *, kind: str = "invalid_request_error"
+) -> dict[str, Any]:
     """Return an `error` event for whoever sent the event that it is about, if that can be told."""
     event_id = about.get("event_id") if about is not None else None
-    error = {"type": "invalid_request_error", "code": code, "message": message, "param": None}
+    error = {"type": kind, "code": code, "message": message, "param": None}
     return {"type": "error", "error": {**error, "event_id": event_id if isinstance(event_id, str) else None}}
 
 

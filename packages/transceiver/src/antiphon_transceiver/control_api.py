@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, i
 from antiphon_common.errors import AntiphonError, LocalProtocolError
 from antiphon_common.keys import DerivedKeys
 from antiphon_transceiver.backends import BackendError
-from antiphon_transceiver.server import Full, NoCall, Stale, TransceiverServer
+from antiphon_transceiver.server import Draining, Full, NoCall, Stale, TransceiverServer
 
 MAX_BODY = 256 * 1024
 """Bytes of a request: a session object with long instructions fits, an attack does not."""
@@ -45,6 +46,8 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
         offer = await _read(request, CallRequest)
         try:
             return _json(201, server.start_call(offer))
+        except Draining as error:
+            return _failure(503, "draining", str(error), {"Retry-After": RETRY_AFTER})
         except Full as error:
             return _failure(503, "full", str(error), {"Retry-After": RETRY_AFTER})
         except BackendError as error:
@@ -54,10 +57,7 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
 
     async def status(request: Request) -> Response:
         call_id, tenant = request.path_params["call_id"], request.query_params.get("tenant", "")
-        try:
-            wait = min(float(request.query_params.get("wait", "0")), MAX_WAIT)
-        except ValueError:
-            return _failure(400, "bad_request", "wait is a number of seconds")
+        wait = min(_read_seconds(request, "wait") or 0.0, MAX_WAIT)
         if wait > 0:
             found = await server.wait_ended(call_id, tenant, wait)
         else:
@@ -84,6 +84,15 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
     async def load(request: Request) -> Response:
         return _json(200, server.load())
 
+    async def begin_drain(request: Request) -> Response:
+        server.drain.begin(_read_seconds(request, "seconds"))
+        return _json(200, server.load())
+
+    async def cancel_drain(request: Request) -> Response:
+        if not server.drain.cancel():
+            return _failure(409, "leaving", "the process is about to end")
+        return _json(200, server.load())
+
     def guarded(handler: Handler) -> Handler:
         async def guard(request: Request) -> Response:
             if not is_authorized(keys, request.headers.get("authorization", ""), time.time()):
@@ -103,6 +112,8 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
             Route("/calls/{call_id}", guarded(end), methods=["DELETE"]),
             Route("/link", guarded(link_info), methods=["GET"]),
             Route("/load", guarded(load), methods=["GET"]),
+            Route("/drain", guarded(begin_drain), methods=["POST"]),
+            Route("/drain", guarded(cancel_drain), methods=["DELETE"]),
         ]
     )
 
@@ -118,6 +129,18 @@ async def _read(request: Request, kind: type[Message]) -> Message:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
         raise BadRequest(400, "bad_request", str(error)) from None
+
+
+def _read_seconds(request: Request, name: str) -> float | None:
+    """Return a query parameter, None where there is none; raise BadRequest when it is no time."""
+    text = request.query_params.get(name)
+    try:
+        seconds = None if text is None else float(text)
+    except ValueError:
+        seconds = -1.0
+    if seconds is not None and not 0 <= seconds < inf:
+        raise BadRequest(400, "bad_request", f"{name} is a number of seconds")
+    return seconds
 
 
 def _json(status: int, value: Any) -> Response:

@@ -14,6 +14,7 @@ class EndReason(StrEnum):
     NO_MEDIA = "no_media"
     BACKEND_REFUSED = "backend_refused"
     FULL = "full"
+    DRAINING = "draining"
 
     HANGUP = "hangup"
     CLOSE_NOTIFY = "close_notify"
@@ -22,4 +23,5 @@ class EndReason(StrEnum):
     BACKEND_LOST = "backend_lost"
     BACKEND_ERROR = "backend_error"
     INTERNAL_ERROR = "internal_error"
+    DRAINED = "drained"
     SHUTDOWN = "shutdown"

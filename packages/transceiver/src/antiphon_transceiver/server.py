@@ -8,6 +8,7 @@ import trio
 from antiphon_common.control import ANY_GENERATION, CallAccepted, CallRequest, CallStatus, IceUpdate, Load
 from antiphon_common.errors import AntiphonError
 from antiphon_common.shell.calls import BATCH
+from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.turns import Turns
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver import events
@@ -22,9 +23,19 @@ log = logging.getLogger(__name__)
 DRAIN_BUDGET = 8
 """Batches read from the link before other tasks get a turn."""
 
+FAREWELL_SECONDS = 0.5
+"""Time for what is said to callers to arrive, if need be the second time, and for answers to signaling."""
+
+DRAINED_CODE = "drained"
+DRAINED_MESSAGE = "this server stops: call again"
+
 
 class Full(AntiphonError):
     """No capacity is left here; the offer is to be tried elsewhere or later."""
+
+
+class Draining(AntiphonError):
+    """The transceiver takes no new calls; the offer is to be tried elsewhere."""
 
 
 class NoCall(AntiphonError):
@@ -52,9 +63,11 @@ class TransceiverServer:
         backends: Sequence[str],
         capacity: int,
         is_relay: Callable[[str], bool],
+        drain: Drain,
     ) -> None:
         self.switchboard = switchboard
         self.metrics = metrics
+        self.drain = drain
         self.strangers = 0
         """Link datagrams dropped because no relay may be where they came from."""
         self._link = link
@@ -80,19 +93,40 @@ class TransceiverServer:
                 self.switchboard.end(call, EndReason.SHUTDOWN, "the transceiver stops", trio.current_time())
             self._flush()
 
+    async def leave(self) -> None:
+        """Take no new calls once the drain has begun, and return when the process is to end and has none any more."""
+        await self.drain.wait_left(lambda: not len(self.switchboard), self._end_calls)
+
+    async def _end_calls(self) -> None:
+        """End every call, after its caller and whoever waits for its end could read why."""
+        log.warning("calls end, because the time to drain is up", extra={"calls": len(self.switchboard)})
+        for call in list(self.switchboard):
+            self.switchboard.announce_end(call, DRAINED_CODE, DRAINED_MESSAGE, trio.current_time())
+        self._flush()
+        await trio.sleep(FAREWELL_SECONDS)
+        for call in list(self.switchboard):
+            self.switchboard.end(call, EndReason.DRAINED, DRAINED_MESSAGE, trio.current_time())
+        self._flush()
+        await trio.sleep(FAREWELL_SECONDS)
+
     # Requests of the control API
 
     def start_call(self, request: CallRequest) -> CallAccepted:
         """Open a call at a backend and here.
 
-        Raises `Full` when there is no room here or at any backend, another `BackendError` when no backend can take such
-        a session, and `LocalProtocolError` when the call id is taken.
+        Raises `Draining`, `Full` when there is no room here or at any backend, another `BackendError` when no backend
+        can take such a session, and `LocalProtocolError` when the call id is taken.
         """
         self.metrics.attempted.inc()
         try:
+            if self.drain.begun:
+                raise Draining("this transceiver takes no new calls")
             if len(self.switchboard) >= self._capacity:
                 raise Full(f"all {self._capacity} places of this transceiver are taken")
             return self._open(request)
+        except Draining as error:
+            self._refused(request, EndReason.DRAINING, error)
+            raise
         except (Full, NoCapacity) as error:
             self._refused(request, EndReason.FULL, error)
             raise Full(str(error)) from None
@@ -152,11 +186,11 @@ class TransceiverServer:
         return self.switchboard.status(call_id, tenant)
 
     def load(self) -> Load:
-        return Load(len(self.switchboard), self._capacity)
+        return Load(len(self.switchboard), self._capacity, self.drain.begun)
 
     def ready(self) -> bool:
-        """Whether an offer would find a backend now."""
-        return any(self._pool.connected(name) for name in self._backends)
+        """Whether an offer would be taken, and find a backend now."""
+        return not self.drain.begun and any(self._pool.connected(name) for name in self._backends)
 
     # The loop
 

@@ -16,6 +16,7 @@ from antiphon_common.metrics import export_counters, export_gauge
 from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.settings import Address, SharedSettings, TransceiverSettings, backend_urls
 from antiphon_common.shell.admin import serve_admin, serve_http
+from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver.backends import BackendPool
 from antiphon_transceiver.control_api import control_app
@@ -45,9 +46,11 @@ async def serve_transceiver(
     keys: KeyRing,
     *,
     registry: CollectorRegistry | None = None,
+    drain: Drain | None = None,
     task_status: trio.TaskStatus[TransceiverPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run until cancelled; started once calls can be placed. Metrics go into `registry`."""
+    """Run until cancelled, or until `drain` is to leave and the last call is over; started once calls can be placed.
+    Metrics go into `registry`."""
     registry = registry or CollectorRegistry()
     metrics = TransceiverMetrics(registry)
     with BatchSocket.open(settings.link) as link:
@@ -64,6 +67,7 @@ async def serve_transceiver(
             backends=tuple(backends),
             capacity=settings.capacity,
             is_relay=RelayFilter(shared.relay_network),
+            drain=drain or Drain(shared.drain),
         )
         _export(registry, switchboard, link, pool)
         app = control_app(server, LinkInfo(shared.cluster, (str(advertised),)), keys.control)
@@ -76,6 +80,8 @@ async def serve_transceiver(
             ports = TransceiverPorts(f"http://{Address(*control)}", bound)
             log.info("transceiver ready", extra={"control": ports.control_url, "link": str(bound)})
             task_status.started(ports)
+            await server.leave()
+            nursery.cancel_scope.cancel()
 
 
 class RelayFilter:

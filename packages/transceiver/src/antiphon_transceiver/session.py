@@ -204,6 +204,12 @@ class Session:
             self.channels.refuse("event_refused", message, event)
             self._plan_housekeeping()
 
+    def announce_end(self, code: str, message: str) -> None:
+        """Tell the caller why the call is about to end."""
+        if self.channels is not None and self.ended is None:
+            self.channels.announce_end(code, message)
+            self._plan_housekeeping()
+
     def hang_up_when_played(self, now: float) -> None:
         """End the call once everything queued has been sent, and events have arrived."""
         self._hang_up_when_played = True

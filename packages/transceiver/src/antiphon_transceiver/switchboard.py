@@ -184,6 +184,10 @@ class Switchboard:
         else:
             self._settle(call, now)
 
+    def announce_end(self, call: Call, code: str, message: str, now: float) -> None:
+        """Tell the caller that its call is about to end, and why, if there is a data channel to tell it over."""
+        self._run(call, lambda: call.session.announce_end(code, message), now)
+
     def end(self, call: Call, reason: EndReason, detail: str, now: float) -> None:
         self._run(call, lambda: call.session.close(reason, detail, now), now)
 

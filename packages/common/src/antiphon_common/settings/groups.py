@@ -143,7 +143,7 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ("http://127.0.0.1:8090",)
     redis: Annotated[
         str | None,
-        Option("where services find each other, and relays the owners of flows; nothing waits for it", "URL", read_redis),
+        Option("where services find each other, and relays the owners of flows; none waits for it", "URL", read_redis),
     ] = None
     drain: Annotated[
         float,

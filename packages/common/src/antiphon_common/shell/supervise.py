@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -11,25 +11,97 @@ import anyio
 
 from antiphon_common.errors import AntiphonError
 from antiphon_common.settings import SettingsError
+from antiphon_common.shell.wakeup import Wakeup
 
 SHUTDOWN_SECONDS = 5.0
 """How long a cancelled service may take to put things in order before the process is ended anyway."""
+
+DRAIN_CHECK_SECONDS = 0.1
+"""How often a service that drains looks whether its work is done."""
 
 Service = Callable[..., Coroutine[Any, Any, None]]
 
 Runtime = Literal["trio", "asyncio"]
 
 
+class Drain:
+    """A service's way to stop without cutting off what it does: once begun it takes nothing new, and what runs has
+    until `deadline`. Under Trio and asyncio.
+
+    Who is given one returns when it is to leave and its work is done or its time is up.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Give what runs so many seconds, if nobody says otherwise."""
+        self.seconds = seconds
+        self.deadline: float | None = None
+        """On the clock of `anyio.current_time`; None while nothing has begun."""
+        self.leaving = False
+        """Whether the service ends afterwards, and cannot take work again."""
+        self._changed = Wakeup()
+
+    @property
+    def begun(self) -> bool:
+        return self.deadline is not None
+
+    def begin(self, seconds: float | None = None) -> None:
+        """Take nothing new from now on. Begun again, it has the new deadline."""
+        self.deadline = anyio.current_time() + (self.seconds if seconds is None else seconds)
+        self._changed.ring()
+
+    def leave(self) -> None:
+        """Begin, and end the service afterwards."""
+        self.leaving = True
+        self.begin()
+
+    def cancel(self) -> bool:
+        """Take new work again; return False where the service is about to end anyway."""
+        if not self.leaving:
+            self.deadline = None
+            self._changed.ring()
+        return not self.leaving
+
+    async def wait(self) -> None:
+        """Return once it has begun."""
+        while not self.begun:
+            await self._changed.wait()
+
+    async def wait_left(self, idle: Callable[[], bool], end: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Return when the service is to leave and either `idle` says that its work is done or the time is up.
+
+        What is not done by the deadline is given to `end`, also where the service stays.
+        """
+        while True:
+            await self.wait()
+            while self.begun and not idle():
+                assert self.deadline is not None
+                if anyio.current_time() >= self.deadline:
+                    if end is not None:
+                        await end()
+                    break
+                await anyio.sleep(DRAIN_CHECK_SECONDS)
+            if self.leaving:
+                return
+            await self._changed.wait()
+
+
 def run_service(
-    serve: Service, *args: object, ready: Callable[[Any], None] | None = None, runtime: Runtime = "trio"
+    serve: Service,
+    *args: object,
+    ready: Callable[[Any], None] | None = None,
+    drain: Drain | None = None,
+    beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    runtime: Runtime = "trio",
 ) -> None:
     """Run `serve(*args, task_status=…)` until it returns or SIGINT or SIGTERM comes, which is a clean end.
 
-    `ready` is called with the started value. What keeps the service from starting and is no bug (an address in use, a
-    missing file) is one line on standard error and exit code 1; settings that cannot be used give 2. Errors after the
-    start keep their traceback. A second signal, or `SHUTDOWN_SECONDS`, ends what does not end by itself, with code 1.
+    With `drain`, which `serve` has too, SIGTERM is no end yet: the service is asked to leave, and has the time for it;
+    SIGINT or a second SIGTERM ends it. `ready` is called with the started value, `beside` runs as long as the service
+    does. What keeps the service from starting and is no bug (an address in use, a missing file) is one line on standard
+    error and exit code 1; settings that cannot be used give 2. Errors after the start keep their traceback. One more
+    signal, or `SHUTDOWN_SECONDS`, ends what does not end by itself, with code 1.
     """
-    if code := anyio.run(_supervise, serve, args, ready, backend=runtime):
+    if code := anyio.run(_Supervisor(serve, args, ready, drain, beside).run, backend=runtime):
         raise SystemExit(code)
 
 
@@ -42,30 +114,56 @@ def explained() -> Iterator[None]:
         raise SystemExit(_explain_failure(error)) from None
 
 
-async def _supervise(serve: Service, args: tuple[object, ...], ready: Callable[[Any], None] | None) -> int:
-    code = 0
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with anyio.create_task_group() as watch:
-            async with anyio.create_task_group() as service:
-                watch.start_soon(_end_on_signal, signals, service.cancel_scope)
-                try:
-                    value: Any = await service.start(serve, *args)
-                except Exception as error:
-                    code = _explain_failure(error)
-                else:
-                    if ready is not None:
-                        ready(value)
-            watch.cancel_scope.cancel()
-    return code
+class _Supervisor:
+    def __init__(
+        self,
+        serve: Service,
+        args: tuple[object, ...],
+        ready: Callable[[Any], None] | None,
+        drain: Drain | None,
+        beside: Callable[[], Coroutine[Any, Any, None]] | None,
+    ) -> None:
+        self._serve = serve
+        self._args = args
+        self._ready = ready
+        self._drain = drain
+        self._beside = beside
+        self._started = False
 
+    async def run(self) -> int:
+        """Run the service to its end; return the exit code."""
+        code = 0
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with anyio.create_task_group() as watch:
+                async with anyio.create_task_group() as service:
+                    watch.start_soon(self._end_on_signal, signals, service.cancel_scope)
+                    try:
+                        value: Any = await service.start(self._serve, *self._args)
+                    except Exception as error:
+                        code = _explain_failure(error)
+                    else:
+                        self._begin(value)
+                        if self._beside is not None:
+                            watch.start_soon(self._beside)
+                watch.cancel_scope.cancel()
+        return code
 
-async def _end_on_signal(signals: AsyncIterator[int], service: anyio.CancelScope) -> None:
-    await anext(signals)
-    service.cancel()
-    with anyio.move_on_after(SHUTDOWN_SECONDS):
-        await anext(signals)
-    print("the service did not end in time", file=sys.stderr, flush=True)
-    os._exit(1)
+    def _begin(self, value: Any) -> None:
+        self._started = True
+        if self._ready is not None:
+            self._ready(value)
+
+    async def _end_on_signal(self, signals: AsyncIterator[int], service: anyio.CancelScope) -> None:
+        number = await anext(signals)
+        if number == signal.SIGTERM and self._drain is not None and self._started:
+            self._drain.leave()
+            with anyio.move_on_after(self._drain.seconds + SHUTDOWN_SECONDS):
+                await anext(signals)
+        service.cancel()
+        with anyio.move_on_after(SHUTDOWN_SECONDS):
+            await anext(signals)
+        print("the service did not end in time", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _explain_failure(error: Exception) -> int:
