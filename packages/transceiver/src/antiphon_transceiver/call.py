@@ -1,7 +1,7 @@
 """One call as the switchboard holds it: its session, the backend's half, and the relays that its paths come through."""
 
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from antiphon_common import frames
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus
@@ -12,20 +12,22 @@ from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, EventRefuse
 from antiphon_transceiver.backends.link import NO_ANSWER
 from antiphon_transceiver.channels import UndeliverableError, error_event
 from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.relays import Address
 from antiphon_transceiver.session import Session
 
 ENDED_BY_LINK = {BACKEND_LOST: EndReason.BACKEND_LOST, NO_ANSWER: EndReason.BACKEND_REFUSED}
 """What the backend link itself says of a call that ended; other reasons are the backend's own words."""
 
-Address = tuple[str, int]
-"""Host and port of a relay's link socket."""
 
+class Route:
+    """How to reach a path: the relay by which something authenticated came from there last, and the header for it."""
 
-class Route(NamedTuple):
-    """How to reach a path: the relay its last check came through, and the link header that relay understands."""
+    __slots__ = ("header", "path", "relay")
 
-    relay: Address
-    header: bytes
+    def __init__(self, path: Path, relay: Address, header: bytes) -> None:
+        self.path = path
+        self.relay = relay
+        self.header = header
 
 
 class Call:
@@ -44,17 +46,16 @@ class Call:
         self.started = now
         self.routes: dict[Path, Route] = {}
         """Bounded by the session's paths: a route is kept only for a path with an authenticated check."""
-        self.paths: dict[bytes, Path] = {}
-        """The same paths by their key in the link header."""
+        self.routes_by_key: dict[bytes, Route] = {}
+        """The same by the path's key in the link header."""
 
-    def learn(self, path: Path, key: bytes, route: Route) -> None:
+    def learn(self, path: Path, key: bytes, relay: Address, header: bytes) -> None:
         """Remember the way back to a path."""
-        self.routes[path] = route
-        self.paths[key] = path
+        self.routes[path] = self.routes_by_key[key] = Route(path, relay, header)
 
     def forget(self, path: Path) -> None:
         self.routes.pop(path, None)
-        self.paths.pop(path.encode(), None)
+        self.routes_by_key.pop(path.encode(), None)
 
     # From the backend
 
@@ -110,6 +111,12 @@ class Call:
     # For people
 
     def status(self) -> CallStatus:
-        ended = self.session.ended
-        reason = None if ended is None else ended.reason
-        return CallStatus(self.id, self.session.state, reason, self.session.statistics())
+        session = self.session
+        reason = None if session.ended is None else session.ended.reason
+        return CallStatus(self.id, session.state, reason, {"relay": self._relay(), **session.statistics()})
+
+    def _relay(self) -> str | None:
+        """The link address of the relay by which the caller is reached now."""
+        selected = self.session.agent.selected
+        route = None if selected is None else self.routes.get(selected)
+        return None if route is None else str(Path.of(*route.relay))

@@ -5,37 +5,38 @@ its first check has been authenticated by the call's session, so strangers fill 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus, IceParameters
 from antiphon_common.core import Path
-from antiphon_common.errors import LocalProtocolError
+from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_common.link import (
     DOWNLINK,
     HEADER_SIZE,
     MESSAGE,
     PATH_START,
     PATH_STOP,
-    Confirm,
+    Hello,
     LinkKeys,
     Owner,
-    Release,
+    decode_message,
 )
 from antiphon_common.ownership import OwnershipTable
 from antiphon_common.routing import RouteToken, RouteTokens
 from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
-from antiphon_transceiver import events
+from antiphon_transceiver import events, relays
 from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.backends import BackendCall, InboundFrame
-from antiphon_transceiver.call import Address, Call, Route
+from antiphon_transceiver.call import Call, Route
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.ice import ice_password
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.relays import Address, Relays
 from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.session import Session
 
@@ -76,18 +77,23 @@ class CallEnded(NamedTuple):
     error: Exception | None
 
 
-Event = CallConnected | CallReported | CallEnded
+Event = CallConnected | CallReported | CallEnded | relays.Event
 
 
 class SwitchboardCounters:
-    """Link datagrams dropped, by reason."""
+    """Link datagrams dropped, by reason. `rerouted` counts paths that were given a neighbour of a silent relay,
+    `diverted` calls that changed to another ingress because theirs was lost."""
 
     __slots__ = (
         "bad_tag",
+        "diverted",
         "foreign_path",
+        "malformed_messages",
         "messages",
         "received",
+        "rerouted",
         "sent",
+        "skipped_messages",
         "too_short",
         "unknown_path",
         "unknown_ufrag",
@@ -97,6 +103,10 @@ class SwitchboardCounters:
         self.received = 0
         self.sent = 0
         self.messages = 0
+        self.malformed_messages = 0
+        self.skipped_messages = 0
+        self.rerouted = 0
+        self.diverted = 0
         self.too_short = 0
         self.bad_tag = 0
         self.unknown_ufrag = 0
@@ -120,6 +130,7 @@ class Switchboard:
     ) -> None:
         self.counters = SwitchboardCounters()
         self.paths: OwnershipTable[Call] = OwnershipTable()
+        self.relays = Relays(owner)
         self._owner = owner
         self._tokens = tokens
         self._link_keys = link_keys
@@ -131,6 +142,8 @@ class Switchboard:
         self._by_ufrag: dict[bytes, Call] = {}
         self._ended: dict[str, tuple[str, CallStatus]] = {}
         self._deadlines: DeadlineQueue[Call] = DeadlineQueue()
+        self._delivering: Address | None = None
+        """The relay of the latest packet of this turn: only the first of a row of packets counts as a sign of life."""
         self._outbox: deque[LinkDatagram] = deque()
         self._events: deque[Event] = deque()
 
@@ -217,19 +230,25 @@ class Switchboard:
         self.counters.received += 1
         if len(data) <= HEADER_SIZE:
             self.counters.too_short += 1
-        elif data[0] & MESSAGE:
-            self.counters.messages += 1
         elif not self._link_keys.verify(data, now + self._unix_offset):
             self.counters.bad_tag += 1
+        elif data[0] & MESSAGE:
+            self._receive_message(data[HEADER_SIZE:], relay, now)
         else:
+            if relay != self._delivering:
+                self._delivering = relay
+                self.relays.delivered(relay, now)
             payload = data[HEADER_SIZE:]
             ufrag = peek_username(payload) if payload[0] <= LAST_STUN_BYTE else None
             if ufrag is None:
-                self._receive_by_path(payload, data[PATH_START:PATH_STOP], now)
+                self._receive_by_path(payload, data[PATH_START:PATH_STOP], relay, now)
             else:
                 self._receive_check(payload, ufrag, data[PATH_START:PATH_STOP], relay, now)
 
     def handle_timeout(self, now: float) -> None:
+        self._delivering = None
+        self.relays.handle_timeout(now)
+        self._follow_relays(now)
         for call in self._deadlines.pop_due(now):
             try:
                 call.session.handle_timeout(now)
@@ -246,20 +265,25 @@ class Switchboard:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
-        return self._deadlines.next()
+        calls, relays = self._deadlines.next(), self.relays.poll_timeout()
+        return calls if relays is None or (calls is not None and calls < relays) else relays
 
     # Uplink
 
-    def _receive_by_path(self, payload: bytes, key: bytes, now: float) -> None:
+    def _receive_by_path(self, payload: bytes, key: bytes, relay: Address, now: float) -> None:
         call = self.paths.lookup(key)
         if call is None:
             self.counters.unknown_path += 1
             return
+        route = call.routes_by_key[key]
+        before = now if route.relay == relay else call.session.agent.last_heard(route.path)
         try:
-            call.session.receive_datagram(payload, call.paths[key], now)
+            call.session.receive_datagram(payload, route.path, now)
         except Exception as error:  # a failure in one call never touches another
             self._fail(call, error, now)
         else:
+            if before < now == call.session.agent.last_heard(route.path):
+                route.relay = relay  # what is authenticated goes back the way it came; a second packet proves no more
             self._settle(call, now)
 
     def _receive_check(self, payload: bytes, ufrag: bytes, key: bytes, relay: Address, now: float) -> None:
@@ -270,7 +294,8 @@ class Switchboard:
         if not self.paths.may_answer(key, call, now):
             self.counters.foreign_path += 1
             return
-        path = call.paths.get(key) or Path.decode(key)
+        route = call.routes_by_key.get(key)
+        path = Path.decode(key) if route is None else route.path
         self._run(call, lambda: self._check(call, payload, path, key, relay, now), now)
 
     def _check(self, call: Call, payload: bytes, path: Path, key: bytes, relay: Address, now: float) -> None:
@@ -280,7 +305,7 @@ class Switchboard:
         session.receive_datagram(payload, path, now)
         if session.agent.counters.answered == answered or path not in session.paths:
             return
-        call.learn(path, key, Route(relay, self._link_keys.header(path, DOWNLINK, now + self._unix_offset)))
+        call.learn(path, key, relay, self._link_keys.header(path, DOWNLINK, now + self._unix_offset))
         self.paths.answered(key, call, now)
         if session.agent.is_validated(path):
             self._confirm(call, path, now)
@@ -335,20 +360,80 @@ class Switchboard:
 
     def _confirm(self, call: Call, path: Path, now: float) -> None:
         route = call.routes.get(path)
-        if route is not None:
-            self.paths.confirm(path.encode(), call, now)
-            self._send_message(Confirm(path), route.relay, now)
+        if route is not None and self.paths.confirm(path.encode(), call, now):
+            self.relays.confirmed(path, route.relay, now)
+            self._tell_relays(now)
 
     def _release(self, call: Call, path: Path, now: float) -> None:
-        self.paths.release(path.encode(), call)
         route = call.routes.get(path)
-        if route is not None:
-            self._send_message(Release(path), route.relay, now)
+        if self.paths.release(path.encode(), call):
+            self.relays.released(path, None if route is None else route.relay)
+            self._tell_relays(now)
         if path not in call.session.paths:
             call.forget(path)
 
-    def _send_message(self, message: Confirm | Release, relay: Address, now: float) -> None:
-        self._outbox.append(LinkDatagram(self._link_keys.encode(message, now + self._unix_offset), relay))
+    # Relays
+
+    def take_over(self, origin: Owner, now: float) -> None:
+        """Have relays send here what is for calls whose tokens name `origin`. Raises `LocalProtocolError`."""
+        self.relays.take_over(origin, now)
+        self._tell_relays(now)
+
+    def _receive_message(self, body: bytes, relay: Address, now: float) -> None:
+        self.counters.messages += 1
+        try:
+            message = decode_message(body)
+        except DecodeError:
+            self.counters.malformed_messages += 1
+            return
+        if isinstance(message, Hello):
+            self.relays.receive_hello(message, relay, now)
+        else:
+            self.counters.skipped_messages += 1
+
+    def _tell_relays(self, now: float) -> None:
+        """Send on what relays are to know."""
+        while (notice := self.relays.poll_transmit()) is not None:
+            datagram = self._link_keys.encode(notice.message, now + self._unix_offset)
+            self._outbox.extend(LinkDatagram(datagram, relay) for relay in notice.relays)
+
+    def _follow_relays(self, now: float) -> None:
+        """Tell relays what is due, and send around those that fell silent."""
+        self._tell_relays(now)
+        while (event := self.relays.poll_event()) is not None:
+            self._events.append(event)
+            match event:
+                case relays.RelaySilenced(relay):
+                    self._reroute([route for route in self._routes() if route.relay == relay])
+                case relays.IngressFound(ingress):
+                    self._reroute([route for route in self._routes() if route.path.ingress == ingress])
+                case relays.IngressLost(ingress):
+                    for call in list(self._calls.values()):
+                        self._divert(call, ingress, now)
+
+    def _routes(self) -> Iterator[Route]:
+        return (route for call in self._calls.values() for route in call.routes.values())
+
+    def _reroute(self, routes: Iterable[Route]) -> None:
+        """Give routes whose relay does not live another of the same ingress, where there is one."""
+        stand_ins: dict[tuple[Address, int], Address | None] = {}
+        for route in routes:
+            lost, ingress = route.relay, route.path.ingress
+            if self.relays.is_live(lost):
+                continue
+            if (lost, ingress) not in stand_ins:
+                stand_ins[lost, ingress] = self.relays.instead_of(lost, ingress)
+            stand_in = stand_ins[lost, ingress]
+            if stand_in is not None:
+                route.relay = stand_in
+                self.counters.rerouted += 1
+
+    def _divert(self, call: Call, ingress: int, now: float) -> None:
+        """Have a call send over another ingress than one that is lost, if it can."""
+        before = call.session.agent.selected
+        self._run(call, lambda: call.session.unreachable(ingress, now), now)
+        if call.session.agent.selected != before:
+            self.counters.diverted += 1
 
     # The end of a call
 

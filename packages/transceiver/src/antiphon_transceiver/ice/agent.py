@@ -137,6 +137,11 @@ class IceAgent:
         state = self._table.get(path)
         return state is not None and state.validated
 
+    def last_heard(self, path: Path) -> float:
+        """Return when something authenticated last came by a path."""
+        state = self._table.get(path)
+        return -inf if state is None else state.last_heard
+
     def add_local(self, local: IceParameters) -> IceParameters | None:
         """Begin an ICE restart (RFC 8445 §9): checks for these credentials are answered too. Call it before
         `set_remote`. Returns those that are no longer answered, if they had to make room."""
