@@ -10,6 +10,8 @@
 | `GET /load` | | 200 `Load`, for placement |
 | `POST /drain` | | 200 `Load`: no new calls; live ones end after `--drain` seconds, or `?seconds=S` |
 | `DELETE /drain` | | 200 `Load`: new calls again; 409 when the process is about to end |
+| `POST /moved` | `Origin` | 204: relays send here what is for calls whose tokens name that transceiver |
+| `DELETE /moved?cluster=C&host=H&port=P` | | 204: no more, a minute later; 404 when it was not so |
 """
 
 import base64
@@ -128,6 +130,14 @@ class Load(msgspec.Struct, frozen=True):
     calls: int
     capacity: int
     draining: bool = False
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The transceiver that calls were moved from: its cluster, and its link address with a numeric host."""
+
+    cluster: int
+    host: str
+    port: int
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -11,9 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, is_authorized
+from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, Origin, is_authorized
 from antiphon_common.errors import AntiphonError, LocalProtocolError
 from antiphon_common.keys import DerivedKeys
+from antiphon_common.link import Owner
+from antiphon_common.routing import ClusterNetworks, RouteToken
 from antiphon_transceiver.backends import BackendError
 from antiphon_transceiver.server import Draining, Full, NoCall, Stale, TransceiverServer
 
@@ -39,8 +41,8 @@ class BadRequest(AntiphonError):
         self.code = code
 
 
-def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) -> Starlette:
-    """Return the ASGI application of one transceiver."""
+def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys, networks: ClusterNetworks) -> Starlette:
+    """Return the ASGI application of one transceiver; `networks` are those of its cluster and all others."""
 
     async def start(request: Request) -> Response:
         offer = await _read(request, CallRequest)
@@ -93,6 +95,22 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
             return _failure(409, "leaving", "the process is about to end")
         return _json(200, server.load())
 
+    async def take_over(request: Request) -> Response:
+        try:
+            server.take_over(_owner(await _read(request, Origin), networks))
+        except LocalProtocolError as error:
+            return _failure(409, "not_moved", str(error))
+        return Response(status_code=204)
+
+    async def give_up(request: Request) -> Response:
+        try:
+            origin = msgspec.convert(dict(request.query_params), Origin, strict=False)
+        except msgspec.ValidationError as error:
+            raise BadRequest(400, "bad_request", str(error)) from None
+        if not server.switchboard.relays.give_up(_owner(origin, networks)):
+            return _failure(404, "not_moved", "this transceiver does not answer for that one")
+        return Response(status_code=204)
+
     def guarded(handler: Handler) -> Handler:
         async def guard(request: Request) -> Response:
             if not is_authorized(keys, request.headers.get("authorization", ""), time.time()):
@@ -114,6 +132,8 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys) ->
             Route("/load", guarded(load), methods=["GET"]),
             Route("/drain", guarded(begin_drain), methods=["POST"]),
             Route("/drain", guarded(cancel_drain), methods=["DELETE"]),
+            Route("/moved", guarded(take_over), methods=["POST"]),
+            Route("/moved", guarded(give_up), methods=["DELETE"]),
         ]
     )
 
@@ -129,6 +149,17 @@ async def _read(request: Request, kind: type[Message]) -> Message:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
         raise BadRequest(400, "bad_request", str(error)) from None
+
+
+def _owner(origin: Origin, networks: ClusterNetworks) -> Owner:
+    """Return an address as route tokens have it; raise BadRequest for one that no token can name."""
+    try:
+        owner = Owner(origin.cluster, networks.host_of(origin.cluster, origin.host), origin.port)
+    except ValueError as error:
+        raise BadRequest(400, "bad_request", str(error)) from None
+    if networks.resolve(RouteToken(*owner, nonce=0)) is None:
+        raise BadRequest(400, "bad_request", f"port {origin.port} is none of cluster {origin.cluster}'s")
+    return owner
 
 
 def _read_seconds(request: Request, name: str) -> float | None:

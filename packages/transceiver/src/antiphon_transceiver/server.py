@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 import trio
 
 from antiphon_common.control import ANY_GENERATION, CallAccepted, CallRequest, CallStatus, IceUpdate, Load
+from antiphon_common.core import Path
 from antiphon_common.errors import AntiphonError
+from antiphon_common.link import Owner
 from antiphon_common.shell.calls import BATCH
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.turns import Turns
@@ -16,6 +18,7 @@ from antiphon_transceiver.backends import BackendError, BackendPool, InboundFram
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.metrics import TransceiverMetrics
 from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.relays import IngressFound, IngressLost, RelayBegan, RelaySilenced
 from antiphon_transceiver.switchboard import CallConnected, CallEnded, CallReported, Event, Switchboard
 
 log = logging.getLogger(__name__)
@@ -178,6 +181,11 @@ class TransceiverServer:
         log.info("call restarts ICE", extra={"call": call_id})
         return self.switchboard.restart_ice(call, update.ice, trio.current_time())
 
+    def take_over(self, origin: Owner) -> None:
+        """Have relays send here what is for calls whose tokens name `origin`. Raises `LocalProtocolError`."""
+        self.switchboard.take_over(origin, trio.current_time())
+        self._flush()
+
     async def wait_ended(self, call_id: str, tenant: str, seconds: float) -> CallStatus | None:
         """Return a call's status once it has ended, or after `seconds`; None when there is no such call."""
         if self.switchboard.find(call_id, tenant) is not None:
@@ -236,6 +244,14 @@ class TransceiverServer:
                 self._reported(call, happened)
             case CallEnded(call, reason, detail, error):
                 self._ended(call, reason, detail, error)
+            case RelayBegan(relay):
+                log.info("relay began", extra={"relay": str(Path.of(*relay))})
+            case RelaySilenced(relay):
+                log.info("relay silent", extra={"relay": str(Path.of(*relay))})
+            case IngressLost(ingress):
+                log.warning("ingress lost: none of its relays is heard", extra={"ingress": ingress})
+            case IngressFound(ingress, relay):
+                log.info("ingress found", extra={"ingress": ingress, "relay": str(Path.of(*relay))})
 
     def _connected(self, call: Call, event: events.Connected) -> None:
         self.metrics.connected.inc()

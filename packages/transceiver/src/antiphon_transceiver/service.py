@@ -56,7 +56,8 @@ async def serve_transceiver(
     with BatchSocket.open(settings.link) as link:
         bound = Address(*link.address)
         advertised = settings.link_advertise or bound
-        switchboard = _switchboard(shared, keys, advertised)
+        networks = ClusterNetworks(shared.transceiver_network)
+        switchboard = _switchboard(shared.cluster, networks, keys, advertised)
         backends = backend_urls(settings)
         pool = BackendPool(backends, settings.audio)
         server = TransceiverServer(
@@ -70,7 +71,7 @@ async def serve_transceiver(
             drain=drain or Drain(shared.drain),
         )
         _export(registry, switchboard, link, pool)
-        app = control_app(server, LinkInfo(shared.cluster, (str(advertised),)), keys.control)
+        app = control_app(server, LinkInfo(shared.cluster, (str(advertised),)), keys.control, networks)
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
             nursery.start_soon(server.run)
@@ -104,9 +105,8 @@ class RelayFilter:
         return allowed
 
 
-def _switchboard(shared: SharedSettings, keys: KeyRing, advertised: Address) -> Switchboard:
-    networks = ClusterNetworks(shared.transceiver_network)
-    owner = Owner(shared.cluster, networks.host_of(shared.cluster, advertised.host), advertised.port)
+def _switchboard(cluster: int, networks: ClusterNetworks, keys: KeyRing, advertised: Address) -> Switchboard:
+    owner = Owner(cluster, networks.host_of(cluster, advertised.host), advertised.port)
     unix_offset = time.time() - trio.current_time()
     return Switchboard(
         owner,
@@ -121,8 +121,10 @@ def _switchboard(shared: SharedSettings, keys: KeyRing, advertised: Address) -> 
 
 def _export(registry: CollectorRegistry, switchboard: Switchboard, link: BatchSocket, pool: BackendPool) -> None:
     export_counters(registry, "antiphon_transceiver_link", switchboard.counters)
+    export_counters(registry, "antiphon_transceiver_relays", switchboard.relays.counters)
     export_counters(registry, "antiphon_transceiver_socket", link.counters)
     export_counters(registry, "antiphon_transceiver_paths", switchboard.paths.counters)
     export_counters(registry, "antiphon_transceiver_backend", pool.counters)
     export_gauge(registry, "antiphon_calls", "Calls at this moment", lambda: len(switchboard))
+    export_gauge(registry, "antiphon_transceiver_relays", "Relays that are heard", lambda: switchboard.relays.live)
     export_gauge(registry, "antiphon_transceiver_paths", "Entries of the path table", lambda: len(switchboard.paths))
