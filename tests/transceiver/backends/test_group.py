@@ -126,6 +126,19 @@ def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_i
     assert bench.group.counters.calls_resumed == 1
 
 
+def test_a_call_is_started_again_where_a_packet_was_lost_last() -> None:
+    bench = Bench()
+    bench.group.preferred_format = "opus"
+    bench.connect(formats=("opus",))
+    call, first = bench.accepted()
+    second = bench.connect(formats=("opus",))
+    call.send_audio(b"", 48_000, frames.Origin.CONCEALED)
+    assert positions(first) == [48_000]
+    bench.say(first, frames.Pong(0))
+    bench.lose(first)
+    assert [frame.resumed_ms for frame in started(second)] == [1000]
+
+
 def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
     bench = Bench(4)
     call, link = bench.accepted()

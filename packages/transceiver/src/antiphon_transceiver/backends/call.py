@@ -362,7 +362,8 @@ class BackendCall:
         if self._waiting.frames:
             samples = self._waiting.frames[0].position
         elif self._last_audio is not None:
-            ticks = self._audio_format.duration(self._last_audio.data)
+            lost = not self._last_audio.data  # a stretch of Opus of which no packet came says where it begins, no more
+            ticks = 0 if lost else self._audio_format.duration(self._last_audio.data)
             samples = self._last_audio.position + ticks * self._audio_format.rate // 48000
         return max(1, samples * 1000 // self._audio_format.rate)
 
