@@ -34,11 +34,12 @@ class Connected(msgspec.Struct, frozen=True):
 
 
 class AudioReceived(NamedTuple):
-    """One Opus packet of the server."""
+    """One packet of the server; its timestamp is that of RTP."""
 
     payload: bytes
     sequence: int
     timestamp: int
+    payload_type: int
 
 
 class Closed(msgspec.Struct, frozen=True):
@@ -177,10 +178,14 @@ class ClientCall:
 
     # Local actions
 
-    def send_audio(self, payload: bytes, timestamp: int, now: float) -> None:
-        """Send one Opus packet; `timestamp` counts 48 kHz ticks since the call's audio began."""
+    def send_audio(self, payload: bytes, timestamp: int, now: float, payload_type: int = OPUS_PAYLOAD_TYPE) -> None:
+        """Send one packet; `timestamp` counts ticks of the codec's clock, Opus's 48 kHz, since the call's audio began.
+
+        Whoever sends another payload type than Opus's has put it into the offer.
+        """
         if self._srtp is None:
             raise LocalProtocolError("the call is not connected")
+        self._sender.payload_type = payload_type
         packet = self._sender.packet(payload, timestamp, extension=self.feedback.extension(now))
         self.reporter.sent_rtp(self._sender.rtp_timestamp(timestamp), len(payload), now)
         protected = self._srtp.protect_rtp(packet)
@@ -228,7 +233,7 @@ class ClientCall:
         self.reporter.received_rtp(packet, now)
         if self.feedback.received(packet, now):
             self._send_feedback(now)
-        self._events.append(AudioReceived(packet.payload, packet.sequence, packet.timestamp))
+        self._events.append(AudioReceived(packet.payload, packet.sequence, packet.timestamp, packet.payload_type))
 
     def _receive_rtcp(self, data: bytes, now: float) -> None:
         assert self._srtp is not None
