@@ -1,0 +1,241 @@
+"""What a transceiver makes of its relays: who lives, who stands in for whom, and what each is told when."""
+
+import pytest
+
+from antiphon_common.core import Path
+from antiphon_common.errors import LocalProtocolError
+from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Hello, LinkMessage, Moved, Owner, Release
+from antiphon_transceiver.relays import (
+    FORGET_AFTER,
+    MAX_MOVED,
+    MAX_RELAYS,
+    REPEAT_INTERVAL,
+    REPEAT_STEP,
+    SILENT_AFTER,
+    Address,
+    IngressFound,
+    IngressLost,
+    RelayBegan,
+    Relays,
+    RelaySilenced,
+)
+
+HELLO_INTERVAL = 0.025
+OWNER, ORIGIN = Owner(0, 1, 7000), Owner(0, 2, 7000)
+FIRST, SECOND = ("10.0.0.1", 7000), ("10.0.0.2", 7000)
+NEIGHBOUR = ("10.0.0.1", 7001)
+"""Another worker on the host of the first."""
+
+
+def path(number: int, ingress: int = 1) -> Path:
+    return Path.of("203.0.113.1", number, ingress=ingress)
+
+
+class Cluster:
+    """Relays that say HELLO for as long as they live, and what the transceiver tells them."""
+
+    def __init__(self) -> None:
+        self.relays = Relays(OWNER)
+        self.now = 0.0
+        self.hellos: dict[Address, Hello] = {}
+        self.told: dict[Address, list[LinkMessage]] = {}
+        self.events: list[object] = []
+
+    def begin(self, address: Address, *ingresses: int, boot_id: int = 1) -> None:
+        self.hellos[address] = Hello(ingresses or (1,), boot_id)
+        self.told[address] = []
+        self.relays.receive_hello(self.hellos[address], address, self.now)
+        self.turn()
+
+    def run(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now < until:
+            self.now += HELLO_INTERVAL
+            for address, hello in self.hellos.items():
+                self.relays.receive_hello(hello, address, self.now)
+            self.turn()
+
+    def turn(self) -> None:
+        deadline = self.relays.poll_timeout()
+        if deadline is not None and deadline <= self.now:
+            self.relays.handle_timeout(self.now)
+        while (notice := self.relays.poll_transmit()) is not None:
+            for address in notice.relays:
+                self.told[address].append(notice.message)
+        while (event := self.relays.poll_event()) is not None:
+            self.events.append(event)
+
+    def take_told(self, address: Address) -> list[LinkMessage]:
+        told, self.told[address] = self.told[address], []
+        return told
+
+    def announced(self, address: Address) -> list[Path]:
+        return [path for message in self.take_told(address) if isinstance(message, Announce) for path in message.paths]
+
+
+def test_a_proved_path_is_confirmed_where_it_came_from_and_announced_to_its_ingress_alone() -> None:
+    cluster = Cluster()
+    other = ("10.0.0.9", 7000)
+    for address, ingress in ((FIRST, 1), (SECOND, 1), (other, 2)):
+        cluster.begin(address, ingress)
+    paths = [path(number) for number in range(1, 4)]
+    for one in paths:
+        cluster.relays.confirmed(one, FIRST, cluster.now)
+    cluster.turn()
+    assert cluster.take_told(FIRST) == [Confirm(one) for one in paths]
+    assert cluster.take_told(SECOND) == [Announce(tuple(paths))]
+    cluster.relays.confirmed(paths[0], SECOND, cluster.now)  # again, with another answer to a check
+    cluster.turn()
+    assert cluster.take_told(FIRST) == []
+    assert cluster.take_told(SECOND) == [Confirm(paths[0])]
+    cluster.relays.released(paths[0], FIRST)
+    cluster.turn()
+    assert cluster.take_told(FIRST) == cluster.take_told(SECOND) == [Release(paths[0])]
+    assert cluster.take_told(other) == []
+
+
+def test_what_is_released_at_once_is_announced_to_nobody() -> None:
+    cluster = Cluster()
+    cluster.begin(FIRST)
+    cluster.begin(SECOND)
+    cluster.relays.confirmed(path(1), FIRST, cluster.now)
+    cluster.relays.released(path(1), FIRST)
+    cluster.run(2 * REPEAT_INTERVAL)
+    assert cluster.take_told(SECOND) == [Release(path(1))]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a new relay", "a relay that begins anew"])
+def test_who_knows_nothing_is_told_everything_at_once(again: bool) -> None:
+    cluster = Cluster()
+    cluster.begin(FIRST)
+    if again:
+        cluster.begin(SECOND)
+    paths = [path(number) for number in range(1, 2 * MAX_ANNOUNCED_PATHS)]
+    for one in paths:
+        cluster.relays.confirmed(one, FIRST, cluster.now)
+    cluster.relays.take_over(ORIGIN, cluster.now)
+    cluster.turn()
+    cluster.take_told(FIRST)
+    cluster.begin(SECOND, boot_id=2)
+    assert cluster.take_told(SECOND) == [
+        Announce(tuple(paths[:MAX_ANNOUNCED_PATHS])),
+        Announce(tuple(paths[MAX_ANNOUNCED_PATHS:])),
+        Moved(ORIGIN, OWNER),
+    ]
+    assert cluster.take_told(FIRST) == []
+
+
+def test_everything_is_announced_again_every_few_seconds() -> None:
+    cluster = Cluster()
+    cluster.begin(FIRST)
+    for number in range(1, 4):
+        cluster.relays.confirmed(path(number), FIRST, cluster.now)
+        cluster.run(1.0)
+    cluster.relays.take_over(ORIGIN, cluster.now)
+    cluster.take_told(FIRST)
+    cluster.run(3 * (REPEAT_INTERVAL + REPEAT_STEP))
+    told = cluster.take_told(FIRST)
+    announced = [message.paths for message in told if isinstance(message, Announce)]
+    assert announced == 3 * [(path(1),), (path(2),), (path(3),)]
+    assert told.count(Moved(ORIGIN, OWNER)) == 4
+    assert cluster.relays.give_up(ORIGIN)
+    assert not cluster.relays.give_up(ORIGIN)
+    cluster.run(2 * REPEAT_INTERVAL)
+    assert Moved(ORIGIN, OWNER) not in cluster.take_told(FIRST)
+
+
+def test_silence_is_noticed_once_and_what_was_missed_is_made_up_for() -> None:
+    cluster = Cluster()
+    cluster.begin(FIRST)
+    cluster.begin(SECOND)
+    cluster.relays.confirmed(path(1), FIRST, cluster.now)
+    hello = cluster.hellos.pop(SECOND)
+    cluster.run(SILENT_AFTER - HELLO_INTERVAL)
+    assert RelaySilenced(SECOND) not in cluster.events
+    cluster.run(2 * HELLO_INTERVAL)
+    assert cluster.events == [RelayBegan(FIRST), RelayBegan(SECOND), RelaySilenced(SECOND)]
+    assert cluster.relays.live == 1
+    cluster.take_told(SECOND)
+    cluster.hellos[SECOND] = hello
+    cluster.run(HELLO_INTERVAL)
+    assert cluster.announced(SECOND) == []
+    del cluster.hellos[SECOND]
+    cluster.run(FORGET_AFTER + SILENT_AFTER)
+    assert len(cluster.relays) == 1
+    cluster.hellos[SECOND] = hello
+    cluster.run(HELLO_INTERVAL)
+    assert cluster.announced(SECOND) == [path(1)]
+
+
+def test_packets_are_a_sign_of_life_too() -> None:
+    cluster = Cluster()
+    cluster.begin(FIRST)
+    cluster.hellos.clear()
+    for _ in range(20):
+        cluster.run(2 * HELLO_INTERVAL)
+        cluster.relays.delivered(FIRST, cluster.now)
+        cluster.relays.delivered(SECOND, cluster.now)  # which never said HELLO
+    assert cluster.relays.is_live(FIRST)
+    assert len(cluster.relays) == 1
+    cluster.run(SILENT_AFTER + HELLO_INTERVAL)
+    assert not cluster.relays.is_live(FIRST)
+
+
+def test_an_ingress_is_lost_with_its_last_relay_and_found_with_any() -> None:
+    cluster = Cluster()
+    cluster.begin(FIRST, 1, 2)
+    cluster.begin(SECOND, 2)
+    cluster.events.clear()
+    hello = cluster.hellos.pop(FIRST)
+    cluster.run(2 * SILENT_AFTER)
+    assert cluster.events == [RelaySilenced(FIRST), IngressLost(1)]
+    cluster.run(2 * FORGET_AFTER)
+    cluster.hellos[("10.0.0.3", 7000)] = hello
+    cluster.run(2 * HELLO_INTERVAL)
+    assert cluster.events[2:] == [RelayBegan(("10.0.0.3", 7000)), IngressFound(1, ("10.0.0.3", 7000))]
+
+
+def test_a_neighbour_on_the_same_host_stands_in_unless_it_may_be_dead_too() -> None:
+    cluster = Cluster()
+    for address in (FIRST, NEIGHBOUR, SECOND):
+        cluster.begin(address)
+    cluster.relays.delivered(SECOND, cluster.now)
+    del cluster.hellos[FIRST]
+    cluster.run(SILENT_AFTER)
+    assert cluster.relays.instead_of(FIRST, 1) == NEIGHBOUR
+    assert cluster.relays.instead_of(FIRST, 2) is None
+    del cluster.hellos[NEIGHBOUR]
+    cluster.run(SILENT_AFTER - HELLO_INTERVAL)
+    assert cluster.relays.is_live(NEIGHBOUR)
+    assert cluster.relays.instead_of(FIRST, 1) == SECOND
+
+
+def test_of_strange_hosts_the_one_stands_in_that_packets_come_by() -> None:
+    """It holds the shared address; the others wait for it."""
+    cluster = Cluster()
+    hosts = [(f"10.0.0.{number}", 7000) for number in range(1, 5)]
+    for address in hosts:
+        cluster.begin(address)
+    cluster.relays.delivered(hosts[2], cluster.now)
+    del cluster.hellos[hosts[0]]
+    cluster.run(SILENT_AFTER)
+    assert cluster.relays.instead_of(hosts[0], 1) == hosts[2]
+
+
+def test_what_is_held_is_bounded_and_nobody_alive_is_displaced() -> None:
+    relays = Relays(OWNER)
+    for number in range(MAX_RELAYS + 10):
+        relays.receive_hello(Hello((1,), number), ("10.0.0.1", number), 0.0)
+    assert (len(relays), relays.counters.refused) == (MAX_RELAYS, 10)
+    relays.receive_hello(Hello((1,), 0), ("10.0.0.1", 0), SILENT_AFTER)
+    relays.handle_timeout(1.5 * SILENT_AFTER)
+    relays.receive_hello(Hello((1,), 0), SECOND, 1.5 * SILENT_AFTER)
+    assert len(relays) == MAX_RELAYS
+    assert relays.is_live(SECOND)
+    assert relays.is_live(("10.0.0.1", 0))
+    for number in range(MAX_MOVED):
+        relays.take_over(Owner(1, number, 1), 0.0)
+    for origin in (OWNER, ORIGIN):
+        with pytest.raises(LocalProtocolError):
+            relays.take_over(origin, 0.0)
+    assert len(relays.moved) == MAX_MOVED
