@@ -138,7 +138,7 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
 def network(session: nox.Session) -> None:
-    """Call from Chromium across bad networks between namespaces; prints gaps and delays. Needs root."""
+    """Call from Chromium over bad networks between namespaces, `-- --minutes N`; prints gaps and delays; needs root."""
     need(session, "chromium", "iproute2", "libopus0")
     if os.geteuid() or not Path("/dev/net/tun").exists():
         session.error("network makes network namespaces: run it as root, where /dev/net/tun is")

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from playwright.sync_api import Playwright
 
 from support.browser import TalkPage
 from support.impairment import PERFECT, Impairment
 from support.internet import Internet, Recording, internet
+from support.listening import WINDOW_SECONDS
 
 FAR_AWAY = Impairment(delay=0.02)
 SECONDS = 16.0
@@ -15,6 +17,13 @@ TROUBLE_AFTER = 6.0
 
 ADDED_DELAY = 0.08
 """Seconds that we may add at the 95th percentile, beside what Chromium's jitter buffer adds."""
+
+RECOVERED_AFTER = 1.0
+STEADY = 0.02
+"""Seconds after a burst, and seconds of delay by which what we add may then differ from before it."""
+
+LATE = 0.01
+"""Share of packets that may come after their playout time, on a machine that has other things to do."""
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +45,21 @@ def good(between: Internet) -> Recording:
     recording = between.record(SECONDS)
     print(f"\ngood network: {recording}", end="")
     assert recording.hearing.found > 0.8
+    assert recording.hearing.longest_gap <= 0.06
+    assert_kept(recording)
     return recording
 
 
 def test_loss(between: Internet, good: Recording) -> None:
     """What is lost delays nothing but for the time that it was waited for."""
     between.impair(Impairment(delay=0.02, loss=0.05))
-    hearing, buffer = recording = between.record(SECONDS)
-    added = hearing.delay_p95 - buffer - (good.hearing.delay - good.buffer)
+    recording = between.record(SECONDS)
+    added = float(np.percentile(recording.ours, 95) - np.median(good.ours))
     print(f"\n5 % loss: {recording}; p95 of what we add {added * 1000:.0f} ms", end="")
-    assert hearing.found > 0.7
-    assert hearing.longest_gap <= 0.2
+    assert recording.hearing.found > 0.8
+    assert recording.hearing.longest_gap <= 0.1
     assert added <= ADDED_DELAY
+    assert_kept(recording)
 
 
 def test_a_burst(between: Internet, good: Recording) -> None:
@@ -55,17 +67,25 @@ def test_a_burst(between: Internet, good: Recording) -> None:
     recording = between.record(SECONDS, lambda tab: between.interrupt(0.3, after=TROUBLE_AFTER, otherwise=FAR_AWAY))
     print(f"\na burst of 300 ms: {recording}", end="")
     assert recording.hearing.found > 0.8
-    assert recording.hearing.longest_gap <= 0.6
+    burst, length = max(recording.hearing.gaps, key=lambda gap: gap[1])
+    assert length <= 0.5
+    before = recording.hearing.times < burst - WINDOW_SECONDS
+    afterwards = recording.hearing.times > burst + length + RECOVERED_AFTER
+    risen = float(np.max(recording.ours[afterwards]) - np.median(recording.ours[before]))
+    print(f"; from 1 s after it on, {risen * 1000:+.0f} ms at most", end="")
+    assert risen <= STEADY
     assert recording.hearing.times[-1] > SECONDS - 3.0
+    assert_kept(recording)
 
 
 def test_jitter(between: Internet, good: Recording) -> None:
-    """Chromium stretches what it plays, which is heard but not recognised by its waveform."""
+    """Chromium stretches what it plays, which is heard but not always recognised by its waveform."""
     between.impair(Impairment(delay=0.02, jitter=0.08))
     recording = between.record(SECONDS)
     print(f"\n80 ms jitter: {recording}", end="")
-    assert recording.hearing.found > 0.4
-    assert recording.hearing.longest_gap <= 0.2
+    assert recording.hearing.found > 0.6
+    assert recording.hearing.longest_gap <= 0.1
+    assert_kept(recording)
 
 
 def test_a_nat_rebinding(between: Internet, good: Recording) -> None:
@@ -74,8 +94,9 @@ def test_a_nat_rebinding(between: Internet, good: Recording) -> None:
     recording = between.record(SECONDS, lambda tab: between.rebind(after=TROUBLE_AFTER))
     print(f"\na NAT rebinding: {recording}", end="")
     assert recording.hearing.found > 0.6
-    assert recording.hearing.longest_gap <= 3.5
+    assert recording.hearing.longest_gap <= 3.0
     assert recording.hearing.times[-1] > SECONDS - 3.0
+    assert_kept(recording)
 
 
 def test_an_ice_restart(between: Internet, good: Recording) -> None:
@@ -87,5 +108,24 @@ def test_an_ice_restart(between: Internet, good: Recording) -> None:
     recording = between.record(SECONDS, restart)
     print(f"\nan ICE restart: {recording}", end="")
     assert recording.hearing.found > 0.8
-    assert recording.hearing.longest_gap <= 0.2
+    assert recording.hearing.longest_gap <= 0.1
     assert recording.hearing.times[-1] > SECONDS - 3.0
+    assert_kept(recording)
+
+
+def test_minutes_of_playing(between: Internet, good: Recording, minutes: int) -> None:
+    """Nothing adds up, and the path by the second ingress, which Chromium soon stops checking, stays there."""
+    between.impair(Impairment(delay=0.02, loss=0.01, jitter=0.01))
+    for minute, recording in enumerate(between.pieces(60.0, minutes), 1):
+        print(f"\nminute {minute} of {minutes}: {recording}", end="")
+        assert recording.hearing.found > 0.8
+        assert recording.hearing.longest_gap <= 0.1
+        assert np.percentile(recording.ours, 95) - np.median(good.ours) <= ADDED_DELAY
+        assert recording.server["paths"] == 2
+        assert_kept(recording)
+
+
+def assert_kept(recording: Recording) -> None:
+    """Nothing that came in time was discarded, and next to nothing came late."""
+    assert recording.discarded == 0
+    assert recording.late <= LATE

@@ -52,9 +52,29 @@ async (script) => {
     context.createMediaStreamSource(stream).connect(new GainNode(context, mono)).connect(both, 0, channel));
   both.connect(recorder).connect(context.destination);
   window.recorded = [];
+  window.buffered = [];
+  window.forgotten = 0;
   recorder.port.onmessage = ({ data }) => window.recorded.push(data);
+  setInterval(async () => {
+    const figures = await window.antiphon.peerConnection?.getStats();
+    const told = [...(figures?.values() ?? [])].find(({ type }) => type === "inbound-rtp");
+    if (told)
+      window.buffered.push([
+        window.forgotten + window.recorded.length, told.jitterBufferDelay, told.jitterBufferEmittedCount]);
+  }, 200);
 }
 """
+TAKE_BUFFERED = """
+() => window.buffered.map(([at, delay, count]) => [(at - window.forgotten) * 128 / 48000, delay, count])
+"""
+FORGET = """
+(seconds) => {
+  const old = window.recorded.length - Math.round(seconds * 48000 / 128);
+  window.recorded.splice(0, old);
+  window.forgotten += old;
+}
+"""
+OWN_STATISTICS = "async () => (await fetch(`/v1/realtime/calls/${window.antiphon.callId}/stats`)).json()"
 RECORDED_SECONDS = "() => window.recorded.length * 128 / 48000"
 TAKE_RECORDING = """
 (channel) => {
@@ -69,6 +89,15 @@ TAKE_RECORDING = """
 }
 """
 STATISTICS = "async () => [...(await window.antiphon.peerConnection.getStats()).values()]"
+
+
+class Buffered(NamedTuple):
+    """Chromium's jitter buffer at some time of a recording: for how many samples in all it gave out how many seconds
+    it held them, summed up."""
+
+    at: float
+    seconds: float
+    samples: int
 
 
 class Stereo(NamedTuple):
@@ -133,6 +162,18 @@ class TalkPage:
             assert time.monotonic() < deadline, f"only {recorded:.1f} of {seconds:.0f} s were recorded"
             self.page.wait_for_timeout(100)
         return Stereo(self._channel(1)[RATE:], self._channel(0)[RATE:])
+
+    def buffered(self) -> list[Buffered]:
+        """Return what Chromium's jitter buffer did meanwhile; times are those of the last `recording`."""
+        return [Buffered(at - 1.0, seconds, samples) for at, seconds, samples in self.page.evaluate(TAKE_BUFFERED)]
+
+    def forget(self, but: float) -> None:
+        """Go on recording without what is older than so many seconds."""
+        self.page.evaluate(FORGET, but)
+
+    def own_statistics(self) -> dict[str, Any]:
+        """Return the server's figures of the call."""
+        return dict(self.page.evaluate(OWN_STATISTICS)["statistics"])
 
     def fall_silent(self) -> None:
         """Send no more audio, and wait until none comes back either."""
