@@ -23,8 +23,8 @@ class Moves:
         return len(self._successors)
 
     def learn(self, moved: Moved, source: bytes, now: float) -> tuple[bytes, bytes] | None:
-        """Take an entry from the link address `source`; return the addresses of the origin and of who has its calls now,
-        or None when it is refused: only origin and successor may say so."""
+        """Take an entry from the link address `source`; return the addresses of the origin and of who has its calls
+        now, or None when it is refused: only origin and successor may say so."""
         origin, successor = moved
         addresses = self.resolve(origin), self.resolve(successor)
         if origin == successor or source not in addresses or not all(addresses):

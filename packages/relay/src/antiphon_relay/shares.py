@@ -24,7 +24,7 @@ a stall, is moved in less."""
 LEAST_SHARE = 250
 """Packets of each owner and window that pass in any case: 5,000 a second, of a hundred calls."""
 SQUEEZE, RELAX = 0.75, 1.25
-"""What becomes of the budget after a window with pressure, and after one without."""
+"""What becomes of the budget after a window that ended under pressure, and after one that did not."""
 CONFIRMED, PROVISIONAL = 1, 2
 """What an owner's share is divided by for each kind of flow."""
 
@@ -32,12 +32,12 @@ CONFIRMED, PROVISIONAL = 1, 2
 class Shares:
     """Decides for one socket. It is `active` from the first pressure until all that comes fits the budget again."""
 
-    __slots__ = ("_budget", "_counts", "_level", "_passed", "_pressed", "_until", "active")
+    __slots__ = ("_budget", "_came", "_level", "_passed", "_pressed", "_until", "active")
 
     def __init__(self) -> None:
         self.active = False
-        self._counts: dict[bytes, int] = {}
-        self._passed = 0
+        self._came: dict[bytes, int] = {}
+        self._passed: dict[bytes, int] = {}
         self._level = self._budget = inf
         self._pressed = False
         self._until = 0.0
@@ -84,29 +84,29 @@ class Shares:
             if self.active:
                 self._divide(late=now >= self._until + SHARE_WINDOW)
             self._until = now + SHARE_WINDOW
-            self._counts = {}
-            self._passed = 0
-            self._pressed = False
-        if pressed:
-            self.active = self._pressed = True
+            self._came = {}
+            self._passed = {}
+        self._pressed = pressed
+        self.active = self.active or pressed
 
     def _allow(self, owner: bytes, part: int) -> bool:
         """Count a packet towards an owner, and return whether it is within the owner's share."""
-        count = self._counts[owner] = self._counts.get(owner, 0) + 1
-        if count * part > self._level:
+        self._came[owner] = self._came.get(owner, 0) + 1
+        passed = self._passed.get(owner, 0) + 1
+        if passed * part > self._level:
             return False
-        self._passed += 1
+        self._passed[owner] = passed
         return True
 
     def _divide(self, *, late: bool) -> None:
         """End a window: set the budget of the next, and what each owner has of it. Where nothing has come for a whole
         window the overload is over."""
-        self._budget = self._passed * SQUEEZE if self._pressed else self._budget * RELAX
-        if late or sum(self._counts.values()) <= self._budget:
+        self._budget = sum(self._passed.values()) * SQUEEZE if self._pressed else self._budget * RELAX
+        if late or sum(self._came.values()) <= self._budget:
             self.active = False
             self._level = self._budget = inf
         else:
-            self._level = max(LEAST_SHARE, _level(sorted(self._counts.values()), self._budget))
+            self._level = max(LEAST_SHARE, _level(sorted(self._came.values()), self._budget))
 
 
 def _level(counts: Sequence[int], budget: float) -> float:

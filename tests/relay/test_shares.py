@@ -1,0 +1,122 @@
+"""A relay that cannot keep up: whose packets still get through."""
+
+from collections import Counter, deque
+
+import pytest
+
+from antiphon_common.link import DOWNLINK
+from antiphon_common.shell.calls import BATCH
+from antiphon_common.sockaddr import encode_address
+from antiphon_relay.flows import Datagram
+from support.relaying import Relay, Transceiver, client
+
+READ_SECONDS, FORWARD_SECONDS = 3e-6, 9e-6
+"""What a packet costs here: 83,000 a second can be forwarded."""
+QUEUE = 4096
+"""Packets that the kernel keeps; what comes then is dropped, whoever sent it."""
+LIVE = 0.999
+"""What has to come out of an owner that sends less than its share."""
+
+
+class Overload:
+    """A relay, the queue of one of its sockets, and what each owner's calls put into it."""
+
+    def __init__(self, *, upwards: bool = True) -> None:
+        self.relay = Relay()
+        self._upwards = upwards
+        self._ingress = next(iter(self.relay.core.ingresses.values()))
+        self.offers: list[tuple[float, list[Datagram]]] = []
+
+    def offer(self, owner: Transceiver, rate: float, numbers: range) -> None:
+        """Have so many packets a second sent by these clients, or to them."""
+        data = bytes((0x80, len(self.offers)))
+        link = encode_address(owner.link.host, owner.link.port)
+        header = self.relay.link_keys.header
+        paths = [client(number) for number in numbers]
+        if self._upwards:
+            self.offers.append((rate, [(data, encode_address(path.host, path.port)) for path in paths]))
+        else:
+            self.offers.append((rate, [(header(path, DOWNLINK, 0) + data, link) for path in paths]))
+
+    def run(self, seconds: float) -> list[float]:
+        """Return which part of each offer came out, but for the first fifth, in which overload is noticed."""
+        start, queue, full = self.relay.now, deque[Datagram](), 0
+        due = [start] * len(self.offers)
+        offered, came = Counter[int](), Counter[int]()
+        while self.relay.now < start + seconds:
+            counts = self.relay.now > start + seconds / 5
+            for index, (rate, datagrams) in enumerate(self.offers):
+                while due[index] <= self.relay.now:
+                    due[index] += 1 / rate
+                    offered[index] += counts
+                    if len(queue) < QUEUE:
+                        queue.append(datagrams[int(due[index] * rate) % len(datagrams)])
+            batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+            full = full + 1 if len(batch) == BATCH else 0
+            out = self._forward(batch, pressed=full >= 4)
+            came.update(data[-1] for data, _ in out if counts)
+            self.relay.now += max(1e-4, len(batch) * READ_SECONDS + len(out) * FORWARD_SECONDS)
+        return [came[index] / offered[index] for index in range(len(self.offers))]
+
+    def _forward(self, batch: list[Datagram], *, pressed: bool) -> list[Datagram]:
+        core, now = self.relay.core, self.relay.now
+        if self._upwards:
+            core.forward_uplink(self._ingress, batch, now, pressed=pressed)
+        else:
+            core.forward_downlink(batch, now, pressed=pressed)
+        outbox = core.link_outbox if self._upwards else self._ingress.outbox
+        out = outbox.copy()
+        outbox.clear()
+        return out
+
+
+@pytest.mark.parametrize("upwards", [True, False], ids=["uplink", "downlink"])
+def test_one_owners_flood_does_not_starve_the_others(upwards: bool) -> None:
+    overload = Overload(upwards=upwards)
+    flooded, small, large = (overload.relay.transceiver(port) for port in (9000, 9001, 9002))
+    for owner, rate, numbers in (
+        (flooded, 150_000, range(1000)),
+        (small, 2_000, range(1000, 1040)),
+        (large, 10_000, range(2000, 2200)),
+    ):
+        for number in numbers:
+            owner.confirm(client(number))
+        overload.offer(owner, rate, numbers)
+    shares = overload.run(1.0)
+    assert shares[0] > 0.1
+    assert min(shares[1:]) >= LIVE, shares
+
+
+def test_confirmed_flows_go_before_provisional_ones_and_those_before_unknown_paths() -> None:
+    overload = Overload()
+    owner = overload.relay.transceiver()
+    for number in range(1000):
+        owner.send(b"\x80", client(number))
+    for number in range(400):
+        owner.confirm(client(number))
+    overload.offer(owner, 20_000, range(400))
+    overload.offer(owner, 100_000, range(400, 1000))
+    overload.offer(owner, 40_000, range(1000, 2000))
+    confirmed, provisional, unknown = overload.run(1.0)
+    assert confirmed >= LIVE
+    assert 0.1 < provisional < 0.5
+    assert unknown == 0
+
+
+def test_a_burst_that_can_be_moved_loses_nothing_and_overload_is_forgotten() -> None:
+    overload = Overload()
+    owner, flooded = overload.relay.transceiver(9000), overload.relay.transceiver(9001)
+    for number in range(1200):
+        (owner if number < 200 else flooded).confirm(client(number))
+    overload.offer(owner, 10_000, range(200))
+    overload.offer(flooded, 200_000, range(200, 1200))
+    overload.run(0.04)
+    assert overload.relay.counters.shed == 0
+    overload.run(0.5)
+    assert overload.relay.counters.shed > 0
+    overload.offers.pop()
+    overload.run(0.5)
+    before = overload.relay.counters.shed
+    overload.offer(flooded, 20_000, range(200, 1200))
+    assert min(overload.run(0.5)) >= LIVE
+    assert overload.relay.counters.shed == before
