@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from antiphon_transceiver.dtls import Certificate, DtlsEndpoint, DtlsEvent, DtlsRole, HandshakeCompleted
+from antiphon_transceiver.dtls import Certificate, Closed, DtlsEndpoint, DtlsEvent, DtlsRole, HandshakeCompleted
+from antiphon_transceiver.dtls.endpoint import DOUBT_SECONDS
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 from support.impairment import PERFECT, Impairment
 from support.memory_network import MemoryNetwork
@@ -15,6 +16,19 @@ from support.memory_network import MemoryNetwork
 def certificate(name: str) -> Certificate:
     """Return the certificate that `name` has in this run of the tests."""
     return Certificate.generate()
+
+
+def end_of(endpoint: DtlsEndpoint) -> Closed:
+    """Let pass the time for which an endpoint doubts that its handshake has failed, and return how it ended."""
+    assert endpoint.poll_event() is None, "it might have been a stranger"
+    deadline = 0.0
+    while not endpoint.closed:
+        deadline = endpoint.poll_timeout() or 0.0
+        endpoint.handle_timeout(deadline)
+    assert deadline <= DOUBT_SECONDS + 0.1
+    (event,) = iter(endpoint.poll_event, None)
+    assert isinstance(event, Closed)
+    return event
 
 
 class DtlsPeers(NamedTuple):

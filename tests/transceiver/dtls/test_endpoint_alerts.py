@@ -13,7 +13,7 @@ from antiphon_transceiver.dtls import (
 from antiphon_transceiver.dtls.messages import HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.dtls_peers import DtlsPeers, certificate, make_peers
+from support.dtls_peers import DtlsPeers, certificate, end_of, make_peers
 from support.memory_network import MemoryNetwork
 
 
@@ -113,8 +113,7 @@ def test_a_message_out_of_turn_ends_the_handshake() -> None:
     server = make_peers().server
     message = HandshakeMessage(HandshakeType.CLIENT_KEY_EXCHANGE, 0, b"\0")
     server.receive_datagram(RecordLayer().encode(ContentType.HANDSHAKE, 0, message.encode()), None, 0.0)
-    closed = server.poll_event()
-    assert isinstance(closed, Closed)
+    closed = end_of(server)
     assert (closed.reason, closed.alert) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
     assert "WAIT_CLIENT_HELLO" in closed.detail
 
@@ -191,4 +190,4 @@ def test_an_alert_in_the_clear_counts_only_before_the_handshake_is_complete() ->
     fresh = make_peers().client
     fresh.start(0.0)
     fresh.receive_datagram(alert, None, 0.0)
-    assert fresh.poll_event() == Closed(CloseReason.ALERT_RECEIVED, 40, "alert 40 from the peer")
+    assert end_of(fresh) == Closed(CloseReason.ALERT_RECEIVED, 40, "alert 40 from the peer")

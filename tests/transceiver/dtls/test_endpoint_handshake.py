@@ -29,7 +29,7 @@ from antiphon_transceiver.dtls.messages import (
 )
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.dtls_peers import certificate, make_peers
+from support.dtls_peers import certificate, end_of, make_peers
 
 CM, GCM_128, GCM_256 = SrtpProfile.AES128_CM_HMAC_SHA1_80, SrtpProfile.AEAD_AES_128_GCM, SrtpProfile.AEAD_AES_256_GCM
 
@@ -143,9 +143,8 @@ def test_a_client_hello_that_cannot_be_served_is_refused(
     peers.client.start(0.0)
     hello = change(client_hello(peers.client))
     peers.server.receive_datagram(in_record(HandshakeMessage(HandshakeType.CLIENT_HELLO, 0, hello.encode())), None, 0.0)
-    event = peers.server.poll_event()
-    assert isinstance(event, Closed)
-    assert (event.reason, event.alert) == (CloseReason.ALERT_SENT, alert)
+    end = end_of(peers.server)
+    assert (end.reason, end.alert) == (CloseReason.ALERT_SENT, alert)
     transmit = peers.server.poll_transmit()
     assert transmit is not None
     assert transmit.data[-2:] == bytes((2, alert))
@@ -221,9 +220,8 @@ def test_a_server_hello_that_fits_to_no_offer_is_refused(hello: ServerHello, ale
     client = make_peers().client
     client.start(0.0)
     client.receive_datagram(in_record(HandshakeMessage(HandshakeType.SERVER_HELLO, 0, hello.encode())), None, 0.0)
-    event = client.poll_event()
-    assert isinstance(event, Closed)
-    assert (event.reason, event.alert) == (CloseReason.ALERT_SENT, alert)
+    end = end_of(client)
+    assert (end.reason, end.alert) == (CloseReason.ALERT_SENT, alert)
 
 
 def test_a_server_certificate_must_have_the_key_that_the_suite_names() -> None:
@@ -234,9 +232,8 @@ def test_a_server_certificate_must_have_the_key_that_the_suite_names() -> None:
     chain = CertificateChain((certificate("server").der,)).encode()
     client.receive_datagram(in_record(HandshakeMessage(HandshakeType.SERVER_HELLO, 0, hello)), None, 0.0)
     client.receive_datagram(in_record(HandshakeMessage(HandshakeType.CERTIFICATE, 1, chain)), None, 0.0)
-    event = client.poll_event()
-    assert isinstance(event, Closed)
-    assert (event.reason, event.alert) == (CloseReason.ALERT_SENT, AlertDescription.ILLEGAL_PARAMETER)
+    end = end_of(client)
+    assert (end.reason, end.alert) == (CloseReason.ALERT_SENT, AlertDescription.ILLEGAL_PARAMETER)
 
 
 def test_a_hello_verify_request_is_answered_once_with_its_cookie() -> None:
@@ -251,9 +248,7 @@ def test_a_hello_verify_request_is_answered_once_with_its_cookie() -> None:
     assert second.sequence == 1
     assert ClientHello.decode(second.data) == msgspec.structs.replace(first, cookie=b"cookie")
     client.receive_datagram(in_record(HandshakeMessage(HandshakeType.HELLO_VERIFY_REQUEST, 1, request)), None, 0.06)
-    event = client.poll_event()
-    assert isinstance(event, Closed)
-    assert event.alert == AlertDescription.UNEXPECTED_MESSAGE
+    assert end_of(client).alert == AlertDescription.UNEXPECTED_MESSAGE
 
 
 def test_calls_out_of_order_are_the_callers_mistake() -> None:

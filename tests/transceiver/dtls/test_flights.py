@@ -82,25 +82,47 @@ def test_a_message_waits_for_those_before_it() -> None:
     assert pop_all(reassembler) == MESSAGES
 
 
-def test_a_fragment_that_contradicts_the_others_is_of_no_use() -> None:
+@pytest.mark.parametrize("stray", [(11, 12, 0, 0, b"a"), (14, 10, 0, 5, b"a"), (11, 10, 0, 5, b"abcde")])
+def test_what_came_last_takes_the_place_of_what_it_contradicts(stray: tuple[int, int, int, int, bytes]) -> None:
     reassembler = Reassembler()
+    assert reassembler.push(Fragment(*stray))
+    assert reassembler.pop() is None
     assert reassembler.push(Fragment(11, 10, 0, 0, b"01234"))
-    assert not reassembler.push(Fragment(11, 12, 0, 5, b"56789"))
-    assert not reassembler.push(Fragment(14, 10, 0, 5, b"56789"))
     assert reassembler.push(Fragment(11, 10, 0, 5, b"56789"))
     assert reassembler.pop() == HandshakeMessage(11, 0, b"0123456789")
+
+
+def test_messages_come_again_after_going_back() -> None:
+    reassembler = Reassembler()
+    reassembler.push(MESSAGES[2].fragment(0, 0))
+    for _ in range(2):
+        for message in MESSAGES[:2]:
+            reassembler.push(message.fragment(0, 5000))
+        reassembler.pop()
+        assert reassembler.next_sequence == 1
+        reassembler.go_back(0)
+        assert reassembler.pop() is None
+    for message in MESSAGES:
+        reassembler.push(message.fragment(0, 5000))
+    assert pop_all(reassembler) == MESSAGES
 
 
 def test_what_is_held_is_bounded() -> None:
     reassembler = Reassembler()
     assert not reassembler.push(Fragment(11, 10, MAX_AHEAD, 0, b"far ahead"[:9]))
     assert not reassembler.push(Fragment(11, MAX_MESSAGE + 1, 0, 0, b"too long"))
-    pieces = sum(reassembler.push(Fragment(11, 1000, 0, 2 * i, b"a")) for i in range(500))
-    assert pieces == MAX_PIECES
-    held = sum(
-        1000 * reassembler.push(Fragment(11, MAX_MESSAGE, 1 + i // 16, i % 16 * 1000, bytes(1000))) for i in range(64)
-    )
-    assert MAX_HELD - 2000 <= held <= MAX_HELD
+    pieces, held = [], []
+    for i in range(500):
+        reassembler.push(Fragment(11, 1000, 0, 2 * i, b"a"))
+        pieces.append(reassembler.held)
+    for i in range(64):
+        reassembler.push(Fragment(11, MAX_MESSAGE, 1 + i // 16, i % 16 * 1000, bytes(1000)))
+        held.append(reassembler.held)
+    assert max(pieces) == MAX_PIECES
+    assert MAX_HELD - 2000 <= max(held) <= MAX_HELD
+    for message in MESSAGES:
+        reassembler.push(message.fragment(0, 5000))
+    assert pop_all(reassembler) == MESSAGES, "the peer gets through all the same"
 
 
 def test_timeouts_double_up_to_a_second() -> None:

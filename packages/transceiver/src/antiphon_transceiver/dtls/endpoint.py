@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from antiphon_common.control import Fingerprint
 from antiphon_common.core import Path, Transmit
@@ -48,6 +49,11 @@ MIN_MTU = 256
 HANDSHAKE_DEADLINE = 30.0
 """Seconds from the first flight until we give up: as long as ICE keeps a silent peer."""
 
+DOUBT_SECONDS = 0.4
+"""Seconds for which a handshake that seems to have failed still waits for a flight that makes it go on (`Doubt`): most
+round trips, and a flight sent again. Twice that is still within the second in which the other side is to know of a
+failure, and it may doubt as long as we do."""
+
 MAX_EARLY_RECORDS = 16
 """Records held that came before what they depend on: keys, or Finished. More than a flight and its first data."""
 
@@ -64,7 +70,22 @@ class DtlsCounters:
         self.impossible = 0
         """Fragments, before the end of the handshake, of messages that the peer's role never sends."""
         self.early_dropped = 0
+        self.doubted = 0
+        """Alerts and messages that would have ended a handshake, had they been authenticated."""
         self.retransmissions = 0
+
+
+class Doubt(NamedTuple):
+    """A handshake seems to have come to its end, but a stranger may have sent what says so.
+
+    Nothing is authenticated before Finished, so a stranger who sends in the peer's name can send an alert, or a message
+    that leads nowhere. Neither ends the handshake at once (RFC 6347 §4.1.2.7): messages that cannot be accepted are
+    forgotten, back to where our last flight left, that flight is sent again when it is due, and a whole flight of the
+    peer disproves the doubt. A peer that really has failed sends none, or another one as bad.
+    """
+
+    end: Closed
+    deadline: float
 
 
 class DtlsEndpoint:
@@ -103,6 +124,9 @@ class DtlsEndpoint:
         self._peer_wants_renegotiation = False
         self._early: list[Record] = []
         self._give_up_at: float | None = None
+        self._checkpoint = (self._handshake.checkpoint(), 0)
+        """The handshake and the peer's next message as they were when our last flight left."""
+        self._doubt: Doubt | None = None
         self._closed = False
         self._farewell: Farewell | None = None
         # Both are drained after every call (antiphon_common.core), so one datagram's worth bounds them.
@@ -150,7 +174,7 @@ class DtlsEndpoint:
         """Tell the peer that we are done. Harmless when closed already."""
         if not self._closed:
             self._say_farewell(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY, now)
-            self._end(CloseReason.LOCAL_CLOSE, None, "")
+            self._end(Closed(CloseReason.LOCAL_CLOSE, None, ""))
 
     # The five methods.
 
@@ -173,8 +197,10 @@ class DtlsEndpoint:
             self._repeat_farewell(now)
         elif self.connected or self._give_up_at is None:
             return
+        elif self._doubt is not None and now >= self._doubt.deadline:
+            self._conclude(self._doubt.end, now)
         elif now >= self._give_up_at:
-            self._end(CloseReason.TIMEOUT, None, f"no handshake in state {self._handshake.state.name}")
+            self._end(Closed(CloseReason.TIMEOUT, None, f"no handshake in state {self._handshake.state.name}"))
         elif self._timer.deadline is not None and now >= self._timer.deadline:
             self._transmit_flight()
             self.counters.retransmissions += 1
@@ -191,7 +217,8 @@ class DtlsEndpoint:
             return None if self._farewell is None else self._farewell.deadline
         if self.connected or self._give_up_at is None:
             return None
-        return self._give_up_at if self._timer.deadline is None else min(self._give_up_at, self._timer.deadline)
+        doubt = None if self._doubt is None else self._doubt.deadline
+        return min(due for due in (self._give_up_at, self._timer.deadline, doubt) if due is not None)
 
     # Incoming records.
 
@@ -243,7 +270,7 @@ class DtlsEndpoint:
             case ContentType.APPLICATION_DATA if record.epoch:
                 self._events.append(ApplicationDataReceived(plaintext))
             case ContentType.ALERT:
-                self._receive_alert(plaintext)
+                self._receive_alert(plaintext, now)
             case ContentType.CHANGE_CIPHER_SPEC:
                 pass  # the epoch of the records that follow says the same
             case _:
@@ -288,11 +315,11 @@ class DtlsEndpoint:
             while not self._handshake.connected and (message := self._reassembler.pop()) is not None:
                 self._receive_message(message, now)
         except CertificateMismatchError as error:
-            self._fail(CloseReason.CERTIFICATE_MISMATCH, error.alert, str(error), now)
+            self._reject(Closed(CloseReason.CERTIFICATE_MISMATCH, error.alert, str(error)), now)
         except HandshakeError as error:
-            self._fail(CloseReason.ALERT_SENT, error.alert, str(error), now)
+            self._reject(Closed(CloseReason.ALERT_SENT, error.alert, str(error)), now)
         except DecodeError as error:
-            self._fail(CloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR, str(error), now)
+            self._reject(Closed(CloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR, str(error)), now)
 
     def _receive_message(self, message: HandshakeMessage, now: float) -> None:
         self._timer.answer_began(now)
@@ -305,6 +332,7 @@ class DtlsEndpoint:
             self._complete()
 
     def _complete(self) -> None:
+        self._doubt = None
         self._timer.stop()
         cipher_suite = self._handshake.cipher_suite
         if cipher_suite is None:
@@ -318,19 +346,44 @@ class DtlsEndpoint:
         """Whether nothing is left to be said, the last words included."""
         return self._closed and (self._farewell is None or self._farewell.deadline is None)
 
-    def _receive_alert(self, payload: bytes) -> None:
+    def _receive_alert(self, payload: bytes, now: float) -> None:
         level, description = decode_alert(payload)
         if self._farewell is not None:
             self._farewell.understood()
-        elif description == AlertDescription.CLOSE_NOTIFY:
-            self._send_alert(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
-            self._end(CloseReason.CLOSE_NOTIFY, description, "")
+            return
+        if description == AlertDescription.CLOSE_NOTIFY:
+            end = Closed(CloseReason.CLOSE_NOTIFY, description, "")
         elif level == AlertLevel.FATAL:
-            self._end(CloseReason.ALERT_RECEIVED, description, f"alert {description} from the peer")
+            end = Closed(CloseReason.ALERT_RECEIVED, description, f"alert {description} from the peer")
+        else:
+            return
+        if self._handshake.connected:
+            self._conclude(end, now)
+        else:
+            self._doubt_it(end, now)
 
-    def _fail(self, reason: CloseReason, alert: AlertDescription, detail: str, now: float) -> None:
-        self._say_farewell(AlertLevel.FATAL, alert, now)
-        self._end(reason, alert, detail)
+    def _doubt_it(self, end: Closed, now: float) -> None:
+        """Remember why the handshake ends if nothing better comes."""
+        self.counters.doubted += 1
+        if self._doubt is None:
+            self._doubt = Doubt(end, now + DOUBT_SECONDS)
+
+    def _reject(self, end: Closed, now: float) -> None:
+        """Forget what the peer seems to have said since our last flight left."""
+        self._doubt_it(end, now)
+        handshake, next_sequence = self._checkpoint
+        self._handshake.go_back(handshake)
+        self._reassembler.go_back(next_sequence)
+        if self._handshake.schedule is None:
+            self._records.forget_protection()
+
+    def _conclude(self, end: Closed, now: float) -> None:
+        """End for good, and say so to a peer that does not know."""
+        if end.reason is CloseReason.CLOSE_NOTIFY:
+            self._send_alert(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
+        elif end.reason is not CloseReason.ALERT_RECEIVED and end.alert is not None:
+            self._say_farewell(AlertLevel.FATAL, AlertDescription(end.alert), now)
+        self._end(end)
 
     def _say_farewell(self, level: AlertLevel, description: AlertDescription, now: float) -> None:
         self._send_alert(level, description)
@@ -343,11 +396,11 @@ class DtlsEndpoint:
             self._send_alert(farewell.level, farewell.description)
             farewell.said_again(now)
 
-    def _end(self, reason: CloseReason, alert: int | None, detail: str) -> None:
+    def _end(self, end: Closed) -> None:
         self._closed = True
         self._timer.stop()
         self._early.clear()
-        self._events.append(Closed(reason, alert, detail))
+        self._events.append(end)
 
     # Outgoing.
 
@@ -355,6 +408,8 @@ class DtlsEndpoint:
         self._flight = flight
         if ChangeCipherSpec() in flight:
             self._epoch = 1
+        self._doubt = None
+        self._checkpoint = (self._handshake.checkpoint(), self._reassembler.next_sequence)
         self._transmit_flight()
         self._timer.sent(now)
 

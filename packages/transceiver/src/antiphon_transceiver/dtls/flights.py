@@ -80,17 +80,16 @@ class _Partial:
         self.held = 0
         self._pieces: dict[int, bytes] = {}
 
-    def add(self, fragment: Fragment) -> bool:
-        """Keep a piece; tell whether it fits to the others and there was room."""
-        if (fragment.type, fragment.length) != (self.type, self.length):
-            return False
+    def fits(self, fragment: Fragment) -> bool:
+        """Tell whether this may be a piece of the same message, and there is room for it."""
+        same = (fragment.type, fragment.length) == (self.type, self.length)
+        return same and (fragment.offset in self._pieces or len(self._pieces) < MAX_PIECES)
+
+    def add(self, fragment: Fragment) -> None:
         known = self._pieces.get(fragment.offset, b"")
-        if len(fragment.data) > len(known) or not self._pieces:
-            if fragment.offset not in self._pieces and len(self._pieces) >= MAX_PIECES:
-                return False
+        if len(fragment.data) >= len(known):
             self._pieces[fragment.offset] = fragment.data
             self.held += len(fragment.data) - len(known)
-        return True
 
     def assemble(self) -> bytes | None:
         """Return the body, or None while there are holes."""
@@ -103,7 +102,11 @@ class _Partial:
 
 
 class Reassembler:
-    """Puts the peer's messages together and in order."""
+    """Puts the peer's messages together and in order.
+
+    Whatever contradicts what is held, or finds no room beside it, takes its place. The peer sends everything again
+    until it is answered, and so gets through; a stranger's fragment that came first would otherwise bar its way.
+    """
 
     def __init__(self) -> None:
         self._next_sequence = 0
@@ -114,12 +117,27 @@ class Reassembler:
         ahead = fragment.sequence - self._next_sequence
         if not 0 <= ahead < MAX_AHEAD or fragment.length > MAX_MESSAGE:
             return False
-        if sum(partial.held for partial in self._partial.values()) + len(fragment.data) > MAX_HELD:
-            return False
+        while self.held + len(fragment.data) > MAX_HELD:
+            del self._partial[max(self._partial, key=lambda sequence: self._partial[sequence].held)]
         partial = self._partial.get(fragment.sequence)
-        if partial is None:
+        if partial is None or not partial.fits(fragment):
             partial = self._partial[fragment.sequence] = _Partial(fragment)
-        return partial.add(fragment)
+        partial.add(fragment)
+        return True
+
+    @property
+    def held(self) -> int:
+        """Bytes of messages that are not whole, or whose turn has not come."""
+        return sum(partial.held for partial in self._partial.values())
+
+    @property
+    def next_sequence(self) -> int:
+        return self._next_sequence
+
+    def go_back(self, next_sequence: int) -> None:
+        """Begin again with this message, and nothing held."""
+        self._next_sequence = next_sequence
+        self._partial.clear()
 
     def pop(self) -> HandshakeMessage | None:
         """Return the next message in order, once it is whole."""

@@ -133,6 +133,11 @@ class RecordLayer:
         """Give epoch 1 its keys, both directions."""
         self._sealing, self._opening = sealing, opening
 
+    def forget_protection(self) -> None:
+        """Take epoch 1 its keys again: they came of messages that were not the peer's. Nothing was sealed with them."""
+        self._sealing = self._opening = None
+        self._window = ReplayWindow()
+
     def overhead(self, epoch: int) -> int:
         """Bytes a record of `epoch` adds to its payload."""
         return HEADER_SIZE + (self._sealing.overhead if epoch and self._sealing is not None else 0)

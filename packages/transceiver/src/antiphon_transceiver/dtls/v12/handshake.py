@@ -3,7 +3,7 @@
 import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -24,6 +24,9 @@ from antiphon_transceiver.dtls.suites import CipherSuite, verify
 from antiphon_transceiver.dtls.v12.schedule import KeySchedule
 from antiphon_transceiver.dtls.v12.states import State, Transitions
 from antiphon_transceiver.srtp.profiles import SrtpProfile
+
+Checkpoint = Mapping[str, Any]
+"""What a handshake knew at one time."""
 
 
 class HandshakeConfig(msgspec.Struct, frozen=True):
@@ -71,6 +74,14 @@ class Handshake(ABC):
         """Tell whether the peer's role ever sends this. What it never sends is a stranger's, as long as nothing is
         authenticated, and must not end the handshake (RFC 6347 §4.1.2.7)."""
         return message_type in self._handlers
+
+    def checkpoint(self) -> Checkpoint:
+        """Return what `go_back` needs to forget everything that comes from now on."""
+        return _copy(vars(self))
+
+    def go_back(self, checkpoint: Checkpoint) -> None:
+        vars(self).clear()
+        vars(self).update(_copy(checkpoint))
 
     def receive(self, message: HandshakeMessage) -> Flight:
         """Take the peer's next message and return our next flight if that is due now, otherwise nothing.
@@ -165,3 +176,8 @@ class Handshake(ABC):
     def _transcript_before_last(self) -> bytes:
         """The transcript without the message being received, which signs or confirms what came before it."""
         return b"".join(self._transcript[:-1])
+
+
+def _copy(known: Checkpoint) -> dict[str, Any]:
+    """Lists are all that a handshake changes in place."""
+    return {name: value.copy() if isinstance(value, list) else value for name, value in known.items()}

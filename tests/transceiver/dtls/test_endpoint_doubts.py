@@ -1,0 +1,177 @@
+"""What a stranger says in the peer's name while nothing is authenticated, and what the peer itself says."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from antiphon_transceiver.dtls import Closed, CloseReason, DtlsEndpoint, DtlsRole
+from antiphon_transceiver.dtls.endpoint import DOUBT_SECONDS
+from antiphon_transceiver.dtls.messages import CertificateChain, ClientKeyExchange, HandshakeMessage, HandshakeType
+from antiphon_transceiver.dtls.record import ContentType, RecordLayer
+from antiphon_transceiver.srtp.profiles import SrtpProfile
+from support.dtls_peers import DtlsPeers, certificate, make_peers
+from support.impairment import Impairment
+from support.memory_network import MemoryNetwork
+
+OF_SERVER = (
+    HandshakeType.SERVER_HELLO,
+    HandshakeType.CERTIFICATE,
+    HandshakeType.SERVER_KEY_EXCHANGE,
+    HandshakeType.CERTIFICATE_REQUEST,
+    HandshakeType.SERVER_HELLO_DONE,
+)
+OF_CLIENT = (
+    HandshakeType.CLIENT_HELLO,
+    HandshakeType.CERTIFICATE,
+    HandshakeType.CLIENT_KEY_EXCHANGE,
+    HandshakeType.CERTIFICATE_VERIFY,
+)
+ALERTS = [bytes((1, 0)), bytes((2, 0)), bytes((2, 40)), bytes((2, 255))]
+
+
+def plain(content_type: ContentType, payload: bytes) -> bytes:
+    return RecordLayer().encode(content_type, 0, payload)
+
+
+def forged(message_type: HandshakeType, body: bytes) -> list[bytes]:
+    """Return the message with each sequence number that may be due."""
+    messages = [HandshakeMessage(message_type, sequence, body) for sequence in range(5)]
+    return [plain(ContentType.HANDSHAKE, message.encode()) for message in messages]
+
+
+def fragments(length: int) -> list[bytes]:
+    """Return the first byte of a message of `length`, with each sequence number that may be due."""
+    message = HandshakeMessage(HandshakeType.CERTIFICATE, 0, bytes(length))
+    pieces = [message.fragment(0, 1)._replace(sequence=sequence) for sequence in range(5)]
+    return [plain(ContentType.HANDSHAKE, piece.encode()) for piece in pieces]
+
+
+def another_handshake(by: DtlsRole) -> list[bytes]:
+    """Return what one side said in another handshake, with the same certificates."""
+    network = make_peers(seed=1).shake_hands().network
+    return network.left.sent[1:] if by is DtlsRole.CLIENT else network.right.sent
+
+
+def check_survival(peers: DtlsPeers, victim: DtlsRole, nth: int, datagrams: Sequence[bytes]) -> None:
+    """Let a stranger speak before the peer's nth datagram, and the handshake must succeed before the doubt ends."""
+    endpoint = peers.client if victim is DtlsRole.CLIENT else peers.server
+    speaker = peers.network.right if victim is DtlsRole.CLIENT else peers.network.left
+
+    def interrupt(datagram: bytes) -> list[bytes]:
+        if len(speaker.sent) == nth:
+            assert not endpoint.connected
+            for stray in datagrams:
+                endpoint.receive_datagram(stray, None, peers.network.now)
+        return [datagram]
+
+    speaker.rewrite = interrupt
+    peers.shake_hands(limit=DOUBT_SECONDS)
+    keys = {side.export_keying_material(b"x", 32) for side in (peers.client, peers.server)}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("nth", range(2))
+@pytest.mark.parametrize("victim", DtlsRole)
+@pytest.mark.parametrize("alert", ALERTS)
+def test_a_strangers_alert_ends_no_handshake(alert: bytes, victim: DtlsRole, nth: int) -> None:
+    peers = make_peers()
+    check_survival(peers, victim, nth, [plain(ContentType.ALERT, alert)] * 3)
+    endpoint = peers.client if victim is DtlsRole.CLIENT else peers.server
+    assert endpoint.counters.doubted == 3
+    peers.network.run(limit=10.0)
+    assert peers.connected, "nothing is left of the doubt"
+
+
+@pytest.mark.parametrize("nth", range(2))
+@pytest.mark.parametrize(
+    ("victim", "message_type"),
+    [(DtlsRole.CLIENT, name) for name in OF_SERVER] + [(DtlsRole.SERVER, name) for name in OF_CLIENT],
+)
+@pytest.mark.parametrize("body", [b"", b"\0", bytes(70), bytes(3000)], ids=len)
+def test_a_strangers_message_ends_no_handshake(
+    victim: DtlsRole, message_type: HandshakeType, body: bytes, nth: int
+) -> None:
+    check_survival(make_peers(), victim, nth, forged(message_type, body))
+
+
+@pytest.mark.parametrize("nth", range(2))
+@pytest.mark.parametrize("victim", DtlsRole)
+@pytest.mark.parametrize("length", [1, 2, 200, 1 << 14])
+def test_a_strangers_fragment_bars_nobodys_way(victim: DtlsRole, length: int, nth: int) -> None:
+    check_survival(make_peers(), victim, nth, fragments(length))
+
+
+@pytest.mark.parametrize("nth", range(2))
+@pytest.mark.parametrize("mtu", [256, 1200])
+def test_what_a_server_said_in_another_handshake_ends_no_handshake(nth: int, mtu: int) -> None:
+    check_survival(make_peers(mtu=mtu), DtlsRole.CLIENT, nth, another_handshake(DtlsRole.SERVER))
+
+
+@pytest.mark.parametrize("mtu", [256, 1200])
+def test_what_a_client_said_in_another_handshake_ends_no_handshake(mtu: int) -> None:
+    check_survival(make_peers(mtu=mtu), DtlsRole.SERVER, 1, another_handshake(DtlsRole.CLIENT))
+
+
+def test_keys_that_a_stranger_chose_are_forgotten() -> None:
+    """It agrees on keys with the server in the client's name, and says goodbye with them."""
+    peers = make_peers()
+    flight: list[bytes] = []
+
+    def hold(datagram: bytes) -> list[bytes]:
+        if not peers.network.left.sent:
+            return [datagram]
+        flight.append(datagram)
+        return []
+
+    peers.network.left.rewrite = hold
+    peers.client.start(0.0)
+    peers.network.run(lambda: bool(flight), limit=1.0)
+    chain = CertificateChain((certificate("client").der,))
+    for message in (
+        HandshakeMessage(HandshakeType.CERTIFICATE, 1, chain.encode()),
+        HandshakeMessage(HandshakeType.CLIENT_KEY_EXCHANGE, 2, ClientKeyExchange(bytes(range(32))).encode()),
+    ):
+        peers.server.receive_datagram(plain(ContentType.HANDSHAKE, message.encode()), None, 0.0)
+    schedule = peers.server._handshake.schedule
+    assert schedule is not None
+    strangers = RecordLayer()
+    strangers.protect(*schedule.protections())
+    peers.server.receive_datagram(strangers.encode(ContentType.ALERT, 1, bytes((2, 40))), None, 0.0)
+    assert peers.server.counters.doubted == 1
+    peers.network.left.rewrite = lambda datagram: [datagram]
+    assert peers.network.run(lambda: peers.connected, limit=DOUBT_SECONDS)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+@pytest.mark.parametrize("lost", range(2))
+def test_a_real_failure_is_seen_by_the_other_side_within_a_second(role: DtlsRole, lost: int) -> None:
+    """One side expects another certificate. What it says of that may get lost at first, and each way takes 50 ms."""
+    ours, theirs = certificate("client"), certificate("server")
+    other = [certificate("other").fingerprint()]
+    client = DtlsEndpoint(
+        DtlsRole.CLIENT, ours, other if role is DtlsRole.CLIENT else [theirs.fingerprint()], list(SrtpProfile), bytes
+    )
+    server = DtlsEndpoint(
+        DtlsRole.SERVER, theirs, other if role is DtlsRole.SERVER else [ours.fingerprint()], list(SrtpProfile), bytes
+    )
+    network = MemoryNetwork(client, server, Impairment(delay=0.05))
+    failing, refused = (network.left, network.right) if role is DtlsRole.CLIENT else (network.right, network.left)
+    words: list[bytes] = []
+
+    def lose(datagram: bytes) -> list[bytes]:
+        if datagram[0] == ContentType.ALERT:
+            words.append(datagram)
+        return [] if 0 < len(words) <= lost else [datagram]
+
+    failing.rewrite = lose
+    client.start(0.0)
+    failed = client if role is DtlsRole.CLIENT else server
+    assert network.run(lambda: failed.counters.doubted > 0, limit=1.0)
+    assert network.run(lambda: bool(refused.events), limit=network.now + 1.0)
+    assert [reason(event) for event in failing.events] == [CloseReason.CERTIFICATE_MISMATCH]
+    assert [reason(event) for event in refused.events] == [CloseReason.ALERT_RECEIVED]
+
+
+def reason(event: object) -> CloseReason:
+    assert isinstance(event, Closed)
+    return event.reason
