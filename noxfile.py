@@ -50,7 +50,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def common(session: nox.Session) -> None:
-    """Test what services agree on: codecs, route token, link, frames, keys, settings."""
+    """Test what services agree on: codecs, route token, link, frames, keys, settings, registry."""
+    need(session, "redis-server")
     test_package(session)
 
 
@@ -81,8 +82,8 @@ def backend(session: nox.Session) -> None:
 
 @nox.session
 def antiphon(session: nox.Session) -> None:
-    """Test all in one, the command line and the test client."""
-    need(session, "libopus0")
+    """Test all in one, the services as processes, the command line and the test client."""
+    need(session, "libopus0", "redis-server")
     test_package(session)
 
 
@@ -279,5 +280,6 @@ DETECT: dict[str, Callable[[], object]] = {
     "nodejs": lambda: shutil.which("node"),
     "npm": lambda: shutil.which("npm"),
     "openssl": lambda: shutil.which("openssl"),
+    "redis-server": lambda: shutil.which("redis-server"),
     "python3-gst-1.0": lambda: has_file("/usr/lib/python3/dist-packages/gi/overrides/Gst.py"),
 }
