@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from antiphon.client.speech import Speech
+from support.answering import repeating_backend
 from support.processes import all_in_one
 
 SOURCE = Path(__file__).parents[1] / "support" / "peers" / "pion_peer.go"
 DEBIAN_GO = Path("/usr/share/gocode")
 PACKAGES = "golang-go golang-github-pion-webrtc.v3-dev"
 SECONDS = 4.0
+LENGTHS = [30, 1200, 65_535, 100, 65_535]
+"""Bytes of events. Pion says nothing of its longest message, and reads one byte less than 64 KiB."""
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +38,11 @@ def pion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-def test_a_call_from_pion_hears_itself(pion: Path, tmp_path: Path) -> None:
+def test_a_call_from_pion_hears_itself_and_gets_its_events_back(pion: Path, tmp_path: Path) -> None:
     packets = tmp_path / "packets"
     packets.write_bytes(b"".join(len(p).to_bytes(2, "big") + p for p in Speech.shipped().packets))
-    with all_in_one("--audio", "opus") as deployment:
-        command = [str(pion), deployment.url.rstrip("/"), str(packets), str(SECONDS), "0"]
+    with repeating_backend() as url, all_in_one("--audio", "opus", backend=f"test={url}") as deployment:
+        command = [str(pion), deployment.url, str(packets), str(SECONDS), *map(str, LENGTHS)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -47,3 +50,4 @@ def test_a_call_from_pion_hears_itself(pion: Path, tmp_path: Path) -> None:
     assert result["dtls"] == "connected"
     assert result["sent"] > 150
     assert result["received"] >= 0.97 * result["sent"]
+    assert result["sizes"] == LENGTHS, result["exchange"]

@@ -165,8 +165,8 @@ def with_application(*attributes: str, group: str = "BUNDLE a d", protocol: str 
     ("data", "sctp"),
     [
         (with_application("a=sctp-port:5001", "a=max-message-size:0"), SctpParameters(5001, 0)),
-        (with_application("a=sctp-port:5000"), SctpParameters(5000, 65536)),
-        (with_application("a=sctp-port:5000", protocol="TCP/DTLS/SCTP"), SctpParameters(5000, 65536)),
+        (with_application("a=sctp-port:5000"), SctpParameters(5000, 65535)),
+        (with_application("a=sctp-port:5000", protocol="TCP/DTLS/SCTP"), SctpParameters(5000, 65535)),
         (with_application(), None),
         (with_application("a=sctpmap:5000 webrtc-datachannel 1024", protocol="DTLS/SCTP"), None),
         (with_application("a=sctp-port:5000", group="BUNDLE a"), None),

@@ -1,10 +1,12 @@
-"""A caller made of GStreamer's webrtcbin: `gstreamer_peer.py URL SECONDS CHANNEL_BYTES`, run by Debian's own Python.
+"""A caller made of GStreamer's webrtcbin: `gstreamer_peer.py URL SECONDS LENGTH...`, run by Debian's own Python.
 
-Its certificate is RSA-2048. Speaks a tone, counts the audio packets that come back, and prints one line of JSON.
+Its certificate is RSA-2048. Speaks a tone, counts the audio packets that come back, sends an event of each LENGTH in
+bytes over the data channel, which are to come back as they are, and prints one line of JSON.
 """
 
 import json
 import sys
+import time
 import urllib.request
 from typing import Any
 
@@ -23,28 +25,34 @@ application/x-rtp,media=audio,encoding-name=OPUS,payload=96 ! peer.
 CONNECT_SECONDS = 15
 
 
+def event(length: int) -> str:
+    """Return a JSON object of so many bytes."""
+    empty = '{"type":"test","text":""}'
+    return empty[:-2] + "x" * (length - len(empty)) + empty[-2:]
+
+
 class Caller:
     """One call."""
 
-    def __init__(self, url: str, seconds: float, channel_bytes: int) -> None:
+    def __init__(self, url: str, seconds: float, lengths: list[int]) -> None:
         self.loop = GLib.MainLoop()
-        self.result: dict[str, Any] = {"received": 0, "channel": False, "messages": 0, "state": "new", "error": ""}
+        self.result: dict[str, Any] = {"received": 0, "sizes": [], "state": "new", "error": ""}
         self._url = url
         self._seconds = seconds
-        self._channel_bytes = channel_bytes
+        self._texts = [event(length) for length in lengths]
         self._pipeline = Gst.parse_launch(PIPELINE)
         self._peer = self._pipeline.get_by_name("peer")
         self._peer.connect("pad-added", self._listen)
         self._peer.connect("on-negotiation-needed", self._offer)
         self._peer.connect("notify::connection-state", self._follow)
         self._channel: Any = None
+        self._began = 0.0
 
     def run(self) -> None:
         self._pipeline.set_state(Gst.State.READY)
-        if self._channel_bytes:
-            self._channel = self._peer.emit("create-data-channel", "oai-events", None)
-            self._channel.connect("on-open", self._opened)
-            self._channel.connect("on-message-string", self._heard)
+        self._channel = self._peer.emit("create-data-channel", "oai-events", None)
+        self._channel.connect("on-open", self._opened)
+        self._channel.connect("on-message-string", self._heard)
         self._pipeline.set_state(Gst.State.PLAYING)
         GLib.timeout_add_seconds(CONNECT_SECONDS, self._give_up)
         self.loop.run()
@@ -93,11 +101,16 @@ class Caller:
         return Gst.PadProbeReturn.OK
 
     def _opened(self, channel: Any) -> None:
-        self.result["channel"] = True
-        channel.emit("send-string", json.dumps({"type": "test", "text": "x" * self._channel_bytes}))
+        self._began = time.monotonic()
+        for text in self._texts:
+            channel.emit("send-string", text)
 
     def _heard(self, channel: Any, text: str) -> None:
-        self.result["messages"] += 1
+        sizes = self.result["sizes"]
+        if text != self._texts[len(sizes)]:
+            self._end(f"event {len(sizes)} came back as {len(text)} other bytes")
+        sizes.append(len(text))
+        self.result["exchange"] = time.monotonic() - self._began
 
     def _give_up(self) -> bool:
         if self.result["state"] != "connected":
@@ -112,4 +125,4 @@ class Caller:
 
 if __name__ == "__main__":
     Gst.init(None)
-    Caller(sys.argv[1], float(sys.argv[2]), int(sys.argv[3])).run()
+    Caller(sys.argv[1], float(sys.argv[2]), list(map(int, sys.argv[3:]))).run()

@@ -1,8 +1,9 @@
 // A caller made of Pion: sends Opus packets, counts what comes back, and talks over a data channel.
 //
-//	pion_peer URL PACKETS SECONDS CHANNEL_BYTES
+//	pion_peer URL PACKETS SECONDS LENGTH...
 //
-// PACKETS is a file of Opus packets of 20 ms, each behind its length (u16, big-endian). Prints one line of JSON.
+// PACKETS is a file of Opus packets of 20 ms, each behind its length (u16, big-endian). An event of each LENGTH in bytes
+// goes out over the data channel, and is to come back as it is. Prints one line of JSON.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +26,8 @@ import (
 type report struct {
 	Sent      int64  `json:"sent"`
 	Received  int64  `json:"received"`
-	Channel   bool   `json:"channel"`
-	Messages  int64  `json:"messages"`
+	Sizes     []int  `json:"sizes"` // of the events that came back, while they are those that were sent
+	Exchange  string `json:"exchange"`
 	State     string `json:"state"`
 	DTLSState string `json:"dtls"`
 }
@@ -61,12 +63,47 @@ func exchange(url, offer string) (string, string) {
 	return string(answer), response.Header.Get("Location")
 }
 
+// event returns a JSON object of so many bytes.
+func event(length int) string {
+	const empty = `{"type":"test","text":""}`
+	return empty[:len(empty)-2] + strings.Repeat("x", length-len(empty)) + empty[len(empty)-2:]
+}
+
+// talk opens the channel, sends the events, and closes what it returns when all have come back in order.
+func talk(connection *webrtc.PeerConnection, events []string, result *report) <-chan struct{} {
+	answered := make(chan struct{})
+	channel, err := connection.CreateDataChannel("oai-events", nil)
+	check(err)
+	var began time.Time
+	channel.OnOpen(func() {
+		began = time.Now()
+		for _, event := range events {
+			check(channel.SendText(event))
+		}
+	})
+	channel.OnMessage(func(message webrtc.DataChannelMessage) {
+		if !message.IsString || string(message.Data) != events[len(result.Sizes)] {
+			check(fmt.Errorf("event %d came back as %d other bytes", len(result.Sizes), len(message.Data)))
+		}
+		result.Sizes = append(result.Sizes, len(message.Data))
+		if len(result.Sizes) == len(events) {
+			result.Exchange = time.Since(began).String()
+			close(answered)
+		}
+	})
+	return answered
+}
+
 func main() {
 	url, packets := os.Args[1], readPackets(os.Args[2])
 	seconds, err := strconv.ParseFloat(os.Args[3], 64)
 	check(err)
-	channelBytes, err := strconv.Atoi(os.Args[4])
-	check(err)
+	var events []string
+	for _, argument := range os.Args[4:] {
+		length, err := strconv.Atoi(argument)
+		check(err)
+		events = append(events, event(length))
+	}
 
 	connection, err := webrtc.NewPeerConnection(webrtc.Configuration{})
 	check(err)
@@ -91,16 +128,7 @@ func main() {
 			atomic.AddInt64(&result.Received, 1)
 		}
 	})
-	if channelBytes > 0 {
-		channel, err := connection.CreateDataChannel("oai-events", nil)
-		check(err)
-		channel.OnOpen(func() {
-			result.Channel = true
-			text, _ := json.Marshal(map[string]string{"type": "test", "text": string(bytes.Repeat([]byte("x"), channelBytes))})
-			check(channel.SendText(string(text)))
-		})
-		channel.OnMessage(func(webrtc.DataChannelMessage) { atomic.AddInt64(&result.Messages, 1) })
-	}
+	answered := talk(connection, events, &result)
 
 	offer, err := connection.CreateOffer(nil)
 	check(err)
@@ -120,6 +148,11 @@ func main() {
 		result.Sent++
 	}
 	time.Sleep(500 * time.Millisecond)
+	select {
+	case <-answered:
+	case <-time.After(10 * time.Second):
+		result.Exchange = "not all events came back"
+	}
 	result.State = connection.ConnectionState().String()
 	result.DTLSState = connection.SCTP().Transport().State().String()
 	line, err := json.Marshal(result)

@@ -46,8 +46,9 @@ RTP_PROTOCOLS = frozenset(
 DATA_CHANNELS = "webrtc-datachannel"
 SCTP_PROTOCOLS = frozenset({"UDP/DTLS/SCTP", "TCP/DTLS/SCTP"})
 """Protocols of media lines that mean data channels (RFC 8829 §5.1.2)."""
-DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024
-"""Bytes that a peer takes which does not say so (RFC 8841 §6.1)."""
+DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 - 1
+"""Bytes that a peer takes which does not say so: 64 K (RFC 8841 §6.1), but Pion closes a channel that brings the last
+byte of them."""
 
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
