@@ -52,14 +52,14 @@ class Pair:
         stream = AudioStream(request.codec, "opus", "cname", random, 0.0, RtpOptions.of(request))
         self.session = Session(request, local, certificate("server"), stream, random, 0.0)
         fingerprint = certificate("server").fingerprint()
-        accepted = CallAccepted(local, self.session.setup, fingerprint, stream.ssrc, "cname", self.session.sctp)
+        self.accepted = CallAccepted(local, self.session.setup, fingerprint, stream.ssrc, "cname", self.session.sctp)
         self._said = 0
         self.network: MemoryNetwork[ClientEvent, Event] = MemoryNetwork(
             self.client, self.session, impairment, seed=seed
         )
         self.client.certificate = certificate(presents)
         path = self.network.right.path
-        answer = write_answer(offer, accepted, [(path.host, path.port)], 1)
+        answer = write_answer(offer, self.accepted, [(path.host, path.port)], 1)
         self.client.accept(answer.encode().decode(), 0.0)
 
     def connect(self) -> "Pair":

@@ -1,0 +1,76 @@
+"""A session whose caller is reached by two ingresses."""
+
+from antiphon_common.core import Path
+from antiphon_common.stun import Attribute, Message, MessageClass, success_response
+from antiphon_transceiver.outcome import EndReason
+from support.session_pair import Pair, opus_packet
+
+FIRST_INGRESS, SECOND_INGRESS = 0, 2
+
+
+class TwoIngresses:
+    """A connected pair whose caller has another path; what the session sends from now on is only noted."""
+
+    def __init__(self) -> None:
+        pair = Pair().connect()
+        self.session, self.now = pair.session, pair.network.now
+        self.first = pair.network.left.path
+        self.second = self.first._replace(ingress=SECOND_INGRESS)
+        self.local, self.remote = pair.client._ice_parameters, pair.accepted.ice
+        self.check(self.second)
+        assert self.session.agent.is_validated(self.second)
+
+    def check(self, path: Path) -> None:
+        name = f"{self.remote.ufrag}:{self.local.ufrag}".encode()
+        attributes: dict[int, bytes] = {Attribute.USERNAME: name, Attribute.ICE_CONTROLLING: b"tiebreak"}
+        check = Message(MessageClass.REQUEST, b"transaction1", attributes).encode(self.remote.password.encode())
+        self.session.receive_datagram(check, path, self.now)
+        self.collect()
+
+    def collect(self) -> list[Path]:
+        """Return where the session sends media to, and answer its checks."""
+        paths = []
+        while (transmit := self.session.poll_transmit()) is not None:
+            assert transmit.path is not None
+            if transmit.data[0] >= 0x80:
+                paths.append(transmit.path)
+            elif transmit.data[:2] == b"\0\1":
+                answer = success_response(Message.decode(transmit.data), transmit.path.address, transmit.path.port)
+                datagram = answer.encode(self.local.password.encode())
+                self.session.receive_datagram(datagram, transmit.path, self.now)
+        return paths
+
+    def play(self, frames: int) -> list[Path]:
+        """Play frames in real time; return the paths by which they leave."""
+        paths = []
+        for number in range(frames):
+            self.session.play(1, opus_packet(number))
+            self.now += 0.02
+            self.session.handle_timeout(self.now)
+            paths += self.collect()
+        return paths
+
+
+def test_media_takes_the_other_ingress_until_the_first_is_heard_again() -> None:
+    caller = TwoIngresses()
+    assert set(caller.play(20)) == {caller.first}
+    caller.session.unreachable(FIRST_INGRESS, caller.now)
+    assert set(caller.play(20)) == {caller.second}
+    caller.check(caller.first)
+    assert set(caller.play(20)) == {caller.first}
+
+
+def test_without_another_ingress_media_goes_on_as_before() -> None:
+    caller = TwoIngresses()
+    caller.session.unreachable(SECOND_INGRESS, caller.now)
+    assert set(caller.play(20)) == {caller.first}
+    caller.session.unreachable(FIRST_INGRESS, caller.now)
+    assert set(caller.play(20)) == {caller.first}
+
+
+def test_an_ended_session_takes_no_notice() -> None:
+    caller = TwoIngresses()
+    caller.session.close(EndReason.HANGUP, "", caller.now)
+    caller.collect()
+    caller.session.unreachable(FIRST_INGRESS, caller.now)
+    assert caller.session.poll_transmit() is None
