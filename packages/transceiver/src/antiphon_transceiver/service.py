@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
 
@@ -13,9 +14,11 @@ from antiphon_common.control import LinkInfo
 from antiphon_common.keys import KeyRing
 from antiphon_common.link import LinkKeys, Owner
 from antiphon_common.metrics import export_counters, export_gauge
+from antiphon_common.registry import Registered
 from antiphon_common.routing import ClusterNetworks, RouteTokens
-from antiphon_common.settings import Address, SharedSettings, TransceiverSettings, backend_urls
+from antiphon_common.settings import Address, SettingsError, SharedSettings, TransceiverSettings, backend_urls
 from antiphon_common.shell.admin import serve_admin, serve_http
+from antiphon_common.shell.registry import keep_registered
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver.backends import BackendPool
@@ -51,6 +54,8 @@ async def serve_transceiver(
 ) -> None:
     """Run until cancelled, or until `drain` is to leave and the last call is over; started once calls can be placed.
     Metrics go into `registry`."""
+    if shared.redis is not None and ip_address(settings.control.host).is_unspecified:
+        raise SettingsError(f"--control {settings.control} is no address that others could find with --redis: name one")
     registry = registry or CollectorRegistry()
     metrics = TransceiverMetrics(registry)
     with BatchSocket.open(settings.link) as link:
@@ -71,7 +76,8 @@ async def serve_transceiver(
             drain=drain or Drain(shared.drain),
         )
         _export(registry, switchboard, link, pool)
-        app = control_app(server, LinkInfo(shared.cluster, (str(advertised),)), keys.control, networks)
+        info = LinkInfo(shared.cluster, (str(advertised),))
+        app = control_app(server, info, keys.control, networks)
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
             nursery.start_soon(server.run)
@@ -80,9 +86,16 @@ async def serve_transceiver(
                 await nursery.start(serve_admin, shared.admin, lambda: True, server.ready, registry)
             ports = TransceiverPorts(f"http://{Address(*control)}", bound)
             log.info("transceiver ready", extra={"control": ports.control_url, "link": str(bound)})
+            if shared.redis is not None:
+                describe = partial(_describe, ports.control_url, info, server)
+                nursery.start_soon(keep_registered, shared.redis, keys.control, describe)
             task_status.started(ports)
             await server.leave()
             nursery.cancel_scope.cancel()
+
+
+def _describe(control_url: str, link: LinkInfo, server: TransceiverServer) -> Registered:
+    return Registered(control_url, link, server.load())
 
 
 class RelayFilter:
