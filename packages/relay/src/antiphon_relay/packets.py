@@ -7,7 +7,7 @@ millisecond, and a relay has nothing else to do. Where other services share the 
 
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
@@ -25,6 +25,8 @@ NAP_SECONDS = 0.0004
 """What gathering adds to a packet's delay at most."""
 PRESSED_AFTER = 4
 """Whole batches of one socket in a row that mean more than a gathered heap: the loop is not keeping up."""
+WATCH_SECONDS = 1.0
+"""How long packets may wait before the loop counts as stalled, at least; twice that at most."""
 RATE_WINDOW = 0.02
 """Seconds over which the rate is measured."""
 Receiver = Callable[[float], int]
@@ -47,14 +49,17 @@ class PacketLoop:
         self._window_start = 0.0
         self._window_moved = 0
         self._moved = 0
+        self._full_batches = 0
         self._stalled = False
+        self._timer = trio.CancelScope()
 
     async def run(self) -> None:
         with select.epoll() as waiting:
             for descriptor in self._receivers:
                 waiting.register(descriptor, select.EPOLLIN)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_time, waiting)
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._watch, waiting)
                 while True:
                     await trio.lowlevel.wait_readable(waiting.fileno())
                     self._turn(waiting)
@@ -63,12 +68,34 @@ class PacketLoop:
         """False while packets wait and nobody fetches them."""
         return not self._stalled
 
-    async def _keep_time(self, waiting: select.epoll) -> None:
-        """Serve the forwarder's clock, once a second, and see whether the loop has moved what waited the last time."""
+    def know(self, addresses: Iterable[tuple[str, int]]) -> None:
+        """Send HELLO to the transceivers at these link addresses from now on."""
+        self._forwarder.know(addresses)
+        self._timer.cancel()
+
+    def flush(self) -> None:
+        """Send what the forwarder has left in its outboxes."""
+        if self._forwarder.link_outbox:
+            self._link.send(self._forwarder.link_outbox)
+            self._forwarder.link_outbox.clear()
+        for ingress, sock in self._media:
+            if ingress.outbox:
+                sock.send(ingress.outbox)
+                ingress.outbox.clear()
+
+    async def _keep_time(self) -> None:
+        """Serve the forwarder's clock."""
+        while True:
+            with trio.CancelScope() as self._timer:
+                await trio.sleep_until(self._forwarder.poll_timeout())
+            self._forwarder.handle_timeout(trio.current_time())
+            self.flush()
+
+    async def _watch(self, waiting: select.epoll) -> None:
+        """See each second whether the loop has moved what waited the last time."""
         left_waiting, moved = False, 0
         while True:
-            await trio.sleep_until(self._forwarder.poll_timeout())
-            self._forwarder.handle_timeout(trio.current_time())
+            await trio.sleep(WATCH_SECONDS)
             self._stalled = left_waiting and moved == self._moved
             left_waiting, moved = bool(waiting.poll(0)), self._moved
 
@@ -119,7 +146,8 @@ class PacketLoop:
 
     def _receive_link(self, now: float) -> int:
         batch = self._link.receive()
-        self._forwarder.forward_downlink(batch, now)
+        self._full_batches = self._full_batches + 1 if len(batch) == BATCH else 0
+        self._forwarder.forward_downlink(batch, now, pressed=self._full_batches >= PRESSED_AFTER)
         for ingress, sock in self._media:
             if ingress.outbox:
                 sock.send(ingress.outbox)

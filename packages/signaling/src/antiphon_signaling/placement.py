@@ -1,16 +1,16 @@
 """Finds a transceiver for a call, and a call among the transceivers, over their control API."""
 
 import logging
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import httpx
 import msgspec
 import trio
 
-from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Failure, IceUpdate, authorization
+from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Failure, IceUpdate
 from antiphon_common.keys import DerivedKeys
+from antiphon_common.shell.control_client import ControlAuth
 from antiphon_signaling.refusals import RefusedError, busy, no_such_call
 
 CONNECT_SECONDS = 2.0
@@ -26,17 +26,6 @@ PAUSE_SECONDS = 2.0
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-class ControlAuth(httpx.Auth):
-    """Adds the control key that is current at each request."""
-
-    def __init__(self, keys: DerivedKeys) -> None:
-        self._keys = keys
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = authorization(self._keys, time.time())
-        yield request
 
 
 def open_client(keys: DerivedKeys) -> httpx.AsyncClient:

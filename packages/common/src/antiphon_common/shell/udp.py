@@ -43,14 +43,17 @@ class BatchSocket:
         self._encoded: dict[Address, bytes] = {}
 
     @classmethod
-    def open(cls, address: Address, *, freebind: bool = False) -> Self:
-        """Bind a numeric (host, port). `freebind` allows an address that this host does not have yet. Datagrams above
-        the path's MTU leave in fragments. An OSError says which address could not be had."""
+    def open(cls, address: Address, *, freebind: bool = False, shared: bool = False) -> Self:
+        """Bind a numeric (host, port). `freebind` allows an address that this host does not have yet; with `shared` all
+        of its sockets divide the flows among them. Datagrams above the path's MTU leave in fragments. An OSError says
+        which address could not be had."""
         host, port = address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             _set_options(sock, freebind=freebind)
+            if shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((host, port))
         except OSError as error:
             sock.close()
