@@ -59,6 +59,7 @@ class Caller:
     """One call."""
 
     def __init__(self, speech: Speech) -> None:
+        self.call_id = ""
         self.speaker = EncodedSpeaker(speech.packets)
         self.peer = RTCPeerConnection()
         self.peer.addTrack(self.speaker)
@@ -72,6 +73,7 @@ class Caller:
         headers = {"Content-Type": "application/sdp"}
         answer = await http.post("/v1/realtime/calls", content=peer.localDescription.sdp, headers=headers)
         assert answer.status_code == httpx.codes.CREATED, answer.text
+        self.call_id = answer.headers["Location"].rpartition("/")[2]
         await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
         await asyncio.wait_for(connected.wait(), CONNECT_SECONDS)
 

@@ -46,6 +46,7 @@ class Caller:
         self.core = ClientCall(certificate, os.urandom, now, ntp_offset=time.time() - now + NTP_EPOCH)
         self.driven = DrivenCall(self.core, self._listen, local)
         self.ice = IceParameters("", "")
+        self.call_id = ""
         self.closed = ""
         self.received = 0
         self.delays: list[float] = []
@@ -59,6 +60,7 @@ class Caller:
             "/v1/realtime/calls", content=self.core.offer(), headers={"Content-Type": "application/sdp"}
         )
         response.raise_for_status()
+        self.call_id = response.headers["Location"].rpartition("/")[2]
         self.ice = read_answer(response.text).ice
         return response.text
 

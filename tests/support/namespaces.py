@@ -37,20 +37,21 @@ _TESTS = Path(__file__).parents[1]
 
 class HostPlan(msgspec.Struct, frozen=True):
     """A host with numeric addresses. With `nat` it is behind a NAT of that public address. Several hosts may share an
-    address: the router spreads what is sent to it."""
+    address: the router spreads what is sent to it. What is sent to `behind` comes here too, for the host to pass on."""
 
     name: str
     addresses: tuple[str, ...]
     nat: str = ""
+    behind: tuple[str, ...] = ()
 
 
 class Host:
     """A namespace. Prefix a command with `command` to run it there; Python then finds what stands in `tests`."""
 
-    def __init__(self, plan: HostPlan) -> None:
-        self.name = plan.name
-        self.address = plan.addresses[0]
-        self.namespace = f"{PREFIX}{os.getpid()}-{plan.name}"
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        self.address = address
+        self.namespace = f"{PREFIX}{os.getpid()}-{name}"
         self.command = ("ip", "netns", "exec", self.namespace, "env", f"PYTHONPATH={_TESTS}")
 
     def run(self, *arguments: str) -> str:
@@ -120,10 +121,10 @@ def network(*plans: HostPlan, seed: int = 0, spray: bool = False) -> Iterator[Ne
     """Make hosts and the router between them."""
     _remove_abandoned()
     with ExitStack() as stack:
-        hosts = {plan.name: stack.enter_context(_namespace(Host(plan))) for plan in plans}
+        hosts = {plan.name: stack.enter_context(namespace(Host(plan.name, plan.addresses[0]))) for plan in plans}
         devices = [stack.enter_context(_device(hosts[plan.name], plan, index)) for index, plan in enumerate(plans)]
         ports = tuple(
-            PortPlan(plan.name, device.fileno(), plan.addresses, plan.nat)
+            PortPlan(plan.name, device.fileno(), plan.addresses + plan.behind, plan.nat)
             for plan, device in zip(plans, devices, strict=True)
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -144,8 +145,9 @@ def network(*plans: HostPlan, seed: int = 0, spray: bool = False) -> Iterator[Ne
 
 
 @contextmanager
-def _namespace(host: Host) -> Iterator[Host]:
-    _ip("netns", "add", host.namespace)
+def namespace(host: Host) -> Iterator[Host]:
+    """Make a host's namespace; remove it afterwards, with everything that still runs in it."""
+    ip("netns", "add", host.namespace)
     try:
         yield host
     finally:
@@ -158,20 +160,20 @@ def _device(host: Host, plan: HostPlan, index: int) -> Iterator[Any]:
     name = f"ap{os.getpid()}x{index}"
     with open("/dev/net/tun", "r+b", buffering=0) as device:
         fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
-        _ip("link", "set", name, "netns", host.namespace, "name", DEVICE)
+        ip("link", "set", name, "netns", host.namespace, "name", DEVICE)
         commands = ["link set lo up", f"link set {DEVICE} up txqueuelen {QUEUE}"]
         for address in plan.addresses:
             commands += [f"addr add {address} dev {DEVICE}" + (" nodad" if ":" in address else "")]
         versions = {6 if ":" in address else 4 for address in plan.addresses}
         commands += [f"-{version} route add default dev {DEVICE}" for version in sorted(versions)]
         for command in commands:
-            _ip("-n", host.namespace, *command.split())
+            ip("-n", host.namespace, *command.split())
         yield device
 
 
 def _remove_abandoned() -> None:
     """Remove the namespaces of processes that are no more."""
-    for line in _ip("netns", "list").splitlines():
+    for line in ip("netns", "list").splitlines():
         name = line.split()[0]
         owner = name.removeprefix(PREFIX).partition("-")[0]
         if name.startswith(PREFIX) and not Path(f"/proc/{owner}").exists():
@@ -180,11 +182,12 @@ def _remove_abandoned() -> None:
 
 def _remove(namespace: str) -> None:
     """Remove a namespace, and end whatever still runs in it."""
-    for pid in _ip("netns", "pids", namespace).split():
+    for pid in ip("netns", "pids", namespace).split():
         with suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
-    _ip("netns", "del", namespace)
+    ip("netns", "del", namespace)
 
 
-def _ip(*arguments: str) -> str:
+def ip(*arguments: str) -> str:
+    """Run iproute2's `ip` and return what it printed."""
     return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
