@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from antiphon_common.keys import KeyRing
 from antiphon_common.settings import Address, FrontSettings, SharedSettings
+from antiphon_common.shell.supervise import Drain
 from antiphon_signaling import SignalingPorts, serve_signaling
 from support.fake_transceiver import FakeTransceiver
 
@@ -46,13 +47,17 @@ def start_transceiver(nursery: trio.Nursery) -> StartTransceiver:
 def start_signaling(nursery: trio.Nursery, registry: CollectorRegistry) -> StartSignaling:
     """Return a function that starts signaling on a free port before the given transceivers, with front settings."""
 
-    async def start(*transceivers: FakeTransceiver | str, **settings: Any) -> SignalingPorts:
+    async def start(
+        *transceivers: FakeTransceiver | str, drain: Drain | None = None, **settings: Any
+    ) -> SignalingPorts:
         urls = tuple(item if isinstance(item, str) else item.url for item in transceivers)
         front = FrontSettings(**({"http": Address("127.0.0.1", 0)} | settings))
 
         async def serve(*, task_status: trio.TaskStatus[SignalingPorts]) -> None:
             shared = SharedSettings(transceiver=urls)
-            await serve_signaling(front, shared, KEYS, INGRESSES, registry=registry, task_status=task_status)
+            await serve_signaling(
+                front, shared, KEYS, INGRESSES, registry=registry, drain=drain, task_status=task_status
+            )
 
         ports: SignalingPorts = await nursery.start(serve)
         return ports

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from antiphon_common.control import Failure
 from antiphon_common.keys import KeyRing
+from antiphon_common.shell.supervise import Drain
 from antiphon_signaling import SignalingPorts
 from antiphon_signaling.http import MAX_BODY, MAX_DRAINED
 from antiphon_signaling.sdp import SessionDescription
@@ -174,7 +175,7 @@ async def test_preflight_allows_a_key_from_any_page(client: httpx.AsyncClient) -
     assert "application/sdp" in plain.headers["accept-post"]
 
 
-async def test_calls_go_round_and_a_full_transceiver_passes_on(
+async def test_a_full_transceiver_passes_on(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:
     small, large = await start_transceiver(capacity=1), await start_transceiver(capacity=3)
@@ -185,6 +186,21 @@ async def test_calls_go_round_and_a_full_transceiver_passes_on(
         assert (len(small.calls), len(large.calls)) == (1, 3)
         busy = await call(client, offer)
     assert (busy.status_code, busy.headers["retry-after"], error_of(busy)["code"]) == (503, "7", "full")
+
+
+async def test_offers_go_past_who_is_draining_and_a_server_that_drains_takes_none(
+    start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
+) -> None:
+    drain = Drain(60.0)
+    leaving, staying = await start_transceiver(), await start_transceiver()
+    leaving.draining = True
+    ports = await start_signaling(leaving, staying, drain=drain)
+    async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
+        assert [(await call(client, offer)).status_code for _ in range(4)] == [201] * 4
+        assert (len(leaving.calls), len(staying.calls)) == (0, 4)
+        drain.begin()
+        refused = await call(client, offer)
+    assert (refused.status_code, error_of(refused)["code"], "retry-after" in refused.headers) == (503, "draining", True)
 
 
 async def test_a_transceiver_that_refuses_the_call_itself_is_believed(

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
+from antiphon_common.shell.supervise import Drain
 from antiphon_signaling import SignalingPorts, websocket
 from support.fake_transceiver import FakeTransceiver
 
@@ -44,6 +45,14 @@ async def hear(connection: WebSocketConnection) -> dict[str, Any]:
     with trio.fail_after(5):
         message: dict[str, Any] = json.loads(await connection.get_message())
     return message
+
+
+async def listens(ports: SignalingPorts) -> bool:
+    try:
+        await (await trio.open_tcp_stream(*ports.address)).aclose()
+    except OSError:
+        return False
+    return True
 
 
 async def test_a_call_from_offer_to_end(ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes) -> None:
@@ -90,6 +99,27 @@ async def test_a_call_outlives_its_connection(
         await say(connection, type="offer", sdp=offer.decode())
         call_id = (await hear(connection))["call_id"]
     assert not transceiver.has_ended(call_id)
+
+
+async def test_a_server_that_stops_says_so_and_its_calls_go_on(
+    start_signaling: StartSignaling, transceiver: FakeTransceiver, offer: bytes
+) -> None:
+    drain = Drain(websocket.CLOSE_SECONDS + 0.2)
+    ports = await start_signaling(transceiver, drain=drain)
+    async with connect(ports) as idle, connect(ports) as connection:
+        await say(connection, type="offer", sdp=offer.decode())
+        call_id = (await hear(connection))["call_id"]
+        drain.leave()
+        assert await hear(connection) == await hear(idle) == {"type": "draining"}
+        await say(connection, type="restart", sdp=offer.decode())
+        assert (await hear(connection))["type"] == "answer"
+        for closed in (idle, connection):
+            with pytest.raises(ConnectionClosed, match="1001"), trio.fail_after(5):
+                await closed.get_message()
+    assert not transceiver.has_ended(call_id)
+    with trio.fail_after(5):
+        while await listens(ports):
+            await trio.sleep(0.01)
 
 
 async def test_errors_leave_the_connection_open(

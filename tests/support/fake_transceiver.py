@@ -18,6 +18,7 @@ from antiphon_common.control import (
     Fingerprint,
     IceParameters,
     IceUpdate,
+    Load,
     is_authorized,
 )
 from antiphon_common.keys import KeyRing
@@ -40,6 +41,7 @@ class FakeTransceiver:
         self.calls: dict[str, CallRequest] = {}
         self.restarted: dict[str, CallAccepted] = {}
         self.failure = failure
+        self.draining = False
         self._capacity = capacity
         self._keys = keys
         self._ended: dict[str, trio.Event] = {}
@@ -59,6 +61,7 @@ class FakeTransceiver:
                 Route("/calls/{call_id}", self._status, methods=["GET"]),
                 Route("/calls/{call_id}", self._update, methods=["PATCH"]),
                 Route("/calls/{call_id}", self._end, methods=["DELETE"]),
+                Route("/load", self._load, methods=["GET"]),
             ]
         )
         async with trio.open_nursery() as nursery:
@@ -71,6 +74,8 @@ class FakeTransceiver:
             return refused
         if self.failure is not None:
             return _json(422, self.failure)
+        if self.draining:
+            return _json(503, Failure("draining", "about to stop"), {"Retry-After": "7"})
         if len(self.calls) >= self._capacity:
             return _json(503, Failure("full", "no slot"), {"Retry-After": "7"})
         call = msgspec.json.decode(await request.body(), type=CallRequest)
@@ -110,6 +115,10 @@ class FakeTransceiver:
             return _json(404, Failure("no_call", "there is no such call"))
         self._ended[call_id].set()
         return Response(status_code=204)
+
+    async def _load(self, request: Request) -> Response:
+        refused = self._unauthorized(request)
+        return refused or _json(200, Load(len(self.calls), self._capacity, self.draining))
 
     def _known(self, request: Request) -> str | None:
         call = self.calls.get(request.path_params["call_id"])

@@ -3,7 +3,7 @@
 from antiphon_common import logs
 from antiphon_common.settings import FrontSettings, SharedSettings, parse
 from antiphon_common.shell.secrets import load_keys
-from antiphon_common.shell.supervise import run_service
+from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_signaling.service import SignalingPorts, serve_alone
 
 DESCRIPTION = "Takes callers' offers over HTTP and WebSocket, finds a transceiver for each, and serves the talk page."
@@ -13,7 +13,8 @@ def main() -> None:
     front, shared = parse("antiphon_signaling", DESCRIPTION, (FrontSettings, SharedSettings))
     logs.configure(shared.log)
     keys = load_keys(shared, {})
-    run_service(serve_alone, front, shared, keys, ready=announce)
+    drain = Drain(shared.drain)
+    run_service(serve_alone, front, shared, keys, drain, drain=drain, ready=announce)
 
 
 def announce(ports: SignalingPorts) -> None:

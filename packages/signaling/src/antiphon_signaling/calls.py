@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from antiphon_common.control import ANY_GENERATION, CallStatus, IceUpdate
 from antiphon_common.errors import DecodeError
+from antiphon_common.shell.supervise import Drain
 from antiphon_signaling.placement import Transceivers
 from antiphon_signaling.refusals import RefusedError, busy, no_such_call
 from antiphon_signaling.sdp import OfferError, read_fragment, read_offer, write_answer, write_fragment
@@ -65,11 +66,13 @@ class Calls:
         addresses: Sequence[tuple[str, int]],
         random: Callable[[int], bytes],
         metrics: CallMetrics,
+        drain: Drain,
     ) -> None:
         self._transceivers = transceivers
         self._addresses = tuple(addresses)
         self._random = random
         self._metrics = metrics
+        self._drain = drain
 
     @contextmanager
     def attempt(self, peer: str) -> Iterator[None]:
@@ -85,6 +88,8 @@ class Calls:
 
     async def start(self, tenant: str, offer: bytes, session: dict[str, Any]) -> Answered:
         """Set a call up. Raises `RefusedError`."""
+        if self._drain.begun:
+            raise busy("draining", "this server is about to stop: ask again, and another one answers")
         negotiated = _read(read_offer, offer)
         call_id = "rtc_" + base64.urlsafe_b64encode(self._random(CALL_ID_BYTES)).decode().rstrip("=")
         url, accepted = await self._transceivers.place(negotiated.call_request(call_id, tenant, session))

@@ -9,7 +9,8 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import h11
@@ -47,15 +48,22 @@ class Listener:
 
     def __init__(self, app: Any, upgraded: Upgraded, tls: ssl.SSLContext | None) -> None:
         self.counters = ListenerCounters()
-        self._app = ASGIWrapper(app)
+        self._app = ASGIWrapper(self._respond)
+        self._respond_to = app
         self._upgraded = upgraded
         self._tls = tls
         self._open = 0
+        self._busy = 0
         self._config = Config()
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
         self._config.keep_alive_timeout = HEAD_SECONDS
         self._config.h11_max_incomplete_size = MAX_HEAD
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in progress, and no WebSocket open."""
+        return not self._busy
 
     async def run(self, listener: socket.socket) -> None:
         """Accept connections until cancelled. `listener` is not blocking."""
@@ -91,7 +99,20 @@ class Listener:
             await TCPServer(self._app, self._config, requests.context, state, requests).run()  # type: ignore[arg-type]
         if requests.upgrade is not None:
             request = requests.hand_over()
-            await self._upgraded(requests, request, peer)
+            with self._at_work():
+                await self._upgraded(requests, request, peer)
+
+    async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
+        with self._at_work():
+            await self._respond_to(scope, receive, send)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
 
     async def _begin(self, stream: trio.SocketStream) -> "RequestStream | None":
         """Return the connection with its first head read, or None when there came none."""

@@ -1,7 +1,6 @@
 """Finds a transceiver for a call, and a call among the transceivers, over their control API."""
 
 import logging
-from collections.abc import Sequence
 from typing import TypeVar
 
 import httpx
@@ -11,6 +10,7 @@ import trio
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Failure, IceUpdate
 from antiphon_common.keys import DerivedKeys
 from antiphon_common.shell.control_client import ControlAuth
+from antiphon_signaling.fleet import Fleet
 from antiphon_signaling.refusals import RefusedError, busy, no_such_call
 
 CONNECT_SECONDS = 2.0
@@ -40,32 +40,33 @@ def open_client(keys: DerivedKeys) -> httpx.AsyncClient:
 
 
 class Transceivers:
-    """The configured transceivers, taken in turn."""
+    """The transceivers of a fleet."""
 
-    def __init__(self, urls: Sequence[str], client: httpx.AsyncClient) -> None:
-        self._urls = tuple(urls)
+    def __init__(self, fleet: Fleet, client: httpx.AsyncClient) -> None:
+        self._fleet = fleet
         self._client = client
-        self._turn = 0
 
     async def place(self, request: CallRequest) -> tuple[str, CallAccepted]:
-        """Start a call at the next transceiver with room. Return its URL and what it answered.
+        """Start a call at a transceiver with room. Return its URL and what it answered.
 
-        One that is full, unreachable or broken passes the call on. Raises `RefusedError`: what the transceiver said
-        against the call itself, or 503.
+        One that is full, draining, unreachable or broken passes the call on. Raises `RefusedError`: what the
+        transceiver said against the call itself, or 503.
         """
-        start = self._turn
-        self._turn = (start + 1) % len(self._urls)
         full: httpx.Response | None = None
-        for url in (*self._urls[start:], *self._urls[:start]):
-            response = await self._send("POST", f"{url}/calls", content=msgspec.json.encode(request))
+        for url in self._fleet.order():
+            with self._fleet.asking(url):
+                response = await self._send("POST", f"{url}/calls", content=msgspec.json.encode(request))
             if response is None:
                 continue
             if response.status_code == 201 and (accepted := _decode(response, CallAccepted)):
+                self._fleet.taken(url)
                 return url, accepted
             if response.status_code in (413, 422):
                 failure = _decode(response, Failure) or Failure("refused", "the transceiver refused the call")
                 raise RefusedError(response.status_code, failure.code, failure.message, param="session")
             if response.status_code == 503:
+                failure = _decode(response, Failure) or Failure("full", "")
+                self._fleet.refused(url, draining=failure.code == "draining")
                 full = response
             else:
                 logger.error("transceiver failed", extra={"transceiver": url, "status": response.status_code})
@@ -127,7 +128,7 @@ class Transceivers:
                 silent.append(url)
 
         async with trio.open_nursery() as nursery:
-            for url in self._urls:
+            for url in self._fleet.urls:
                 nursery.start_soon(ask, url)
         if found:
             return found[0]

@@ -6,8 +6,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from random import Random
 from typing import NamedTuple, TextIO
 
 import trio
@@ -18,8 +18,11 @@ from antiphon_common.metrics import export_counters
 from antiphon_common.settings import Address, FrontSettings, SharedSettings, is_loopback
 from antiphon_common.shell.admin import listen_tcp, serve_admin
 from antiphon_common.shell.interfaces import default_address
+from antiphon_common.shell.supervise import Drain
 from antiphon_signaling.calls import CallMetrics, Calls
 from antiphon_signaling.credentials import make_credentials
+from antiphon_signaling.discovery import keep_informed
+from antiphon_signaling.fleet import Fleet
 from antiphon_signaling.http import make_app
 from antiphon_signaling.listener import Listener
 from antiphon_signaling.placement import Transceivers, open_client
@@ -45,21 +48,26 @@ async def serve_signaling(
     ingresses: Sequence[tuple[str, int]],
     *,
     registry: CollectorRegistry | None = None,
+    drain: Drain | None = None,
     task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve offers, the WebSocket and the talk page until cancelled.
+    """Serve offers, the WebSocket and the talk page until cancelled, or until `drain` is to leave and nobody is
+    connected any more. Calls go on without it.
 
     `ingresses` are the relay's advertised media addresses, the best first; `--advertise` goes before them, and without
     either it is this machine's. Metrics go into `registry`. Raises SettingsError and OSError at start.
     """
     registry = registry or CollectorRegistry()
+    drain = drain or Drain(shared.drain)
     advertised = advertised_addresses(front, ingresses)
     hosts = list(dict.fromkeys([front.http.host, *(address.host for address in advertised)]))
     credentials, made_key = make_credentials(front, os.urandom)
     tls, fingerprint = make_tls(front, hosts)
     async with open_client(keys.control) as client, trio.open_nursery() as nursery:
-        calls = Calls(Transceivers(shared.transceiver, client), advertised, os.urandom, CallMetrics(registry))
-        listener = Listener(make_app(calls, credentials), SignalingSocket(calls, credentials).serve, tls)
+        fleet = Fleet(shared.asked, Random(os.urandom(16)).randrange)
+        await nursery.start(keep_informed, fleet, client, shared, keys.control)
+        calls = Calls(Transceivers(fleet, client), advertised, os.urandom, CallMetrics(registry), drain)
+        listener = Listener(make_app(calls, credentials), SignalingSocket(calls, credentials, drain).serve, tls)
         export_counters(registry, "antiphon_signaling", listener.counters)
         listening = listen_tcp(*front.http)
         bound = Address(*listening.getsockname()[:2])
@@ -69,23 +77,29 @@ async def serve_signaling(
         with told_key(url, made_key, sys.stderr):
             nursery.start_soon(listener.run, listening)
             task_status.started(SignalingPorts(url, bound))
-            await trio.sleep_forever()
+            await drain.wait_left(lambda: listener.idle)
+            nursery.cancel_scope.cancel()
 
 
 async def serve_alone(
     front: FrontSettings,
     shared: SharedSettings,
     keys: KeyRing,
+    drain: Drain,
     *,
     task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve signaling as a service of its own: with its admin port, and without a relay to ask for addresses."""
     registry = CollectorRegistry()
+
+    async def serve(*, task_status: trio.TaskStatus[SignalingPorts]) -> None:
+        await serve_signaling(front, shared, keys, (), registry=registry, drain=drain, task_status=task_status)
+        nursery.cancel_scope.cancel()
+
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_signaling, front, shared, keys, (), registry=registry)
         ports: SignalingPorts = await nursery.start(serve)
         if shared.admin is not None:
-            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: True, registry)
+            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: not drain.begun, registry)
         task_status.started(ports)
 
 

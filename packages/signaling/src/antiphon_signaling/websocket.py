@@ -9,6 +9,7 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
+from antiphon_common.shell.supervise import Drain
 from antiphon_signaling.calls import Answered, Calls, check_session
 from antiphon_signaling.credentials import Credentials
 from antiphon_signaling.refusals import RefusedError
@@ -26,6 +27,8 @@ OFFER_SECONDS = 60.0
 """How long a connection may be without a call."""
 PING_SECONDS = 20.0
 CLOSE_SECONDS = 2.0
+GOING_AWAY = 1001
+"""Close code (RFC 6455 §7.4.1)."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +47,10 @@ _decoder = msgspec.json.Decoder(ClientMessage)
 class SignalingSocket:
     """Answers WebSocket requests."""
 
-    def __init__(self, calls: Calls, credentials: Credentials) -> None:
+    def __init__(self, calls: Calls, credentials: Credentials, drain: Drain) -> None:
         self._calls = calls
         self._credentials = credentials
+        self._drain = drain
 
     async def serve(self, stream: trio.abc.Stream, head: h11.Request, peer: str) -> None:
         """Serve a connection whose first bytes are a WebSocket request from the numeric address `peer`, to its end."""
@@ -82,7 +86,7 @@ class SignalingSocket:
         except ConnectionClosed:
             return None
         model = parse_qs(target.query).get("model", [None])[0]
-        return _Conversation(self._calls, connection, tenant, peer, model)
+        return _Conversation(self._calls, connection, tenant, peer, model, self._drain)
 
 
 async def _reject(request: WebSocketRequest, error: RefusedError) -> None:
@@ -95,19 +99,27 @@ class _Conversation:
     """One accepted connection: offers until one is answered, then that call to its end."""
 
     def __init__(
-        self, calls: Calls, connection: WebSocketConnection, tenant: str, peer: str, model: str | None
+        self,
+        calls: Calls,
+        connection: WebSocketConnection,
+        tenant: str,
+        peer: str,
+        model: str | None,
+        drain: Drain,
     ) -> None:
         self._calls = calls
         self._connection = connection
         self._tenant = tenant
         self._peer = peer
         self._model = model
+        self._drain = drain
         self._call: Answered | None = None
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Converse, then cancel `nursery`, which holds the connection's reader too."""
         try:
             nursery.start_soon(self._keep_alive, nursery.cancel_scope)
+            nursery.start_soon(self._leave)
             with trio.move_on_after(OFFER_SECONDS):
                 while self._call is None:
                     await self._receive()
@@ -156,6 +168,18 @@ class _Conversation:
             await self._send({"type": "ended", "call_id": call.call_id, "reason": reason})
             with trio.move_on_after(CLOSE_SECONDS):
                 await self._connection.aclose()
+        except ConnectionClosed:
+            pass
+
+    async def _leave(self) -> None:
+        """Tell the client when the server is about to stop. Its call goes on, without the connection in the end."""
+        await self._drain.wait()
+        try:
+            await self._send({"type": "draining"})
+            if self._call is not None and self._drain.deadline is not None:
+                await trio.sleep_until(self._drain.deadline - CLOSE_SECONDS)
+            with trio.move_on_after(CLOSE_SECONDS):
+                await self._connection.aclose(GOING_AWAY)
         except ConnectionClosed:
             pass
 

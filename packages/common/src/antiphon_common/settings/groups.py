@@ -117,6 +117,9 @@ class TransceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
     capacity: Annotated[int, Option("calls at once; more are refused", "N", read_count)] = 100
 
 
+NEAREST_TRANSCEIVER = ("http://127.0.0.1:8090",)
+
+
 class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Shared by all services: keys, networks, and how they find each other."""
 
@@ -140,7 +143,7 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
     transceiver: Annotated[
         tuple[str, ...],
         Option("control address of a transceiver, for signaling and relay", "URL", read_url, repeatable=True),
-    ] = ("http://127.0.0.1:8090",)
+    ] = NEAREST_TRANSCEIVER
     redis: Annotated[
         str | None,
         Option("where services find each other, and relays the owners of flows; none waits for it", "URL", read_redis),
@@ -155,6 +158,11 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     insecure: Annotated[bool, Option("run without a secret file even where others can reach link or control")] = False
     log: Annotated[str, Option("form of the log on standard error", "text|json", one_of("text", "json"))] = "text"
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The transceivers to ask over HTTP in any case. Where Redis lists them, there are none unless named."""
+        return () if self.redis is not None and self.transceiver == NEAREST_TRANSCEIVER else self.transceiver
 
 
 ADMIN_PORTS: tuple[tuple[type[msgspec.Struct], int], ...] = (

@@ -1,0 +1,66 @@
+"""Keeps a fleet informed: reads the registry, and asks over the control API whom that does not list."""
+
+import logging
+from functools import partial
+
+import httpx
+import msgspec
+import trio
+
+from antiphon_common.control import Load
+from antiphon_common.keys import DerivedKeys
+from antiphon_common.registry import Registered
+from antiphon_common.settings import SharedSettings
+from antiphon_common.shell.registry import watch_members
+from antiphon_signaling.fleet import Fleet
+
+ASK_SECONDS = 1.0
+"""How long a transceiver may take to tell its load, and how long it takes until it is asked again."""
+
+log = logging.getLogger(__name__)
+
+
+async def keep_informed(
+    fleet: Fleet,
+    client: httpx.AsyncClient,
+    shared: SharedSettings,
+    keys: DerivedKeys,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run until cancelled; started after the first look around, which takes `ASK_SECONDS` at most."""
+    listed = trio.Event()
+
+    def found(members: list[Registered]) -> None:
+        fleet.list_leases(((member.control_url, member.load) for member in members), trio.current_time())
+        listed.set()
+
+    async with trio.open_nursery() as nursery:
+        if shared.redis is not None:
+            nursery.start_soon(watch_members, shared.redis, shared.cluster, keys, found)
+            with trio.move_on_after(ASK_SECONDS):
+                await listed.wait()
+        while True:
+            wait_until = trio.current_time() + ASK_SECONDS
+            async with trio.open_nursery() as questions:
+                for url in fleet.due(trio.current_time()):
+                    questions.start_soon(partial(_ask, fleet, client, url))
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            await trio.sleep_until(wait_until)
+
+
+async def _ask(fleet: Fleet, client: httpx.AsyncClient, url: str) -> None:
+    reason = "no answer in time"
+    with trio.move_on_after(ASK_SECONDS):
+        try:
+            response = await client.get(f"{url}/load")
+            load = msgspec.json.decode(response.raise_for_status().content, type=Load)
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            reason = str(error) or type(error).__name__
+        else:
+            if fleet.answered(url, load):
+                log.info("transceiver answers again", extra={"transceiver": url})
+            return
+    if fleet.unanswered(url, trio.current_time()):
+        log.warning("transceiver unreachable", extra={"transceiver": url, "reason": reason})

@@ -1,0 +1,85 @@
+from random import Random
+
+import pytest
+
+from antiphon_common.control import Load
+from antiphon_signaling.fleet import FORGET_SECONDS, LEASE_SECONDS, MAX_LONG_SHOTS, Fleet
+
+A, B, C = "http://10.0.0.1:1", "http://10.0.0.2:1", "http://10.0.0.3:1"
+
+
+@pytest.fixture
+def random() -> Random:
+    return Random(7)
+
+
+def fleet_of(random: Random, **loads: Load) -> Fleet:
+    fleet = Fleet([], random.randrange)
+    fleet.list_leases(loads.items(), 0.0)
+    return fleet
+
+
+def test_calls_spread_over_transceivers_by_their_capacity(random: Random) -> None:
+    loads = {f"t{number}": Load(0, 10 if number % 2 else 20) for number in range(20)}
+    fleet = fleet_of(random, **loads)
+    placed = dict.fromkeys(loads, 0)
+    for _ in range(200):
+        url = next(fleet.order())
+        fleet.taken(url)
+        placed[url] += 1
+    fullness = [placed[url] / load.capacity for url, load in loads.items()]
+    assert 0.4 <= min(fullness) <= max(fullness) <= 0.9, fullness
+
+
+def test_what_has_no_room_is_tried_last_and_not_all_of_it(random: Random) -> None:
+    full = {f"full{number}": Load(10, 10) for number in range(10)}
+    fleet = fleet_of(random, **full, open=Load(9, 10), leaving=Load(0, 10, draining=True), half=Load(5, 10))
+    order = list(fleet.order())
+    assert order[:2] == ["half", "open"] or order[:2] == ["open", "half"]
+    assert len(order) == 2 + MAX_LONG_SHOTS
+    assert all(url in full for url in order[2:])
+
+
+def test_calls_being_placed_count_as_placed(random: Random) -> None:
+    fleet = fleet_of(random, one=Load(9, 10), two=Load(0, 1))
+    with fleet.asking("two"):
+        assert next(fleet.order()) == "one"
+    fleet.refused("one", draining=False)
+    assert list(fleet.order()) == ["two", "one"]
+    fleet.answered("one", Load(1, 10))
+    assert set(fleet.order()) == {"one", "two"}
+
+
+def test_one_that_is_draining_takes_calls_again_when_it_says_so(random: Random) -> None:
+    fleet = Fleet([A, B], random.randrange)
+    fleet.refused(A, draining=True)
+    assert list(fleet.order()) == [B, A]
+    fleet.answered(A, Load(0, 10))
+    fleet.answered(B, Load(5, 10))
+    assert list(fleet.order()) == [A, B]
+
+
+def test_a_lease_spares_the_question_and_its_end_is_the_end_of_who_does_not_answer(random: Random) -> None:
+    fleet = Fleet([A], random.randrange)
+    fleet.list_leases([(B, Load(0, 1)), (C, Load(0, 1))], 10.0)
+    assert fleet.urls == (A, B, C)
+    assert fleet.due(10.0) == [A]
+    fleet.list_leases([(B, Load(0, 1))], 11.0)
+    assert fleet.due(11.0) == [A, C]
+    assert fleet.unanswered(C, 11.0)
+    assert fleet.urls == (A, B)
+    assert fleet.unanswered(A, 11.0)
+    assert not fleet.unanswered(A, 12.0)
+    assert list(fleet.order()) == [B, A]
+
+
+def test_while_redis_is_gone_members_stay_and_are_asked(random: Random) -> None:
+    fleet = Fleet([], random.randrange)
+    fleet.list_leases([(B, Load(0, 1)), (C, Load(0, 1))], 10.0)
+    gone = 10.0 + LEASE_SECONDS
+    assert fleet.due(gone) == [B, C]
+    fleet.answered(B, Load(0, 1))
+    fleet.unanswered(C, gone)
+    assert list(fleet.order()) == [B, C]
+    fleet.unanswered(C, gone + FORGET_SECONDS)
+    assert fleet.urls == (B,)
