@@ -12,7 +12,7 @@ from antiphon_common.demux import Protocol, classify
 from antiphon_common.sockaddr import decode_address
 from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
 from antiphon_transceiver.switchboard import CallEnded
-from support.actors import Address, Client
+from support.actors import INGRESS, Address, Client
 from support.flood import checks, junk
 from support.impairment import Impairment
 from support.world import World
@@ -35,14 +35,14 @@ class Watched(World):
         self.disguise: Callable[[bytes, Address], Address] = lambda data, source: source
         super().__init__(transceivers=transceivers)
 
-    def send_to_relay(self, data: bytes, source: Address) -> None:
+    def send_to_relay(self, data: bytes, source: Address, ingress: int = INGRESS) -> None:
         source = self.disguise(data, source)
         self.claimed[source] += len(data)
-        super().send_to_relay(data, source)
+        super().send_to_relay(data, source, ingress)
 
-    def send_down(self, data: bytes, target: bytes) -> None:
+    def send_down(self, data: bytes, target: bytes, ingress: int) -> None:
         self.got[decode_address(target)] += len(data)
-        super().send_down(data, target)
+        super().send_down(data, target, ingress)
 
     def live_calls(self, number: int) -> list[Client]:
         """Return calls that are connected and talk."""

@@ -6,6 +6,7 @@ import pytest
 
 from antiphon.client.call import AudioReceived, Closed
 from antiphon_common import frames
+from antiphon_transceiver.backends.call import RESUME_SECONDS
 from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.switchboard import CallEnded, CallReported
@@ -152,15 +153,18 @@ def test_a_backend_that_ignores_its_credit_loses_that_call() -> None:
     assert world.find(other) is not None
 
 
-def test_a_lost_backend_connection_ends_its_calls() -> None:
+def test_calls_outlive_their_backend_and_end_only_if_none_comes_back() -> None:
     world = World()
     clients = start(world, calls=2)
-    link = world.transceivers[0].link
-    link.lost()
-    while (delivery := link.poll_event()) is not None:
-        delivery.call.sink(delivery.frame, world.now)
-    world.drain()
+    backend = world.transceivers[0].backends[0]
+    backend.die(away=2.0)
+    world.run(2.5)
+    before = [len(heard(client)) for client in clients]
     world.run(1)
+    assert ends(world) == []
+    assert all(len(heard(client)) - was >= 48 for client, was in zip(clients, before, strict=True))
+    backend.die(away=RESUME_SECONDS + 1)
+    world.run(RESUME_SECONDS + 1)
     assert [end.reason for end in ends(world)] == [EndReason.BACKEND_LOST] * 2
     assert all(isinstance(client.events[-1], Closed) for client in clients)
 

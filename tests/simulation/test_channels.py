@@ -30,8 +30,8 @@ class EventfulCall:
         self.world = World(seed)
         self.client: Client = self.world.call(impairment=impairment, data_channels=data_channels)
         self.run(0.01)
-        backend = self.world.transceivers[0].backend
-        [self.backend] = backend._calls(self.client.call_id)
+        backend = self.world.transceivers[0].backends[0]
+        [self.backend] = backend.calls(self.client.call_id)
 
     def run(self, seconds: float) -> None:
         self.world.run(seconds)

@@ -17,7 +17,11 @@ from antiphon_common.routing import TOKEN_SIZE, RouteToken, RouteTokens
 from antiphon_common.sequence import ReplayWindow
 from antiphon_transceiver.audio import jitter
 from antiphon_transceiver.backends import BackendCall
+from antiphon_transceiver.sctp.chunks import Data
+from antiphon_transceiver.sctp.reassembly import Reassembler, StreamMessage, _Run
+from support.plan import CallPlan, Plan, draw
 from support.scenario import Outcome, simulate
+from support.simulate import Progress
 
 SEEDS = range(1, 13)
 MOST_SIMULATIONS = 40
@@ -48,6 +52,54 @@ def test_a_seed_gives_the_same_bytes_in_every_process() -> None:
     ]
     assert runs[0] == runs[1] == f"{[simulate(seed).digest for seed in (3, 4)]}\n".encode()
     assert simulate(3).digest != simulate(4).digest
+
+
+def test_everything_that_can_be_drawn_is_drawn() -> None:
+    """Faults, networks, attackers and habits of callers: each several times in what CI simulates."""
+    plans = [draw(seed) for seed in range(1, 151)]
+    calls = [call for plan in plans for call in plan.calls]
+    of_plans: dict[str, Callable[[Plan], object]] = {
+        "a relay that forgets": lambda plan: plan.relay_fault == "forgets",
+        "a relay that dies": lambda plan: plan.relay_fault == "dies",
+        "a clock set forward": lambda plan: plan.clock_jump > 0,
+        "a clock set back": lambda plan: plan.clock_jump < 0,
+        "packets sprayed over relays": lambda plan: plan.spray,
+        "a backend that dies": lambda plan: plan.backend_fault == "dies",
+        "a backend that hangs": lambda plan: plan.backend_fault == "hangs",
+        "a backend with one address, gone for long": lambda plan: plan.backend_fault and plan.backends == 1,
+        "a forger": lambda plan: plan.forger_interval,
+        "callers who claim another's address": lambda plan: plan.attackers,
+    }
+    of_calls: dict[str, Callable[[CallPlan], object]] = {
+        "losses": lambda call: call.impairment.loss,
+        "bursts of losses": lambda call: call.impairment.bursts,
+        "delay": lambda call: call.impairment.delay,
+        "jitter": lambda call: call.impairment.jitter,
+        "reordering": lambda call: call.impairment.reordering,
+        "duplication": lambda call: call.impairment.duplication,
+        "a narrow path": lambda call: call.is_narrow,
+        "a short MTU": lambda call: call.impairment.mtu <= 1280,
+        "a NAT rebinding": lambda call: call.rebinds_after and not call.moves,
+        "another address": lambda call: call.rebinds_after and call.moves,
+        "an ICE restart": lambda call: call.restarts_after,
+        "an outage": lambda call: call.outage_after and not call.outage_blocks,
+        "UDP blocked for a while": lambda call: call.outage_after and call.outage_blocks,
+        "UDP blocked from the beginning": lambda call: call.blocked,
+        "a client that vanishes": lambda call: call.ending == "vanish",
+        "RED": lambda call: call.codec.startswith("red"),
+        "PCMU": lambda call: call.codec == "pcmu",
+        "PCMA": lambda call: call.codec == "pcma",
+        "audio decoded for the backend": lambda call: call.audio_format != "opus",
+        "retransmission": lambda call: call.rtp == "nack",
+        "header extensions": lambda call: call.rtp == "browser",
+        "data channels": lambda call: call.letters_every,
+        "another data channel": lambda call: call.letters_every and call.side_channel,
+        "a long call": lambda call: call.seconds > 50,
+    }
+    drawn = {what: sum(bool(is_so(plan)) for plan in plans) for what, is_so in of_plans.items()}
+    drawn |= {what: sum(bool(is_so(call)) for call in calls) for what, is_so in of_calls.items()}
+    print(f"\nof {len(plans)} simulations with {len(calls)} calls: {drawn}")
+    assert [what for what, count in drawn.items() if count < 3] == []
 
 
 def forget_replays(patch: pytest.MonkeyPatch) -> None:
@@ -90,6 +142,20 @@ def grant_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BackendCall, "_give_back", give_back)
 
 
+def deliver_unordered(patch: pytest.MonkeyPatch) -> None:
+    """SCTP hands on a message once it is whole, whether or not it is its turn."""
+
+    def finish(self: Reassembler, chunk: Data, message: StreamMessage) -> list[StreamMessage]:
+        return [message]
+
+    patch.setattr(Reassembler, "_finish", finish)
+
+
+def glue_messages(patch: pytest.MonkeyPatch) -> None:
+    """SCTP takes chunks with consecutive TSNs for parts of one message."""
+    patch.setattr(_Run, "continues", lambda self, other: True)
+
+
 @pytest.mark.parametrize(
     ("plant", "found"),
     [
@@ -98,6 +164,8 @@ def grant_twice(patch: pytest.MonkeyPatch) -> None:
         (give_paths_away, "gave|packets heard"),
         (release_unordered, "after"),
         (grant_twice, "overrun|wait to be played"),
+        (deliver_unordered, "letter"),
+        (glue_messages, "letter"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -107,6 +175,19 @@ def test_a_planted_bug_is_found(plant: Plant, found: str, monkeypatch: pytest.Mo
     assert failure is not None, f"{MOST_SIMULATIONS} simulations found nothing"
     print(f"\n{plant.__name__}: seed {failure.seed}: {failure.problem}", end="")
     assert any(word in failure.problem for word in found.split("|"))
+
+
+def test_a_seed_that_failed_fails_again_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release_unordered(monkeypatch)
+    failure = first_failure()
+    assert failure is not None
+    assert simulate(failure.seed) == failure
+    progress = Progress(1)
+    progress.add(failure, plan=False)
+    assert not progress.finish()
+    assert f"--calls 1 --seed {failure.seed}" in capsys.readouterr().out
 
 
 def first_failure() -> Outcome | None:

@@ -13,7 +13,7 @@ class Holding(NamedTuple):
 
     owner: str
     attribute: str
-    size: int
+    container: Any
 
 
 class Sweep:
@@ -52,7 +52,7 @@ class Sweep:
         if id(container) in self._seen:
             return
         self._seen.add(id(container))
-        self.holdings.append(Holding(owner, attribute, len(container)))
+        self.holdings.append(Holding(owner, attribute, container))
         parts = (*container, *container.values()) if isinstance(container, dict) else container
         for part in parts:
             if isinstance(part, _CONTAINERS):

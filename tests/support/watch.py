@@ -3,25 +3,38 @@
 from bisect import insort
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from operator import gt
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from antiphon.client.call import AudioReceived
 from antiphon_backend.core import CallCore
 from antiphon_common.frames import Audio, Origin
 from antiphon_relay.forwarder import MAX_OWNERS
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, MAX_ENTRIES
+from antiphon_transceiver.backends.link import MAX_UNHEARD
 from antiphon_transceiver.call import Call
+from antiphon_transceiver.channels import MAX_WAITING_BYTES
 from antiphon_transceiver.ice.paths import MAX_PATHS
+from antiphon_transceiver.sctp import MessageReceived
+from antiphon_transceiver.sctp.inbound import MAX_HELD_BYTES
 from antiphon_transceiver.switchboard import KEPT_ENDED
-from support.actors import Actor, Backend, Client, Relay, Transceiver
+from support.actors import Actor, Client, Relay
 from support.key_ledger import KeyLedger
-from support.sweep import Sweep
+from support.letters import LETTER, Mail
+from support.servers import Transceiver
+from support.sweep import Holding, Sweep
 from support.voice import read_packet
 
 if TYPE_CHECKING:
     from support.world import World
 
 SWEEP_SECONDS = 5.0
+"""Between two searches for containers; those found are looked at after every step."""
+
+REPLAYED_MS = 20
+"""How much earlier than a resumed backend is told its audio may begin: packets are as long."""
 
 DEFAULT_BOUND = 256
 BOUNDS = {
@@ -31,6 +44,7 @@ BOUNDS = {
     ("Switchboard", "_ended"): KEPT_ENDED,
     ("Playout", "_entries"): MAX_ENTRIES,
     ("LinkKeys", "_verified"): 1 << 16,
+    ("BackendLink", "_unheard"): MAX_UNHEARD,
     ("ControllingAgent", "_pairs"): 32,
     ("PathTable", "_states"): MAX_PATHS,
 }
@@ -52,6 +66,8 @@ class Stream:
         self.last_at = 0.0
         self.next_position = 0
         self.last_number = -1
+        self.reader: CallCore | None = None
+        """Which backend hears it; another may go on where one was lost."""
         self.by_sequence: list[tuple[int, int]] = []
 
 
@@ -64,10 +80,20 @@ class Watch:
         """What backends heard, by call id."""
         self.down: dict[int, Stream] = {}
         """What clients heard, by number."""
+        self.mail_up: dict[str, Mail] = {}
+        self.mail_down: dict[str, Mail] = {}
+        """Letters to backends and from them, by call id."""
+        self.hit: dict[str, float] = {}
+        """When a call last lost its backend."""
         self._world = world
+        self._clients: dict[str, Client] = {}
+        self._readers: dict[str, CallCore] = {}
         self._calls = 0
         self._running: dict[int, tuple[Client, Call]] = {}
         self._sweep_at = SWEEP_SECONDS
+        self._holdings: list[Holding] = []
+        self._containers: list[Any] = []
+        self._bounds: list[int] = []
 
     def next_call(self) -> int:
         self._calls += 1
@@ -78,6 +104,8 @@ class Watch:
         self._running[client.number] = client, call
         self.up[client.call_id] = Stream()
         self.down[client.number] = Stream()
+        self.mail_up[client.call_id], self.mail_down[client.call_id] = Mail(), Mail()
+        self._clients[client.call_id] = client
 
     # Audio
 
@@ -88,13 +116,14 @@ class Watch:
         stream.last_at = self._world.now
         if not client.legible:
             return
-        read = read_packet(heard.payload)
-        if read is None or read[1] & 0x7FFFFFFF != client.number:
-            raise Violation(f"call {client.number} hears what nobody said to it: {heard.payload[:9].hex()}")
+        payload, repeated = client.codec.read(heard)
+        number = self._number_of(payload, client)
+        if any(self._number_of(earlier, client) >= number for earlier in repeated):
+            raise Violation(f"call {client.number} is told again what it has yet to hear")
         packets = stream.by_sequence
         highest = packets[-1][0] if packets else heard.sequence
         offset = (heard.sequence - highest) & 0xFFFF
-        entry = (highest + offset - (offset >> 15 << 16), read[0])
+        entry = (highest + offset - (offset >> 15 << 16), number)
         if not packets or entry > packets[-1]:
             packets.append(entry)
             place = len(packets) - 1
@@ -105,24 +134,74 @@ class Watch:
         if any(later[1] <= earlier[1] for earlier, later in pairwise(around)):
             raise Violation(f"call {client.number} is played packets out of order: {around}")
 
-    def backend_heard(self, backend: Backend, call: CallCore, frame: Audio) -> None:
+    def backend_heard(self, call: CallCore, frame: Audio) -> None:
         """A frame of the caller's audio: of this caller, and behind the one before it."""
-        stream = self.up[call.started.call_id]
+        call_id = call.started.call_id
+        stream = self.up[call_id]
+        if stream.reader is not call:
+            self._read_on(stream, call, frame)
         if frame.position < stream.next_position:
-            raise Violation(f"{call.started.call_id}: position {frame.position} after {stream.next_position}")
+            raise Violation(f"{call_id}: position {frame.position} after {stream.next_position}")
         stream.next_position = frame.position + 1
-        if frame.origin != Origin.RECEIVED:
-            return
-        stream.packets += 1
-        stream.last_at = self._world.now
-        if call.format.name != "opus":
+        if frame.origin != Origin.CONCEALED:
+            stream.packets += 1
+            stream.last_at = self._world.now
+        if not self._clients[call_id].legible or not frame.data:
             return
         read = read_packet(frame.data)
-        if read is None or f"rtc_{read[1]}" != call.started.call_id:
-            raise Violation(f"{call.started.call_id}: audio that its caller never said: {frame.data[:9].hex()}")
+        if read is None or f"rtc_{read[1]}" != call_id:
+            raise Violation(f"{call_id}: audio that its caller never said: {frame.data[:9].hex()}")
         if read[0] <= stream.last_number:
-            raise Violation(f"{call.started.call_id}: packet {read[0]} after {stream.last_number}")
+            raise Violation(f"{call_id}: packet {read[0]} after {stream.last_number}")
         stream.last_number = read[0]
+
+    def _read_on(self, stream: Stream, call: CallCore, frame: Audio) -> None:
+        """A backend, the first or one that resumes, hears a call from where it was told; perhaps some of it again."""
+        stream.reader = call
+        stream.next_position, stream.last_number = 0, -1
+        begins, told = frame.position * 1000 // call.format.rate, call.started.resumed_ms
+        if begins < told - REPLAYED_MS:
+            raise Violation(f"{call.started.call_id}: audio of {begins} ms, resumed at {told}")
+
+    def _number_of(self, packet: bytes, client: Client) -> int:
+        """Return the number of a packet that was said to a client."""
+        read = read_packet(packet)
+        if read is None or read[1] & 0x7FFFFFFF != client.number:
+            raise Violation(f"call {client.number} hears what nobody said to it: {packet[:9].hex()}")
+        return read[0]
+
+    # Letters
+
+    def client_read(self, client: Client, message: MessageReceived) -> None:
+        """A message that came to a client."""
+        try:
+            event = msgspec.json.decode(message.data, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise Violation(f"{client.call_id} reads what is no letter and no event: {error}") from None
+        if event["type"] == LETTER:
+            self._arrive(self.mail_down[client.call_id], event, f"to {client.call_id}")
+        elif event["type"] == "error" and self.mail_down[client.call_id].posted:
+            raise Violation(f"{client.call_id} is told of an error: {event}")
+
+    def backend_read(self, call: CallCore, event: dict[str, Any]) -> None:
+        """A letter that came to a backend."""
+        call_id = call.started.call_id
+        mail = self.mail_up[call_id]
+        if self._readers.setdefault(call_id, call) is not call:
+            self._readers[call_id] = call
+            mail.resume()
+        self._arrive(mail, event, f"from {call_id}")
+
+    def backend_gone(self, call_ids: Iterable[str]) -> None:
+        """The connection of some calls to their backend is gone, with what is on its way there and back."""
+        for call_id in call_ids:
+            self.hit[call_id] = self._world.now
+            self.mail_up[call_id].excuse()
+            self.mail_down[call_id].excuse()
+
+    def _arrive(self, mail: Mail, event: dict[str, Any], which: str) -> None:
+        if complaint := mail.arrive(event):
+            raise Violation(f"{which}: {complaint}")
 
     # After every step
 
@@ -138,6 +217,9 @@ class Watch:
         if self._world.now >= self._sweep_at:
             self._sweep_at = self._world.now + SWEEP_SECONDS
             self.sweep()
+        if any(map(gt, map(len, self._containers), self._bounds)):
+            held = (holding for holding in self._holdings if len(holding.container) > _bound(holding))
+            raise Violation(", ".join(f"{one.owner}.{one.attribute} holds {len(one.container)}" for one in held))
 
     def _check_transceiver(self, there: Transceiver) -> None:
         """Its calls keep within bounds and at their clients, and none has another's path."""
@@ -160,6 +242,11 @@ class Watch:
             raise Violation(f"{call.id} holds {buffered_ms} ms of audio")
         if len(call.routes) > MAX_PATHS + 1:
             raise Violation(f"{call.id} has {len(call.routes)} routes")
+        channels = session.channels
+        if channels is not None:
+            held = channels._endpoint.association.inbound.reassembler.size
+            if held > MAX_HELD_BYTES or channels._waiting_bytes > MAX_WAITING_BYTES:
+                raise Violation(f"{call.id} holds {held} bytes of chunks and {channels._waiting_bytes} of events")
         selected = agent.selected
         if selected is not None and selected not in client.paths and agent.is_validated(selected):
             raise Violation(f"{call.id} was moved to {selected}, where its client never was")
@@ -177,15 +264,17 @@ class Watch:
                 raise Violation(f"{call.id}: a relay gave {client.address} to another transceiver")
 
     def sweep(self) -> Sweep:
-        """Look at every container of every core."""
+        """Find every container of every core."""
         world = self._world
         cores: list[object] = [relay.core for relay in world.relays]
         for there in world.transceivers:
-            cores += [there.switchboard, there.link, there.backend.session]
+            cores += [there.switchboard, there.group]
+            for backend in there.backends:
+                cores += [backend.link, backend.session]
         sweep = Sweep(cores)
-        for owner, attribute, size in sweep.holdings:
-            if size > BOUNDS.get((owner, attribute), DEFAULT_BOUND):
-                raise Violation(f"{owner}.{attribute} holds {size}")
+        self._holdings = sweep.holdings
+        self._containers = [holding.container for holding in sweep.holdings]
+        self._bounds = [_bound(holding) for holding in sweep.holdings]
         return sweep
 
     # At the end
@@ -198,12 +287,17 @@ class Watch:
     def left_over(self) -> str:
         """Say what is still held of calls that are over; nothing, if all is well."""
         world = self._world
+        backends = [backend for there in world.transceivers for backend in there.backends]
         held = {
             "calls": sum(len(there.switchboard) for there in world.transceivers),
             "paths": sum(len(there.switchboard.paths) for there in world.transceivers),
-            "calls of a link": sum(there.link.calls for there in world.transceivers),
-            "calls of a backend": sum(there.backend.session.calls for there in world.transceivers),
+            "calls of a link": sum(backend.link.calls for backend in backends),
+            "calls of a backend": sum(backend.session.calls for backend in backends),
             "flows": sum(len(relay.core.flows) for relay in world.relays if relay.alive),
         }
         held |= {kind: count for kind, count in self.sweep().objects.items() if kind in PER_CALL}
         return ", ".join(f"{count} {kind}" for kind, count in held.items() if count)
+
+
+def _bound(holding: Holding) -> int:
+    return BOUNDS.get((holding.owner, holding.attribute), DEFAULT_BOUND)

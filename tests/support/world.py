@@ -11,30 +11,37 @@ from hashlib import blake2b
 from ipaddress import IPv4Network
 from math import inf
 from random import Random
+from struct import Struct
 from typing import Any
 
 from antiphon.client.call import ClientCall
+from antiphon_backend.core import CallCore
 from antiphon_common.control import CallAccepted, CallRequest, Setup
+from antiphon_common.core import Path
 from antiphon_common.keys import KeyRing
 from antiphon_common.routing import ClusterNetworks
 from antiphon_common.settings import ClusterNetwork
 from antiphon_signaling.sdp import read_offer, write_answer
-from antiphon_transceiver.backends import InboundFrame
+from antiphon_transceiver.backends import BackendLink, InboundFrame
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.dtls import Certificate
+from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.srtp import SrtpProfile
-from support.actors import INGRESS, MEDIA, Actor, Address, Backend, Client, Relay, Transceiver, encoded
+from support.actors import INGRESS, MEDIA, Actor, Address, Client, Relay, encoded
+from support.caller_codecs import OpusCaller
 from support.certificates import certificate
 from support.impairment import PERFECT, Impairment
 from support.middleboxes import Spreader, WallClock
+from support.servers import BACKEND_DELAY, Backend, Transceiver
 from support.voice import opus_packet
 from support.watch import Watch
 
 __all__ = ["INGRESS", "MEDIA", "Client", "Relay", "Transceiver", "World", "certificate", "opus_packet"]
 
-BACKEND_DELAY = 0.0005
 MAX_STEPS_AT_ONCE = 10_000
 """Steps without time passing after which something must be asking for a timeout in the past again and again."""
+
+_TIME = Struct("!d")
 
 TRANSCEIVER_NETWORK = IPv4Network("10.0.1.0/24")
 
@@ -47,7 +54,9 @@ class World:
         seed: int = 0,
         *,
         relays: int = 1,
+        ingresses: int = 1,
         transceivers: int = 1,
+        backends: int = 1,
         spray: bool = False,
         clock: WallClock | None = None,
     ) -> None:
@@ -56,7 +65,7 @@ class World:
         self.random = Random(seed)
         self.clock = clock or WallClock()
         self.digest = blake2b(digest_size=16)
-        """Of every datagram and message, in order."""
+        """Of every datagram and message, in order, and of the times of what happened."""
         self.keys = KeyRing.generate(self.random.randbytes)
         self.networks = ClusterNetworks((ClusterNetwork(0, TRANSCEIVER_NETWORK, 1, 65535),))
         self.watch = Watch(self)
@@ -68,8 +77,11 @@ class World:
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._touched: dict[Actor, None] = {}
-        self.relays = [Relay(self, number) for number in range(1, relays + 1)]
-        self.transceivers = [Transceiver(self, number) for number in range(1, transceivers + 1)]
+        self.ingresses = {INGRESS + number: (f"192.0.2.{1 + number}", MEDIA[1]) for number in range(ingresses)}
+        """Their ids, and where callers reach them; relays take turns to have them."""
+        ids = itertools.cycle(self.ingresses)
+        self.relays = [Relay(self, number, next(ids)) for number in range(1, relays + 1)]
+        self.transceivers = [Transceiver(self, number, backends) for number in range(1, transceivers + 1)]
         self._spreader = Spreader(Random(seed), spray=spray)
         self._relay_at = {relay.address: relay for relay in self.relays}
         self._transceiver_at = {there.encoded_address: there for there in self.transceivers}
@@ -89,6 +101,8 @@ class World:
         audio_format: str = "opus",
         setup: Setup = "actpass",
         srtp_profiles: tuple[SrtpProfile, ...] = tuple(SrtpProfile),
+        codec: OpusCaller | None = None,
+        options: RtpOptions | None = None,
         data_channels: bool = False,
     ) -> Client:
         """Let a client call: its offer is answered at once, and it begins to connect. `rewrite` may tamper with the
@@ -100,34 +114,36 @@ class World:
             self.now,
             setup=setup,
             srtp_profiles=srtp_profiles,
+            options=options,
             data_channels=data_channels,
         )
         address = address or (f"203.0.113.{number + 1}", 40000)
-        client = Client(self, core, number, address, impairment, Random(self.random.getrandbits(64)))
-        offer = read_offer(core.offer().encode())
+        codec = codec or OpusCaller()
+        client = Client(self, core, number, address, impairment, Random(self.random.getrandbits(64)), codec)
+        offer = read_offer(codec.offer(core.offer()).encode())
         if presents is not None:
             core.certificate = presents
         session = {"behaviour": behaviour}
         accepted = self.place(transceiver, offer.call_request(client.call_id, "tenant", session), audio_format)
-        answer = write_answer(offer, accepted, [MEDIA], 1).encode().decode()
+        answer = write_answer(offer, accepted, [*self.ingresses.values()], 1).encode().decode()
         core.accept(rewrite(answer), self.now)
         self.clients.append(client)
         call = self.find(client)
         assert call is not None
         client.home = self.transceivers[transceiver].encoded_address
-        client.legible = call.backend.format == "opus"
+        client.legible = codec.legible and call.backend.format == "opus"
         self.watch.placed(client, call)
         self.drain()
         return client
 
     def restart_ice(self, client: Client) -> None:
         """Let a client restart ICE."""
-        offer = read_offer(client.core.restart_ice().encode())
+        offer = read_offer(client.codec.offer(client.core.restart_ice()).encode())
         call = self.find(client)
         assert call is not None
         switchboard = next(there.switchboard for there in self.transceivers if call in list(there.switchboard))
         accepted = switchboard.restart_ice(call, offer.ice, self.now)
-        client.core.accept(write_answer(offer, accepted, [MEDIA], 1).encode().decode(), self.now)
+        client.core.accept(write_answer(offer, accepted, [*self.ingresses.values()], 1).encode().decode(), self.now)
         self.drain()
 
     def place(self, transceiver: int, request: CallRequest, audio_format: str = "opus") -> CallAccepted:
@@ -139,15 +155,24 @@ class World:
             if found is not None:
                 switchboard.receive_frame(found, frame, now)
 
-        chosen = there.link.choose_format(audio_format)
-        assert chosen is not None
-        backend = there.link.open(chosen, request.call_id, request.tenant, request.session, {}, sink, self.now)
+        there.group.preferred_format = audio_format
+        backend = there.group.open(request.call_id, request.tenant, request.session, {}, sink, self.now)
         return switchboard.place(request, backend, self.now)
 
     def find(self, client: Client) -> Call | None:
         """Return the transceiver's half of a client's call while it runs."""
         found = (there.switchboard.find(client.call_id, "tenant") for there in self.transceivers)
         return next((call for call in found if call is not None), None)
+
+    def backend_call(self, client: Client) -> CallCore | None:
+        """Return the backend's half of a client's call, while one is there that can speak."""
+        for there in self.transceivers:
+            spoken = there.spoken(client.call_id)
+            if spoken is not None:
+                backend, call = spoken
+                self.touch(backend)
+                return call
+        return None
 
     @property
     def relay(self) -> Any:
@@ -168,6 +193,7 @@ class World:
             steps = steps + 1 if due <= self.now else 0
             assert steps < MAX_STEPS_AT_ONCE, f"something never stops wanting to be called at {due}"
             self.now = now = max(self.now, due)
+            self.digest.update(_TIME.pack(now))
             while agenda and agenda[0][0] <= now:
                 _, _, action, arguments = heapq.heappop(agenda)
                 action(*arguments)
@@ -215,26 +241,29 @@ class World:
         self.touch(actor)
 
     def _actors(self) -> list[Actor]:
-        backends = [there.backend for there in self.transceivers]
+        backends = [backend for there in self.transceivers for backend in there.backends]
         return [*self.clients, *self.transceivers, *backends, *self.relays]
 
     # Datagrams and messages
 
-    def send_up(self, client: Client, data: bytes) -> None:
-        """Send a client's datagram across its network."""
+    def send_up(self, client: Client, data: bytes, path: Path | None) -> None:
+        """Send a client's datagram across its network, to an address of the answer."""
         self.digest.update(data)
         if self.overheard is not None:
             self.overheard(client, data, True)
         for arrival in client.uplink.arrivals(len(data), self.now):
-            self._at(arrival, self.send_to_relay, data, client.address)
+            self._at(arrival, self.send_to_relay, data, client.address, self._ingress_at(path))
 
-    def send_to_relay(self, data: bytes, source: Address) -> None:
-        """Bring a datagram to the public address, now, from whatever address it claims to come from."""
-        alive = [relay for relay in self.relays if relay.alive]
+    def _ingress_at(self, path: Path | None) -> int:
+        return INGRESS if path is None else INGRESS + path.address[-1] - 1
+
+    def send_to_relay(self, data: bytes, source: Address, ingress: int = INGRESS) -> None:
+        """Bring a datagram to a public address, now, from whatever address it claims to come from."""
+        alive = [relay for relay in self.relays if relay.alive and relay.ingress.id == ingress]
         if alive:
             self._spreader.choose(encoded(*source)[2:8], alive).receive_media(data, source)
 
-    def send_down(self, data: bytes, target: bytes) -> None:
+    def send_down(self, data: bytes, target: bytes, ingress: int) -> None:
         """Send a relay's datagram across the network of whoever is at its target."""
         self.digest.update(data)
         for client in self.clients:
@@ -242,7 +271,7 @@ class World:
                 if self.overheard is not None:
                     self.overheard(client, data, False)
                 for arrival in client.downlink.arrivals(len(data), self.now):
-                    self._at(arrival, client.receive, data)
+                    self._at(arrival, client.receive, data, self.ingresses[ingress])
 
     def deliver_to_transceiver(self, data: bytes, target: bytes, relay: Address) -> None:
         self.digest.update(data)
@@ -254,21 +283,21 @@ class World:
         self.digest.update(data)
         self._relay_at[target].receive_link(data, source)
 
-    def deliver_to_backend(self, backend: Backend, message: bytes) -> None:
+    def deliver_to_backend(self, backend: Backend, link: BackendLink, message: bytes) -> None:
         self.digest.update(message)
-        self.later(BACKEND_DELAY, backend.receive, message)
+        self.later(BACKEND_DELAY, backend.receive, link, message)
 
-    def deliver_from_backend(self, there: Transceiver, backend: Backend, message: bytes) -> None:
+    def deliver_from_backend(self, there: Transceiver, link: BackendLink, message: bytes) -> None:
         self.digest.update(message)
-        self.later(BACKEND_DELAY, self._receive_from_backend, there, backend, message)
+        self.later(BACKEND_DELAY, self._receive_from_backend, there, link, message)
 
     def receive_from_backend(self, there: Transceiver, message: bytes) -> None:
         """Give a transceiver one message of its backend."""
-        there.receive_message(message)
+        there.receive_message(there.backends[0].link, message)
 
-    def _receive_from_backend(self, there: Transceiver, backend: Backend, message: bytes) -> None:
-        if there.backend is backend and not backend.gone:
-            there.receive_message(message)
+    def _receive_from_backend(self, there: Transceiver, link: BackendLink, message: bytes) -> None:
+        if link in there.group.links:
+            there.receive_message(link, message)
 
     def _at(self, when: float, action: Callable[..., None], *arguments: Any) -> None:
         heapq.heappush(self._agenda, (when, next(self._order), action, arguments))
