@@ -1,11 +1,13 @@
 """The shipped backends and the example as processes."""
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,45 @@ async def test_who_cannot_wait_ends_it_cleanly_with_calls_in_it(runtime: str, fi
         running.send_signal(first or signal.SIGINT)
         with trio.fail_after(10):
             assert await running.wait() == 0
+
+
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
+async def test_the_admin_port_counts_calls_and_tells_of_a_drain(runtime: str) -> None:
+    admin = free_port()
+    options = ("--listen", "127.0.0.1:0", "--slots", "3", "--admin", f"127.0.0.1:{admin}")
+    async with process(*shipped("echo", runtime), *options) as (running, url), transceiver_end(url) as end:
+        assert (await get(admin, "/healthz"))[0] == (await get(admin, "/readyz"))[0] == 200
+        await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
+        await end.hear(frames.Accepted)
+        metrics = (await get(admin, "/metrics"))[1]
+        assert {"antiphon_backend_calls 1.0", "antiphon_backend_slots 3.0"} <= set(metrics.splitlines())
+        assert {"antiphon_backend_calls_offered_total 1.0"} <= set(metrics.splitlines())
+        running.send_signal(signal.SIGTERM)
+        await end.hear(frames.Drain)
+        assert (await get(admin, "/healthz"))[0] == 200
+        assert (await get(admin, "/readyz"))[0] == 503
+        await end.say(frames.Ended(1, "hangup"))
+        with trio.fail_after(10):
+            assert await running.wait() == 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+async def get(port: int, path: str) -> tuple[int, str]:
+    """Fetch a page of the admin port."""
+
+    def fetch() -> tuple[int, str]:
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        return response.status, text
+
+    return await trio.to_thread.run_sync(fetch)
 
 
 async def test_the_example_beeps_listens_repeats_and_hangs_up() -> None:

@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import anyio
 from anyio.abc import TaskStatus
+from prometheus_client import CollectorRegistry
 
 from antiphon_backend.server import DEFAULT_FORMATS, DEFAULT_SLOTS, Handler, serve_backend
 from antiphon_common.formats import FORMATS
 from antiphon_common.logs import configure
 from antiphon_common.settings import Address
 from antiphon_common.settings.values import read_address
+from antiphon_common.shell.admin import serve_admin
 from antiphon_common.shell.supervise import Runtime, run_service
 
 DRAIN_SECONDS = 25.0
@@ -24,6 +26,7 @@ class _Options(NamedTuple):
     slots: int
     formats: tuple[str, ...]
     drain_seconds: float
+    admin: Address | None
 
 
 def run_backend(
@@ -44,9 +47,11 @@ def run_backend(
 
 
 async def _serve(handler: Handler, options: _Options, *, task_status: TaskStatus[str]) -> None:
-    drain = anyio.Event()
+    drain, registry = anyio.Event(), CollectorRegistry()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_drain_on_signal, drain, options.drain_seconds, tasks.cancel_scope)
+        if options.admin is not None:
+            await tasks.start(serve_admin, options.admin, lambda: True, lambda: not drain.is_set(), registry)
         await serve_backend(
             handler,
             options.listen.host,
@@ -54,6 +59,7 @@ async def _serve(handler: Handler, options: _Options, *, task_status: TaskStatus
             slots=options.slots,
             formats=options.formats,
             drain=drain,
+            registry=registry,
             task_status=task_status,
         )
         tasks.cancel_scope.cancel()
@@ -77,8 +83,9 @@ def _parse(handler: Handler, formats: Sequence[str], argv: Sequence[str] | None)
     add("--slots", type=int, default=DEFAULT_SLOTS, metavar="N", help="calls at once")
     add("--formats", nargs="+", choices=FORMATS, default=formats, metavar="FORMAT", help="audio taken, best first")
     add("--drain-seconds", type=float, default=DRAIN_SECONDS, metavar="S", help="what calls still have after SIGTERM")
+    add("--admin", type=_address, metavar="HOST:PORT", help="health, readiness and metrics over HTTP")
     options = parser.parse_args(argv)
-    return _Options(options.listen, options.slots, tuple(options.formats), options.drain_seconds)
+    return _Options(**{**vars(options), "formats": tuple(options.formats)})
 
 
 def _address(text: str) -> Address:

@@ -6,12 +6,14 @@ from typing import Any, Protocol
 
 import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, TaskStatus
+from prometheus_client import CollectorRegistry
 
 from antiphon_backend.call import Call, RefuseCall
 from antiphon_backend.core import BackendSession, CallCore, CallOffered, CallState, Slots
 from antiphon_backend.websocket import WebSocket, WebSocketClosed
 from antiphon_common.formats import AudioFormat
 from antiphon_common.frame_connection import ConnectionCounters
+from antiphon_common.metrics import export_counters, export_gauge
 from antiphon_common.settings import Address
 from antiphon_common.shell.frame_pump import CLOSE_TIMEOUT, FramePump
 from antiphon_common.shell.wakeup import Wakeup
@@ -33,6 +35,17 @@ ACCEPT_PAUSE = 0.1
 """Seconds without new connections after one could not be taken: most often the process has no descriptor left."""
 
 
+class CallCounters:
+    """What became of calls."""
+
+    __slots__ = ("failed", "offered", "refused")
+
+    def __init__(self) -> None:
+        self.offered = 0
+        self.refused = 0
+        self.failed = 0
+
+
 class Waitable(Protocol):
     """An event of Trio, asyncio or anyio."""
 
@@ -47,16 +60,20 @@ async def serve_backend(
     slots: int = DEFAULT_SLOTS,
     formats: Sequence[str] = DEFAULT_FORMATS,
     drain: Waitable | None = None,
+    registry: CollectorRegistry | None = None,
     task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `handler` to transceivers until cancelled, under Trio or asyncio. The started value is `ws://HOST:PORT`.
 
     `slots` are the calls taken at once, over all connections; `formats` the audio that is taken, best first. Once
-    `drain` is set no new calls are taken, and the function returns when the last one is over.
+    `drain` is set no new calls are taken, and the function returns when the last one is over. Metrics go into
+    `registry`.
     """
     for name in formats:
         AudioFormat.parse(name)
     backend = _Backend(handler, Slots(slots), formats)
+    if registry is not None:
+        backend.export(registry)
     listener = await anyio.create_tcp_listener(local_host=host, local_port=port)
     async with anyio.create_task_group() as connections:
         async with listener, anyio.create_task_group() as listening:
@@ -84,8 +101,17 @@ class _Backend:
         self.slots = slots
         self.formats = formats
         self.counters = ConnectionCounters()
+        self.calls = CallCounters()
         self._connections: set[_Connection] = set()
         self._quiet = Wakeup()
+
+    def export(self, registry: CollectorRegistry) -> None:
+        """Register everything a backend counts."""
+        export_counters(registry, "antiphon_backend", self.counters)
+        export_counters(registry, "antiphon_backend_calls", self.calls)
+        export_gauge(registry, "antiphon_backend_calls", "Calls at this moment", lambda: self.slots.taken)
+        export_gauge(registry, "antiphon_backend_slots", "Calls at once, at most", lambda: self.slots.limit)
+        export_gauge(registry, "antiphon_backend_connections", "Transceivers", lambda: len(self._connections))
 
     async def listen(self, listener: SocketListener, connections: TaskGroup) -> None:
         """Take connections until cancelled."""
@@ -186,6 +212,7 @@ class _Connection:
         while (event := self._session.poll_event()) is not None:
             core = event.call
             if isinstance(event, CallOffered):
+                self._backend.calls.offered += 1
                 self._calls[core] = (Call(core, self._pump.wake), anyio.CancelScope())
                 self._handlers.start_soon(self._run_handler, core)
                 continue
@@ -204,11 +231,14 @@ class _Connection:
             with scope:
                 await self._backend.handler(call)
             if core.state is CallState.OFFERED:
+                self._backend.calls.refused += 1
                 core.refuse("declined", "the handler did not take the call")
             core.hang_up()
         except RefuseCall as refusal:
+            self._backend.calls.refused += 1
             core.refuse(refusal.code, refusal.message)
         except Exception:
+            self._backend.calls.failed += 1
             log.exception("a handler failed", extra={"call": call.id})
             core.end("backend_error")
         finally:

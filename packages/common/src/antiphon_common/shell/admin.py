@@ -1,4 +1,4 @@
-"""HTTP servers on Hypercorn's Trio worker, and the admin port that every service has."""
+"""HTTP servers on Hypercorn, and the admin port that every service has; under Trio or asyncio."""
 
 import errno
 import logging
@@ -6,9 +6,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import anyio
+import hypercorn.trio
 import trio
+from anyio.abc import TaskStatus
 from hypercorn.config import Config
-from hypercorn.trio import serve
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -48,7 +50,7 @@ async def serve_http(
     host: str,
     port: int,
     *,
-    task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
+    task_status: TaskStatus[Address] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application over plain HTTP until cancelled. The started value is the bound address."""
     listener = listen_tcp(host, port)
@@ -58,9 +60,13 @@ async def serve_http(
     config.errorlog = logging.getLogger("hypercorn.error")
     config.graceful_timeout = GRACEFUL_SECONDS
     config.include_server_header = False
-    async with trio.open_nursery() as nursery:
-        await nursery.start(serve, app, config)
-        task_status.started(bound)
+    task_status.started(bound)  # what comes before the server takes it waits in the backlog
+    if anyio.get_cancelled_exc_class() is trio.Cancelled:
+        await hypercorn.trio.serve(app, config)
+    else:
+        from hypercorn.asyncio import serve  # only backends run under asyncio
+
+        await serve(app, config, shutdown_trigger=anyio.sleep_forever)  # else it takes the signals of the process
 
 
 async def serve_admin(
@@ -69,7 +75,7 @@ async def serve_admin(
     ready: Callable[[], bool],
     registry: CollectorRegistry,
     *,
-    task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
+    task_status: TaskStatus[Address] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve /healthz, /readyz (200, or 503 while the callable returns False) and /metrics until cancelled."""
 
