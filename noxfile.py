@@ -22,7 +22,10 @@ PACKAGES = ("common", "relay", "transceiver", "signaling", "backend", "antiphon"
 CONSTRAINTS = ("-c", "constraints.txt")
 TEST_TOOLS = ("pytest", "pytest-trio")
 SYSTEM = ROOT / ".nox" / "system"
-SYSTEM_TOOLS = (*TEST_TOOLS, "aiortc", "playwright", "numpy", "mypy", "nox", "types-cffi", "atheris", "coverage")
+SYSTEM_TOOLS = (
+    *(*TEST_TOOLS, "aiortc", "playwright", "numpy", "mypy", "nox", "types-cffi", "atheris", "coverage"),
+    *("kubernetes-validate", "pyyaml", "types-pyyaml"),
+)
 """Peers to talk to, and what measures and checks the whole."""
 
 QUALITY_TOOLS = ("aiortc", "numpy", "pesq", "pystoi")
@@ -121,6 +124,25 @@ def fuzz(session: nox.Session) -> None:
     session.run(str(SYSTEM / "bin" / "pytest"), "tests/fuzz", external=True)
     python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
     session.run(python, "-m", "fuzz", *session.posargs, env={"PYTHONPATH": path}, external=True)
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def deploy(session: nox.Session) -> None:
+    """Check what deploy/ would run: Kubernetes takes it, it has no privilege, and its flags and metrics exist."""
+    need(session, "libopus0")
+    run_tests(session, "deploy")
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def images(session: nox.Session) -> None:
+    """Build every image with buildah on a Debian made by debootstrap, and make calls through them. Needs root."""
+    need(session, "buildah", "debootstrap")
+    if os.geteuid():
+        session.error("images makes a Debian in a folder: run it as root")
+    python, folder = str(SYSTEM / "bin" / "python"), Path(session.create_tmp()) / "images"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    session.run(python, "-m", "images", str(folder), env={"PYTHONPATH": str(ROOT / "tests")}, external=True)
 
 
 @nox.session(venv_backend="none", requires=["system"])
@@ -265,7 +287,9 @@ def has_file(pattern: str) -> bool:
 
 
 DETECT: dict[str, Callable[[], object]] = {
+    "buildah": lambda: shutil.which("buildah"),
     "chromium": lambda: shutil.which("chromium"),
+    "debootstrap": lambda: shutil.which("debootstrap"),
     "gir1.2-gst-plugins-bad-1.0": lambda: has_file(f"{TYPELIBS}/GstWebRTC-1.0.typelib"),
     "golang-github-pion-webrtc.v3-dev": lambda: has_file("/usr/share/gocode/src/github.com/pion/webrtc"),
     "golang-go": lambda: shutil.which("go"),
