@@ -84,7 +84,7 @@ def test_values_are_read() -> None:
         ([], {"ANTIPHON_CAPACITY": "many"}, ["ANTIPHON_CAPACITY", "'many'"]),
         ([], {"ANTIPHON_NO_AUTH": "perhaps"}, ["ANTIPHON_NO_AUTH", "true or false"]),
         (["--media", "70000=127.0.0.1"], {}, ["ingress id"]),
-        (["--workers", "2"], {}, ["several relays"]),
+        (["--workers", "0"], {}, ["--workers", "from 1"]),
         (["--backend", "mine=http://127.0.0.1"], {}, ["ws://"]),
         (["--audio", "mp3"], {}, ["opus"]),
         (["--transceiver-network", "10.0.0.0/8"], {}, ["CLUSTER=CIDR"]),

@@ -72,6 +72,10 @@ class DerivedKeys:
         pair = self._keys.get(key_id)
         return pair[1] if pair and pair[0].accepts(unix_now) else None
 
+    def replace(self, other: "DerivedKeys") -> None:
+        """Take the keys of another."""
+        self._keys = other._keys
+
     def __repr__(self) -> str:
         return f"DerivedKeys({self._purpose}, ids={sorted(self._keys)})"
 
@@ -113,6 +117,12 @@ class KeyRing:
     def generate(cls, random: Callable[[int], bytes]) -> Self:
         """Make one new key with id 0 that is always good."""
         return cls([Key(0, random(SECRET_SIZE))])
+
+    def replace(self, other: "KeyRing") -> None:
+        """Take the keys of another ring. Whoever holds this one, or one of the three in it, goes on with them."""
+        self.keys = other.keys
+        for mine, theirs in ((self.route, other.route), (self.link, other.link), (self.control, other.control)):
+            mine.replace(theirs)
 
     def format(self) -> str:
         """Return the text of the secret file: the inverse of `parse`, and as secret."""

@@ -1,9 +1,11 @@
-"""`python -m antiphon_relay`: one relay process."""
+"""`python -m antiphon_relay`: a relay, in one process or with workers."""
+
+from functools import partial
 
 from antiphon_common import logs
 from antiphon_common.settings import RelaySettings, SharedSettings, parse
 from antiphon_common.shell.secrets import load_keys
-from antiphon_common.shell.supervise import run_service
+from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_relay.service import RelayPorts, serve_relay
 
 DESCRIPTION = "Forwards the datagrams of voice calls to their owners; decrypts nothing."
@@ -13,7 +15,8 @@ def main() -> None:
     settings, shared = parse("antiphon_relay", DESCRIPTION, (RelaySettings, SharedSettings))
     logs.configure(shared.log)
     keys = load_keys(shared, {"--relay-link": settings.relay_link})
-    run_service(serve_relay, settings, shared, keys, ready=announce)
+    drain = Drain(shared.drain)
+    run_service(partial(serve_relay, settings, shared, keys, drain=drain), drain=drain, ready=announce)
 
 
 def announce(ports: RelayPorts) -> None:

@@ -42,14 +42,17 @@ def expand(settings: Iterable[Media]) -> list[Media]:
     return expanded
 
 
-def open_media(settings: Iterable[Media], stack: ExitStack) -> list[MediaSocket]:
-    """Open the public sockets; `stack` closes them. An OSError or MediaError says what cannot be had."""
+def open_media(settings: Iterable[Media], stack: ExitStack, *, shared: bool = False) -> list[MediaSocket]:
+    """Open the public sockets; `stack` closes them. An OSError or MediaError says what cannot be had. With `shared`,
+    `open_again` can open more of each."""
     opened: list[MediaSocket] = []
     for local, advertised, ingress_id in expand(settings):
         family = socket.AF_INET6 if ":" in local.host else socket.AF_INET
         if local.host not in local_addresses(family) and not local.host.startswith("127."):
             log.warning("this host does not have %s yet; bound for the day it comes", local.host)
-        sock = stack.enter_context(BatchSocket.open(local, freebind=True))
+        if shared and local.port:
+            BatchSocket.open(local, freebind=True).close()  # another relay's would divide its flows with us
+        sock = stack.enter_context(BatchSocket.open(local, freebind=True, shared=shared))
         bound = Address(local.host, sock.address[1])
         public = advertised or bound
         if advertised is not None and advertised.port == 0:
@@ -58,6 +61,18 @@ def open_media(settings: Iterable[Media], stack: ExitStack) -> list[MediaSocket]
         opened.append(MediaSocket(ingress, sock, public))
     _check_ids(opened)
     return opened
+
+
+def open_again(opened: Iterable[MediaSocket], stack: ExitStack) -> list[MediaSocket]:
+    """Open another socket beside each of these, for another worker. The kernel divides their flows by a hash."""
+    return [
+        MediaSocket(
+            Ingress(ingress.id, ingress.address_size),
+            stack.enter_context(BatchSocket.open(sock.address, freebind=True, shared=True)),
+            advertised,
+        )
+        for ingress, sock, advertised in opened
+    ]
 
 
 def ingress_id_of(advertised: Address) -> int:

@@ -1,25 +1,25 @@
-"""The relay as a service: opens its sockets, then runs the packet loop beside the admin port."""
+"""The relay as a service: what forwards packets, beside discovery and the admin port."""
 
 import logging
-import os
-import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 from prometheus_client import CollectorRegistry
 
 from antiphon_common.keys import KeyRing
-from antiphon_common.link import LinkKeys
-from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.settings import Address, RelaySettings, SharedSettings
 from antiphon_common.shell.admin import serve_admin
+from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_common.sockaddr import encode_address
-from antiphon_relay.forwarder import Forwarder
+from antiphon_relay.discovery import discover
 from antiphon_relay.media import MediaSocket, open_media
-from antiphon_relay.metrics import export
-from antiphon_relay.packets import PacketLoop
+from antiphon_relay.supervisor import Supervisor
+from antiphon_relay.worker import Worker
+
+QUIET_SECONDS = 2.0
+"""A relay that is to leave may, once no client has sent anything for so long: all go by another one now."""
 
 log = logging.getLogger(__name__)
 
@@ -47,36 +47,93 @@ async def serve_relay(
     *,
     gather: bool = True,
     registry: CollectorRegistry | None = None,
+    drain: Drain | None = None,
     task_status: trio.TaskStatus[RelayPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run until cancelled; started once packets are forwarded. `gather` is for a process that only relays: under load
+    """Run until cancelled, or until `drain` is to leave and clients have fallen silent; started once packets are
+    forwarded: by this process, or by `settings.workers` others. `gather` is for a process that only relays: under load
     it sleeps for fractions of a millisecond with everything in it. Metrics go into `registry`."""
+    registry = registry or CollectorRegistry()
+    drain = drain or Drain(shared.drain)
     with ExitStack() as stack:
-        media = open_media(settings.media, stack)
-        link = stack.enter_context(BatchSocket.open(settings.relay_link))
-        link_address = Address(*link.address)
-        forwarder = _make_forwarder(media, link_address, shared, keys)
-        loop = PacketLoop(forwarder, media, link, gather=gather)
-        registry = registry or CollectorRegistry()
-        sockets = {str(advertised): sock for _, sock, advertised in media}
-        export(registry, forwarder, sockets | {"link": link})
+        relay: Relaying
+        if settings.workers is None:
+            relay = _InProcess(settings, shared, keys, registry, stack, gather=gather)
+        else:
+            relay = Supervisor(settings, settings.workers, shared, keys, registry, stack)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(loop.run)
+            await nursery.start(relay.run)
+            nursery.start_soon(discover, shared, keys, relay.know)
             admin = None
             if shared.admin is not None:
-                admin = await nursery.start(serve_admin, shared.admin, loop.healthy, loop.healthy, registry)
-            log.info("relay ready", extra={"media": " ".join(sockets), "link": str(link_address)})
-            advertised = [AdvertisedMedia(ingress.id, *address) for ingress, _, address in media]
-            task_status.started(RelayPorts(advertised, [link_address], admin))
+
+                def ready() -> bool:
+                    return relay.healthy() and not drain.begun
+
+                admin = await nursery.start(serve_admin, shared.admin, relay.healthy, ready, registry)
+            advertised = [AdvertisedMedia(ingress.id, *address) for ingress, _, address in relay.media]
+            told = {"media": " ".join(str(address) for _, _, address in relay.media)}
+            log.info("relay ready", extra=told | {"link": " ".join(map(str, relay.links))})
+            task_status.started(RelayPorts(advertised, relay.links, admin))
+            await drain.wait_left(_Quiet(relay.uplink))
+            nursery.cancel_scope.cancel()
 
 
-def _make_forwarder(media: list[MediaSocket], link: Address, shared: SharedSettings, keys: KeyRing) -> Forwarder:
-    return Forwarder(
-        [ingress for ingress, _, _ in media],
-        len(encode_address(*link)),
-        RouteTokens(keys.route),
-        ClusterNetworks(shared.transceiver_network),
-        LinkKeys(keys.link),
-        os.urandom,
-        unix_offset=time.time() - trio.current_time(),
-    )
+class Relaying(Protocol):
+    """What forwards: a worker in this process, or several in others."""
+
+    @property
+    def media(self) -> list[MediaSocket]: ...
+
+    @property
+    def links(self) -> list[Address]: ...
+
+    def healthy(self) -> bool: ...
+
+    def uplink(self) -> int: ...
+
+    def know(self, addresses: Sequence[Address]) -> None: ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None: ...
+
+
+class _InProcess:
+    """The one worker of a relay without others."""
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        shared: SharedSettings,
+        keys: KeyRing,
+        registry: CollectorRegistry,
+        stack: ExitStack,
+        *,
+        gather: bool,
+    ) -> None:
+        self.media = open_media(settings.media, stack)
+        link = stack.enter_context(BatchSocket.open(settings.relay_link))
+        self.links = [Address(*link.address)]
+        worker = Worker(self.media, link, shared.transceiver_network, keys, registry, gather=gather)
+        self.healthy = worker.loop.healthy
+        self.uplink = worker.uplink
+        self.know = worker.loop.know
+        self._worker = worker
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await self._worker.run()
+
+
+class _Quiet:
+    """Whether clients have sent nothing for `QUIET_SECONDS`, by a count of their packets."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+        self._last = -1
+        self._since = 0.0
+
+    def __call__(self) -> bool:
+        count, now = self._count(), trio.current_time()
+        if count != self._last:
+            self._last, self._since = count, now
+        return now - self._since >= QUIET_SECONDS

@@ -86,7 +86,9 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
     relay_link: Annotated[
         Address, Option("where transceivers reach the relay; port 0 takes a free one", "HOST:PORT", read_address)
     ] = Address("127.0.0.1", 0)
-    workers: Annotated[int, Option("worker processes; 1 in this version", "N", read_workers)] = 1
+    workers: Annotated[
+        int | None, Option("forward in so many processes; without it, in the one that was started", "N", read_workers)
+    ] = None
 
 
 class TransceiverSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 MEDIA_PORT = 3478
 """Where callers find the media address unless told otherwise: STUN's own port (RFC 8489 §18.6)."""
 
+MAX_WORKERS = 256
+"""Processes of one relay: a machine has no more processors, and for each there are sockets."""
+
 AUDIO_FORMATS = ("opus", "pcm16/16000", "pcm16/24000", "pcm16/48000")
 
 
@@ -160,11 +163,8 @@ def read_count(text: str) -> int:
 
 
 def read_workers(text: str) -> int:
-    """How many processes share a relay's sockets: just one so far."""
-    workers = read_count(text)
-    if workers > 1:
-        raise ValueError("a relay of this version is one process: run several relays instead")
-    return workers
+    """How many processes share a relay's sockets."""
+    return _read_number(text, 1, MAX_WORKERS, f"write a whole number from 1 to {MAX_WORKERS}")
 
 
 def read_url(text: str) -> str:

@@ -1,0 +1,103 @@
+"""Where the transceivers are: asked of those that are configured, and read in the registry."""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import httpx
+import msgspec
+import trio
+
+from antiphon_common.control import LinkInfo
+from antiphon_common.keys import KeyRing
+from antiphon_common.registry import Registered
+from antiphon_common.settings import Address, SharedSettings
+from antiphon_common.settings.values import read_address
+from antiphon_common.shell.control_client import ControlAuth
+from antiphon_common.shell.registry import watch_members
+
+ASK_SECONDS = 1.0
+"""Between two questions to a transceiver, and the longest wait for an answer."""
+LISTED_SECONDS = 60.0
+"""How long an entry of the registry outlives its lease here: Redis may have been flushed, and to say HELLO to a
+transceiver that is gone costs little."""
+MAX_LISTED = 1000
+"""Entries of the registry that are remembered, the ones heard of last."""
+
+log = logging.getLogger(__name__)
+
+Know = Callable[[list[Address]], None]
+
+
+async def discover(shared: SharedSettings, keys: KeyRing, know: Know) -> None:
+    """Call `know` with all link addresses whenever they have changed, until cancelled.
+
+    A transceiver that cannot be reached keeps those it had: the network to it may be what is broken.
+    """
+    found = _LinkAddresses(know)
+    auth = ControlAuth(keys.control)
+    limits = httpx.Limits(max_keepalive_connections=len(shared.asked))
+    async with (
+        httpx.AsyncClient(auth=auth, timeout=ASK_SECONDS, limits=limits, trust_env=False) as client,
+        trio.open_nursery() as nursery,
+    ):
+        for url in shared.asked:
+            nursery.start_soon(_ask, client, url, found)
+        if shared.redis is not None:
+            nursery.start_soon(watch_members, shared.redis, shared.cluster, keys.control, found.listed)
+
+
+class _LinkAddresses:
+    """What each transceiver last said of itself, by the URL of its control API."""
+
+    def __init__(self, know: Know) -> None:
+        self._know = know
+        self._told: list[Address] = []
+        self._answered: dict[str, list[Address]] = {}
+        self._listed: dict[str, tuple[list[Address], float]] = {}
+
+    def answered(self, url: str, info: LinkInfo) -> None:
+        self._answered[url] = list(_read(info))
+        self._tell()
+
+    def listed(self, members: Iterable[Registered]) -> None:
+        """Take what is in the registry now."""
+        now = trio.current_time()
+        for member in members:
+            self._listed.pop(member.control_url, None)
+            self._listed[member.control_url] = list(_read(member.link)), now
+        kept = [(url, entry) for url, entry in self._listed.items() if now - entry[1] < LISTED_SECONDS]
+        self._listed = dict(kept[-MAX_LISTED:])
+        self._tell()
+
+    def _tell(self) -> None:
+        each = [*self._answered.values(), *(addresses for addresses, _ in self._listed.values())]
+        addresses = sorted({address for addresses in each for address in addresses})
+        if addresses != self._told:
+            log.info("transceivers found", extra={"link": " ".join(map(str, addresses))})
+            self._told = addresses
+            self._know(addresses)
+
+
+async def _ask(client: httpx.AsyncClient, url: str, found: _LinkAddresses) -> None:
+    reached = True
+    while True:
+        try:
+            response = await client.get(f"{url}/link")
+            response.raise_for_status()
+            found.answered(url, msgspec.json.decode(response.content, type=LinkInfo))
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            if reached:
+                reason = str(error) or type(error).__name__
+                log.warning("transceiver does not say where its link is", extra={"url": url, "reason": reason})
+            reached = False
+        else:
+            reached = True
+        await trio.sleep(ASK_SECONDS)
+
+
+def _read(info: LinkInfo) -> Iterable[Address]:
+    for text in info.addresses:
+        try:
+            yield read_address(text)
+        except ValueError:
+            log.warning("not a link address", extra={"address": text})
