@@ -25,7 +25,7 @@ from antiphon_common.settings import (
 )
 from antiphon_common.shell.admin import serve_admin
 from antiphon_common.shell.interfaces import default_address
-from antiphon_common.shell.supervise import run_service
+from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_relay import AdvertisedMedia, RelayPorts, serve_relay
 from antiphon_relay.media import WILDCARDS
 from antiphon_signaling import SignalingPorts, serve_signaling
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str]) -> None:
     groups = (FrontSettings, RelaySettings, TransceiverSettings, SharedSettings)
     front, relay, transceiver, shared = parse("antiphon", DESCRIPTION, groups, arguments)
     logs.configure(shared.log)
-    run_service(serve_all, front, relay, transceiver, shared, ready=announce)
+    drain = Drain(shared.drain)
+    run_service(serve_all, front, relay, transceiver, shared, drain, ready=announce, drain=drain)
 
 
 def announce(ports: SignalingPorts) -> None:
@@ -54,10 +55,12 @@ async def serve_all(
     relay: RelaySettings,
     transceiver: TransceiverSettings,
     shared: SharedSettings,
+    drain: Drain,
     *,
     task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run every service until cancelled; the started value says where to call.
+    """Run every service until cancelled, or until `drain` is to leave and the last call is over; the started value says
+    where to call.
 
     Each speaks to the others over loopback sockets, as it would over a network. Without a secret file the keys are made
     now and die with the process. One admin port speaks for all of them.
@@ -65,20 +68,24 @@ async def serve_all(
     keys = KeyRing.load(shared.secret_file) if shared.secret_file else KeyRing.generate(os.urandom)
     registry = CollectorRegistry()
     inside = msgspec.structs.replace(shared, admin=None)
+
+    async def serve_calls(*, task_status: trio.TaskStatus[TransceiverPorts]) -> None:
+        await serve_transceiver(transceiver, inside, keys, registry=registry, drain=drain, task_status=task_status)
+        nursery.cancel_scope.cancel()  # nobody has a use for the others any more
+
     async with trio.open_nursery() as nursery:
         backends = [await _start_backend(nursery, backend, transceiver.capacity) for backend in transceiver.backend]
         transceiver = msgspec.structs.replace(transceiver, backend=tuple(backends))
-        serve_calls = partial(serve_transceiver, transceiver, inside, keys, registry=registry)
         placed: TransceiverPorts = await nursery.start(serve_calls)
+        inside = msgspec.structs.replace(inside, transceiver=(placed.control_url,))
         serve_media = partial(serve_relay, relay, inside, keys, gather=False, registry=registry)
         relayed: RelayPorts = await nursery.start(serve_media)
         ingresses = told_to_callers(relay.media, relayed.media)
-        inside = msgspec.structs.replace(inside, transceiver=(placed.control_url,))
         ports: SignalingPorts = await nursery.start(
-            partial(serve_signaling, front, inside, keys, ingresses, registry=registry)
+            partial(serve_signaling, front, inside, keys, ingresses, registry=registry, drain=drain)
         )
         if shared.admin is not None:
-            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: True, registry)
+            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: not drain.begun, registry)
         task_status.started(ports)
 
 

@@ -60,7 +60,6 @@ class Listener:
         self._config.keep_alive_timeout = HEAD_SECONDS
         self._config.h11_max_incomplete_size = MAX_HEAD
 
-    @property
     def idle(self) -> bool:
         """Whether no request is in progress, and no WebSocket open."""
         return not self._busy

@@ -4,8 +4,9 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import NamedTuple, TextIO
@@ -35,10 +36,12 @@ LOCALHOST = "127.0.0.1"
 
 
 class SignalingPorts(NamedTuple):
-    """Where signaling listens: `url` is for people, `address` what was bound."""
+    """Where signaling listens: `url` is for people, `address` what was bound. `idle` tells whether nobody is being
+    answered, and no WebSocket is open."""
 
     url: str
     address: Address
+    idle: Callable[[], bool]
 
 
 async def serve_signaling(
@@ -51,8 +54,8 @@ async def serve_signaling(
     drain: Drain | None = None,
     task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve offers, the WebSocket and the talk page until cancelled, or until `drain` is to leave and nobody is
-    connected any more. Calls go on without it.
+    """Serve offers, the WebSocket and the talk page until cancelled; calls go on without it. Once `drain` has begun no
+    offer is taken.
 
     `ingresses` are the relay's advertised media addresses, the best first; `--advertise` goes before them, and without
     either it is this machine's. Metrics go into `registry`. Raises SettingsError and OSError at start.
@@ -76,9 +79,8 @@ async def serve_signaling(
             print(f"certificate made for {', '.join(hosts)}: SHA-256 {fingerprint}", file=sys.stderr)
         with told_key(url, made_key, sys.stderr):
             nursery.start_soon(listener.run, listening)
-            task_status.started(SignalingPorts(url, bound))
-            await drain.wait_left(lambda: listener.idle)
-            nursery.cancel_scope.cancel()
+            task_status.started(SignalingPorts(url, bound, listener.idle))
+            await trio.sleep_forever()
 
 
 async def serve_alone(
@@ -89,18 +91,17 @@ async def serve_alone(
     *,
     task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve signaling as a service of its own: with its admin port, and without a relay to ask for addresses."""
+    """Serve signaling as a service of its own: with its admin port, and without a relay to ask for addresses. Returns
+    when `drain` is to leave and nobody is connected any more."""
     registry = CollectorRegistry()
-
-    async def serve(*, task_status: trio.TaskStatus[SignalingPorts]) -> None:
-        await serve_signaling(front, shared, keys, (), registry=registry, drain=drain, task_status=task_status)
-        nursery.cancel_scope.cancel()
-
     async with trio.open_nursery() as nursery:
+        serve = partial(serve_signaling, front, shared, keys, (), registry=registry, drain=drain)
         ports: SignalingPorts = await nursery.start(serve)
         if shared.admin is not None:
             await nursery.start(serve_admin, shared.admin, lambda: True, lambda: not drain.begun, registry)
         task_status.started(ports)
+        await drain.wait_left(ports.idle)
+        nursery.cancel_scope.cancel()
 
 
 def advertised_addresses(front: FrontSettings, ingresses: Sequence[tuple[str, int]]) -> list[Address]:
