@@ -74,10 +74,10 @@ class Service:
         return found
 
     def stop(self, *, check: bool = True) -> None:
-        """End it as an operator does, and kill it if that does not help. With `check` it must have ended cleanly."""
+        """End it at once, calls or not, and kill it if that does not help. With `check` it must have ended cleanly."""
         if self in running:
             running.remove(self)
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(signal.SIGINT)
         try:
             code = self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
