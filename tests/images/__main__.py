@@ -71,7 +71,7 @@ def step(what: str) -> Iterator[None]:
 def make_base(buildah: Buildah, folder: Path) -> None:
     """Make the image `base`: Debian with Python, and the certificates that this machine trusts."""
     root = folder / "base"
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}", RELEASE, root, mirror()]
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}", RELEASE, str(root), mirror()]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"debootstrap failed:\n{done.stdout[-2000:]}")

@@ -25,6 +25,7 @@ from antiphon_transceiver.backends import BackendPool
 from antiphon_transceiver.control_api import control_app
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.metrics import TransceiverMetrics
+from antiphon_transceiver.minutes import LOOK_SECONDS, MinuteWatch
 from antiphon_transceiver.server import TransceiverServer
 from antiphon_transceiver.switchboard import Switchboard
 
@@ -75,12 +76,14 @@ async def serve_transceiver(
             is_relay=RelayFilter(shared.relay_network),
             drain=drain or Drain(shared.drain),
         )
-        _export(registry, switchboard, link, pool)
+        minutes = MinuteWatch()
+        _export(registry, server, link, pool, minutes)
         info = LinkInfo(shared.cluster, (str(advertised),))
         app = control_app(server, info, keys.control, networks)
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
             nursery.start_soon(server.run)
+            nursery.start_soon(_count_minutes, switchboard, minutes)
             control = await nursery.start(serve_http, app, settings.control.host, settings.control.port)
             if shared.admin is not None:
                 await nursery.start(serve_admin, shared.admin, lambda: True, server.ready, registry)
@@ -92,6 +95,12 @@ async def serve_transceiver(
             task_status.started(ports)
             await server.leave()
             nursery.cancel_scope.cancel()
+
+
+async def _count_minutes(switchboard: Switchboard, minutes: MinuteWatch) -> None:
+    while True:
+        minutes.look((call.session for call in switchboard), trio.current_time())
+        await trio.sleep(LOOK_SECONDS)
 
 
 def _describe(control_url: str, link: LinkInfo, server: TransceiverServer) -> Registered:
@@ -132,12 +141,20 @@ def _switchboard(cluster: int, networks: ClusterNetworks, keys: KeyRing, adverti
     )
 
 
-def _export(registry: CollectorRegistry, switchboard: Switchboard, link: BatchSocket, pool: BackendPool) -> None:
+def _export(
+    registry: CollectorRegistry, server: TransceiverServer, link: BatchSocket, pool: BackendPool, minutes: MinuteWatch
+) -> None:
+    switchboard = server.switchboard
+    export_counters(registry, "antiphon_transceiver", minutes.counters)
     export_counters(registry, "antiphon_transceiver_link", switchboard.counters)
     export_counters(registry, "antiphon_transceiver_relays", switchboard.relays.counters)
     export_counters(registry, "antiphon_transceiver_socket", link.counters)
     export_counters(registry, "antiphon_transceiver_paths", switchboard.paths.counters)
     export_counters(registry, "antiphon_transceiver_backend", pool.counters)
     export_gauge(registry, "antiphon_calls", "Calls at this moment", lambda: len(switchboard))
+    export_gauge(registry, "antiphon_transceiver_capacity", "Calls at once, at most", lambda: server.load().capacity)
+    export_gauge(
+        registry, "antiphon_transceiver_draining", "1 while no new calls are taken", lambda: server.load().draining
+    )
     export_gauge(registry, "antiphon_transceiver_relays", "Relays that are heard", lambda: switchboard.relays.live)
     export_gauge(registry, "antiphon_transceiver_paths", "Entries of the path table", lambda: len(switchboard.paths))

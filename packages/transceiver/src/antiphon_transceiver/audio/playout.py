@@ -111,6 +111,7 @@ class Playout:
         """Whether there was nothing to send when last looked."""
         self._marker = True
         self._drained = 0
+        self._longest_gap = 0.0
         self._cleared = 0
         self._played: dict[int, int] = {}
         self._finished: deque[int] = deque(maxlen=MAX_ENTRIES)
@@ -183,6 +184,7 @@ class Playout:
                 return None
         elif behind > MAX_LATE:
             self.skipped += 1
+            self._note_gap(behind)
             self._slot = _BEAT_SLOTS * int(now / (_BEAT_SLOTS * _SLOT))
         return self._take()
 
@@ -206,6 +208,11 @@ class Playout:
         self._drained -= milliseconds * TICKS_PER_MS
         return milliseconds
 
+    def take_longest_gap(self) -> float:
+        """Return the longest silence in seconds, since last asked, that had more of the same response behind it."""
+        gap, self._longest_gap = self._longest_gap, 0.0
+        return gap
+
     def _take(self) -> PlayoutPacket:
         entry = self._entries.popleft()
         timestamp = self._slot * self._slot_timestamp
@@ -226,9 +233,16 @@ class Playout:
     def _resume(self, now: float) -> None:
         """Begin anew at the next slot, after audio had run out."""
         before = self._slot
+        self._note_gap(now - before * _SLOT)
         self._slot = _BEAT_SLOTS * ceil(now / (_BEAT_SLOTS * _SLOT) - _ROUNDING)
         self._marker = self._marker or (self._slot - before) * _SLOT >= TALKSPURT_GAP
         self._ran_out = False
+
+    def _note_gap(self, silence: float) -> None:
+        """Remember a silence, unless it is the one before a response; response 0 is whatever a backend says."""
+        response = self._entries[0].response
+        if response and response in self._played:
+            self._longest_gap = max(self._longest_gap, silence)
 
     def _check_entries(self) -> None:
         if len(self._entries) >= MAX_ENTRIES:

@@ -1,0 +1,118 @@
+"""Minutes of calls, as somebody counts them who looks once a second: which of them had a gap."""
+
+from random import Random
+
+import pytest
+
+from antiphon_common.control import Codec
+from antiphon_transceiver.media import AudioStream
+from antiphon_transceiver.minutes import MinuteWatch
+from antiphon_transceiver.rtp import RtpSender
+
+OPUS = Codec("opus", 111, 48_000)
+FRAME = 0.02
+START = 1000.0
+
+
+class Session:
+    """A connected call that is spoken to and speaks, frame by frame."""
+
+    def __init__(self) -> None:
+        random = Random(1).randbytes
+        self.state = "connected"
+        self.stream = AudioStream(OPUS, "opus", "call", random, 0.0)
+        self.stream.start(START)
+        self._caller = RtpSender.start(111, random)
+        self._response = 1
+
+    def hear(self, number: int, now: float) -> None:
+        """Take the caller's packet of that number."""
+        self._caller.sequence = number & 0xFFFF
+        self.stream.receive_rtp(self._caller.packet(b"\x08opus", number * 960), now)
+        while self.stream.poll_frame(now) is not None:
+            pass
+
+    def say(self, response: int) -> None:
+        self.stream.playout.append(response, b"\x08opus")
+
+    def play(self, now: float) -> None:
+        while self.stream.poll_rtp(now) is not None:
+            pass
+
+
+class Watch:
+    """A call of so many seconds, looked at each second."""
+
+    def __init__(self) -> None:
+        self.session = Session()
+        self.watch = MinuteWatch()
+
+    def run(
+        self,
+        seconds: float,
+        *,
+        unheard: tuple[float, float] = (0, 0),
+        unsaid: tuple[float, float] = (0, 0),
+        responses: tuple[int, int] = (1, 1),
+    ) -> tuple[int, int]:
+        """Return minutes and minutes with a gap. Between the two times of `unheard` the caller's packets get lost,
+        between those of `unsaid` the backend says nothing, the second of `responses` after that."""
+        for number in range(round(seconds / FRAME)):
+            now, passed = START + number * FRAME, number * FRAME
+            if not unheard[0] <= passed < unheard[1]:
+                self.session.hear(number, now)
+            if not unsaid[0] <= passed < unsaid[1]:
+                self.session.say(responses[passed >= unsaid[1]])
+            self.session.play(now)
+            if number % 50 == 0:
+                self.watch.look([self.session], now)
+        counters = self.watch.counters
+        return counters.call_minutes, counters.call_minutes_with_gap
+
+
+def test_each_minute_counts_when_it_begins() -> None:
+    assert Watch().run(0.5) == (1, 0)
+    assert Watch().run(59) == (1, 0)
+    assert Watch().run(130) == (3, 0)
+
+
+@pytest.mark.parametrize(("lost", "bad"), [((70, 70.9), 0), ((70, 71.2), 1), ((61, 63), 1), ((118, 123), 1)])
+def test_a_second_of_lost_packets_makes_a_bad_minute(lost: tuple[float, float], bad: int) -> None:
+    assert Watch().run(180, unheard=lost) == (3, bad)
+
+
+def test_two_gaps_in_a_minute_are_one_bad_minute() -> None:
+    assert Watch().run(60, unheard=(10, 12), unsaid=(30, 32)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("silence", "responses", "bad"),
+    [((10.0, 10.9), (1, 1), 0), ((10.0, 11.3), (1, 1), 1), ((10, 30), (1, 2), 0), ((10, 30), (0, 0), 0)],
+)
+def test_a_silence_within_a_response_is_a_gap_and_one_between_responses_is_none(
+    silence: tuple[float, float], responses: tuple[int, int], bad: int
+) -> None:
+    assert Watch().run(60, unsaid=silence, responses=responses) == (1, bad)
+
+
+def test_a_muted_caller_has_no_gap_and_one_that_is_gone_has() -> None:
+    watch = Watch()
+    watch.run(10)
+    for second in range(10, 50):
+        watch.watch.look([watch.session], START + second)
+    assert watch.watch.counters.call_minutes_with_gap == 0
+    watch.session.state = "disconnected"
+    watch.watch.look([watch.session], START + 50)
+    assert watch.watch.counters.call_minutes_with_gap == 1
+
+
+def test_a_call_that_is_not_connected_has_no_minutes_and_one_that_ended_is_forgotten() -> None:
+    watch, session = MinuteWatch(), Session()
+    session.state = "connecting"
+    watch.look([session], START)
+    assert watch.counters.call_minutes == 0
+    session.state = "connected"
+    watch.look([session], START + 1)
+    watch.look([], START + 2)
+    watch.look([Session()], START + 3)
+    assert watch.counters.call_minutes == 2
