@@ -13,6 +13,7 @@ import numpy as np
 from playwright.sync_api import BrowserContext, Page, Playwright
 
 from support.correlation import RATE, Samples
+from support.gaps import Gap
 
 PROGRAM = "chromium"
 FLAGS = (
@@ -86,6 +87,28 @@ TAKE_RECORDING = """
   for (let start = 0; start < bytes.length; start += 32768)
     text += String.fromCharCode(...bytes.subarray(start, start + 32768));
   return btoa(text);
+}
+"""
+WATCH_GAPS = """
+() => {
+  const gap = (window.gap = { longest: 0, first: 0, last: 0, packets: 0 });
+  setInterval(async () => {
+    const figures = await window.antiphon.peerConnection?.getStats();
+    const told = [...(figures?.values() ?? [])].find(({ type }) => type === "inbound-rtp");
+    if (!told || told.packetsReceived <= gap.packets) return;
+    const last = told.lastPacketReceivedTimestamp / 1000;
+    if (gap.packets) gap.longest = Math.max(gap.longest, last - gap.last);
+    else gap.first = last;
+    [gap.last, gap.packets] = [last, told.packetsReceived];
+  }, 20);
+}
+"""
+TAKE_GAP = """
+() => {
+  const silent = Date.now() / 1000 - window.gap.last;
+  const taken = { ...window.gap, longest: Math.max(window.gap.longest, silent), silent };
+  window.gap.longest = 0;
+  return taken;
 }
 """
 STATISTICS = "async () => [...(await window.antiphon.peerConnection.getStats()).values()]"
@@ -174,6 +197,16 @@ class TalkPage:
     def own_statistics(self) -> dict[str, Any]:
         """Return the server's figures of the call."""
         return dict(self.page.evaluate(OWN_STATISTICS)["statistics"])
+
+    def watch_gaps(self) -> None:
+        """Note from now on when the packets of the server arrive."""
+        self.page.evaluate(WATCH_GAPS)
+
+    def take_gap(self) -> Gap:
+        """Return the longest gap since asked before, as Chromium counts what arrives; looked at every 20 ms."""
+        taken = self.page.evaluate(TAKE_GAP)
+        last = time.monotonic() - taken.pop("silent")
+        return Gap(taken["longest"], last - (taken["last"] - taken["first"]), last, taken["packets"])
 
     def fall_silent(self) -> None:
         """Send no more audio, and wait until none comes back either."""

@@ -13,18 +13,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
+from unittest.mock import patch
 
 import msgspec
+from playwright.sync_api import Playwright
 
+from support.browser import TalkPage, chromium
+from support.correlation import known_speech, write_wav
 from support.fleet_callers import Heard
 from support.gaps import Gap
 from support.lan import DEVICE, Lan, lan
 from support.namespaces import Host, HostPlan, Network, ip, network
-from support.processes import Service, read_metrics
+from support.processes import Service
 
 VIP, LONE = "198.51.100.10", "198.51.100.20"
 """The address that two relays share, and that of the relay that stands alone."""
@@ -59,7 +63,7 @@ KEEPALIVED = """
 global_defs {{
     vrrp_version 3
     vrrp_garp_master_repeat 2
-    vrrp_priority 40
+    vrrp_priority -10
 }}
 vrrp_instance ingress {{
     state BACKUP
@@ -131,6 +135,8 @@ class Fleet:
         self._redis: subprocess.Popen[bytes] | None = None
         self._backends: dict[str, Probe] = {}
         self._callers: list[Probe] = []
+        self._tabs: dict[str, TalkPage] = {}
+        self._new_tab: Callable[[], TalkPage]
 
     # Services
 
@@ -184,7 +190,16 @@ class Fleet:
         file = self._folder / f"{name}.conf"
         file.write_text(KEEPALIVED.format(device=DEVICE, priority=priority, address=VIP))
         pids = [f"--{kind}={self._folder / f'{name}.{kind}'}" for kind in ("pid", "vrrp_pid", "checkers_pid")]
-        command = [*self._lan[name].command, "keepalived", "--dont-fork", "--log-console", "--vrrp", "-f", str(file)]
+        command = [
+            *self._lan[name].command,
+            "keepalived",
+            "--dont-fork",
+            "--log-console",
+            "--log-detail",
+            "--vrrp",
+            "-f",
+            str(file),
+        ]
         with (self._folder / f"{name}.log").open("ab") as log:
             self._keepalived[name] = subprocess.Popen([*command, *pids], stdout=log, stderr=log)
 
@@ -287,9 +302,32 @@ class Fleet:
             probes.append(Probe(host, "support.fleet_callers", "--aiortc", URL, str(aiortc)))
         self._callers += [self._stack.enter_context(probe) for probe in probes]
 
+    @contextmanager
+    def browser(self, playwright: Playwright) -> Iterator[None]:
+        """Run Chromium on a host of its own; `browse` makes its calls."""
+        microphone = write_wav(self._folder / "speech.wav", known_speech())
+        # Plain HTTP is no secure context by itself, and only those have a microphone.
+        trusting = f"--unsafely-treat-insecure-origin-as-secure={URL},{URL_BY_LONE}"
+        program = self.network[BROWSER].launcher("chromium", self._folder)
+        path = f"{program.parent}:{os.environ['PATH']}"
+        with patch.dict(os.environ, PATH=path), chromium(playwright, microphone, trusting) as self._new_tab:
+            yield
+
+    def browse(self, url: str) -> TalkPage:
+        """Make a call from Chromium, to a signaling server of choice."""
+        tab = self._new_tab()
+        tab.open(url)
+        tab.talk()
+        tab.watch_gaps()
+        self._tabs[tab.call_id] = tab
+        return tab
+
     def heard_by_callers(self) -> dict[str, Heard]:
         """Return what each caller heard, by call id, since asked before."""
-        heard: dict[str, Heard] = {}
+        heard = {
+            call: Heard(tab.take_gap(), closed="" if tab.state == "connected" else tab.state)
+            for call, tab in self._tabs.items()
+        }
         for probe in self._callers:
             heard |= msgspec.json.decode(probe.ask(), type=dict[str, Heard])
         return heard
@@ -384,11 +422,11 @@ def fleet(folder: Path, *, redis: bool = True, seed: int = 0) -> Iterator[Fleet]
 def _one_name(hosts: Lan, name: str, addresses: tuple[str, ...]) -> Iterator[None]:
     """Let a name lead to several addresses in every host: `ip netns exec` lays such files over /etc."""
     folders = [Path("/etc/netns") / hosts[host].namespace for host in LAN]
-    lines = [f"{address} {name}\n" for address in addresses]
+    lines = [Path("/etc/hosts").read_text(), *(f"{address} {name}\n" for address in addresses)]
     try:
         for folder in folders:
             folder.mkdir(parents=True)
-            (folder / "hosts").write_text("".join(["127.0.0.1 localhost\n", *lines]))
+            (folder / "hosts").write_text("\n".join(lines))
         yield
     finally:
         for folder in folders:

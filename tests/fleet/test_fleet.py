@@ -1,0 +1,191 @@
+"""A cluster loses its members one by one while it holds calls. Every row of the table that this prints is an event."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import nan
+from pathlib import Path
+from typing import NamedTuple
+
+from playwright.sync_api import Playwright
+
+from support.fleet import CALLERS, PAIR, RELAYS, URL, URL_BY_LONE, WORKERS, Fleet, fleet
+
+SETTLE_SECONDS = 2.0
+REDIS_SECONDS = 60.0
+FRESH_SECONDS = 1.0
+"""A call of which nothing came for so long at the end of an event is lost."""
+
+UNTOUCHED = 0.06
+"""Seconds: a gap of less is none that the event made."""
+
+SHARED_DUE, LONE_UPLINK_DUE = 0.15, 4.0
+"""Seconds of silence that an event may cost. Added to it is how long the machine itself stalled while nothing happened."""
+
+
+class Longest(NamedTuple):
+    """The longest gaps, in seconds: of callers that speak and hear speech, up and down, and of those that only listen;
+    nan where there is no such call. `by_lone` are those of calls by the lone ingress."""
+
+    up: float
+    down: float
+    listening: float
+    lone_up: float
+    lone_down: float
+    lost_calls: int
+    untouched_lost: int
+    """Packets that calls without a gap lost all the same."""
+
+    def __str__(self) -> str:
+        gaps = (self.up, self.down, self.listening, self.lone_up, self.lone_down)
+        return "".join("       -" if gap != gap else f"{1000 * gap:8.0f}" for gap in gaps) + f"{self.lost_calls:8}"
+
+
+HEADER = f"{'gaps in ms':34}{'up':>8}{'down':>8}{'listens':>8}{'lone up':>8}{'l. down':>8}{'lost':>8}"
+
+
+class Watch:
+    """The calls that a fleet holds, and what each event did to them."""
+
+    def __init__(self, running: Fleet, lone: set[str]) -> None:
+        self.fleet = running
+        self._lone = lone
+        self._losses: dict[str, int] = {}
+        self.failures: list[str] = []
+        print(f"\n{HEADER}")
+        undisturbed = self.measure("nothing", lambda: None, 4.0)
+        self.stalled = max(gap for gap in undisturbed[:5] if gap == gap)
+
+    def measure(self, name: str, event: Callable[[], object], seconds: float) -> Longest:
+        """Let something happen, and look for so many seconds at what it does."""
+        self._take()
+        event()
+        time.sleep(seconds)
+        longest = self._take()
+        print(f"{name:34}{longest}", flush=True)
+        time.sleep(SETTLE_SECONDS)
+        return longest
+
+    def _take(self) -> Longest:
+        down, up = self.fleet.heard_by_callers(), self.fleet.heard_by_backends()
+        now = time.monotonic()
+        lost = [call for call, heard in down.items() if heard.closed or now - heard.gap.last > FRESH_SECONDS]
+        shared = {call: heard for call, heard in down.items() if call not in self._lone}
+        new_losses = {call: heard.lost - self._losses.get(call, 0) for call, heard in shared.items()}
+        self._losses = {call: heard.lost for call, heard in down.items()}
+        return Longest(
+            max((up[call].longest for call, heard in shared.items() if heard.speaks), default=nan),
+            max((heard.gap.longest for heard in shared.values() if heard.speaks), default=nan),
+            max((heard.gap.longest for heard in shared.values() if not heard.speaks), default=nan),
+            max((up[call].longest for call in self._lone), default=nan),
+            max((down[call].gap.longest for call in self._lone), default=nan),
+            len(lost),
+            sum(new_losses[call] for call, heard in shared.items() if heard.gap.longest < UNTOUCHED),
+        )
+
+    def expect(
+        self, name: str, event: Callable[[], object], seconds: float, *, due: float | None = SHARED_DUE
+    ) -> Longest:
+        """Measure an event that no call is to notice but by a gap of `due` seconds, where that is said."""
+        longest = self.measure(name, event, seconds)
+        if longest.lost_calls:
+            self.failures.append(f"{name}: {longest.lost_calls} calls lost")
+        if due is not None and max(longest.up, longest.down, longest.listening) > due + self.stalled:
+            self.failures.append(f"{name}: a gap above {1000 * (due + self.stalled):.0f} ms")
+        return longest
+
+
+@contextmanager
+def watching(playwright: Playwright, folder: Path, *, redis: bool) -> Iterator[Watch]:
+    """Hold twenty calls: fourteen of the test client, two of aiortc, four of Chromium, two of them by the lone ingress.
+
+    Every failure is told at the end, so that none hides the others.
+    """
+    with fleet(folder, redis=redis) as running, running.browser(playwright):
+        running.wait_for_holder()
+        running.call(speaking=8, listening=6, aiortc=2)
+        tabs = [(url, running.browse(url).call_id) for url in (URL, URL, URL_BY_LONE, URL_BY_LONE)]
+        time.sleep(SETTLE_SECONDS)
+        watch = Watch(running, {call for url, call in tabs if url == URL_BY_LONE})
+        yield watch
+        assert not watch.failures, "\n".join(watch.failures)
+
+
+def test_members_are_lost_one_by_one(playwright: Playwright, tmp_path: Path) -> None:
+    with watching(playwright, tmp_path, redis=True) as watch:
+        lose_relays(watch)
+        lose_the_lone_relay(watch)
+        lose_redis(watch)
+        roll(watch)
+        lose_the_rest(watch)
+
+
+def test_relays_are_lost_without_redis(playwright: Playwright, tmp_path: Path) -> None:
+    with watching(playwright, tmp_path, redis=False) as watch:
+        lose_relays(watch)
+
+
+def lose_relays(watch: Watch) -> None:
+    """Workers, a host that has the shared address, and a load balancer that keeps no flow together."""
+    cluster = watch.fleet
+    for pid in cluster.workers(cluster.holder())[:WORKERS]:
+        killed = watch.expect("a worker is killed", partial(os.kill, pid, signal.SIGKILL), 3.0)
+        if killed.untouched_lost:
+            watch.failures.append(f"flows of other workers lost {killed.untouched_lost} packets")
+    holder = cluster.holder()
+    watch.expect("the host of the shared address", partial(cluster.kill_host, holder), 4.0)
+    watch.expect("it comes back", partial(cluster.revive_host, holder), 3.0)
+    with cluster.spraying():
+        watch.expect("packets sprayed over both relays", lambda: None, 5.0)
+    cluster.wait_for_holder()
+
+
+def lose_the_lone_relay(watch: Watch) -> None:
+    longest = watch.expect("the lone relay's host", partial(watch.fleet.kill_host, "relay-c"), 8.0)
+    stalled = watch.stalled
+    if longest.lone_down > SHARED_DUE + stalled or longest.lone_up > LONE_UPLINK_DUE + stalled:
+        watch.failures.append("the other ingress took over too late")
+    watch.fleet.revive_host("relay-c")
+
+
+def lose_redis(watch: Watch) -> None:
+    cluster = watch.fleet
+    watch.expect("Redis stops", cluster.stop_redis, REDIS_SECONDS)
+    watch.expect("Redis comes back", cluster.start_redis, 3.0)
+
+    def forget_everything() -> None:
+        cluster.flush_redis()
+        for name in RELAYS:
+            cluster.kill_service(name)
+        for name in RELAYS:
+            cluster.start_service(name)
+
+    watch.expect("Redis flushed, all relays restarted", forget_everything, 6.0, due=None)
+
+
+def roll(watch: Watch) -> None:
+    """A rollout: each member leaves in order, and comes back."""
+    cluster = watch.fleet
+
+    def roll_relay(name: str) -> None:
+        if name in PAIR:
+            cluster.stop_keepalived(name)
+        cluster.stop_service(name)
+        cluster.start_service(name)
+        if name in PAIR:
+            cluster.start_keepalived(name)
+
+    for name in RELAYS:
+        watch.expect(f"{name} is rolled", partial(roll_relay, name), 5.0, due=SHARED_DUE if name in PAIR else None)
+    for name in ("signaling-1", "signaling-2"):
+        watch.expect(f"{name} is rolled", partial(roll_relay, name), 2.0)
+
+
+def lose_the_rest(watch: Watch) -> None:
+    cluster = watch.fleet
+    watch.expect("keys are rotated", partial(cluster.rotate_keys, 2.0), 6.0)
+    watch.expect("a backend's host", partial(cluster.kill_host, "backend-1"), 8.0, due=None)
+    watch.expect("the callers' path, for 3 s", partial(cluster.network.interrupt, CALLERS, 3.0), 8.0, due=None)
