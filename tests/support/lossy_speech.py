@@ -32,6 +32,9 @@ DELAY, JITTER = 0.03, 0.01
 BURST_LENGTH = 3.0
 """Mean of packets lost in a row."""
 
+TOLERANCE = 0.005
+"""How far the losses of a network may be from the mean of its kind, as a share of all packets."""
+
 
 class Condition(NamedTuple):
     """Losses of the mean `loss`, each for itself or in bursts."""
@@ -83,7 +86,13 @@ def encode(speech: Samples, loss: float) -> list[bytes]:
 
 
 def carry(packets: Sequence[bytes], condition: Condition, seed: int) -> list[Arrival]:
-    """Return which packets arrive, and when. What RED adds to them does not change that."""
-    link = ImpairedLink(condition.impairment, Random(seed))
-    sent = ((index, link.arrivals(len(packet), index * FRAME_SECONDS)) for index, packet in enumerate(packets))
-    return sorted(Arrival(time, index) for index, times in sent for time in times)
+    """Return which packets arrive, and when. What RED adds to them does not change that.
+
+    In so short a time few bursts come, or many: networks are drawn until one loses what it should.
+    """
+    random = Random(seed)
+    while True:
+        link = ImpairedLink(condition.impairment, random)
+        sent = [(index, link.arrivals(len(packet), index * FRAME_SECONDS)) for index, packet in enumerate(packets)]
+        if abs(link.lost / len(packets) - condition.loss) <= TOLERANCE:
+            return sorted(Arrival(time, index) for index, times in sent for time in times)
