@@ -122,8 +122,8 @@ def test_the_way_back_follows_what_is_authenticated_and_nothing_else() -> None:
         new.receive_media(data, client.address)
         world.run(0.01)
     assert relay_of(world, client) == before == f"{old.address[0]}:{old.address[1]}"
-    world.kill(old)
-    assert world.run(1.0, lambda: relay_of(world, client) != before)
+    world.move_from(old)
+    assert world.run(0.05, lambda: relay_of(world, client) != before)
 
 
 def test_a_call_goes_on_over_another_ingress() -> None:

@@ -64,7 +64,11 @@ class Cluster(World):
     def kill(self, relay: Relay) -> None:
         """Let a relay's host die."""
         relay.die()
-        self.later(SHARED_ADDRESS_MOVES, self._serving.remove, relay)
+        self.later(SHARED_ADDRESS_MOVES, self.move_from, relay)
+
+    def move_from(self, relay: Relay) -> None:
+        """Let the other relays have what was sent to this one, dead or alive."""
+        self._serving.remove(relay)
 
     def restart(self, relay: Relay) -> None:
         """Let a relay begin anew, with nothing but its sockets."""
