@@ -1,6 +1,7 @@
 import json
 import random
 from collections.abc import Callable
+from hashlib import md5
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -50,6 +51,17 @@ def test_rfc5769_request() -> None:
     assert message.fingerprinted
     assert message.verify(PASSWORD)
     assert not message.verify(PASSWORD + b"x")
+
+
+def test_rfc5769_long_term_request() -> None:
+    """ICE has no realms; their key is one for MESSAGE-INTEGRITY all the same (RFC 8489 §9.2.2)."""
+    vector = VECTORS["long_term_request"]
+    message = Message.decode(bytes.fromhex(vector["datagram"]))
+    assert message.transaction_id.hex() == vector["transaction_id"]
+    assert message.username == vector["username"].encode()
+    assert not message.fingerprinted
+    key = md5(":".join((vector["username"], vector["realm"], vector["password"])).encode()).digest()
+    assert message.verify(key)
 
 
 @pytest.mark.parametrize("name", ["ipv4_response", "ipv6_response"])

@@ -20,8 +20,8 @@ def gcm(key_length: int) -> GcmTransform:
 @pytest.mark.parametrize("vector", RFC3711["derivation"], ids=lambda vector: vector["name"])
 def test_session_keys_are_derived(vector: dict[str, Any]) -> None:
     master = Keys(bytes.fromhex(vector["key"]), bytes.fromhex(vector["salt"]))
-    output = bytes.fromhex(vector["output"])
-    assert derive(master, Label(vector["label"]), len(output)) == output
+    output, offset = bytes.fromhex(vector["output"]), vector.get("offset", 0)
+    assert derive(master, Label(vector["label"]), offset + len(output))[offset:] == output
 
 
 @pytest.mark.parametrize("key_length", [16, 32])
