@@ -4,7 +4,14 @@ import sys
 
 import atheris  # type: ignore[import-untyped]
 
-OURS = ["antiphon_common", "antiphon_transceiver", "antiphon_relay", "antiphon_signaling"]
+OURS = [
+    "antiphon",
+    "antiphon_backend",
+    "antiphon_common",
+    "antiphon_relay",
+    "antiphon_signaling",
+    "antiphon_transceiver",
+]
 
 
 def main() -> None:
