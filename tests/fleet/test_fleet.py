@@ -23,7 +23,7 @@ UNTOUCHED = 0.06
 """Seconds: a gap of less is none that the event made."""
 
 SHARED_DUE, LONE_UPLINK_DUE = 0.15, 4.0
-"""Seconds of silence that an event may cost. Added to it is how long the machine itself stalled while nothing happened."""
+"""Seconds of silence that an event may cost. Added to it is how long the machine stalled while nothing happened."""
 
 
 class Longest(NamedTuple):

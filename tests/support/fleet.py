@@ -412,6 +412,7 @@ def fleet(folder: Path, *, redis: bool = True, seed: int = 0) -> Iterator[Fleet]
         _one_name(hosts, "backends", (LAN["backend-1"], LAN["backend-2"])),
         ExitStack() as stack,
     ):
+        ip("-n", hosts["relay-c"].namespace, "addr", "add", f"{LONE}/32", "dev", DEVICE)
         running = Fleet(net, hosts, folder, stack, redis=redis)
         stack.callback(running.stop)
         running.start()
