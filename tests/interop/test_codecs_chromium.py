@@ -31,22 +31,23 @@ PREFER = """
 @pytest.mark.parametrize(
     ("preferred", "spoken", "kilobits"),
     [
-        (["audio/red", "audio/opus"], "audio/opus", range(50, 80)),
+        ([], "audio/opus", range(50, 80)),
         (["audio/opus", "audio/red"], "audio/opus", range(20, 45)),
         (["audio/pcmu"], "audio/pcmu", range(60, 70)),
         (["audio/g722", "audio/pcma"], "audio/pcma", range(60, 70)),
     ],
-    ids=["red", "opus", "pcmu", "pcma"],
+    ids=["page", "opus", "pcmu", "pcma"],
 )
 def test_what_chromium_prefers_is_spoken(
     playwright: Playwright, tmp_path: Path, preferred: list[str], spoken: str, kilobits: range
 ) -> None:
-    """Each repeats its packets where RED is the first choice, which the bitrate shows."""
+    """Each repeats its packets where RED is the first choice, as it is on the talk page, which the bitrate shows."""
     known = known_speech()
     microphone = write_wav(tmp_path / "speech.wav", known)
     with all_in_one() as deployment, chromium(playwright, microphone) as new_tab:
         tab = new_tab()
-        tab.page.add_init_script(PREFER % json.dumps(preferred))
+        if preferred:
+            tab.page.add_init_script(PREFER % json.dumps(preferred))
         tab.open(deployment.url)
         tab.talk()
         tab.start_recording()

@@ -99,6 +99,7 @@ export class Call extends EventTarget {
       track.addEventListener("ended", () => this.#finish(new CallError("The microphone was taken away.")));
       connection.addTrack(track, this.localStream);
     }
+    connection.getTransceivers().forEach(preferRepetition);
     this.dataChannel = connection.createDataChannel(EVENTS);
     this.dataChannel.addEventListener("message", ({ data }) => {
       this.dispatchEvent(new CustomEvent("event", { detail: JSON.parse(data) }));
@@ -242,6 +243,14 @@ const MICROPHONE_PROBLEMS = {
   NotFoundError: "No microphone was found. Plug one in, then try again.",
   NotReadableError: "The microphone is in use by another program, or broken.",
 };
+
+/** Ask for RED (RFC 2198) first: then each packet of ours carries the one before it too, so that one lost is not missed. */
+function preferRepetition(transceiver) {
+  const codecs = RTCRtpReceiver.getCapabilities?.("audio")?.codecs ?? [];
+  const repeats = ({ mimeType }) => mimeType.toLowerCase() === "audio/red";
+  if (!codecs.some(repeats)) return;
+  transceiver.setCodecPreferences?.([...codecs.filter(repeats), ...codecs.filter((codec) => !repeats(codec))]);
+}
 
 function stopTracks(stream) {
   for (const track of stream.getTracks()) track.stop();
