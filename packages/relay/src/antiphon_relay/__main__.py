@@ -4,7 +4,7 @@ from functools import partial
 
 from antiphon_common import logs
 from antiphon_common.settings import RelaySettings, SharedSettings, parse
-from antiphon_common.shell.secrets import load_keys
+from antiphon_common.shell.secrets import follow_keys, load_keys
 from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_relay.service import RelayPorts, serve_relay
 
@@ -16,7 +16,8 @@ def main() -> None:
     logs.configure(shared.log)
     keys = load_keys(shared, {"--relay-link": settings.relay_link})
     drain = Drain(shared.drain)
-    run_service(partial(serve_relay, settings, shared, keys, drain=drain), drain=drain, ready=announce)
+    serve = partial(serve_relay, settings, shared, keys, drain=drain)
+    run_service(serve, drain=drain, beside=partial(follow_keys, keys), ready=announce)
 
 
 def announce(ports: RelayPorts) -> None:

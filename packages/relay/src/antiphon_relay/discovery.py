@@ -17,6 +17,9 @@ from antiphon_common.shell.registry import watch_members
 
 ASK_SECONDS = 1.0
 """Between two questions to a transceiver, and the longest wait for an answer."""
+FIRST_ROUND_SECONDS = 0.25
+"""How long a relay that starts waits for the first answers: with them, transceivers tell it of its flows before it
+reads its first packet."""
 LISTED_SECONDS = 60.0
 """How long an entry of the registry outlives its lease here: Redis may have been flushed, and to say HELLO to a
 transceiver that is gone costs little."""
@@ -28,8 +31,11 @@ log = logging.getLogger(__name__)
 Know = Callable[[list[Address]], None]
 
 
-async def discover(shared: SharedSettings, keys: KeyRing, know: Know) -> None:
-    """Call `know` with all link addresses whenever they have changed, until cancelled.
+async def discover(
+    shared: SharedSettings, keys: KeyRing, know: Know, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Call `know` with all link addresses whenever they have changed, until cancelled; started once the configured
+    ones were asked.
 
     A transceiver that cannot be reached keeps those it had: the network to it may be what is broken.
     """
@@ -40,8 +46,13 @@ async def discover(shared: SharedSettings, keys: KeyRing, know: Know) -> None:
         httpx.AsyncClient(auth=auth, timeout=ASK_SECONDS, limits=limits, trust_env=False) as client,
         trio.open_nursery() as nursery,
     ):
+        with trio.move_on_after(FIRST_ROUND_SECONDS):
+            async with trio.open_nursery() as first:
+                for url in shared.asked:
+                    first.start_soon(_ask, client, url, found)
+        task_status.started()
         for url in shared.asked:
-            nursery.start_soon(_ask, client, url, found)
+            nursery.start_soon(_keep_asking, client, url, found)
         if shared.redis is not None:
             nursery.start_soon(watch_members, shared.redis, shared.cluster, keys.control, found.listed)
 
@@ -52,12 +63,19 @@ class _LinkAddresses:
     def __init__(self, know: Know) -> None:
         self._know = know
         self._told: list[Address] = []
+        self._failing: set[str] = set()
         self._answered: dict[str, list[Address]] = {}
         self._listed: dict[str, tuple[list[Address], float]] = {}
 
     def answered(self, url: str, info: LinkInfo) -> None:
+        self._failing.discard(url)
         self._answered[url] = list(_read(info))
         self._tell()
+
+    def failed(self, url: str, reason: str) -> None:
+        if url not in self._failing:
+            log.warning("a transceiver does not say where its link is", extra={"url": url, "reason": reason})
+        self._failing.add(url)
 
     def listed(self, members: Iterable[Registered]) -> None:
         """Take what is in the registry now."""
@@ -78,21 +96,19 @@ class _LinkAddresses:
             self._know(addresses)
 
 
-async def _ask(client: httpx.AsyncClient, url: str, found: _LinkAddresses) -> None:
-    reached = True
+async def _keep_asking(client: httpx.AsyncClient, url: str, found: _LinkAddresses) -> None:
     while True:
-        try:
-            response = await client.get(f"{url}/link")
-            response.raise_for_status()
-            found.answered(url, msgspec.json.decode(response.content, type=LinkInfo))
-        except (httpx.HTTPError, msgspec.DecodeError) as error:
-            if reached:
-                reason = str(error) or type(error).__name__
-                log.warning("transceiver does not say where its link is", extra={"url": url, "reason": reason})
-            reached = False
-        else:
-            reached = True
         await trio.sleep(ASK_SECONDS)
+        await _ask(client, url, found)
+
+
+async def _ask(client: httpx.AsyncClient, url: str, found: _LinkAddresses) -> None:
+    try:
+        response = await client.get(f"{url}/link")
+        response.raise_for_status()
+        found.answered(url, msgspec.json.decode(response.content, type=LinkInfo))
+    except (httpx.HTTPError, msgspec.DecodeError) as error:
+        found.failed(url, str(error) or type(error).__name__)
 
 
 def _read(info: LinkInfo) -> Iterable[Address]:

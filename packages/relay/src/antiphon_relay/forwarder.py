@@ -131,6 +131,8 @@ class Forwarder:
         self.flows = FlowTable(self.ingresses)
         self.moves = Moves(networks)
         self.link_outbox: list[Datagram] = []
+        self.known: Sequence[bytes] = ()
+        """Encoded link addresses of the transceivers that get HELLOs."""
         self._link_address_size = link_address_size
         self._tokens = tokens
         self._networks = networks
@@ -144,14 +146,13 @@ class Forwarder:
         self._downlink_shares = Shares()
         self._boot_id = int.from_bytes(random(8), "big")
         self._hello = b""
-        self._known: list[bytes] = []
         self._hello_at = self._expire_at = self._forget_at = 0.0
 
     def know(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Send HELLO to the transceivers at these link addresses, and no longer to others."""
         allowed = [encode_address(*address) for address in addresses if self._networks.allow(*address)]
         reachable = [address for address in dict.fromkeys(allowed) if len(address) == self._link_address_size]
-        self._known = reachable[:MAX_KNOWN]
+        self.known = reachable[:MAX_KNOWN]
 
     # Batches
 
@@ -217,7 +218,7 @@ class Forwarder:
         if now >= self._expire_at:
             self._expire_at = now + TIMEOUT_INTERVAL
             self._expire(now)
-        if self._known and now >= self._hello_at:
+        if self.known and now >= self._hello_at:
             self._hello_at = now + HELLO_INTERVAL
             self._say_hello(now)
 
@@ -233,13 +234,13 @@ class Forwarder:
         """Nothing that happens here is anybody's to act upon; counters tell it."""
 
     def poll_timeout(self) -> float:
-        return min(self._hello_at, self._expire_at) if self._known else self._expire_at
+        return min(self._hello_at, self._expire_at) if self.known else self._expire_at
 
     def _say_hello(self, now: float) -> None:
         if not self._hello:
             ingresses = tuple(ingress.id for ingress in self.ingresses.values())
             self._hello = self._link_keys.encode(Hello(ingresses, self._boot_id), now + self._unix_offset)
-        self.link_outbox.extend([(self._hello, address) for address in self._known])
+        self.link_outbox.extend([(self._hello, address) for address in self.known])
 
     def _expire(self, now: float) -> None:
         self.flows.expire(now)

@@ -25,6 +25,9 @@ NAP_SECONDS = 0.0004
 """What gathering adds to a packet's delay at most."""
 PRESSED_AFTER = 4
 """Whole batches of one socket in a row that mean more than a gathered heap: the loop is not keeping up."""
+SETTLE_SECONDS = 0.04
+"""How long clients' packets wait in the kernel after the first HELLO: a transceiver answers it within two of its
+beats, and a packet that comes later is better than one that leads nowhere."""
 WATCH_SECONDS = 1.0
 """How long packets may wait before the loop counts as stalled, at least; twice that at most."""
 RATE_WINDOW = 0.02
@@ -55,11 +58,11 @@ class PacketLoop:
 
     async def run(self) -> None:
         with select.epoll() as waiting:
-            for descriptor in self._receivers:
-                waiting.register(descriptor, select.EPOLLIN)
+            waiting.register(self._link.fileno(), select.EPOLLIN)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._watch, waiting)
+                nursery.start_soon(self._open_media, waiting)
                 while True:
                     await trio.lowlevel.wait_readable(waiting.fileno())
                     self._turn(waiting)
@@ -82,6 +85,13 @@ class PacketLoop:
             if ingress.outbox:
                 sock.send(ingress.outbox)
                 ingress.outbox.clear()
+
+    async def _open_media(self, waiting: select.epoll) -> None:
+        """Begin to read the public sockets, after the transceivers have had time to say which flows there are."""
+        if self._forwarder.known:
+            await trio.sleep(SETTLE_SECONDS)
+        for _, sock in self._media:
+            waiting.register(sock.fileno(), select.EPOLLIN)
 
     async def _keep_time(self) -> None:
         """Serve the forwarder's clock."""

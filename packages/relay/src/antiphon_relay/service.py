@@ -62,8 +62,8 @@ async def serve_relay(
         else:
             relay = Supervisor(settings, settings.workers, shared, keys, registry, stack)
         async with trio.open_nursery() as nursery:
+            await nursery.start(discover, shared, keys, relay.know)
             await nursery.start(relay.run)
-            nursery.start_soon(discover, shared, keys, relay.know)
             admin = None
             if shared.admin is not None:
 

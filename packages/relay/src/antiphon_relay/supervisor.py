@@ -30,6 +30,8 @@ LASTING_SECONDS = 1.0
 """A worker that lives so long is no part of a crash loop: its place gets another at once."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Before a place in a crash loop gets its next worker; doubled each time."""
+SPARE_PAUSE = 0.3
+"""Before the next spare warms up, which takes a processor for a while that the one before needs to begin."""
 REKEY_SECONDS = 1.0
 """Between two looks whether the keys have changed."""
 
@@ -168,6 +170,8 @@ class Supervisor:
                     spare.end()
             if wanted:
                 self._spares[0].send_nowait(spare)
+                if not self._wanted[1].statistics().tasks_waiting_send:
+                    await trio.sleep(SPARE_PAUSE)
             else:
                 log.error("the spare worker ended", extra={"pid": spare.pid})
                 await trio.sleep(LONGEST_PAUSE)
