@@ -4,7 +4,17 @@ import pytest
 
 from antiphon_common.core import Path
 from antiphon_common.errors import LocalProtocolError
-from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Hello, LinkMessage, Moved, Owner, Release
+from antiphon_common.link import (
+    MAX_ANNOUNCED_PATHS,
+    VERIFIED_SECONDS,
+    Announce,
+    Confirm,
+    Hello,
+    LinkMessage,
+    Moved,
+    Owner,
+    Release,
+)
 from antiphon_transceiver.relays import (
     FORGET_AFTER,
     MAX_MOVED,
@@ -239,3 +249,15 @@ def test_what_is_held_is_bounded_and_nobody_alive_is_displaced() -> None:
         with pytest.raises(LocalProtocolError):
             relays.take_over(origin, 0.0)
     assert len(relays.moved) == MAX_MOVED
+
+
+def test_only_the_very_bytes_of_an_authenticated_hello_are_known_again_and_not_for_long() -> None:
+    relays = Relays(OWNER)
+    assert not relays.repeats_hello(b"hello", FIRST, 0.0)
+    relays.receive_hello(Hello((1,), 1), FIRST, 0.0, b"hello")
+    assert not relays.repeats_hello(b"hellO", FIRST, 0.05)
+    assert not relays.repeats_hello(b"hello", SECOND, 0.05)
+    assert relays.repeats_hello(b"hello", FIRST, 0.05)
+    relays.handle_timeout(0.05 + SILENT_AFTER / 2)
+    assert relays.is_live(FIRST)
+    assert not relays.repeats_hello(b"hello", FIRST, VERIFIED_SECONDS)

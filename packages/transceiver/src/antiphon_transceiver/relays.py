@@ -12,6 +12,7 @@ A relay that never says HELLO is none of these, and is used as long as packets c
 
 from collections import deque
 from collections.abc import Collection, Iterable
+from hmac import compare_digest
 from itertools import takewhile
 from math import inf
 from typing import NamedTuple, TypeVar
@@ -20,7 +21,17 @@ import msgspec
 
 from antiphon_common.core import Path
 from antiphon_common.errors import LocalProtocolError
-from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Hello, LinkMessage, Moved, Owner, Release
+from antiphon_common.link import (
+    MAX_ANNOUNCED_PATHS,
+    VERIFIED_SECONDS,
+    Announce,
+    Confirm,
+    Hello,
+    LinkMessage,
+    Moved,
+    Owner,
+    Release,
+)
 
 Address = tuple[str, int]
 """Host and port of a relay's link socket."""
@@ -94,12 +105,14 @@ class RelayCounters:
 
 
 class _Relay:
-    __slots__ = ("address", "boot_id", "delivered", "heard", "ingresses", "silent")
+    __slots__ = ("address", "boot_id", "delivered", "heard", "hello", "hello_until", "ingresses", "silent")
 
     def __init__(self, address: Address, hello: Hello) -> None:
         self.address = address
         self.boot_id = hello.boot_id
         self.ingresses = hello.ingresses
+        self.hello = b""
+        self.hello_until = -inf
         self.heard = -inf
         self.delivered = -inf
         """When the last packet of a client came by it: only who holds a shared address gets any."""
@@ -161,8 +174,8 @@ class Relays:
 
     # What relays say
 
-    def receive_hello(self, hello: Hello, address: Address, now: float) -> None:
-        """Take a HELLO, authenticated, from the address it came from."""
+    def receive_hello(self, hello: Hello, address: Address, now: float, datagram: bytes = b"") -> None:
+        """Take a HELLO, authenticated, from the address it came from. The same `datagram` will be known again."""
         self.counters.hellos += 1
         relay = self._relays.get(address)
         if relay is None or relay.boot_id != hello.boot_id or relay.ingresses != hello.ingresses:
@@ -172,7 +185,19 @@ class Relays:
                 self.counters.refused += 1
                 return
             relay = self._begin(address, hello, now)
+        relay.hello = datagram
+        relay.hello_until = now + VERIFIED_SECONDS
         self._hear(relay, now)
+
+    def repeats_hello(self, datagram: bytes, address: Address, now: float) -> bool:
+        """Whether a datagram is, to the byte, the HELLO of this address that was authenticated not long ago; if so, it
+        is taken. Forty a second come from each relay."""
+        relay = self._relays.get(address)
+        if relay is None or now >= relay.hello_until or not compare_digest(relay.hello, datagram):
+            return False
+        self.counters.hellos += 1
+        self._hear(relay, now)
+        return True
 
     def delivered(self, address: Address, now: float) -> None:
         """Note that a relay handed on a client's packet; it counts as a sign of life."""

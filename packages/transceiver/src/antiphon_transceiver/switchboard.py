@@ -230,10 +230,10 @@ class Switchboard:
         self.counters.received += 1
         if len(data) <= HEADER_SIZE:
             self.counters.too_short += 1
+        elif data[0] & MESSAGE:
+            self._receive_message(data, relay, now)
         elif not self._link_keys.verify(data, now + self._unix_offset):
             self.counters.bad_tag += 1
-        elif data[0] & MESSAGE:
-            self._receive_message(data[HEADER_SIZE:], relay, now)
         else:
             if relay != self._delivering:
                 self._delivering = relay
@@ -379,15 +379,20 @@ class Switchboard:
         self.relays.take_over(origin, now)
         self._tell_relays(now)
 
-    def _receive_message(self, body: bytes, relay: Address, now: float) -> None:
+    def _receive_message(self, data: bytes, relay: Address, now: float) -> None:
         self.counters.messages += 1
+        if self.relays.repeats_hello(data, relay, now):
+            return
+        if not self._link_keys.verify(data, now + self._unix_offset):
+            self.counters.bad_tag += 1
+            return
         try:
-            message = decode_message(body)
+            message = decode_message(data[HEADER_SIZE:])
         except DecodeError:
             self.counters.malformed_messages += 1
             return
         if isinstance(message, Hello):
-            self.relays.receive_hello(message, relay, now)
+            self.relays.receive_hello(message, relay, now, data)
         else:
             self.counters.skipped_messages += 1
 
