@@ -177,7 +177,7 @@ def sctp_chunks(data: bytes) -> None:
 
 def session_description(data: bytes) -> None:
     for read in (SessionDescription.decode, read_fragment):
-        with contextlib.suppress(DecodeError):
+        with contextlib.suppress(DecodeError, OfferError):
             read(data)
     try:
         offer = read_offer(data)

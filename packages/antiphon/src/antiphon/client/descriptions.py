@@ -88,21 +88,25 @@ def _channels(sctp: SctpParameters, transport: tuple[Attribute, ...]) -> MediaDe
 
 def read_answer(sdp: str) -> Answer:
     """Read an answer to `write_offer`; raise DecodeError when it lacks something."""
-    audio, *others = SessionDescription.decode(sdp.encode()).media
+    media = SessionDescription.decode(sdp.encode()).media
+    if not media:
+        raise DecodeError("the answer has no media")
+    audio, *others = media
     ufrag, password, setup = audio.value("ice-ufrag"), audio.value("ice-pwd"), audio.value("setup")
     fingerprints = tuple(found for value in audio.values("fingerprint") if (found := decode_fingerprint(value)))
     if not ufrag or not password or not fingerprints or setup not in ("active", "passive"):
         raise DecodeError("the answer has no ice-ufrag, ice-pwd, fingerprint or setup")
     try:
-        candidates = [Candidate.from_sdp(value) for value in audio.values("candidate")]
+        candidates = map(Candidate.from_sdp, audio.values("candidate"))
+        udp = (candidate for candidate in candidates if candidate.transport.lower() == "udp")
+        paths = tuple(Path.of(candidate.host, candidate.port) for candidate in udp)
     except ValueError as error:
         raise DecodeError(f"bad a=candidate: {error}") from None
-    udp = (candidate for candidate in candidates if candidate.transport.lower() == "udp")
     return Answer(
         IceParameters(ufrag, password),
         "active" if setup == "active" else "passive",
         fingerprints,
-        tuple(Path.of(candidate.host, candidate.port) for candidate in udp),
+        paths,
         RtpOptions(
             extensions={extension.uri: extension.id for extension in map(ExtMap.decode, audio.values("extmap"))},
             mid=audio.value("mid") or "",
