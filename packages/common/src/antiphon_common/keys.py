@@ -6,7 +6,6 @@ the new file, and give the old line a `retire_after` behind the end of the last 
 """
 
 import base64
-import binascii
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -143,7 +142,7 @@ def _parse_line(number: int, line: str) -> Key:
         raise KeyRingError(f"line {number} is not id:base64[:accept_from:mint_from:retire_after] with an id of 0 to 63")
     try:
         secret = base64.b64decode(encoded, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise KeyRingError(f"line {number}: the second field is not base64") from None
     if len(secret) < MIN_SECRET_SIZE:
         raise KeyRingError(f"line {number}: the secret has {len(secret)} bytes, it needs at least {MIN_SECRET_SIZE}")
