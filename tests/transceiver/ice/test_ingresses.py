@@ -1,6 +1,9 @@
 """A second ingress without a shared address: its path is kept alive, and takes over when the first one is lost."""
 
+import random
 from collections.abc import Callable
+
+import pytest
 
 from antiphon_common.core import Path
 from antiphon_common.stun import Message, MessageClass
@@ -193,6 +196,47 @@ def test_without_a_word_of_the_owner_the_backup_takes_over_when_the_selected_pat
     peer.reachable.discard(FIRST)
     peer.advance(silent + 20)
     assert [(at - silent, event) for at, event in peer.events] == [(5.0, ice.PathSelected(SECOND))]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_happens_a_proved_path_is_selected_and_the_agent_comes_to_rest(seed: int) -> None:
+    print("seed", seed)
+    source = random.Random(seed)
+    peer = Peer(seed=seed)
+    paths = [Path.of("192.0.2.10", 50000 + number, ingress=number % 3) for number in range(7)]
+    for _ in range(2000):
+        path = source.choice(paths)
+        match source.choice(["check", "check", "media", "unreachable", "break", "mend", "mend", "wait", "wait"]):
+            case "check":
+                peer.send(peer.request(use_candidate=source.random() < 0.3), path)
+            case "media":
+                peer.agent.heard(path, 100, peer.now, authenticated=True)
+            case "unreachable":
+                peer.agent.unreachable(path.ingress, peer.now)
+                others = [other for other in peer.agent.paths if other.ingress != path.ingress]
+                for other in others:
+                    peer.agent.heard(other, 100, peer.now, authenticated=True)
+                if any(peer.agent.is_validated(other) for other in others):
+                    assert peer.agent.selected in others
+            case "break":
+                peer.reachable.discard(path)
+            case "mend":
+                peer.reachable.add(path)
+            case "wait":
+                peer.advance(peer.now + source.choice([0.02, 0.5, 3.0, 7.0]))
+        peer.drain()
+        peer.agent.handle_timeout(peer.now)
+        peer.drain()
+        deadline = peer.agent.poll_timeout()
+        assert deadline is None or deadline > peer.now
+        if any(peer.agent.is_validated(other) for other in peer.agent.paths):
+            assert peer.agent.selected is not None
+            assert peer.agent.is_validated(peer.agent.selected)
+        if peer.seen(ice.Expired):
+            break
+    print(
+        f"{peer.now - 1000:.0f} s, {len(peer.seen(ice.PathSelected))} selected, {len(peer.seen(ice.Disconnected))} lost"
+    )
 
 
 def is_check(datagram: bytes) -> bool:
