@@ -22,6 +22,29 @@ def test_prints_it_without_a_file_and_never_the_same_twice(capsys: pytest.Captur
     assert first.control.minting(0) != second.control.minting(0)
 
 
+def test_rotates_a_file_in_its_place(tmp_path: Path) -> None:
+    file, link = tmp_path / "secret", tmp_path / "link"
+    main(["keygen", str(file)])
+    link.symlink_to(file)
+    file.chmod(0o640)
+    (first,) = KeyRing.load(file).keys
+    main(["keygen", "--rotate", str(link), "--in", "10", "--retire", "100"])
+    old, new = KeyRing.load(file).keys
+    assert (old.secret, new.id) == (first.secret, 1)
+    assert (old.retire_after, new.mint_from) == ((new.mint_from or 0) + 100, new.mint_from)
+    assert (stat.S_IMODE(file.stat().st_mode), link.is_symlink()) == (0o640, True)
+    assert sorted(tmp_path.iterdir()) == [link, file]
+
+
+@pytest.mark.parametrize("text", [None, "no secret"])
+def test_says_why_it_cannot_rotate(text: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SystemExit, match="secret"):
+        main(["keygen", "--rotate", str(file)])
+
+
 @pytest.mark.parametrize(("name", "hint"), [("secret", "there already"), ("no/folder/secret", "No such file")])
 def test_says_why_it_cannot_write(name: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("mine")

@@ -46,6 +46,32 @@ def test_nothing_is_minted_before_its_time() -> None:
         ring(Key(0, SECRET, mint_from=100)).route.minting(99)
 
 
+def test_the_last_key_goes_on_when_all_have_retired() -> None:
+    old, new = Key(0, SECRET, retire_after=100), Key(1, SECRET[::-1], mint_from=50, retire_after=200)
+    keys = ring(old, new)
+    assert [keys.is_overdue(now) for now in (0, 200, 201)] == [False, False, True]
+    assert keys.route.minting(1000)[0] == 1
+    assert (keys.route.accepting(0, 1000), keys.route.accepting(1, 1000)) == (None, keys.route.minting(1000)[1])
+
+
+def test_a_rotation_adds_a_key_that_all_accept_before_any_uses_it_and_retires_the_others() -> None:
+    once = ring(Key(63, SECRET)).rotate(SECRET[::-1], 1000, mint_after=60, retire_after=3600)
+    assert once.keys == (Key(63, SECRET, retire_after=4660), Key(0, SECRET[::-1], mint_from=1060))
+    assert [once.link.minting(now)[0] for now in (1000, 1059, 1060)] == [63, 63, 0]
+    assert once.link.accepting(0, 1000) is not None
+    twice = once.rotate(SECRET, 5000, mint_after=60, retire_after=3600)
+    assert [(key.id, key.retire_after) for key in twice.keys] == [(0, 8660), (1, None)]
+    with pytest.raises(KeyRingError, match="64"):
+        ring(*[Key(number, SECRET) for number in range(64)]).rotate(SECRET, 0, mint_after=0, retire_after=0)
+
+
+def test_who_holds_a_ring_or_a_part_of_it_has_the_keys_that_replace_it() -> None:
+    held, other = ring(Key(0, SECRET)), ring(Key(1, SECRET[::-1]))
+    route = held.route
+    held.replace(other)
+    assert (held.keys, route.minting(0), route.accepting(0, 0)) == (other.keys, other.route.minting(0), None)
+
+
 def test_generated_keys_are_good_at_once() -> None:
     made = KeyRing.generate(lambda size: SECRET[:size])
     assert made.format() == f"{LINE}\n"

@@ -2,10 +2,19 @@ import stat
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
-from antiphon_common.keys import KeyRing
+from antiphon_common.keys import Key, KeyRing
 from antiphon_common.settings import Address, SharedSettings
-from antiphon_common.shell.secrets import load_keys, own_secret_file, write_secret
+from antiphon_common.shell.secrets import (
+    follow_keys,
+    load_keys,
+    own_secret_file,
+    read_keys,
+    replace_secret,
+    write_secret,
+)
 
 LOOPBACK = {"--link": Address("127.0.0.1", 0), "--control": Address("::1", 1)}
 EXPOSED = {**LOOPBACK, "--link": Address("192.0.2.1", 0)}
@@ -46,6 +55,41 @@ def test_takes_the_secret_file_it_is_given(state: Path, capsys: pytest.CaptureFi
         load_keys(SharedSettings(secret_file=str(state / "absent")), LOOPBACK)
     assert exit_info.value.code == 1
     assert "absent: No such file" in capsys.readouterr().err
+
+
+def test_a_file_without_a_key_for_now_does_not_start_a_service(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_secret(state / "keys", KeyRing([Key(0, bytes(32), mint_from=1 << 40)]).format())
+    with pytest.raises(SystemExit) as exit_info:
+        load_keys(SharedSettings(secret_file=str(state / "keys")), LOOPBACK)
+    assert (exit_info.value.code, "earlier mint_from" in capsys.readouterr().err) == (1, True)
+
+
+async def test_keys_follow_their_file_and_outlive_what_it_comes_to(
+    state: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = state / "keys"
+    write_secret(file, KeyRing.generate(lambda size: bytes(size)).format())
+    keys = read_keys(file)
+    link, old = keys.link, keys.link.minting(0)
+    nursery.start_soon(follow_keys, keys)
+    await trio.sleep(2)
+
+    def errors() -> list[str]:
+        return [record.message for record in caplog.records if record.levelname == "ERROR"]
+
+    for text in ("junk", "", KeyRing([Key(5, bytes(32), mint_from=1 << 40)]).format(), None):
+        file.unlink() if text is None else replace_secret(file, text)
+        told = len(errors())
+        await trio.sleep(60)
+        assert (link.minting(0), len(errors())) == (old, told + 1)
+    write_secret(file, KeyRing([Key(7, bytes(range(32)))]).format())
+    await trio.sleep(2)
+    assert (link.minting(0)[0], link.accepting(0, 0)) == (7, None)
+    replace_secret(file, KeyRing([Key(8, bytes(range(32)), retire_after=1)]).format())
+    told = len(errors())
+    await trio.sleep(60)
+    assert (link.minting(1 << 32)[0], len(errors())) == (8, told + 1)
+    assert "AAAA" not in caplog.text
 
 
 def test_never_replaces_a_file(state: Path) -> None:

@@ -1,32 +1,58 @@
-"""`antiphon keygen`: makes the secret file that all services of an installation share."""
+"""`antiphon keygen`: makes the secret file that all services of an installation share, and rotates its keys."""
 
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from antiphon_common.keys import KeyRing
-from antiphon_common.shell.secrets import write_secret
+from antiphon_common.keys import SECRET_SIZE, KeyRing, KeyRingError
+from antiphon_common.shell.secrets import replace_secret, write_secret
+
+MINT_SECONDS = 60
+"""Until when every service should have read the file, copied by hand or by Kubernetes, which takes a minute."""
+RETIRE_SECONDS = 3600
+"""Longer than any link header or control request lasts; calls do not need the key that their token was made with."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write a new secret file, or its text to standard output; never replace a file."""
+    """Write a new secret file, or its text to standard output; replace none, but add a key to one with --rotate."""
     parser = argparse.ArgumentParser(
         prog="antiphon keygen",
         description="Make the secret file that relay, transceiver and signaling share (--secret-file).",
-        epilog="To rotate later, add a line from a new file under another id, with the times from which it is accepted "
-        "and used: id:base64:accept_from:mint_from:retire_after, in Unix seconds. No call is lost.",
+        epilog="Services read the file again when it has changed: rotate it, and copy it to every machine before the "
+        "new key is used. No call is lost.",
     )
     parser.add_argument("file", nargs="?", help="where to write it, for its owner alone; standard output without")
-    file = parser.parse_args(arguments).file
-    text = KeyRing.generate(os.urandom).format()
-    if file is None:
-        sys.stdout.write(text)
-        return
+    parser.add_argument("--rotate", action="store_true", help="add a key to the file, and have the others retire")
+    add_seconds = partial(parser.add_argument, type=int, metavar="SECONDS")
+    add_seconds("--in", dest="mint", default=MINT_SECONDS, help=f"when the new key is used (default: {MINT_SECONDS})")
+    add_seconds(
+        "--retire", default=RETIRE_SECONDS, help=f"when the others retire after that (default: {RETIRE_SECONDS})"
+    )
+    given = parser.parse_args(arguments)
+    if given.rotate and given.file is None:
+        parser.error("--rotate needs the file")
     try:
-        write_secret(Path(file), text)
+        if given.rotate:
+            _rotate(Path(given.file), given.mint, given.retire)
+        elif given.file is None:
+            sys.stdout.write(KeyRing.generate(os.urandom).format())
+        else:
+            write_secret(Path(given.file), KeyRing.generate(os.urandom).format())
     except FileExistsError:
-        raise SystemExit(f"antiphon keygen: {file} is there already: remove it, or write another") from None
+        raise SystemExit(f"antiphon keygen: {given.file} is there already: remove it, or write another") from None
     except OSError as error:
-        raise SystemExit(f"antiphon keygen: cannot write {file}: {error.strerror}") from None
+        raise SystemExit(f"antiphon keygen: cannot write {given.file}: {error.strerror}") from None
+    except KeyRingError as error:
+        raise SystemExit(f"antiphon keygen: {error}") from None
+
+
+def _rotate(file: Path, mint: int, retire: int) -> None:
+    ring = KeyRing.load(file)
+    rotated = ring.rotate(os.urandom(SECRET_SIZE), int(time.time()), mint_after=mint, retire_after=retire)
+    replace_secret(file, rotated.format())
+    key = rotated.keys[-1]
+    print(f"key {key.id} is used in {mint} s; the others retire {retire} s later", file=sys.stderr)

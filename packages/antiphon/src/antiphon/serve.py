@@ -25,6 +25,7 @@ from antiphon_common.settings import (
 )
 from antiphon_common.shell.admin import serve_admin
 from antiphon_common.shell.interfaces import default_address
+from antiphon_common.shell.secrets import follow_keys, read_keys
 from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_relay import AdvertisedMedia, RelayPorts, serve_relay
 from antiphon_relay.media import WILDCARDS
@@ -65,7 +66,7 @@ async def serve_all(
     Each speaks to the others over loopback sockets, as it would over a network. Without a secret file the keys are made
     now and die with the process. One admin port speaks for all of them.
     """
-    keys = KeyRing.load(shared.secret_file) if shared.secret_file else KeyRing.generate(os.urandom)
+    keys = read_keys(shared.secret_file) if shared.secret_file else KeyRing.generate(os.urandom)
     registry = CollectorRegistry()
     inside = msgspec.structs.replace(shared, admin=None)
 
@@ -74,6 +75,7 @@ async def serve_all(
         nursery.cancel_scope.cancel()  # nobody has a use for the others any more
 
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow_keys, keys)
         backends = [await _start_backend(nursery, backend, transceiver.capacity) for backend in transceiver.backend]
         transceiver = msgspec.structs.replace(transceiver, backend=tuple(backends))
         placed: TransceiverPorts = await nursery.start(serve_calls)

@@ -1,8 +1,8 @@
 """The secrets that all services of an installation share, and the keys derived from them.
 
 One secret file, lines `id:base64[:accept_from:mint_from:retire_after]`: id 0 to 63, times in Unix seconds, an absent
-time means always. To rotate, add a line whose `accept_from` is now and whose `mint_from` is when every service has
-the new file, and give the old line a `retire_after` behind the end of the last call that uses it.
+time means always. To rotate, add a line whose `mint_from` is when every service has the new file, and give the old
+line a `retire_after` behind the time that link headers take to be made anew; `KeyRing.rotate` does both.
 """
 
 import base64
@@ -41,7 +41,11 @@ class Key(NamedTuple):
         return begun and (self.retire_after is None or unix_now <= self.retire_after)
 
     def mints(self, unix_now: float) -> bool:
-        return self.accepts(unix_now) and (self.mint_from is None or self.mint_from <= unix_now)
+        return self.accepts(unix_now) and self.began(unix_now)
+
+    def began(self, unix_now: float) -> bool:
+        """Whether it may mint now, or might before it retired."""
+        return max(self.accept_from or 0, self.mint_from or 0) <= unix_now
 
     def __repr__(self) -> str:
         return f"Key(id={self.id}, {self.accept_from}, {self.mint_from}, {self.retire_after})"
@@ -58,18 +62,25 @@ class DerivedKeys:
     def minting(self, unix_now: float) -> tuple[int, bytes]:
         """Return id and bytes of the key to use for something new: of those that may mint, the latest to begin.
 
-        Raises KeyRingError when the secret file has none for this moment.
+        Where every key has retired, the last one goes on: no call ends because a rotation was forgotten. Raises
+        KeyRingError when no key has begun yet.
         """
-        able = [pair for pair in self._keys.values() if pair[0].mints(unix_now)]
-        if not able:
-            raise KeyRingError("no key of the secret file may be used now: give one of them an earlier mint_from")
+        begun = [pair for pair in self._keys.values() if pair[0].began(unix_now)]
+        if not begun:
+            raise KeyRingError("no key of the secret file may be used yet: give one of them an earlier mint_from")
+        able = [pair for pair in begun if pair[0].accepts(unix_now)] or begun
         key, derived = max(able, key=lambda pair: (pair[0].mint_from or 0, pair[0].id))
         return key.id, derived
 
     def accepting(self, key_id: int, unix_now: float) -> bytes | None:
         """Return the bytes of a key that a peer used, or None when there is no such key now."""
         pair = self._keys.get(key_id)
-        return pair[1] if pair and pair[0].accepts(unix_now) else None
+        if pair is None:
+            return None
+        key, derived = pair
+        if key.accepts(unix_now) or (key.began(unix_now) and self.minting(unix_now)[0] == key_id):
+            return derived
+        return None
 
     def replace(self, other: "DerivedKeys") -> None:
         """Take the keys of another."""
@@ -83,8 +94,10 @@ class KeyRing:
     """All keys of a secret file: `route` seals route tokens (AES-128 takes the first 16 bytes), `link` tags what goes
     between relay and transceiver, `control` is the Bearer token of the control API."""
 
-    def __init__(self, keys: Iterable[Key]) -> None:
+    def __init__(self, keys: Iterable[Key], source: Path | None = None) -> None:
+        """Take keys, and the file that they come from, if any."""
         self.keys = tuple(keys)
+        self.source = source
         if not self.keys:
             raise KeyRingError("there is no key: make a secret file with `python -m antiphon keygen FILE`")
         ids = [key.id for key in self.keys]
@@ -104,7 +117,7 @@ class KeyRing:
     def load(cls, file: str | Path) -> Self:
         """Read a secret file; raise KeyRingError, with its name, when that is impossible."""
         try:
-            return cls.parse(Path(file).read_text("ascii"))
+            return cls(cls.parse(Path(file).read_text("ascii")).keys, Path(file))
         except OSError as error:
             raise KeyRingError(f"cannot read the secret file {file}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -122,6 +135,24 @@ class KeyRing:
         self.keys = other.keys
         for mine, theirs in ((self.route, other.route), (self.link, other.link), (self.control, other.control)):
             mine.replace(theirs)
+
+    def rotate(self, secret: bytes, unix_now: int, *, mint_after: int, retire_after: int) -> Self:
+        """Return a ring with one key more, which everything new is made with from `mint_after` seconds on; the others
+        retire `retire_after` seconds later. Those that have retired already are left out."""
+        mint_from = unix_now + mint_after
+        retire = mint_from + retire_after
+        kept = [key for key in self.keys if key.retire_after is None or key.retire_after >= unix_now]
+        newest = max(kept, key=lambda key: key.mint_from or 0, default=self.keys[-1]).id
+        free = (number % (MAX_KEY_ID + 1) for number in range(newest + 1, newest + 1 + MAX_KEY_ID))
+        key_id = next((number for number in free if all(key.id != number for key in kept)), None)
+        if key_id is None:
+            raise KeyRingError("all 64 key ids are in use: remove the lines of keys that nothing uses any more")
+        retiring = [key._replace(retire_after=min(key.retire_after or retire, retire)) for key in kept]
+        return type(self)([*retiring, Key(key_id, secret, mint_from=mint_from)])
+
+    def is_overdue(self, unix_now: float) -> bool:
+        """Whether every key has retired, and only the lack of another keeps the last one in use."""
+        return not any(key.mints(unix_now) for key in self.keys)
 
     def format(self) -> str:
         """Return the text of the secret file: the inverse of `parse`, and as secret."""

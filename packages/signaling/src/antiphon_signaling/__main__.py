@@ -1,8 +1,10 @@
 """`python -m antiphon_signaling`: signaling as a service of its own."""
 
+from functools import partial
+
 from antiphon_common import logs
 from antiphon_common.settings import FrontSettings, SharedSettings, parse
-from antiphon_common.shell.secrets import load_keys
+from antiphon_common.shell.secrets import follow_keys, load_keys
 from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_signaling.service import SignalingPorts, serve_alone
 
@@ -14,7 +16,8 @@ def main() -> None:
     logs.configure(shared.log)
     keys = load_keys(shared, {})
     drain = Drain(shared.drain)
-    run_service(serve_alone, front, shared, keys, drain, drain=drain, ready=announce)
+    follow = partial(follow_keys, keys)
+    run_service(serve_alone, front, shared, keys, drain, drain=drain, beside=follow, ready=announce)
 
 
 def announce(ports: SignalingPorts) -> None:

@@ -4,7 +4,7 @@ from functools import partial
 
 from antiphon_common import logs
 from antiphon_common.settings import SharedSettings, TransceiverSettings, parse
-from antiphon_common.shell.secrets import load_keys
+from antiphon_common.shell.secrets import follow_keys, load_keys
 from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_transceiver.service import TransceiverPorts, serve_transceiver
 
@@ -16,7 +16,8 @@ def main() -> None:
     logs.configure(shared.log)
     keys = load_keys(shared, {"--link": settings.link, "--control": settings.control})
     drain = Drain(shared.drain)
-    run_service(partial(serve_transceiver, settings, shared, keys, drain=drain), drain=drain, ready=announce)
+    serve = partial(serve_transceiver, settings, shared, keys, drain=drain)
+    run_service(serve, drain=drain, beside=partial(follow_keys, keys), ready=announce)
 
 
 def announce(ports: TransceiverPorts) -> None:

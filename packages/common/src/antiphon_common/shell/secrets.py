@@ -2,14 +2,21 @@
 
 import logging
 import os
+import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from antiphon_common.keys import SECRET_SIZE, Key, KeyRing
+import anyio
+
+from antiphon_common.keys import SECRET_SIZE, Key, KeyRing, KeyRingError
 from antiphon_common.settings import Address, SettingsError, SharedSettings, is_loopback
 from antiphon_common.shell.supervise import explained
 
 logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Between two looks at the secret file."""
 
 KNOWN_TO_ALL = KeyRing([Key(0, bytes(SECRET_SIZE))])
 """What --insecure runs on without a secret file: every installation has it, so services on several machines agree."""
@@ -24,7 +31,7 @@ def load_keys(shared: SharedSettings, exposed: Mapping[str, Address]) -> KeyRing
     """
     with explained():
         if shared.secret_file is not None:
-            return KeyRing.load(shared.secret_file)
+            return read_keys(shared.secret_file)
         if shared.insecure:
             logger.warning("running on keys that everybody knows, as --insecure says")
             return KNOWN_TO_ALL
@@ -32,7 +39,57 @@ def load_keys(shared: SharedSettings, exposed: Mapping[str, Address]) -> KeyRing
         file = own_secret_file()
         if not file.exists():
             _make_own(file)
-        return KeyRing.load(file)
+        return read_keys(file)
+
+
+def read_keys(file: str | Path) -> KeyRing:
+    """Read a secret file; raise KeyRingError when that is impossible, or when it has no key for this moment."""
+    keys = KeyRing.load(file)
+    try:
+        keys.control.minting(time.time())
+    except KeyRingError as error:
+        raise KeyRingError(f"{file}: {error}") from None
+    return keys
+
+
+async def follow_keys(keys: KeyRing) -> None:
+    """Take the keys of their file again whenever it has changed, until cancelled, under Trio or asyncio.
+
+    Whoever holds `keys` has the new ones then. What cannot be read, or has no key for this moment, is one line of the
+    log, and the old keys stay.
+    """
+    if keys.source is None:
+        return
+    seen, overdue = _state_of(keys.source), False
+    while True:
+        await anyio.sleep(LOOK_SECONDS)
+        if (state := _state_of(keys.source)) != seen:
+            seen = state
+            _read_again(keys, keys.source)
+        if keys.is_overdue(time.time()) != overdue:
+            overdue = not overdue
+            if overdue:
+                logger.error(
+                    "every key has retired; the last one stays in use: rotate", extra={"file": str(keys.source)}
+                )
+
+
+def _state_of(file: Path) -> tuple[int, ...] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _read_again(keys: KeyRing, file: Path) -> None:
+    try:
+        keys.replace(read_keys(file))
+    except KeyRingError as error:
+        logger.error("the secret file is of no use now; the keys stay", extra={"reason": str(error)})  # noqa: TRY400
+    else:
+        ids = " ".join(str(key.id) for key in keys.keys)
+        logger.info("keys read again", extra={"ids": ids, "minting": keys.control.minting(time.time())[0]})
 
 
 def own_secret_file() -> Path:
@@ -54,6 +111,23 @@ def write_secret(file: Path, text: str) -> None:
         os.link(draft, file)
     finally:
         draft.unlink()
+
+
+def replace_secret(file: Path, text: str) -> None:
+    """Put another text into a secret file, at once, under the same owner and mode."""
+    file = file.resolve()
+    status = file.stat()
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+            stream.write(text)
+        os.replace(draft, file)
+    except OSError:
+        draft.unlink()
+        raise
 
 
 def _refuse_exposed(addresses: Mapping[str, Address]) -> None:
