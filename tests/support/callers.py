@@ -8,6 +8,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import msgspec
@@ -20,6 +23,7 @@ from antiphon.client.load import NTP_EPOCH
 from antiphon.client.speech import Speech
 from antiphon_common.control import IceParameters
 from antiphon_transceiver.dtls import Certificate
+from antiphon_transceiver.sctp import MessageReceived
 
 ANSWER_SECONDS = 10.0
 
@@ -37,13 +41,22 @@ class Figures(msgspec.Struct):
 
 
 class Caller:
-    """One call. `ice` is the server's side of ICE, once the offer is answered."""
+    """One call. `ice` is the server's side of ICE, once the offer is answered; `events` are what came over
+    `oai-events`, with `data_channels`."""
 
     def __init__(
-        self, driver: CallDriver, certificate: Certificate, speech: Speech, local: tuple[str, int] = ("127.0.0.1", 0)
+        self,
+        driver: CallDriver,
+        certificate: Certificate,
+        speech: Speech,
+        local: tuple[str, int] = ("127.0.0.1", 0),
+        *,
+        data_channels: bool = False,
     ) -> None:
         now = trio.current_time()
-        self.core = ClientCall(certificate, os.urandom, now, ntp_offset=time.time() - now + NTP_EPOCH)
+        ntp_offset = time.time() - now + NTP_EPOCH
+        self.core = ClientCall(certificate, os.urandom, now, ntp_offset=ntp_offset, data_channels=data_channels)
+        self.events: list[dict[str, Any]] = []
         self.driven = DrivenCall(self.core, self._listen, local)
         self.ice = IceParameters("", "")
         self.call_id = ""
@@ -94,6 +107,8 @@ class Caller:
                 index = self._speech.index_of.get(event.payload)
                 if index is not None:
                     self.delays.append(now - self.driven.said_at(index))
+            case MessageReceived(data=data):
+                self.events.append(json.loads(data))
             case Closed():
                 self.closed = event.reason
                 self.connected.set()
@@ -107,6 +122,48 @@ class Caller:
         figures.foreign += self.core.failed_srtp + ice.unauthenticated + ice.stray
         figures.delays += self.delays
         self.delays.clear()
+
+
+class Callers:
+    """Real calls to one server; `http` is a client of it."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+        self.driver = CallDriver()
+        self._certificate = Certificate.generate()
+        self._speech = Speech.shipped()
+
+    async def call(self, *, data_channels: bool = False) -> Caller:
+        """Make a call, and return it once it is heard."""
+        caller = Caller(self.driver, self._certificate, self._speech, data_channels=data_channels)
+        assert await caller.connect(self.http), caller.closed or "not connected"
+        await self.hear(caller, 1)
+        return caller
+
+    async def offer(self) -> httpx.Response:
+        """Return what an offer is answered that nobody means to follow up."""
+        core = ClientCall(self._certificate, os.urandom, trio.current_time())
+        headers = {"Content-Type": "application/sdp"}
+        return await self.http.post("/v1/realtime/calls", content=core.offer(), headers=headers)
+
+    async def hear(self, caller: Caller, packets: int) -> None:
+        """Wait until so many more packets came."""
+        due = caller.received + packets
+        with trio.fail_after(ANSWER_SECONDS):
+            while caller.received < due:
+                assert not caller.closed, caller.closed
+                await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def calling(url: str) -> AsyncIterator[Callers]:
+    """Make calls to `url` within the block."""
+    async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, trust_env=False) as http:
+        callers = Callers(http)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(callers.driver.run)
+            yield callers
+            nursery.cancel_scope.cancel()
 
 
 async def main(url: str, calls: int) -> None:

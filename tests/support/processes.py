@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
@@ -65,6 +65,20 @@ class Service:
         copy = Path(f"/proc/self/fd/{self._log.fileno()}").read_text(errors="replace")
         return "\n".join(copy.splitlines()[-SHOWN_LINES:])
 
+    def terminate(self) -> None:
+        """Ask it to stop, as an orchestrator does."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it without a chance to put things in order, and without its end counting as a failure."""
+        running.remove(self)
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self, seconds: float) -> int:
+        """Wait until it ends by itself, and return its exit code."""
+        return self._process.wait(seconds)
+
     def wait_for_log(self, pattern: str, seconds: float = 10.0) -> re.Match[str]:
         """Wait until the log has a match of `pattern`."""
         deadline = time.monotonic() + seconds
@@ -77,6 +91,7 @@ class Service:
         """End it at once, calls or not, and kill it if that does not help. With `check` it must have ended cleanly."""
         if self in running:
             running.remove(self)
+        killed = self._process.returncode == -signal.SIGKILL
         self._process.send_signal(signal.SIGINT)
         try:
             code = self._process.wait(STOP_SECONDS)
@@ -86,7 +101,7 @@ class Service:
         self._reader.join()
         log = self.log
         self._log.close()
-        assert code == 0 or not check, f"{self.name} ended with code {code}:\n{log}"
+        assert code == 0 or killed or not check, f"{self.name} ended with code {code}:\n{log}"
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -102,20 +117,30 @@ class Deployment:
     """A running Antiphon: where callers reach it, and where its figures are."""
 
     def __init__(
-        self, url: str, services: Mapping[str, Service], relay_admin: str, *transceiver_admins: str, secret: str = ""
+        self,
+        url: str,
+        services: Mapping[str, Service],
+        relay_admin: str,
+        *transceiver_admins: str,
+        secret_file: Path | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.services = services
         self.relay_admin = relay_admin
         self.transceiver_admins = transceiver_admins
         self.transceiver_admin = transceiver_admins[0]
-        self.secret = secret
-        """The text of the secret file, where there is one."""
+        self.secret_file = secret_file
 
     @property
     def media(self) -> str:
         """Where the relay itself takes media, whatever callers are told; known where the services run apart."""
         return self.services["relay"].ready.split()[0].partition("=")[2]
+
+    @property
+    def secret(self) -> str:
+        """The text of the secret file."""
+        assert self.secret_file is not None
+        return self.secret_file.read_text()
 
     def relay_metrics(self) -> dict[str, float]:
         return read_metrics(self.relay_admin)
@@ -147,15 +172,16 @@ def apart(
     capacity: int = 100,
     transceivers: int = 1,
     advertise: str | None = None,
+    shared: Sequence[str] = (),
 ) -> Iterator[Deployment]:
     """Run each service as a process of its own, as the README's recipe does, on free ports.
 
-    The second transceiver is `services["transceiver 2"]`; calls go to them in turn. `advertise` is told to callers in
-    place of the relay's media address.
+    The second transceiver is `services["transceiver 2"]`. `advertise` is told to callers in place of the relay's media
+    address; `shared` are more settings of relay, transceivers and signaling. With `--redis` they find each other there.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        secret = ("--secret-file", str(folder / "secret"))
+        secret = ("--secret-file", str(folder / "secret"), *shared)
         subprocess.run([sys.executable, "-m", "antiphon", "keygen", secret[1]], check=True)
         services: dict[str, Service] = {}
 
@@ -174,14 +200,14 @@ def apart(
             )
             for number in range(1, transceivers + 1)
         ]  # fmt: skip
-        media = start("relay", "antiphon_relay", *secret, "--media", "127.0.0.1:0", "--admin", admin[0])
+        found = [] if "--redis" in shared else [word for url in controls for word in ("--transceiver", url)]
+        media = start("relay", "antiphon_relay", *secret, "--media", "127.0.0.1:0", "--admin", admin[0], *found)
         told = advertise or media.split()[0].partition("=")[2]
         url = start(
             "signaling", "antiphon_signaling", *secret, "--http", "127.0.0.1:0", "--advertise", told,
-            "--admin", admin[1], *(word for control in controls for word in ("--transceiver", control)),
+            "--admin", admin[1], *found,
         )  # fmt: skip
-        secret_text = Path(secret[1]).read_text()
-        yield Deployment(url, services, admin[0], *admin[2:], secret=secret_text)
+        yield Deployment(url, services, admin[0], *admin[2:], secret_file=Path(secret[1]))
 
 
 def read_metrics(address: str) -> dict[str, float]:
