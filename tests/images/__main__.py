@@ -8,6 +8,7 @@ at first and again at the end.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from support.processes import Service
+from support.processes import STOP_SECONDS, Service
 
 ROOT = Path(__file__).parents[2]
 RELEASE = "bookworm"
@@ -35,12 +36,12 @@ class Buildah:
         self.command = ("buildah", "--root", str(folder / "storage"), "--runroot", str(folder / "run"))
 
     def __call__(self, *arguments: str | Path) -> str:
-        """Run a command of buildah; return its last line."""
+        """Run a command of buildah; return what it says."""
         command = [*self.command, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout.strip().rpartition("\n")[2]
+        return done.stdout.strip()
 
 
 class Image:
@@ -50,7 +51,7 @@ class Image:
         self.name = name
         self._buildah = buildah
         self._container = buildah("from", "--pull-never", f"localhost/antiphon-{name}")
-        configuration = json.loads(buildah("inspect", "--format", "{{json .OCIv1.Config}}", self._container))
+        configuration = json.loads(buildah("inspect", self._container))["OCIv1"]["config"]
         assert configuration["User"] == f"{USER}:{USER}", f"{name} runs as {configuration['User']}"
         self.entry = tuple(configuration["Entrypoint"])
 
@@ -58,6 +59,21 @@ class Image:
         """Return the command line of its program, without arguments. `keys` is a folder it finds at /keys."""
         volume = ("--volume", f"{keys}:/keys")
         return (*self._buildah.command, "run", ISOLATION, *volume, self._container, "--", *self.entry)
+
+
+class Contained(Service):
+    """A service in a container. A signal to buildah kills it; this ends it as an orchestrator does."""
+
+    def stop(self, *, check: bool = True) -> None:
+        os.kill(innermost(self.pid), signal.SIGTERM)
+        self._process.wait(STOP_SECONDS)
+        super().stop(check=check)
+
+
+def innermost(pid: int) -> int:
+    """Return the last of a chain of child processes."""
+    children = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    return innermost(int(children[0])) if children else pid
 
 
 @contextmanager
@@ -119,7 +135,8 @@ def make_calls(images: dict[str, Image], keys: Path) -> None:
 
         def start(name: str, *arguments: str) -> str:
             *program, module = command(name)
-            return stack.enter_context(Service(module, *arguments, command=tuple(program))).wait_ready().ready
+            module = "antiphon_backend.loopback" if name == "backend" else module  # which can be heard at once
+            return stack.enter_context(Contained(module, *arguments, command=tuple(program))).wait_ready().ready
 
         backend = start("backend", "--listen=127.0.0.1:0")
         admin, transceiver = "--admin=127.0.0.1:0", f"--backend=echo={backend}"
