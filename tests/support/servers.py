@@ -92,9 +92,12 @@ class Transceiver:
         self._deliver(link)
 
     def poll_timeout(self) -> float | None:
-        deadlines = [self.switchboard.poll_timeout(), self.group.poll_timeout()]
-        deadlines += [link.poll_timeout() for link in self.group.links]
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        earliest = self.switchboard.poll_timeout()
+        for poll_timeout in (self.group.poll_timeout, *(link.poll_timeout for link in self.group.links)):
+            deadline = poll_timeout()
+            if deadline is not None and (earliest is None or deadline < earliest):
+                earliest = deadline
+        return earliest
 
     def handle_timeout(self, now: float) -> None:
         self.switchboard.handle_timeout(now)

@@ -1,6 +1,7 @@
 """What must always hold, whatever the network, the faults and the attackers do. Looked at after every step."""
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from operator import gt
@@ -58,6 +59,27 @@ class Violation(AssertionError):
     """Something does not hold that must."""
 
 
+class Held:
+    """The containers of one actor, and how much each may hold."""
+
+    def __init__(self, holdings: list[Holding]) -> None:
+        self._holdings = holdings
+        self._containers = [holding.container for holding in holdings]
+        self._bounds = [BOUNDS.get((holding.owner, holding.attribute), DEFAULT_BOUND) for holding in holdings]
+
+    def check(self) -> None:
+        """Done after every step, hence in one expression."""
+        if any(map(gt, map(len, self._containers), self._bounds)):
+            full = zip(self._holdings, self._bounds, strict=True)
+            raise Violation(
+                ", ".join(
+                    f"{owner}.{attribute} holds {len(container)}"
+                    for (owner, attribute, container), bound in full
+                    if len(container) > bound
+                )
+            )
+
+
 class Stream:
     """One direction of a call's audio: what was heard of it so far."""
 
@@ -91,9 +113,7 @@ class Watch:
         self._calls = 0
         self._running: dict[int, tuple[Client, Call]] = {}
         self._sweep_at = SWEEP_SECONDS
-        self._holdings: list[Holding] = []
-        self._containers: list[Any] = []
-        self._bounds: list[int] = []
+        self._held: dict[Actor, Held] = {}
 
     def next_call(self) -> int:
         self._calls += 1
@@ -210,6 +230,8 @@ class Watch:
         if self.keys.violations:
             raise Violation(self.keys.violations[0])
         for actor in touched:
+            if actor in self._held:
+                self._held[actor].check()
             if isinstance(actor, Relay):
                 self._check_relay(actor)
             elif isinstance(actor, Transceiver):
@@ -217,9 +239,6 @@ class Watch:
         if self._world.now >= self._sweep_at:
             self._sweep_at = self._world.now + SWEEP_SECONDS
             self.sweep()
-        if any(map(gt, map(len, self._containers), self._bounds)):
-            held = (holding for holding in self._holdings if len(holding.container) > _bound(holding))
-            raise Violation(", ".join(f"{one.owner}.{one.attribute} holds {len(one.container)}" for one in held))
 
     def _check_transceiver(self, there: Transceiver) -> None:
         """Its calls keep within bounds and at their clients, and none has another's path."""
@@ -263,19 +282,20 @@ class Watch:
             if flow is not None and flow.confirmed and flow.owner != client.home and relay.alive:
                 raise Violation(f"{call.id}: a relay gave {client.address} to another transceiver")
 
-    def sweep(self) -> Sweep:
-        """Find every container of every core."""
-        world = self._world
-        cores: list[object] = [relay.core for relay in world.relays]
+    def sweep(self) -> Counter[str]:
+        """Find every container of every core; return how many objects there are, by the names of their classes."""
+        world, objects = self._world, Counter[str]()
+        cores: dict[Actor, list[object]] = {relay: [relay.core] for relay in world.relays}
         for there in world.transceivers:
-            cores += [there.switchboard, there.group]
+            cores[there] = [there.switchboard, there.group]
             for backend in there.backends:
-                cores += [backend.link, backend.session]
-        sweep = Sweep(cores)
-        self._holdings = sweep.holdings
-        self._containers = [holding.container for holding in sweep.holdings]
-        self._bounds = [_bound(holding) for holding in sweep.holdings]
-        return sweep
+                cores[backend] = [backend.link, backend.session]
+        for actor, roots in cores.items():
+            sweep = Sweep(roots)
+            self._held[actor] = held = Held(sweep.holdings)
+            held.check()
+            objects.update(sweep.objects)
+        return objects
 
     # At the end
 
@@ -295,9 +315,5 @@ class Watch:
             "calls of a backend": sum(backend.session.calls for backend in backends),
             "flows": sum(len(relay.core.flows) for relay in world.relays if relay.alive),
         }
-        held |= {kind: count for kind, count in self.sweep().objects.items() if kind in PER_CALL}
+        held |= {kind: count for kind, count in self.sweep().items() if kind in PER_CALL}
         return ", ".join(f"{count} {kind}" for kind, count in held.items() if count)
-
-
-def _bound(holding: Holding) -> int:
-    return BOUNDS.get((holding.owner, holding.attribute), DEFAULT_BOUND)
