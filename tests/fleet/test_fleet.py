@@ -100,16 +100,17 @@ class Watch:
 
 @contextmanager
 def watching(playwright: Playwright, folder: Path, *, redis: bool) -> Iterator[Watch]:
-    """Hold twenty calls: fourteen of the test client, two of aiortc, four of Chromium, two of them by the lone ingress.
+    """Hold twenty calls: sixteen of the test client, two of aiortc, two of Chromium, one of them by the lone ingress.
 
     Every failure is told at the end, so that none hides the others.
     """
     with fleet(folder, redis=redis) as running, running.browser(playwright):
         running.wait_for_holder()
-        running.call(speaking=8, listening=6, aiortc=2)
-        tabs = [(url, running.browse(url).call_id) for url in (URL, URL, URL_BY_LONE, URL_BY_LONE)]
+        running.call(speaking=9, listening=7, aiortc=2)
+        running.browse(URL)
+        lone = running.browse(URL_BY_LONE)
         time.sleep(SETTLE_SECONDS)
-        watch = Watch(running, {call for url, call in tabs if url == URL_BY_LONE})
+        watch = Watch(running, {lone.call_id})
         yield watch
         assert not watch.failures, "\n".join(watch.failures)
 

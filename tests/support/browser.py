@@ -100,7 +100,7 @@ WATCH_GAPS = """
     if (gap.packets) gap.longest = Math.max(gap.longest, last - gap.last);
     else gap.first = last;
     [gap.last, gap.packets] = [last, told.packetsReceived];
-  }, 20);
+  }, 50);
 }
 """
 TAKE_GAP = """
@@ -203,7 +203,7 @@ class TalkPage:
         self.page.evaluate(WATCH_GAPS)
 
     def take_gap(self) -> Gap:
-        """Return the longest gap since asked before, as Chromium counts what arrives; looked at every 20 ms."""
+        """Return the longest gap since asked before, as Chromium counts what arrives; looked at every 50 ms."""
         taken = self.page.evaluate(TAKE_GAP)
         last = time.monotonic() - taken.pop("silent")
         return Gap(taken["longest"], last - (taken["last"] - taken["first"]), last, taken["packets"])
