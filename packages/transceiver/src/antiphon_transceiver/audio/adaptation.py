@@ -12,6 +12,10 @@ LOWEST_BITRATE: Final = 6_000
 """Bits a second below which Opus makes no sense (RFC 7587 §6.1); a caller may ask for less."""
 
 
+MOST_FEC_PERCENT: Final = 10
+"""The most that Opus is told of losses: for more, libopus 1.3 takes so much from the audio that less is understood."""
+
+
 class Level(NamedTuple):
     """What is sent from a percentage of losses on: how many packets before it each repeats (RED), and the bitrate of
     Opus with RED and without."""
@@ -59,7 +63,8 @@ class SendAdaptation:
         self.distance = self._level.distance if self._repeats else 0
         if self._encoder is not None:
             # RED repeats better than in-band FEC, and at its bitrates FEC would cost the upper half of the spectrum.
-            self._encoder.set_loss(percent, fec=self._uses_fec and percent > 0 and not self.distance)
+            fec = self._uses_fec and percent > 0 and not self.distance
+            self._encoder.set_loss(min(percent, MOST_FEC_PERCENT), fec=fec)
             bitrate = self._level.repeated_bitrate if self._repeats else self._level.single_bitrate
             self._encoder.set_bitrate(min(bitrate, self._ceiling))
 
