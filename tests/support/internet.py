@@ -66,9 +66,9 @@ class Internet:
         self._network = network
         self._new_tab = new_tab
 
-    def impair(self, impairment: Impairment) -> None:
-        """Change the caller's network, both directions."""
-        self._network.impair(CALLER, impairment, impairment)
+    def impair(self, impairment: Impairment, *, after: float = 0.0) -> None:
+        """Change the caller's network, both directions, after so many seconds."""
+        self._network.impair(CALLER, impairment, impairment, after=after)
 
     def interrupt(self, seconds: float, *, after: float, otherwise: Impairment = PERFECT) -> None:
         self._network.interrupt(CALLER, seconds, otherwise, after=after)
