@@ -169,6 +169,38 @@ def test_64_kib_both_ways(we_are_client: bool, impairment: Impairment) -> None:
     print(f"128 KiB both ways with aiortc, {impairment.loss:.0%} loss: {took:.2f} s")
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("impairment", [PERFECT, LOSSY], ids=["clean", "5 % loss"])
+def test_64_kib_within_two_seconds(seed: int, impairment: Impairment) -> None:
+    """Both ways at once. What of aiortc's gets lost it sends again after one to three seconds, as its own clock has it:
+    that direction has no limit where there are losses."""
+    data = Random(seed).randbytes(65536)
+
+    async def talk() -> tuple[float, float]:
+        conversation = Conversation(we_are_client=seed % 2 == 0, impairment=impairment, seed=seed)
+        await conversation.start()
+        ours, theirs = conversation.endpoint.open_channel("ours"), conversation.open_theirs("theirs")
+        conversation.settle()
+        await conversation.wait(lambda: len(conversation.theirs) == len(conversation.opened()) == 2, "two channels")
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        conversation.endpoint.send(ours, data)
+        conversation.settle()
+        theirs.send(data)
+        await conversation.wait(lambda: conversation.heard == [data], "what we sent")
+        there = clock() - began
+        await conversation.wait(lambda: list(conversation.messages()) == [data], "what aiortc sent")
+        back = clock() - began
+        assert conversation.longest <= DEFAULT_MTU - DTLS_OVERHEAD
+        await conversation.stop()
+        return there, back
+
+    there, back = run_in_thread(talk())
+    print(f"seed {seed}, {impairment.loss:.0%} loss: 64 KiB to aiortc in {there:.2f} s, from it in {back:.2f} s")
+    assert there < 2.0
+    assert back < 2.0 or impairment.loss
+
+
 def test_channels_of_every_kind() -> None:
     async def talk() -> None:
         conversation = Conversation(we_are_client=False)
