@@ -62,6 +62,8 @@ class _Verdict:
         client, end = self._client, self._end
         connected = client.connected and end.call.session.was_connected
         self._judge_end(connected=connected)
+        if too_long := client.uplink.too_long + client.downlink.too_long:
+            raise Violation(f"{client.call_id}: {too_long} datagrams were longer than its path takes")
         if connected and not self._plan.spray and end.reason is not EndReason.BACKEND_LOST:
             if client.said:
                 self._judge_audio(len(client.said) - end.call.session.counters.srtp_early)
