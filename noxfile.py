@@ -31,6 +31,9 @@ SYSTEM_TOOLS = (
 QUALITY_TOOLS = ("aiortc", "numpy", "pesq", "pystoi")
 """A peer to compare with, and measures of speech. PESQ is compiled as it is installed."""
 
+RELEASED = ("relay", "transceiver", "signaling", "backend")
+"""Services of which `compat` runs the last release; tags are the package's name, `-v` and its version."""
+
 PROGRAMS = (
     "antiphon",
     "antiphon_relay",
@@ -160,6 +163,16 @@ def e2e(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
+def compat(session: nox.Session) -> None:
+    """Make calls through the last tagged services beside those of this tree, in each pairing; needs git tags."""
+    need(session, "libopus0")
+    folder = Path(session.create_tmp()) / "released"
+    for name in RELEASED:
+        install_release(session, name, folder / name)
+    run_tests(session, "compat", env={"ANTIPHON_RELEASED": str(folder)})
+
+
+@nox.session(venv_backend="none", requires=["system"], default=False)
 def network(session: nox.Session) -> None:
     """Call from Chromium over bad networks between namespaces, `-- --minutes N`; prints gaps and delays; needs root."""
     need(session, "chromium", "iproute2", "libopus0")
@@ -228,8 +241,31 @@ def test_package(session: nox.Session, *peers: str) -> None:
     session.run("pytest", f"tests/{session.name}", *session.posargs)
 
 
-def run_tests(session: nox.Session, folder: str, *arguments: str) -> None:
-    session.run(str(SYSTEM / "bin" / "pytest"), f"tests/{folder}", *arguments, *session.posargs, external=True)
+def run_tests(session: nox.Session, folder: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+    session.run(str(SYSTEM / "bin" / "pytest"), f"tests/{folder}", *arguments, *session.posargs, external=True, env=env)
+
+
+def install_release(session: nox.Session, name: str, environment: Path) -> None:
+    """Install the last tagged version of a service, with the packages it had beside it, into an environment."""
+    newest = ("git", "tag", "--list", f"{name}-v*", "--sort=-version:refname", "--merged")
+    tags = session.run(*newest, external=True, silent=True, log=False)
+    if not tags:
+        session.error(f"compat needs the tags of releases, such as {name}-v0.1.0: git fetch --tags")
+    tag = str(tags).split()[0]
+    sources = environment.with_name(f"{name}-sources")
+    shutil.rmtree(sources, ignore_errors=True)
+    shutil.rmtree(environment, ignore_errors=True)
+    sources.mkdir(parents=True)
+    session.log(f"{name} as of {tag}")
+    archive = sources / "packages.tar"
+    session.run("git", "archive", f"--output={archive}", tag, "packages", "constraints.txt", external=True, log=False)
+    shutil.unpack_archive(archive, sources)
+    python = str(environment / "bin" / "python")
+    pip = ("-m", "pip", "install", "-q", "-c", str(sources / "constraints.txt"))
+    session.run(str(SYSTEM / "bin" / "python"), "-m", "venv", str(environment), external=True, silent=True)
+    session.run(python, *pip, "hatchling", external=True)
+    packages = [str(sources / "packages" / package) for package in with_siblings(name)]
+    session.run(python, *pip, "--no-build-isolation", *packages, external=True)
 
 
 def install(session: nox.Session, packages: Iterable[str], tools: Iterable[str]) -> None:
