@@ -325,7 +325,7 @@ class Fleet:
     def heard_by_callers(self) -> dict[str, Heard]:
         """Return what each caller heard, by call id, since asked before."""
         heard = {
-            call: Heard(tab.take_gap(), closed="" if tab.state == "connected" else tab.state)
+            call: Heard(tab.take_gap(), closed="" if tab.state == "connected" else tab.state, foreign=True)
             for call, tab in self._tabs.items()
         }
         for probe in self._callers:

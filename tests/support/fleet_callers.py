@@ -27,12 +27,14 @@ LOOK_SECONDS = 0.01
 
 
 class Heard(msgspec.Struct):
-    """What one caller heard: `lost` are the packets that its stream lacks. `closed` tells why the call is over."""
+    """What one caller heard: `lost` are the packets that its stream lacks. `closed` tells why the call is over. A
+    `foreign` client is not our own, and `lost` is not known of it."""
 
     gap: Gap
     lost: int = 0
     closed: str = ""
     speaks: bool = True
+    foreign: bool = False
 
 
 class MeasuringCaller(Caller):
@@ -83,7 +85,7 @@ async def call_from_aiortc(url: str, speaking: int) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as http:
         for caller in callers:
             await caller.connect(http)
-    heard = {caller.call_id: Heard(Gap()) for caller in callers}
+    heard = {caller.call_id: Heard(Gap(), foreign=True) for caller in callers}
     print("ready", json.dumps(sorted(heard)), flush=True)
     looking = asyncio.gather(*(_look(caller, heard[caller.call_id]) for caller in callers))
     loop = asyncio.get_running_loop()
