@@ -176,9 +176,16 @@ def compat(session: nox.Session) -> None:
 def network(session: nox.Session) -> None:
     """Call from Chromium over bad networks between namespaces, `-- --minutes N`; prints gaps and delays; needs root."""
     need(session, "chromium", "iproute2", "libopus0")
-    if os.geteuid() or not Path("/dev/net/tun").exists():
-        session.error("network makes network namespaces: run it as root, where /dev/net/tun is")
+    need_namespaces(session)
     run_tests(session, "network", "-s")
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def fleet(session: nox.Session) -> None:
+    """Lose the members of a cluster one by one beside twenty calls; prints gaps. Needs root."""
+    need(session, "chromium", "iproute2", "keepalived", "libopus0", "nftables", "redis-server")
+    need_namespaces(session)
+    run_tests(session, "fleet", "-s")
 
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
@@ -298,6 +305,11 @@ def need(session: nox.Session, *debian_packages: str) -> None:
         session.error(f"{session.name} needs Debian packages that are missing: apt-get install {' '.join(missing)}")
 
 
+def need_namespaces(session: nox.Session) -> None:
+    if os.geteuid() or not Path("/dev/net/tun").exists():
+        session.error(f"{session.name} makes network namespaces: run it as root, where /dev/net/tun is")
+
+
 def has_library(name: str) -> bool:
     try:
         ctypes.CDLL(name)
@@ -335,8 +347,10 @@ DETECT: dict[str, Callable[[], object]] = {
     "gstreamer1.0-tools": lambda: shutil.which("gst-inspect-1.0"),
     "gcc": lambda: shutil.which("gcc"),
     "iproute2": lambda: shutil.which("ip"),
+    "keepalived": lambda: shutil.which("keepalived"),
     "libc6-dev": lambda: Path("/usr/include/stdio.h").exists(),
     "libopus0": lambda: has_library("libopus.so.0"),
+    "nftables": lambda: shutil.which("nft"),
     "nodejs": lambda: shutil.which("node"),
     "npm": lambda: shutil.which("npm"),
     "openssl": lambda: shutil.which("openssl"),
