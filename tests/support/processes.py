@@ -31,6 +31,7 @@ class Service:
 
     def __init__(self, *arguments: str, command: tuple[str, ...] = (sys.executable, "-m")) -> None:
         self.name = arguments[0]
+        self._arguments, self._command = arguments, command
         self.ready = ""
         self._told = threading.Event()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -54,6 +55,10 @@ class Service:
         self._told.wait(READY_SECONDS)
         assert self.ready, f"{self.name} did not get ready:\n{self.log}"
         return self
+
+    def again(self) -> "Service":
+        """Start the same once more."""
+        return Service(*self._arguments, command=self._command)
 
     @property
     def pid(self) -> int:
@@ -189,7 +194,7 @@ def apart(
             services[name] = stack.enter_context(Service(module, *arguments))
             return services[name].wait_ready().ready
 
-        slots = ("--slots", str(capacity))
+        slots = ("--slots", str(capacity * transceivers))
         model = start("backend", f"antiphon_backend.{backend}", "--listen", "127.0.0.1:0", *slots)
         admin = [f"127.0.0.1:{_free_ports(1)}" for _ in range(2 + transceivers)]
         controls = [
