@@ -1,13 +1,15 @@
 """CPU of a call: relay, transceiver and backend each, beside aiortc's echo, under the same load client.
 
     python -m benchmarks.calls [--seconds S] [--rounds N] [--aiortc-calls N] [--opus-calls N] [--pcm16-calls N]
+                               [--shared-calls N]
 
 Every service is a process of its own; all of them have the first core, the load client has the second. The backend is
 `loopback`. In opus mode packets pass untouched; in pcm16 mode the transceiver decodes to 24 kHz and encodes again
 (complexity 5, mono, 32 kbit/s), which is what aiortc does too, at 48 kHz in stereo. What a call costs falls with their
 number, since a wake-up serves several at once; so ours are measured with as many calls as aiortc bears, and with many.
 Modes take turns, so that what else the machine does hits all; figures are medians of all rounds, in milliseconds of CPU
-for each call and second.
+for each call and second. Last comes what a call costs a transceiver that has another beside it, each with its own
+calls: processes share nothing, so it should cost no more than alone.
 """
 
 import argparse
@@ -27,6 +29,9 @@ from support.usage import Usage
 OWN = ("relay", "transceiver", "backend")
 DUE = {"pcm16": 1 / 3}
 """The share of what aiortc costs that relay and transceiver may cost together, with many calls."""
+
+PAIR_DUE = 1.1
+"""What a call may cost in one of two transceivers, beside what it costs in one alone that has as many."""
 
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -48,22 +53,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--aiortc-calls", type=int, default=15, help="calls at once; more is too much for it")
     parser.add_argument("--opus-calls", type=int, default=100)
     parser.add_argument("--pcm16-calls", type=int, default=40)
+    parser.add_argument("--shared-calls", type=int, default=30, help="of each of two transceivers")
     arguments = parser.parse_args(argv)
     few = arguments.aiortc_calls
     modes = {("aiortc", few), ("opus", few), ("pcm16", few)}
     modes |= {("opus", arguments.opus_calls), ("pcm16", arguments.pcm16_calls)}
     samples: dict[tuple[str, int], list[Sample]] = {mode: [] for mode in sorted(modes)}
+    shared: dict[int, list[float]] = {1: [], 2: []}
     _pin(os.getpid(), 1)
     for _ in range(arguments.rounds):
         for (server, calls), taken in samples.items():
             with running(server) as (url, pids):
                 taken.append(trio.run(measure, url, pids, calls, arguments.seconds))
+        for transceivers, costs in shared.items():
+            with running("opus", transceivers) as (url, pids):
+                sample = trio.run(measure, url, pids, transceivers * arguments.shared_calls, arguments.seconds)
+                costs.append(sum(cost for name, cost in sample.cost.items() if name.startswith("transceiver")))
     print_table(samples)
+    alone, beside = (median(costs) for costs in shared.values())
+    print(
+        f"two transceivers, {arguments.shared_calls} opus calls each: {beside:.2f} ms for each call and second, "
+        f"{beside / alone:.2f} times one with as many (due {PAIR_DUE})"
+    )
     return 0
 
 
 @contextmanager
-def running(server: str) -> Iterator[tuple[str, dict[str, int]]]:
+def running(server: str, transceivers: int = 1) -> Iterator[tuple[str, dict[str, int]]]:
     """Run a server on the first core; give its URL and the ids of its processes."""
     if server == "aiortc":
         with Service("benchmarks.calls.aiortc_echo") as service:
@@ -71,8 +87,9 @@ def running(server: str) -> Iterator[tuple[str, dict[str, int]]]:
             _pin(service.pid, 0)
             yield url, pids
         return
-    with apart(audio={"opus": "opus", "pcm16": "pcm16/24000"}[server], capacity=1000) as deployment:
-        pids = {name: deployment.services[name].pid for name in OWN}
+    audio = {"opus": "opus", "pcm16": "pcm16/24000"}[server]
+    with apart(audio=audio, capacity=1000, transceivers=transceivers) as deployment:
+        pids = {name: service.pid for name, service in deployment.services.items() if name != "signaling"}
         for pid in pids.values():
             _pin(pid, 0)
         yield deployment.url, pids
