@@ -67,7 +67,8 @@ class _Verdict:
         if connected and not self._plan.spray and end.reason is not EndReason.BACKEND_LOST:
             if client.said:
                 self._judge_audio(len(client.said) - end.call.session.counters.srtp_early)
-            self._judge_letters()
+            if not self._call.is_filled:
+                self._judge_letters()
 
     def _judge_end(self, *, connected: bool) -> None:
         plan, call, client, end = self._plan, self._call, self._client, self._end

@@ -67,6 +67,11 @@ class CallPlan(msgspec.Struct, frozen=True):
         return self.impairment.rate < NARROW
 
     @property
+    def is_filled(self) -> bool:
+        """Whether audio alone fills such a path, so that nothing else may come through."""
+        return self.is_narrow and self.codec != "opus"
+
+    @property
     def is_crowded(self) -> bool:
         """Whether more than audio alone goes over such a path, which may cost some of it."""
         return self.is_narrow and (self.letters_every is not None or self.codec.startswith("red"))

@@ -118,7 +118,7 @@ class Simulation:
         if plan.restarts_after is not None:
             world.later(plan.restarts_after, self._restart, client)
         if plan.letters_every is not None:
-            narrow, side = plan.is_narrow, plan.side_channel
+            narrow, side = plan.is_narrow, plan.side_channel and not plan.is_narrow
             Correspondence(world, client, self._chance, plan.letters_every, narrow=narrow, side=side)
         world.later(plan.seconds, self._end, client, plan.ending)
         self._talk_once_connected(client)
@@ -126,8 +126,7 @@ class Simulation:
     def _talk_once_connected(self, client: Client) -> None:
         if client.connected and client.closed is None:
             client.talk()
-            for _ in range(self.plan.attackers):
-                self._attack(client)
+            self._attack_once_confirmed(client)
         elif client.closed is None and client.present:
             self.world.later(0.02, self._talk_once_connected, client)
 
@@ -154,6 +153,18 @@ class Simulation:
             there.hang_up(client.call_id)
         world.touch(client)
         world.touch(there)
+
+    def _attack_once_confirmed(self, victim: Client) -> None:
+        """Before that its address is whoever's it was last heard of, so that strangers lock nobody out."""
+        call = self.world.find(victim)
+        if call is None:
+            return
+        agent = call.session.agent
+        if agent.selected is None or not agent.is_validated(agent.selected):
+            self.world.later(0.02, self._attack_once_confirmed, victim)
+            return
+        for _ in range(self.plan.attackers):
+            self._attack(victim)
 
     def _attack(self, victim: Client) -> None:
         """Make a call in one's own name, and once it is connected send from the victim's address."""
