@@ -18,7 +18,7 @@ from antiphon_transceiver.audio import JitterBuffer, OverrunError, Playout
 from antiphon_transceiver.audio.red import decode_red
 from antiphon_transceiver.backends.call import LinkCounters
 from antiphon_transceiver.backends.link import BackendLink
-from antiphon_transceiver.channels import EVENTS_LABEL, CallChannels, UndeliverableError, read_event
+from antiphon_transceiver.channels import EVENTS_LABEL, CallChannels, read_event
 from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
 from antiphon_transceiver.dtls.messages import HandshakeMessage
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
@@ -184,17 +184,16 @@ def call_channels(data: bytes) -> None:
     other = caller.open_channel("other", ordered=False)
     for delay, piece in pieces(data):
         action, piece = piece[:1], piece[1:]
-        if action == b"e":
-            with contextlib.suppress(DecodeError, UndeliverableError):
+        with contextlib.suppress(DecodeError, LocalProtocolError):
+            if action == b"e":
                 channels.send(read_event(piece.decode("utf-8", "replace")))
-        elif action == b"c":
-            caller.close_channel(0)
-        elif action == b"o":
-            caller.open_channel(EVENTS_LABEL)
-        else:
-            channel = other if action == b"x" else 0
-            with contextlib.suppress(LocalProtocolError):
-                caller.send(channel, piece if action == b"b" else piece.decode("utf-8", "replace"))
+            elif action == b"c":
+                caller.close_channel(0)
+            elif action == b"o":
+                caller.open_channel(EVENTS_LABEL)
+            else:
+                text = piece if action == b"b" else piece.decode("utf-8", "replace")
+                caller.send(other if action == b"x" else 0, text)
         network.run(limit=network.now + delay / 10)
     network.run(limit=network.now + 1.0)
     channels.finish(network.now)

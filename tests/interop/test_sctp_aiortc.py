@@ -182,6 +182,7 @@ def test_64_kib_within_two_seconds(seed: int, impairment: Impairment) -> None:
         ours, theirs = conversation.endpoint.open_channel("ours"), conversation.open_theirs("theirs")
         conversation.settle()
         await conversation.wait(lambda: len(conversation.theirs) == len(conversation.opened()) == 2, "two channels")
+        await conversation.wait(lambda: theirs.readyState == "open", "the channel of aiortc")
         clock = asyncio.get_running_loop().time
         began = clock()
         conversation.endpoint.send(ours, data)
