@@ -8,7 +8,7 @@ from antiphon_common.core import Path
 from antiphon_common.keys import Key, KeyRing
 from antiphon_common.link import DOWNLINK, HEADER_SIZE, Confirm, Hello, LinkKeys
 from antiphon_common.ownership import MAX_PROVISIONAL, PROVISIONAL_SECONDS
-from antiphon_relay.flows import SILENT_SECONDS, TAKEOVER_SECONDS
+from antiphon_relay.flows import CHECKS_AT_ONCE, SILENT_SECONDS, TAKEOVER_SECONDS
 from support.relaying import INGRESS, LAST_PORT, Relay, Seen, binding_request, client
 
 RTP, DTLS, STUN_RESPONSE = b"\x80\x6frtp", b"\x16\xfe\xfddtls", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
@@ -46,6 +46,22 @@ def test_requests_follow_their_token_even_on_a_confirmed_flow(relay: Relay) -> N
     first.confirm(client(0))
     request = binding_request(second.token())
     assert relay.receive(request, client(0)) == [Seen(request, client(0), second.link)]
+
+
+def test_a_call_outlives_the_key_of_its_token() -> None:
+    relay = Relay(KeyRing([Key(0, bytes(32), retire_after=1010), Key(1, bytes(range(32)), mint_from=1005)]))
+    owner = relay.transceiver()
+    request = binding_request(owner.token())
+    assert relay.receive(request, client(0)) == [Seen(request, client(0), owner.link)]
+    owner.confirm(client(0))
+    relay.wait(6)
+    owner.confirm(client(0))
+    relay.wait(20)
+    assert relay.receive(request, client(0)) == [Seen(request, client(0), owner.link)]
+    assert relay.receive(request, client(1)) == []
+    assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
+    answers = [relay.receive(request, client(0)) for _ in range(2 * CHECKS_AT_ONCE)]
+    assert sum(map(len, answers)) < CHECKS_AT_ONCE
 
 
 @pytest.mark.parametrize("data", [b"\x00\x01", binding_request(b"x" * 23)[:-1], binding_request(b"")], ids=bytes.hex)

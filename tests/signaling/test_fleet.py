@@ -3,7 +3,8 @@ from random import Random
 import pytest
 
 from antiphon_common.control import Load
-from antiphon_signaling.fleet import FORGET_SECONDS, LEASE_SECONDS, MAX_LONG_SHOTS, Fleet
+from antiphon_common.registry import LEASE_SECONDS
+from antiphon_signaling.fleet import FORGET_SECONDS, MAX_LONG_SHOTS, Fleet
 
 A, B, C = "http://10.0.0.1:1", "http://10.0.0.2:1", "http://10.0.0.3:1"
 

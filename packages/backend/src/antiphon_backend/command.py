@@ -1,7 +1,6 @@
 """A backend as a program: its command line, and how it ends."""
 
 import argparse
-import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from antiphon_common.logs import configure
 from antiphon_common.settings import Address
 from antiphon_common.settings.values import read_address
 from antiphon_common.shell.admin import serve_admin
-from antiphon_common.shell.supervise import Runtime, run_service
+from antiphon_common.shell.supervise import Drain, Runtime, run_service
 
 DRAIN_SECONDS = 25.0
 """How long calls may go on after SIGTERM: less than the 30 s that Kubernetes waits before it kills."""
@@ -25,7 +24,7 @@ class _Options(NamedTuple):
     listen: Address
     slots: int
     formats: tuple[str, ...]
-    drain_seconds: float
+    drain: float
     admin: Address | None
 
 
@@ -43,15 +42,20 @@ def run_backend(
     """
     options = _parse(handler, formats, argv)
     configure()
-    run_service(_serve, handler, options, ready=lambda url: print(f"ready {url}", flush=True), runtime=runtime)
+    drain = Drain(options.drain)
+    run_service(_serve, handler, options, drain, ready=_announce, drain=drain, runtime=runtime)
 
 
-async def _serve(handler: Handler, options: _Options, *, task_status: TaskStatus[str]) -> None:
-    drain, registry = anyio.Event(), CollectorRegistry()
+def _announce(url: str) -> None:
+    print(f"ready {url}", flush=True)
+
+
+async def _serve(handler: Handler, options: _Options, drain: Drain, *, task_status: TaskStatus[str]) -> None:
+    registry = CollectorRegistry()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_drain_on_signal, drain, options.drain_seconds, tasks.cancel_scope)
+        tasks.start_soon(_end_in_time, drain, tasks.cancel_scope)
         if options.admin is not None:
-            await tasks.start(serve_admin, options.admin, lambda: True, lambda: not drain.is_set(), registry)
+            await tasks.start(serve_admin, options.admin, lambda: True, lambda: not drain.begun, registry)
         await serve_backend(
             handler,
             options.listen.host,
@@ -65,12 +69,8 @@ async def _serve(handler: Handler, options: _Options, *, task_status: TaskStatus
         tasks.cancel_scope.cancel()
 
 
-async def _drain_on_signal(drain: anyio.Event, seconds: float, service: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-        await anext(signals)
-        drain.set()
-        with anyio.move_on_after(seconds):
-            await anext(signals)
+async def _end_in_time(drain: Drain, service: anyio.CancelScope) -> None:
+    await drain.wait_left(lambda: False)  # it returns by itself once its calls have ended
     service.cancel()
 
 
@@ -82,7 +82,8 @@ def _parse(handler: Handler, formats: Sequence[str], argv: Sequence[str] | None)
     add("--listen", type=_address, default=default, metavar="HOST:PORT", help="where transceivers connect")
     add("--slots", type=int, default=DEFAULT_SLOTS, metavar="N", help="calls at once")
     add("--formats", nargs="+", choices=FORMATS, default=formats, metavar="FORMAT", help="audio taken, best first")
-    add("--drain-seconds", type=float, default=DRAIN_SECONDS, metavar="S", help="what calls still have after SIGTERM")
+    limit = "what calls still have after SIGTERM"
+    add("--drain", "--drain-seconds", type=float, default=DRAIN_SECONDS, metavar="SECONDS", help=limit)
     add("--admin", type=_address, metavar="HOST:PORT", help="health, readiness and metrics over HTTP")
     options = parser.parse_args(argv)
     return _Options(**{**vars(options), "formats": tuple(options.formats)})

@@ -13,6 +13,8 @@ from antiphon_common.control import LinkInfo, Load
 from antiphon_common.errors import DecodeError
 from antiphon_common.keys import DerivedKeys
 
+LEASE_SECONDS = 3.0
+"""How long a transceiver that was not heard of any more stays listed."""
 TAG_SIZE = 16
 _PERSON = b"antiphon/place"
 

@@ -260,10 +260,12 @@ class Forwarder:
             self.counters.malformed_request += 1
             return
         owner = self._owner_of.get(ufrag) or self._read_token(ufrag, now)
-        if owner is None:
+        own = flow is not None and flow.confirmed and (owner is None or flow.owner == owner.address)
+        if own and flow is not None and flow.checks.allow(now):
+            # without an owner the key of its token has retired, which the call outlives
+            self.link_outbox.append((flow.header + data, flow.owner))
             return
-        own = flow is not None and flow.confirmed and flow.owner == owner.address and flow.checks.allow(now)
-        if not own and not self._admit(ufrag, owner, now):
+        if owner is None or not self._admit(ufrag, owner, now):
             return
         header = self._uplink_header(ingress.key(source), now) if flow is None else flow.header
         self.link_outbox.append((header + data, owner.address))

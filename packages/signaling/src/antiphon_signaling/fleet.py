@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from antiphon_common.control import Load
+from antiphon_common.registry import LEASE_SECONDS
 
-LEASE_SECONDS = 3.0
-"""How long a listed transceiver need not be asked."""
 FORGET_SECONDS = 60.0
 """Silence after which one is forgotten that Redis listed, before it fell silent too."""
 MAX_LONG_SHOTS = 3

@@ -13,13 +13,11 @@ import anyio
 
 from antiphon_common.errors import DecodeError
 from antiphon_common.keys import DerivedKeys
-from antiphon_common.registry import Registered, seal, unseal
+from antiphon_common.registry import LEASE_SECONDS, Registered, seal, unseal
 
 if TYPE_CHECKING:
     from coredis import Redis
 
-LEASE_SECONDS = 3.0
-"""How long a transceiver that was not heard of any more stays listed."""
 RENEW_SECONDS = 1.0
 ANSWER_SECONDS = 0.5
 """How long Redis may take to be connected, and for each answer: a stalled one would take all the time of the lease."""
@@ -29,15 +27,13 @@ MAX_MEMBERS = 1000
 log = logging.getLogger(__name__)
 
 
-def connect(url: str) -> "Redis[bytes]":
-    """Return a client with deadlines of its own; it is an async context manager. What fails raises RedisError or
-    OSError. Let no cancellation cut its commands off: each would take a connection out of its pool for ever."""
+def connect(url: str, seconds: float = ANSWER_SECONDS) -> "Redis[bytes]":
+    """Return a client that waits so long for each answer; it is an async context manager. What fails raises RedisError
+    or OSError. Let no cancellation cut its commands off: each would take a connection out of its pool for ever."""
     from coredis import Redis
     from coredis.retry import NoRetryPolicy
 
-    return Redis.from_url(
-        url, connect_timeout=ANSWER_SECONDS, stream_timeout=ANSWER_SECONDS, retry_policy=NoRetryPolicy()
-    )
+    return Redis.from_url(url, connect_timeout=ANSWER_SECONDS, stream_timeout=seconds, retry_policy=NoRetryPolicy())
 
 
 async def keep_registered(url: str, keys: DerivedKeys, describe: Callable[[], Registered]) -> None:
@@ -61,13 +57,18 @@ async def keep_registered(url: str, keys: DerivedKeys, describe: Callable[[], Re
 async def watch_members(url: str, cluster: int, keys: DerivedKeys, found: Callable[[list[Registered]], None]) -> None:
     """Call `found` each second with the transceivers that have a lease, until cancelled; not while Redis is gone."""
     names = _Names(cluster)
+    foreign = 0
 
     async def look(redis: "Redis[bytes]") -> None:
+        nonlocal foreign
         places = sorted(await redis.smembers(names.index))[:MAX_MEMBERS]
-        values = await redis.mget([names.member(place.decode()) for place in places]) if places else ()
+        values = await redis.mget([names.member(place.decode(errors="replace")) for place in places]) if places else ()
         if gone := [place for place, value in zip(places, values, strict=True) if value is None]:
             await redis.srem(names.index, gone)  # one that lives comes back within a second
-        found([member for value in values if value is not None and (member := _read(value, keys)) is not None])
+        listed = [_read(value, keys) for value in values if value is not None]
+        if foreign != (foreign := listed.count(None)):
+            log.warning("entries of the registry are not of this installation", extra={"entries": foreign})
+        found([member for member in listed if member is not None])
 
     await _every_second(url, look)
 
@@ -86,8 +87,8 @@ class _Names:
 async def _every_second(url: str, act: Callable[["Redis[bytes]"], Awaitable[None]]) -> None:
     from coredis.exceptions import RedisError
 
-    working = True
-    async with connect(url) as redis:
+    async def work(redis: "Redis[bytes]") -> None:
+        working = True
         while True:
             try:
                 await act(redis)
@@ -100,6 +101,14 @@ async def _every_second(url: str, act: Callable[["Redis[bytes]"], Awaitable[None
                     log.info("Redis answers again")
                 working = True
             await anyio.sleep(RENEW_SECONDS)
+
+    while True:
+        try:
+            async with connect(url) as redis:
+                await work(redis)
+        except Exception:  # whatever else the client makes of a broken server ends no service
+            log.exception("the client of Redis failed")
+        await anyio.sleep(RENEW_SECONDS)
 
 
 async def _give_back(url: str, names: _Names, place: str) -> None:
@@ -116,6 +125,5 @@ async def _give_back(url: str, names: _Names, place: str) -> None:
 def _read(value: bytes, keys: DerivedKeys) -> Registered | None:
     try:
         return unseal(value, keys, time.time())
-    except DecodeError as error:
-        log.warning("an entry of the registry is not taken", extra={"reason": str(error)})
+    except DecodeError:
         return None
