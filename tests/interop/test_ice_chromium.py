@@ -149,7 +149,7 @@ def test_a_call_goes_on_through_trickled_candidates_and_restarts(
 
 
 def wait_for_audio(tab: TalkPage, before: dict[str, Any]) -> dict[str, Any]:
-    """Wait until another pair than before, with other credentials, is answered, and half a second of audio came since."""
+    """Wait until another pair than before, with other credentials, is answered, and half a second of audio came."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while True:
         now: dict[str, Any] = tab.page.evaluate(FIGURES)

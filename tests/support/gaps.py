@@ -1,5 +1,6 @@
-"""Gaps in streams of packets, and programs that tell them when they are asked. Times are those of `time.monotonic`, which
-all processes of a machine share.
+"""Gaps in streams of packets, and programs that tell them when they are asked.
+
+Times are those of `time.monotonic`, which all processes of a machine share.
 """
 
 import os
