@@ -18,6 +18,7 @@ from antiphon_common.link import (
     Release,
 )
 from antiphon_common.routing import ClusterNetworks, RouteToken, RouteTokens
+from antiphon_relay.cache import FlowCache
 from antiphon_relay.flows import Ingress
 from antiphon_relay.forwarder import LINK, Forwarder
 
@@ -68,7 +69,14 @@ class Transceiver:
 class Relay:
     """A forwarder with an IPv4 and an IPv6 address, and virtual time."""
 
-    def __init__(self, keys: KeyRing | None = None, random: Callable[[int], bytes] = bytes) -> None:
+    def __init__(
+        self,
+        keys: KeyRing | None = None,
+        random: Callable[[int], bytes] = bytes,
+        *,
+        cache_of: int | None = None,
+    ) -> None:
+        """With `cache_of`, the relay shares its flows with those of that cluster."""
         self.keys = keys or KeyRing.generate(bytes)
         self.tokens = RouteTokens(self.keys.route)
         self.link_keys = LinkKeys(self.keys.link)
@@ -83,6 +91,7 @@ class Relay:
             LinkKeys(self.keys.link),
             random,
             unix_offset=self.unix_offset,
+            cache=None if cache_of is None else FlowCache(cache_of, self.keys.link, unix_offset=self.unix_offset),
         )
         self.counters = self.core.counters
 

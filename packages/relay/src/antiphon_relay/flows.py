@@ -4,6 +4,8 @@ Each flow keeps what the hot path needs ready-made: one look-up by the client's 
 the 32 bytes of the link header on the way down.
 """
 
+from math import inf
+
 from antiphon_common.core import TRANSPORT_UDP, Path
 from antiphon_common.ownership import Claim, OwnershipTable
 from antiphon_common.sockaddr import from_port_and_address, port_and_address
@@ -52,7 +54,7 @@ class Ingress:
 class Flow(Claim[bytes]):
     """A path with an owner, which is a transceiver's encoded link address."""
 
-    __slots__ = ("allowance", "checks", "client", "downlink_header", "header", "ingress", "window_end")
+    __slots__ = ("allowance", "checks", "client", "downlink_header", "header", "ingress", "left_at", "window_end")
 
     def __init__(self, key: bytes, owner: bytes, now: float, ingress: Ingress) -> None:
         super().__init__(key, owner, now)
@@ -63,6 +65,8 @@ class Flow(Claim[bytes]):
         self.checks = Bucket(CHECKS_PER_SECOND, CHECKS_AT_ONCE)
         self.allowance = 0
         self.window_end = now
+        self.left_at = -inf
+        """When it was last left to other relays, in the flow cache."""
 
     @property
     def path(self) -> Path:

@@ -40,6 +40,7 @@ from antiphon_common.link import (
 from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.sockaddr import decode_address, encode_address, from_port_and_address
 from antiphon_common.stun import peek_username
+from antiphon_relay.cache import WRITE_INTERVAL, FlowCache
 from antiphon_relay.flows import BINDING_REQUEST, PATH_HEAD_SIZE, Datagram, Flow, FlowTable, Ingress
 from antiphon_relay.limits import Bucket, BucketArray
 from antiphon_relay.moves import Moves
@@ -61,6 +62,9 @@ REMEMBER_SECONDS = 10.0
 """How long a token or a link header counts as read, so that a retired key ends."""
 TIMEOUT_INTERVAL = 1.0
 """Seconds between two looks for expired flows."""
+
+LEAST_MEDIA_BYTE = 20
+"""First bytes from here on are DTLS's and RTP's (RFC 7983): worth a look-up in the flow cache."""
 
 HELLO_INTERVAL = 0.025
 """Seconds between two HELLOs to a transceiver, which misses a relay after 100 ms."""
@@ -125,8 +129,10 @@ class Forwarder:
         random: Callable[[int], bytes],
         *,
         unix_offset: float,
+        cache: FlowCache | None = None,
     ) -> None:
         self.counters = RelayCounters()
+        self.cache = cache
         self.ingresses = {ingress.head: ingress for ingress in ingresses}
         self.flows = FlowTable(self.ingresses)
         self.moves = Moves(networks)
@@ -177,6 +183,8 @@ class Forwarder:
                     self.counters.over_flow_limit += 1
                     continue
                 outbox.append((flow.header + data, flow.owner))
+            elif self.cache is not None and data and data[0] >= LEAST_MEDIA_BYTE:
+                self.cache.wait(ingress, (data, source), now)
             else:
                 self.counters.unknown += 1
         self.counters.uplink += len(outbox) - before
@@ -222,6 +230,15 @@ class Forwarder:
             self._hello_at = now + HELLO_INTERVAL
             self._say_hello(now)
 
+    def restore(self, keys: Iterable[bytes], values: Iterable[bytes | None], now: float) -> None:
+        """Take what the flow cache has of paths, and let the packets go that wait for them."""
+        assert self.cache is not None
+        for key, owner, ingress, packets in self.cache.answered(keys, values, now):
+            now_at = self.moves.follow_address(owner)
+            if self._is_transceiver(now_at):
+                self._restore(key, now_at, now)
+                self.forward_uplink(ingress, packets, now)
+
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, to an owner by the path of ingress `LINK`."""
         for ingress, outbox in ((LINK, self.link_outbox), *((i.id, i.outbox) for i in self.ingresses.values())):
@@ -244,6 +261,8 @@ class Forwarder:
 
     def _expire(self, now: float) -> None:
         self.flows.expire(now)
+        if self.cache is not None:
+            self.cache.handle_timeout(now)
         if self.moves.expire(now):
             self._owner_of.clear()
         if now >= self._forget_at:
@@ -300,6 +319,12 @@ class Forwarder:
             return False
         return True
 
+    def _restore(self, key: bytes, owner: bytes, now: float) -> None:
+        self.flows.restore(key, owner, now)
+        flow = self.flows.flow(key)
+        if flow is not None and not flow.header:
+            flow.header = self._uplink_header(key, now)
+
     def _uplink_header(self, key: bytes, now: float) -> bytes:
         return self._link_keys.header(Path.decode(key), 0, now + self._unix_offset)
 
@@ -345,7 +370,10 @@ class Forwarder:
             return
         match message:
             case Confirm(path):
-                self._claim(path.encode(), source, now, confirmed=True)
+                flow = self._claim(path.encode(), source, now, confirmed=True)
+                if flow is not None and self.cache is not None and now >= flow.left_at + WRITE_INTERVAL:
+                    flow.left_at = now
+                    self.cache.confirmed(flow.key, source)
             case Announce(paths):
                 for path in paths:
                     self._claim(path.encode(), source, now, confirmed=True)

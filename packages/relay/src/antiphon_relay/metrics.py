@@ -31,6 +31,8 @@ class _SocketCollector(Collector):
 def export(registry: CollectorRegistry, forwarder: Forwarder, sockets: Mapping[str, BatchSocket]) -> None:
     """Register everything a relay counts."""
     flows = forwarder.flows
+    if forwarder.cache is not None:
+        export_counters(registry, "antiphon_relay_cache", forwarder.cache.counters)
     export_counters(registry, "antiphon_relay", forwarder.counters)
     export_counters(registry, "antiphon_relay_flows", flows.counters)
     export_gauge(registry, "antiphon_relay_flows", "Paths that have an owner", lambda: len(flows))

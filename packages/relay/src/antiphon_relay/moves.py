@@ -45,6 +45,13 @@ class Moves:
             owner = entry[0]
         return owner
 
+    def follow_address(self, address: bytes) -> bytes:
+        """Do the same for an encoded link address."""
+        for origin in self._successors:
+            if self.resolve(origin) == address:
+                return self.resolve(self.follow(origin))
+        return address
+
     def resolve(self, owner: Owner) -> bytes:
         """Return an owner's encoded link address; empty when no network has it."""
         resolved = self._networks.resolve(RouteToken(*owner, nonce=0))

@@ -13,6 +13,7 @@ import trio
 
 from antiphon_common.shell.calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
+from antiphon_common.shell.wakeup import Wakeup
 from antiphon_relay.flows import Ingress
 from antiphon_relay.forwarder import Forwarder
 from antiphon_relay.media import MediaSocket
@@ -55,6 +56,8 @@ class PacketLoop:
         self._full_batches = 0
         self._stalled = False
         self._timer = trio.CancelScope()
+        self.asked = Wakeup()
+        """Rings when there is something to look up in the flow cache."""
 
     async def run(self) -> None:
         with select.epoll() as waiting:
@@ -140,6 +143,7 @@ class PacketLoop:
 
     def _media_receiver(self, ingress: Ingress, sock: BatchSocket) -> Receiver:
         forwarder, receive, link = self._forwarder, sock.receive, self._link
+        cache = forwarder.cache
         full_batches = 0
 
         def receive_media(now: float) -> int:
@@ -150,6 +154,8 @@ class PacketLoop:
             if forwarder.link_outbox:
                 link.send(forwarder.link_outbox)
                 forwarder.link_outbox.clear()
+            if cache is not None and cache.asks:
+                self.asked.ring()
             return len(batch)
 
         return receive_media

@@ -113,7 +113,16 @@ class _InProcess:
         self.media = open_media(settings.media, stack)
         link = stack.enter_context(BatchSocket.open(settings.relay_link))
         self.links = [Address(*link.address)]
-        worker = Worker(self.media, link, shared.transceiver_network, keys, registry, gather=gather)
+        worker = Worker(
+            self.media,
+            link,
+            shared.transceiver_network,
+            keys,
+            registry,
+            cluster=shared.cluster,
+            redis=shared.redis,
+            gather=gather,
+        )
         self.healthy = worker.loop.healthy
         self.uplink = worker.uplink
         self.know = worker.loop.know

@@ -25,7 +25,7 @@ from antiphon_relay.media import MediaError, MediaSocket, open_again, open_media
 from antiphon_relay.metrics import WorkerFigures
 
 HEALTHY_SECONDS = 3.0
-"""A worker that has not reported for so long is not healthy; it does so twice a second."""
+"""How long a place counts as healthy after a report, which comes twice a second: a worker is replaced in less."""
 LASTING_SECONDS = 1.0
 """A worker that lives so long is no part of a crash loop: its place gets another at once."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -75,14 +75,15 @@ class _Place:
         self.link = link
         self.worker: _Process | None = None
         self.report: Report | None = None
-        self.heard = -inf
+        """The last of the worker that is there; None until it forwards."""
+        self.healthy_until = -inf
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         return *(media.socket.fileno() for media in self.media), self.link.fileno()
 
     def healthy(self) -> bool:
-        return self.report is not None and self.report.healthy and trio.current_time() < self.heard + HEALTHY_SECONDS
+        return trio.current_time() < self.healthy_until
 
 
 class SupervisorCounters:
@@ -119,7 +120,10 @@ class Supervisor:
         registry.register(self._figures)
         export_counters(registry, "antiphon_relay_worker", self.counters)
         export_gauge(
-            registry, "antiphon_relay_workers", "Workers that forward", lambda: sum(map(_Place.healthy, self._places))
+            registry,
+            "antiphon_relay_workers",
+            "Workers that forward",
+            lambda: sum(place.report is not None for place in self._places),
         )
 
     @property
@@ -179,12 +183,13 @@ class Supervisor:
     async def _hold(self, place: _Place, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Give a place one worker after another; started once the first has reported."""
         pause = 0.0
+        started = _once(task_status.started)
         while True:
             await self._wanted[0].send(None)
             worker = await self._spares[1].receive()
             began = trio.current_time()
             try:
-                await self._employ(place, worker, task_status.started if place.heard == -inf else _nothing)
+                await self._employ(place, worker, started)
             finally:
                 code = worker.end()
                 self._vacate(place)
@@ -201,10 +206,11 @@ class Supervisor:
         while (received := await worker.channel.receive()) is not None:
             report, _ = received
             if isinstance(report, Report):
-                place.report, place.heard = report, trio.current_time()
+                place.report = report
+                if report.healthy:
+                    place.healthy_until = trio.current_time() + HEALTHY_SECONDS
                 self._figures.update(place.index, report.figures)
                 started()
-                started = _nothing
 
     def _adopt(self, place: _Place) -> Adopt:
         return Adopt(
@@ -255,5 +261,12 @@ def _open_places(settings: RelaySettings, workers: int, stack: ExitStack) -> lis
     return places
 
 
-def _nothing() -> None:
-    return
+def _once(act: Callable[[], None]) -> Callable[[], None]:
+    """Return what acts when it is called for the first time."""
+    left = [act]
+
+    def call() -> None:
+        if left:
+            left.pop()()
+
+    return call

@@ -13,6 +13,7 @@ from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.settings import ClusterNetwork
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.sockaddr import encode_address
+from antiphon_relay.cache import FlowCache
 from antiphon_relay.forwarder import Forwarder
 from antiphon_relay.media import MediaSocket
 from antiphon_relay.metrics import export
@@ -20,7 +21,8 @@ from antiphon_relay.packets import PacketLoop
 
 
 class Worker:
-    """Forwards over these sockets while `run`s; its metrics go into `registry`. `gather` as in `PacketLoop`."""
+    """Forwards over these sockets while it `run`s; its metrics go into `registry`. With `redis`, a URL, it shares its
+    flows with the other relays of the cluster. `gather` as in `PacketLoop`."""
 
     def __init__(
         self,
@@ -30,8 +32,13 @@ class Worker:
         keys: KeyRing,
         registry: CollectorRegistry,
         *,
+        cluster: int = 0,
+        redis: str | None = None,
         gather: bool = True,
     ) -> None:
+        unix_offset = time.time() - trio.current_time()
+        self._redis = redis
+        self._cache = FlowCache(cluster, keys.link, unix_offset=unix_offset) if redis is not None else None
         self.forwarder = Forwarder(
             [ingress for ingress, _, _ in media],
             len(encode_address(*link.address)),
@@ -39,7 +46,8 @@ class Worker:
             ClusterNetworks(networks),
             LinkKeys(keys.link),
             os.urandom,
-            unix_offset=time.time() - trio.current_time(),
+            unix_offset=unix_offset,
+            cache=self._cache,
         )
         self.loop = PacketLoop(self.forwarder, media, link, gather=gather)
         sockets = {str(advertised): sock for _, sock, advertised in media}
@@ -50,4 +58,9 @@ class Worker:
         return self.forwarder.counters.uplink
 
     async def run(self) -> None:
-        await self.loop.run()
+        async with trio.open_nursery() as nursery:
+            if self._redis is not None and self._cache is not None:
+                from antiphon_relay.redis_cache import keep_flow_cache  # coredis takes half a second
+
+                nursery.start_soon(keep_flow_cache, self._redis, self._cache, self.forwarder, self.loop)
+            nursery.start_soon(self.loop.run)

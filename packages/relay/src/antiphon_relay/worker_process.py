@@ -60,7 +60,8 @@ async def _serve(channel: Channel) -> None:
     ]
     keys = KeyRing.parse(adopt.secrets)
     registry = CollectorRegistry()
-    worker = Worker(media, link, [read_cluster_network(text) for text in adopt.networks], keys, registry)
+    networks = [read_cluster_network(text) for text in adopt.networks]
+    worker = Worker(media, link, networks, keys, registry, cluster=adopt.cluster, redis=adopt.redis)
     worker.forwarder.know(adopt.known)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run)

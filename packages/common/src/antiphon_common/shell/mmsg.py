@@ -32,6 +32,11 @@ _OVERFLOW = struct.Struct("@NiiI")
 """The control message of SO_RXQ_OVFL: cmsghdr (length, level, type), and the drops of the socket so far."""
 
 
+_SO_MEMINFO, _MEMINFO_SIZE, _DROPS_AT = 55, 36, 32
+_DROPS = struct.Struct("@I")
+"""Where Linux tells of the drops of a socket that was used before (SK_MEMINFO_DROPS, since 4.12)."""
+
+
 class _Vector:
     """An array of `BATCH` messages, each with a buffer and an address of its own, and views on their variable parts."""
 
@@ -67,6 +72,7 @@ class MessageVectors:
         self._first = self._in.headers[0].msg_hdr
         self._control = _ffi.new("char[]", _CONTROL_SIZE)
         self._first.msg_control = self._control
+        self._dropped = _DROPS.unpack_from(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO_SIZE), _DROPS_AT)[0]
 
     def receive(self) -> list[tuple[bytes, bytes]]:
         """Return what waits, at most `BATCH` datagrams with their encoded sources."""
@@ -126,4 +132,5 @@ class MessageVectors:
     def _note_overflow(self) -> None:
         length, level, kind, drops = _OVERFLOW.unpack(bytes(_ffi.buffer(self._control, _OVERFLOW.size)))
         if length >= _OVERFLOW.size and (level, kind) == (socket.SOL_SOCKET, SO_RXQ_OVFL):
-            self._counters.overflowed = drops
+            self._counters.overflowed += (drops - self._dropped) & 0xFFFFFFFF
+            self._dropped = drops

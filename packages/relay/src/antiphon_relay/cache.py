@@ -1,0 +1,243 @@
+"""What relays leave each other of their flows in Redis, without the IO: what to ask, to write and to believe.
+
+A packet of a flow that is not known waits, for 50 ms at most, while its path is looked up. A value names the owner of a
+path, sealed with the key of the link, so whoever can write to Redis cannot steer packets:
+
+    key id u8 | port and address of the owner's link (18 bytes) | tag (8 bytes)
+
+The tag is keyed BLAKE2b (RFC 7693) over path and owner. What stands there is hearsay, perhaps repeated by somebody: the
+flow is its owner's until another answers. Strangers' packets cost one look-up for each path and second, and no more
+look-ups than the limits here; Redis that fails is left alone for a second.
+"""
+
+import hmac
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from antiphon_common.keys import DerivedKeys
+from antiphon_common.sockaddr import from_port_and_address, port_and_address
+from antiphon_relay.flows import Datagram, Ingress
+from antiphon_relay.limits import Bucket
+
+KEPT_SECONDS = 60
+"""How long Redis keeps an entry."""
+WRITE_INTERVAL = 20.0
+"""Seconds after which the entry of a flow is written again, when its owner confirms it again."""
+MAX_WRITES = 8192
+"""Flows that wait to be written; beyond them the oldest is not."""
+BATCH = 512
+"""Paths in one request to Redis: 2.5 ms of work."""
+
+WAIT_SECONDS = 0.05
+"""How long a packet waits: a jitter buffer gives it up after about as long."""
+MAX_WAITING = 4096
+"""Paths that are looked up at once: all flows of a relay that has died."""
+MAX_PACKETS = 4
+"""Packets of one path that wait: those of 50 ms."""
+LOOKUPS_PER_SECOND, LOOKUPS_AT_ONCE = 4000.0, 4096
+"""Look-ups, 5 µs each: what a flood of unknown flows can cost is a fiftieth of a processor."""
+ABSENT_SECONDS = 1.0
+"""How long a path that nobody has written counts as unknown."""
+MAX_ABSENT = 8192
+"""Such paths that are remembered: those of two seconds."""
+MAX_FAILURES = 3
+"""Failures in a row after which Redis is left alone, to be tried again each second."""
+RETRY_SECONDS = 1.0
+
+_TAG_SIZE = 8
+_PERSON = b"antiphon/flow"
+_SIZE = 1 + 18 + _TAG_SIZE
+
+
+class CacheCounters:
+    """`found`, `absent` and `poisoned` paths of those `asked` for; packets that `waited`, and those dropped: `late`
+    ones, and `refused` ones beyond a limit or while Redis fails. Flows `written`, and those `unwritten` for want of
+    room. `failures` of Redis."""
+
+    __slots__ = (
+        "absent", "asked", "failures", "found", "late", "poisoned", "refused", "unwritten", "waited", "written",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.found = 0
+        self.absent = 0
+        self.poisoned = 0
+        self.waited = 0
+        self.late = 0
+        self.refused = 0
+        self.written = 0
+        self.unwritten = 0
+        self.failures = 0
+
+
+class Found(NamedTuple):
+    """A path, its owner's encoded link address, and its packets that waited."""
+
+    key: bytes
+    owner: bytes
+    ingress: Ingress
+    packets: Sequence[Datagram]
+
+
+class _Waiting:
+    __slots__ = ("ingress", "packets", "until")
+
+    def __init__(self, ingress: Ingress, packet: Datagram, until: float) -> None:
+        self.ingress = ingress
+        self.packets = [packet]
+        self.until = until
+
+
+class FlowCache:
+    """The cache of one relay worker. `unix_offset` added to `now` gives Unix time, in seconds."""
+
+    def __init__(self, cluster: int, keys: DerivedKeys, *, unix_offset: float) -> None:
+        self.counters = CacheCounters()
+        self._prefix = f"antiphon:{cluster}:flow:"
+        self._keys = keys
+        self._unix_offset = unix_offset
+        self._limit = Bucket(LOOKUPS_PER_SECOND, LOOKUPS_AT_ONCE)
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._unasked: list[bytes] = []
+        self._absent: dict[bytes, float] = {}
+        self._unwritten: dict[bytes, bytes] = {}
+        self._failures = 0
+        self._retry_at = 0.0
+
+    def name(self, key: bytes) -> str:
+        """Return what a path is called in Redis."""
+        return self._prefix + key.hex()
+
+    @property
+    def held(self) -> int:
+        """How many paths are kept in mind, of flows that are not known."""
+        return len(self._waiting) + len(self._absent)
+
+    # Looking up
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to look up."""
+        return bool(self._unasked)
+
+    def is_open(self, now: float) -> bool:
+        """Whether Redis may be asked at all."""
+        return self._failures < MAX_FAILURES or now >= self._retry_at
+
+    def wait(self, ingress: Ingress, packet: Datagram, now: float) -> None:
+        """Take a packet of an unknown flow."""
+        key = ingress.key(packet[1])
+        waiting = self._waiting.get(key)
+        if waiting is not None and now < waiting.until and len(waiting.packets) < MAX_PACKETS:
+            waiting.packets.append(packet)
+            self.counters.waited += 1
+            return
+        until = self._absent.get(key)
+        if (
+            waiting is not None
+            or (until is not None and now < until)
+            or len(self._waiting) >= MAX_WAITING
+            or not self.is_open(now)
+            or not self._limit.allow(now)
+        ):
+            self.counters.refused += 1
+            return
+        self._waiting[key] = _Waiting(ingress, packet, now + WAIT_SECONDS)
+        self._unasked.append(key)
+        self.counters.waited += 1
+
+    def take_asked(self) -> list[bytes]:
+        """Return paths to look up, at most `BATCH`; `answered` or `failed` is to follow."""
+        keys, self._unasked = self._unasked[:BATCH], self._unasked[BATCH:]
+        self.counters.asked += len(keys)
+        return keys
+
+    def answered(self, keys: Iterable[bytes], values: Iterable[bytes | None], now: float) -> Iterator[Found]:
+        """Take what Redis has of these paths; yield those that have an owner."""
+        self._failures = 0
+        for key, value in zip(keys, values, strict=True):
+            waiting = self._waiting.pop(key, None)
+            owner = self._open(key, value, now) if value is not None else None
+            self.counters.absent += value is None
+            if owner is None:
+                self._remember_absent(key, now)
+            elif waiting is not None:
+                self.counters.found += 1
+                if now >= waiting.until:
+                    self.counters.late += len(waiting.packets)
+                    waiting.packets.clear()
+                yield Found(key, owner, waiting.ingress, waiting.packets)
+
+    def failed(self, keys: Iterable[bytes], now: float) -> None:
+        """Note that Redis did not answer, when it was asked for these paths or was to write."""
+        self.counters.failures += 1
+        self._failures += 1
+        self._retry_at = now + RETRY_SECONDS
+        for key in keys:
+            self._drop(key)
+
+    def handle_timeout(self, now: float) -> None:
+        """Drop what has waited for too long, and forget what was absent."""
+        for key in [key for key, waiting in self._waiting.items() if now >= waiting.until + RETRY_SECONDS]:
+            self._drop(key)
+        self._absent = {key: until for key, until in self._absent.items() if now < until}
+        if not self.is_open(now):
+            self._unasked.clear()
+
+    def _drop(self, key: bytes) -> None:
+        waiting = self._waiting.pop(key, None)
+        if waiting is not None:
+            self.counters.late += len(waiting.packets)
+
+    def _remember_absent(self, key: bytes, now: float) -> None:
+        if len(self._absent) >= MAX_ABSENT:
+            del self._absent[next(iter(self._absent))]
+        self._absent[key] = now + ABSENT_SECONDS
+
+    # Writing behind
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is something to write."""
+        return bool(self._unwritten)
+
+    def confirmed(self, key: bytes, owner: bytes) -> None:
+        """Have it written that a path is an owner's."""
+        self._unwritten.pop(key, None)
+        if len(self._unwritten) >= MAX_WRITES:
+            self.counters.unwritten += 1
+            del self._unwritten[next(iter(self._unwritten))]
+        self._unwritten[key] = owner
+
+    def take_writes(self, now: float) -> list[tuple[str, bytes]]:
+        """Return names and values to write, at most `BATCH`. What fails then is written when it is confirmed again."""
+        keys = list(self._unwritten)[:BATCH]
+        taken = [(self.name(key), self._seal(key, self._unwritten.pop(key), now)) for key in keys]
+        self.counters.written += len(taken)
+        return taken
+
+    def wrote(self) -> None:
+        """Note that Redis took it."""
+        self._failures = 0
+
+    # Values
+
+    def _seal(self, key: bytes, owner: bytes, now: float) -> bytes:
+        key_id, secret = self._keys.minting(now + self._unix_offset)
+        body = port_and_address(owner)
+        return bytes((key_id,)) + body + _tag(secret, key + body)
+
+    def _open(self, key: bytes, value: bytes, now: float) -> bytes | None:
+        """Return the owner that a value names, or None if no relay has written it for this path."""
+        secret = self._keys.accepting(value[0], now + self._unix_offset) if len(value) == _SIZE else None
+        body, tag = value[1:-_TAG_SIZE], value[-_TAG_SIZE:]
+        if secret is None or not hmac.compare_digest(_tag(secret, key + body), tag):
+            self.counters.poisoned += 1
+            return None
+        return from_port_and_address(body)
+
+
+def _tag(secret: bytes, data: bytes) -> bytes:
+    return blake2b(data, digest_size=_TAG_SIZE, key=secret, person=_PERSON).digest()

@@ -1,0 +1,223 @@
+"""What a relay asks the flow cache, writes to it, and believes of it."""
+
+import random
+
+import pytest
+
+from antiphon_common.keys import KeyRing
+from antiphon_common.link import Moved
+from antiphon_common.sockaddr import encode_address
+from antiphon_relay.cache import (
+    ABSENT_SECONDS,
+    BATCH,
+    LOOKUPS_AT_ONCE,
+    LOOKUPS_PER_SECOND,
+    MAX_ABSENT,
+    MAX_FAILURES,
+    MAX_PACKETS,
+    MAX_WAITING,
+    MAX_WRITES,
+    RETRY_SECONDS,
+    WAIT_SECONDS,
+    WRITE_INTERVAL,
+    FlowCache,
+)
+from support.relaying import Relay, Seen, client
+
+RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
+
+
+class Store:
+    """What is in Redis."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, bytes] = {}
+
+    def write(self, relay: Relay) -> int:
+        """Take what a relay has to write; return how many entries."""
+        writes = cache_of(relay).take_writes(relay.now)
+        self.entries.update(writes)
+        cache_of(relay).wrote()
+        return len(writes)
+
+    def answer(self, relay: Relay) -> list[Seen]:
+        """Answer what a relay asks; return what it sends then."""
+        cache = cache_of(relay)
+        while keys := cache.take_asked():
+            relay.core.restore(keys, [self.entries.get(cache.name(key)) for key in keys], relay.now)
+        return relay.drain()
+
+
+def cache_of(relay: Relay) -> FlowCache:
+    assert relay.core.cache is not None
+    return relay.core.cache
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+def fresh(cluster: int = 0, keys: KeyRing | None = None) -> Relay:
+    return Relay(keys, cache_of=cluster)
+
+
+def test_a_fresh_relay_finds_the_owner_while_the_packets_wait(store: Store) -> None:
+    first, second = fresh(), fresh()
+    owner, same = first.transceiver(), second.transceiver()
+    for number in range(3):
+        owner.confirm(client(number))
+    assert store.write(first) == 3
+    for number in range(3):
+        assert second.receive(RTP, client(number)) == second.receive(RTP, client(number)) == []
+    expected = [Seen(RTP, client(number), same.link) for number in range(3) for _ in range(2)]
+    assert store.answer(second) == expected
+    assert second.receive(RTP, client(0)) == [Seen(RTP, client(0), same.link)]
+
+
+def test_flows_are_written_again_as_their_owner_confirms_them(store: Store) -> None:
+    relay = fresh()
+    owner = relay.transceiver()
+    for second in range(61):
+        owner.confirm(client(0))
+        assert store.write(relay) == (second % WRITE_INTERVAL == 0)
+        relay.wait(1)
+
+
+def test_what_was_found_is_hearsay(store: Store) -> None:
+    first, second = fresh(), fresh()
+    first.transceiver(9000).confirm(client(0))
+    store.write(first)
+    second.receive(RTP, client(0))
+    store.answer(second)
+    real = second.transceiver(9001)
+    assert real.send(ANSWER, client(0)) == [Seen(ANSWER, client(0))]
+    assert second.receive(RTP, client(0)) == [Seen(RTP, client(0), real.link)]
+
+
+def test_what_was_found_does_not_replace_what_an_owner_has_said(store: Store) -> None:
+    first, second = fresh(), fresh()
+    first.transceiver(9000).confirm(client(0))
+    store.write(first)
+    second.receive(RTP, client(0))
+    real = second.transceiver(9001)
+    real.confirm(client(0))
+    assert store.answer(second) == [Seen(RTP, client(0), real.link)]
+
+
+def test_calls_that_were_handed_over_are_followed(store: Store) -> None:
+    first, second = fresh(), fresh()
+    first.transceiver(9000).confirm(client(0))
+    store.write(first)
+    origin, successor = second.transceiver(9000), second.transceiver(9001)
+    successor.tell(Moved(origin.owner, successor.owner))
+    second.receive(RTP, client(0))
+    assert store.answer(second) == [Seen(RTP, client(0), successor.link)]
+
+
+def test_poisoned_values_steer_nothing(store: Store) -> None:
+    relay, noise = fresh(), random.Random(5)
+    good, other = relay.transceiver(9000), fresh(keys=KeyRing.generate(lambda size: b"\1" * size))
+    outside = relay.transceiver(host="10.0.1.5")
+    good.confirm(client(0))
+    store.write(relay)
+    (value,) = store.entries.values()
+    other.transceiver(9000).confirm(client(1))
+    foreign = cache_of(other).take_writes(0.0)[0][1]
+    cache_of(relay).confirmed(client(2).encode(), encode_address(outside.link.host, outside.link.port))
+    elsewhere = cache_of(relay).take_writes(0.0)[0][1]
+    flipped = [value[:at] + bytes((value[at] ^ noise.randrange(1, 256),)) + value[at + 1 :] for at in range(len(value))]
+    junk = [noise.randbytes(noise.randrange(64)) for _ in range(100)]
+    poison = [b"", value, foreign, value[:-1], value + b"\0", *flipped, *junk]
+    victim = fresh()
+    for number, bad in enumerate(poison, 1):
+        victim.receive(RTP, client(number))
+        store.entries = {cache_of(victim).name(client(number).encode()): bad}
+        assert store.answer(victim) == []
+    assert cache_of(victim).counters.poisoned == len(poison)
+    victim.receive(RTP, client(2))
+    victim.wait(ABSENT_SECONDS)
+    victim.receive(RTP, client(2))
+    store.entries = {cache_of(victim).name(client(2).encode()): elsewhere}
+    assert store.answer(victim) == []
+    assert len(victim.core.flows) == 0
+
+
+def test_a_flood_of_unknown_flows_is_asked_for_within_limits_and_fills_nothing(store: Store) -> None:
+    relay = fresh()
+    cache = cache_of(relay)
+    seconds, asked = 3, 0
+    for number in range(60_000):
+        relay.receive(RTP, client(number))
+        relay.now += seconds / 60_000
+        if number % 500 == 0:
+            keys = cache.take_asked()
+            assert len(keys) <= BATCH
+            asked += len(keys)
+            relay.core.restore(keys, [None] * len(keys), relay.now)
+    assert asked <= LOOKUPS_AT_ONCE + seconds * LOOKUPS_PER_SECOND
+    assert len(relay.core.flows) == 0
+    assert cache.counters.refused > 40_000
+    assert cache.held <= MAX_WAITING + MAX_ABSENT
+
+
+def test_an_unknown_path_is_asked_for_once_a_second(store: Store) -> None:
+    relay = fresh()
+    for _ in range(100):
+        relay.receive(RTP, client(0))
+        store.answer(relay)
+        relay.wait(0.05)
+    assert cache_of(relay).counters.asked == pytest.approx(5 / ABSENT_SECONDS, abs=1)
+
+
+def test_only_packets_that_a_flow_may_have_are_looked_up(store: Store) -> None:
+    relay = fresh()
+    for junk in (b"", b"\x00\x01", ANSWER, b"\x13"):
+        relay.receive(junk, client(0))
+    assert cache_of(relay).take_asked() == []
+
+
+def test_a_packet_waits_for_a_moment_and_not_with_many(store: Store) -> None:
+    first, relay = fresh(), fresh()
+    owner = first.transceiver()
+    owner.confirm(client(0))
+    store.write(first)
+    for _ in range(MAX_PACKETS + 5):
+        relay.receive(RTP, client(0))
+    assert cache_of(relay).counters.refused == 5
+    relay.now += WAIT_SECONDS
+    assert store.answer(relay) == []
+    assert cache_of(relay).counters.late == MAX_PACKETS
+    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
+
+
+def test_redis_that_fails_is_left_alone_and_tried_again_each_second(store: Store) -> None:
+    relay = fresh()
+    cache = cache_of(relay)
+    for number in range(MAX_FAILURES):
+        relay.receive(RTP, client(number))
+        cache.failed(cache.take_asked(), relay.now)
+    for tries in range(3):
+        relay.receive(RTP, client(100 + tries))
+        assert cache.take_asked() == []
+        assert not cache.is_open(relay.now)
+        relay.now += RETRY_SECONDS
+        relay.receive(RTP, client(200 + tries))
+        keys = cache.take_asked()
+        assert len(keys) == 1
+        cache.failed(keys, relay.now)
+    relay.now += RETRY_SECONDS
+    relay.receive(RTP, client(300))
+    store.answer(relay)
+    relay.receive(RTP, client(301))
+    assert len(cache.take_asked()) == 1
+
+
+def test_what_waits_to_be_written_is_bounded() -> None:
+    relay = fresh()
+    cache = cache_of(relay)
+    owner = encode_address("10.0.0.5", 9000)
+    for number in range(MAX_WRITES + 10):
+        cache.confirmed(client(number).encode(), owner)
+    written = sum(len(batch) for batch in iter(lambda: cache.take_writes(0.0), []))
+    assert (written, cache.counters.unwritten) == (MAX_WRITES, 10)

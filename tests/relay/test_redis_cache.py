@@ -1,0 +1,161 @@
+"""Relays that share their flows over a real Redis, which fails in every way."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from ipaddress import ip_network
+
+import pytest
+import trio
+from prometheus_client import CollectorRegistry
+
+from antiphon_common.keys import KeyRing
+from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
+from antiphon_common.shell.registry import connect
+from antiphon_common.shell.udp import BatchSocket
+from antiphon_relay import RelayPorts, serve_relay
+from support.link_owner import LinkOwner, settle
+from support.redis_server import RedisServer, redis_server
+from support.relaying import binding_request
+
+KEYS = KeyRing.generate(os.urandom)
+NETWORK = ClusterNetwork(0, ip_network("127.0.0.0/24"), 1, 65535)
+INGRESS = 7
+"""Of all relays here: any may get any packet."""
+RTP = b"\x80\x6frtp"
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+class RunningRelay:
+    """A relay that knows no transceiver but by its packets."""
+
+    def __init__(self, ports: RelayPorts, registry: CollectorRegistry) -> None:
+        self.address = ports.media[0].host, ports.media[0].port
+        self._registry = registry
+
+    def figure(self, name: str) -> float:
+        value = self._registry.get_sample_value(f"antiphon_relay_{name}")
+        assert value is not None, name
+        return value
+
+
+class Client:
+    """Talks to any relay from one address."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.socket = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+
+    async def asks(self, relay: RunningRelay, data: bytes, *, seconds: float = 5.0) -> bool:
+        """Send a datagram and return whether it came back from that relay."""
+        self.socket.sendto(data, relay.address)
+        with trio.move_on_after(seconds):
+            while True:
+                await trio.lowlevel.wait_readable(self.socket)
+                if self.socket.recvfrom(2048) == (data, relay.address):
+                    return True
+        return False
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def running(redis: RedisServer, count: int) -> AsyncIterator[tuple[LinkOwner, list[RunningRelay]]]:
+    settings = RelaySettings(media=(Media(Address("127.0.0.1", 0), ingress=INGRESS),))
+    shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=(), redis=redis.url)
+    with BatchSocket.open(("127.0.0.1", 0)) as link:
+        owner = LinkOwner(KEYS, link)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(owner.run)
+
+            async def start() -> RunningRelay:
+                registry = CollectorRegistry()
+
+                async def serve(*, task_status: trio.TaskStatus[RelayPorts]) -> None:
+                    await serve_relay(settings, shared, KEYS, gather=False, registry=registry, task_status=task_status)
+
+                return RunningRelay(await nursery.start(serve), registry)
+
+            yield owner, [await start() for _ in range(count)]
+            nursery.cancel_scope.cancel()
+
+
+async def written(redis: RedisServer, count: int) -> None:
+    """Wait until Redis has so many flows."""
+    async with connect(redis.url) as client:
+        with trio.fail_after(10):
+            while await client.dbsize() < count:
+                await trio.sleep(0.02)
+
+
+async def test_any_relay_takes_a_packet_of_a_call_that_was_set_up_by_another(
+    redis: RedisServer, stack: ExitStack
+) -> None:
+    async with running(redis, 3) as (owner, (first, *others)):
+        client = Client(stack)
+        assert await client.asks(first, binding_request(owner.token()))
+        await written(redis, 1)
+        for relay in others:
+            assert await client.asks(relay, RTP)
+            assert relay.figure("cache_found_total") == 1
+
+
+async def test_redis_stalls_and_nothing_waits_for_it(redis: RedisServer, stack: ExitStack) -> None:
+    async with running(redis, 2) as (owner, (first, second)):
+        client, late = Client(stack), Client(stack)
+        assert await client.asks(first, binding_request(owner.token()))
+        await written(redis, 1)
+        redis.stall()
+        assert await late.asks(first, binding_request(owner.token()))
+        for _ in range(20):
+            assert await client.asks(first, RTP)
+            assert not await late.asks(second, RTP, seconds=0.05)
+        assert second.figure("cache_failures_total") >= 1
+        assert second.figure("cache_refused_total") >= 1
+        redis.resume()
+        with trio.fail_after(20):
+            while not await client.asks(second, RTP, seconds=0.2):
+                pass
+
+
+async def test_redis_dies_and_comes_back_with_nothing(redis: RedisServer, stack: ExitStack) -> None:
+    async with running(redis, 2) as (owner, (first, second)):
+        client = Client(stack)
+        assert await client.asks(first, binding_request(owner.token()))
+        await written(redis, 1)
+        redis.kill()
+        for _ in range(20):
+            assert await client.asks(first, RTP)
+            assert not await client.asks(second, RTP, seconds=0.05)
+        redis.start()
+        fresh = Client(stack)
+        assert await fresh.asks(first, binding_request(owner.token()))
+        await written(redis, 1)
+        with trio.fail_after(20):
+            while not await fresh.asks(second, RTP, seconds=0.2):
+                pass
+
+
+async def test_a_flood_of_unknown_flows_leaves_calls_alone(redis: RedisServer, stack: ExitStack) -> None:
+    async with running(redis, 2) as (owner, (first, second)):
+        client, flood = Client(stack), [Client(stack) for _ in range(300)]
+        assert await client.asks(first, binding_request(owner.token()))
+        await written(redis, 1)
+        for _ in range(10):
+            for stranger in flood:
+                stranger.socket.sendto(RTP, second.address)
+            assert await client.asks(first, RTP)
+        assert await client.asks(second, RTP)
+        await settle(lambda: second.figure("cache_absent_total") >= len(flood) * 0.9)
+        assert second.figure("flows") == 1
