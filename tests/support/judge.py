@@ -77,6 +77,8 @@ class _Verdict:
             good.add(EndReason.BACKEND_LOST)
         if not connected:
             good |= SETUP_REASONS
+            if plan.forger_interval is not None:
+                good.add(EndReason.BAD_CREDENTIALS)  # its checks are all that came
             excused = plan.spray or plan.relay_fault is not None or call.outage_after is not None or call.blocked
             if not excused and end.reason is not EndReason.BACKEND_LOST:
                 raise Violation(f"{client.call_id} never connected: {end.reason} {end.detail}")
