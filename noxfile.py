@@ -64,6 +64,7 @@ def common(session: nox.Session) -> None:
 @nox.session
 def relay(session: nox.Session) -> None:
     """Test the relay with nothing else installed."""
+    need(session, "redis-server")
     test_package(session)
 
 
