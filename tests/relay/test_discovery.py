@@ -1,0 +1,68 @@
+"""How a relay finds the transceivers, and how it leaves."""
+
+import os
+from ipaddress import ip_network
+
+import httpx
+import trio
+
+from antiphon_common.keys import KeyRing
+from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
+from antiphon_common.shell.supervise import Drain
+from antiphon_common.shell.udp import BatchSocket
+from antiphon_relay import RelayPorts, serve_relay
+from antiphon_relay.discovery import discover
+from support.link_owner import LinkOwner, connected, exchange, settle
+from support.relaying import binding_request
+
+KEYS = KeyRing.generate(os.urandom)
+SETTINGS = RelaySettings(media=(Media(Address("127.0.0.1", 0)),))
+NETWORK = ClusterNetwork(0, ip_network("127.0.0.0/24"), 1, 65535)
+
+
+async def test_transceivers_are_asked_for_their_links_and_keep_them_when_they_fall_silent() -> None:
+    known: list[list[Address]] = []
+    with BatchSocket.open(("127.0.0.1", 0)) as first, BatchSocket.open(("127.0.0.1", 0)) as second:
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as servers:
+                urls = [await servers.start(LinkOwner(KEYS, link).serve_control) for link in (first, second)]
+                shared = SharedSettings(transceiver=(*urls, "http://127.0.0.1:1"))
+                await nursery.start(discover, shared, KEYS, known.append)
+                addresses = sorted(Address(*link.address) for link in (first, second))
+                await settle(lambda: known and known[-1] == addresses)
+                told = len(known)
+                servers.cancel_scope.cancel()
+            await trio.sleep(1.5)
+            assert len(known) == told
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_leaves_goes_on_until_its_clients_are_gone() -> None:
+    drain = Drain(30)
+    shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=(), admin=Address("127.0.0.1", 0))
+    with BatchSocket.open(("127.0.0.1", 0)) as link:
+        owner = LinkOwner(KEYS, link)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(owner.run)
+            ended = trio.Event()
+
+            async def serve(*, task_status: trio.TaskStatus[RelayPorts]) -> None:
+                await serve_relay(SETTINGS, shared, KEYS, drain=drain, task_status=task_status)
+                ended.set()
+
+            ports = await nursery.start(serve)
+            with connected(ports.media[0].host, ports.media[0].port) as client:
+                await exchange(client, binding_request(owner.token()))
+                drain.leave()
+                async with httpx.AsyncClient(trust_env=False) as http:
+                    codes = [
+                        (await http.get(f"http://{ports.admin}/{page}")).status_code for page in ("readyz", "healthz")
+                    ]
+                assert codes == [503, 200]
+                for _ in range(12):
+                    assert await exchange(client, b"\x80rtp") == b"\x80rtp"
+                    await trio.sleep(0.25)
+                assert not ended.is_set()
+            with trio.fail_after(10):
+                await ended.wait()
+            nursery.cancel_scope.cancel()
