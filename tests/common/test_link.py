@@ -89,6 +89,11 @@ def test_no_bit_of_what_the_tag_covers_can_change(datagram: bytes) -> None:
         assert not keys.verify(bytes(changed), 0)
 
 
+def test_a_hello_tells_which_shared_addresses_are_away() -> None:
+    hello = Hello((7, 8), 1, away=(8,))
+    assert decode_message(encode_message(hello)) == hello
+
+
 def test_short_datagrams_are_refused() -> None:
     keys = link_keys()
     header = keys.header(PATH, 0, 0)
@@ -97,7 +102,7 @@ def test_short_datagrams_are_refused() -> None:
 
 
 def test_a_header_once_verified_ends_with_its_key() -> None:
-    keys = link_keys(Key(1, SECRET, retire_after=100))
+    keys = link_keys(Key(1, SECRET, retire_after=100), Key(2, SECRET[::-1], mint_from=100))
     header = keys.header(PATH, 0, 0)
     assert keys.verify(header, 100)
     assert not keys.verify(header, 101 + VERIFIED_SECONDS)

@@ -50,6 +50,10 @@ def one_dies(world: Cluster) -> None:
     world.kill(world.relays[0])
 
 
+def one_loses_its_address(world: Cluster) -> None:
+    world.move_from(world.relays[0])
+
+
 def one_begins_anew(world: Cluster) -> None:
     world.restart(world.relays[0])
 
@@ -66,8 +70,13 @@ def all_begin_anew(world: Cluster) -> None:
 )
 @pytest.mark.parametrize(
     ("fault", "longest"),
-    [(one_dies, LONGEST_GAP), (one_begins_anew, USUAL_GAP), (all_begin_anew, USUAL_GAP)],
-    ids=["one dies", "one begins anew", "all begin anew"],
+    [
+        (one_dies, LONGEST_GAP),
+        (one_loses_its_address, USUAL_GAP),
+        (one_begins_anew, USUAL_GAP),
+        (all_begin_anew, USUAL_GAP),
+    ],
+    ids=["one dies", "one loses its address", "one begins anew", "all begin anew"],
 )
 def test_relays_that_fail_are_hardly_heard(fault: Fault, longest: float, behaviour: str, speaking: bool) -> None:
     world = Cluster()

@@ -204,6 +204,8 @@ class Relay:
         for data, target in _take(self.core.link_outbox):
             self._world.deliver_to_transceiver(data, target, self.address)
         for data, target in _take(self.ingress.outbox):
+            if self.ingress.away:
+                continue  # the kernel sends nothing from an address that is not there
             self._world.send_down(data, target, self._ingress)
 
 

@@ -69,6 +69,7 @@ class Cluster(World):
     def move_from(self, relay: Relay) -> None:
         """Let the other relays have what was sent to this one, dead or alive."""
         self._serving.remove(relay)
+        relay.ingress.away = True
 
     def restart(self, relay: Relay) -> None:
         """Let a relay begin anew, with nothing but its sockets."""

@@ -23,6 +23,7 @@ from antiphon_transceiver.relays import (
     REPEAT_STEP,
     SILENT_AFTER,
     Address,
+    AddressMoved,
     IngressFound,
     IngressLost,
     RelayBegan,
@@ -217,6 +218,25 @@ def test_a_neighbour_on_the_same_host_stands_in_unless_it_may_be_dead_too() -> N
     del cluster.hellos[NEIGHBOUR]
     cluster.run(SILENT_AFTER - HELLO_INTERVAL)
     assert cluster.relays.is_live(NEIGHBOUR)
+    assert cluster.relays.instead_of(FIRST, 1) == SECOND
+
+
+def test_an_address_is_followed_from_one_relay_that_lives_to_another() -> None:
+    cluster = Cluster()
+    for address, away in ((FIRST, ()), (NEIGHBOUR, ()), (SECOND, (1,))):
+        cluster.begin(address)
+        cluster.hellos[address] = Hello((1,), 1, away)
+    cluster.run(HELLO_INTERVAL)
+    assert cluster.relays.serves(FIRST, 1)
+    assert not cluster.relays.serves(SECOND, 1)
+    cluster.events.clear()
+    for address in (FIRST, NEIGHBOUR):
+        cluster.hellos[address] = Hello((1,), 1, (1,))
+    cluster.run(HELLO_INTERVAL)
+    assert cluster.relays.instead_of(FIRST, 1) is None  # nobody has the address yet
+    cluster.hellos[SECOND] = Hello((1,), 1)
+    cluster.run(HELLO_INTERVAL)
+    assert cluster.events == 3 * [AddressMoved(1)]
     assert cluster.relays.instead_of(FIRST, 1) == SECOND
 
 

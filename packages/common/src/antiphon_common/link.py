@@ -99,10 +99,12 @@ def _tag(key: bytes, data: bytes) -> bytes:
 
 
 class Hello(NamedTuple):
-    """A relay to the transceivers of its cluster: it is alive. A new `boot_id` means that it knows no flows."""
+    """A relay to the transceivers of its cluster: it is alive. A new `boot_id` means that it knows no flows. `away` are
+    those of its ingresses whose shared address another host has now: nothing can leave by them."""
 
     ingresses: tuple[int, ...]
     boot_id: int
+    away: tuple[int, ...] = ()
 
 
 class Confirm(NamedTuple):
@@ -164,9 +166,10 @@ def decode_message(body: bytes) -> LinkMessage | None:
 def _encode_payload(message: LinkMessage) -> tuple[int, bytes]:
     writer = Writer()
     match message:
-        case Hello(ingresses, boot_id):
+        case Hello(ingresses, boot_id, away):
             writer.push_bytes(boot_id.to_bytes(8, "big"))
-            writer.push_block(b"".join(ingress.to_bytes(2, "big") for ingress in ingresses[:MAX_INGRESSES]), 2)
+            for ids in (ingresses, away) if away else (ingresses,):
+                writer.push_block(b"".join(ingress.to_bytes(2, "big") for ingress in ids[:MAX_INGRESSES]), 2)
             return 1, writer.getvalue()
         case Confirm(path):
             return 2, path.encode()
@@ -189,7 +192,9 @@ def _pull_path(reader: Reader) -> Path:
 
 def _pull_hello(reader: Reader) -> Hello:
     boot_id = reader.pull_uint64()
-    return Hello(_pull_all(reader, Reader.pull_uint16, MAX_INGRESSES), boot_id)
+    ingresses = _pull_all(reader, Reader.pull_uint16, MAX_INGRESSES)
+    away = _pull_all(reader, Reader.pull_uint16, MAX_INGRESSES) if reader.remaining else ()
+    return Hello(ingresses, boot_id, away)
 
 
 def _pull_owner(reader: Reader) -> Owner:

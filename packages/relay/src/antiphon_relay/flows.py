@@ -35,13 +35,15 @@ Datagram = tuple[bytes, bytes]
 
 
 class Ingress:
-    """One public address. `outbox` holds what is to leave it, `flows` its clients by encoded address."""
+    """One public address. `outbox` holds what is to leave it, `flows` its clients by encoded address; a shared one is
+    `away` while another host has it."""
 
-    __slots__ = ("address_size", "flows", "head", "id", "outbox")
+    __slots__ = ("address_size", "away", "flows", "head", "id", "outbox")
 
     def __init__(self, ingress: int, address_size: int) -> None:
         self.id = ingress
         self.address_size = address_size
+        self.away = False
         self.head = bytes((TRANSPORT_UDP, 0)) + ingress.to_bytes(2, "big")
         self.flows: dict[bytes, Flow] = {}
         self.outbox: list[Datagram] = []

@@ -152,6 +152,7 @@ class Forwarder:
         self._downlink_shares = Shares()
         self._boot_id = int.from_bytes(random(8), "big")
         self._hello = b""
+        self._away: tuple[int, ...] = ()
         self._hello_at = self._expire_at = self._forget_at = 0.0
 
     def know(self, addresses: Iterable[tuple[str, int]]) -> None:
@@ -254,9 +255,11 @@ class Forwarder:
         return min(self._hello_at, self._expire_at) if self.known else self._expire_at
 
     def _say_hello(self, now: float) -> None:
-        if not self._hello:
+        away = tuple(ingress.id for ingress in self.ingresses.values() if ingress.away)
+        if not self._hello or away != self._away:
+            self._away = away
             ingresses = tuple(ingress.id for ingress in self.ingresses.values())
-            self._hello = self._link_keys.encode(Hello(ingresses, self._boot_id), now + self._unix_offset)
+            self._hello = self._link_keys.encode(Hello(ingresses, self._boot_id, away), now + self._unix_offset)
         self.link_outbox.extend([(self._hello, address) for address in self.known])
 
     def _expire(self, now: float) -> None:

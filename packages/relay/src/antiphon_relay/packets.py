@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import trio
 
 from antiphon_common.shell.calls import BATCH
+from antiphon_common.shell.interfaces import has_address
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.shell.wakeup import Wakeup
 from antiphon_relay.flows import Ingress
@@ -101,6 +102,8 @@ class PacketLoop:
         while True:
             with trio.CancelScope() as self._timer:
                 await trio.sleep_until(self._forwarder.poll_timeout())
+            for ingress, sock in self._media:
+                ingress.away = not has_address(sock.address[0])
             self._forwarder.handle_timeout(trio.current_time())
             self.flush()
 

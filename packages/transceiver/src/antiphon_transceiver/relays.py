@@ -65,6 +65,12 @@ class RelaySilenced(msgspec.Struct, frozen=True):
     relay: Address
 
 
+class AddressMoved(msgspec.Struct, frozen=True):
+    """The shared address of an ingress has left a live relay, or has come to one."""
+
+    ingress: int
+
+
 class IngressLost(msgspec.Struct, frozen=True):
     """The last live relay of an ingress fell silent."""
 
@@ -78,7 +84,7 @@ class IngressFound(msgspec.Struct, frozen=True):
     relay: Address
 
 
-Event = RelayBegan | RelaySilenced | IngressLost | IngressFound
+Event = RelayBegan | RelaySilenced | AddressMoved | IngressLost | IngressFound
 Key = TypeVar("Key", Path, Owner)
 
 
@@ -105,12 +111,13 @@ class RelayCounters:
 
 
 class _Relay:
-    __slots__ = ("address", "boot_id", "delivered", "heard", "hello", "hello_until", "ingresses", "silent")
+    __slots__ = ("address", "away", "boot_id", "delivered", "heard", "hello", "hello_until", "ingresses", "silent")
 
     def __init__(self, address: Address, hello: Hello) -> None:
         self.address = address
         self.boot_id = hello.boot_id
         self.ingresses = hello.ingresses
+        self.away = hello.away
         self.hello = b""
         self.hello_until = -inf
         self.heard = -inf
@@ -158,19 +165,33 @@ class Relays:
         relay = self._relays.get(address)
         return relay is not None and not relay.silent
 
-    def instead_of(self, lost: Address, ingress: int) -> Address | None:
-        """Return the live relay of an ingress that best stands in for one that is lost, if there is any.
+    def serves(self, address: Address, ingress: int) -> bool:
+        """Whether packets can leave an ingress by a relay: it lives, and has the ingress's address."""
+        relay = self._relays.get(address)
+        return relay is not None and not relay.silent and ingress not in relay.away
 
-        A relay of the same host holds what that one held of shared addresses; otherwise who was given packets last.
+    def instead_of(self, lost: Address, ingress: int) -> Address | None:
+        """Return the live relay of an ingress that best stands in for one that is lost, if there is any. For one that
+        lives and only lost the address, that is one that has it.
+
+        Where no relay says that it has a shared address, one of the same host may, and otherwise who was given packets
+        last.
         """
         live = (relay for relay in self._by_ingress.get(ingress, {}).values() if not relay.silent)
         latest = max((relay.heard for relay in self._relays.values()), default=-inf)
         best = max(
             live,
-            key=lambda relay: (relay.heard > latest - DOUBTFUL_AFTER, relay.address[0] == lost[0], relay.delivered),
+            key=lambda relay: (
+                relay.heard > latest - DOUBTFUL_AFTER,
+                ingress not in relay.away,
+                relay.address[0] == lost[0],
+                relay.delivered,
+            ),
             default=None,
         )
-        return None if best is None else best.address
+        if best is None or (ingress in best.away and self.is_live(lost)):
+            return None
+        return best.address
 
     # What relays say
 
@@ -185,6 +206,9 @@ class Relays:
                 self.counters.refused += 1
                 return
             relay = self._begin(address, hello, now)
+        elif relay.away != hello.away:
+            self._events.extend(AddressMoved(ingress) for ingress in set(relay.away).symmetric_difference(hello.away))
+            relay.away = hello.away
         relay.hello = datagram
         relay.hello_until = now + VERIFIED_SECONDS
         self._hear(relay, now)

@@ -18,7 +18,7 @@ from antiphon_transceiver.backends import BackendError, BackendPool, InboundFram
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.metrics import TransceiverMetrics
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.relays import IngressFound, IngressLost, RelayBegan, RelaySilenced
+from antiphon_transceiver.relays import AddressMoved, IngressFound, IngressLost, RelayBegan, RelaySilenced
 from antiphon_transceiver.switchboard import CallConnected, CallEnded, CallReported, Event, Switchboard
 
 log = logging.getLogger(__name__)
@@ -248,6 +248,8 @@ class TransceiverServer:
                 log.info("relay began", extra={"relay": str(Path.of(*relay))})
             case RelaySilenced(relay):
                 log.info("relay silent", extra={"relay": str(Path.of(*relay))})
+            case AddressMoved(ingress):
+                log.info("shared address moved", extra={"ingress": ingress})
             case IngressLost(ingress):
                 log.warning("ingress lost: none of its relays is heard", extra={"ingress": ingress})
             case IngressFound(ingress, relay):

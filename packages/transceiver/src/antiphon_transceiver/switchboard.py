@@ -410,7 +410,7 @@ class Switchboard:
             match event:
                 case relays.RelaySilenced(relay):
                     self._reroute([route for route in self._routes() if route.relay == relay])
-                case relays.IngressFound(ingress):
+                case relays.IngressFound(ingress) | relays.AddressMoved(ingress):
                     self._reroute([route for route in self._routes() if route.path.ingress == ingress])
                 case relays.IngressLost(ingress):
                     for call in list(self._calls.values()):
@@ -420,11 +420,11 @@ class Switchboard:
         return (route for call in self._calls.values() for route in call.routes.values())
 
     def _reroute(self, routes: Iterable[Route]) -> None:
-        """Give routes whose relay does not live another of the same ingress, where there is one."""
+        """Give routes by which nothing can leave another relay of the same ingress, where there is one."""
         stand_ins: dict[tuple[Address, int], Address | None] = {}
         for route in routes:
             lost, ingress = route.relay, route.path.ingress
-            if self.relays.is_live(lost):
+            if self.relays.serves(lost, ingress):
                 continue
             if (lost, ingress) not in stand_ins:
                 stand_ins[lost, ingress] = self.relays.instead_of(lost, ingress)

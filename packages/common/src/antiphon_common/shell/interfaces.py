@@ -16,6 +16,16 @@ def local_addresses(family: socket.AddressFamily) -> list[str]:
     return list(dict.fromkeys(host for host in hosts if family == socket.AF_INET or not ip_address(host).is_link_local))
 
 
+def has_address(host: str) -> bool:
+    """Tell whether a numeric address is this host's now. Costs little: shared addresses come and go at any time."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
 def default_address(family: socket.AddressFamily) -> str | None:
     """Return the address that packets to the rest of the world leave from; nothing is sent to find out."""
     try:
