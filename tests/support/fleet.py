@@ -56,14 +56,16 @@ MEDIA_PORT, LINK_PORT, CONTROL_PORT, ADMIN_PORT, HTTP_PORT, BACKEND_PORT, REDIS_
 URL, URL_BY_LONE = (f"http://{LAN[name]}:{HTTP_PORT}" for name in ("signaling-1", "signaling-2"))
 """Signaling that names VIP alone, and that names LONE first."""
 
+CHECK_SECONDS = 6.0
+"""Within which every client checks its path."""
+
 SLOTS = 50
 WORKERS = 2
 
 KEEPALIVED = """
 global_defs {{
     vrrp_version 3
-    vrrp_garp_master_repeat 2
-    vrrp_priority -10
+    vrrp_rt_priority 50
 }}
 vrrp_instance ingress {{
     state BACKUP
@@ -72,6 +74,9 @@ vrrp_instance ingress {{
     priority {priority}
     advert_int 0.03
     nopreempt
+    garp_master_repeat 2
+    garp_master_refresh 1
+    garp_lower_prio_delay 1
     virtual_ipaddress {{
         {address}/32
     }}
@@ -267,7 +272,7 @@ class Fleet:
     @contextmanager
     def spraying(self) -> Iterator[None]:
         """Send every packet for the shared address to either relay by chance. Both have the address then, as hosts
-        behind a load balancer do."""
+        behind a load balancer do, and so that callers who only listen hear the right one in the end, for longer."""
         gateway = self._lan.gateway
         with ExitStack() as undo:
             for mark, name in enumerate(PAIR, 1):
@@ -285,6 +290,8 @@ class Fleet:
             gateway.run("nft", "-f", str(rules))
             undo.callback(gateway.run, "nft", "delete", "table", "ip", "spray")
             yield
+            gateway.run("nft", "flush", "table", "ip", "spray")
+            time.sleep(CHECK_SECONDS)
 
     def rotate_keys(self, seconds: float) -> None:
         """Add a key that is used in so many seconds."""
