@@ -39,12 +39,13 @@ class Longest(NamedTuple):
     others: float
     lone_up: float
     lone_down: float
-    lost_calls: int
+    lost_calls: list[str]
+    """Who they are, and why each is over, if it is."""
     untouched_lost: int
     """Packets that calls without a gap lost all the same."""
 
     def __str__(self) -> str:
-        return "".join(f"{1000 * gap:10.0f}" for gap in self[:GAPS]) + f"{self.lost_calls:10}"
+        return "".join(f"{1000 * gap:10.0f}" for gap in self[:GAPS]) + f"{len(self.lost_calls):10}"
 
 
 GAPS = 6
@@ -76,7 +77,11 @@ class Watch:
     def _take(self) -> Longest:
         down, up = self.fleet.heard_by_callers(), self.fleet.heard_by_backends()
         now = time.monotonic()
-        lost = [call for call, heard in down.items() if heard.closed or now - heard.gap.last > FRESH_SECONDS]
+        lost = [
+            f"{call} ({'foreign, ' * heard.foreign}{heard.gap.packets} packets) {heard.closed}"
+            for call, heard in down.items()
+            if heard.closed or now - heard.gap.last > FRESH_SECONDS
+        ]
         shared = {call: heard for call, heard in down.items() if call != self._lone}
         new_losses = {call: heard.lost - self._losses.get(call, 0) for call, heard in shared.items()}
         self._losses = {call: heard.lost for call, heard in down.items()}
@@ -91,7 +96,7 @@ class Watch:
             longest(heard for heard in shared.values() if heard.foreign),
             up[self._lone].longest,
             down[self._lone].gap.longest,
-            len(lost),
+            lost,
             sum(new_losses[call] for call, heard in shared.items() if heard.gap.longest < UNTOUCHED),
         )
 
@@ -101,7 +106,7 @@ class Watch:
         """Measure an event that no call is to notice but by a gap of `due` seconds, where that is said."""
         longest = self.measure(name, event, seconds)
         if longest.lost_calls:
-            self.failures.append(f"{name}: {longest.lost_calls} calls lost")
+            self.failures.append(f"{name}: calls lost: {', '.join(longest.lost_calls)}")
         allowed = nan if due is None else due + max(self.stalled, min(longest[:GAPS]))
         if max(longest.up, longest.down, longest.listening) > allowed:
             self.failures.append(f"{name}: a gap above {1000 * allowed:.0f} ms")

@@ -101,10 +101,11 @@ async def _look(caller: aiortc_callers.Caller, heard: Heard) -> None:
     before = 0
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        now = (await caller.counts()).rtp_received
-        if now > before:
+        statistics = (await caller.peer.getStats()).values()
+        received = sum(entry.packetsReceived for entry in statistics if entry.type == "inbound-rtp")
+        if received > before:
             heard.gap.heard()
-        before = now
+        before = received
         if caller.peer.connectionState in ("failed", "closed"):
             heard.closed = caller.peer.connectionState
 
