@@ -44,11 +44,14 @@ class Longest(NamedTuple):
     untouched_lost: int
     """Packets that calls without a gap lost all the same."""
 
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        return self.up, self.down, self.listening, self.others, self.lone_up, self.lone_down
+
     def __str__(self) -> str:
-        return "".join(f"{1000 * gap:10.0f}" for gap in self[:GAPS]) + f"{len(self.lost_calls):10}"
+        return "".join(f"{1000 * gap:10.0f}" for gap in self.gaps) + f"{len(self.lost_calls):10}"
 
 
-GAPS = 6
 COLUMNS = ("up", "down", "listening", "others", "lone up", "lone down", "lost calls")
 
 
@@ -62,7 +65,7 @@ class Watch:
         self.failures: list[str] = []
         print(f"\n{'the longest gap, in ms':34}{''.join(f'{name:>10}' for name in COLUMNS)}")
         undisturbed = self.measure("nothing", lambda: None, 4.0)
-        self.stalled = max(undisturbed[:GAPS])
+        self.stalled = max(undisturbed.gaps)
 
     def measure(self, name: str, event: Callable[[], object], seconds: float) -> Longest:
         """Let something happen, and look for so many seconds at what it does."""
@@ -107,7 +110,7 @@ class Watch:
         longest = self.measure(name, event, seconds)
         if longest.lost_calls:
             self.failures.append(f"{name}: calls lost: {', '.join(longest.lost_calls)}")
-        allowed = nan if due is None else due + max(self.stalled, min(longest[:GAPS]))
+        allowed = nan if due is None else due + max(self.stalled, min(longest.gaps))
         if max(longest.up, longest.down, longest.listening) > allowed:
             self.failures.append(f"{name}: a gap above {1000 * allowed:.0f} ms")
         return longest
