@@ -48,6 +48,7 @@ server.on("connection", (socket) => {
   send([HELLO, 1, SLOTS, ["pcm16/24000"]]);
 });
 
+process.once("SIGINT", () => process.exit());
 process.once("SIGTERM", () => {
   for (const socket of server.clients) socket.send(encode([[DRAIN]]));
   setInterval(() => taken || process.exit(), 100);
