@@ -205,6 +205,6 @@ def roll(watch: Watch) -> None:
 
 def lose_the_rest(watch: Watch) -> None:
     cluster = watch.fleet
-    watch.expect("keys are rotated", partial(cluster.rotate_keys, 2.0), 6.0)
+    watch.expect("keys are rotated", partial(cluster.rotate_keys, 5.0), 9.0)
     watch.expect("a backend's host", partial(cluster.kill_host, "backend-1"), 8.0, due=None)
     watch.expect("the callers' path, for 3 s", partial(cluster.network.interrupt, CALLERS, 3.0), 8.0, due=None)

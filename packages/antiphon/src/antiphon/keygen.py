@@ -28,7 +28,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("file", nargs="?", help="where to write it, for its owner alone; standard output without")
     parser.add_argument("--rotate", action="store_true", help="add a key to the file, and have the others retire")
     add_seconds = partial(parser.add_argument, type=int, metavar="SECONDS")
-    add_seconds("--in", dest="mint", default=MINT_SECONDS, help=f"when the new key is used (default: {MINT_SECONDS})")
+    add_seconds(
+        "--in",
+        dest="mint",
+        default=MINT_SECONDS,
+        help=f"when the new key is used; services take up to 3 s to learn of it (default: {MINT_SECONDS})",
+    )
     add_seconds(
         "--retire", default=RETIRE_SECONDS, help=f"when the others retire after that (default: {RETIRE_SECONDS})"
     )
