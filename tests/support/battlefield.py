@@ -100,7 +100,7 @@ class Battlefield:
 
     def _measure(self) -> float:
         """Flood the relay with media of confirmed flows whose owner is a socket that nobody reads."""
-        host, _, port = self.relay.wait_for_log(r"\blink=(\S+)")[1].rpartition(":")
+        host, _, port = self.relay.wait_for_log(r"relay ready.*\blink=(\S+)")[1].rpartition(":")
         flows = [NetworkPath.of(*source, ingress=self.ingress) for source in MEASURED.all()]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as owner:
             owner.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
