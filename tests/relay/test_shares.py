@@ -103,6 +103,16 @@ def test_confirmed_flows_go_before_provisional_ones_and_those_before_unknown_pat
     assert unknown == 0
 
 
+def test_an_owner_that_is_alone_gets_whatever_can_be_forwarded() -> None:
+    overload = Overload()
+    owner = overload.relay.transceiver()
+    for number in range(1000):
+        owner.confirm(client(number))
+    overload.offer(owner, 200_000, range(1000))
+    (came,) = overload.run(1.0)
+    assert came * 200_000 * (READ_SECONDS + FORWARD_SECONDS) > 0.95
+
+
 def test_a_burst_that_can_be_moved_loses_nothing_and_overload_is_forgotten() -> None:
     overload = Overload()
     owner, flooded = overload.relay.transceiver(9000), overload.relay.transceiver(9001)

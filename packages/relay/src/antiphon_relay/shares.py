@@ -32,11 +32,12 @@ CONFIRMED, PROVISIONAL = 1, 2
 class Shares:
     """Decides for one socket. It is `active` from the first pressure until all that comes fits the budget again."""
 
-    __slots__ = ("_budget", "_came", "_level", "_passed", "_pressed", "_until", "active")
+    __slots__ = ("_budget", "_came", "_level", "_parts", "_passed", "_pressed", "_until", "active")
 
     def __init__(self) -> None:
         self.active = False
         self._came: dict[bytes, int] = {}
+        self._parts: set[int] = set()
         self._passed: dict[bytes, int] = {}
         self._level = self._budget = inf
         self._pressed = False
@@ -85,6 +86,7 @@ class Shares:
                 self._divide(late=now >= self._until + SHARE_WINDOW)
             self._until = now + SHARE_WINDOW
             self._came = {}
+            self._parts = set()
             self._passed = {}
         self._pressed = pressed
         self.active = self.active or pressed
@@ -92,6 +94,7 @@ class Shares:
     def _allow(self, owner: bytes, part: int) -> bool:
         """Count a packet towards an owner, and return whether it is within the owner's share."""
         self._came[owner] = self._came.get(owner, 0) + 1
+        self._parts.add(part)
         passed = self._passed.get(owner, 0) + 1
         if passed * part > self._level:
             return False
@@ -100,9 +103,9 @@ class Shares:
 
     def _divide(self, *, late: bool) -> None:
         """End a window: set the budget of the next, and what each owner has of it. Where nothing has come for a whole
-        window the overload is over."""
+        window the overload is over; with one owner's flows of one kind there is nobody to spare, and less would be forwarded for nothing."""
         self._budget = sum(self._passed.values()) * SQUEEZE if self._pressed else self._budget * RELAX
-        if late or sum(self._came.values()) <= self._budget:
+        if late or (len(self._came) < 2 and len(self._parts) < 2) or sum(self._came.values()) <= self._budget:
             self.active = False
             self._level = self._budget = inf
         else:
