@@ -103,7 +103,8 @@ class Shares:
 
     def _divide(self, *, late: bool) -> None:
         """End a window: set the budget of the next, and what each owner has of it. Where nothing has come for a whole
-        window the overload is over; with one owner's flows of one kind there is nobody to spare, and less would be forwarded for nothing."""
+        window the overload is over; with one owner's flows of one kind there is nobody to spare, and nothing is cut.
+        """
         self._budget = sum(self._passed.values()) * SQUEEZE if self._pressed else self._budget * RELAX
         if late or (len(self._came) < 2 and len(self._parts) < 2) or sum(self._came.values()) <= self._budget:
             self.active = False
