@@ -24,6 +24,8 @@ CALLS_BESIDE = 6
 
 CONTROL_SECONDS = 5.0
 
+CALLS_IN_A_ROW = 11
+
 MANY = Sources(STRANGERS, addresses=50_000, ports=4)
 FEW = Sources(STRANGERS, addresses=500, ports=4)
 """Few enough that each is answered more than once."""
@@ -95,15 +97,20 @@ async def test_media_in_the_name_of_the_attackers_own_call(field: Battlefield) -
         assert_unharmed(field, outcome)
 
 
-async def test_two_calls_in_a_row_from_one_port_reach_two_transceivers(field: Battlefield) -> None:
+async def test_calls_in_a_row_from_one_port_reach_two_transceivers(field: Battlefield) -> None:
+    """Placement is by chance: one in a thousand such rows would stay with one transceiver."""
+    reached = set()
+    address: Address = ("127.0.0.1", 0)
     async with telephone(field) as phone:
-        first = await phone.call(("127.0.0.1", 0))
-        address = first.driven.socket.getsockname()
-        first.hang_up()
-        second = await phone.call(address)
-    assert first.received
-    assert second.received
-    assert field.transceiver_of(first.ice.ufrag) != field.transceiver_of(second.ice.ufrag)
+        for _ in range(CALLS_IN_A_ROW):
+            caller = await phone.call(address)
+            assert caller.received
+            reached.add(field.transceiver_of(caller.ice.ufrag))
+            address = caller.driven.socket.getsockname()
+            caller.hang_up()
+            if len(reached) == TRANSCEIVERS:
+                return
+    assert len(reached) == TRANSCEIVERS
 
 
 def assert_unharmed(field: Battlefield, outcome: Outcome) -> None:

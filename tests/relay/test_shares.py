@@ -113,6 +113,18 @@ def test_an_owner_that_is_alone_gets_whatever_can_be_forwarded() -> None:
     assert came * 200_000 * (READ_SECONDS + FORWARD_SECONDS) > 0.95
 
 
+def test_a_flood_by_one_flow_is_no_part_of_its_owners_share() -> None:
+    overload = Overload()
+    owner, other = overload.relay.transceiver(9000), overload.relay.transceiver(9001)
+    for number in range(200):
+        (owner if number < 190 else other).confirm(client(number))
+    overload.offer(owner, 200_000, range(1))
+    overload.offer(owner, 15_000, range(1, 190))
+    overload.offer(other, 1_000, range(190, 200))
+    shares = overload.run(1.0)
+    assert min(shares[1:]) >= 0.99, shares
+
+
 def test_a_burst_that_can_be_moved_loses_nothing_and_overload_is_forgotten() -> None:
     overload = Overload()
     owner, flooded = overload.relay.transceiver(9000), overload.relay.transceiver(9001)

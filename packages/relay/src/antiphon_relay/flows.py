@@ -74,6 +74,10 @@ class Flow(Claim[bytes]):
     def path(self) -> Path:
         return Path.decode(self.key)
 
+    def is_spent(self, now: float) -> bool:
+        """Whether what comes by it now is over its own limit."""
+        return not self.allowance and now < self.window_end
+
     def renew(self, now: float) -> bool:
         """Begin a new window once the allowance is used up; return whether it was time for one. The packet that asks is
         the first of the new window."""

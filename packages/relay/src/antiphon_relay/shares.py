@@ -62,6 +62,8 @@ class Shares:
                 spared[kind] = left - 1
             if flow is None:
                 unknown.append(datagram)
+            elif flow.is_spent(now):
+                unknown.append(datagram)  # dropped for that, and no part of its owner's share
             elif flow.confirmed:
                 if self._allow(flow.owner, CONFIRMED):
                     confirmed.append(datagram)

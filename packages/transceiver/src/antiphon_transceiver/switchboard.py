@@ -365,8 +365,9 @@ class Switchboard:
             self._tell_relays(now)
 
     def _release(self, call: Call, path: Path, now: float) -> None:
-        route = call.routes.get(path)
-        if self.paths.release(path.encode(), call):
+        route, key = call.routes.get(path), path.encode()
+        if self.paths.lookup(key) in (call, None):  # else it is another call's by now
+            self.paths.release(key, call)
             self.relays.released(path, None if route is None else route.relay)
             self._tell_relays(now)
         if path not in call.session.paths:
