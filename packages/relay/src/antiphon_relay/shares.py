@@ -54,16 +54,15 @@ class Shares:
         unknown: list[Datagram] = []
         for datagram in batch:
             flow = flows.get(datagram[1])
-            if pressed and datagram[0][:2] == BINDING_REQUEST:
+            request = datagram[0][:2] == BINDING_REQUEST
+            if pressed and request:
                 kind = flow if flow is not None and flow.confirmed else flow is None
                 left = spared.get(kind, SPARED_CONFIRMED)
                 if not left:
                     continue
                 spared[kind] = left - 1
-            if flow is None:
-                unknown.append(datagram)
-            elif flow.is_spent(now):
-                unknown.append(datagram)  # dropped for that, and no part of its owner's share
+            if flow is None or request or flow.is_spent(now):
+                unknown.append(datagram)  # has limits of its own, and is no part of an owner's share
             elif flow.confirmed:
                 if self._allow(flow.owner, CONFIRMED):
                     confirmed.append(datagram)
