@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 RELEASE = "bookworm"
 BASE_PACKAGES = ("python3-venv", "ca-certificates")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-PIP_SETTINGS = Path("/etc/pip.conf")
+PIP_SETTINGS, PIP_SETTINGS_BELOW = Path("/etc/pip.conf"), Path("/etc/xdg/pip/pip.conf")
+"""pip reads both; the first overrides the second."""
 NAMES = ("relay", "transceiver", "signaling", "backend", "antiphon")
 USER = 65532
 CALLS, SECONDS = 3, 3
@@ -110,12 +111,12 @@ def mirror() -> str:
 
 def build(buildah: Buildah, folder: Path, name: str) -> None:
     """Build one image from its Dockerfile."""
-    settings = folder / "pip.conf"
+    settings = folder / "pip.conf"  # of the environment, above those of the machine
     if not settings.exists():
         given = {key.removeprefix("PIP_").lower().replace("_", "-"): value for key, value in os.environ.items()
                  if key in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")}  # fmt: skip
         settings.write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in given.items()))
-    volumes = {settings: "/root/.config/pip/pip.conf"} | ({PIP_SETTINGS: PIP_SETTINGS} if PIP_SETTINGS.exists() else {})
+    volumes = {settings: PIP_SETTINGS} | ({PIP_SETTINGS: PIP_SETTINGS_BELOW} if PIP_SETTINGS.exists() else {})
     buildah(
         "bud", ISOLATION, "--quiet", "--layers", "--pull-never", "--build-arg", "BASE=localhost/base",
         *(word for here, there in volumes.items() for word in ("--volume", f"{here}:{there}:ro")),
