@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from math import nan
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from playwright.sync_api import Playwright
 
 from support.fleet import CALLERS, PAIR, RELAYS, URL, URL_BY_LONE, WORKERS, Fleet, fleet
@@ -23,9 +24,24 @@ FRESH_SECONDS = 1.0
 UNTOUCHED = 0.06
 """Seconds: a gap of less is none that the event made."""
 
-SHARED_DUE, LONE_UPLINK_DUE = 0.15, 4.0
-"""Seconds of silence that an event may cost. Added to it is how long the machine stalled: while nothing happened, and
-meanwhile, by the shortest of all gaps."""
+
+SHARED_MACHINE = 0.85
+"""Seconds beyond what is due that fail a test, unless `--due` is given: what else runs on a machine takes its time from
+the cluster. What the cluster does not repair by itself takes longer: callers' own checks are seconds apart."""
+
+
+class Due(NamedTuple):
+    """How many seconds of silence an event may cost the calls by the shared address, and the one by the lone ingress.
+
+    Added to it is how long the machine stalled: while nothing happened, and meanwhile, by the shortest of all gaps.
+    """
+
+    shared: float = 0.15
+    lone_up: float = inf
+    lone_down: float = inf
+
+
+USUAL, ANYTHING = Due(), Due(shared=inf)
 
 
 class Longest(NamedTuple):
@@ -48,6 +64,11 @@ class Longest(NamedTuple):
     def gaps(self) -> tuple[float, ...]:
         return self.up, self.down, self.listening, self.others, self.lone_up, self.lone_down
 
+    def beyond(self, due: Due) -> float:
+        """Return by how much a gap is longer than is due, at most."""
+        shared = max(self.up, self.down, self.listening)
+        return max(shared - due.shared, self.lone_up - due.lone_up, self.lone_down - due.lone_down)
+
     def __str__(self) -> str:
         return "".join(f"{1000 * gap:10.0f}" for gap in self.gaps) + f"{len(self.lost_calls):10}"
 
@@ -58,24 +79,35 @@ COLUMNS = ("up", "down", "listening", "others", "lone up", "lone down", "lost ca
 class Watch:
     """The calls that a fleet holds, and what each event did to them."""
 
-    def __init__(self, running: Fleet, lone: str) -> None:
+    def __init__(self, running: Fleet, lone: str, tolerance: float) -> None:
         self.fleet = running
         self._lone = lone
+        self._tolerance = tolerance
         self._losses: dict[str, int] = {}
         self.failures: list[str] = []
         print(f"\n{'the longest gap, in ms':34}{''.join(f'{name:>10}' for name in COLUMNS)}")
-        undisturbed = self.measure("nothing", lambda: None, 4.0)
-        self.stalled = max(undisturbed.gaps)
+        undisturbed = self._measure(lambda: None, 4.0)
+        print(f"{'nothing':34}{undisturbed}", flush=True)
+        self._stalled = max(undisturbed.gaps)
 
-    def measure(self, name: str, event: Callable[[], object], seconds: float) -> Longest:
-        """Let something happen, and look for so many seconds at what it does."""
+    def expect(self, name: str, event: Callable[[], object], seconds: float, due: Due = USUAL) -> Longest:
+        """Let something happen, look for so many seconds at what it does, and print it. No call is to be lost, nor to
+        fall silent for longer than is due."""
+        longest = self._measure(event, seconds)
+        if longest.lost_calls:
+            self.failures.append(f"{name}: calls lost: {', '.join(longest.lost_calls)}")
+        beyond = longest.beyond(due) - max(self._stalled, min(longest.gaps))
+        print(f"{name:34}{longest}", f"  {1000 * beyond:.0f} more than is due" * (beyond > 0), flush=True)
+        if beyond > self._tolerance:
+            self.failures.append(f"{name}: a gap {1000 * beyond:.0f} ms longer than is due")
+        time.sleep(SETTLE_SECONDS)
+        return longest
+
+    def _measure(self, event: Callable[[], object], seconds: float) -> Longest:
         self._take()
         event()
         time.sleep(seconds)
-        longest = self._take()
-        print(f"{name:34}{longest}", flush=True)
-        time.sleep(SETTLE_SECONDS)
-        return longest
+        return self._take()
 
     def _take(self) -> Longest:
         down, up = self.fleet.heard_by_callers(), self.fleet.heard_by_backends()
@@ -103,21 +135,9 @@ class Watch:
             sum(new_losses[call] for call, heard in shared.items() if heard.gap.longest < UNTOUCHED),
         )
 
-    def expect(
-        self, name: str, event: Callable[[], object], seconds: float, *, due: float | None = SHARED_DUE
-    ) -> Longest:
-        """Measure an event that no call is to notice but by a gap of `due` seconds, where that is said."""
-        longest = self.measure(name, event, seconds)
-        if longest.lost_calls:
-            self.failures.append(f"{name}: calls lost: {', '.join(longest.lost_calls)}")
-        allowed = nan if due is None else due + max(self.stalled, min(longest.gaps))
-        if max(longest.up, longest.down, longest.listening) > allowed:
-            self.failures.append(f"{name}: a gap above {1000 * allowed:.0f} ms")
-        return longest
-
 
 @contextmanager
-def watching(playwright: Playwright, folder: Path, *, redis: bool) -> Iterator[Watch]:
+def watching(playwright: Playwright, folder: Path, tolerance: float, *, redis: bool) -> Iterator[Watch]:
     """Hold twenty calls: sixteen of the test client, two of aiortc, two of Chromium, one of them by the lone ingress.
 
     Every failure is told at the end, so that none hides the others.
@@ -128,13 +148,18 @@ def watching(playwright: Playwright, folder: Path, *, redis: bool) -> Iterator[W
         running.browse(URL)
         lone = running.browse(URL_BY_LONE)
         time.sleep(SETTLE_SECONDS)
-        watch = Watch(running, lone.call_id)
+        watch = Watch(running, lone.call_id, tolerance)
         yield watch
         assert not watch.failures, "\n".join(watch.failures)
 
 
-def test_members_are_lost_one_by_one(playwright: Playwright, tmp_path: Path) -> None:
-    with watching(playwright, tmp_path, redis=True) as watch:
+@pytest.fixture
+def tolerance(request: pytest.FixtureRequest) -> float:
+    return 0.0 if request.config.getoption("--due") else SHARED_MACHINE
+
+
+def test_members_are_lost_one_by_one(playwright: Playwright, tmp_path: Path, tolerance: float) -> None:
+    with watching(playwright, tmp_path, tolerance, redis=True) as watch:
         lose_relays(watch)
         lose_the_lone_relay(watch)
         lose_redis(watch)
@@ -142,8 +167,8 @@ def test_members_are_lost_one_by_one(playwright: Playwright, tmp_path: Path) -> 
         lose_the_rest(watch)
 
 
-def test_relays_are_lost_without_redis(playwright: Playwright, tmp_path: Path) -> None:
-    with watching(playwright, tmp_path, redis=False) as watch:
+def test_relays_are_lost_without_redis(playwright: Playwright, tmp_path: Path, tolerance: float) -> None:
+    with watching(playwright, tmp_path, tolerance, redis=False) as watch:
         lose_relays(watch)
 
 
@@ -163,10 +188,9 @@ def lose_relays(watch: Watch) -> None:
 
 
 def lose_the_lone_relay(watch: Watch) -> None:
-    longest = watch.expect("the lone relay's host", partial(watch.fleet.kill_host, "relay-c"), 8.0)
-    stalled = watch.stalled
-    if longest.lone_down > SHARED_DUE + stalled or longest.lone_up > LONE_UPLINK_DUE + stalled:
-        watch.failures.append("the other ingress took over too late")
+    watch.expect(
+        "the lone relay's host", partial(watch.fleet.kill_host, "relay-c"), 8.0, Due(lone_up=4.0, lone_down=0.15)
+    )
     watch.fleet.revive_host("relay-c")
 
 
@@ -182,7 +206,7 @@ def lose_redis(watch: Watch) -> None:
         for name in RELAYS:
             cluster.start_service(name)
 
-    watch.expect("Redis flushed, all relays restarted", forget_everything, 6.0, due=None)
+    watch.expect("Redis flushed, all relays restarted", forget_everything, 6.0, ANYTHING)
 
 
 def roll(watch: Watch) -> None:
@@ -198,7 +222,7 @@ def roll(watch: Watch) -> None:
             cluster.start_keepalived(name)
 
     for name in RELAYS:
-        watch.expect(f"{name} is rolled", partial(replace, name), 5.0, due=SHARED_DUE if name in PAIR else None)
+        watch.expect(f"{name} is rolled", partial(replace, name), 5.0, USUAL if name in PAIR else ANYTHING)
     for name in ("signaling-1", "signaling-2"):
         watch.expect(f"{name} is rolled", partial(replace, name), 2.0)
 
@@ -206,5 +230,5 @@ def roll(watch: Watch) -> None:
 def lose_the_rest(watch: Watch) -> None:
     cluster = watch.fleet
     watch.expect("keys are rotated", partial(cluster.rotate_keys, 5.0), 9.0)
-    watch.expect("a backend's host", partial(cluster.kill_host, "backend-1"), 8.0, due=None)
-    watch.expect("the callers' path, for 3 s", partial(cluster.network.interrupt, CALLERS, 3.0), 8.0, due=None)
+    watch.expect("a backend's host", partial(cluster.kill_host, "backend-1"), 8.0, ANYTHING)
+    watch.expect("the callers' path, for 3 s", partial(cluster.network.interrupt, CALLERS, 3.0), 8.0, ANYTHING)

@@ -37,6 +37,24 @@ async def test_transceivers_are_asked_for_their_links_and_keep_them_when_they_fa
             nursery.cancel_scope.cancel()
 
 
+async def test_a_relay_says_which_shared_address_is_elsewhere() -> None:
+    """The other is bound all the same, for the day it comes."""
+    here, elsewhere = Media(Address("127.0.0.1", 0), ingress=1), Media(Address("192.0.2.7", 0), ingress=2)
+    with BatchSocket.open(("127.0.0.1", 0)) as link:
+        owner = LinkOwner(KEYS, link)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(owner.run)
+            url = await nursery.start(owner.serve_control)
+            shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=(url,))
+
+            async def serve(*, task_status: trio.TaskStatus[RelayPorts]) -> None:
+                await serve_relay(RelaySettings(media=(here, elsewhere)), shared, KEYS, task_status=task_status)
+
+            ports = await nursery.start(serve)
+            await settle(lambda: owner.away == {ports.link[0]: (2,)})
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_relay_that_leaves_goes_on_until_its_clients_are_gone() -> None:
     drain = Drain(30)
     shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=(), admin=Address("127.0.0.1", 0))

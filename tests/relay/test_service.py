@@ -1,6 +1,5 @@
 """The relay as it runs: real sockets of both families, and its admin port."""
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -10,16 +9,15 @@ import pytest
 import trio
 import trio.testing
 
-from antiphon_common.core import Path
 from antiphon_common.keys import KeyRing
-from antiphon_common.link import DOWNLINK, HEADER_SIZE, PATH_START, PATH_STOP, Confirm, LinkKeys, Release
-from antiphon_common.routing import RouteToken, RouteTokens
+from antiphon_common.link import LinkKeys, Release
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
 from antiphon_common.shell.calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay import RelayPorts, serve_relay
 from antiphon_relay.media import MediaSocket
 from antiphon_relay.packets import PacketLoop
+from support.link_owner import LinkOwner, connected, exchange
 from support.relaying import Relay, binding_request
 
 KEYS = KeyRing.generate(bytes)
@@ -40,48 +38,10 @@ async def running(*hosts: str, gather: bool = True) -> AsyncIterator[RelayPorts]
         nursery.cancel_scope.cancel()
 
 
-class Owner:
-    """A transceiver that confirms every path it hears of and sends each datagram back."""
-
-    def __init__(self, link: BatchSocket) -> None:
-        self.link = link
-        self.keys = LinkKeys(KEYS.link)
-        self.paths: set[Path] = set()
-
-    def token(self) -> bytes:
-        return RouteTokens(KEYS.route).mint(RouteToken(0, 1, self.link.address[1], 0), 0).encode()
-
-    async def run(self) -> None:
-        while True:
-            await self.link.wait_readable()
-            for data, relay in self.link.receive_batch():
-                path = Path.decode(data[PATH_START:PATH_STOP])
-                if path not in self.paths:
-                    self.paths.add(path)
-                    self.link.queue(self.keys.encode(Confirm(path), 0), relay)
-                self.link.queue(self.keys.header(path, DOWNLINK, 0) + data[HEADER_SIZE:], relay)
-            self.link.flush()
-
-
-def connected(host: str, port: int) -> socket.socket:
-    """Return a client's socket that hears nothing but the address it talks to."""
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-    sock.connect((host, port))
-    sock.setblocking(False)
-    return sock
-
-
-async def exchange(client: socket.socket, data: bytes) -> bytes:
-    client.send(data)
-    with trio.fail_after(5):
-        await trio.lowlevel.wait_readable(client)
-    return client.recv(2048)
-
-
 @pytest.mark.parametrize("gather", [True, False])
 async def test_answers_leave_from_the_address_that_was_asked(gather: bool) -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as link:
-        owner = Owner(link)
+        owner = LinkOwner(KEYS, link)
         async with running("0.0.0.0", "::", "127.0.0.2", gather=gather) as ports, trio.open_nursery() as nursery:
             nursery.start_soon(owner.run)
             assert {"127.0.0.1", "127.0.0.2", "::1"} <= {media.host for media in ports.media}
@@ -95,7 +55,7 @@ async def test_answers_leave_from_the_address_that_was_asked(gather: bool) -> No
 
 async def test_bursts_of_many_clients_lose_nothing() -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as link:
-        owner = Owner(link)
+        owner = LinkOwner(KEYS, link)
         async with running("127.0.0.1") as ports, trio.open_nursery() as nursery:
             nursery.start_soon(owner.run)
             clients = [connected(ports.media[0].host, ports.media[0].port) for _ in range(20)]
@@ -118,7 +78,7 @@ async def test_bursts_of_many_clients_lose_nothing() -> None:
 
 async def test_the_admin_port_tells_what_happens() -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as link:
-        owner = Owner(link)
+        owner = LinkOwner(KEYS, link)
         async with running("127.0.0.1") as ports, trio.open_nursery() as nursery:
             nursery.start_soon(owner.run)
             with connected(ports.media[0].host, ports.media[0].port) as client:
@@ -130,7 +90,7 @@ async def test_the_admin_port_tells_what_happens() -> None:
             assert metrics["antiphon_relay_confirmed_flows"] == 1
             assert metrics['antiphon_relay_socket_received_total{socket="link"}'] == 3
             for path in owner.paths:
-                link.queue(owner.keys.encode(Release(path), 0), ports.link[0])
+                link.queue(LinkKeys(KEYS.link).encode(Release(path), 0), ports.link[0])
             link.flush()
             with trio.fail_after(5):
                 while (await samples(ports))["antiphon_relay_confirmed_flows"]:

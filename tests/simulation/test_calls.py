@@ -94,6 +94,20 @@ def test_a_silent_client_is_disconnected_after_five_seconds_and_freed_after_thir
     assert world.now - vanished == pytest.approx(40, abs=1)
 
 
+def test_a_path_whose_release_got_lost_is_released_again_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    (client,) = start(world)
+    client.vanish()
+    with monkeypatch.context() as lossy:
+        lossy.setattr(world, "deliver_to_relay", lambda data, target, source: None)
+        world.run(10)
+    assert len(world.relay.flows) == 1
+    assert len(world.transceivers[0].switchboard.paths) == 0
+    assert world.run(30, lambda: world.find(client) is None)
+    world.run(0.1)
+    assert len(world.relay.flows) == 0
+
+
 def test_an_exception_in_one_session_ends_that_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     victim, *others = start(world, calls=3)

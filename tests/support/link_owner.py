@@ -41,6 +41,8 @@ class LinkOwner:
         """And the link address of the relay by which each was heard last."""
         self.boots: dict[Address, int] = {}
         """What each relay that says HELLO told of its start."""
+        self.away: dict[Address, tuple[int, ...]] = {}
+        """And which of its ingresses are not at its host."""
         self._announces = announces
         self._keys = keys
         self._link_keys = LinkKeys(keys.link)
@@ -80,6 +82,7 @@ class LinkOwner:
     def _receive_message(self, body: bytes, relay: Address) -> None:
         hello = decode_message(body)
         assert isinstance(hello, Hello)
+        self.away[relay] = hello.away
         if self.boots.get(relay) == hello.boot_id:
             return
         self.boots[relay] = hello.boot_id

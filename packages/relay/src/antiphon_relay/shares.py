@@ -51,7 +51,7 @@ class Shares:
         spared: dict[Flow | bool, int] = {False: SPARED_PROVISIONAL, True: SPARED_UNKNOWN}
         confirmed: list[Datagram] = []
         provisional: list[Datagram] = []
-        unknown: list[Datagram] = []
+        limited: list[Datagram] = []
         for datagram in batch:
             flow = flows.get(datagram[1])
             request = datagram[0][:2] == BINDING_REQUEST
@@ -62,13 +62,13 @@ class Shares:
                     continue
                 spared[kind] = left - 1
             if flow is None or request or flow.is_spent(now):
-                unknown.append(datagram)  # has limits of its own, and is no part of an owner's share
+                limited.append(datagram)  # by limits of its own, and is no part of an owner's share
             elif flow.confirmed:
                 if self._allow(flow.owner, CONFIRMED):
                     confirmed.append(datagram)
             elif self._allow(flow.owner, PROVISIONAL):
                 provisional.append(datagram)
-        return confirmed + provisional + unknown
+        return confirmed + provisional + limited
 
     def cut_downlink(
         self, headers: Container[bytes], batch: Sequence[Datagram], now: float, *, pressed: bool
