@@ -203,8 +203,7 @@ def lose_redis(watch: Watch) -> None:
         cluster.flush_redis()
         for name in RELAYS:
             cluster.kill_service(name)
-        for name in RELAYS:
-            cluster.start_service(name)
+        cluster.start_services(*RELAYS)
 
     watch.expect("Redis flushed, all relays restarted", forget_everything, 6.0, ANYTHING)
 
@@ -217,7 +216,7 @@ def roll(watch: Watch) -> None:
         if name in PAIR:
             cluster.stop_keepalived(name)
         cluster.stop_service(name)
-        cluster.start_service(name)
+        cluster.start_services(name)
         if name in PAIR:
             cluster.start_keepalived(name)
 

@@ -152,24 +152,21 @@ class Fleet:
             self.start_redis()
         for name in ("backend-1", "backend-2"):
             self.start_backend(name)
-        for name in ("transceiver-1", "transceiver-2"):
-            self.start_service(name)
-        for name in RELAYS:
-            self.start_relay(name)
-        for name in ("signaling-1", "signaling-2"):
-            self.start_service(name)
+        self.start_services("transceiver-1", "transceiver-2")
+        self.start_services(*RELAYS)
+        self.start_services("signaling-1", "signaling-2")
         for name in PAIR:
             self.start_keepalived(name)
 
-    def start_service(self, name: str) -> None:
-        """Start a relay, a transceiver or a signaling server, and wait until it is ready."""
-        kind = name.partition("-")[0]
-        arguments = getattr(self, f"_{kind}_settings")(name)
-        service = Service(f"antiphon_{kind}", *arguments, command=(*self._lan[name].command, sys.executable, "-m"))
-        self._services[name] = service.wait_ready()
-
-    def start_relay(self, name: str) -> None:
-        self.start_service(name)
+    def start_services(self, *names: str) -> None:
+        """Start relays, transceivers or signaling servers at once, and wait until they are ready."""
+        for name in names:
+            kind = name.partition("-")[0]
+            arguments = getattr(self, f"_{kind}_settings")(name)
+            command = (*self._lan[name].command, sys.executable, "-m")
+            self._services[name] = Service(f"antiphon_{kind}", *arguments, command=command)
+        for name in names:
+            self._services[name].wait_ready()
 
     def start_backend(self, name: str) -> None:
         host = self._lan[name]
@@ -252,7 +249,7 @@ class Fleet:
         if name.startswith("backend"):
             self.start_backend(name)
             return
-        self.start_service(name)
+        self.start_services(name)
         if name in PAIR:
             with suppress(subprocess.CalledProcessError):  # it may have held the shared address as it died
                 ip("-n", self._lan[name].namespace, "addr", "del", f"{VIP}/32", "dev", DEVICE)
