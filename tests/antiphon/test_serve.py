@@ -4,7 +4,7 @@ import pytest
 
 from antiphon import serve
 from antiphon_common.settings import Address, Media
-from antiphon_relay import AdvertisedMedia
+from antiphon_relay.service import AdvertisedMedia
 
 WILDCARD, NAMED = Media(Address("0.0.0.0", 3478)), Media(Address("10.0.0.1", 99))
 PUBLIC = Media(Address("10.0.0.1", 99), Address("203.0.113.1", 3478))

@@ -14,9 +14,9 @@ from antiphon_common.link import LinkKeys, Release
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
 from antiphon_common.shell.calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_relay import RelayPorts, serve_relay
 from antiphon_relay.media import MediaSocket
 from antiphon_relay.packets import PacketLoop
+from antiphon_relay.service import RelayPorts, serve_relay
 from support.link_owner import LinkOwner, connected, exchange
 from support.relaying import Relay, binding_request
 

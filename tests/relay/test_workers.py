@@ -14,7 +14,7 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
 from antiphon_common.shell.calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_relay import RelayPorts, serve_relay
+from antiphon_relay.service import RelayPorts, serve_relay
 from support.link_owner import LinkOwner, connected, exchange, settle
 from support.processes import Service
 from support.relaying import binding_request

@@ -27,8 +27,8 @@ from antiphon_common.shell.admin import serve_admin
 from antiphon_common.shell.interfaces import default_address
 from antiphon_common.shell.secrets import follow_keys, read_keys
 from antiphon_common.shell.supervise import Drain, run_service
-from antiphon_relay import AdvertisedMedia, RelayPorts, serve_relay
 from antiphon_relay.media import WILDCARDS
+from antiphon_relay.service import AdvertisedMedia, RelayPorts, serve_relay
 from antiphon_signaling import SignalingPorts, serve_signaling
 from antiphon_transceiver.service import TransceiverPorts, serve_transceiver
 

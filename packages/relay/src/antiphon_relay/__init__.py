@@ -1,6 +1,5 @@
-"""The relay: takes any packet of any call to its owner, and the owner's packets to the client."""
+"""The relay: takes any packet of any call to its owner, and the owner's packets to the client.
 
-from antiphon_relay.forwarder import LINK, Forwarder
-from antiphon_relay.service import AdvertisedMedia, RelayPorts, serve_relay
-
-__all__ = ["LINK", "AdvertisedMedia", "Forwarder", "RelayPorts", "serve_relay"]
+The service is in `antiphon_relay.service`. Nothing is imported here, so that a worker, which starts while calls wait,
+loads no HTTP server.
+"""
