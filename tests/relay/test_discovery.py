@@ -6,13 +6,17 @@ from ipaddress import ip_network
 import httpx
 import trio
 
+from antiphon_common.control import LinkInfo, Load
 from antiphon_common.keys import KeyRing
+from antiphon_common.registry import Registered
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
+from antiphon_common.shell.registry import keep_registered
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.discovery import discover
 from antiphon_relay.service import RelayPorts, serve_relay
 from support.link_owner import LinkOwner, connected, exchange, settle
+from support.redis_server import redis_server
 from support.relaying import binding_request
 
 KEYS = KeyRing.generate(os.urandom)
@@ -35,6 +39,21 @@ async def test_transceivers_are_asked_for_their_links_and_keep_them_when_they_fa
             await trio.sleep(1.5)
             assert len(known) == told
             nursery.cancel_scope.cancel()
+
+
+async def test_a_transceiver_that_is_both_configured_and_registered_is_known_once() -> None:
+    known: list[list[Address]] = []
+    with redis_server() as redis, BatchSocket.open(("127.0.0.1", 0)) as link:
+        address, other = Address(*link.address), Address("127.0.0.1", 1)
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(LinkOwner(KEYS, link).serve_control)
+            for number, registered in enumerate((address, other)):
+                entry = Registered(f"http://10.0.0.{number}:8090", LinkInfo(0, (str(registered),)), Load(0, 1))
+                nursery.start_soon(keep_registered, redis.url, KEYS.control, lambda entry=entry: entry)
+            await nursery.start(discover, SharedSettings(transceiver=(url,), redis=redis.url), KEYS, known.append)
+            await settle(lambda: known and known[-1] == sorted([address, other]))
+            nursery.cancel_scope.cancel()
+    assert all(len(set(addresses)) == len(addresses) for addresses in known)
 
 
 async def test_a_relay_says_which_shared_address_is_elsewhere() -> None:

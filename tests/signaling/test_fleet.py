@@ -1,12 +1,23 @@
+from collections import Counter
 from random import Random
 
 import pytest
 
-from antiphon_common.control import Load
-from antiphon_common.registry import LEASE_SECONDS
+from antiphon_common.control import LinkInfo, Load
+from antiphon_common.registry import LEASE_SECONDS, Registered
 from antiphon_signaling.fleet import FORGET_SECONDS, MAX_LONG_SHOTS, Fleet
 
 A, B, C = "http://10.0.0.1:1", "http://10.0.0.2:1", "http://10.0.0.3:1"
+NAME = "http://transceiver-0:1"
+EMPTY, HALF = Load(0, 10), Load(5, 10)
+
+
+def link_of(url: str) -> LinkInfo:
+    return LinkInfo(0, (url.removeprefix("http://"),))
+
+
+def registered(**loads: Load) -> list[Registered]:
+    return [Registered(url, link_of(url), load) for url, load in loads.items()]
 
 
 @pytest.fixture
@@ -16,7 +27,7 @@ def random() -> Random:
 
 def fleet_of(random: Random, **loads: Load) -> Fleet:
     fleet = Fleet([], random.randrange)
-    fleet.list_leases(loads.items(), 0.0)
+    fleet.list_leases(registered(**loads), 0.0)
     return fleet
 
 
@@ -47,7 +58,7 @@ def test_calls_being_placed_count_as_placed(random: Random) -> None:
         assert next(fleet.order()) == "one"
     fleet.refused("one", draining=False)
     assert list(fleet.order()) == ["two", "one"]
-    fleet.answered("one", Load(1, 10))
+    fleet.answered("one", link_of("one"), Load(1, 10))
     assert set(fleet.order()) == {"one", "two"}
 
 
@@ -55,17 +66,17 @@ def test_one_that_is_draining_takes_calls_again_when_it_says_so(random: Random) 
     fleet = Fleet([A, B], random.randrange)
     fleet.refused(A, draining=True)
     assert list(fleet.order()) == [B, A]
-    fleet.answered(A, Load(0, 10))
-    fleet.answered(B, Load(5, 10))
+    fleet.answered(A, link_of(A), EMPTY)
+    fleet.answered(B, link_of(B), HALF)
     assert list(fleet.order()) == [A, B]
 
 
 def test_a_lease_spares_the_question_and_its_end_is_the_end_of_who_does_not_answer(random: Random) -> None:
     fleet = Fleet([A], random.randrange)
-    fleet.list_leases([(B, Load(0, 1)), (C, Load(0, 1))], 10.0)
+    fleet.list_leases(registered(**{B: EMPTY, C: EMPTY}), 10.0)
     assert set(fleet.urls) == {A, B, C}
     assert fleet.due(10.0) == [A]
-    fleet.list_leases([(B, Load(0, 1))], 11.0)
+    fleet.list_leases(registered(**{B: EMPTY}), 11.0)
     assert fleet.due(11.0) == [A, C]
     assert fleet.unanswered(C, 11.0)
     assert set(fleet.urls) == {A, B}
@@ -76,11 +87,52 @@ def test_a_lease_spares_the_question_and_its_end_is_the_end_of_who_does_not_answ
 
 def test_while_redis_is_gone_members_stay_and_are_asked(random: Random) -> None:
     fleet = Fleet([], random.randrange)
-    fleet.list_leases([(B, Load(0, 1)), (C, Load(0, 1))], 10.0)
+    fleet.list_leases(registered(**{B: EMPTY, C: EMPTY}), 10.0)
     gone = 10.0 + LEASE_SECONDS
     assert fleet.due(gone) == [B, C]
-    fleet.answered(B, Load(0, 1))
+    fleet.answered(B, link_of(B), EMPTY)
     fleet.unanswered(C, gone)
     assert list(fleet.order()) == [B, C]
     fleet.unanswered(C, gone + FORGET_SECONDS)
     assert fleet.urls == (B,)
+
+
+def test_a_transceiver_with_a_name_and_an_address_counts_once(random: Random) -> None:
+    fleet = Fleet([NAME], random.randrange)
+    fleet.list_leases(registered(**{A: EMPTY, B: EMPTY, C: EMPTY}), 10.0)
+    fleet.answered(NAME, link_of(A), EMPTY)
+    assert sorted(fleet.urls) == sorted([NAME, B, C])
+    first: Counter[str] = Counter()
+    for _ in range(600):
+        order = list(fleet.order())
+        assert sorted(order) == sorted([NAME, B, C])
+        first[order[0]] += 1
+    assert min(first.values()) >= 150, first
+
+
+def test_a_name_stays_without_a_lease_and_an_address_without_a_name_that_answers(random: Random) -> None:
+    fleet = Fleet([NAME], random.randrange)
+    fleet.list_leases(registered(**{A: EMPTY, B: HALF}), 10.0)
+    fleet.unanswered(NAME, 10.0)
+    assert list(fleet.order()) == [A, B, NAME]
+    fleet.answered(NAME, link_of(A), EMPTY)
+    assert list(fleet.order()) == [NAME, B]
+    fleet.unanswered(NAME, 11.0)
+    assert list(fleet.order()) == [A, B]
+    assert fleet.urls == (A, B)
+    fleet.answered(NAME, link_of(A), EMPTY)
+    gone = 10.0 + LEASE_SECONDS
+    assert fleet.due(gone) == [NAME, A, B]
+    fleet.unanswered(A, gone + FORGET_SECONDS)
+    fleet.list_leases(registered(**{B: HALF}), gone + FORGET_SECONDS)
+    assert list(fleet.order()) == [NAME, B]
+
+
+def test_a_name_that_has_moved_leads_to_the_new_one(random: Random) -> None:
+    fleet = Fleet([NAME], random.randrange)
+    fleet.list_leases(registered(**{A: EMPTY}), 10.0)
+    fleet.answered(NAME, link_of(A), EMPTY)
+    fleet.list_leases(registered(**{B: EMPTY}), 20.0)
+    fleet.unanswered(A, 20.0)
+    fleet.answered(NAME, link_of(B), EMPTY)
+    assert fleet.urls == (NAME,)

@@ -213,6 +213,16 @@ async def test_a_transceiver_that_refuses_the_call_itself_is_believed(
     assert (response.status_code, error_of(response)["message"]) == (422, "there is no backend 'x'")
 
 
+async def test_a_transceiver_with_two_names_is_asked_once(
+    start_signaling: StartSignaling, start_transceiver: StartTransceiver, offer: bytes
+) -> None:
+    full = await start_transceiver(capacity=0)
+    ports = await start_signaling(full, full.url.replace("127.0.0.1", "localhost"))
+    async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
+        assert (await client.post(CALLS, content=offer, headers=SDP)).status_code == 503
+    assert full.asked == 1
+
+
 async def test_transceivers_with_another_secret_or_none_at_all_mean_503(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:

@@ -18,6 +18,7 @@ from antiphon_common.control import (
     Fingerprint,
     IceParameters,
     IceUpdate,
+    LinkInfo,
     Load,
     is_authorized,
 )
@@ -38,6 +39,8 @@ class FakeTransceiver:
 
     def __init__(self, keys: KeyRing, *, capacity: int = 100, failure: Failure | None = None) -> None:
         self.url = ""
+        self.asked = 0
+        """How often a call was asked for, also in vain."""
         self.calls: dict[str, CallRequest] = {}
         self.restarted: dict[str, CallAccepted] = {}
         self.failure = failure
@@ -61,6 +64,7 @@ class FakeTransceiver:
                 Route("/calls/{call_id}", self._status, methods=["GET"]),
                 Route("/calls/{call_id}", self._update, methods=["PATCH"]),
                 Route("/calls/{call_id}", self._end, methods=["DELETE"]),
+                Route("/link", self._link, methods=["GET"]),
                 Route("/load", self._load, methods=["GET"]),
             ]
         )
@@ -70,6 +74,7 @@ class FakeTransceiver:
             task_status.started(self.url)
 
     async def _start(self, request: Request) -> Response:
+        self.asked += 1
         if (refused := self._unauthorized(request)) is not None:
             return refused
         if self.failure is not None:
@@ -115,6 +120,10 @@ class FakeTransceiver:
             return _json(404, Failure("no_call", "there is no such call"))
         self._ended[call_id].set()
         return Response(status_code=204)
+
+    async def _link(self, request: Request) -> Response:
+        link = LinkInfo(0, (self.url.removeprefix("http://"),))  # its own, like the URL
+        return self._unauthorized(request) or _json(200, link)
 
     async def _load(self, request: Request) -> Response:
         refused = self._unauthorized(request)

@@ -6,7 +6,7 @@
 | `GET /calls/{id}?tenant=T` | | 200 `CallStatus`; with `&wait=SECONDS` once the call ended, or after that time |
 | `PATCH /calls/{id}?tenant=T` | `IceUpdate` | 200 `CallAccepted` for a restart; 204 for candidates; 412 when stale |
 | `DELETE /calls/{id}?tenant=T` | | 204 |
-| `GET /link` | | 200 `LinkInfo`, for relays |
+| `GET /link` | | 200 `LinkInfo`, for relays, and to know a transceiver by |
 | `GET /load` | | 200 `Load`, for placement |
 | `POST /drain` | | 200 `Load`: no new calls; live ones end after `--drain` seconds, or `?seconds=S` |
 | `DELETE /drain` | | 200 `Load`: new calls again; 409 when the process is about to end |

@@ -2,12 +2,13 @@
 
 import logging
 from functools import partial
+from typing import TypeVar
 
 import httpx
 import msgspec
 import trio
 
-from antiphon_common.control import Load
+from antiphon_common.control import LinkInfo, Load
 from antiphon_common.keys import DerivedKeys
 from antiphon_common.registry import Registered
 from antiphon_common.settings import SharedSettings
@@ -15,7 +16,9 @@ from antiphon_common.shell.registry import watch_members
 from antiphon_signaling.fleet import Fleet
 
 ASK_SECONDS = 1.0
-"""How long a transceiver may take to tell its load, and how long it takes until it is asked again."""
+"""How long a transceiver may take to tell its link and its load, and how long it takes until it is asked again."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ async def keep_informed(
     listed = trio.Event()
 
     def found(members: list[Registered]) -> None:
-        fleet.list_leases(((member.control_url, member.load) for member in members), trio.current_time())
+        fleet.list_leases(members, trio.current_time())
         listed.set()
 
     async with trio.open_nursery() as nursery:
@@ -54,13 +57,18 @@ async def _ask(fleet: Fleet, client: httpx.AsyncClient, url: str) -> None:
     reason = "no answer in time"
     with trio.move_on_after(ASK_SECONDS):
         try:
-            response = await client.get(f"{url}/load")
-            load = msgspec.json.decode(response.raise_for_status().content, type=Load)
+            link = await _get(client, f"{url}/link", LinkInfo)
+            load = await _get(client, f"{url}/load", Load)
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             reason = str(error) or type(error).__name__
         else:
-            if fleet.answered(url, load):
+            if fleet.answered(url, link, load):
                 log.info("transceiver answers again", extra={"transceiver": url})
             return
     if fleet.unanswered(url, trio.current_time()):
         log.warning("transceiver unreachable", extra={"transceiver": url, "reason": reason})
+
+
+async def _get(client: httpx.AsyncClient, url: str, kind: type[T]) -> T:
+    response = await client.get(url)
+    return msgspec.json.decode(response.raise_for_status().content, type=kind)

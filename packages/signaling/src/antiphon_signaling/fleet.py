@@ -3,13 +3,16 @@
 What is known comes from two sides: Redis lists who has a lease, with its load; and whom it does not list, or while it
 is gone, is asked over the control API. A transceiver takes its capacity by itself, at the moment of the call, so what
 is known here need only be good enough to ask the right ones first.
+
+Several URLs may lead to one transceiver: its name, which is configured, and its address, which Redis lists. It is known
+by its link, and counts once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from antiphon_common.control import Load
-from antiphon_common.registry import LEASE_SECONDS
+from antiphon_common.control import LinkInfo, Load
+from antiphon_common.registry import LEASE_SECONDS, Registered
 
 FORGET_SECONDS = 60.0
 """Silence after which one is forgotten that Redis listed, before it fell silent too."""
@@ -19,15 +22,17 @@ a large fleet, each refused call would cost it more than a taken one."""
 
 
 class Member:
-    """One transceiver, by its control URL."""
+    """One transceiver, by one of its control URLs."""
 
-    __slots__ = ("configured", "leased_until", "listed", "load", "pending", "placed", "silent_since", "url")
+    __slots__ = ("configured", "leased_until", "link", "listed", "load", "pending", "placed", "silent_since", "url")
 
     def __init__(self, url: str, *, configured: bool) -> None:
         self.url = url
         self.configured = configured
         self.listed = False
         self.leased_until = 0.0
+        self.link: LinkInfo | None = None
+        """What tells it from others; None before it was heard of."""
         self.load: Load | None = None
         """The latest report; None before the first."""
         self.placed = 0
@@ -48,6 +53,11 @@ class Member:
         load = self.load
         return 0.0 if load is None else (load.calls + self.placed + self.pending) / max(load.capacity, 1)
 
+    @property
+    def trust(self) -> tuple[bool, bool]:
+        """What the best of several URLs of one transceiver has most of."""
+        return self.silent_since is None, self.configured
+
     def report(self, load: Load) -> None:
         self.load = load
         self.placed = 0
@@ -64,31 +74,33 @@ class Fleet:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        return tuple(self._members)
+        """One for each transceiver."""
+        return tuple(member.url for member in self._each())
 
     # What is heard of them
 
-    def list_leases(self, loads: Iterable[tuple[str, Load]], now: float) -> None:
+    def list_leases(self, transceivers: Iterable[Registered], now: float) -> None:
         """Take all that Redis lists."""
-        listed = dict(loads)
+        listed = {registered.control_url: registered for registered in transceivers}
         for member in self._members.values():
             if member.listed and member.url not in listed:
                 member.listed, member.leased_until = False, now
-        for url, load in listed.items():
+        for url, registered in listed.items():
             member = self._members.setdefault(url, Member(url, configured=False))
-            member.listed, member.leased_until = True, now + LEASE_SECONDS
-            member.report(load)
+            member.listed, member.leased_until, member.link = True, now + LEASE_SECONDS, registered.link
+            member.report(registered.load)
 
     def due(self, now: float) -> list[str]:
-        """Return whom Redis tells nothing of at this moment: they are to be asked."""
+        """Return the URLs that Redis tells nothing of at this moment: they are to be asked."""
         return [member.url for member in self._members.values() if member.leased_until <= now]
 
-    def answered(self, url: str, load: Load) -> bool:
+    def answered(self, url: str, link: LinkInfo, load: Load) -> bool:
         """Take what one said of itself; return whether it had been silent."""
         member = self._members.get(url)
         if member is None:
             return False
         was_silent = member.silent_since is not None
+        member.link = link
         member.report(load)
         return was_silent
 
@@ -137,7 +149,16 @@ class Fleet:
             member.report(Load(1, 1, draining) if member.load is None else _without_room(member.load, draining))
 
     def _left(self, tried: set[str], *, hopeful: bool) -> list[Member]:
-        return [m for m in self._members.values() if m.url not in tried and m.hopeful == hopeful]
+        return [m for m in self._each() if m.url not in tried and m.hopeful == hopeful]
+
+    def _each(self) -> Iterable[Member]:
+        """Return each transceiver once: by a URL that answers, rather a configured one, and of equals the newest."""
+        best: dict[LinkInfo | str, Member] = {}
+        for member in self._members.values():
+            known_by = member.link or member.url
+            if known_by not in best or member.trust >= best[known_by].trust:
+                best[known_by] = member
+        return best.values()
 
     def _better_of_two(self, members: Sequence[Member]) -> Member:
         """Two random choices spread calls nearly as well as looking at all does, and many signaling servers that look

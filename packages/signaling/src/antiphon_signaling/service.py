@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from antiphon_common.keys import KeyRing
 from antiphon_common.metrics import export_counters
 from antiphon_common.settings import Address, FrontSettings, SharedSettings, is_loopback
+from antiphon_common.settings.values import MEDIA_PORT
 from antiphon_common.shell.admin import listen_tcp, serve_admin
 from antiphon_common.shell.interfaces import default_address
 from antiphon_common.shell.supervise import Drain
@@ -30,7 +31,6 @@ from antiphon_signaling.placement import Transceivers, open_client
 from antiphon_signaling.tls import make_tls
 from antiphon_signaling.websocket import SignalingSocket
 
-DEFAULT_MEDIA_PORT = 3478
 WILDCARDS = ("0.0.0.0", "::")
 LOCALHOST = "127.0.0.1"
 
@@ -106,19 +106,17 @@ async def serve_alone(
 
 def advertised_addresses(front: FrontSettings, ingresses: Sequence[tuple[str, int]]) -> list[Address]:
     """Return the media addresses that callers are told, each once, the best first."""
-    port = ingresses[0][1] if ingresses else DEFAULT_MEDIA_PORT
+    port = ingresses[0][1] if ingresses else MEDIA_PORT
     if front.advertise:
         return list(dict.fromkeys(Address(host, given or port) for host, given in front.advertise))
     if ingresses:
         return list(dict.fromkeys(Address(host, given) for host, given in ingresses))
-    return [
-        Address(host, port) for host in dict.fromkeys([default_address(socket.AF_INET) or "127.0.0.1", "127.0.0.1"])
-    ]
+    return [Address(host, port) for host in dict.fromkeys([default_address(socket.AF_INET) or LOCALHOST, LOCALHOST])]
 
 
 def _url_of(bound: Address, advertised: Sequence[Address], *, secure: bool) -> str:
     reachable = (address.host for address in advertised if not is_loopback(address.host))
-    host = next(reachable, "127.0.0.1") if bound.host in WILDCARDS else bound.host
+    host = next(reachable, LOCALHOST) if bound.host in WILDCARDS else bound.host
     return f"{'https' if secure else 'http'}://{Address(host, bound.port)}/"
 
 

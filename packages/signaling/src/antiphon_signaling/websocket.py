@@ -202,5 +202,5 @@ class _Conversation:
 def _decode(text: str | bytes) -> ClientMessage:
     try:
         return _decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise RefusedError(400, "invalid_message", f"not a message of this protocol: {error}") from None
