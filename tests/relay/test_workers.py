@@ -1,16 +1,20 @@
-"""A relay in several processes: each dies in turn, under traffic."""
+"""A relay in several processes, under traffic: each dies in turn, or again and again, and keys change."""
 
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, suppress
 from ipaddress import ip_network
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 from prometheus_client import CollectorRegistry
 
-from antiphon_common.keys import KeyRing
+from antiphon_common.keys import Key, KeyRing
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
 from antiphon_common.shell.calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
@@ -22,6 +26,8 @@ from support.relaying import binding_request
 KEYS = KeyRing.generate(os.urandom)
 WORKERS = 2
 CALLS = 24
+GROWING = 3
+RTP = b"\x80rtp"
 SPACING = 0.01
 """Seconds between two packets of a call."""
 
@@ -46,7 +52,7 @@ class Call:
         return self.sent - len(self.came)
 
     def send(self) -> None:
-        self.socket.send(b"\x80rtp" + self.sent.to_bytes(4, "big"))
+        self.socket.send(RTP + self.sent.to_bytes(4, "big"))
         self.sent += 1
 
     def forgive(self) -> None:
@@ -57,7 +63,10 @@ class Call:
         self._last = trio.current_time()
         while True:
             await trio.lowlevel.wait_readable(self.socket)
-            self.came.add(int.from_bytes(self.socket.recv(2048)[-4:], "big"))
+            data = self.socket.recv(2048)
+            if not data.startswith(RTP):
+                continue
+            self.came.add(int.from_bytes(data[-4:], "big"))
             now = trio.current_time()
             self.longest_gap = max(self.longest_gap, now - self._last)
             self._last = now
@@ -82,9 +91,10 @@ class Running:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Running]:
+async def running(keys: KeyRing = KEYS, owners: KeyRing = KEYS) -> AsyncIterator[Running]:
+    """Run it on these keys, and the transceiver on the owner's."""
     with BatchSocket.open(("127.0.0.1", 0)) as link:
-        owner = LinkOwner(KEYS, link)
+        owner = LinkOwner(owners, link)
         registry = CollectorRegistry()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(owner.run)
@@ -95,7 +105,7 @@ async def running() -> AsyncIterator[Running]:
             )
 
             async def serve(*, task_status: trio.TaskStatus[RelayPorts]) -> None:
-                await serve_relay(settings, shared, KEYS, registry=registry, task_status=task_status)
+                await serve_relay(settings, shared, keys, registry=registry, task_status=task_status)
 
             yield Running(await nursery.start(serve), owner, registry)
             nursery.cancel_scope.cancel()
@@ -109,18 +119,37 @@ def workers(supervisor: int | None = None) -> list[int]:
     return [int(pid) for pid in children if b"worker_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def worker_of(link: Address) -> int:
-    """Return the process that has a link socket open, other than this one."""
+async def next_worker(link: Address, *others: int | None) -> int:
+    """Wait until a process other than these has a link socket open; return it."""
+    await settle(lambda: worker_of(link) not in (None, *others))
+    found = worker_of(link)
+    assert found is not None
+    return found
+
+
+def worker_of(link: Address) -> int | None:
+    """Return the process that has a link socket open, other than this one, if there is one."""
     inode = next(
         line.split()[9]
         for line in Path("/proc/net/udp").read_text().splitlines()
         if line.split()[1].endswith(f":{link.port:04X}")
     )
-    return next(pid for pid in workers() if f"socket:[{inode}]" in open_files(pid))
+    return next((pid for pid in workers() if f"socket:[{inode}]" in open_files(pid)), None)
 
 
 def open_files(pid: int) -> set[str]:
-    return {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    """Return what a process has open: nothing, once it is gone."""
+    opened = set()
+    with suppress(OSError):
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                opened.add(os.readlink(file))
+    return opened
+
+
+def kill(pid: int | None) -> None:
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
 
 
 async def make_calls(relay: Running, stack: ExitStack) -> dict[Address, list[Call]]:
@@ -140,6 +169,32 @@ async def talk(calls: list[Call], seconds: float) -> None:
         await trio.sleep(SPACING)
 
 
+async def talk_on(calls: list[Call]) -> None:
+    while True:
+        await talk(calls, 1)
+
+
+def busy_workers(relay: Running) -> set[int]:
+    """Return the workers that have a place."""
+    return {pid for link in relay.ports.link if (pid := worker_of(link)) is not None}
+
+
+def told(caplog: pytest.LogCaptureFixture, what: str) -> int:
+    """Return how many lines of the log have that in them."""
+    return sum(what in record.message for record in caplog.records)
+
+
+def ends(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """Return what the log says of workers that ended."""
+    return [vars(record) for record in caplog.records if record.message == "a worker ended"]
+
+
+def doubles(pauses: list[float]) -> bool:
+    """Whether the last of them are each twice as long as the one before: none, after a worker that has lasted."""
+    last = pauses[-GROWING:]
+    return len(last) == GROWING and all(later == 2 * earlier > 0 for earlier, later in pairwise(last))
+
+
 async def test_killed_workers_are_replaced_and_no_packet_is_lost() -> None:
     async with running() as relay, trio.open_nursery() as nursery:
         with ExitStack() as stack:
@@ -154,7 +209,7 @@ async def test_killed_workers_are_replaced_and_no_packet_is_lost() -> None:
                 others = [call for call in every if call not in calls]
                 killed, boot = worker_of(link), relay.owner.boots[link]
                 uplink = relay.figure("antiphon_relay_uplink_total")
-                os.kill(killed, signal.SIGKILL)
+                kill(killed)
                 await talk(every, 0.5)
                 await settle(lambda link=link, boot=boot: relay.owner.boots[link] != boot)
                 await talk(every, 0.3)
@@ -173,12 +228,104 @@ async def test_killed_workers_are_replaced_and_no_packet_is_lost() -> None:
             nursery.cancel_scope.cancel()
 
 
+async def test_a_worker_that_ends_again_and_again_waits_longer_each_time_and_harms_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running() as relay, trio.open_nursery() as nursery:
+        with ExitStack() as stack:
+            by_link = await make_calls(relay, stack)
+            bad, good = relay.ports.link
+            for call in (*by_link[bad], *by_link[good]):
+                nursery.start_soon(call.listen)
+            steady, worker = worker_of(good), worker_of(bad)
+            nursery.start_soon(talk_on, by_link[good])
+            began, deaths = trio.current_time(), 0
+            with trio.fail_after(30):
+                while not doubles(pauses := [death["next_in"] for death in ends(caplog)]):
+                    kill(worker)
+                    deaths += 1
+                    worker = await next_worker(bad, worker)
+            assert trio.current_time() - began >= sum(pauses)
+            assert [(end["code"], end["link"]) for end in ends(caplog)] == [(-signal.SIGKILL, str(bad))] * deaths
+            assert relay.figure("antiphon_relay_worker_restarts_total") == deaths
+            for call in by_link[bad]:
+                call.forgive()
+            await settle(lambda: relay.figure("antiphon_relay_workers") == WORKERS)
+            await talk(by_link[bad], 0.3)
+            await settle(lambda: all(call.sent - 1 in call.came for call in by_link[bad]))
+            assert worker_of(good) == steady
+            await settle(lambda: all(call.lost <= 1 for call in by_link[good]))  # one is on its way
+            nursery.cancel_scope.cancel()
+
+
+async def test_all_workers_die_where_none_can_be_started_and_come_back_once_one_can(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as relay:
+        await settle(lambda: len(workers()) > WORKERS)
+        for interpreter, complaint in (("/nowhere", "no worker can be started"), ("/bin/false", "spare worker ended")):
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "executable", interpreter)
+                caplog.clear()
+                for pid in workers():
+                    kill(pid)
+                await settle(lambda: relay.figure("antiphon_relay_workers") == 0)
+                await settle(lambda complaint=complaint: told(caplog, complaint) > 1)
+            for link in relay.ports.link:
+                await next_worker(link)
+            with connected(*relay.media) as client:
+                assert await exchange(client, request := binding_request(relay.owner.token())) == request
+            await settle(lambda: len(workers()) > WORKERS)
+
+
+async def test_keys_change_under_live_workers(caplog: pytest.LogCaptureFixture) -> None:
+    old, new = Key(0, os.urandom(32)), Key(1, os.urandom(32))
+    keys, owners = KeyRing([old]), KeyRing([old])
+    async with running(keys, owners) as relay, trio.open_nursery() as nursery:
+        with ExitStack() as stack:
+            every = [call for calls in (await make_calls(relay, stack)).values() for call in calls]
+            before = busy_workers(relay)
+            request, *stale = [binding_request(relay.owner.token(nonce)) for nonce in range(200)]
+            for call in every:
+                nursery.start_soon(call.listen)
+            nursery.start_soon(talk_on, every)
+
+            async def until(condition: Callable[[], bool]) -> None:
+                """Let every client check, now and then, until something is so."""
+                with trio.fail_after(10):
+                    while not condition():
+                        for call in every:
+                            call.socket.send(request)
+                        await trio.sleep(0.1)
+
+            keys.replace(KeyRing([old, new]))
+            await until(lambda: [relay.owner.key_ids[link] for link in relay.ports.link] == [new.id] * WORKERS)
+            owners.replace(KeyRing([new]))
+            with connected(*relay.media) as late:
+                assert await exchange(late, fresh := binding_request(relay.owner.token())) == fresh
+            keys.replace(KeyRing([new]))
+            with connected(*relay.media) as stranger:
+
+                def refused() -> bool:
+                    stranger.send(stale.pop())  # one that has been read is remembered
+                    return relay.figure("antiphon_relay_bad_token_total") > 0
+
+                await until(refused)
+            sent = [call.sent for call in every]
+            await until(lambda: all(call.sent > before + 50 for call, before in zip(every, sent, strict=True)))
+            await settle(lambda: all(call.lost <= 1 for call in every))
+            assert busy_workers(relay) == before
+            assert relay.figure("antiphon_relay_link_bad_tag_total") == 0
+            assert not told(caplog, "worker")
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_spare_that_dies_is_replaced_and_an_idle_relay_goes_on() -> None:
     async with running() as relay:
-        busy = {worker_of(link) for link in relay.ports.link}
+        busy = busy_workers(relay)
         await settle(lambda: len(workers()) > WORKERS)
         (spare,) = set(workers()) - busy
-        os.kill(spare, signal.SIGKILL)
+        kill(spare)
         await settle(lambda: spare not in workers() and len(workers()) > WORKERS)
         assert busy < set(workers())
         with connected(*relay.media) as client:

@@ -30,10 +30,12 @@ from antiphon_common.routing import RouteToken, RouteTokens
 from antiphon_common.settings import Address
 from antiphon_common.shell.admin import serve_http
 from antiphon_common.shell.udp import BatchSocket
+from antiphon_relay.flows import BINDING_REQUEST
 
 
 class LinkOwner:
-    """Confirms every path it hears of; with `announces`, it tells each relay that has just begun all of them."""
+    """Confirms every path it hears of, and again with each check; with `announces`, it tells each relay that has just
+    begun all of them."""
 
     def __init__(self, keys: KeyRing, link: BatchSocket, *, announces: bool = True) -> None:
         self.link = link
@@ -41,15 +43,17 @@ class LinkOwner:
         """And the link address of the relay by which each was heard last."""
         self.boots: dict[Address, int] = {}
         """What each relay that says HELLO told of its start."""
+        self.key_ids: dict[Address, int] = {}
+        """Under which key each relay sent last what its clients say."""
         self.away: dict[Address, tuple[int, ...]] = {}
         """And which of its ingresses are not at its host."""
         self._announces = announces
         self._keys = keys
         self._link_keys = LinkKeys(keys.link)
 
-    def token(self) -> bytes:
+    def token(self, nonce: int = 0) -> bytes:
         """Mint a token of cluster 0, which is 127.0.0.0/24."""
-        return RouteTokens(self._keys.route).mint(RouteToken(0, 1, self.link.address[1], 0), 0).encode()
+        return RouteTokens(self._keys.route).mint(RouteToken(0, 1, self.link.address[1], nonce), 0).encode()
 
     async def run(self) -> None:
         while True:
@@ -60,7 +64,8 @@ class LinkOwner:
                     self._receive_message(data[HEADER_SIZE:], relay)
                     continue
                 path = Path.decode(data[PATH_START:PATH_STOP])
-                if path not in self.paths:
+                self.key_ids[relay] = data[1]
+                if path not in self.paths or data.startswith(BINDING_REQUEST, HEADER_SIZE):
                     self.link.queue(self._link_keys.encode(Confirm(path), 0), relay)
                 self.paths[path] = relay
                 self.link.queue(self._link_keys.header(path, DOWNLINK, 0) + data[HEADER_SIZE:], relay)

@@ -27,9 +27,9 @@ from antiphon_relay.metrics import WorkerFigures
 HEALTHY_SECONDS = 3.0
 """How long a place counts as healthy after a report, which comes twice a second: a worker is replaced in less."""
 LASTING_SECONDS = 1.0
-"""A worker that lives so long is no part of a crash loop: its place gets another at once."""
+"""A worker that lives so long is no part of a crash loop: the next begins at once."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Before a place in a crash loop gets its next worker; doubled each time."""
+"""Before the next worker of a crash loop begins; doubled each time."""
 SPARE_PAUSE = 0.3
 """Before the next spare warms up, which takes a processor for a while that the one before needs to begin."""
 REKEY_SECONDS = 1.0
@@ -45,15 +45,24 @@ class _Process:
     """A worker process, warm or warming up. It ends with its channel."""
 
     def __init__(self, shared: SharedSettings) -> None:
+        """Start it; raise OSError when the machine has no room for another process."""
         self.channel, theirs = Channel.pair()
         modules = WARM_UP if shared.redis is not None else ()
         with theirs:
-            # not by a thread of Trio's: the worker would end with the thread that has started it
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "antiphon_relay.worker_process", str(theirs.fileno()), shared.log, *modules],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
+            command = [
+                sys.executable,
+                "-m",
+                "antiphon_relay.worker_process",
+                str(theirs.fileno()),
+                shared.log,
+                *modules,
+            ]
+            try:
+                # not by a thread of Trio's: the worker would end with the thread that has started it
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            except OSError:
+                self.channel.close()
+                raise
 
     @property
     def pid(self) -> int:
@@ -84,6 +93,24 @@ class _Place:
 
     def healthy(self) -> bool:
         return trio.current_time() < self.healthy_until
+
+
+class _BackOff:
+    """How long to wait for the next worker of a place, or the next spare, once one has ended."""
+
+    def __init__(self) -> None:
+        self._pause = 0.0
+        self._began = trio.current_time()
+
+    def begin(self) -> None:
+        """Note that one begins."""
+        self._began = trio.current_time()
+
+    def end(self) -> float:
+        """Note that it has ended; return the seconds to wait."""
+        lasted = trio.current_time() - self._began >= LASTING_SECONDS
+        self._pause = 0.0 if lasted else min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+        return self._pause
 
 
 class SupervisorCounters:
@@ -160,42 +187,55 @@ class Supervisor:
 
     async def _keep_spare(self) -> None:
         """Have a worker ready for the place that needs one next."""
+        back_off = _BackOff()
         while True:
-            spare = _Process(self._shared)
-            wanted = False
+            back_off.begin()
             try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_cancel_when_dead, spare, nursery.cancel_scope)
-                    await self._wanted[1].receive()
-                    wanted = True
-                    nursery.cancel_scope.cancel()
-            finally:
-                if not wanted:
-                    spare.end()
-            if wanted:
+                spare = _Process(self._shared)
+            except OSError as error:
+                pause = back_off.end()
+                log.error("no worker can be started", extra={"reason": str(error), "next_in": pause})  # noqa: TRY400
+                await trio.sleep(pause)
+                continue
+            if await self._is_wanted(spare):
                 self._spares[0].send_nowait(spare)
                 if not self._wanted[1].statistics().tasks_waiting_send:
                     await trio.sleep(SPARE_PAUSE)
             else:
-                log.error("the spare worker ended", extra={"pid": spare.pid})
-                await trio.sleep(LONGEST_PAUSE)
+                pause = back_off.end()
+                log.error("the spare worker ended", extra={"pid": spare.pid, "code": spare.end(), "next_in": pause})
+                await trio.sleep(pause)
+
+    async def _is_wanted(self, spare: _Process) -> bool:
+        """Wait until a place needs the spare; False once it has ended before."""
+        wanted = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when_dead, spare, nursery.cancel_scope)
+                await self._wanted[1].receive()
+                wanted = True
+                nursery.cancel_scope.cancel()
+        finally:
+            if not wanted:
+                spare.end()
+        return wanted
 
     async def _hold(self, place: _Place, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Give a place one worker after another; started once the first has reported."""
-        pause = 0.0
+        back_off = _BackOff()
         started = _once(task_status.started)
         while True:
             await self._wanted[0].send(None)
             worker = await self._spares[1].receive()
-            began = trio.current_time()
+            back_off.begin()
             try:
                 await self._employ(place, worker, started)
             finally:
                 code = worker.end()
                 self._vacate(place)
-            log.error("a worker ended", extra={"pid": worker.pid, "code": code, "link": str(place.link.address)})
-            lasted = trio.current_time() - began >= LASTING_SECONDS
-            pause = 0.0 if lasted else min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * pause))
+            pause = back_off.end()
+            link = str(Address(*place.link.address))
+            log.error("a worker ended", extra={"pid": worker.pid, "code": code, "link": link, "next_in": pause})
             self.counters.restarts += 1
             await trio.sleep(pause)
 
