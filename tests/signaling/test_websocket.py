@@ -123,6 +123,7 @@ async def test_errors_leave_the_connection_open(
             ('{"type": "hangup"}', "no_call"),
             ('{"type": "offer", "sdp": "junk"}', "invalid_sdp"),
             ('{"type": "offer", "session": 5}', "invalid_message"),
+            (b'{"type": "offer", "sdp": "\xff"}', "invalid_message"),
         ]:
             await connection.send_message(text)
             message = await hear(connection)
