@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from antiphon.client.descriptions import read_answer
-from antiphon_common import frames, stun
+from antiphon_common import control, frames, stun
 from antiphon_common.control import (
     CallAccepted,
     CallRequest,
@@ -242,10 +242,10 @@ def control_body(data: bytes) -> None:
     kinds: tuple[Any, ...] = (CallRequest, IceUpdate)
     for kind in kinds:
         try:
-            decoded = msgspec.json.decode(data, type=kind)
-        except msgspec.DecodeError:
+            decoded = control.decode(data, kind)
+        except DecodeError:
             continue
-        assert msgspec.json.decode(msgspec.json.encode(decoded), type=kind) == decoded
+        assert control.decode(msgspec.json.encode(decoded), kind) == decoded
 
 
 def session_object(data: bytes) -> None:

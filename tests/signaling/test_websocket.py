@@ -112,19 +112,22 @@ async def test_a_server_that_stops_says_so_and_its_calls_go_on(
     assert ports.idle()
 
 
+REFUSED: tuple[tuple[str | bytes, str], ...] = (
+    ("{", "invalid_message"),
+    ("[]", "invalid_message"),
+    ('{"type": "dance"}', "unknown_type"),
+    ('{"type": "hangup"}', "no_call"),
+    ('{"type": "offer", "sdp": "junk"}', "invalid_sdp"),
+    ('{"type": "offer", "session": 5}', "invalid_message"),
+    (b'{"type": "offer", "sdp": "\xff"}', "invalid_message"),
+)
+
+
 async def test_errors_leave_the_connection_open(
     ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
     async with connect(ports) as connection:
-        for text, code in [
-            ("{", "invalid_message"),
-            ("[]", "invalid_message"),
-            ('{"type": "dance"}', "unknown_type"),
-            ('{"type": "hangup"}', "no_call"),
-            ('{"type": "offer", "sdp": "junk"}', "invalid_sdp"),
-            ('{"type": "offer", "session": 5}', "invalid_message"),
-            (b'{"type": "offer", "sdp": "\xff"}', "invalid_message"),
-        ]:
+        for text, code in REFUSED:
             await connection.send_message(text)
             message = await hear(connection)
             assert (message["type"], message["error"]["code"]) == ("error", code)

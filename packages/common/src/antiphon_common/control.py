@@ -16,14 +16,19 @@
 
 import base64
 import hmac
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from antiphon_common.errors import DecodeError
 from antiphon_common.keys import MAX_KEY_ID, DerivedKeys
 
 Setup = Literal["actpass", "active", "passive"]
+"""Values of `a=setup` (RFC 4145 §4): who begins the DTLS handshake (RFC 5763 §5)."""
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
+"""Directions of a media section (RFC 8866 §6.7)."""
+
+T = TypeVar("T")
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -53,6 +58,8 @@ class HeaderExtension(msgspec.Struct, frozen=True):
 
 
 class IceParameters(msgspec.Struct, frozen=True):
+    """One side's ICE credentials (RFC 8839 §5.4). The password never goes over the network of the call."""
+
     ufrag: str
     password: str
 
@@ -111,7 +118,8 @@ class IceUpdate(msgspec.Struct, frozen=True):
 
 
 class CallStatus(msgspec.Struct, frozen=True):
-    """A running or recently ended call. `reason` is set once it ended."""
+    """A running or recently ended call. `state` is `new`, `connecting`, `connected`, `disconnected` or `ended`, and
+    `reason` is set once it ended; docs/reference/signaling.md has the `statistics`."""
 
     call_id: str
     state: str
@@ -127,6 +135,8 @@ class LinkInfo(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
+    """How busy a transceiver is: calls at this moment, and at most; while it is `draining` it takes no more."""
+
     calls: int
     capacity: int
     draining: bool = False
@@ -145,6 +155,14 @@ class Failure(msgspec.Struct, frozen=True):
 
     code: str
     message: str
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Read a message of one of these kinds; raise DecodeError for bytes that are none."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(str(error)) from None
 
 
 def authorization(keys: DerivedKeys, unix_now: float) -> str:

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Iterable
 
 import httpx
-import msgspec
 import trio
 
-from antiphon_common.control import LinkInfo
+from antiphon_common.control import LinkInfo, decode
+from antiphon_common.errors import DecodeError
 from antiphon_common.keys import KeyRing
 from antiphon_common.registry import Registered
 from antiphon_common.settings import Address, SharedSettings
@@ -106,8 +106,8 @@ async def _ask(client: httpx.AsyncClient, url: str, found: _LinkAddresses) -> No
     try:
         response = await client.get(f"{url}/link")
         response.raise_for_status()
-        found.answered(url, msgspec.json.decode(response.content, type=LinkInfo))
-    except (httpx.HTTPError, msgspec.DecodeError) as error:
+        found.answered(url, decode(response.content, LinkInfo))
+    except (httpx.HTTPError, DecodeError) as error:
         found.failed(url, str(error) or type(error).__name__)
 
 

@@ -5,10 +5,10 @@ from functools import partial
 from typing import TypeVar
 
 import httpx
-import msgspec
 import trio
 
-from antiphon_common.control import LinkInfo, Load
+from antiphon_common.control import LinkInfo, Load, decode
+from antiphon_common.errors import DecodeError
 from antiphon_common.keys import DerivedKeys
 from antiphon_common.registry import Registered
 from antiphon_common.settings import SharedSettings
@@ -59,7 +59,7 @@ async def _ask(fleet: Fleet, client: httpx.AsyncClient, url: str) -> None:
         try:
             link = await _get(client, f"{url}/link", LinkInfo)
             load = await _get(client, f"{url}/load", Load)
-        except (httpx.HTTPError, msgspec.DecodeError) as error:
+        except (httpx.HTTPError, DecodeError) as error:
             reason = str(error) or type(error).__name__
         else:
             if fleet.answered(url, link, load):
@@ -71,4 +71,4 @@ async def _ask(fleet: Fleet, client: httpx.AsyncClient, url: str) -> None:
 
 async def _get(client: httpx.AsyncClient, url: str, kind: type[T]) -> T:
     response = await client.get(url)
-    return msgspec.json.decode(response.raise_for_status().content, type=kind)
+    return decode(response.raise_for_status().content, kind)

@@ -7,7 +7,8 @@ import httpx
 import msgspec
 import trio
 
-from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Failure, IceUpdate
+from antiphon_common.control import CallAccepted, CallRequest, CallStatus, Failure, IceUpdate, decode
+from antiphon_common.errors import DecodeError
 from antiphon_common.keys import DerivedKeys
 from antiphon_common.shell.control_client import ControlAuth
 from antiphon_signaling.fleet import Fleet
@@ -147,8 +148,8 @@ class Transceivers:
 
 def _decode(response: httpx.Response, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(response.content, type=kind)
-    except msgspec.DecodeError as error:
+        return decode(response.content, kind)
+    except DecodeError as error:
         extra = {"url": str(response.url), "status": response.status_code, "reason": str(error)}
         logger.warning("transceiver answered nonsense", extra=extra)
         return None

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, Origin, is_authorized
-from antiphon_common.errors import AntiphonError, LocalProtocolError
+from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, Origin, decode, is_authorized
+from antiphon_common.errors import AntiphonError, DecodeError, LocalProtocolError
 from antiphon_common.keys import DerivedKeys
 from antiphon_common.link import Owner
 from antiphon_common.routing import ClusterNetworks, RouteToken
@@ -43,11 +43,53 @@ class BadRequest(AntiphonError):
 
 def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys, networks: ClusterNetworks) -> Starlette:
     """Return the ASGI application of one transceiver; `networks` are those of its cluster and all others."""
+    api = _ControlApi(server, link, networks)
 
-    async def start(request: Request) -> Response:
+    def route(method: str, path: str, handler: Handler) -> Route:
+        return Route(path, _guarded(handler, keys), methods=[method])
+
+    return Starlette(
+        routes=[
+            route("POST", "/calls", api.start),
+            route("GET", "/calls/{call_id}", api.status),
+            route("PATCH", "/calls/{call_id}", api.update),
+            route("DELETE", "/calls/{call_id}", api.end),
+            route("GET", "/link", api.link),
+            route("GET", "/load", api.load),
+            route("POST", "/drain", api.begin_drain),
+            route("DELETE", "/drain", api.cancel_drain),
+            route("POST", "/moved", api.take_over),
+            route("DELETE", "/moved", api.give_up),
+        ]
+    )
+
+
+def _guarded(handler: Handler, keys: DerivedKeys) -> Handler:
+    """Let a handler see only requests with a control key; what it raises of BadRequest is the answer."""
+
+    async def guard(request: Request) -> Response:
+        if not is_authorized(keys, request.headers.get("authorization", ""), time.time()):
+            return _failure(401, "unauthorized", "the Bearer token is not a control key of this secret file")
+        try:
+            return await handler(request)
+        except BadRequest as error:
+            return _failure(error.status, error.code, str(error))
+
+    return guard
+
+
+class _ControlApi:
+    """What each request does."""
+
+    def __init__(self, server: TransceiverServer, link: LinkInfo, networks: ClusterNetworks) -> None:
+        self._server = server
+        self._link = link
+        self._networks = networks
+
+    async def start(self, request: Request) -> Response:
         offer = await _read(request, CallRequest)
         try:
-            return _json(201, server.start_call(offer))
+            return _json(201, self._server.start_call(offer))
         except Draining as error:
             return _failure(503, "draining", str(error), {"Retry-After": RETRY_AFTER})
         except Full as error:
@@ -57,85 +99,63 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys, ne
         except LocalProtocolError as error:
             return _failure(409, "exists", str(error))
 
-    async def status(request: Request) -> Response:
-        call_id, tenant = request.path_params["call_id"], request.query_params.get("tenant", "")
+    async def status(self, request: Request) -> Response:
+        call_id, tenant = _call_of(request)
         wait = min(_read_seconds(request, "wait") or 0.0, MAX_WAIT)
         if wait > 0:
-            found = await server.wait_ended(call_id, tenant, wait)
+            found = await self._server.wait_ended(call_id, tenant, wait)
         else:
-            found = server.switchboard.status(call_id, tenant)
+            found = self._server.switchboard.status(call_id, tenant)
         return _no_call() if found is None else _json(200, found)
 
-    async def update(request: Request) -> Response:
+    async def update(self, request: Request) -> Response:
         change = await _read(request, IceUpdate)
         try:
-            answer = server.update_ice(request.path_params["call_id"], request.query_params.get("tenant", ""), change)
+            answer = self._server.update_ice(*_call_of(request), change)
         except NoCall:
             return _no_call()
         except Stale:
             return _failure(412, "stale", "the call has newer ICE credentials than this update goes by")
         return Response(status_code=204) if answer is None else _json(200, answer)
 
-    async def end(request: Request) -> Response:
-        ended = server.end_call(request.path_params["call_id"], request.query_params.get("tenant", ""))
-        return Response(status_code=204) if ended else _no_call()
+    async def end(self, request: Request) -> Response:
+        return Response(status_code=204) if self._server.end_call(*_call_of(request)) else _no_call()
 
-    async def link_info(request: Request) -> Response:
-        return _json(200, link)
+    async def link(self, request: Request) -> Response:
+        return _json(200, self._link)
 
-    async def load(request: Request) -> Response:
-        return _json(200, server.load())
+    async def load(self, request: Request) -> Response:
+        return _json(200, self._server.load())
 
-    async def begin_drain(request: Request) -> Response:
-        server.drain.begin(_read_seconds(request, "seconds"))
-        return _json(200, server.load())
+    async def begin_drain(self, request: Request) -> Response:
+        self._server.drain.begin(_read_seconds(request, "seconds"))
+        return _json(200, self._server.load())
 
-    async def cancel_drain(request: Request) -> Response:
-        if not server.drain.cancel():
+    async def cancel_drain(self, request: Request) -> Response:
+        if not self._server.drain.cancel():
             return _failure(409, "leaving", "the process is about to end")
-        return _json(200, server.load())
+        return _json(200, self._server.load())
 
-    async def take_over(request: Request) -> Response:
+    async def take_over(self, request: Request) -> Response:
         try:
-            server.take_over(_owner(await _read(request, Origin), networks))
+            self._server.take_over(_owner(await _read(request, Origin), self._networks))
         except LocalProtocolError as error:
             return _failure(409, "not_moved", str(error))
         return Response(status_code=204)
 
-    async def give_up(request: Request) -> Response:
+    async def give_up(self, request: Request) -> Response:
         try:
             origin = msgspec.convert(dict(request.query_params), Origin, strict=False)
         except msgspec.ValidationError as error:
             raise BadRequest(400, "bad_request", str(error)) from None
-        if not server.switchboard.relays.give_up(_owner(origin, networks)):
+        if not self._server.switchboard.relays.give_up(_owner(origin, self._networks)):
             return _failure(404, "not_moved", "this transceiver does not answer for that one")
         return Response(status_code=204)
 
-    def guarded(handler: Handler) -> Handler:
-        async def guard(request: Request) -> Response:
-            if not is_authorized(keys, request.headers.get("authorization", ""), time.time()):
-                return _failure(401, "unauthorized", "the Bearer token is not a control key of this secret file")
-            try:
-                return await handler(request)
-            except BadRequest as error:
-                return _failure(error.status, error.code, str(error))
 
-        return guard
-
-    return Starlette(
-        routes=[
-            Route("/calls", guarded(start), methods=["POST"]),
-            Route("/calls/{call_id}", guarded(status), methods=["GET"]),
-            Route("/calls/{call_id}", guarded(update), methods=["PATCH"]),
-            Route("/calls/{call_id}", guarded(end), methods=["DELETE"]),
-            Route("/link", guarded(link_info), methods=["GET"]),
-            Route("/load", guarded(load), methods=["GET"]),
-            Route("/drain", guarded(begin_drain), methods=["POST"]),
-            Route("/drain", guarded(cancel_drain), methods=["DELETE"]),
-            Route("/moved", guarded(take_over), methods=["POST"]),
-            Route("/moved", guarded(give_up), methods=["DELETE"]),
-        ]
-    )
+def _call_of(request: Request) -> tuple[str, str]:
+    """Return the call that a request names, and the tenant it is asked for."""
+    return request.path_params["call_id"], request.query_params.get("tenant", "")
 
 
 async def _read(request: Request, kind: type[Message]) -> Message:
@@ -146,8 +166,8 @@ async def _read(request: Request, kind: type[Message]) -> Message:
         if len(body) > MAX_BODY:
             raise BadRequest(413, "too_large", f"a request has at most {MAX_BODY} bytes")
     try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+        return decode(bytes(body), kind)
+    except DecodeError as error:
         raise BadRequest(400, "bad_request", str(error)) from None
 
 
