@@ -84,6 +84,22 @@ def test_flows_are_written_again_as_their_owner_confirms_them(store: Store) -> N
         relay.wait(1)
 
 
+def test_what_redis_does_not_take_is_written_again(store: Store) -> None:
+    relay = fresh()
+    owner, other = relay.transceiver(9000), relay.transceiver(9001)
+    for number in range(3):
+        owner.confirm(client(number))
+    taken = dict(cache_of(relay).take_writes(relay.now))
+    owner.release(client(0))
+    other.confirm(client(0))
+    cache_of(relay).failed_to_write(relay.now)
+    assert cache_of(relay).counters.written == 0
+    assert store.write(relay) == 3
+    moved = cache_of(relay).name(client(0).encode())
+    assert {name for name in taken if taken[name] != store.entries[name]} == {moved}
+    assert store.write(relay) == 0
+
+
 def test_what_was_found_is_hearsay(store: Store) -> None:
     first, second = fresh(), fresh()
     first.transceiver(9000).confirm(client(0))
@@ -219,5 +235,7 @@ def test_what_waits_to_be_written_is_bounded() -> None:
     owner = encode_address("10.0.0.5", 9000)
     for number in range(MAX_WRITES + 10):
         cache.confirmed(client(number).encode(), owner)
+    cache.take_writes(0.0)
+    cache.failed_to_write(0.0)
     written = sum(len(batch) for batch in iter(lambda: cache.take_writes(0.0), []))
     assert (written, cache.counters.unwritten) == (MAX_WRITES, 10)

@@ -2,9 +2,10 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from ipaddress import ip_network
+from typing import NamedTuple
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
 from antiphon_common.shell.registry import connect
 from antiphon_common.shell.udp import BatchSocket
+from antiphon_relay import forwarder
 from antiphon_relay.service import RelayPorts, serve_relay
 from support.link_owner import LinkOwner, settle
 from support.redis_server import RedisServer, redis_server
@@ -70,8 +72,16 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
+class Fleet(NamedTuple):
+    """A transceiver, relays, and what starts another."""
+
+    owner: LinkOwner
+    relays: list[RunningRelay]
+    start: Callable[[], Awaitable[RunningRelay]]
+
+
 @asynccontextmanager
-async def running(redis: RedisServer, count: int) -> AsyncIterator[tuple[LinkOwner, list[RunningRelay]]]:
+async def running(redis: RedisServer, count: int) -> AsyncIterator[Fleet]:
     settings = RelaySettings(media=(Media(Address("127.0.0.1", 0), ingress=INGRESS),))
     shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=(), redis=redis.url)
     with BatchSocket.open(("127.0.0.1", 0)) as link:
@@ -87,7 +97,7 @@ async def running(redis: RedisServer, count: int) -> AsyncIterator[tuple[LinkOwn
 
                 return RunningRelay(await nursery.start(serve), registry)
 
-            yield owner, [await start() for _ in range(count)]
+            yield Fleet(owner, [await start() for _ in range(count)], start)
             nursery.cancel_scope.cancel()
 
 
@@ -99,10 +109,18 @@ async def written(redis: RedisServer, count: int) -> None:
                 await trio.sleep(0.02)
 
 
+async def check_on(clients: list[Client], relay: RunningRelay, request: bytes) -> None:
+    """Send checks, as clients do as long as they call."""
+    while True:
+        for client in clients:
+            assert await client.asks(relay, request)
+        await trio.sleep(0.1)
+
+
 async def test_any_relay_takes_a_packet_of_a_call_that_was_set_up_by_another(
     redis: RedisServer, stack: ExitStack
 ) -> None:
-    async with running(redis, 3) as (owner, (first, *others)):
+    async with running(redis, 3) as (owner, (first, *others), _):
         client = Client(stack)
         assert await client.asks(first, binding_request(owner.token()))
         await written(redis, 1)
@@ -112,7 +130,7 @@ async def test_any_relay_takes_a_packet_of_a_call_that_was_set_up_by_another(
 
 
 async def test_redis_stalls_and_nothing_waits_for_it(redis: RedisServer, stack: ExitStack) -> None:
-    async with running(redis, 2) as (owner, (first, second)):
+    async with running(redis, 2) as (owner, (first, second), _):
         client, late = Client(stack), Client(stack)
         assert await client.asks(first, binding_request(owner.token()))
         await written(redis, 1)
@@ -130,25 +148,55 @@ async def test_redis_stalls_and_nothing_waits_for_it(redis: RedisServer, stack: 
 
 
 async def test_redis_dies_and_comes_back_with_nothing(redis: RedisServer, stack: ExitStack) -> None:
-    async with running(redis, 2) as (owner, (first, second)):
+    async with running(redis, 2) as (owner, (first, second), _):
         client = Client(stack)
         assert await client.asks(first, binding_request(owner.token()))
         await written(redis, 1)
         redis.kill()
+        meanwhile = Client(stack)
+        assert await meanwhile.asks(first, binding_request(owner.token()))
         for _ in range(20):
             assert await client.asks(first, RTP)
             assert not await client.asks(second, RTP, seconds=0.05)
         redis.start()
         fresh = Client(stack)
         assert await fresh.asks(first, binding_request(owner.token()))
-        await written(redis, 1)
-        with trio.fail_after(20):
-            while not await fresh.asks(second, RTP, seconds=0.2):
-                pass
+        await written(redis, 2)
+        for late in (meanwhile, fresh):
+            with trio.fail_after(20):
+                while not await late.asks(second, RTP, seconds=0.2):
+                    pass
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_flows_are_written_again_once_redis_has_nothing(
+    redis: RedisServer, stack: ExitStack, monkeypatch: pytest.MonkeyPatch, *, restarted: bool
+) -> None:
+    monkeypatch.setattr(forwarder, "WRITE_INTERVAL", 0.5)
+    async with running(redis, 1) as (owner, (first,), start):
+        clients, request = [Client(stack) for _ in range(5)], binding_request(owner.token())
+        for client in clients:
+            assert await client.asks(first, request)
+        await written(redis, len(clients))
+        if restarted:
+            redis.kill()
+            redis.start()
+        else:
+            async with connect(redis.url) as commands:
+                await commands.flushall()
+                await commands.script_flush()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(check_on, clients, first, request)
+            await written(redis, len(clients))
+            nursery.cancel_scope.cancel()
+        fresh = await start()
+        for client in clients:
+            assert await client.asks(fresh, RTP)
+        assert fresh.figure("cache_found_total") == len(clients)
 
 
 async def test_a_flood_of_unknown_flows_leaves_calls_alone(redis: RedisServer, stack: ExitStack) -> None:
-    async with running(redis, 2) as (owner, (first, second)):
+    async with running(redis, 2) as (owner, (first, second), _):
         client, flood = Client(stack), [Client(stack) for _ in range(300)]
         assert await client.asks(first, binding_request(owner.token()))
         await written(redis, 1)

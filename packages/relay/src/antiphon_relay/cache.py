@@ -103,6 +103,7 @@ class FlowCache:
         self._unasked: list[bytes] = []
         self._absent: dict[bytes, float] = {}
         self._unwritten: dict[bytes, bytes] = {}
+        self._writing: dict[bytes, bytes] = {}
         self._failures = 0
         self._retry_at = 0.0
 
@@ -171,12 +172,15 @@ class FlowCache:
                 yield Found(key, owner, waiting.ingress, waiting.packets)
 
     def failed(self, keys: Iterable[bytes], now: float) -> None:
-        """Note that Redis did not answer, when it was asked for these paths or was to write."""
+        """Note that Redis did not answer when it was asked for these paths."""
+        self._fail(now)
+        for key in keys:
+            self._drop(key)
+
+    def _fail(self, now: float) -> None:
         self.counters.failures += 1
         self._failures += 1
         self._retry_at = now + RETRY_SECONDS
-        for key in keys:
-            self._drop(key)
 
     def handle_timeout(self, now: float) -> None:
         """Drop what has waited for too long, and forget what was absent."""
@@ -206,21 +210,31 @@ class FlowCache:
     def confirmed(self, key: bytes, owner: bytes) -> None:
         """Have it written that a path is an owner's."""
         self._unwritten.pop(key, None)
-        if len(self._unwritten) >= MAX_WRITES:
-            self.counters.unwritten += 1
-            del self._unwritten[next(iter(self._unwritten))]
         self._unwritten[key] = owner
+        self._bound_writes()
 
     def take_writes(self, now: float) -> list[tuple[str, bytes]]:
-        """Return names and values to write, at most `BATCH`. What fails then is written when it is confirmed again."""
-        keys = list(self._unwritten)[:BATCH]
-        taken = [(self.name(key), self._seal(key, self._unwritten.pop(key), now)) for key in keys]
-        self.counters.written += len(taken)
-        return taken
+        """Return names and values to write, at most `BATCH`; `wrote` or `failed_to_write` is to follow."""
+        self._writing = {key: self._unwritten.pop(key) for key in list(self._unwritten)[:BATCH]}
+        return [(self.name(key), self._seal(key, owner, now)) for key, owner in self._writing.items()]
 
     def wrote(self) -> None:
         """Note that Redis took it."""
         self._failures = 0
+        self.counters.written += len(self._writing)
+        self._writing = {}
+
+    def failed_to_write(self, now: float) -> None:
+        """Note that it did not: what has not been confirmed anew waits to be written again."""
+        self._fail(now)
+        self._unwritten = self._writing | self._unwritten
+        self._writing = {}
+        self._bound_writes()
+
+    def _bound_writes(self) -> None:
+        while len(self._unwritten) > MAX_WRITES:
+            self.counters.unwritten += 1
+            del self._unwritten[next(iter(self._unwritten))]
 
     # Values
 

@@ -41,7 +41,7 @@ async def keep_flow_cache(url: str, cache: FlowCache, forwarder: Forwarder, loop
             try:
                 await redis.eval(WRITE, names, [KEPT_SECONDS, *values])
             except (RedisError, OSError):
-                cache.failed((), trio.current_time())
+                cache.failed_to_write(trio.current_time())
                 raise
             cache.wrote()
 
