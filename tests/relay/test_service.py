@@ -12,7 +12,7 @@ import trio.testing
 from antiphon_common.keys import KeyRing
 from antiphon_common.link import LinkKeys, Release
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
-from antiphon_common.shell.calls import BATCH
+from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.media import MediaSocket
 from antiphon_relay.packets import PacketLoop

@@ -5,7 +5,7 @@ from collections import Counter, deque
 import pytest
 
 from antiphon_common.link import DOWNLINK
-from antiphon_common.shell.calls import BATCH
+from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.flows import Datagram
 from support.relaying import Relay, Transceiver, client

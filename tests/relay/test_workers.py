@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from antiphon_common.keys import Key, KeyRing
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
-from antiphon_common.shell.calls import BATCH
+from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.service import RelayPorts, serve_relay
 from support.link_owner import LinkOwner, connected, exchange, settle

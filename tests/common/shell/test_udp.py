@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from antiphon_common.link import MAX_LINK_DATAGRAM
-from antiphon_common.shell.calls import BATCH, Calls, PlainCalls
+from antiphon_common.shell.system_calls import BATCH, PlainCalls, SystemCalls
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.sockaddr import decode_address, encode_address
 
@@ -84,7 +84,7 @@ async def test_drops_of_the_kernel_are_counted() -> None:
 @pytest.mark.parametrize("host", HOSTS)
 async def test_the_plain_calls_do_the_same(host: str) -> None:
     with BatchSocket.open((host, 0)) as sock:
-        plain: Calls = PlainCalls(sock.socket, sock.counters)
+        plain: SystemCalls = PlainCalls(sock.socket, sock.counters)
         here = encode_address(*sock.address)
         plain.send([(b"one", here), (bytes(MAX_LINK_DATAGRAM + 1), here), (b"two", here)])
         await sock.wait_readable()

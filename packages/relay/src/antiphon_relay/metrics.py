@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from antiphon_common.metrics import export_counters, export_gauge
-from antiphon_common.shell.calls import UdpCounters
+from antiphon_common.shell.system_calls import UdpCounters
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.forwarder import Forwarder
 from antiphon_relay.handover import Figures, Sample

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
-from antiphon_common.shell.calls import BATCH
 from antiphon_common.shell.interfaces import has_address
+from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.shell.wakeup import Wakeup
 from antiphon_relay.flows import Ingress

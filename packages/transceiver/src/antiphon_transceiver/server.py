@@ -9,8 +9,8 @@ from antiphon_common.control import ANY_GENERATION, CallAccepted, CallRequest, C
 from antiphon_common.core import Path
 from antiphon_common.errors import AntiphonError
 from antiphon_common.link import Owner
-from antiphon_common.shell.calls import BATCH
 from antiphon_common.shell.supervise import Drain
+from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.shell.turns import Turns
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver import events

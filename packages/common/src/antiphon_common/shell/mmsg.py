@@ -9,7 +9,7 @@ from typing import Any
 from cffi import FFI
 
 from antiphon_common.link import MAX_LINK_DATAGRAM
-from antiphon_common.shell.calls import BATCH, SO_RXQ_OVFL, UdpCounters
+from antiphon_common.shell.system_calls import BATCH, SO_RXQ_OVFL, UdpCounters
 from antiphon_common.sockaddr import SIZE
 
 _ffi = FFI()

@@ -10,8 +10,8 @@ from typing import Self
 
 import trio
 
-from antiphon_common.shell.calls import BATCH, SO_RXQ_OVFL, Calls, PlainCalls, UdpCounters
 from antiphon_common.shell.mmsg import MessageVectors
+from antiphon_common.shell.system_calls import BATCH, SO_RXQ_OVFL, PlainCalls, SystemCalls, UdpCounters
 from antiphon_common.sockaddr import decode_address, encode_address
 
 BUFFER_BYTES = 8 << 20
@@ -134,7 +134,7 @@ def _set_options(sock: socket.socket, *, freebind: bool) -> None:
         sock.setsockopt(level, _IPV6_FREEBIND if is_v6 else _IP_FREEBIND, 1)
 
 
-def _make_calls(sock: socket.socket, counters: UdpCounters) -> Calls:
+def _make_calls(sock: socket.socket, counters: UdpCounters) -> SystemCalls:
     if _IS_LINUX:
         return MessageVectors(sock, counters)
     return PlainCalls(sock, counters)

@@ -26,7 +26,7 @@ class UdpCounters:
         self.failed = 0
 
 
-class Calls(Protocol):
+class SystemCalls(Protocol):
     """The system calls behind a BatchSocket."""
 
     def receive(self) -> list[tuple[bytes, bytes]]:
