@@ -109,6 +109,14 @@ def test_a_bad_value_is_one_line_that_says_what_to_do(
     assert all(hint in output.err for hint in hints), output.err
 
 
+def test_a_bad_url_of_redis_is_not_quoted_since_it_may_hold_a_password(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings("--redis", "reds://:hunter2@127.0.0.1")
+    error = capsys.readouterr().err
+    assert "--redis" in error
+    assert "hunter2" not in error
+
+
 @pytest.mark.parametrize(("text", "hint"), [("htpp = 1", "is it 'http'?"), ("http", "not TOML")])
 def test_a_bad_file_is_one_line_too(text: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "antiphon.toml"

@@ -36,12 +36,14 @@ from antiphon_common.settings.values import (
 
 
 class Option(NamedTuple):
-    """How a field is read from text and explained. A repeatable one is a tuple; a flag has no reader and is a bool."""
+    """How a field is read from text and explained. A repeatable one is a tuple; a flag has no reader and is a bool; no
+    error quotes a secret one."""
 
     help: str
     metavar: str | None = None
     read: Callable[[str], Any] | None = None
     repeatable: bool = False
+    secret: bool = False
 
 
 class FrontSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +150,12 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = NEAREST_TRANSCEIVER
     redis: Annotated[
         str | None,
-        Option("where services find each other, and relays the owners of flows; none waits for it", "URL", read_redis),
+        Option(
+            "where services find each other, and relays the owners of flows; none waits for it",
+            "URL",
+            read_redis,
+            secret=True,
+        ),
     ] = None
     drain: Annotated[
         float,

@@ -169,7 +169,8 @@ def _read(setting: _Setting, texts: list[str], place: str) -> Any:
         try:
             values.append(read(text))
         except ValueError as error:
-            raise SettingsError(f"{place}: cannot use {text!r}: {error}") from None
+            shown = "this" if setting.option.secret else repr(text)
+            raise SettingsError(f"{place}: cannot use {shown}: {error}") from None
     if setting.option.repeatable:
         return tuple(values)
     if len(values) != 1:

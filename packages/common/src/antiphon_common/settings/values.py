@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from antiphon_common.formats import FORMATS
+
 MEDIA_PORT = 3478
 """Where callers find the media address unless told otherwise: STUN's own port (RFC 8489 §18.6)."""
 
 MAX_WORKERS = 256
 """Processes of one relay: a machine has no more processors, and for each there are sockets."""
-
-AUDIO_FORMATS = ("opus", "pcm16/16000", "pcm16/24000", "pcm16/48000")
 
 
 class Address(NamedTuple):
@@ -128,10 +128,10 @@ def read_backend(text: str) -> Backend:
 
 
 def read_audio(text: str) -> str:
-    """A format of `AUDIO_FORMATS`; a bare `pcm16` is the one at 24 kHz."""
+    """A format of `antiphon_common.formats`; a bare `pcm16` is the one at 24 kHz."""
     audio = "pcm16/24000" if text == "pcm16" else text
-    if audio not in AUDIO_FORMATS:
-        raise ValueError(f"write one of {', '.join(AUDIO_FORMATS)}")
+    if audio not in FORMATS:
+        raise ValueError(f"write one of {', '.join(FORMATS)}")
     return audio
 
 
