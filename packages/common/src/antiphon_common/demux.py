@@ -15,12 +15,11 @@ _BY_FIRST_BYTE = bytes(
     Protocol.STUN if first <= 3 else Protocol.DTLS if 20 <= first <= 63 else Protocol.RTP if 128 <= first <= 191 else 0
     for first in range(256)
 )
-RTCP_PAYLOAD_TYPES = range(192, 224)
-"""Second byte of an RTCP packet where RTP and RTCP share a port (RFC 5761 §4)."""
 
 
 def classify(datagram: bytes) -> int:
-    """Return the `Protocol` of a datagram; anything too short to tell is UNKNOWN."""
+    """Return the `Protocol` of a datagram; anything too short to tell is UNKNOWN. Where RTP and RTCP share a port, the
+    second byte of an RTCP packet is 192 to 223 (RFC 5761 §4)."""
     if len(datagram) < 2:
         return Protocol.UNKNOWN
     protocol = _BY_FIRST_BYTE[datagram[0]]

@@ -167,7 +167,7 @@ def _encode_payload(message: LinkMessage) -> tuple[int, bytes]:
     writer = Writer()
     match message:
         case Hello(ingresses, boot_id, away):
-            writer.push_bytes(boot_id.to_bytes(8, "big"))
+            writer.push_uint64(boot_id)
             for ids in (ingresses, away) if away else (ingresses,):
                 writer.push_block(b"".join(ingress.to_bytes(2, "big") for ingress in ids[:MAX_INGRESSES]), 2)
             return 1, writer.getvalue()
