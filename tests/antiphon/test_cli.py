@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from antiphon.__main__ import COMMANDS, main
+from support.callers import calling
+from support.processes import all_in_one
 
 FREE_PORTS = {f"ANTIPHON_{name}": "127.0.0.1:0" for name in ("MEDIA", "HTTP", "CONTROL", "ADMIN")}
 
@@ -51,6 +53,19 @@ def test_backends_that_come_along_run_inside() -> None:
         process.terminate()
         log = process.communicate(timeout=20)[1]
     assert all(json.loads(line)["level"] == "info" for line in log.splitlines()), log
+
+
+async def test_one_admin_port_counts_for_every_service_and_all_backends() -> None:
+    with all_in_one("--backend", "echo", "--capacity", "7") as deployment:
+        async with calling(deployment.url) as callers:
+            call = await callers.call()
+            await callers.hear(call, 1)
+            metrics = deployment.relay_metrics()
+            call.hang_up()
+    services = {name.split("_")[1] for name in metrics if name.startswith("antiphon_")}
+    assert services > {"relay", "transceiver", "signaling", "backend"}
+    assert [metrics[f"antiphon_backend_{what}"] for what in ("connections", "slots", "calls")] == [2, 14, 1]
+    assert metrics["antiphon_backend_calls_offered_total"] == 1
 
 
 @pytest.mark.parametrize(

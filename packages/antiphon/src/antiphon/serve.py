@@ -2,12 +2,15 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import msgspec
 import trio
 from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from antiphon_backend import echo, loopback, serve_backend
 from antiphon_common import logs
@@ -76,7 +79,10 @@ async def serve_all(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_keys, keys)
-        backends = [await _start_backend(nursery, backend, transceiver.capacity) for backend in transceiver.backend]
+        counted = _Sums()
+        registry.register(counted)
+        start_backend = partial(_start_backend, nursery, slots=transceiver.capacity, counted=counted)
+        backends = [await start_backend(backend) for backend in transceiver.backend]
         transceiver = msgspec.structs.replace(transceiver, backend=tuple(backends))
         placed: TransceiverPorts = await nursery.start(serve_calls)
         inside = msgspec.structs.replace(inside, transceiver=(placed.control_url,))
@@ -102,7 +108,31 @@ def told_to_callers(settings: Sequence[Media], opened: Sequence[AdvertisedMedia]
     return [address for host in dict.fromkeys([*named, *default]) for address in addresses if address.host == host]
 
 
-async def _start_backend(nursery: trio.Nursery, backend: Backend, slots: int) -> Backend:
+class _Sums(Collector):
+    """What several backends in one process count, added up: each exports the same names."""
+
+    def __init__(self) -> None:
+        self._registries: list[CollectorRegistry] = []
+
+    def add(self) -> CollectorRegistry:
+        """Return the registry of one more backend."""
+        self._registries.append(CollectorRegistry())
+        return self._registries[-1]
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        values: defaultdict[str, float] = defaultdict(float)
+        for family in (family for registry in self._registries for family in registry.collect()):
+            for sample in family.samples:
+                families[sample.name] = family
+                values[sample.name] += sample.value
+        for name, family in families.items():
+            total = Metric(family.name, family.documentation, family.type)
+            total.add_sample(name, {}, values[name])
+            yield total
+
+
+async def _start_backend(nursery: trio.Nursery, backend: Backend, *, slots: int, counted: _Sums) -> Backend:
     """Start a shipped backend, and return it with the URL it got; one that has a URL runs somewhere already."""
     if backend.url is not None:
         return backend
@@ -112,5 +142,5 @@ async def _start_backend(nursery: trio.Nursery, backend: Backend, slots: int) ->
             f"for one of your own write {backend.name}=ws://HOST:PORT"
         )
     handler, formats = SHIPPED[backend.name]
-    serve = partial(serve_backend, handler, "127.0.0.1", 0, slots=slots, formats=formats)
+    serve = partial(serve_backend, handler, "127.0.0.1", 0, slots=slots, formats=formats, registry=counted.add())
     return Backend(backend.name, await nursery.start(serve))
