@@ -332,6 +332,23 @@ async def test_a_spare_that_dies_is_replaced_and_an_idle_relay_goes_on() -> None
             assert await exchange(client, request := binding_request(relay.owner.token())) == request
 
 
+async def test_workers_run_on_processors_that_the_relay_has_now() -> None:
+    processors = os.sched_getaffinity(0)
+    async with running() as relay:
+        cores = [os.sched_getaffinity(pid) for pid in busy_workers(relay)]
+        assert all(len(each) == 1 for each in cores)
+        assert len(set().union(*cores)) == min(WORKERS, len(processors))
+        remaining = {max(processors)}
+        os.sched_setaffinity(0, remaining)
+        try:
+            for link in relay.ports.link:
+                kill(killed := worker_of(link))
+                worker = await next_worker(link, killed)
+                await settle(lambda worker=worker: os.sched_getaffinity(worker) == remaining)
+        finally:
+            os.sched_setaffinity(0, processors)
+
+
 async def test_workers_end_with_their_supervisor() -> None:
     service = Service("antiphon_relay", "--media", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", str(WORKERS))
     try:

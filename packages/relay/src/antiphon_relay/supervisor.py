@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from math import inf
+from secrets import randbelow
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -143,7 +144,7 @@ class Supervisor:
         self._ended_uplink = 0
         self._wanted = trio.open_memory_channel[None](0)
         self._spares = trio.open_memory_channel[_Process](workers)
-        self._cores = sorted(os.sched_getaffinity(0))
+        self._first_core = randbelow(os.cpu_count() or 1)  # relays of one host know nothing of each other
         registry.register(self._figures)
         export_counters(registry, "antiphon_relay_worker", self.counters)
         export_gauge(
@@ -253,8 +254,9 @@ class Supervisor:
                 started()
 
     def _adopt(self, place: _Place) -> Adopt:
+        cores = sorted(os.sched_getaffinity(0))  # an orchestrator may change what is ours
         return Adopt(
-            core=self._cores[place.index % len(self._cores)],
+            core=cores[(self._first_core + place.index) % len(cores)],
             media=tuple(Media(media.ingress.id, *media.advertised) for media in place.media),
             networks=tuple(map(str, self._shared.transceiver_network)),
             cluster=self._shared.cluster,
