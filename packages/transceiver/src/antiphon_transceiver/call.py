@@ -8,8 +8,8 @@ from antiphon_common.control import CallAccepted, CallRequest, CallStatus
 from antiphon_common.core import Path
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver.audio import OverrunError
-from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, EventRefused, InboundFrame
-from antiphon_transceiver.backends.link import NO_ANSWER
+from antiphon_transceiver.backends.call import BackendCall, EventRefused, InboundFrame
+from antiphon_transceiver.backends.link import BACKEND_LOST, NO_ANSWER
 from antiphon_transceiver.channels import UndeliverableError, error_event
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.relays import Address

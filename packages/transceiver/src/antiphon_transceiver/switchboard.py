@@ -30,7 +30,7 @@ from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import events, relays
 from antiphon_transceiver.audio import UplinkFrame
-from antiphon_transceiver.backends import BackendCall, InboundFrame
+from antiphon_transceiver.backends.call import BackendCall, InboundFrame
 from antiphon_transceiver.call import Call, Route
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.ice import ice_password
