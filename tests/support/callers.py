@@ -19,10 +19,10 @@ import trio
 from antiphon.client.call import AudioReceived, ClientCall, Closed, Connected, Event
 from antiphon.client.descriptions import read_answer
 from antiphon.client.driver import CallDriver, DrivenCall
-from antiphon.client.load import NTP_EPOCH
 from antiphon.client.speech import Speech
 from antiphon_common.control import IceParameters
 from antiphon_transceiver.dtls import Certificate
+from antiphon_transceiver.rtcp import NTP_EPOCH
 from antiphon_transceiver.sctp import MessageReceived
 
 ANSWER_SECONDS = 10.0

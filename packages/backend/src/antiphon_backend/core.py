@@ -14,16 +14,20 @@ from antiphon_common import frames
 from antiphon_common.caller_audio import CallerAudio
 from antiphon_common.errors import DecodeError
 from antiphon_common.formats import FRAME_MS, TICKS_PER_MS, AudioFormat
-from antiphon_common.frame_connection import CONTROL_SIZE, CloseCode, Closing, ConnectionCounters, FrameConnection
+from antiphon_common.frame_connection import (
+    AUDIO_OVERHEAD,
+    CONTROL_SIZE,
+    CloseCode,
+    Closing,
+    ConnectionCounters,
+    FrameConnection,
+)
 
 HIGH_WATER = 1 << 18
 """Bytes that wait to be sent before whoever speaks has to wait as well: about a second of 48 kHz PCM of three calls."""
 
 MAX_TEXT = 1000
 """Characters of a reason or message; more is cut."""
-
-FRAME_OVERHEAD = 24
-"""Bytes an audio frame has around its data, at most."""
 
 MAX_EVENT_BYTES = 1 << 20
 """Client events of one call that wait for its handler; most handlers never look at them."""
@@ -166,7 +170,7 @@ class CallCore:
             if ticks > self._credit or session.crowded(self):
                 break
             self._credit -= ticks
-            session.send(frames.Audio(self._number, data, response=self.response), len(data) + FRAME_OVERHEAD)
+            session.send(frames.Audio(self._number, data, response=self.response), len(data) + AUDIO_OVERHEAD)
             start += len(data)
         return start
 

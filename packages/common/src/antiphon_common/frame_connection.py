@@ -31,6 +31,9 @@ keep an end that reads far below."""
 CONTROL_SIZE = 64
 """Bytes a frame without audio is taken for."""
 
+AUDIO_OVERHEAD = 24
+"""Bytes a frame of audio has around its data, at most."""
+
 
 class CloseCode(IntEnum):
     """WebSocket close codes (RFC 6455 §7.4) and what they mean here."""

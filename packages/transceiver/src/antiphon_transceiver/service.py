@@ -26,15 +26,13 @@ from antiphon_transceiver.control_api import control_app
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.metrics import TransceiverMetrics
 from antiphon_transceiver.minutes import LOOK_SECONDS, MinuteWatch
+from antiphon_transceiver.rtcp import NTP_EPOCH
 from antiphon_transceiver.server import TransceiverServer
 from antiphon_transceiver.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 
 Network = IPv4Network | IPv6Network
-
-NTP_EPOCH = 2_208_988_800
-"""Seconds from NTP's epoch to Unix's (RFC 5905 §6)."""
 
 
 class TransceiverPorts(NamedTuple):

@@ -14,14 +14,13 @@ from antiphon.client.driver import CallDriver, DrivenCall
 from antiphon.client.speech import Speech
 from antiphon_common.errors import AntiphonError, DecodeError
 from antiphon_transceiver.dtls import Certificate
+from antiphon_transceiver.rtcp import NTP_EPOCH
 
 CONNECT_TIMEOUT = 30.0
 """Seconds after which a call that did not connect counts as failed."""
 
 LINGER = 1.0
 """Seconds that what is still under way, or waits to be played, gets to arrive after the last packet was sent."""
-
-NTP_EPOCH = 2_208_988_800
 
 Progress = Callable[[str], None]
 

@@ -5,9 +5,8 @@ from collections import Counter
 from importlib.resources import files
 from typing import NamedTuple, Self
 
+from antiphon_common.formats import FRAME_MS
 from antiphon_transceiver.audio import OpusEncoder
-
-FRAME_MS = 20
 
 
 class Speech(NamedTuple):

@@ -12,7 +12,7 @@ from antiphon_common import frames
 from antiphon_common.caller_audio import CallerAudio
 from antiphon_common.errors import AntiphonError, DecodeError
 from antiphon_common.formats import TICKS_PER_MS, AudioFormat
-from antiphon_common.frame_connection import ConnectionCounters
+from antiphon_common.frame_connection import AUDIO_OVERHEAD, ConnectionCounters
 
 InboundFrame = (
     frames.Accepted
@@ -45,9 +45,6 @@ RESUME_SECONDS = 10.0
 """Seconds from the loss of a connection until a call must be accepted elsewhere: as long as somebody may listen to
 silence, and enough for a process to start again. An address that has not answered after half of them is given up for
 another."""
-
-FRAME_OVERHEAD = 24
-"""Bytes an audio frame has around its data, at most."""
 
 MAX_WAITING_EVENT_BYTES = 4 * frames.MAX_EVENT_SIZE
 """Events of one client that wait for a backend; more are refused."""
@@ -301,7 +298,7 @@ class BackendCall:
 
     def take_waiting(self) -> list[Sized]:
         """Hand over the caller's audio that waits, and the events behind it."""
-        waiting: list[Sized] = [(frame, len(frame.data) + FRAME_OVERHEAD) for frame in self._waiting.frames]
+        waiting: list[Sized] = [(frame, len(frame.data) + AUDIO_OVERHEAD) for frame in self._waiting.frames]
         waiting += self._events
         self._waiting.frames.clear()
         self._events.clear()

@@ -15,9 +15,10 @@ from antiphon_transceiver.rtcp.packets import (
     encode_rtcp,
 )
 from antiphon_transceiver.rtcp.reporter import Reporter
-from antiphon_transceiver.rtcp.statistics import ReceiverStatistics, SenderStatistics
+from antiphon_transceiver.rtcp.statistics import NTP_EPOCH, ReceiverStatistics, SenderStatistics
 
 __all__ = [
+    "NTP_EPOCH",
     "GenericNack",
     "Goodbye",
     "PacketFeedback",

@@ -3,6 +3,9 @@
 from antiphon_common.sequence import difference32, extend16
 from antiphon_transceiver.rtcp.packets import ReportBlock, SenderReport
 
+NTP_EPOCH = 2_208_988_800
+"""Seconds from NTP's epoch, which is 1900, to Unix's (RFC 5905 §6)."""
+
 MAX_DROPOUT = 3000
 """Packets a source may skip and still be the same stream: a minute of audio (RFC 3550 A.1)."""
 
@@ -114,7 +117,7 @@ class ReceiverStatistics:
 
 
 class SenderStatistics:
-    """Our own stream. `ntp_offset` added to `now` gives seconds of NTP time, which begins with 1900."""
+    """Our own stream. `ntp_offset` added to `now` gives seconds of NTP time."""
 
     __slots__ = ("_ntp_offset", "_timestamp", "clock_rate", "octets", "packets", "sent_at", "ssrc")
 
