@@ -3,7 +3,7 @@
 from functools import partial
 
 from antiphon_common import logs
-from antiphon_common.settings import RelaySettings, SharedSettings, parse
+from antiphon_common.settings import Address, RelaySettings, SharedSettings, parse
 from antiphon_common.shell.secrets import follow_keys, load_keys
 from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_relay.service import RelayPorts, serve_relay
@@ -21,12 +21,8 @@ def main() -> None:
 
 
 def announce(ports: RelayPorts) -> None:
-    media = " ".join(f"{ingress}={_join(host, port)}" for ingress, host, port in ports.media)
+    media = " ".join(f"{ingress}={Address(host, port)}" for ingress, host, port in ports.media)
     print(f"ready {media}", flush=True)
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 if __name__ == "__main__":

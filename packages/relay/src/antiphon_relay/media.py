@@ -49,7 +49,7 @@ def open_media(settings: Iterable[Media], stack: ExitStack, *, shared: bool = Fa
     for local, advertised, ingress_id in expand(settings):
         family = socket.AF_INET6 if ":" in local.host else socket.AF_INET
         if local.host not in local_addresses(family) and not local.host.startswith("127."):
-            log.warning("this host does not have %s yet; bound for the day it comes", local.host)
+            log.warning("bound to an address that this host does not have yet", extra={"address": local.host})
         if shared and local.port:
             BatchSocket.open(local, freebind=True).close()  # another relay's would divide its flows with us
         sock = stack.enter_context(BatchSocket.open(local, freebind=True, shared=shared))
