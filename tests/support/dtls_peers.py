@@ -1,21 +1,15 @@
 """Pairs of DTLS endpoints that know each other's certificate."""
 
-import functools
 from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from antiphon_transceiver.dtls import Certificate, Closed, DtlsEndpoint, DtlsEvent, DtlsRole, HandshakeCompleted
+from antiphon_transceiver.dtls import Closed, DtlsEndpoint, DtlsEvent, DtlsRole, HandshakeCompleted
 from antiphon_transceiver.dtls.endpoint import DOUBT_SECONDS
 from antiphon_transceiver.srtp.profiles import SrtpProfile
+from support.certificates import certificate
 from support.impairment import PERFECT, Impairment
 from support.memory_network import MemoryNetwork
-
-
-@functools.cache
-def certificate(name: str) -> Certificate:
-    """Return the certificate that `name` has in this run of the tests."""
-    return Certificate.generate()
 
 
 def end_of(endpoint: DtlsEndpoint) -> Closed:

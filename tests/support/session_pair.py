@@ -14,7 +14,7 @@ from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.session import Session
 from antiphon_transceiver.srtp import SrtpProfile
-from support.dtls_peers import certificate
+from support.certificates import certificate
 from support.impairment import Impairment
 from support.memory_network import MemoryNetwork
 

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from antiphon_common.control import Fingerprint
 from antiphon_transceiver.dtls.alerts import AlertDescription, CertificateMismatchError, HandshakeError
 from antiphon_transceiver.dtls.certificate import check_fingerprint, load_public_key
-from support.dtls_peers import certificate
+from support.certificates import certificate
 
 OURS, OTHER = certificate("client"), certificate("other")
 

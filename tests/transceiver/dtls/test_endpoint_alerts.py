@@ -13,7 +13,8 @@ from antiphon_transceiver.dtls import (
 from antiphon_transceiver.dtls.messages import HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.dtls_peers import DtlsPeers, certificate, end_of, make_peers
+from support.certificates import certificate
+from support.dtls_peers import DtlsPeers, end_of, make_peers
 from support.memory_network import MemoryNetwork
 
 

@@ -9,7 +9,8 @@ from antiphon_transceiver.dtls.endpoint import DOUBT_SECONDS
 from antiphon_transceiver.dtls.messages import CertificateChain, ClientKeyExchange, HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.dtls_peers import DtlsPeers, certificate, make_peers
+from support.certificates import certificate
+from support.dtls_peers import DtlsPeers, make_peers
 from support.impairment import Impairment
 from support.memory_network import MemoryNetwork
 

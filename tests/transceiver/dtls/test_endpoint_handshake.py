@@ -29,7 +29,8 @@ from antiphon_transceiver.dtls.messages import (
 )
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.dtls_peers import certificate, end_of, make_peers
+from support.certificates import certificate
+from support.dtls_peers import end_of, make_peers
 
 CM, GCM_128, GCM_256 = SrtpProfile.AES128_CM_HMAC_SHA1_80, SrtpProfile.AEAD_AES_128_GCM, SrtpProfile.AEAD_AES_256_GCM
 
