@@ -67,7 +67,7 @@ async def test_a_call_can_be_watched_and_ended(
     stats = (await client.get(f"{location}/stats")).json()
     assert (stats["state"], stats["reason"], stats["statistics"]) == ("connected", None, {"lost": 0})
     assert (await client.post(f"{location}/hangup")).status_code == 200
-    assert (await client.get(f"{location}/stats")).json()["reason"] == "hung up"
+    assert (await client.get(f"{location}/stats")).json()["reason"] == "hangup"
     location = (await call(client, offer)).headers["location"]
     assert (await client.delete(location)).status_code == 200
 

@@ -55,7 +55,7 @@ async def test_a_call_from_offer_to_end(ports: SignalingPorts, transceiver: Fake
         assert (answer["type"], answer["sdp"].startswith("v=0\r\n")) == ("answer", True)
         assert transceiver.calls[call_id].session == {"voice": "x", "model": "mine"}
         await say(connection, type="hangup")
-        assert await hear(connection) == {"type": "ended", "call_id": call_id, "reason": "hung up"}
+        assert await hear(connection) == {"type": "ended", "call_id": call_id, "reason": "hangup"}
         with pytest.raises(ConnectionClosed), trio.fail_after(5):
             await connection.get_message()
 

@@ -96,7 +96,7 @@ class FakeTransceiver:
             with trio.move_on_after(wait):
                 await self._ended[call_id].wait()
         ended = self._ended[call_id].is_set()
-        state, reason = ("closed", "hung up") if ended else ("connected", None)
+        state, reason = ("ended", "hangup") if ended else ("connected", None)
         return _json(200, CallStatus(call_id, state, reason, {"lost": 0}))
 
     async def _update(self, request: Request) -> Response:
