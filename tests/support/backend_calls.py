@@ -14,7 +14,8 @@ from antiphon_common.shell.supervise import Runtime
 
 @asynccontextmanager
 async def serving(handler: Handler, *, runtime: Runtime = "trio", **options: Any) -> AsyncIterator[str]:
-    """Serve `handler` on loopback for the length of a block, under asyncio in a thread; its value is the URL."""
+    """Serve `handler` on loopback for the length of a block, under Trio beside the test, or under asyncio in a thread;
+    its value is the URL."""
     if runtime == "asyncio":
         with serving_in_thread(handler, **options) as url:
             yield url

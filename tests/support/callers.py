@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -24,6 +25,7 @@ from antiphon_common.control import IceParameters
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.rtcp import NTP_EPOCH
 from antiphon_transceiver.sctp import MessageReceived
+from support.gaps import answer_lines
 
 ANSWER_SECONDS = 10.0
 
@@ -166,6 +168,13 @@ async def calling(url: str) -> AsyncIterator[Callers]:
             nursery.cancel_scope.cancel()
 
 
+def _collect(callers: Iterable[Caller]) -> Figures:
+    figures = Figures()
+    for caller in callers:
+        caller.add_to(figures)
+    return figures
+
+
 async def main(url: str, calls: int) -> None:
     driver, certificate, speech = CallDriver(), Certificate.generate(), Speech.shipped()
     async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as http, trio.open_nursery() as nursery:
@@ -175,12 +184,7 @@ async def main(url: str, calls: int) -> None:
             assert await caller.connect(http), caller.closed or "not connected"
         who = [[caller.driven.socket.getsockname()[1], caller.ice.ufrag] for caller in callers]
         print("ready", json.dumps(who), flush=True)
-        async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as asked:
-            async for _ in asked:
-                figures = Figures()
-                for caller in callers:
-                    caller.add_to(figures)
-                print(msgspec.json.encode(figures).decode(), flush=True)
+        await answer_lines(partial(_collect, callers))
         for caller in callers:
             caller.hang_up()
         nursery.cancel_scope.cancel()
