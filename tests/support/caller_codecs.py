@@ -5,6 +5,7 @@ from typing import NamedTuple
 from antiphon.client.call import AudioReceived
 from antiphon.client.descriptions import OPUS_PAYLOAD_TYPE
 from antiphon_transceiver.audio import RedEncoder, decode_red
+from antiphon_transceiver.audio.adaptation import APART, NEAREST
 from support.voice import FRAME_TICKS, opus_packet
 
 RED_PAYLOAD_TYPE = 63
@@ -42,10 +43,10 @@ class OpusCaller:
 
 
 class RedCaller(OpusCaller):
-    """Repeats up to `distance` packets with each, and takes RED."""
+    """Repeats with each packet those so many before it, and takes RED."""
 
-    def __init__(self, distance: int) -> None:
-        self._distance = distance
+    def __init__(self, distances: tuple[int, ...]) -> None:
+        self._distances = distances
         self._encoder = RedEncoder(OPUS_PAYLOAD_TYPE)
 
     def offer(self, sdp: str) -> str:
@@ -57,7 +58,7 @@ class RedCaller(OpusCaller):
 
     def say(self, number: int, speaker: int) -> Said:
         _, payload, timestamp = super().say(number, speaker)
-        return Said(RED_PAYLOAD_TYPE, self._encoder.encode(payload, timestamp, self._distance), timestamp)
+        return Said(RED_PAYLOAD_TYPE, self._encoder.encode(payload, timestamp, self._distances), timestamp)
 
 
 class G711Caller(OpusCaller):
@@ -84,7 +85,7 @@ class G711Caller(OpusCaller):
 
 
 def caller_codec(name: str) -> OpusCaller:
-    """Return the codec of a name: `opus`, `red1`, `red2`, `pcmu` or `pcma`."""
+    """Return the codec of a name: `opus`, `red1` as browsers repeat, `red2` as we do, `pcmu` or `pcma`."""
     if name == "opus":
         return OpusCaller()
-    return RedCaller(int(name[3:])) if name.startswith("red") else G711Caller(name)
+    return RedCaller(APART if name == "red2" else NEAREST[:1]) if name.startswith("red") else G711Caller(name)

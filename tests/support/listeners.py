@@ -9,8 +9,10 @@ from aiortc.jitterbuffer import JitterBuffer as AiortcBuffer
 from aiortc.rtp import RtpPacket
 from av import AudioFrame
 
-from antiphon_transceiver.audio import Repeated, UplinkAudio, UplinkFrame
+from antiphon_transceiver.audio import RedEncoder, UplinkAudio, UplinkFrame, decode_red
 from support.lossy_speech import FRAME_SECONDS, RATE, TICKS, Arrival, Samples
+
+OPUS_PAYLOAD_TYPE = 111
 
 SHIFT = 1000.0
 """Seconds on the receivers' clock at which the stream begins."""
@@ -32,9 +34,10 @@ class Heard(NamedTuple):
 Listener = Callable[[Sequence[bytes], Sequence[Arrival]], Heard]
 
 
-def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, red: bool) -> Heard:
-    """Listen as a transceiver does for a backend that takes PCM, with one repetition in each packet where `red`."""
-    uplink = UplinkAudio(f"pcm16/{RATE}")
+def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances: Sequence[int] = ()) -> Heard:
+    """Listen as a transceiver does for a backend that takes PCM. Each packet repeats, as RED, those so many before."""
+    uplink, red = UplinkAudio(f"pcm16/{RATE}"), RedEncoder(OPUS_PAYLOAD_TYPE)
+    payloads = [red.encode(packet, index * TICKS, distances) for index, packet in enumerate(packets)]
     released: list[tuple[float, UplinkFrame]] = []
 
     def poll(now: float) -> None:
@@ -44,8 +47,8 @@ def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, red: bool
     for time, index in arrivals:
         while (timeout := uplink.poll_timeout()) is not None and timeout < time + SHIFT:
             poll(timeout)
-        repeated = [Repeated(1, TICKS, packets[index - 1])] if red and index else []
-        uplink.receive(index & 0xFFFF, index * TICKS, packets[index], time + SHIFT, repeated)
+        payload, repeated = decode_red(payloads[index], OPUS_PAYLOAD_TYPE)
+        uplink.receive(index & 0xFFFF, index * TICKS, payload, time + SHIFT, repeated)
         poll(time + SHIFT)
 
     first = arrivals[0].packet * TICKS
@@ -75,7 +78,7 @@ def aiortc(packets: Sequence[bytes], arrivals: Sequence[Arrival]) -> Heard:
     sound = np.zeros(len(packets) * TICKS, np.float32)
     delays = []
     for time, index in arrivals:
-        packet = RtpPacket(payload_type=111, sequence_number=index & 0xFFFF, timestamp=index * TICKS)
+        packet = RtpPacket(payload_type=OPUS_PAYLOAD_TYPE, sequence_number=index & 0xFFFF, timestamp=index * TICKS)
         packet.payload = packet._data = packets[index]  # type: ignore[attr-defined]  # as it does
         _, encoded = buffer.add(packet)
         if encoded is None:

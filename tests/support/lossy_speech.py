@@ -1,4 +1,4 @@
-"""A browser that speaks, as far as its packets go, and the network between it and a receiver."""
+"""A browser or a transceiver that speaks, as far as its packets go, and the network between it and a receiver."""
 
 import wave
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from av import AudioFrame, CodecContext
 
+from antiphon_common.control import Codec
+from antiphon_transceiver.audio import OpusEncoder, SendAdaptation
 from support.correlation import resample
 from support.impairment import Bursts, ImpairedLink, Impairment
 
@@ -23,6 +25,9 @@ FRAME_SECONDS = 0.02
 TICKS = 960
 
 BITRATE = 32_000
+OWN_RATE = 24_000
+"""What most backends speak."""
+
 COMPLEXITY = 9
 """What Chromium gives a microphone on a desktop."""
 
@@ -44,6 +49,11 @@ class Condition(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.loss:.0%} {'bursts' if self.bursts else 'random'}" if self.loss else "clean"
+
+    @property
+    def in_runs(self) -> float:
+        """The share of lost packets right before which another is lost."""
+        return 1 - 1 / BURST_LENGTH if self.bursts else self.loss
 
     @property
     def impairment(self) -> Impairment:
@@ -83,6 +93,17 @@ def encode(speech: Samples, loss: float) -> list[bytes]:
         frame.sample_rate = RATE
         packets += map(bytes, encoder.encode(frame))
     return packets
+
+
+def encode_as_we_do(speech: Samples, condition: Condition) -> tuple[list[bytes], tuple[int, ...]]:
+    """Return the Opus packets of a transceiver whose caller takes RED and has told it of these losses, and how many
+    packets before it those are that each is sent with once more."""
+    encoder = OpusEncoder(OWN_RATE)
+    adaptation = SendAdaptation(Codec("opus", 111, RATE, parameters={"useinbandfec": "1"}, redundancy=63), encoder)
+    adaptation.report(round(condition.loss * 100), condition.in_runs)
+    pcm = (np.clip(resample(speech, RATE, OWN_RATE), -1, 1) * 32767).astype("<i2").tobytes()
+    starts = range(0, len(pcm) - encoder.frame_size + 1, encoder.frame_size)
+    return [encoder.encode(pcm[start : start + encoder.frame_size]) for start in starts], adaptation.distances
 
 
 def carry(packets: Sequence[bytes], condition: Condition, seed: int) -> list[Arrival]:

@@ -61,7 +61,7 @@ def test_red_fills_the_hole_before_it() -> None:
     call, red, packets = Call(OPUS, "opus"), RedEncoder(111), opus_packets(4)
     frames = []
     for index, packet in enumerate(packets):
-        payload = red.encode(packet, index * 960, 1)
+        payload = red.encode(packet, index * 960, (1,))
         if index != 2:
             frames += call.hear(index, payload, 63)
     assert [frame.data for frame in frames] == packets

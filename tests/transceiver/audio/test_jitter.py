@@ -34,7 +34,7 @@ class Stream:
     def send_red(self, index: int, *repeated: int, late: float = 0.0) -> None:
         """Let a packet arrive that repeats others."""
         self.run_until(now := 100 + index * FRAME + late)
-        again = [Repeated(index - other, (index - other) * TICKS, packet(other)) for other in repeated]
+        again = [Repeated((index - other) * TICKS, packet(other)) for other in repeated]
         self.push(index, index * TICKS, packet(index), now, again)
         self.pop(now)
 
@@ -247,6 +247,42 @@ def test_what_repeats_a_lost_packet_takes_its_place_at_once() -> None:
     assert (counters.lost, counters.recovered, counters.redundant, counters.concealed) == (3, 3, 3, 0)
 
 
+def test_what_repeats_packets_further_back_brings_back_a_run() -> None:
+    stream = Stream()
+    stream.send(0, 1, 2)
+    stream.send_red(3, 0)
+    for index in (7, 8, 9, 10):
+        stream.send_red(index, index - 3, *([index - 6] if index > 8 else []))
+    assert stream.origins == [RECEIVED] * 4 + [RECOVERED] * 3 + [RECEIVED] * 4
+    assert [release.payload for _, release in stream.released] == [packet(index) for index in range(11)]
+    assert (stream.buffer.counters.lost, stream.buffer.counters.concealed) == (3, 0)
+
+
+def test_what_is_repeated_is_found_by_its_time_whatever_the_blocks() -> None:
+    """Two of three missing packets, and of a stream with pauses one whose number its time does not tell."""
+    stream = Stream()
+    stream.send(0)
+    stream.send_red(4, 3, 1)
+    stream.run_until(101)
+    assert stream.origins[:5] == [RECEIVED, RECOVERED, CONCEALED, RECOVERED, RECEIVED]
+    assert stream.positions[:5] == [0, 1, 2, 3, 4]
+    paused = Stream()
+    paused.send(0)
+    paused.push(2, 20 * TICKS, packet(2), 100.4, [Repeated(8 * TICKS, packet(1))])
+    paused.pop(100.4)
+    assert paused.origins == [RECEIVED, RECOVERED, RECEIVED]
+    assert paused.positions == [0, 12, 20]
+
+
+def test_a_hole_is_waited_for_as_long_as_packets_reach_back() -> None:
+    stream = Stream()
+    for index in range(60):
+        stream.send_red(index, *([index - 3] if index > 2 else []))
+    assert 0.08 <= stream.buffer.target <= 0.09
+    stream.send_red(60, 43)
+    assert stream.buffer.target == MAX_TARGET
+
+
 def test_repetition_of_what_came_is_ignored() -> None:
     stream = Stream()
     stream.send(0, 1)
@@ -271,7 +307,7 @@ def test_repetition_whose_turn_has_passed_is_ignored() -> None:
 def test_repetition_that_fits_between_no_packets_is_ignored(ago: float) -> None:
     stream = Stream()
     stream.send(0, 1)
-    stream.push(3, 3 * TICKS, packet(3), 100.06, [Repeated(1, round(ago * TICKS), packet(2))])
+    stream.push(3, 3 * TICKS, packet(3), 100.06, [Repeated(round(ago * TICKS), packet(2))])
     stream.pop(100.06)
     assert stream.origins == [RECEIVED, RECEIVED] + ([RECOVERED, RECEIVED] if ago == 1 else [])
 
@@ -280,7 +316,7 @@ def test_a_repetition_and_its_own_fec_reach_back_twice() -> None:
     stream = Stream()
     stream.send(0)
     stream.run_until(100.061)
-    stream.push(3, 3 * TICKS, packet(3), 100.061, [Repeated(1, TICKS, packet(2, fec=True))])
+    stream.push(3, 3 * TICKS, packet(3), 100.061, [Repeated(TICKS, packet(2, fec=True))])
     stream.run_until(101)
     assert stream.origins[:4] == [RECEIVED, RECOVERED, RECOVERED, RECEIVED]
     assert stream.released[1][1].following == packet(2, fec=True)

@@ -2,7 +2,7 @@ import pytest
 
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver.audio import RedEncoder, Repeated, decode_red
-from antiphon_transceiver.audio.red import MAX_PAYLOAD
+from antiphon_transceiver.audio.red import MAX_AGE, MAX_PAYLOAD
 
 OPUS = 111
 
@@ -14,7 +14,7 @@ def block(ticks: int, size: int, payload_type: int = OPUS) -> bytes:
 
 def test_a_payload_comes_with_those_before_it() -> None:
     data = block(1920, 3) + block(960, 2) + bytes((OPUS,)) + b"one" + b"22" + b"three"
-    assert decode_red(data, OPUS) == (b"three", [Repeated(2, 1920, b"one"), Repeated(1, 960, b"22")])
+    assert decode_red(data, OPUS) == (b"three", [Repeated(1920, b"one"), Repeated(960, b"22")])
     assert decode_red(bytes((OPUS,)) + b"alone", OPUS) == (b"alone", [])
 
 
@@ -39,26 +39,33 @@ def test_what_is_no_red_is_refused(data: bytes) -> None:
         decode_red(data, OPUS)
 
 
-@pytest.mark.parametrize(("distance", "repeated"), [(0, 0), (1, 1), (2, 2), (5, 2)])
-def test_what_is_encoded_is_decoded(distance: int, repeated: int) -> None:
+@pytest.mark.parametrize("distances", [(), (1,), (1, 2), (3,), (3, 6)])
+def test_what_is_encoded_is_decoded(distances: tuple[int, ...]) -> None:
+    """A stream that has just begun repeats what there is."""
     encoder = RedEncoder(OPUS)
-    payloads = [bytes((index,)) * (20 + index) for index in range(5)]
+    payloads = [bytes((index,)) * (20 + index) for index in range(9)]
     for index, payload in enumerate(payloads):
-        data = encoder.encode(payload, (1 << 32) - 1000 + index * 960, distance)
-        earlier = range(max(0, index - repeated), index)
-        expected = [Repeated(index - other, (index - other) * 960, payloads[other]) for other in earlier]
-        assert decode_red(data, OPUS) == (payload, expected)
+        data = encoder.encode(payload, (1 << 32) - 1000 + index * 960, distances)
+        repeated = sorted({min(distance, index) for distance in distances} - {0}, reverse=True)
+        assert decode_red(data, OPUS) == (payload, [Repeated(ago * 960, payloads[index - ago]) for ago in repeated])
 
 
 def test_timestamps_may_wrap_between() -> None:
     encoder = RedEncoder(OPUS)
     encoder.remember(b"before", 0xFFFFFFFF)
-    assert decode_red(encoder.encode(b"after", 959, 1), OPUS) == (b"after", [Repeated(1, 960, b"before")])
+    assert decode_red(encoder.encode(b"after", 959, (1,)), OPUS) == (b"after", [Repeated(960, b"before")])
 
 
 def test_what_is_too_old_or_too_long_is_not_repeated() -> None:
     encoder = RedEncoder(OPUS)
     encoder.remember(b"old", 0)
-    assert decode_red(encoder.encode(b"new", 1 << 14, 1), OPUS) == (b"new", [])
-    encoder.remember(bytes(MAX_PAYLOAD - 9), 1 << 15)
-    assert decode_red(encoder.encode(b"ten bytes.", (1 << 15) + 960, 2), OPUS) == (b"ten bytes.", [])
+    assert decode_red(encoder.encode(b"new", MAX_AGE + 1, (1,)), OPUS) == (b"new", [])
+    encoder.remember(bytes(MAX_PAYLOAD - 9), MAX_AGE + 961)
+    assert decode_red(encoder.encode(b"ten bytes.", MAX_AGE + 1921, (1,)), OPUS) == (b"ten bytes.", [])
+
+
+def test_of_longer_packets_the_oldest_that_still_helps_is_repeated() -> None:
+    encoder = RedEncoder(OPUS)
+    for index in range(8):
+        data = encoder.encode(bytes((index,)), index * 2880, (3, 6))
+    assert decode_red(data, OPUS) == (bytes((7,)), [Repeated(5760, bytes((5,)))])

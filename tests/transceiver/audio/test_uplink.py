@@ -141,7 +141,7 @@ def test_what_was_repeated_is_heard_as_it_was_sent() -> None:
     packets = encode(speech(1))
     uplink, frames = UplinkAudio("opus"), []
     for index in (0, 2, 3):
-        again = [Repeated(1, 960, packets[index - 1])] if index else []
+        again = [Repeated(960, packets[index - 1])] if index else []
         uplink.receive(index, index * 960, packets[index], 5 + index * 0.02, again)
         while (frame := uplink.poll(5 + index * 0.02)) is not None:
             frames.append(frame)

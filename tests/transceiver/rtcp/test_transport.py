@@ -141,6 +141,12 @@ def test_the_sender_learns_of_losses_and_queues() -> None:
     assert queued.loss == 0.0
 
 
+@pytest.mark.parametrize(("length", "share"), [(1, 0.0), (3, 0.67)])
+def test_the_sender_learns_whether_losses_come_in_runs(length: int, share: float) -> None:
+    sender = run([None if number % 20 < length else 0.03 for number in range(2000)])
+    assert sender.in_runs == pytest.approx(share, abs=0.1)
+
+
 def test_reordering_is_not_loss() -> None:
     sender = run([0.03 if number % 7 else 0.14 for number in range(1000)])
     assert sender.lost <= 1

@@ -127,7 +127,7 @@ class AudioStream:
         report = self.reporter.peer_report
         if report is not None and report is not self._adapted_to:
             self._adapted_to = report
-            self.adaptation.report(round(report.fraction_lost / 2.56))
+            self.adaptation.report(round(report.fraction_lost / 2.56), self.feedback.losses_in_runs)
         return ended
 
     def poll_frame(self, now: float) -> UplinkFrame | None:
@@ -181,13 +181,13 @@ class AudioStream:
 
     def _repeat(self, packet: PlayoutPacket, red_type: int) -> bytes:
         """Add to a packet what it is to repeat of those before it."""
-        distance = self.adaptation.distance
-        if not distance:
+        distances = self.adaptation.distances
+        if not distances:
             self._sender.payload_type = self._payload_type
             self._red.remember(packet.payload, packet.timestamp)
             return packet.payload
         self._sender.payload_type = red_type
-        return self._red.encode(packet.payload, packet.timestamp, distance)
+        return self._red.encode(packet.payload, packet.timestamp, distances)
 
     def statistics(self) -> dict[str, Any]:
         """Return what is known of the media, both directions; times in milliseconds."""
@@ -209,7 +209,7 @@ class AudioStream:
             **self.feedback.statistics(),
             "uplink": {name: getattr(jitter, name) for name in jitter.__slots__},
             "uplink_target_ms": round(self.uplink.jitter.target * 1000),
-            "sent_repetitions": self.adaptation.distance,
+            "sent_repetitions": len(self.adaptation.distances),
         }
 
     def _level(self) -> int | None:

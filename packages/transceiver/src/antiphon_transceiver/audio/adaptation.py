@@ -21,7 +21,7 @@ class Level(NamedTuple):
     Opus with RED and without."""
 
     percent: int
-    distance: int
+    blocks: int
     repeated_bitrate: int
     single_bitrate: int
 
@@ -34,14 +34,31 @@ LEVELS: Final = (
 """Losses may be congestion, so redundancy adds no more than a third to what is sent without it: 40 and 42 kbit/s. Where
 only Opus's own FEC can help, which is a part of its bitrate and needs one that keeps it wideband, less is sent."""
 
+NEAREST: Final = (1, 2)
+"""The packets right before: back soonest, and of losses that come alone none further away would bring back more."""
+
+APART: Final = (3, 6)
+"""Of a run that many packets come back, by the nearer block or by both. A receiver has to wait for them, and Chromium
+plays everything later by up to as much."""
+
+RUN_SHARE: Final = 1 / 3
+"""The share of lost packets behind another from which on losses are taken to come in runs: as of runs of one and a half
+on average. Of losses that come alone it is as small as their share of all packets."""
+
+
+def choose_distances(blocks: int, in_runs: float) -> tuple[int, ...]:
+    """Return which packets before it each is to repeat in so many blocks, nearest first, where this share of those lost
+    was lost right behind another."""
+    return (APART if in_runs >= RUN_SHARE else NEAREST)[:blocks]
+
 
 class SendAdaptation:
     """Follows the losses that the caller reports. `encoder` is None where the backend's Opus passes through: then only
     RED is ours to choose."""
 
     def __init__(self, codec: Codec, encoder: OpusEncoder | None) -> None:
-        self.distance = 0
-        """How many packets before it each is to repeat."""
+        self.distances: tuple[int, ...] = ()
+        """Which packets before it each is to repeat, nearest first."""
         self._encoder = encoder
         self._percent = 0
         self._level = LEVELS[0]
@@ -52,18 +69,16 @@ class SendAdaptation:
             encoder.set_loss(0, fec=False)
             encoder.set_bitrate(min(BITRATE, self._ceiling))
 
-    def report(self, percent: int) -> None:
-        """Take the losses of the time since the last report, 0 to 100. Redundancy comes at once and fades over a few
-        reports."""
+    def report(self, percent: int, in_runs: float = 0.0) -> None:
+        """Take the losses of the time since the last report, 0 to 100, and the share of those lost lately, 0 to 1, that
+        another was lost right before. Redundancy comes at once and fades over a few reports."""
         percent = max(percent, self._percent // 2)
-        if percent == self._percent:
-            return
-        self._percent = percent
+        changed, self._percent = percent != self._percent, percent
         self._level = next(level for level in reversed(LEVELS) if percent >= self._threshold(level))
-        self.distance = self._level.distance if self._repeats else 0
-        if self._encoder is not None:
+        self.distances = choose_distances(self._level.blocks if self._repeats else 0, in_runs)
+        if changed and self._encoder is not None:
             # RED repeats better than in-band FEC, and at its bitrates FEC would cost the upper half of the spectrum.
-            fec = self._uses_fec and percent > 0 and not self.distance
+            fec = self._uses_fec and percent > 0 and not self.distances
             self._encoder.set_loss(min(percent, MOST_FEC_PERCENT), fec=fec)
             bitrate = self._level.repeated_bitrate if self._repeats else self._level.single_bitrate
             self._encoder.set_bitrate(min(bitrate, self._ceiling))

@@ -9,6 +9,7 @@ ticks.
 from bisect import bisect, insort
 from collections.abc import Sequence
 from math import ceil
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -56,6 +57,7 @@ _RECENT = 256
 _TICKS_PER_SECOND = 48_000
 _TICK = 1 / _TICKS_PER_SECOND
 _RECEIVED = Origin.RECEIVED
+_POSITION = itemgetter(1)
 
 
 class Release(msgspec.Struct, frozen=True, gc=False):
@@ -134,8 +136,8 @@ class JitterBuffer:
         self._next_position = 0
         self._frame = _FRAME_TICKS
         """Duration of the last packet released, and so presumably of those missing."""
-        self._repeated = 0
-        """How many packets before it the newest one repeats."""
+        self._reach = 0
+        """Ticks before it at which what the newest packet repeats began."""
         self._concealed = 0
         """Ticks concealed since that packet."""
         self._silent = True
@@ -195,28 +197,34 @@ class JitterBuffer:
         else:
             self.counters.reordered += 1
             insort(self._held, (extended, position, duration, payload, _RECEIVED))
-        if len(repeated) != self._repeated:
-            self._repeated = len(repeated)
+        reach = max(ticks for ticks, _ in repeated) * self._clock_ticks if repeated else 0
+        if reach != self._reach:
+            self._reach = reach
             self._aim()
-        for distance, ticks, again in repeated:
-            self._insert_repeated(extended - distance, position - ticks * self._clock_ticks, again)
+        for ticks, again in repeated:
+            self._insert_repeated(position - ticks * self._clock_ticks, again)
 
-    def _insert_repeated(self, extended: int, position: int, payload: bytes) -> None:
-        """Hold what a packet repeats of another where that one is missing and its turn has not passed."""
-        if extended < self._next_sequence or position < self._next_position:
+    def _insert_repeated(self, position: int, payload: bytes) -> None:
+        """Hold what a packet repeats of another where that one is missing and its turn has not passed. Of those missing
+        before the next held packet it is the one after which as many of its length fit as come between."""
+        if position < self._next_position:
             return
-        index = bisect(self._held, (extended,))
-        before, after = self._held[max(0, index - 1) : index], self._held[index : index + 1]
         try:
-            end = position + self._duration(payload)
+            duration = self._duration(payload)
         except DecodeError:
             return
-        fits = all(end <= held[1] and extended < held[0] for held in after) and all(
-            held[1] + held[2] <= position for held in before
-        )
-        if fits:
+        index = bisect(self._held, position, key=_POSITION)
+        if index == len(self._held):
+            return
+        first, free = self._next_sequence, self._next_position
+        if index:
+            sequence, begins, lasts, *_ = self._held[index - 1]
+            first, free = sequence + 1, begins + lasts
+        following, ends, *_ = self._held[index]
+        extended = max(first, following - (ends - position) // duration)
+        if free <= position <= ends - duration and extended < following:
             self._recent[extended % _RECENT] = extended
-            self._held.insert(index, (extended, position, end - position, payload, Origin.RECOVERED))
+            self._held.insert(index, (extended, position, duration, payload, Origin.RECOVERED))
 
     def pop(self, now: float) -> Release | None:
         """Return the next stretch that is due, or None. Call it until None."""
@@ -242,10 +250,10 @@ class JitterBuffer:
         return self._transit.smallest + self.target + position * _TICK
 
     def _aim(self) -> None:
-        """Set the target: as many frames as packets reach back, and the delay that they may have. One reaches back by a
-        frame with in-band FEC, so does what it repeats."""
+        """Set the target: how far packets reach back, and the delay that they may have. With in-band FEC one reaches
+        back by a frame, and so does what it repeats."""
         jitter = self._transit.largest - self._transit.smallest
-        target = (1 + self._repeated) * self._frame * _TICK + jitter * HEADROOM + TARGET_MARGIN
+        target = (self._frame + self._reach) * _TICK + jitter * HEADROOM + TARGET_MARGIN
         self.target = min(max(target, MIN_TARGET), MAX_TARGET)
 
     def _hole(self) -> tuple[int, int]:

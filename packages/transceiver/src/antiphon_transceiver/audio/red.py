@@ -1,12 +1,16 @@
 """RED (RFC 2198): packets of one codec that repeat what those before them held."""
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from antiphon_common.errors import DecodeError
 
-MAX_DISTANCE: Final = 2
-"""How many packets before it one repeats at most: each costs as much as the audio itself."""
+MAX_DISTANCE: Final = 6
+"""How many packets before it the furthest is that one repeats: of 20 ms each those within `MAX_AGE`."""
+
+MAX_AGE: Final = 5760
+"""Ticks before it at which the oldest began, 120 ms: nobody who converses waits longer for what is missing."""
 
 MAX_BLOCKS: Final = 8
 """Repeated blocks that a packet may have. Browsers send one or two; what is older than the jitter buffer's longest
@@ -21,9 +25,9 @@ _FOLLOWED = 0x80
 
 
 class Repeated(NamedTuple):
-    """The payload of an earlier packet: so many packets and ticks of the RTP clock before the one that repeats it."""
+    """The payload of an earlier packet, so many ticks of the RTP clock before the one that repeats it. Which packet
+    it was is not said: the blocks of one need not be neighbours."""
 
-    distance: int
     ticks: int
     payload: bytes
 
@@ -46,11 +50,11 @@ def decode_red(data: bytes, carried: int) -> tuple[bytes, list[Repeated]]:
         raise DecodeError(f"a RED payload of type {data[position]}")
     position += 1
     repeated = []
-    for index, head in enumerate(heads):
+    for head in heads:
         block = data[position : position + (head & _MAX_SIZE)]
         position += head & _MAX_SIZE
         if block and head >> 24 & 0x7F == carried:
-            repeated.append(Repeated(len(heads) - index, head >> 10 & _MAX_TICKS, block))
+            repeated.append(Repeated(head >> 10 & _MAX_TICKS, block))
     if position > len(data):
         raise DecodeError("the blocks of a RED payload are cut short")
     return data[position:], repeated
@@ -63,16 +67,17 @@ class RedEncoder:
         self._carried = carried
         self._sent: deque[tuple[int, bytes]] = deque(maxlen=MAX_DISTANCE)
 
-    def encode(self, payload: bytes, timestamp: int, distance: int) -> bytes:
-        """Return a RED payload that repeats up to `distance` packets; `timestamp` is in RTP ticks and may exceed 32
-        bits. Payloads that are too old or too long are left out."""
+    def encode(self, payload: bytes, timestamp: int, distances: Sequence[int]) -> bytes:
+        """Return a RED payload that repeats those so many packets before it, or in place of one that is too old the
+        oldest that is not; `timestamp` is in RTP ticks and may exceed 32 bits. Payloads too long are left out."""
         size, blocks = len(payload), []
-        for sent_at, earlier in list(self._sent)[::-1][:distance]:
-            size += len(earlier)
-            ticks = timestamp - sent_at & 0xFFFFFFFF
-            if ticks > _MAX_TICKS or len(earlier) > _MAX_SIZE or size > MAX_PAYLOAD:
-                break
-            blocks.append((ticks << 10 | len(earlier), earlier))
+        ages = [timestamp - sent_at & 0xFFFFFFFF for sent_at, _ in self._sent]
+        furthest = sum(age <= MAX_AGE for age in ages)
+        for distance in sorted({min(distance, furthest) for distance in distances} - {0}):
+            _, earlier = self._sent[-distance]
+            if size + len(earlier) <= MAX_PAYLOAD:
+                size += len(earlier)
+                blocks.append((ages[-distance] << 10 | len(earlier), earlier))
         self.remember(payload, timestamp)
         blocks.reverse()
         heads = b"".join(((_FOLLOWED | self._carried) << 24 | head).to_bytes(4, "big") for head, _ in blocks)

@@ -62,6 +62,11 @@ class PacketFeedback:
                 if again is not None:
                     self._resends.append(again)
 
+    @property
+    def losses_in_runs(self) -> float:
+        """The share of lost packets of ours, 0 to 1, right before which another was lost; 0 where nothing tells."""
+        return 0.0 if self._leaving is None else self._leaving.in_runs
+
     def poll_resend(self) -> bytes | None:
         """Return a protected packet that must leave again."""
         return self._resends.popleft() if self._resends else None
@@ -115,6 +120,7 @@ class PacketFeedback:
                 "received": leaving.received,
                 "lost": leaving.lost,
                 "loss_percent": round(100 * leaving.loss, 1),
+                "in_runs_percent": round(100 * leaving.in_runs, 1),
                 "delay_ms": None if delay is None else round(1000 * delay, 1),
             },
             "nack": None
