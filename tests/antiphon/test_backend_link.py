@@ -15,6 +15,7 @@ from antiphon_common.shell.supervise import Runtime
 from antiphon_transceiver.backends import BackendCall, BackendPool, InboundFrame, NoCapacity
 from antiphon_transceiver.backends.connection import Endpoint
 from support.backend_calls import serving
+from support.waiting import until
 
 
 class Caller:
@@ -57,12 +58,6 @@ async def pooled(
         await nursery.start(pool.run)
         yield pool
         nursery.cancel_scope.cancel()
-
-
-async def until(condition: Callable[..., object]) -> None:
-    with trio.fail_after(10):
-        while not condition():
-            await trio.sleep(0.002)
 
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])

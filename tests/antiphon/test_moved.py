@@ -1,24 +1,17 @@
 """Transceivers as processes, one of which answers for another: what is for its calls comes by the relay."""
 
 import time
-from collections.abc import Callable
 
 import httpx
-import trio
 
 from antiphon_common.control import Load, authorization
 from antiphon_common.keys import KeyRing
 from support.callers import calling
 from support.processes import apart, read_metrics
+from support.waiting import until_told
 
 SOON = 10.0
 """Seconds in which a message gets to another process and packets follow, on a machine with other things to do."""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(SOON):
-        while not await trio.to_thread.run_sync(condition):
-            await trio.sleep(0.02)
 
 
 async def test_a_relay_sends_a_successor_what_is_for_another_transceivers_calls() -> None:
@@ -43,7 +36,7 @@ async def test_a_relay_sends_a_successor_what_is_for_another_transceivers_calls(
                 assert (await operator.post(f"{successor}/moved", json=moved | wrong)).status_code == 400
             assert (await operator.post(f"{origin}/moved", json=moved)).status_code == 409
             assert (await operator.post(f"{successor}/moved", json=moved)).status_code == 204
-            await until(lambda: stray() > 50)
+            await until_told(lambda: stray() > 50, SOON)
             assert deployment.relay_metrics()["antiphon_relay_moves"] == 1
             assert (await operator.delete(f"{successor}/moved", params=moved)).status_code == 204
             assert (await operator.delete(f"{successor}/moved", params=moved)).status_code == 404

@@ -1,7 +1,6 @@
 """The shipped backends and the example as processes."""
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ import trio
 
 from antiphon_common import frames
 from support.frame_end import transceiver_end
+from support.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -103,11 +103,6 @@ async def test_the_admin_port_counts_calls_and_tells_of_a_drain(runtime: str) ->
         await end.say(frames.Ended(1, "hangup"))
         with trio.fail_after(10):
             assert await running.wait() == 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 async def get(port: int, path: str) -> tuple[int, str]:

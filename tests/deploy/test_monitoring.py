@@ -2,13 +2,13 @@
 
 import json
 import re
-import socket
 import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 
+from support.ports import free_port
 from support.processes import Service, all_in_one
 
 MONITORING = Path(__file__).parents[2] / "deploy/monitoring"
@@ -31,11 +31,6 @@ def exported() -> str:
     with all_in_one() as deployment, backend:
         backend.wait_ready()
         return scrape(deployment.relay_admin) + scrape(admin)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def scrape(address: str) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import random
-import socket
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from playwright.sync_api import Playwright
 from support.aiortc_peer import call_in_thread
 from support.browser import chromium
 from support.correlation import Likeness, Samples, judge, write_wav
+from support.ports import free_port
 from support.processes import Service, all_in_one
 from support.recipes import ROOT, blocks, recipe
 
@@ -95,8 +95,3 @@ def assert_echoed(likeness: Likeness, turn_seconds: float) -> None:
     windows are partly silence."""
     assert likeness.best > 0.6
     assert turn_seconds < likeness.delay < turn_seconds + 1.5
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -13,8 +13,9 @@ from support.answering import answer_events
 from support.backend_calls import serving_in_thread
 from support.browser import TalkPage, chromium
 from support.correlation import known_speech, write_wav
-from support.detour import Detour, detour, free_udp_port
+from support.detour import Detour, detour
 from support.impairment import Impairment
+from support.ports import free_udp_port
 from support.processes import all_in_one
 
 SIZE = 65_536

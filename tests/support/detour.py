@@ -89,11 +89,3 @@ def detour(relay: Address, impairment: Impairment, seed: int = 1) -> Iterator[De
         yield between
     finally:
         between.close()
-
-
-def free_udp_port() -> int:
-    """Return a UDP port of loopback that nobody has now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port

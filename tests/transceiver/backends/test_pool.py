@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendPool
 from antiphon_transceiver.backends.call import RESUME_SECONDS, CallState
 from antiphon_transceiver.backends.pool import RESOLVE_INTERVAL
 from support.fake_backend import fake_backend
+from support.waiting import until
 
 HELLO = frames.Hello(frames.VERSION, 2, ("pcm16/24000",))
 FRAME = bytes(960)
@@ -56,12 +57,6 @@ async def running(pool: BackendPool) -> AsyncIterator[None]:
 
 def opened(pool: BackendPool, sink: Any, name: str = "echo") -> BackendCall:
     return pool.open(name, "rtc_1", "acme", {"model": name}, {"user": "7"}, sink)
-
-
-async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
-    with trio.fail_after(seconds):
-        while not condition():
-            await trio.sleep(0.005)
 
 
 async def test_a_call_goes_both_ways() -> None:
