@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from antiphon_backend import run_backend
+from antiphon_backend.loopback import loopback
 from antiphon_common import frames
 from support.frame_end import transceiver_end
 from support.ports import free_port
@@ -103,6 +105,24 @@ async def test_the_admin_port_counts_calls_and_tells_of_a_drain(runtime: str) ->
         await end.say(frames.Ended(1, "hangup"))
         with trio.fail_after(10):
             assert await running.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--slots", "0"), "above 0"),
+        (("--listen", "9000"), "a port too"),
+        (("--drain", "-1"), "seconds"),
+        (("--formats", "mp3"), "pcm16/24000"),
+    ],
+)
+def test_what_cannot_be_used_is_said_at_start(
+    arguments: tuple[str, str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run_backend(loopback, argv=arguments)
+    assert exit_info.value.code == 2
+    assert hint in capsys.readouterr().err
 
 
 async def get(port: int, path: str) -> tuple[int, str]:

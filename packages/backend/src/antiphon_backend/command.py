@@ -1,8 +1,8 @@
 """A backend as a program: its command line, and how it ends."""
 
 import argparse
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
@@ -12,12 +12,14 @@ from antiphon_backend.server import DEFAULT_FORMATS, DEFAULT_SLOTS, Handler, ser
 from antiphon_common.formats import FORMATS
 from antiphon_common.logs import configure
 from antiphon_common.settings import Address
-from antiphon_common.settings.values import read_address
+from antiphon_common.settings.values import read_address, read_count, read_seconds
 from antiphon_common.shell.admin import serve_admin
 from antiphon_common.shell.supervise import Drain, Runtime, run_service
 
 DRAIN_SECONDS = 25.0
 """How long calls may go on after SIGTERM: less than the 30 s that Kubernetes waits before it kills."""
+
+T = TypeVar("T")
 
 
 class _Options(NamedTuple):
@@ -78,19 +80,27 @@ def _parse(handler: Handler, formats: Sequence[str], argv: Sequence[str] | None)
     description = (handler.__doc__ or "An inference backend.").partition("\n")[0]
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
-    default = Address("127.0.0.1", 9000)
-    add("--listen", type=_address, default=default, metavar="HOST:PORT", help="where transceivers connect")
-    add("--slots", type=int, default=DEFAULT_SLOTS, metavar="N", help="calls at once")
-    add("--formats", nargs="+", choices=FORMATS, default=formats, metavar="FORMAT", help="audio taken, best first")
-    limit = "what calls still have after SIGTERM"
-    add("--drain", "--drain-seconds", type=float, default=DRAIN_SECONDS, metavar="SECONDS", help=limit)
-    add("--admin", type=_address, metavar="HOST:PORT", help="health, readiness and metrics over HTTP")
+    address, default = _argument(read_address), Address("127.0.0.1", 9000)
+    listen, slots = f"where transceivers connect (default: {default})", f"calls at once (default: {DEFAULT_SLOTS})"
+    audio = f"audio taken, best first (default: {' '.join(formats)})"
+    limit = f"what calls still have after SIGTERM (default: {DRAIN_SECONDS:g})"
+    add("--listen", type=address, default=default, metavar="HOST:PORT", help=listen)
+    add("--slots", type=_argument(read_count), default=DEFAULT_SLOTS, metavar="N", help=slots)
+    add("--formats", nargs="+", choices=FORMATS, default=formats, metavar="FORMAT", help=audio)
+    seconds = _argument(read_seconds)
+    add("--drain", "--drain-seconds", type=seconds, default=DRAIN_SECONDS, metavar="SECONDS", help=limit)
+    add("--admin", type=address, metavar="HOST:PORT", help="health, readiness and metrics over HTTP")
     options = parser.parse_args(argv)
     return _Options(**{**vars(options), "formats": tuple(options.formats)})
 
 
-def _address(text: str) -> Address:
-    try:
-        return read_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _argument(read: Callable[[str], T]) -> Callable[[str], T]:
+    """Return a reader of settings as argparse wants it: what is wrong is told in the reader's own words."""
+
+    def parse(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
