@@ -1,6 +1,6 @@
 """The HTTP side: calls as the Realtime API has them, and the talk page. A Starlette application."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import msgspec
@@ -31,51 +31,20 @@ BODY_SECONDS = 10.0
 MAX_PARTS = 8
 PREFLIGHT_SECONDS = 600
 
-Handler = Callable[[Request], Awaitable[Response]]
-
 
 def make_app(calls: Calls, credentials: Credentials) -> Starlette:
     """Return the application."""
-
-    def tenant_of(request: Request) -> str:
-        return credentials.tenant(request.headers, _peer(request))
-
-    async def start(request: Request) -> Response:
-        with calls.attempt(_peer(request)):
-            tenant = tenant_of(request)
-            offer, session = await _read_offer(request)
-            answered = await calls.start(tenant, offer, read_session(session, request.query_params.get("model")))
-        headers = {"Location": f"{CALLS_PATH}/{answered.call_id}", "ETag": _etag(answered.generation)}
-        return Response(answered.sdp, 201, headers, media_type="application/sdp")
-
-    async def update(request: Request) -> Response:
-        tenant, call_id = tenant_of(request), request.path_params["call_id"]
-        _require_type(request, FRAGMENT_TYPE)
-        generation = _read_if_match(request)
-        restarted = await calls.update_ice(tenant, call_id, await _read_body(request), generation)
-        if restarted is None:
-            return Response(status_code=204)
-        return Response(restarted.sdp, 200, {"ETag": _etag(restarted.generation)}, media_type=FRAGMENT_TYPE)
-
-    async def end(request: Request) -> Response:
-        await calls.end(tenant_of(request), request.path_params["call_id"])
-        return Response(status_code=200)
-
-    async def stats(request: Request) -> Response:
-        status = await calls.status(tenant_of(request), request.path_params["call_id"])
-        return Response(msgspec.json.encode(status), media_type="application/json")
-
-    routes = [
-        Route(CALLS_PATH, _options, methods=["OPTIONS"]),
-        Route(CALLS_PATH, start, methods=["POST"]),
-        Route(CALLS_PATH + "/{call_id}", update, methods=["PATCH"]),
-        Route(CALLS_PATH + "/{call_id}", end, methods=["DELETE"]),
-        Route(CALLS_PATH + "/{call_id}/hangup", end, methods=["POST"]),
-        Route(CALLS_PATH + "/{call_id}/stats", stats, methods=["GET"]),
-        *page_routes(),
-    ]
+    api = _CallsApi(calls, credentials)
     return Starlette(
-        routes=routes,
+        routes=[
+            Route(CALLS_PATH, _options, methods=["OPTIONS"]),
+            Route(CALLS_PATH, api.start, methods=["POST"]),
+            Route(CALLS_PATH + "/{call_id}", api.update, methods=["PATCH"]),
+            Route(CALLS_PATH + "/{call_id}", api.end, methods=["DELETE"]),
+            Route(CALLS_PATH + "/{call_id}/hangup", api.end, methods=["POST"]),
+            Route(CALLS_PATH + "/{call_id}/stats", api.stats, methods=["GET"]),
+            *page_routes(),
+        ],
         middleware=[
             Middleware(
                 CORSMiddleware,
@@ -88,6 +57,42 @@ def make_app(calls: Calls, credentials: Credentials) -> Starlette:
         ],
         exception_handlers={RefusedError: _explain, HTTPException: _explain_http, Exception: _explain_bug},
     )
+
+
+class _CallsApi:
+    """What each request about calls does."""
+
+    def __init__(self, calls: Calls, credentials: Credentials) -> None:
+        self._calls = calls
+        self._credentials = credentials
+
+    async def start(self, request: Request) -> Response:
+        with self._calls.attempt(_peer(request)):
+            tenant = self._tenant_of(request)
+            offer, session = await _read_offer(request)
+            answered = await self._calls.start(tenant, offer, read_session(session, request.query_params.get("model")))
+        headers = {"Location": f"{CALLS_PATH}/{answered.call_id}", "ETag": _etag(answered.generation)}
+        return Response(answered.sdp, 201, headers, media_type="application/sdp")
+
+    async def update(self, request: Request) -> Response:
+        tenant, call_id = self._tenant_of(request), request.path_params["call_id"]
+        _require_type(request, FRAGMENT_TYPE)
+        generation = _read_if_match(request)
+        restarted = await self._calls.update_ice(tenant, call_id, await _read_body(request), generation)
+        if restarted is None:
+            return Response(status_code=204)
+        return Response(restarted.sdp, 200, {"ETag": _etag(restarted.generation)}, media_type=FRAGMENT_TYPE)
+
+    async def end(self, request: Request) -> Response:
+        await self._calls.end(self._tenant_of(request), request.path_params["call_id"])
+        return Response(status_code=200)
+
+    async def stats(self, request: Request) -> Response:
+        status = await self._calls.status(self._tenant_of(request), request.path_params["call_id"])
+        return Response(msgspec.json.encode(status), media_type="application/json")
+
+    def _tenant_of(self, request: Request) -> str:
+        return self._credentials.tenant(request.headers, _peer(request))
 
 
 def _peer(request: Request) -> str:
