@@ -102,7 +102,7 @@ def system(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def types(session: nox.Session) -> None:
-    """Check types: mypy --strict over sources, tests, benchmarks and this file."""
+    """Check types: mypy --strict over sources, tests, benchmarks, examples and this file."""
     session.run(str(SYSTEM / "bin" / "mypy"), *session.posargs, external=True)
 
 
