@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from antiphon_common import frames
-from antiphon_common.formats import AudioFormat
+from antiphon_common.formats import MAX_PACKET_BYTES, AudioFormat
 from antiphon_common.frames import CREDIT_MS
 from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendLink, InboundFrame, SessionTooLarge
 from antiphon_transceiver.backends.call import ACCEPT_TIMEOUT, LinkCounters
@@ -28,7 +28,9 @@ class Bench:
         self.sent()
 
     def open(self, **session: Any) -> BackendCall:
-        call = self.link.open(AUDIO, "rtc_1", "acme", session, {}, self._ignore, self.now)
+        audio_format = self.link.choose_format(AUDIO.name)
+        assert audio_format is not None
+        call = self.link.open(audio_format, "rtc_1", "acme", session, {}, self._ignore, self.now)
         self.heard[call.number] = []
         return call
 
@@ -141,6 +143,17 @@ def test_audio_beyond_the_credit_ends_that_call_alone() -> None:
     assert "overrun" in last.detail
     assert bench.sent() == [frames.Ended(greedy.number, "bad_frame")]
     assert bench.heard[modest.number] == [audio(modest)]
+
+
+def test_an_opus_packet_that_fits_no_datagram_ends_its_call() -> None:
+    bench = Bench(formats=("opus",))
+    call = bench.speaking()
+    frame_of_20_ms = b"\x78"
+    bench.say(audio(call, data=frame_of_20_ms.ljust(MAX_PACKET_BYTES, b"\0")))
+    assert len(bench.heard[call.number]) == 1
+    bench.say(audio(call, data=frame_of_20_ms.ljust(MAX_PACKET_BYTES + 1, b"\0")))
+    assert isinstance(bench.heard[call.number][-1], frames.BadFrame)
+    assert bench.sent() == [frames.Ended(call.number, "bad_frame")]
 
 
 def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_back() -> None:

@@ -13,6 +13,10 @@ FRAME_MS = 20
 MAX_PACKET_TICKS = 120 * TICKS_PER_MS
 """The longest Opus packet (RFC 6716 §3.2.5, R5)."""
 
+MAX_PACKET_BYTES = 1275
+"""The longest Opus frame (RFC 6716 §3.2.1), and so a packet of one frame. With the headers around it, it still fits a
+datagram; no browser sends a longer one."""
+
 _SILK_TICKS = (480, 960, 1920, 2880)
 _HYBRID_TICKS = (480, 960)
 _CELT_TICKS = (120, 240, 480, 960)

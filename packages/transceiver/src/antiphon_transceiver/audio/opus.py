@@ -3,11 +3,8 @@
 from typing import Any, Final
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
-from antiphon_common.formats import FRAME_MS
+from antiphon_common.formats import FRAME_MS, MAX_PACKET_BYTES
 from antiphon_transceiver.audio import libopus
-
-MAX_PACKET_SIZE: Final = 1275
-"""Bytes of the largest frame (RFC 6716 §3.2.1), and so of a packet of one frame."""
 
 MAX_PACKET_MS: Final = 120
 
@@ -88,7 +85,7 @@ class OpusEncoder:
         self._encode = functions.opus_encode
         self._control = functions.opus_encoder_ctl
         self._samples = self.frame_size // 2
-        self._packet = ffi.new("char[]", MAX_PACKET_SIZE)
+        self._packet = ffi.new("char[]", MAX_PACKET_BYTES)
         self._view = ffi.buffer(self._packet)
         self._set(_SET_COMPLEXITY, complexity)
         self._set(_SET_DTX, dtx)
@@ -99,7 +96,7 @@ class OpusEncoder:
         """Return the packet for `frame_size` bytes of PCM."""
         if len(pcm) != self.frame_size:
             raise LocalProtocolError(f"{len(pcm)} bytes of PCM where {self.frame_size} make 20 ms")
-        size = self._encode(self._state, pcm, self._samples, self._packet, MAX_PACKET_SIZE)
+        size = self._encode(self._state, pcm, self._samples, self._packet, MAX_PACKET_BYTES)
         if size < 0:
             raise LocalProtocolError(f"libopus: {_reason(size)}")
         packet: bytes = self._view[:size]

@@ -11,7 +11,7 @@ import msgspec
 from antiphon_common import frames
 from antiphon_common.caller_audio import CallerAudio
 from antiphon_common.errors import AntiphonError, DecodeError
-from antiphon_common.formats import TICKS_PER_MS, AudioFormat
+from antiphon_common.formats import MAX_PACKET_BYTES, TICKS_PER_MS, AudioFormat
 from antiphon_common.frame_connection import AUDIO_OVERHEAD, ConnectionCounters
 
 InboundFrame = (
@@ -382,6 +382,8 @@ class BackendCall:
     def _take_audio(self, frame: frames.Audio) -> bool:
         """Account for audio of the backend; return whether it is to be played."""
         ticks = self._audio_format.duration(frame.data)
+        if self._audio_format.name == "opus" and len(frame.data) > MAX_PACKET_BYTES:
+            raise DecodeError(f"an Opus packet of {len(frame.data)} bytes")
         if ticks > _MAX_AUDIO_TICKS:
             raise DecodeError(f"{ticks // TICKS_PER_MS} ms of audio in one frame")
         if ticks > self._credit:
