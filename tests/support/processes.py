@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
+
+from support.ports import free_port
 
 READY_SECONDS = 30.0
 """A bare machine compiles every import first, and starts several services at once."""
@@ -161,7 +162,7 @@ class Deployment:
 @contextmanager
 def all_in_one(*arguments: str, backend: str = "loopback") -> Iterator[Deployment]:
     """Run `python -m antiphon` on free ports; `arguments` go behind the ones of the harness."""
-    admin = _free_ports(1)
+    admin = free_port()
     settings = ["--http", "127.0.0.1:0", "--media", "127.0.0.1:0", "--control", "127.0.0.1:0"]
     settings += ["--backend", backend, "--admin", f"127.0.0.1:{admin}"]
     with Service("antiphon", *settings, *arguments) as service:
@@ -196,7 +197,7 @@ def apart(
 
         slots = ("--slots", str(capacity * transceivers))
         model = start("backend", f"antiphon_backend.{backend}", "--listen", "127.0.0.1:0", *slots)
-        admin = [f"127.0.0.1:{_free_ports(1)}" for _ in range(2 + transceivers)]
+        admin = [f"127.0.0.1:{free_port()}" for _ in range(2 + transceivers)]
         controls = [
             start(
                 "transceiver" if number == 1 else f"transceiver {number}", "antiphon_transceiver", *secret,
@@ -221,16 +222,3 @@ def read_metrics(address: str) -> dict[str, float]:
         lines = response.read().decode().splitlines()
     pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
     return {name: float(value) for name, _, value in pairs}
-
-
-def _free_ports(count: int) -> int:
-    """Return the first of `count` TCP ports in a row that nobody listens to now."""
-    while True:
-        with ExitStack() as stack:
-            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            try:
-                for port in range(first + 1, first + count):
-                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            return int(first)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from support.ports import free_port
+
 START_SECONDS = 10.0
 
 
@@ -47,9 +49,7 @@ class RedisServer:
 @contextmanager
 def redis_server() -> Iterator[RedisServer]:
     """Run a server as long as the block."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = RedisServer(port)
+    server = RedisServer(free_port())
     try:
         yield server
     finally:
