@@ -41,9 +41,12 @@ def test_rotation_mints_with_the_newest_and_accepts_both() -> None:
     assert link.accepting(2, 100) is None
 
 
-def test_nothing_is_minted_before_its_time() -> None:
-    with pytest.raises(KeyRingError, match="mint_from"):
-        ring(Key(0, SECRET, mint_from=100)).route.minting(99)
+def test_the_first_key_is_used_when_none_has_begun() -> None:
+    first, second = Key(1, SECRET, accept_from=50, mint_from=100), Key(0, SECRET[::-1], accept_from=150)
+    keys = ring(second, first)
+    assert [keys.is_early(now) for now in (99, 100)] == [True, False]
+    assert keys.route.minting(0) == keys.route.minting(100) == (1, keys.route.accepting(1, 0))
+    assert keys.route.accepting(0, 0) is None
 
 
 def test_the_last_key_goes_on_when_all_have_retired() -> None:

@@ -108,6 +108,14 @@ def test_a_header_once_verified_ends_with_its_key() -> None:
     assert not keys.verify(header, 101 + VERIFIED_SECONDS)
 
 
+def test_a_retired_key_ends_although_the_clock_was_set_back() -> None:
+    keys = link_keys(Key(1, SECRET, retire_after=100), Key(2, SECRET[::-1], accept_from=50, mint_from=100))
+    early, late = keys.header(PATH, 0, 99), keys.header(PATH, 0, 100)
+    assert keys.verify(late, 3700)
+    assert not keys.verify(late, 49)
+    assert keys.verify(early, 49)
+
+
 def test_more_headers_than_are_remembered() -> None:
     keys = link_keys()
     headers = [keys.header(Path.of("192.0.2.1", port % 65536, ingress=port >> 16), 0, 0) for port in range(70000)]

@@ -198,6 +198,19 @@ def test_a_running_call_outlives_its_key() -> None:
     assert relay.receive(stale, owner.link) == []
 
 
+def test_a_relay_that_began_with_a_wrong_clock_uses_other_keys_once_it_is_set() -> None:
+    relay = Relay(KeyRing([Key(0, bytes(32), retire_after=2000), Key(1, bytes(range(32)), mint_from=1500)]))
+    owner = relay.transceiver()
+    owner.confirm(client(0))
+    stale = relay.link_keys.header(client(1), DOWNLINK, relay.unix_now) + RTP
+    relay.unix_offset += 5000.0
+    relay.core.set_unix_offset(relay.unix_offset)
+    owner.confirm(client(0))
+    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
+    assert relay.receive(stale, owner.link) == []
+    assert relay.counters.link_bad_tag == 1
+
+
 def test_noise_on_either_side_raises_nothing(relay: Relay) -> None:
     noise = random.Random(3)
     owner = relay.transceiver()

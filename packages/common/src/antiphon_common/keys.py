@@ -43,9 +43,14 @@ class Key(NamedTuple):
     def mints(self, unix_now: float) -> bool:
         return self.accepts(unix_now) and self.began(unix_now)
 
+    @property
+    def begins(self) -> int:
+        """When it may first mint."""
+        return max(self.accept_from or 0, self.mint_from or 0)
+
     def began(self, unix_now: float) -> bool:
         """Whether it may mint now, or might before it retired."""
-        return max(self.accept_from or 0, self.mint_from or 0) <= unix_now
+        return self.begins <= unix_now
 
     def __repr__(self) -> str:
         return f"Key(id={self.id}, {self.accept_from}, {self.mint_from}, {self.retire_after})"
@@ -62,12 +67,13 @@ class DerivedKeys:
     def minting(self, unix_now: float) -> tuple[int, bytes]:
         """Return id and bytes of the key to use for something new: of those that may mint, the latest to begin.
 
-        Where every key has retired, the last one goes on: no call ends because a rotation was forgotten. Raises
-        KeyRingError when no key has begun yet.
+        Where every key has retired, the last one goes on: no call ends because a rotation was forgotten. Where none has
+        begun, the first is used: no call ends because somebody has set the clock back.
         """
         begun = [pair for pair in self._keys.values() if pair[0].began(unix_now)]
         if not begun:
-            raise KeyRingError("no key of the secret file may be used yet: give one of them an earlier mint_from")
+            key, derived = min(self._keys.values(), key=lambda pair: (pair[0].begins, pair[0].id))
+            return key.id, derived
         able = [pair for pair in begun if pair[0].accepts(unix_now)] or begun
         key, derived = max(able, key=lambda pair: (pair[0].mint_from or 0, pair[0].id))
         return key.id, derived
@@ -78,9 +84,7 @@ class DerivedKeys:
         if pair is None:
             return None
         key, derived = pair
-        if key.accepts(unix_now) or (key.began(unix_now) and self.minting(unix_now)[0] == key_id):
-            return derived
-        return None
+        return derived if key.accepts(unix_now) or self.minting(unix_now)[0] == key_id else None
 
     def replace(self, other: "DerivedKeys") -> None:
         """Take the keys of another."""
@@ -149,6 +153,10 @@ class KeyRing:
             raise KeyRingError("all 64 key ids are in use: remove the lines of keys that nothing uses any more")
         retiring = [key._replace(retire_after=min(key.retire_after or retire, retire)) for key in kept]
         return type(self)([*retiring, Key(key_id, secret, mint_from=mint_from)])
+
+    def is_early(self, unix_now: float) -> bool:
+        """Whether no key may be used yet, and only the lack of another has the first one in use."""
+        return not any(key.began(unix_now) for key in self.keys)
 
     def is_overdue(self, unix_now: float) -> bool:
         """Whether every key has retired, and only the lack of another keeps the last one in use."""

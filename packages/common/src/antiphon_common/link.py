@@ -74,7 +74,7 @@ class LinkKeys:
 
     def verify(self, datagram: bytes, unix_now: float) -> bool:
         """Whether version and tag of a datagram or message are good. A known header costs one set look-up."""
-        if unix_now >= self._forget_at:
+        if not self._forget_at - VERIFIED_SECONDS <= unix_now < self._forget_at:
             self._verified.clear()
             self._forget_at = unix_now + VERIFIED_SECONDS
         header = datagram[:HEADER_SIZE]

@@ -107,6 +107,10 @@ class FlowCache:
         self._failures = 0
         self._retry_at = 0.0
 
+    def set_unix_offset(self, seconds: float) -> None:
+        """Follow the wall clock."""
+        self._unix_offset = seconds
+
     def name(self, key: bytes) -> str:
         """Return what a path is called in Redis."""
         return self._prefix + key.hex()

@@ -161,6 +161,12 @@ class Forwarder:
         reachable = [address for address in dict.fromkeys(allowed) if len(address) == self._link_address_size]
         self.known = reachable[:MAX_KNOWN]
 
+    def set_unix_offset(self, seconds: float) -> None:
+        """Follow the wall clock, which was set: by it keys begin and retire."""
+        self._unix_offset = seconds
+        if self.cache is not None:
+            self.cache.set_unix_offset(seconds)
+
     # Batches
 
     def forward_uplink(self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, pressed: bool = False) -> None:

@@ -1,7 +1,6 @@
 """A relay worker: the forwarder and the packet loop, over sockets that are open already."""
 
 import os
-import time
 from collections.abc import Sequence
 
 import trio
@@ -11,6 +10,7 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.link import LinkKeys
 from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.settings import ClusterNetwork
+from antiphon_common.shell.clock import follow_wall_clock, unix_offset
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.cache import FlowCache
@@ -36,9 +36,9 @@ class Worker:
         redis: str | None = None,
         gather: bool = True,
     ) -> None:
-        unix_offset = time.time() - trio.current_time()
+        ahead = unix_offset()
         self._redis = redis
-        self._cache = FlowCache(cluster, keys.link, unix_offset=unix_offset) if redis is not None else None
+        self._cache = FlowCache(cluster, keys.link, unix_offset=ahead) if redis is not None else None
         self.forwarder = Forwarder(
             [ingress for ingress, _, _ in media],
             len(encode_address(*link.address)),
@@ -46,7 +46,7 @@ class Worker:
             ClusterNetworks(networks),
             LinkKeys(keys.link),
             os.urandom,
-            unix_offset=unix_offset,
+            unix_offset=ahead,
             cache=self._cache,
         )
         self.loop = PacketLoop(self.forwarder, media, link, gather=gather)
@@ -63,4 +63,5 @@ class Worker:
                 from antiphon_relay.redis_cache import keep_flow_cache  # coredis takes half a second
 
                 nursery.start_soon(keep_flow_cache, self._redis, self._cache, self.forwarder, self.loop)
+            nursery.start_soon(follow_wall_clock, self.forwarder.set_unix_offset)
             nursery.start_soon(self.loop.run)

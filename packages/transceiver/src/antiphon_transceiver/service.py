@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from antiphon_common.registry import Registered
 from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.settings import Address, SettingsError, SharedSettings, TransceiverSettings, backend_urls
 from antiphon_common.shell.admin import serve_admin, serve_http
+from antiphon_common.shell.clock import follow_wall_clock, unix_offset
 from antiphon_common.shell.registry import keep_registered
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
@@ -81,6 +81,7 @@ async def serve_transceiver(
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
             nursery.start_soon(server.run)
+            nursery.start_soon(follow_wall_clock, switchboard.set_unix_offset)
             nursery.start_soon(_count_minutes, switchboard, minutes)
             control = await nursery.start(serve_http, app, settings.control.host, settings.control.port)
             if shared.admin is not None:
@@ -127,15 +128,15 @@ class RelayFilter:
 
 def _switchboard(cluster: int, networks: ClusterNetworks, keys: KeyRing, advertised: Address) -> Switchboard:
     owner = Owner(cluster, networks.host_of(cluster, advertised.host), advertised.port)
-    unix_offset = time.time() - trio.current_time()
+    ahead = unix_offset()
     return Switchboard(
         owner,
         RouteTokens(keys.route),
         LinkKeys(keys.link),
         Certificate.generate(),
         os.urandom,
-        unix_offset=unix_offset,
-        ntp_offset=unix_offset + NTP_EPOCH,
+        unix_offset=ahead,
+        ntp_offset=ahead + NTP_EPOCH,
     )
 
 

@@ -115,7 +115,8 @@ class SwitchboardCounters:
 
 
 class Switchboard:
-    """Every call of one process. `unix_offset` added to `now` gives Unix time, `ntp_offset` NTP time, in seconds."""
+    """Every call of one process. `unix_offset` added to `now` gives Unix time, `ntp_offset` NTP time, in seconds. NTP
+    time stays what it was when somebody sets the wall clock: callers compare one report with another."""
 
     def __init__(
         self,
@@ -152,6 +153,10 @@ class Switchboard:
 
     def __iter__(self) -> Iterator[Call]:
         return iter(self._calls.values())
+
+    def set_unix_offset(self, seconds: float) -> None:
+        """Follow the wall clock, which was set: by it keys begin and retire."""
+        self._unix_offset = seconds
 
     # Calls
 
