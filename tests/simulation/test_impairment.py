@@ -6,7 +6,7 @@ from statistics import mean
 import pytest
 
 from support.impairment import PERFECT, Bursts, Change, ImpairedLink, Impairment, outage
-from support.middleboxes import Nat, Spreader, WallClock
+from support.middleboxes import Nat, Spreader
 
 COUNT = 20_000
 INTERVAL = 0.02
@@ -114,8 +114,3 @@ def test_a_spreader_keeps_flows_together_or_apart() -> None:
     assert {sticky.choose(flow, "abc") for flow in flows} == set("abc")
     spraying = Spreader(Random(1), spray=True)
     assert {spraying.choose(flows[0], "abc") for _ in range(100)} == set("abc")
-
-
-def test_a_wall_clock_jumps() -> None:
-    clock = WallClock(1000.0, jumps=[(10.0, -3600.0)])
-    assert [clock.offset(now) for now in (0.0, 9.9, 10.0)] == [1000.0, 1000.0, -2600.0]

@@ -15,6 +15,7 @@ from antiphon_common.formats import TICKS_PER_MS
 from antiphon_common.ownership import OwnershipTable
 from antiphon_common.routing import TOKEN_SIZE, RouteToken, RouteTokens
 from antiphon_common.sequence import ReplayWindow
+from antiphon_relay.forwarder import Forwarder
 from antiphon_transceiver.audio import jitter
 from antiphon_transceiver.backends import BackendCall
 from antiphon_transceiver.sctp.chunks import Data
@@ -61,8 +62,13 @@ def test_everything_that_can_be_drawn_is_drawn() -> None:
     of_plans: dict[str, Callable[[Plan], object]] = {
         "a relay that forgets": lambda plan: plan.relay_fault == "forgets",
         "a relay that dies": lambda plan: plan.relay_fault == "dies",
-        "a clock set forward": lambda plan: plan.clock_jump > 0,
-        "a clock set back": lambda plan: plan.clock_jump < 0,
+        "a relay that begins with another clock": lambda plan: plan.clock_jump,
+        "a relay's clock set": lambda plan: sets(plan, "relay"),
+        "a transceiver's clock set": lambda plan: sets(plan, "transceiver"),
+        "a caller's clock set": lambda plan: sets(plan, "client"),
+        "a clock set back by minutes": lambda plan: any(jump.seconds < -60 for jump in plan.clock_jumps),
+        "another key": lambda plan: plan.mints_at is not None and 0 < plan.mints_at < plan.end,
+        "a key that retires": lambda plan: plan.retires_at is not None and plan.retires_at < plan.end,
         "packets sprayed over relays": lambda plan: plan.spray,
         "a backend that dies": lambda plan: plan.backend_fault == "dies",
         "a backend that hangs": lambda plan: plan.backend_fault == "hangs",
@@ -100,6 +106,10 @@ def test_everything_that_can_be_drawn_is_drawn() -> None:
     drawn |= {what: sum(bool(is_so(call)) for call in calls) for what, is_so in of_calls.items()}
     print(f"\nof {len(plans)} simulations with {len(calls)} calls: {drawn}")
     assert [what for what, count in drawn.items() if count < 3] == []
+
+
+def sets(plan: Plan, machine: str) -> bool:
+    return any(jump.machine == machine for jump in plan.clock_jumps)
 
 
 def forget_replays(patch: pytest.MonkeyPatch) -> None:
@@ -156,6 +166,17 @@ def glue_messages(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_Run, "continues", lambda self, other: True)
 
 
+def keep_headers(patch: pytest.MonkeyPatch) -> None:
+    """A relay makes the link header of a path once, whatever becomes of its key."""
+    make = Forwarder._uplink_header
+    headers: dict[tuple[Forwarder, bytes], bytes] = {}
+
+    def uplink_header(self: Forwarder, key: bytes, now: float) -> bytes:
+        return headers.setdefault((self, key), make(self, key, now))
+
+    patch.setattr(Forwarder, "_uplink_header", uplink_header)
+
+
 @pytest.mark.parametrize(
     ("plant", "found"),
     [
@@ -166,6 +187,7 @@ def glue_messages(patch: pytest.MonkeyPatch) -> None:
         (grant_twice, "overrun|wait to be played"),
         (deliver_unordered, "letter"),
         (glue_messages, "letter"),
+        (keep_headers, "heard|ended by"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

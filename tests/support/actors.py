@@ -27,6 +27,9 @@ INGRESS = 1
 MEDIA = ("192.0.2.1", 3478)
 """Where callers reach the first ingress; the second is at 192.0.2.2, and so on."""
 
+UNIX_START = 1_800_000_000.0
+"""Unix time when the world's begins, in seconds, as machines have it whose clock nobody has set."""
+
 encoded = cache(encode_address)
 """The kernel's form of an address."""
 
@@ -108,6 +111,10 @@ class Client:
         self.next_frame = self._world.now
         self._world.touch(self)
 
+    def set_clock(self, seconds: float) -> None:
+        """Set the wall clock, by which its reports tell the time, forward by some seconds, or back."""
+        self.core.reporter.sender._ntp_offset += seconds
+
     def vanish(self) -> None:
         """Lose the network for good, without a word."""
         self.present = False
@@ -161,12 +168,13 @@ class Relay:
         self.address = (f"10.0.0.{number}", 7000)
         self.alive = True
         self.due = self.queued = inf
+        self._unix_offset = UNIX_START
         self._world = world
         self._ingress = ingress
         self.forget()
 
     def forget(self) -> None:
-        """Start anew, with nothing but the keys; the wall clock may have been set meanwhile."""
+        """Start anew, with nothing but the keys."""
         world = self._world
         self.ingress = Ingress(self._ingress, 16)
         self.core = Forwarder(
@@ -176,9 +184,14 @@ class Relay:
             world.networks,
             LinkKeys(world.keys.link),
             world.random.randbytes,
-            unix_offset=world.clock.offset(world.now),
+            unix_offset=self._unix_offset,
         )
         self._world.touch(self)
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the wall clock forward by some seconds, or back."""
+        self._unix_offset += seconds
+        self.core.set_unix_offset(self._unix_offset)
 
     def die(self) -> None:
         self.alive = False

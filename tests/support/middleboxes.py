@@ -1,9 +1,9 @@
 """What stands between a client and a relay and decides about addresses: NAT, and load balancers that spread packets.
 
-Also the wall clock, which somebody may set. Like the impairment, all of it knows neither sockets nor time.
+Like the impairment, all of it knows neither sockets nor time.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from random import Random
 from typing import Generic, NamedTuple, TypeVar
 from zlib import crc32
@@ -86,19 +86,3 @@ class Spreader:
             return self._random.choice(targets)
         # Not Python's own hash, which differs from process to process.
         return targets[crc32(flow, self._salt) % len(targets)]
-
-
-class WallClock:
-    """Unix time as the machines have it: it runs with the monotonic clock, and jumps where somebody sets it."""
-
-    def __init__(self, start: float = 1_800_000_000.0, jumps: Iterable[tuple[float, float]] = ()) -> None:
-        """`jumps` are pairs of a monotonic time and the seconds that the clock is set forward, or back, then."""
-        self._start = start
-        self._jumps = sorted(jumps)
-
-    def jump(self, at: float, seconds: float) -> None:
-        self._jumps = sorted([*self._jumps, (at, seconds)])
-
-    def offset(self, now: float) -> float:
-        """Return what a process that starts `now` adds to monotonic time to have Unix time."""
-        return self._start + sum(seconds for at, seconds in self._jumps if at <= now)

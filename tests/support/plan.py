@@ -1,5 +1,6 @@
 """What happens in one simulation, drawn from a seed: networks, faults, attackers, and what each caller is like."""
 
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Literal
 
@@ -14,6 +15,7 @@ from support.impairment import PERFECT, Bursts, Impairment
 Ending = Literal["leave", "vanish", "hang_up", "backend"]
 RelayFault = Literal["forgets", "dies"]
 BackendFault = Literal["dies", "hangs"]
+Machine = Literal["relay", "transceiver", "client"]
 
 SHORTEST, LONGEST = 5.0, 60.0
 """Seconds of a call."""
@@ -29,6 +31,11 @@ RTP_OPTIONS = {
 
 NARROW = 100_000
 """Bytes a second."""
+
+RETIRE_SECONDS = 20.0
+"""From when everybody uses another key until anybody has the old one retired: link headers are made anew meanwhile."""
+OUTLIVES_SECONDS = 15.0
+"""How much longer a call lasts than the key it began with: headers that were good count as such for 10 s."""
 
 
 class CallPlan(msgspec.Struct, frozen=True):
@@ -62,6 +69,11 @@ class CallPlan(msgspec.Struct, frozen=True):
     """Whether UDP is blocked from the beginning, so that nothing can come of the call."""
 
     @property
+    def changes_path(self) -> bool:
+        """Whether it needs its token again, once it is connected."""
+        return self.rebinds_after is not None or self.outage_after is not None
+
+    @property
     def is_narrow(self) -> bool:
         """Whether the path carries little more than audio."""
         return self.impairment.rate < NARROW
@@ -77,9 +89,19 @@ class CallPlan(msgspec.Struct, frozen=True):
         return self.is_narrow and (self.letters_every is not None or self.codec.startswith("red"))
 
 
+class ClockJump(msgspec.Struct, frozen=True):
+    """The wall clock of a machine that runs, the one with this index, is set forward by some seconds, or back."""
+
+    at: float
+    machine: Machine
+    index: int
+    seconds: float
+
+
 class Plan(msgspec.Struct, frozen=True):
     """One simulation. `relay_fault` befalls the first relay, the backend's the first address of the first transceiver;
-    a relay that starts anew finds its wall clock set by `clock_jump`."""
+    a relay that starts anew finds its wall clock set by `clock_jump`. Another key is used from `mints_at` on, and the
+    first one retires at `retires_at`, by clocks that nobody has set."""
 
     seed: int
     relays: int
@@ -94,6 +116,9 @@ class Plan(msgspec.Struct, frozen=True):
     backend_fault_at: float
     backend_away: float
     clock_jump: float
+    clock_jumps: tuple[ClockJump, ...]
+    mints_at: float | None
+    retires_at: float | None
     calls: tuple[CallPlan, ...]
 
     @property
@@ -109,12 +134,19 @@ def draw(seed: int) -> Plan:
     end = max(call.start + call.seconds for call in calls)
     relay_fault: RelayFault | None = chance.choice((None, None, "forgets", "dies" if relays > 1 else "forgets"))
     backend_fault: BackendFault | None = chance.choice((None, None, None, None, "dies", "hangs"))
+    backends, spray = chance.choice((1, 2, 3)), relays > 1 and chance.random() < 0.2
+    jumps = _draw_jumps(times := Random(f"times {seed}"), relays, transceivers, calls)
+    paths_stay = relay_fault is None and not spray and not any(call.changes_path for call in calls)
+    mints_at = times.choice((None, times.uniform(-10.0, 10.0), times.uniform(0.0, 5.0)))
+    retires_at = mints_at + _apart(jumps) + RETIRE_SECONDS if mints_at is not None and paths_stay else None
+    if retires_at is not None and retires_at + OUTLIVES_SECONDS < LONGEST:
+        calls = (msgspec.structs.replace(calls[0], seconds=retires_at + OUTLIVES_SECONDS), *calls[1:])
     return Plan(
         seed=seed,
         relays=relays,
         transceivers=transceivers,
-        backends=chance.choice((1, 2, 3)),
-        spray=relays > 1 and chance.random() < 0.2,
+        backends=backends,
+        spray=spray,
         forger_interval=chance.choice((None, 0.05, 0.2)),
         attackers=chance.choice((0, 0, 1, 2)),
         relay_fault=relay_fault,
@@ -123,8 +155,31 @@ def draw(seed: int) -> Plan:
         backend_fault_at=chance.uniform(1.0, end),
         backend_away=chance.choice((0.2, 2.0, 15.0)),
         clock_jump=chance.choice((0.0, 3600.0, -86400.0)) if relay_fault == "forgets" else 0.0,
+        clock_jumps=jumps,
+        mints_at=mints_at,
+        retires_at=retires_at,
         calls=calls,
     )
+
+
+def _draw_jumps(chance: Random, relays: int, transceivers: int, calls: Sequence[CallPlan]) -> tuple[ClockJump, ...]:
+    there: dict[Machine, int] = {"relay": relays, "transceiver": transceivers, "client": len(calls)}
+    end = max(call.start + call.seconds for call in calls)
+    machines = [chance.choice(tuple(there)) for _ in range(chance.choice((0, 1, 2, 4)))]
+    return tuple(
+        ClockJump(
+            at=chance.uniform(0.0, end),
+            machine=machine,
+            index=chance.randrange(there[machine]),
+            seconds=chance.choice((-1, 1)) * chance.choice((0.5, 5.0, 60.0, 300.0)),
+        )
+        for machine in machines
+    )
+
+
+def _apart(jumps: Iterable[ClockJump]) -> float:
+    """Return how many seconds clocks are apart at most."""
+    return sum(abs(jump.seconds) for jump in jumps)
 
 
 def _draw_call(chance: Random, transceivers: int) -> CallPlan:

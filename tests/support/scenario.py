@@ -11,10 +11,9 @@ from support.forger import Forger
 from support.impairment import CUT, Change, Impairment
 from support.judge import judge
 from support.key_ledger import traced_keys
-from support.middleboxes import WallClock
-from support.plan import RTP_OPTIONS, CallPlan, Ending, Plan, draw
+from support.plan import RTP_OPTIONS, CallPlan, ClockJump, Ending, Plan, draw
 from support.watch import Violation
-from support.world import World
+from support.world import Rotation, World
 
 FREED_SECONDS = 130.0
 """After the last call everything is freed: a silent peer after 30 s, flows that nobody released after 60."""
@@ -52,14 +51,13 @@ class Simulation:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.clock = WallClock(jumps=[(plan.relay_fault_at, plan.clock_jump)])
         self.world = World(
             plan.seed,
             relays=plan.relays,
             transceivers=plan.transceivers,
             backends=plan.backends,
             spray=plan.spray,
-            clock=self.clock,
+            rotation=None if plan.mints_at is None else Rotation(plan.mints_at, plan.retires_at),
         )
         self.clients: dict[int, CallPlan] = {}
         self._chance = Random(f"run {plan.seed}")
@@ -72,10 +70,10 @@ class Simulation:
         plan, world = self.plan, self.world
         for call in plan.calls:
             world.later(call.start, self._start, call)
+        for jump in plan.clock_jumps:
+            world.later(jump.at, self._set_clock, jump)
         if plan.relay_fault is not None:
-            world.later(
-                plan.relay_fault_at, world.relays[0].die if plan.relay_fault == "dies" else world.relays[0].forget
-            )
+            world.later(plan.relay_fault_at, self._break_relay)
         if plan.backend_fault is not None:
             backend = world.transceivers[0].backends[0]
             fault = backend.die if plan.backend_fault == "dies" else backend.hang
@@ -88,6 +86,24 @@ class Simulation:
                 client.vanish()
             self._wait_until_freed()
         judge(plan, world, self.clients)
+
+    def _break_relay(self) -> None:
+        relay = self.world.relays[0]
+        if self.plan.relay_fault == "dies":
+            relay.die()
+        else:
+            relay.set_clock(self.plan.clock_jump)
+            relay.forget()
+
+    def _set_clock(self, jump: ClockJump) -> None:
+        if jump.machine == "relay":
+            self.world.relays[jump.index].set_clock(jump.seconds)
+        elif jump.machine == "transceiver":
+            self.world.transceivers[jump.index].set_clock(jump.seconds)
+        else:
+            for client in self.world.clients:
+                if self.clients.get(client.number) is self.plan.calls[jump.index]:
+                    client.set_clock(jump.seconds)
 
     # Calls
 

@@ -12,7 +12,7 @@ from antiphon_common.sockaddr import encode_address
 from antiphon_transceiver.backends import BackendGroup, BackendLink
 from antiphon_transceiver.backends.call import LinkCounters
 from antiphon_transceiver.switchboard import Event, Switchboard
-from support.actors import Address
+from support.actors import UNIX_START, Address
 from support.certificates import certificate
 from support.letters import LETTER
 from support.voice import DOWN, opus_packet
@@ -38,15 +38,15 @@ class Transceiver:
         self.address = (f"10.0.1.{number}", 7000)
         self.encoded_address = encode_address(*self.address)
         owner = Owner(0, world.networks.host_of(0, self.address[0]), self.address[1])
-        offset = world.clock.offset(world.now)
+        self._unix_offset = UNIX_START
         self.switchboard = Switchboard(
             owner,
             RouteTokens(world.keys.route),
             LinkKeys(world.keys.link),
             certificate("transceiver"),
             world.random.randbytes,
-            unix_offset=offset,
-            ntp_offset=offset,
+            unix_offset=self._unix_offset,
+            ntp_offset=self._unix_offset,
         )
         self.events: list[Event] = []
         self.due = self.queued = inf
@@ -60,6 +60,11 @@ class Transceiver:
     def serves(self) -> bool:
         """Whether its backend takes calls now."""
         return self.group.free_slots(self._world.now) > 0
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the wall clock forward by some seconds, or back."""
+        self._unix_offset += seconds
+        self.switchboard.set_unix_offset(self._unix_offset)
 
     def spoken(self, call_id: str) -> "tuple[Backend, CallCore] | None":
         """Return the backend's half of a call, and where that is."""

@@ -12,13 +12,13 @@ from ipaddress import IPv4Network
 from math import inf
 from random import Random
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from antiphon.client.call import ClientCall
 from antiphon_backend.core import CallCore
 from antiphon_common.control import CallAccepted, CallRequest, Setup
 from antiphon_common.core import Path
-from antiphon_common.keys import KeyRing
+from antiphon_common.keys import SECRET_SIZE, Key, KeyRing
 from antiphon_common.routing import ClusterNetworks
 from antiphon_common.settings import ClusterNetwork
 from antiphon_signaling.sdp import read_offer, write_answer
@@ -27,11 +27,11 @@ from antiphon_transceiver.call import Call
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.srtp import SrtpProfile
-from support.actors import INGRESS, MEDIA, Actor, Address, Client, Relay, encoded
+from support.actors import INGRESS, MEDIA, UNIX_START, Actor, Address, Client, Relay, encoded
 from support.caller_codecs import OpusCaller
 from support.certificates import certificate
 from support.impairment import PERFECT, Impairment
-from support.middleboxes import Spreader, WallClock
+from support.middleboxes import Spreader
 from support.servers import BACKEND_DELAY, Backend, Transceiver
 from support.voice import opus_packet
 from support.watch import Watch
@@ -46,6 +46,18 @@ _TIME = Struct("!d")
 TRANSCEIVER_NETWORK = IPv4Network("10.0.1.0/24")
 
 
+class Rotation(NamedTuple):
+    """Another key is used from `mint_at` on, in seconds of the simulation; the first retires at `retire_at`, if so."""
+
+    mint_at: float
+    retire_at: float | None
+
+    def apply(self, keys: KeyRing, secret: bytes) -> KeyRing:
+        retire_after = None if self.retire_at is None else int(UNIX_START + self.retire_at)
+        retiring = [key._replace(retire_after=retire_after) for key in keys.keys]
+        return KeyRing([*retiring, Key(1, secret, mint_from=int(UNIX_START + self.mint_at))])
+
+
 class World:
     """Everything calls need. `now` is in seconds and begins at zero."""
 
@@ -58,15 +70,16 @@ class World:
         transceivers: int = 1,
         backends: int = 1,
         spray: bool = False,
-        clock: WallClock | None = None,
+        rotation: Rotation | None = None,
     ) -> None:
         self.now = 0.0
         self.steps = 0
         self.random = Random(seed)
-        self.clock = clock or WallClock()
         self.digest = blake2b(digest_size=16)
         """Of every datagram and message, in order, and of the times of what happened."""
         self.keys = KeyRing.generate(self.random.randbytes)
+        if rotation is not None:
+            self.keys = rotation.apply(self.keys, self.random.randbytes(SECRET_SIZE))
         self.networks = ClusterNetworks((ClusterNetwork(0, TRANSCEIVER_NETWORK, 1, 65535),))
         self.watch = Watch(self)
         self.clients: list[Client] = []
