@@ -1,5 +1,6 @@
 """A call from Chromium keeps its audio on bad networks. Gaps and delays are those of the recording."""
 
+import time
 from collections.abc import Iterator
 from math import inf
 
@@ -7,14 +8,18 @@ import numpy as np
 import pytest
 from playwright.sync_api import Playwright
 
+from antiphon_transceiver.audio.adaptation import RUN_SHARE
 from support.browser import TalkPage
-from support.impairment import PERFECT, Impairment
+from support.impairment import PERFECT, Bursts, Impairment
 from support.internet import Internet, Recording, internet
 from support.listening import WINDOW_SECONDS
 
 FAR_AWAY = Impairment(delay=0.02)
 SECONDS = 16.0
 TROUBLE_AFTER = 6.0
+
+REPORTED_WITHIN = 30.0
+"""Seconds in which one of Chromium's reports, which come every five, tells of as much as is lost on average."""
 
 ADDED_DELAY = 0.08
 """Seconds that we may add at the 95th percentile, beside what Chromium's jitter buffer adds."""
@@ -63,6 +68,27 @@ def test_loss(between: Internet, good: Recording) -> None:
     assert recording.hearing.longest_gap <= 0.1
     assert added <= ADDED_DELAY
     assert_kept(recording)
+
+
+def test_losses_in_runs(between: Internet) -> None:
+    """Chromium plays most of what was lost from what later packets repeat."""
+    between.impair(Impairment(delay=0.02, bursts=Bursts.of_mean(0.2, length=3.0)))
+    tab, deadline = between.call(), time.monotonic() + REPORTED_WITHIN
+    while tab.own_statistics()["sent_repetitions"] < 2:
+        tab.page.wait_for_timeout(500)
+        assert time.monotonic() < deadline, "two repetitions never began"
+    [before] = tab.statistics("inbound-rtp")
+    tab.page.wait_for_timeout(1000 * SECONDS)
+    [after], server = tab.statistics("inbound-rtp"), tab.own_statistics()
+    tab.hang_up()
+    tab.page.close()
+    names = ("packetsLost", "packetsReceived", "concealedSamples", "totalSamplesReceived")
+    lost, received, concealed, played = (after[name] - before[name] for name in names)
+    lost_share, concealed_share = lost / (lost + received), concealed / played
+    in_runs = server["sent_feedback"]["in_runs_percent"]
+    print(f"\n{lost_share:.1%} lost, {in_runs} % of them in runs, {concealed_share:.1%} concealed", end="")
+    assert in_runs > 100 * RUN_SHARE
+    assert concealed_share < lost_share / 2
 
 
 def test_a_burst(between: Internet, good: Recording) -> None:
