@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 
 class Bucket:
-    """Lets `rate` a second pass, and `burst` at once."""
+    """Lets `rate` a second pass, and `burst` at once (at least 1)."""
 
     __slots__ = ("_due", "_interval", "_slack")
 
@@ -15,6 +15,7 @@ class Bucket:
         self._due = 0.0
 
     def allow(self, now: float) -> bool:
+        """Return whether one more passes at `now` (seconds); what does not pass costs nothing."""
         due = max(self._due, now)
         if due - now > self._slack:
             return False
@@ -33,6 +34,7 @@ class BucketArray:
         self._key = key
 
     def allow(self, name: bytes, now: float) -> bool:
+        """Return whether one more of `name` passes at `now` (seconds); what does not pass costs nothing."""
         index = int.from_bytes(blake2b(name, digest_size=8, key=self._key).digest(), "big") % len(self._due)
         due = max(self._due[index], now)
         if due - now > self._slack:

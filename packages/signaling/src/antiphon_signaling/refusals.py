@@ -38,12 +38,15 @@ class RefusedError(AntiphonError):
 
 
 def unauthorized(code: str, message: str) -> RefusedError:
+    """401: no credential that counts; tells which kind is asked for (RFC 6750 §3)."""
     return RefusedError(401, code, message, headers={"WWW-Authenticate": "Bearer"})
 
 
 def no_such_call() -> RefusedError:
+    """404: no transceiver has the call, or no call can have this name."""
     return RefusedError(404, "call_not_found", "there is no such call", param="call_id")
 
 
 def busy(code: str, message: str, retry_after: str | None = None) -> RefusedError:
+    """503: not now; `retry_after` is a number of seconds (RFC 9110 §10.2.3)."""
     return RefusedError(503, code, message, headers={"Retry-After": retry_after or RETRY_AFTER_SECONDS})

@@ -54,6 +54,7 @@ class Call:
         self.routes[path] = self.routes_by_key[key] = Route(path, relay, header)
 
     def forget(self, path: Path) -> None:
+        """Send nothing on `path` any more."""
         self.routes.pop(path, None)
         self.routes_by_key.pop(path.encode(), None)
 
@@ -111,6 +112,7 @@ class Call:
     # For people
 
     def status(self) -> CallStatus:
+        """Return what the control API tells of this call."""
         session = self.session
         reason = None if session.ended is None else session.ended.reason
         return CallStatus(self.id, session.state, reason, {"relay": self._relay(), **session.statistics()})

@@ -187,6 +187,7 @@ class Session:
         return self.stream.playout.clear(response)
 
     def end_response(self, response: int) -> None:
+        """The backend has sent all of `response`: what is left of it plays, and then it is done."""
         self.stream.playout.end(response)
 
     def send_event(self, event: dict[str, Any]) -> None:

@@ -71,8 +71,10 @@ class Farewell:
         self._repeats = 0
 
     def said_again(self, now: float) -> None:
+        """Wait twice as long for the next time, or end with this one."""
         self._repeats += 1
         self.deadline = now + FAREWELL_INTERVAL * 2**self._repeats if self._repeats < FAREWELL_REPEATS else None
 
     def understood(self) -> None:
+        """The peer sent an alert: there is nothing more to say."""
         self.deadline = None

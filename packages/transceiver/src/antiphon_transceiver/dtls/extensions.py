@@ -46,6 +46,7 @@ def encode_uint16_list(values: Iterable[int]) -> bytes:
 
 
 def decode_uint16_list(data: bytes) -> tuple[int, ...]:
+    """Return the 16-bit numbers behind a 16-bit length; raise DecodeError if there is anything else."""
     reader = Reader(data)
     block = reader.pull_block(2)
     reader.expect_end()
@@ -66,6 +67,7 @@ def encode_block(data: bytes) -> bytes:
 
 
 def decode_block(data: bytes) -> bytes:
+    """Return the bytes behind an 8-bit length; raise DecodeError if there is anything else."""
     reader = Reader(data)
     block = reader.pull_block(1)
     reader.expect_end()
@@ -77,7 +79,7 @@ def encode_use_srtp(profiles: Iterable[int], mki: bytes = b"") -> bytes:
 
 
 def decode_use_srtp(data: bytes) -> tuple[tuple[int, ...], bytes]:
-    """Return the profiles and the MKI."""
+    """Return the profiles and the MKI (RFC 5764 §4.1.1); raise DecodeError if there is anything else."""
     reader = Reader(data)
     profiles = split_uint16(reader.pull_block(2))
     mki = reader.pull_block(1)

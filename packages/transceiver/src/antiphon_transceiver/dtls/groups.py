@@ -25,10 +25,13 @@ class KeyShare(Protocol):
 
 
 def generate_key_share(group: int, random: Callable[[int], bytes]) -> KeyShare:
+    """Return a new key pair of a group of `NamedGroup`; `random` gives as many bytes as it is asked for."""
     return X25519KeyShare(random) if group == NamedGroup.X25519 else P256KeyShare(random)
 
 
 class X25519KeyShare:
+    """A key pair on Curve25519 (RFC 7748); its public half has 32 bytes."""
+
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._private = X25519PrivateKey.from_private_bytes(random(32))
         self.public = self._private.public_key().public_bytes_raw()
@@ -41,6 +44,8 @@ class X25519KeyShare:
 
 
 class P256KeyShare:
+    """A key pair on secp256r1; its public half is an uncompressed point of 65 bytes (RFC 8422 §5.4.1)."""
+
     def __init__(self, random: Callable[[int], bytes]) -> None:
         scalar = int.from_bytes(random(P256_ENTROPY), "big") % (P256_ORDER - 1) + 1
         self._private = ec.derive_private_key(scalar, ec.SECP256R1())

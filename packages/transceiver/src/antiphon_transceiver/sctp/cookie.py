@@ -59,6 +59,7 @@ class CookieJar:
         self._secret = secret
 
     def make(self, peer: Peer, now: float) -> bytes:
+        """Return a cookie that holds what the peer asked for (RFC 9260 §5.1.3)."""
         body = _BODY.pack(
             now,
             peer.tag,

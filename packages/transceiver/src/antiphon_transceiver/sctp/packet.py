@@ -14,6 +14,8 @@ _HEADER = Struct("!HHII")
 
 
 class Packet(NamedTuple):
+    """A packet and its chunks (RFC 9260 §3)."""
+
     source_port: int
     destination_port: int
     tag: int

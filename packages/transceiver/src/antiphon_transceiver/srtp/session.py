@@ -28,8 +28,11 @@ class Transform(Protocol):
     """
 
     rtp_overhead: int
+    """Bytes that protecting adds to a packet."""
     rtcp_overhead: int
+    """The same of RTCP: the tag and the four bytes of the index (RFC 3711 §3.4, RFC 7714 §9)."""
     rtcp_index_end: int
+    """Bytes behind the index of an RTCP packet: the tag follows it, or stands before it."""
 
     def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes: ...
 
