@@ -7,10 +7,11 @@ import pytest
 
 from antiphon_common.control import Codec
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import OpusEncoder, RedEncoder, UplinkFrame, decode_red
+from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
+from antiphon_transceiver.audio import OpusEncoder, RedEncoder, Repeated, UplinkFrame, decode_red
 from antiphon_transceiver.media import AudioStream
-from antiphon_transceiver.rtcp import ReceiverReport, ReportBlock, encode_rtcp
-from antiphon_transceiver.rtp import RtpPacket, RtpSender, decode_rtp
+from antiphon_transceiver.rtcp import ReceiverReport, ReportBlock, TransportFeedback, encode_rtcp
+from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpSender, decode_rtp
 from support.speech import speech
 
 START = 1000.0
@@ -22,9 +23,9 @@ PCMA = Codec("pcma", 8, 8000)
 class Call:
     """A stream, and the caller at its other end."""
 
-    def __init__(self, codec: Codec, format: str) -> None:
+    def __init__(self, codec: Codec, format: str, options: RtpOptions | None = None) -> None:
         random = Random(1).randbytes
-        self.stream = AudioStream(codec, format, "call", random, 0.0)
+        self.stream = AudioStream(codec, format, "call", random, 0.0, options)
         self.stream.start(START)
         self.caller = RtpSender.start(codec.payload_type, random)
         self.ticks = codec.clock_rate // 50
@@ -102,6 +103,28 @@ def test_red_is_sent_while_the_caller_reports_losses(format: str) -> None:
     assert [len(decode_red(packet.payload, 111)[1]) for packet in once + twice] == [1, 1, 1, 2, 2, 2]
     assert {packet.payload_type for packet in say(3)} == {111}
     assert call.stream.statistics()["sent_repetitions"] == 0
+
+
+def test_red_reaches_further_back_where_losses_come_in_runs() -> None:
+    call = Call(OPUS, "opus", RtpOptions({TRANSPORT_SEQUENCE: 3}, feedback=("transport-cc",)))
+
+    def say(times: int) -> list[RtpPacket]:
+        return [packet for said in opus_packets(times) for packet in call.say(said)]
+
+    def tell(base: int, *came: bool) -> None:
+        deltas = tuple(80 if each else None for each in came)
+        call.stream.receive_rtcp(encode_rtcp((TransportFeedback(1, call.stream.ssrc, base, 0, 0, deltas),)), START)
+        call.report(15)
+
+    said = say(120)
+    tell(0, *[True, True, True, True, True, False] * 10)
+    near = say(1)
+    tell(60, *[True, True, True, False, False, False] * 10)
+    far = say(1)
+    payloads = [packet.payload for packet in said + near]
+    assert [block.ticks for block in decode_red(near[0].payload, 111)[1]] == [1920, 960]
+    again = decode_red(far[0].payload, 111)[1]
+    assert again == [Repeated(5760, payloads[-6]), Repeated(2880, payloads[-3])]
 
 
 def test_without_red_no_loss_makes_it_sent() -> None:
