@@ -186,7 +186,7 @@ def keep_headers(patch: pytest.MonkeyPatch) -> None:
         (release_unordered, "after"),
         (grant_twice, "overrun|wait to be played"),
         (deliver_unordered, "letter"),
-        (glue_messages, "letter"),
+        (glue_messages, "letter|told of an error"),
         (keep_headers, "heard|ended by"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
