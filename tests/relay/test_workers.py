@@ -228,6 +228,21 @@ async def test_killed_workers_are_replaced_and_no_packet_is_lost() -> None:
             nursery.cancel_scope.cancel()
 
 
+async def test_a_worker_that_hangs_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as relay:
+        with ExitStack() as stack:
+            await make_calls(relay, stack)
+            link = relay.ports.link[0]
+            hung = worker_of(link)
+            assert hung is not None
+            os.kill(hung, signal.SIGSTOP)
+            await settle(lambda: told(caplog, "a worker hangs") == 1, seconds=30)
+            await next_worker(link, hung)
+            for call in (calls := (await make_calls(relay, stack))[link]):
+                assert await exchange(call.socket, RTP) == RTP
+            assert calls
+
+
 async def test_a_worker_that_ends_again_and_again_waits_longer_each_time_and_harms_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

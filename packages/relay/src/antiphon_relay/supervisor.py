@@ -27,6 +27,9 @@ from antiphon_relay.metrics import WorkerFigures
 
 HEALTHY_SECONDS = 3.0
 """How long a place counts as healthy after a report, which comes twice a second: a worker is replaced in less."""
+LOOK_SECONDS, HUNG_LOOKS = 1.0, 5
+"""A worker of which nothing is heard in so many looks hangs, and is replaced. A machine that slept makes a single look
+long."""
 LASTING_SECONDS = 1.0
 """A worker that lives so long is no part of a crash loop: the next begins at once."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -241,17 +244,28 @@ class Supervisor:
             await trio.sleep(pause)
 
     async def _employ(self, place: _Place, worker: _Process, started: Callable[[], None]) -> None:
-        """Hand a place over, and listen to the worker until it is gone."""
+        """Hand a place over, and listen to the worker until it is gone, or hangs."""
         place.worker = worker
         worker.channel.send(self._adopt(place), place.descriptors)
-        while (received := await worker.channel.receive()) is not None:
-            report, _ = received
-            if isinstance(report, Report):
-                place.report = report
-                if report.healthy:
-                    place.healthy_until = trio.current_time() + HEALTHY_SECONDS
-                self._figures.update(place.index, report.figures)
-                started()
+        silent = 0
+        while silent < HUNG_LOOKS:
+            silent += 1
+            with trio.move_on_after(LOOK_SECONDS):
+                received = await worker.channel.receive()
+                if received is None:
+                    return
+                report, _ = received
+                if isinstance(report, Report):
+                    silent = 0
+                    self._take_report(place, report)
+                    started()
+        log.error("a worker hangs", extra={"pid": worker.pid})
+
+    def _take_report(self, place: _Place, report: Report) -> None:
+        place.report = report
+        if report.healthy:
+            place.healthy_until = trio.current_time() + HEALTHY_SECONDS
+        self._figures.update(place.index, report.figures)
 
     def _adopt(self, place: _Place) -> Adopt:
         cores = sorted(os.sched_getaffinity(0))  # an orchestrator may change what is ours
