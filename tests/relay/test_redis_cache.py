@@ -3,7 +3,8 @@
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -80,8 +81,43 @@ class Fleet(NamedTuple):
     start: Callable[[], Awaitable[RunningRelay]]
 
 
+class Garbler:
+    """Stands before a Redis, and answers look-ups itself, with bytes that are no answer, while it `garbles`."""
+
+    def __init__(self, port: int, answer: bytes) -> None:
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self.garbles = True
+        self._answer = answer
+
+    async def handle(self, redis: RedisServer, client: trio.SocketStream) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", redis.port) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(self._copy, server, client)
+            with suppress(trio.BrokenResourceError):
+                async for data in client:
+                    if self.garbles and b"MGET" in data:
+                        await client.send_all(self._answer)
+                    else:
+                        await server.send_all(data)
+            nursery.cancel_scope.cancel()
+
+    async def _copy(self, source: trio.SocketStream, target: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async for data in source:
+                await target.send_all(data)
+
+
 @asynccontextmanager
-async def running(redis: RedisServer, count: int) -> AsyncIterator[Fleet]:
+async def garbling(redis: RedisServer, answer: bytes) -> AsyncIterator[Garbler]:
+    async with trio.open_nursery() as nursery:
+        listener, *_ = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        garbler = Garbler(listener.socket.getsockname()[1], answer)
+        nursery.start_soon(trio.serve_listeners, partial(garbler.handle, redis), [listener])
+        yield garbler
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running(redis: RedisServer | Garbler, count: int) -> AsyncIterator[Fleet]:
     settings = RelaySettings(media=(Media(Address("127.0.0.1", 0), ingress=INGRESS),))
     shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=(), redis=redis.url)
     with BatchSocket.open(("127.0.0.1", 0)) as link:
@@ -166,6 +202,26 @@ async def test_redis_dies_and_comes_back_with_nothing(redis: RedisServer, stack:
             with trio.fail_after(20):
                 while not await late.asks(second, RTP, seconds=0.2):
                     pass
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"$xx\r\n", b"-ERR \xff\r\n", b"\r\n", b"+OK\r\n", b"*0\r\n", b"*1\r\n" * 5000 + b":1\r\n", b"*1\r\n:1\r\n"],
+    ids=["length", "text", "empty", "kind", "count", "depth", "type"],
+)
+async def test_redis_talks_nonsense_and_calls_go_on(redis: RedisServer, stack: ExitStack, answer: bytes) -> None:
+    async with garbling(redis, answer) as garbler, running(garbler, 2) as (owner, (first, second), _):
+        client, own = Client(stack), Client(stack)
+        assert await client.asks(first, binding_request(owner.token()))
+        assert await own.asks(second, binding_request(owner.token()))
+        await written(redis, 2)
+        assert not await client.asks(second, RTP, seconds=0.2)
+        await settle(lambda: second.figure("cache_failures_total") >= 1)
+        assert await own.asks(second, RTP)
+        garbler.garbles = False
+        with trio.fail_after(20):
+            while not await client.asks(second, RTP, seconds=0.2):
+                pass
 
 
 @pytest.mark.parametrize("restarted", [False, True])

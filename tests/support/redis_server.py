@@ -17,17 +17,17 @@ class RedisServer:
 
     def __init__(self, port: int) -> None:
         self.url = f"redis://127.0.0.1:{port}/0"
-        self._port = port
+        self.port = port
         self.start()
 
     def start(self) -> None:
         """Start it, with nothing in it, and wait until it can be reached."""
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--dir", "/tmp"]
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", "/tmp"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self._port)).close()
+                socket.create_connection(("127.0.0.1", self.port)).close()
             except ConnectionRefusedError:
                 assert time.monotonic() < deadline, "redis-server did not start"
                 time.sleep(0.01)

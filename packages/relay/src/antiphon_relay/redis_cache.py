@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 from coredis import Redis
-from coredis.exceptions import RedisError
+from coredis.exceptions import InvalidResponse, RedisError
 
 from antiphon_common.shell.registry import ANSWER_SECONDS, connect
-from antiphon_relay.cache import KEPT_SECONDS, WAIT_SECONDS, FlowCache
+from antiphon_relay.cache import KEPT_SECONDS, RETRY_SECONDS, WAIT_SECONDS, FlowCache
 from antiphon_relay.forwarder import Forwarder
 from antiphon_relay.packets import PacketLoop
 
@@ -28,7 +28,9 @@ async def keep_flow_cache(url: str, cache: FlowCache, forwarder: Forwarder, loop
             await loop.asked.wait()
         try:
             values = await redis.mget([cache.name(key) for key in keys])
-        except (RedisError, OSError):
+            if len(values) != len(keys) or not all(value is None or isinstance(value, bytes) for value in values):
+                raise InvalidResponse("no values of these keys")
+        except BaseException:  # also cancelled: a connection that breaks does that to its commands
             cache.failed(keys, trio.current_time())
             raise
         forwarder.restore(keys, values, trio.current_time())
@@ -40,7 +42,7 @@ async def keep_flow_cache(url: str, cache: FlowCache, forwarder: Forwarder, loop
             names, values = zip(*writes, strict=True)
             try:
                 await redis.eval(WRITE, names, [KEPT_SECONDS, *values])
-            except (RedisError, OSError):
+            except BaseException:
                 cache.failed_to_write(trio.current_time())
                 raise
             cache.wrote()
@@ -53,9 +55,17 @@ async def keep_flow_cache(url: str, cache: FlowCache, forwarder: Forwarder, loop
 async def _repeat(url: str, seconds: float, act: Callable[["Redis[bytes]"], Awaitable[None]]) -> None:
     """Do something again and again, over a new connection after each failure."""
     while True:
-        async with connect(url, seconds) as redis:
-            try:
-                while True:
-                    await act(redis)
-            except (RedisError, OSError) as error:
-                log.debug("Redis does not answer", extra={"reason": str(error)})
+        try:
+            await _until_refused(url, seconds, act)
+        except Exception:  # whatever else the client makes of a broken server ends no relay
+            log.exception("the client of Redis failed")
+            await trio.sleep(RETRY_SECONDS)
+
+
+async def _until_refused(url: str, seconds: float, act: Callable[["Redis[bytes]"], Awaitable[None]]) -> None:
+    async with connect(url, seconds) as redis:
+        try:
+            while True:
+                await act(redis)
+        except (RedisError, OSError) as error:
+            log.debug("Redis does not answer", extra={"reason": str(error)})
