@@ -3,8 +3,7 @@
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, asynccontextmanager
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay import forwarder
 from antiphon_relay.service import RelayPorts, serve_relay
 from support.link_owner import LinkOwner, settle
-from support.redis_server import RedisServer, redis_server
+from support.redis_server import Garbler, RedisServer, garbling, redis_server
 from support.relaying import binding_request
 
 KEYS = KeyRing.generate(os.urandom)
@@ -79,41 +78,6 @@ class Fleet(NamedTuple):
     owner: LinkOwner
     relays: list[RunningRelay]
     start: Callable[[], Awaitable[RunningRelay]]
-
-
-class Garbler:
-    """Stands before a Redis, and answers look-ups itself, with bytes that are no answer, while it `garbles`."""
-
-    def __init__(self, port: int, answer: bytes) -> None:
-        self.url = f"redis://127.0.0.1:{port}/0"
-        self.garbles = True
-        self._answer = answer
-
-    async def handle(self, redis: RedisServer, client: trio.SocketStream) -> None:
-        async with await trio.open_tcp_stream("127.0.0.1", redis.port) as server, trio.open_nursery() as nursery:
-            nursery.start_soon(self._copy, server, client)
-            with suppress(trio.BrokenResourceError):
-                async for data in client:
-                    if self.garbles and b"MGET" in data:
-                        await client.send_all(self._answer)
-                    else:
-                        await server.send_all(data)
-            nursery.cancel_scope.cancel()
-
-    async def _copy(self, source: trio.SocketStream, target: trio.SocketStream) -> None:
-        with suppress(trio.BrokenResourceError):
-            async for data in source:
-                await target.send_all(data)
-
-
-@asynccontextmanager
-async def garbling(redis: RedisServer, answer: bytes) -> AsyncIterator[Garbler]:
-    async with trio.open_nursery() as nursery:
-        listener, *_ = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        garbler = Garbler(listener.socket.getsockname()[1], answer)
-        nursery.start_soon(trio.serve_listeners, partial(garbler.handle, redis), [listener])
-        yield garbler
-        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -210,7 +174,7 @@ async def test_redis_dies_and_comes_back_with_nothing(redis: RedisServer, stack:
     ids=["length", "text", "empty", "kind", "count", "depth", "type"],
 )
 async def test_redis_talks_nonsense_and_calls_go_on(redis: RedisServer, stack: ExitStack, answer: bytes) -> None:
-    async with garbling(redis, answer) as garbler, running(garbler, 2) as (owner, (first, second), _):
+    async with garbling(redis, b"MGET", answer) as garbler, running(garbler, 2) as (owner, (first, second), _):
         client, own = Client(stack), Client(stack)
         assert await client.asks(first, binding_request(owner.token()))
         assert await own.asks(second, binding_request(owner.token()))

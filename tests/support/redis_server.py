@@ -4,8 +4,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+
+import trio
 
 from support.ports import free_port
 
@@ -54,3 +57,39 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
+
+
+class Garbler:
+    """Stands before a Redis, and answers one command itself, with bytes that are no answer, while it `garbles`."""
+
+    def __init__(self, port: int, command: bytes, answer: bytes) -> None:
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self.garbles = True
+        self._command, self._answer = command, answer
+
+    async def handle(self, redis: RedisServer, client: trio.SocketStream) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", redis.port) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(self._copy, server, client)
+            with suppress(trio.BrokenResourceError):
+                async for data in client:
+                    if self.garbles and self._command in data:
+                        await client.send_all(self._answer)
+                    else:
+                        await server.send_all(data)
+            nursery.cancel_scope.cancel()
+
+    async def _copy(self, source: trio.SocketStream, target: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async for data in source:
+                await target.send_all(data)
+
+
+@asynccontextmanager
+async def garbling(redis: RedisServer, command: bytes, answer: bytes) -> AsyncIterator[Garbler]:
+    """Run one before `redis` as long as the block."""
+    async with trio.open_nursery() as nursery:
+        listener, *_ = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        garbler = Garbler(listener.socket.getsockname()[1], command, answer)
+        nursery.start_soon(trio.serve_listeners, partial(garbler.handle, redis), [listener])
+        yield garbler
+        nursery.cancel_scope.cancel()

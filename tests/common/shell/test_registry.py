@@ -10,7 +10,7 @@ from antiphon_common.control import LinkInfo, Load
 from antiphon_common.keys import KeyRing
 from antiphon_common.registry import Registered
 from antiphon_common.shell.registry import connect, keep_registered, watch_members
-from support.redis_server import RedisServer, redis_server
+from support.redis_server import RedisServer, garbling, redis_server
 
 KEYS = KeyRing.generate(lambda size: bytes(range(size))).control
 FOREIGN = KeyRing.generate(bytes).control
@@ -102,3 +102,14 @@ async def test_a_client_can_be_stopped_while_redis_stalls(redis: RedisServer) ->
         with pytest.raises(OSError, match="timed out"):
             await client.ping()
     redis.resume()
+
+
+@pytest.mark.parametrize("answer", [b"$xx\r\n", b"-ERR \xff\r\n", b"\r\n"], ids=["length", "text", "empty"])
+async def test_a_lease_ends_by_itself_when_redis_answers_nonsense_at_last(
+    redis: RedisServer, seen: Seen, answer: bytes
+) -> None:
+    async with garbling(redis, b"DEL", answer) as garbler, trio.open_nursery() as inner:
+        inner.start_soon(keep_registered, garbler.url, KEYS, lambda: ONE)
+        await seen.until_there(ONE)
+        inner.cancel_scope.cancel()
+    await seen.until_there()

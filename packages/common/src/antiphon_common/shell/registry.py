@@ -112,14 +112,12 @@ async def _every_second(url: str, act: Callable[["Redis[bytes]"], Awaitable[None
 
 
 async def _give_back(url: str, names: _Names, place: str) -> None:
-    from coredis.exceptions import RedisError
-
     try:
         async with connect(url) as redis:  # the connection there was has been cancelled
             await redis.delete([names.member(place)])
             await redis.srem(names.index, [place])
-    except (RedisError, OSError):
-        pass  # then the lease ends by itself
+    except Exception as error:  # as above; the lease then ends by itself
+        log.debug("the lease was not given back", extra={"reason": str(error)})
 
 
 def _read(value: bytes, keys: DerivedKeys) -> Registered | None:
