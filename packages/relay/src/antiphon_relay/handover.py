@@ -33,6 +33,9 @@ class Adopt(msgspec.Struct, frozen=True, tag="adopt"):
     secrets: str
     known: tuple[tuple[str, int], ...]
 
+    def __repr__(self) -> str:
+        return f"Adopt(core={self.core})"  # keys, and a password in the URL of Redis, are nobody's to read
+
 
 class Know(msgspec.Struct, frozen=True, tag="know"):
     """To a worker: where the transceivers' link addresses are."""
@@ -44,6 +47,9 @@ class Rekey(msgspec.Struct, frozen=True, tag="rekey"):
     """To a worker: the text of a new secret file."""
 
     secrets: str
+
+    def __repr__(self) -> str:
+        return "Rekey()"
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):

@@ -27,6 +27,8 @@ def format_report(report: LoadReport) -> str:
         f"this client    {report.busy:.0%} of a processor for {report.seconds:.1f} s"
         + ("; too busy to be trusted: use fewer calls" if report.busy > 0.85 else ""),
     ]
+    if sent and not received:
+        lines.append("backend        sent nothing: echo waits for a pause; antiphon_backend.loopback does not")
     failures = Counter(call.failure for call in calls if call.failure is not None)
     lines += [f"failed         {count} × {reason}" for reason, count in failures.most_common()]
     return "\n".join(lines)

@@ -29,7 +29,7 @@ MAX_RESPONSES: Final = 32
 """Responses whose played time is remembered; a backend interrupts one of the last few."""
 
 CREDIT_STEP_MS: Final = 100
-"""Credit is given back in steps, so that not every packet sends a frame to the backend."""
+"""Credit is given back in steps of at least this much: at most ten frames a second and call."""
 
 MAX_LATE: Final = 0.06
 """Seconds that `poll` may be late and still make up for it, by three packets at once; beyond that time is skipped."""

@@ -13,6 +13,7 @@ from antiphon_common.caller_audio import CallerAudio
 from antiphon_common.errors import AntiphonError, DecodeError
 from antiphon_common.formats import MAX_PACKET_BYTES, TICKS_PER_MS, AudioFormat
 from antiphon_common.frame_connection import AUDIO_OVERHEAD, ConnectionCounters
+from antiphon_transceiver.audio.playout import CREDIT_STEP_MS
 
 InboundFrame = (
     frames.Accepted
@@ -34,9 +35,6 @@ Sized = tuple[frames.Audio | frames.ClientEvent, int]
 """A frame for the backend, and about how many bytes it takes."""
 
 Sink = Callable[[InboundFrame, float], None]
-
-CREDIT_STEP_MS = 100
-"""Credit is given back in steps of at least this much: at most ten frames a second and call."""
 
 ACCEPT_TIMEOUT = 10.0
 """Seconds a backend has to accept or refuse a call."""
