@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from math import sqrt
 
+from antiphon.client.call import Connected
 from antiphon_transceiver.backends.call import RESUME_SECONDS
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.switchboard import CallEnded
@@ -103,8 +104,8 @@ class _Verdict:
             raise Violation(f"{client.call_id}: trouble at {troubles}, and nothing heard since {last:.1f}")
 
     def _judge_letters(self) -> None:
-        """What was written in good time has come."""
-        watch, call_id, now = self._world.watch, self._client.call_id, self._ended
+        """What was written in good time has come. What was before the call connected waited for that."""
+        watch, call_id, now = self._world.watch, self._client.call_id, self._ended - self._connected_after()
         if self._troubles:
             now -= RECOVERY_SECONDS
             if max(self._troubles) > now:
@@ -113,6 +114,9 @@ class _Verdict:
             missing = mail.missing(now)
             if missing:
                 raise Violation(f"{call_id}: {missing} letters of its {whose} never came")
+
+    def _connected_after(self) -> float:
+        return next(event.after for event in self._client.events if isinstance(event, Connected))
 
     def _find_troubles(self) -> list[float]:
         """When that was over which audio may not have survived at once."""
