@@ -307,7 +307,7 @@ async def test_keys_change_under_live_workers(caplog: pytest.LogCaptureFixture) 
 
             async def until(condition: Callable[[], bool]) -> None:
                 """Let every client check, now and then, until something is so."""
-                with trio.fail_after(10):
+                with trio.fail_after(30):
                     while not condition():
                         for call in every:
                             call.socket.send(request)
