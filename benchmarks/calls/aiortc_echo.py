@@ -4,8 +4,8 @@
 """
 
 import asyncio
+import os
 import signal
-from contextlib import suppress
 
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 
@@ -50,11 +50,10 @@ async def main() -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     print(f"ready http://{host}:{port}", flush=True)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await stop.wait()
+    # At once: threads of calls that go on would hold it up.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, os._exit, 0)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        asyncio.run(main())
+    asyncio.run(main())
