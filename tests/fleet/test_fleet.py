@@ -26,8 +26,8 @@ UNTOUCHED = 0.06
 
 
 SHARED_MACHINE = 0.85
-"""Seconds for which a machine stalls at most, as what else runs on it takes its time from the cluster. Unless `--due` is
-given, a gap may be so much longer than is due. What the cluster does not repair by itself takes longer: callers' own
+"""Seconds for which a machine stalls at most, as what else runs on it takes its time from the cluster. Unless `--due`
+is given, a gap may be so much longer than is due. What the cluster does not repair by itself takes longer: callers' own
 checks are seconds apart."""
 
 
