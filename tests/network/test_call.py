@@ -91,8 +91,8 @@ def test_losses_in_runs(between: Internet) -> None:
 
 
 def test_a_burst(between: Internet, good: Recording) -> None:
-    """The first packet after it waits for those before it, as long as the jitter buffer's target, and what follows keeps
-    its distance; no more than that stays."""
+    """The first packet after it waits for those before it, as long as the jitter buffer's target, and what follows
+    keeps its distance; no more than that stays."""
     between.impair(FAR_AWAY)
     recording = between.record(SECONDS, lambda tab: between.interrupt(0.3, after=TROUBLE_AFTER, otherwise=FAR_AWAY))
     print(f"\na burst of 300 ms: {recording}", end="")
