@@ -188,7 +188,7 @@ class Fleet:
 
     def start_keepalived(self, name: str) -> None:
         """Let a relay's host bid for the shared address."""
-        priority = 100 - PAIR.index(name)
+        priority = 254 - PAIR.index(name)  # the higher, the sooner a backup takes over
         file = self._folder / f"{name}.conf"
         file.write_text(KEEPALIVED.format(device=DEVICE, priority=priority, address=VIP))
         pids = [f"--{kind}={self._folder / f'{name}.{kind}'}" for kind in ("pid", "vrrp_pid", "checkers_pid")]
