@@ -34,7 +34,8 @@ checks are seconds apart."""
 class Due(NamedTuple):
     """How many seconds of silence an event may cost the calls by the shared address, and the one by the lone ingress.
 
-    Added to it is how long the machine stalled: while nothing happened, and meanwhile, by what both had in a direction.
+    Added to it is what a gap was while nothing happened, and how long the machine stalled: by how much the gaps of the
+    others became longer in that direction.
     """
 
     shared: float = 0.15
@@ -65,18 +66,26 @@ class Longest(NamedTuple):
     def gaps(self) -> tuple[float, ...]:
         return self.up, self.down, self.listening, self.others, self.lone_up, self.lone_down
 
-    def beyond(self, due: Due, stalled: float) -> float:
-        """Return by how much a gap is longer than is due, at most, on a machine that had stalled before."""
-        down = max(self.down, self.listening)
-        stalled_up = max(stalled, min(self.up, self.lone_up, SHARED_MACHINE))
-        stalled_down = max(stalled, min(down, self.lone_down, SHARED_MACHINE))
+    def beyond(self, due: Due, before: "Longest") -> float:
+        """Return by how much a gap is longer than is due, at most; `before` are those while nothing happened."""
+        down, down_before = max(self.down, self.listening), max(before.down, before.listening)
+        up_later, down_later = self.up - before.up, down - down_before
+        lone_up_later, lone_down_later = self.lone_up - before.lone_up, self.lone_down - before.lone_down
         return max(
-            max(self.up - due.shared, self.lone_up - due.lone_up) - stalled_up,
-            max(down - due.shared, self.lone_down - due.lone_down) - stalled_down,
+            up_later - due.shared - _stalled(lone_up_later),
+            down_later - due.shared - _stalled(lone_down_later),
+            lone_up_later - due.lone_up - _stalled(up_later),
+            lone_down_later - due.lone_down - _stalled(down_later),
         )
 
     def __str__(self) -> str:
         return "".join(f"{1000 * gap:10.0f}" for gap in self.gaps) + f"{len(self.lost_calls):10}"
+
+
+def _stalled(beside: float) -> float:
+    """Return for how long the machine itself stalled, if a gap of calls that the event did not touch became so much
+    longer."""
+    return min(max(0.0, beside), SHARED_MACHINE)
 
 
 COLUMNS = ("up", "down", "listening", "others", "lone up", "lone down", "lost calls")
@@ -92,9 +101,8 @@ class Watch:
         self._losses: dict[str, int] = {}
         self.failures: list[str] = []
         print(f"\n{'the longest gap, in ms':34}{''.join(f'{name:>10}' for name in COLUMNS)}")
-        undisturbed = self._measure(lambda: None, 4.0)
-        print(f"{'nothing':34}{undisturbed}", flush=True)
-        self._stalled = max(undisturbed.gaps)
+        self._before = self._measure(lambda: None, 4.0)
+        print(f"{'nothing':34}{self._before}", flush=True)
 
     def expect(self, name: str, event: Callable[[], object], seconds: float, due: Due = USUAL) -> Longest:
         """Let something happen, look for so many seconds at what it does, and print it. No call is to be lost, nor to
@@ -102,7 +110,7 @@ class Watch:
         longest = self._measure(event, seconds)
         if longest.lost_calls:
             self.failures.append(f"{name}: calls lost: {', '.join(longest.lost_calls)}")
-        beyond = longest.beyond(due, self._stalled)
+        beyond = longest.beyond(due, self._before)
         print(f"{name:34}{longest}", f"  {1000 * beyond:.0f} more than is due" * (beyond > 0), flush=True)
         if beyond > self._tolerance:
             self.failures.append(f"{name}: a gap {1000 * beyond:.0f} ms longer than is due")
