@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -31,6 +30,7 @@ from antiphon_common.shell.interfaces import default_address
 from antiphon_common.shell.secrets import follow_keys, read_keys
 from antiphon_common.shell.supervise import Drain, run_service
 from antiphon_relay.media import WILDCARDS
+from antiphon_relay.metrics import WorkerFigures, take_figures
 from antiphon_relay.service import AdvertisedMedia, RelayPorts, serve_relay
 from antiphon_signaling import SignalingPorts, serve_signaling
 from antiphon_transceiver.service import TransceiverPorts, serve_transceiver
@@ -120,16 +120,10 @@ class _Sums(Collector):
         return self._registries[-1]
 
     def collect(self) -> Iterator[Metric]:
-        families: dict[str, Metric] = {}
-        values: defaultdict[str, float] = defaultdict(float)
-        for family in (family for registry in self._registries for family in registry.collect()):
-            for sample in family.samples:
-                families[sample.name] = family
-                values[sample.name] += sample.value
-        for name, family in families.items():
-            total = Metric(family.name, family.documentation, family.type)
-            total.add_sample(name, {}, values[name])
-            yield total
+        sums = WorkerFigures()
+        for place, registry in enumerate(self._registries):
+            sums.update(place, take_figures(registry))
+        yield from sums.collect()
 
 
 async def _start_backend(nursery: trio.Nursery, backend: Backend, *, slots: int, counted: _Sums) -> Backend:

@@ -63,7 +63,7 @@ _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class WorkerFigures(Collector):
-    """The sums of what all workers count. Counters keep what a worker that ended had counted."""
+    """The sums of what all workers count, by their places. Counters keep what a worker that ended had counted."""
 
     def __init__(self) -> None:
         self._latest: dict[int, tuple[Figures, ...]] = {}
