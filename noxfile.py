@@ -130,6 +130,20 @@ def fuzz(session: nox.Session) -> None:
     session.run(python, "-m", "fuzz", *session.posargs, env={"PYTHONPATH": path}, external=True)
 
 
+@nox.session(venv_backend="none", requires=["system"], default=False)
+def mutants(session: nox.Session) -> None:
+    """Plant each bug of tests/mutants and fail if its tests pass: `-- NAME …`, `--area`, `--sample`, `--check`."""
+    plant(session, *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["system"])
+def mutants_sample(session: nox.Session) -> None:
+    """Plant ten of those bugs, drawn by a seed that it prints, and see that all fit their sources."""
+    session.run(str(SYSTEM / "bin" / "pytest"), "tests/mutants", external=True)
+    plant(session, "--check")
+    plant(session, "--sample", "10", *session.posargs)
+
+
 @nox.session(venv_backend="none", requires=["system"])
 def deploy(session: nox.Session) -> None:
     """Check what deploy/ would run: Kubernetes takes it, it has no privilege, and its flags and metrics exist."""
@@ -251,6 +265,12 @@ def test_package(session: nox.Session, *peers: str) -> None:
 
 def run_tests(session: nox.Session, folder: str, *arguments: str, env: dict[str, str] | None = None) -> None:
     session.run(str(SYSTEM / "bin" / "pytest"), f"tests/{folder}", *arguments, *session.posargs, external=True, env=env)
+
+
+def plant(session: nox.Session, *arguments: str) -> None:
+    need(session, "libopus0", "redis-server")
+    python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
+    session.run(python, "-m", "mutants", *arguments, env={"PYTHONPATH": path}, external=True)
 
 
 def install_release(session: nox.Session, name: str, environment: Path) -> None:
