@@ -20,7 +20,7 @@ nox.options.default_venv_backend = "virtualenv"
 ROOT = Path(__file__).parent
 PACKAGES = ("common", "relay", "transceiver", "signaling", "backend", "antiphon")
 CONSTRAINTS = ("-c", "constraints.txt")
-TEST_TOOLS = ("pytest", "pytest-trio")
+TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-trio")
 SYSTEM = ROOT / ".nox" / "system"
 SYSTEM_TOOLS = (
     *(*TEST_TOOLS, "aiortc", "playwright", "numpy", "mypy", "nox", "types-cffi", "atheris", "coverage"),
@@ -32,7 +32,10 @@ QUALITY_TOOLS = ("aiortc", "numpy", "pesq", "pystoi")
 """A peer to compare with, and measures of speech. PESQ is compiled as it is installed."""
 
 RELEASED = ("relay", "transceiver", "signaling", "backend")
-"""Services of which `compat` runs the last release; tags are the package's name, `-v` and its version."""
+"""Services of which `compat` runs the last release: the commit that changed the version of the package last."""
+
+PEERS_LIMIT, MEASURING_LIMIT = "--timeout=300", "--timeout=1800"
+"""Seconds a single test may take where it starts other implementations, and where it measures for minutes."""
 
 PROGRAMS = (
     "antiphon",
@@ -167,23 +170,22 @@ def images(session: nox.Session) -> None:
 def interop(session: nox.Session) -> None:
     """Meet other implementations: OpenSSL, aiortc, aioice, pylibsrtp, Chromium, Pion, GStreamer, Node."""
     need(session, "chromium", "libopus0", "nodejs", "npm", "openssl", *PION, *GSTREAMER)
-    run_tests(session, "interop")
+    run_tests(session, "interop", PEERS_LIMIT)
 
 
 @nox.session(venv_backend="none", requires=["system"])
 def e2e(session: nox.Session) -> None:
     """Make calls from Chromium and aiortc and listen to what comes back; prints delay and correlation."""
     need(session, "chromium", "libopus0")
-    run_tests(session, "e2e", "-s")
+    run_tests(session, "e2e", "-s", PEERS_LIMIT)
 
 
-@nox.session(venv_backend="none", requires=["system"], default=False)
+@nox.session(venv_backend="none", requires=["system"])
 def compat(session: nox.Session) -> None:
-    """Make calls through the last tagged services beside those of this tree, in each pairing; needs git tags."""
+    """Make calls through the services released last beside those of this tree, in each pairing; needs git history."""
     need(session, "libopus0")
     folder = Path(session.create_tmp()) / "released"
-    for name in RELEASED:
-        install_release(session, name, folder / name)
+    install_releases(session, folder)
     run_tests(session, "compat", env={"ANTIPHON_RELEASED": str(folder)})
 
 
@@ -192,7 +194,7 @@ def network(session: nox.Session) -> None:
     """Call from Chromium over bad networks between namespaces, `-- --minutes N`; prints gaps and delays; needs root."""
     need(session, "chromium", "iproute2", "libopus0")
     need_namespaces(session)
-    run_tests(session, "network", "-s")
+    run_tests(session, "network", "-s", MEASURING_LIMIT)
 
 
 @nox.session(venv_backend="none", requires=["system"])
@@ -200,21 +202,21 @@ def fleet(session: nox.Session) -> None:
     """Lose the members of a cluster one by one beside twenty calls; prints gaps. Needs root."""
     need(session, "chromium", "iproute2", "keepalived", "libopus0", "nftables", "redis-server")
     need_namespaces(session)
-    run_tests(session, "fleet", "-s")
+    run_tests(session, "fleet", "-s", MEASURING_LIMIT)
 
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
 def abuse(session: nox.Session) -> None:
     """Flood a relay and two transceivers beside live calls, and count what strangers get; needs CAP_NET_RAW."""
     need(session, "gcc", "libc6-dev", "libopus0")
-    run_tests(session, "abuse", "-s")
+    run_tests(session, "abuse", "-s", MEASURING_LIMIT)
 
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
 def load(session: nox.Session) -> None:
     """Make 100 calls at once, then more until a process is busy; prints how many that were."""
     need(session, "libopus0")
-    run_tests(session, "load", "-s")
+    run_tests(session, "load", "-s", MEASURING_LIMIT)
 
 
 @nox.session
@@ -273,26 +275,34 @@ def plant(session: nox.Session, *arguments: str) -> None:
     session.run(python, "-m", "mutants", *arguments, env={"PYTHONPATH": path}, external=True)
 
 
-def install_release(session: nox.Session, name: str, environment: Path) -> None:
-    """Install the last tagged version of a service, with the packages it had beside it, into an environment."""
-    newest = ("git", "tag", "--list", f"{name}-v*", "--sort=-version:refname", "--merged")
-    tags = session.run(*newest, external=True, silent=True, log=False)
-    if not tags:
-        session.error(f"compat needs the tags of releases, such as {name}-v0.1.0: git fetch --tags")
-    tag = str(tags).split()[0]
-    sources = environment.with_name(f"{name}-sources")
-    shutil.rmtree(sources, ignore_errors=True)
-    shutil.rmtree(environment, ignore_errors=True)
-    sources.mkdir(parents=True)
-    session.log(f"{name} as of {tag}")
+def install_releases(session: nox.Session, folder: Path) -> None:
+    """Make a folder with an environment for each released service; those released together share one."""
+    shallow = ("git", "rev-parse", "--is-shallow-repository")
+    if str(session.run(*shallow, external=True, silent=True, log=False)).strip() == "true":
+        session.error("compat takes released services out of git history: git fetch --unshallow")
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in RELEASED:
+        changes = ("git", "log", "--format=%h", '-G^version = "', "--", f"packages/{name}/pyproject.toml")
+        commit = str(session.run(*changes, external=True, silent=True, log=False)).split()[0]
+        if not (folder / commit).exists():
+            install_commit(session, commit, folder / commit)
+        session.log(f"{name} as of {commit}")
+        (folder / name).symlink_to(commit)
+
+
+def install_commit(session: nox.Session, commit: str, environment: Path) -> None:
+    """Install the services as of a commit, with the versions of other packages that it names, into an environment."""
+    sources = environment / "sources"
+    session.run(str(SYSTEM / "bin" / "python"), "-m", "venv", str(environment), external=True, silent=True)
+    sources.mkdir()
     archive = sources / "packages.tar"
-    session.run("git", "archive", f"--output={archive}", tag, "packages", "constraints.txt", external=True, log=False)
+    git = ("git", "archive", f"--output={archive}", commit, "packages", "constraints.txt")
+    session.run(*git, external=True, log=False)
     shutil.unpack_archive(archive, sources)
     python = str(environment / "bin" / "python")
     pip = ("-m", "pip", "install", "-q", "-c", str(sources / "constraints.txt"))
-    session.run(str(SYSTEM / "bin" / "python"), "-m", "venv", str(environment), external=True, silent=True)
     session.run(python, *pip, "hatchling", external=True)
-    packages = [str(sources / "packages" / package) for package in with_siblings(name)]
+    packages = [str(sources / "packages" / name) for name in ("common", *RELEASED)]
     session.run(python, *pip, "--no-build-isolation", *packages, external=True)
 
 

@@ -1,7 +1,7 @@
 """Services of the last release beside those of this tree: each pairing, as processes, with calls through them.
 
-`nox -s compat` installs the last tagged relay, transceiver, signaling and backend, each in its own environment, and
-names the folder of these in ANTIPHON_RELEASED.
+`nox -s compat` installs relay, transceiver, signaling and backend as of their last release, each in its own
+environment, and names the folder of these in ANTIPHON_RELEASED.
 """
 
 import os
