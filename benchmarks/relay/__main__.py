@@ -24,6 +24,7 @@ from antiphon_common.core import Path
 from antiphon_common.keys import KeyRing
 from antiphon_common.link import DOWNLINK, Confirm, LinkKeys
 from antiphon_common.sockaddr import encode_address
+from support.ports import free_udp_port
 
 HERE = FilePath(__file__).parent
 RATES = (20_000, 50_000, 100_000)
@@ -64,7 +65,7 @@ class Bench:
         self._link_keys = LinkKeys(self._keys.link)
         self._transceiver = stack.enter_context(_open_socket(8 << 20))
         self._clients = [stack.enter_context(_open_socket(1 << 20)) for _ in range(flows)]
-        self._media_port, self._link_port = _free_port(), _free_port()
+        self._media_port, self._link_port = free_udp_port(), free_udp_port()
         self._write_files()
         for name in ("forwarder", "load"):
             subprocess.run(["gcc", "-O2", "-o", folder / name, HERE / f"{name}.c"], check=True)
@@ -185,11 +186,6 @@ def _open_socket(buffer: int) -> socket.socket:
     sock.bind((HOST, 0))
     sock.setblocking(False)
     return sock
-
-
-def _free_port() -> int:
-    with _open_socket(65536) as sock:
-        return int(sock.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -1,16 +1,40 @@
-"""Ports of loopback that nobody has now. Somebody may take one before it is used, which tests of one machine bear."""
+"""Free ports of loopback for programs that cannot say which port they were given."""
 
+import random
 import socket
+from pathlib import Path
+
+FIRST_PORT = 10_000
+
+_reserved: set[int] = set()
+"""Ports that this process has given away."""
 
 
 def free_port() -> int:
-    """Return a TCP port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Return a TCP port outside the range from which the kernel serves whoever asks for any free port."""
+    return _reserve(socket.SOCK_STREAM)
 
 
 def free_udp_port() -> int:
-    """Return a UDP port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """Return a UDP port outside the range from which the kernel serves whoever asks for any free port."""
+    return _reserve(socket.SOCK_DGRAM)
+
+
+def _reserve(kind: socket.SocketKind) -> int:
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(FIRST_PORT, ephemeral)
+    for port in random.sample(candidates, len(candidates)):
+        if port not in _reserved and _is_free(port, kind):
+            _reserved.add(port)
+            return port
+    raise OSError(f"no free port from {candidates.start} to {candidates.stop - 1}")
+
+
+def _is_free(port: int, kind: socket.SocketKind) -> bool:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
