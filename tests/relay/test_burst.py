@@ -1,120 +1,13 @@
-"""2,000 calls at once come by a relay that has just begun."""
+"""2,000 flows arrive at once at a relay that has just begun; `nox -s load` measures how soon they are served."""
 
-import os
-import socket
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from ipaddress import ip_network
-
-import trio
-
-from antiphon_common.core import Path
-from antiphon_common.keys import KeyRing
-from antiphon_common.link import Confirm, LinkKeys
-from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
-from antiphon_common.shell.registry import connect
-from antiphon_common.shell.udp import BatchSocket
-from antiphon_relay.service import RelayPorts, serve_relay
-from support.link_owner import LinkOwner
-from support.redis_server import redis_server
-
-KEYS = KeyRing.generate(os.urandom)
-NETWORK = ClusterNetwork(0, ip_network("127.0.0.0/24"), 1, 65535)
-INGRESS = 7
-FLOWS = 2000
-DUE_SECONDS = 1.0
-ATTEMPTS = 3
-"""The machine may be busy with something else in one of them."""
-SPACING = 0.05
-"""Seconds between two packets of a call."""
+from support.relay_burst import announced, cached
 
 
-class Callers:
-    """Sockets with calls that all came by another relay until now."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._sockets = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(FLOWS)]
-        for sock in self._sockets:
-            sock.bind(("127.0.0.1", 0))
-            sock.setblocking(False)
-        self.paths = [Path.of(*sock.getsockname(), ingress=INGRESS) for sock in self._sockets]
-
-    async def talk(self, relay: tuple[str, int]) -> float:
-        """Send until each has got an answer; return after how many seconds."""
-        start = trio.current_time()
-        silent = self._sockets
-        with trio.fail_after(20):
-            while silent:
-                due = trio.current_time() + SPACING
-                for count, sock in enumerate(silent):
-                    sock.sendto(b"\x80\x6frtp", relay)
-                    if count % 100 == 0:
-                        await trio.sleep(0)
-                while silent and trio.current_time() < due:
-                    await trio.sleep(0.002)
-                    silent = [sock for sock in silent if not _has_answer(sock)]
-        return trio.current_time() - start
+async def test_a_fresh_relay_serves_2000_flows_announced_by_their_owner() -> None:
+    async with announced() as burst:
+        await burst()
 
 
-def _has_answer(sock: socket.socket) -> bool:
-    try:
-        return bool(sock.recv(2048))
-    except BlockingIOError:
-        return False
-
-
-@asynccontextmanager
-async def relay(*, control: tuple[str, ...] = (), redis: str | None = None) -> AsyncIterator[RelayPorts]:
-    """Run a relay that has just begun."""
-    settings = RelaySettings(media=(Media(Address("127.0.0.1", 0), ingress=INGRESS),))
-    shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=control, redis=redis)
-    async with trio.open_nursery() as nursery:
-
-        async def serve(*, task_status: trio.TaskStatus[RelayPorts]) -> None:
-            await serve_relay(settings, shared, KEYS, gather=False, task_status=task_status)
-
-        yield await nursery.start(serve)
-        nursery.cancel_scope.cancel()
-
-
-async def burst(callers: Callers, way: str, *, control: tuple[str, ...] = (), redis: str | None = None) -> None:
-    """Let all callers come by a fresh relay; it is to serve them in time."""
-    took = []
-    for _ in range(ATTEMPTS):
-        async with relay(control=control, redis=redis) as ports:
-            took.append(await callers.talk((ports.media[0].host, ports.media[0].port)))
-        if took[-1] <= DUE_SECONDS:
-            break
-    print(f"{FLOWS} flows by {way}: all served after {' '.join(f'{seconds:.2f}' for seconds in took)} s")
-    assert min(took) <= DUE_SECONDS
-
-
-async def test_a_fresh_relay_serves_2000_flows_that_it_is_told_of() -> None:
-    with ExitStack() as stack:
-        owner = LinkOwner(KEYS, stack.enter_context(BatchSocket.open(("127.0.0.1", 0))))
-        callers = Callers(stack)
-        owner.paths = dict.fromkeys(callers.paths, Address("127.0.0.1", 1))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(owner.run)
-            control = await nursery.start(owner.serve_control)
-            await burst(callers, "announcement", control=(control,))
-            nursery.cancel_scope.cancel()
-
-
-async def test_a_fresh_relay_serves_2000_flows_that_another_has_left_in_redis() -> None:
-    with ExitStack() as stack:
-        server = stack.enter_context(redis_server())
-        owner = LinkOwner(KEYS, stack.enter_context(BatchSocket.open(("127.0.0.1", 0))), announces=False)
-        callers = Callers(stack)
-        async with trio.open_nursery() as nursery, relay(redis=server.url) as before:
-            nursery.start_soon(owner.run)
-            for path in callers.paths:
-                owner.paths[path] = before.link[0]
-                owner.link.queue(LinkKeys(KEYS.link).encode(Confirm(path), 0), before.link[0])
-            owner.link.flush()
-            async with connect(server.url) as client:
-                with trio.fail_after(20):
-                    while await client.dbsize() < FLOWS:
-                        await trio.sleep(0.05)
-            await burst(callers, "Redis", redis=server.url)
-            nursery.cancel_scope.cancel()
+async def test_a_fresh_relay_serves_2000_flows_left_in_redis_by_another_relay() -> None:
+    async with cached() as burst:
+        await burst()

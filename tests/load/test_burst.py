@@ -1,0 +1,24 @@
+"""How soon a relay that has just begun serves 2,000 flows which arrive at once."""
+
+from support.relay_burst import FLOWS, Burst, announced, cached
+
+DUE_SECONDS = 1.0
+ATTEMPTS = 3
+"""The machine may be busy with something else in one of them."""
+
+
+async def check(burst: Burst, way: str) -> None:
+    """The best attempt serves every flow in time."""
+    took = [await burst() for _ in range(ATTEMPTS)]
+    print(f"\n{FLOWS} flows by {way}: all served after {' '.join(f'{seconds:.2f}' for seconds in took)} s")
+    assert min(took) <= DUE_SECONDS
+
+
+async def test_flows_announced_by_their_owner_are_served_within_a_second() -> None:
+    async with announced() as burst:
+        await check(burst, "announcement")
+
+
+async def test_flows_left_in_redis_by_another_relay_are_served_within_a_second() -> None:
+    async with cached() as burst:
+        await check(burst, "Redis")
