@@ -93,7 +93,7 @@ def backend(session: nox.Session) -> None:
 @nox.session
 def antiphon(session: nox.Session) -> None:
     """Test all in one, the services as processes, the command line and the test client."""
-    need(session, "libopus0", "redis-server")
+    need(session, "redis-server")
     test_package(session)
 
 

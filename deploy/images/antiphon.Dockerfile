@@ -12,9 +12,6 @@ RUN /build/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels ./packages
 RUN python3 -m venv /opt/antiphon && /opt/antiphon/bin/pip install -q -c constraints.txt /wheels/*.whl
 
 FROM ${BASE}
-RUN apt-get update -qq \
-    && apt-get install -qq -y --no-install-recommends libopus0 \
-    && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/antiphon /opt/antiphon
 USER 65532:65532
 EXPOSE 3478/udp 8080 9090

@@ -55,6 +55,23 @@ def test_backends_that_come_along_run_inside() -> None:
     assert all(json.loads(line)["level"] == "info" for line in log.splitlines()), log
 
 
+def test_all_in_one_brings_its_own_libopus() -> None:
+    """In a process whose loader does not find the library of the system."""
+    script = """
+import cffi
+from antiphon_transceiver.audio import OpusDecoder, OpusEncoder, libopus
+dlopen = cffi.FFI.dlopen
+def missing(self, name, *rest):
+    if name == libopus.SONAME:
+        raise OSError(name)
+    return dlopen(self, name, *rest)
+cffi.FFI.dlopen = missing
+print(len(OpusDecoder(24_000).decode(OpusEncoder(24_000).encode(bytes(960)))))
+"""
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert output == "960\n"
+
+
 async def test_one_admin_port_counts_for_every_service_and_all_backends() -> None:
     with all_in_one("--backend", "echo", "--capacity", "7") as deployment:
         async with calling(deployment.url) as callers:
