@@ -114,6 +114,18 @@ def test_the_compose_file_gives_flags_that_the_services_take() -> None:
             check_arguments(module_of(service["image"]), service["command"], service.get("environment", {}))
 
 
+def test_backends_and_redis_are_on_networks_without_link_and_control() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    services = yaml.safe_load(text)["services"]
+    networks = {name: set(service.get("networks", ())) for name, service in services.items()}
+    neighbours = {name: {other for other in networks if networks[name] & networks[other]} for name in networks}
+    assert neighbours["backend"] == {"backend", "transceiver"}
+    assert neighbours["redis"] == {"redis", "relay", "signaling", "transceiver"}
+    assert not networks["redis"] & networks["backend"]
+    control = networks["signaling"] & networks["transceiver"] & networks["relay"] - networks["redis"]
+    assert len(control) == 1
+
+
 def check_arguments(module: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
     if module in GROUPS:
         parse(module, "", GROUPS[module], arguments, environment)
