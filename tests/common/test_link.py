@@ -3,6 +3,8 @@
 import json
 import pathlib
 import random
+import tracemalloc
+from hashlib import blake2b
 from typing import Any
 
 import pytest
@@ -14,10 +16,13 @@ from antiphon_common.link import (
     DOWNLINK,
     HEADER_SIZE,
     MAX_ANNOUNCED_PATHS,
+    MAX_INGRESSES,
     PATH_START,
     PATH_STOP,
+    TAG_SIZE,
     VERIFIED_HEADERS,
     VERIFIED_SECONDS,
+    VERSION,
     Announce,
     Confirm,
     Hello,
@@ -33,6 +38,8 @@ from antiphon_common.link import (
 VECTORS = json.loads((pathlib.Path(__file__).parent.parent / "vectors" / "link.json").read_text())
 SECRET = bytes.fromhex(VECTORS["secret"])
 PATH = Path.of("192.0.2.1", 50000, ingress=7)
+REMEMBERED_BYTES = 256
+"""Memory that one remembered header may take: 32 bytes, an object around them, and its share of a hash table."""
 MESSAGES: list[LinkMessage] = [
     Hello((1, 65535), 2**64 - 1),
     Hello((), 0),
@@ -120,7 +127,39 @@ def test_more_headers_than_are_remembered() -> None:
     keys = link_keys()
     headers = [keys.header(Path.of("192.0.2.1", port % 65536, ingress=port >> 16), 0, 0) for port in range(70000)]
     assert len(headers) > VERIFIED_HEADERS
-    assert all(keys.verify(header, 0) for header in headers)
+    tracemalloc.start()
+    try:
+        assert all(keys.verify(header + b"rtp", 0) for header in headers)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < VERIFIED_HEADERS * REMEMBERED_BYTES
+
+
+def test_a_header_of_another_version_is_refused() -> None:
+    """The peer has the key, and its tag is right: the version alone says that this is something else."""
+    _, key = KeyRing([Key(VECTORS["key_id"], SECRET)]).link.minting(0)
+    for version in range(16):
+        head = bytes((version << 4, VECTORS["key_id"])) + PATH.encode()
+        header = head + blake2b(head, digest_size=TAG_SIZE, key=key).digest()
+        assert link_keys().verify(header, 0) is (version == VERSION)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "entry", "at_most"),
+    [(1, bytes(8), bytes(2), MAX_INGRESSES), (4, b"", PATH.encode(), MAX_ANNOUNCED_PATHS)],
+    ids=["HELLO", "ANNOUNCE"],
+)
+def test_a_message_of_more_entries_than_allowed_is_refused(
+    kind: int, before: bytes, entry: bytes, at_most: int
+) -> None:
+    def body(entries: int) -> bytes:
+        payload = before + (len(entry) * entries).to_bytes(2, "big") + entry * entries
+        return bytes((kind, 1)) + len(payload).to_bytes(2, "big") + payload
+
+    assert decode_message(body(at_most)) is not None
+    with pytest.raises(DecodeError):
+        decode_message(body(at_most + 1))
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=repr)

@@ -70,6 +70,17 @@ def test_confirmed_paths_expire_by_silence_where_that_is_allowed() -> None:
     assert (table.lookup(KEY), table.lookup(OTHER)) == (None, "a")
 
 
+def test_a_path_handed_over_counts_as_used_at_that_moment() -> None:
+    table: OwnershipTable[str] = OwnershipTable(silent_seconds=60)
+    table.confirm(KEY, "a", 0.0)
+    table.answered(OTHER, "a", 0.0)
+    table.hand_over("a", "b", 55.0)
+    table.expire(60.0)
+    assert (table.lookup(KEY), table.lookup(OTHER)) == ("b", "b")
+    table.expire(55.0 + 60.0)
+    assert len(table) == 0
+
+
 @pytest.mark.parametrize("confirmed", [False, True])
 def test_a_flood_costs_its_owner_the_oldest_path_and_others_nothing(confirmed: bool) -> None:
     table: OwnershipTable[str] = OwnershipTable(max_provisional=3, max_confirmed=3)

@@ -156,6 +156,25 @@ def test_damage_is_a_decode_error(damage: Callable[[bytes], bytes]) -> None:
         Message.decode(damage(check().encode(PASSWORD)))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-8],
+        lambda data: data + bytes(4),
+        lambda data: b"\x40" + data[1:],
+        lambda data: data[:4] + b"\0\0\0\0" + data[8:],
+        lambda data: data[:22] + b"\xff\xff" + data[24:],
+    ],
+    ids=["truncated", "trailing", "first bits", "cookie", "attribute too long"],
+)
+def test_damage_is_a_decode_error_without_fingerprint_too(damage: Callable[[bytes], bytes]) -> None:
+    """Each check of the structure by itself: with FINGERPRINT the checksum would notice any damage."""
+    plain = check().encode(fingerprint=False)
+    assert Message.decode(plain) == check()
+    with pytest.raises(DecodeError):
+        Message.decode(damage(plain))
+
+
 def read_everything(message: Message) -> None:
     _ = (message.username, message.use_candidate, message.unknown_required, message.verify(PASSWORD))
     for name in (
