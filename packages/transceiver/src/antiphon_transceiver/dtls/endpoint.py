@@ -113,7 +113,7 @@ class DtlsEndpoint:
         self.mtu = mtu
         self.counters = DtlsCounters()
         config = HandshakeConfig(certificate, tuple(peer_fingerprints), _best_first(srtp_profiles), random)
-        self._handshake = ClientHandshake(config) if role is DtlsRole.CLIENT else ServerHandshake(config)
+        self._handshake = self._make_handshake(config)
         self._records = RecordLayer()
         self._reassembler = Reassembler()
         self._timer = RetransmissionTimer()
@@ -132,6 +132,9 @@ class DtlsEndpoint:
         # Both are drained after every call (antiphon_common.core), so one datagram's worth bounds them.
         self._transmits: deque[Transmit] = deque()
         self._events: deque[DtlsEvent] = deque()
+
+    def _make_handshake(self, config: HandshakeConfig) -> ClientHandshake | ServerHandshake:
+        return ClientHandshake(config) if self.role is DtlsRole.CLIENT else ServerHandshake(config)
 
     @property
     def connected(self) -> bool:

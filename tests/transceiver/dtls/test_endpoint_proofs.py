@@ -1,0 +1,264 @@
+"""Peers that lie in exactly one proof: certificate, signature, Finished, or a message that is left out."""
+
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from antiphon_transceiver.dtls import AlertDescription, Certificate, Closed, CloseReason, DtlsRole, HandshakeCompleted
+from antiphon_transceiver.dtls.messages import (
+    CertificateChain,
+    CertificateVerify,
+    HandshakeType,
+    ServerKeyExchange,
+    encode_ecdh_parameters,
+)
+from antiphon_transceiver.dtls.suites import SignatureScheme, sign
+from support.lying_dtls import HONEST, OWN, Knowledge, Lie, Trial
+
+SCHEME = SignatureScheme.ECDSA_SECP256R1_SHA256
+LABELS = {DtlsRole.CLIENT: b"client finished", DtlsRole.SERVER: b"server finished"}
+
+
+def omit(body: bytes, knowledge: Knowledge) -> None:
+    return None
+
+
+def sent_as(change: Callable[[bytes], bytes]) -> Lie:
+    return lambda body, knowledge: change(body)
+
+
+def refusal(trial: Trial) -> tuple[CloseReason, int | None]:
+    """Run to the end, which both sides must see, and return the victim's reason and alert."""
+    end = trial.run()
+    assert not trial.victim.connected
+    assert not any(isinstance(event, HandshakeCompleted) for event in trial.victim_end.events)
+    assert end is not None, "the handshake goes on"
+    (seen,) = (event for event in trial.liar_end.events if isinstance(event, Closed))
+    assert (seen.reason, seen.alert) == (CloseReason.ALERT_RECEIVED, end.alert), "the peer was sent the same alert"
+    return end.reason, end.alert
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_a_peer_that_lies_in_nothing_is_accepted(role: DtlsRole) -> None:
+    """What the other tests refuse is refused for the lie alone."""
+    trial = Trial(role)
+    trial.run()
+    assert trial.victim.connected
+    assert trial.liar.connected
+
+
+# Certificate
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_a_certificate_that_was_not_announced_is_refused(role: DtlsRole) -> None:
+    assert refusal(Trial(role, shown=OWN)) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_an_empty_certificate_list_is_refused(role: DtlsRole) -> None:
+    trial = Trial(role, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: CertificateChain(()).encode())})
+    assert refusal(trial) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+@pytest.mark.parametrize("between", [0, 1, 3])
+def test_the_announced_certificate_behind_another_vouches_for_nothing(role: DtlsRole, between: int) -> None:
+    """The key is taken from the first certificate, so the fingerprint is too."""
+    chain = CertificateChain((OWN.der, *[OWN.der] * between, HONEST.der)).encode()
+    trial = Trial(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
+    assert refusal(trial) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_the_key_of_a_later_certificate_signs_nothing(role: DtlsRole) -> None:
+    chain = CertificateChain((HONEST.der, OWN.der)).encode()
+    trial = Trial(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
+    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+@pytest.mark.parametrize("weak_first", [True, False])
+@pytest.mark.parametrize("strong", ["sha-384", "sha-512"])
+def test_a_weaker_fingerprint_that_fits_does_not_outvote_the_strongest(
+    role: DtlsRole, weak_first: bool, strong: str
+) -> None:
+    announced = [OWN.fingerprint("sha-256"), HONEST.fingerprint(strong)]
+    trial = Trial(role, shown=OWN, announced=announced if weak_first else announced[::-1])
+    assert refusal(trial) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+
+
+# Signatures: ServerKeyExchange and CertificateVerify
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_the_announced_certificate_without_its_key_proves_nothing(role: DtlsRole) -> None:
+    """Whoever recorded a handshake knows the certificate."""
+    assert refusal(Trial(role, shown=Certificate(HONEST.der, OWN.private_key))) == (
+        CloseReason.ALERT_SENT,
+        AlertDescription.DECRYPT_ERROR,
+    )
+
+
+def forged_verify(data: Callable[[Knowledge], bytes], key: ec.EllipticCurvePrivateKey = HONEST.private_key) -> Lie:
+    return lambda body, knowledge: CertificateVerify(SCHEME, sign(key, data(knowledge))).encode()
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        forged_verify(lambda knowledge: b""),
+        forged_verify(lambda knowledge: knowledge.transcript[:-1]),
+        forged_verify(lambda knowledge: knowledge.client_random + knowledge.server_random),
+        sent_as(lambda body: CertificateVerify(SCHEME, b"").encode()),
+        sent_as(lambda body: body[:-1] + bytes((body[-1] ^ 1,))),
+    ],
+    ids=["of nothing", "of less", "of the randoms", "empty", "one bit"],
+)
+def test_certificate_verify_that_signs_something_else_is_refused(lie: Lie) -> None:
+    trial = Trial(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie})
+    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+
+
+@pytest.mark.parametrize("scheme", [0x0401, 0x0804, 0x0203, 0x0503, 0x0000])
+def test_a_signature_in_a_scheme_that_fits_neither_offer_nor_key_is_refused(scheme: int) -> None:
+    def lie(body: bytes, knowledge: Knowledge) -> bytes:
+        return CertificateVerify(scheme, CertificateVerify.decode(body).signature).encode()
+
+    reason, alert = refusal(Trial(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie}))
+    assert reason is CloseReason.ALERT_SENT
+    assert alert in (AlertDescription.ILLEGAL_PARAMETER, AlertDescription.DECRYPT_ERROR)
+
+
+def forged_exchange(data: Callable[[ServerKeyExchange, Knowledge], bytes]) -> Lie:
+    def lie(body: bytes, knowledge: Knowledge) -> bytes:
+        true = ServerKeyExchange.decode(body)
+        signature = sign(HONEST.private_key, data(true, knowledge))
+        return ServerKeyExchange(true.group, true.public, SCHEME, signature).encode()
+
+    return lie
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        forged_exchange(lambda true, known: true.parameters),
+        forged_exchange(lambda true, known: known.client_random + known.server_random),
+        forged_exchange(lambda true, known: bytes(32) + known.server_random + true.parameters),
+        forged_exchange(lambda true, known: known.client_random + bytes(32) + true.parameters),
+        forged_exchange(lambda true, known: known.server_random + known.client_random + true.parameters),
+        forged_exchange(
+            lambda true, known: (
+                known.client_random + known.server_random + encode_ecdh_parameters(true.group, b"\x09" + bytes(31))
+            )
+        ),
+    ],
+    ids=["no randoms", "no key", "another client", "another server", "randoms swapped", "another key"],
+)
+def test_server_key_exchange_that_signs_something_else_is_refused(lie: Lie) -> None:
+    trial = Trial(DtlsRole.SERVER, lies={HandshakeType.SERVER_KEY_EXCHANGE: lie})
+    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+
+
+# Finished
+
+
+def verify_data(label: bytes, transcript: Callable[[Knowledge], bytes] = lambda known: known.transcript) -> Lie:
+    def lie(body: bytes, knowledge: Knowledge) -> bytes:
+        assert knowledge.schedule is not None
+        return knowledge.schedule.verify_data(label, transcript(knowledge))
+
+    return lie
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+@pytest.mark.parametrize(
+    "lie",
+    [
+        sent_as(lambda body: bytes(12)),
+        sent_as(lambda body: bytes((body[0] ^ 1,)) + body[1:]),
+        sent_as(lambda body: body[:4] + bytes(byte ^ 1 for byte in body[4:])),
+        sent_as(lambda body: body[:-1] + bytes((body[-1] ^ 1,))),
+        sent_as(lambda body: b""),
+        sent_as(lambda body: body[:1]),
+        sent_as(lambda body: body[:4]),
+        sent_as(lambda body: body[:-1]),
+        sent_as(lambda body: body + b"\0"),
+        sent_as(lambda body: body * 2),
+    ],
+    ids=["zeros", "first bit", "4 of 12", "last bit", "empty", "1 byte", "4 bytes", "11 bytes", "13 bytes", "twice"],
+)
+def test_finished_with_wrong_verify_data_is_refused(role: DtlsRole, lie: Lie) -> None:
+    trial = Trial(role, lies={HandshakeType.FINISHED: lie})
+    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_finished_under_the_other_sides_label_is_refused(role: DtlsRole) -> None:
+    """Who reflects our own Finished has the other label."""
+    other = next(label for of, label in LABELS.items() if of is not role)
+    trial = Trial(role, lies={HandshakeType.FINISHED: verify_data(other)})
+    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_finished_over_another_transcript_is_refused(role: DtlsRole) -> None:
+    """One bit in the middle of what was said: a hello that an attacker changed on its way."""
+
+    def changed(known: Knowledge) -> bytes:
+        middle = len(known.transcript) // 2
+        bit = bytes((known.transcript[middle] ^ 1,))
+        return known.transcript[:middle] + bit + known.transcript[middle + 1 :]
+
+    trial = Trial(role, lies={HandshakeType.FINISHED: verify_data(LABELS[role], changed)})
+    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_without_finished_there_is_no_connection(role: DtlsRole) -> None:
+    trial = Trial(role, lies={HandshakeType.FINISHED: omit})
+    assert trial.run() is None
+    assert not trial.victim.connected
+    end = trial.run(limit=40.0)
+    assert end is not None
+    assert end.reason is CloseReason.TIMEOUT
+
+
+# Messages left out
+
+
+@pytest.mark.parametrize(
+    ("role", "left_out"),
+    [
+        (DtlsRole.CLIENT, HandshakeType.CERTIFICATE),
+        (DtlsRole.CLIENT, HandshakeType.CERTIFICATE_VERIFY),
+        (DtlsRole.SERVER, HandshakeType.SERVER_HELLO),
+        (DtlsRole.SERVER, HandshakeType.CERTIFICATE),
+        (DtlsRole.SERVER, HandshakeType.SERVER_KEY_EXCHANGE),
+        (DtlsRole.SERVER, HandshakeType.CERTIFICATE_REQUEST),
+    ],
+)
+def test_a_proof_that_is_left_out_is_missed(role: DtlsRole, left_out: HandshakeType) -> None:
+    """Sequence numbers and transcript go on without it. A server that asks for no certificate authenticates nobody."""
+    trial = Trial(role, lies={left_out: omit})
+    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
+
+
+def test_neither_certificate_nor_certificate_verify_makes_no_anonymous_client() -> None:
+    trial = Trial(
+        DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE: omit, HandshakeType.CERTIFICATE_VERIFY: omit}
+    )
+    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
+
+
+def test_an_empty_certificate_list_without_certificate_verify_is_no_way_in() -> None:
+    """A client without a certificate answers a request so (RFC 5246 §7.4.6); here it has none to be recognised by."""
+    trial = Trial(
+        DtlsRole.CLIENT,
+        lies={
+            HandshakeType.CERTIFICATE: sent_as(lambda body: CertificateChain(()).encode()),
+            HandshakeType.CERTIFICATE_VERIFY: omit,
+        },
+    )
+    assert refusal(trial) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
