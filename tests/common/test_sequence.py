@@ -92,3 +92,13 @@ def test_window_agrees_with_a_set() -> None:
             window.accept(index)
             seen.add(index)
             highest = max(highest, index)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("highest", [0, 5, 63, 1000])
+def test_a_window_that_starts_at_an_index_takes_only_what_is_above_it(size: int, highest: int) -> None:
+    window = ReplayWindow(size, highest=highest)
+    assert not any(window.check(index) for index in range(highest + 1))
+    assert window.check(highest + 1)
+    window.accept(highest + 3)
+    assert [index for index in range(highest + 5) if window.check(index)] == [highest + 1, highest + 2, highest + 4]

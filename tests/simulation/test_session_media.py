@@ -75,6 +75,30 @@ def test_a_caller_may_go_on_from_another_source() -> None:
     assert pair.backend_heard == list(range(80))
 
 
+@pytest.mark.parametrize("profile", SrtpProfile)
+def test_a_caller_with_another_source_for_each_talk_spurt_is_heard_in_every_one(profile: SrtpProfile) -> None:
+    """Push to talk, holds, replaced tracks: no number of sources makes a call deaf."""
+    pair = Pair(profiles=(profile,)).connect()
+    spurts, each = 80, 5
+    for spurt in range(spurts):
+        pair.client._sender = RtpSender(0x20000000 + spurt, 111, 65530 - spurt)
+        pair.talk(each * 0.02)
+    assert pair.backend_heard == list(range(spurts * each))
+    assert pair.session.counters.srtp_failed == 0
+    assert pair.session.ended is None
+
+
+@pytest.mark.parametrize("profile", SrtpProfile)
+def test_a_caller_whose_sequence_number_wraps_before_its_first_packet_arrives_is_heard(profile: SrtpProfile) -> None:
+    pair = Pair(profiles=(profile,)).connect()
+    pair.client._sender.sequence = 65500
+    pair.network.left.rewrite = lambda datagram: [] if is_rtp(datagram) else [datagram]
+    pair.talk(1.0)
+    pair.network.left.rewrite = lambda datagram: [datagram]
+    pair.talk(1.0)
+    assert pair.backend_heard == list(range(50, 100))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_nack_makes_losses_good_both_ways(seed: int) -> None:
     print("seed", seed)

@@ -7,7 +7,7 @@ from typing import Any
 from antiphon_transceiver.srtp import SrtpProfile
 from antiphon_transceiver.srtp import session as srtp_session
 from antiphon_transceiver.srtp.keys import Keys
-from antiphon_transceiver.srtp.session import Transform
+from antiphon_transceiver.srtp.transform import Transform
 
 
 class KeyLedger:
@@ -41,6 +41,16 @@ class _Traced:
         self._ledger = ledger
         self._rtp: set[tuple[int, int]] = set()
         self._rtcp: set[tuple[int, int]] = set()
+
+    @property
+    def indexed(self) -> Transform:
+        """The other cipher under the same key, with the same indices used."""
+        traced = _Traced(self._transform.indexed, self._ledger)
+        traced._rtp, traced._rtcp = self._rtp, self._rtcp
+        return traced
+
+    def forget(self, ssrc: int) -> None:
+        self._transform.forget(ssrc)
 
     def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes:
         self._use(self._rtp, ssrc, index, "an RTP index was used for two packets")

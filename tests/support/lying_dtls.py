@@ -56,9 +56,7 @@ class _LyingServer(ServerHandshake):
 
 
 def _knowledge(handshake: ClientHandshake | ServerHandshake) -> Knowledge:
-    return Knowledge(
-        handshake._transcript_so_far, handshake.client_random, handshake.server_random, handshake.schedule
-    )
+    return Knowledge(handshake._transcript_so_far, handshake.client_random, handshake.server_random, handshake.schedule)
 
 
 def _lying_endpoint(

@@ -120,6 +120,28 @@ def test_responses_answer_their_request() -> None:
     assert refusal.verify(PASSWORD)
 
 
+@pytest.mark.parametrize("position", range(20))
+def test_every_byte_of_message_integrity_counts(position: int) -> None:
+    """RFC 8489 §14.5: all 20 bytes of the HMAC, not a prefix or a suffix of it."""
+    signed = check().encode(PASSWORD, fingerprint=False)
+    at = len(signed) - 20 + position
+    assert not Message.decode(signed[:at] + bytes((signed[at] ^ 1,)) + signed[at + 1 :]).verify(PASSWORD)
+
+
+@pytest.mark.parametrize("key", [b"", PASSWORD[:-1], PASSWORD + b"\1", PASSWORD.swapcase()])
+def test_message_integrity_under_another_key_is_refused(key: bytes) -> None:
+    assert not Message.decode(check().encode(key)).verify(PASSWORD)
+
+
+@pytest.mark.parametrize("size", [0, 4, 16, 19, 21, 24])
+def test_message_integrity_has_20_bytes(size: int) -> None:
+    signed = check().encode(PASSWORD, fingerprint=False)
+    tag = (signed[-20:] + bytes(4))[:size]
+    body = signed[20:-24] + b"\0\x08" + size.to_bytes(2, "big") + tag + bytes(-size % 4)
+    with pytest.raises(DecodeError):
+        Message.decode(signed[:2] + len(body).to_bytes(2, "big") + signed[4:20] + body)
+
+
 def test_what_follows_message_integrity_is_ignored() -> None:
     signed = check().encode(PASSWORD, fingerprint=False)
     late = Message(MessageClass.REQUEST, TRANSACTION, {0x8ABC: b"late", Attribute.USERNAME: b"forged:one"}).encode(

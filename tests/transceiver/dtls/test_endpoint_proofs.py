@@ -246,9 +246,7 @@ def test_a_proof_that_is_left_out_is_missed(role: DtlsRole, left_out: HandshakeT
 
 
 def test_neither_certificate_nor_certificate_verify_makes_no_anonymous_client() -> None:
-    trial = Trial(
-        DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE: omit, HandshakeType.CERTIFICATE_VERIFY: omit}
-    )
+    trial = Trial(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE: omit, HandshakeType.CERTIFICATE_VERIFY: omit})
     assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
 
 

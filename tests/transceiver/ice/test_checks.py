@@ -1,12 +1,15 @@
 """Answers to the peer's checks: whom, what, and whom not."""
 
 import random
+import struct
+import zlib
+from collections.abc import Callable
 
 import pytest
 
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
-from antiphon_common.stun import Attribute, Message, MessageClass
+from antiphon_common.stun import Attribute, Message, MessageClass, success_response
 from antiphon_transceiver import ice
 from support.ice import CLIENT, LAPTOP, PHONE, SERVER, Peer
 
@@ -45,6 +48,42 @@ def test_a_check_that_is_forged_is_never_answered_and_leaves_no_trace() -> None:
     assert not peer.agent.paths
     assert not peer.seen()
     assert peer.agent.poll_timeout() is None
+
+
+def with_integrity(datagram: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Return a STUN message with its MESSAGE-INTEGRITY changed and a FINGERPRINT that fits again."""
+    body = bytearray(datagram[:-8])
+    body[-20:] = change(bytes(body[-20:]))
+    return bytes(body) + struct.pack("!HHI", Attribute.FINGERPRINT, 4, zlib.crc32(body) ^ 0x5354554E)
+
+
+@pytest.mark.parametrize("right", range(20))
+def test_a_check_with_a_part_of_message_integrity_right_is_not_answered(right: int) -> None:
+    peer = Peer()
+    for change in (
+        lambda tag: tag[:right] + bytes(byte ^ 0xFF for byte in tag[right:]),
+        lambda tag: bytes(byte ^ 0xFF for byte in tag[right:]) + tag[20 - right :],
+    ):
+        assert peer.send(with_integrity(peer.request(use_candidate=True), change), LAPTOP) == []
+    assert peer.agent.counters.bad_integrity == 2
+    assert not peer.agent.paths
+    assert len(peer.send(with_integrity(peer.request(), lambda tag: tag), LAPTOP)) == 2, "the whole tag is enough"
+
+
+@pytest.mark.parametrize("right", [0, 4, 10, 19])
+def test_an_answer_with_a_part_of_message_integrity_right_validates_nothing(right: int) -> None:
+    peer = Peer()
+    peer.check(LAPTOP)
+    ours = peer.checks_to(LAPTOP)[0]
+    answer = success_response(ours, LAPTOP.address, LAPTOP.port).encode(CLIENT.password.encode())
+    forged = with_integrity(answer, lambda tag: tag[:right] + bytes(byte ^ 0xFF for byte in tag[right:]))
+    peer.send(forged, LAPTOP)
+    unsigned = success_response(ours, LAPTOP.address, LAPTOP.port).encode()
+    peer.send(unsigned, LAPTOP)
+    assert not peer.agent.is_validated(LAPTOP)
+    assert peer.agent.counters.bad_integrity == 2
+    peer.send(answer, LAPTOP)
+    assert peer.agent.is_validated(LAPTOP)
 
 
 @pytest.mark.parametrize("use_candidate", [True, False])

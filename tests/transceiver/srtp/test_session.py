@@ -118,20 +118,123 @@ def test_forgeries_neither_move_the_window_nor_take_room(sessions: Sessions) -> 
             server.unprotect_rtp(rtp(30_000) + bytes(16))
     assert server.counters.unauthentic == 1004
     assert server.unprotect_rtp(client.protect_rtp(rtp(2))) == rtp(2)
-    for ssrc in range(MAX_STREAMS - 1):
-        server.unprotect_rtp(client.protect_rtp(rtp(1, ssrc=1000 + ssrc)))
+    assert server.counters.streams_refused == 0
 
 
-def test_sources_are_bounded(sessions: Sessions) -> None:
+def test_contexts_are_bounded_and_sources_are_not(sessions: Sessions) -> None:
+    """Push-to-talk devices, holds and replaced tracks take a new SSRC each time."""
     client, server = sessions
-    for ssrc in range(MAX_STREAMS):
+    for ssrc in range(5 * MAX_STREAMS):
+        for sequence in range(3):
+            packet = rtp(sequence, ssrc=ssrc)
+            assert server.unprotect_rtp(client.protect_rtp(packet)) == packet
+        report = struct.pack("!BBHI", 0x80, 201, 1, ssrc)
+        assert server.unprotect_rtcp(client.protect_rtcp(report)) == report
+    assert server.counters.streams_refused == 0
+
+
+def test_packets_of_an_evicted_source_cannot_be_replayed(sessions: Sessions) -> None:
+    """RFC 3711 §3.3.2: a recording of the call stays useless however many sources came after it."""
+    client, server = sessions
+    packets = [client.protect_rtp(rtp(sequence)) for sequence in range(300)]
+    reports = [client.protect_rtcp(RTCP) for _ in range(200)]
+    for sequence, packet in enumerate(packets):
+        if sequence % 7:  # those that were lost cannot be told from those that came
+            server.unprotect_rtp(packet)
+    for report in reports:
+        server.unprotect_rtcp(report)
+    for ssrc in range(1000, 1000 + 2 * MAX_STREAMS):
+        server.unprotect_rtp(client.protect_rtp(rtp(0, ssrc=ssrc)))
+    for packet in packets:
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(packet)
+    for report in reports:
+        with pytest.raises(SrtpError):
+            server.unprotect_rtcp(report)
+    assert server.counters.replayed == 500
+
+
+@pytest.mark.parametrize("reached", [5, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 3 * 0x10000 + 77])
+def test_an_evicted_source_comes_back_and_goes_on(sessions: Sessions, reached: int) -> None:
+    """On both sides: no index is used twice, and the rollover counters stay equal."""
+    client, server = sessions
+    for index in [*range(0, reached, 0x7000), reached]:
+        server.unprotect_rtp(client.protect_rtp(rtp(index)))
+    old = [client.protect_rtcp(RTCP) for _ in range(3)]
+    for report in old:
+        server.unprotect_rtcp(report)
+    for ssrc in range(1000, 1000 + MAX_STREAMS):
+        server.unprotect_rtp(client.protect_rtp(rtp(0, ssrc=ssrc)))
+    for index in (reached, reached - 1):
+        with pytest.raises(LocalProtocolError):
+            client.protect_rtp(rtp(index, payload=b"other"))
+    for index in range(reached + 1, reached + 4):
+        assert server.unprotect_rtp(client.protect_rtp(rtp(index))) == rtp(index)
+    new = [client.protect_rtcp(RTCP) for _ in range(3)]
+    assert len({*old, *new}) == 6
+    for report in new:
+        assert server.unprotect_rtcp(report) == RTCP
+    assert server.unprotect_rtp(client.protect_rtp(rtp(reached + 0x7000))) == rtp(reached + 0x7000)
+
+
+def test_only_an_authentic_packet_evicts_or_brings_back(sessions: Sessions) -> None:
+    client, server = sessions
+    late = {ssrc: client.protect_rtp(rtp(4, ssrc=ssrc)) for ssrc in (0, 1)}
+    for ssrc in range(MAX_STREAMS + 1):
+        server.unprotect_rtp(client.protect_rtp(rtp(5, ssrc=ssrc)))
+    for ssrc in (0, 5000):
+        for sequence in (6, 0x9000):
+            with pytest.raises(SrtpError):
+                server.unprotect_rtp(rtp(sequence, ssrc=ssrc) + bytes(16))
+    assert server.unprotect_rtp(late[1]) == rtp(4, ssrc=1), "its context is still there"
+    with pytest.raises(SrtpError):
+        server.unprotect_rtp(late[0])
+
+
+def test_when_no_more_sources_can_be_remembered_new_ones_are_refused(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("antiphon_transceiver.srtp.evicted.MAX_EVICTED", 10)
+    client, server = sessions
+    last = MAX_STREAMS + 10
+    for ssrc in range(last):
         server.unprotect_rtp(client.protect_rtp(rtp(0, ssrc=ssrc)))
     with pytest.raises(LocalProtocolError):
-        client.protect_rtp(rtp(0, ssrc=MAX_STREAMS))
+        client.protect_rtp(rtp(0, ssrc=last))
     with pytest.raises(SrtpError):
-        server.unprotect_rtp(rtp(0, ssrc=MAX_STREAMS) + bytes(16))
+        server.unprotect_rtp(rtp(0, ssrc=last) + bytes(16))
     assert server.counters.streams_refused == 1
-    assert server.unprotect_rtp(client.protect_rtp(rtp(1, ssrc=0))) == rtp(1, ssrc=0)
+    for ssrc, sequence in ((0, 1), (last - 1, 1), (0, 2), (11, 1)):
+        packet = rtp(sequence, ssrc=ssrc)
+        assert server.unprotect_rtp(client.protect_rtp(packet)) == packet, "sources that were there are heard still"
+
+
+@pytest.mark.parametrize(("first", "lost"), [(65500, 50), (65535, 1), (65535, 0x7FFF), (40000, 0x10000 - 40000)])
+@pytest.mark.parametrize("report_first", [False, True])
+def test_a_source_whose_number_wrapped_before_its_first_packet_arrived(
+    sessions: Sessions, first: int, lost: int, report_first: bool
+) -> None:
+    """Its first packet to come belongs to rollover 1 (RFC 3711 §3.3.1); so do the next, and later ones to 2."""
+    client, server = sessions
+    packets = [client.protect_rtp(rtp(first + number)) for number in range(lost)]
+    if report_first:
+        server.unprotect_rtcp(client.protect_rtcp(RTCP))
+    heard = first + lost
+    for index in (heard, heard + 2, *range(heard + 0x7000, heard + 0x20000, 0x7000)):
+        assert server.unprotect_rtp(client.protect_rtp(rtp(index))) == rtp(index)
+    assert server.unprotect_rtcp(client.protect_rtcp(RTCP)) == RTCP
+    for packet in packets:
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(packet)
+
+
+def test_late_packets_from_before_the_wrap_that_was_missed_are_read(sessions: Sessions) -> None:
+    client, server = sessions
+    early = [client.protect_rtp(rtp(index)) for index in range(65530, 65536)]
+    assert server.unprotect_rtp(client.protect_rtp(rtp(65536))) == rtp(65536)
+    assert server.unprotect_rtp(early[-1]) == rtp(65535)
+    with pytest.raises(SrtpError):
+        server.unprotect_rtp(early[-1])
 
 
 def test_a_new_source_starts_its_own_count(sessions: Sessions) -> None:

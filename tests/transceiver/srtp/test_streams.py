@@ -1,11 +1,16 @@
 import pytest
 
 from antiphon_common.errors import LocalProtocolError
+from antiphon_transceiver.srtp.evicted import Reached
+from antiphon_transceiver.srtp.gcm import GcmTransform
+from antiphon_transceiver.srtp.keys import Keys
 from antiphon_transceiver.srtp.streams import MAX_RTCP_INDEX, MAX_RTP_INDEX, ReceiveStream, SendStream
+
+TRANSFORM = GcmTransform(Keys(bytes(16), bytes(12)), Keys(bytes(16), bytes(12)))
 
 
 def test_rollover_counter_grows_with_each_wrap() -> None:
-    stream = SendStream()
+    stream = SendStream(TRANSFORM)
     assert stream.take_rtp(40000) == 40000
     assert stream.take_rtp(65535) == 65535
     assert stream.take_rtp(0) == 0x10000
@@ -17,7 +22,7 @@ def test_rollover_counter_grows_with_each_wrap() -> None:
 
 @pytest.mark.parametrize("sequence", [0, 7, 300])
 def test_no_index_is_taken_twice(sequence: int) -> None:
-    stream = SendStream()
+    stream = SendStream(TRANSFORM)
     for number in (0, 7, 300, 301):
         stream.take_rtp(number)
     with pytest.raises(LocalProtocolError):
@@ -25,14 +30,14 @@ def test_no_index_is_taken_twice(sequence: int) -> None:
 
 
 def test_a_number_too_old_to_remember_is_refused() -> None:
-    stream = SendStream()
+    stream = SendStream(TRANSFORM)
     stream.take_rtp(1000)
     with pytest.raises(LocalProtocolError):
         stream.take_rtp(800)
 
 
 def test_rtp_indices_run_out() -> None:
-    stream = SendStream(highest_rtp=MAX_RTP_INDEX - 1)
+    stream = SendStream(TRANSFORM, Reached(MAX_RTP_INDEX - 1, -1))
     assert stream.take_rtp(0xFFFF) == MAX_RTP_INDEX
     for sequence in (0, 0xFFFF):
         with pytest.raises(LocalProtocolError):
@@ -40,7 +45,7 @@ def test_rtp_indices_run_out() -> None:
 
 
 def test_rtcp_indices_run_out() -> None:
-    stream = SendStream(next_rtcp=MAX_RTCP_INDEX)
+    stream = SendStream(TRANSFORM, Reached(-1, MAX_RTCP_INDEX - 1))
     assert stream.take_rtcp() == MAX_RTCP_INDEX
     for _ in range(2):
         with pytest.raises(LocalProtocolError):
@@ -48,7 +53,7 @@ def test_rtcp_indices_run_out() -> None:
 
 
 def test_a_receiver_expects_nothing_past_the_last_index() -> None:
-    stream = ReceiveStream()
+    stream = ReceiveStream(TRANSFORM)
     stream.rtp.accept(MAX_RTP_INDEX)
     assert stream.estimate_rtp(0) is None
     assert stream.estimate_rtp(0xFFFE) == MAX_RTP_INDEX - 1

@@ -49,16 +49,17 @@ def estimate_index(sequence: int, highest: int) -> int:
 class ReplayWindow:
     """Which of the last `size` indices were taken; indices are unbounded and start at zero.
 
-    Ask `check` before a packet is authenticated and call `accept` only after it was.
+    Ask `check` before a packet is authenticated and call `accept` only after it was. A window that starts at a
+    `highest` takes only what is above it.
     """
 
     __slots__ = ("_mask", "_seen", "_size", "highest")
 
-    def __init__(self, size: int = REPLAY_WINDOW_SIZE) -> None:
+    def __init__(self, size: int = REPLAY_WINDOW_SIZE, *, highest: int = -1) -> None:
         self._size = size
         self._mask = (1 << size) - 1
-        self._seen = 0
-        self.highest = -1
+        self._seen = 0 if highest < 0 else self._mask
+        self.highest = highest
         """The highest index accepted, or -1."""
 
     def check(self, index: int) -> bool:

@@ -7,14 +7,16 @@ libsrtp keeps indices of its own and lets nobody set them, so both countings mus
 - both move on the same packets: received ones that libsrtp finds authentic, and sent ones that it protects. (One that
   it refuses leaves it a packet behind, and an estimate errs only 2^15 packets behind.)
 
-A state that comes from elsewhere can be reached by protecting one packet for each half turn of the sequence number and
-throwing the output away. SRTCP indices libsrtp counts from 1 where we count from 0; they travel, so only that each is
-new matters.
+A source whose count does not begin at zero goes by `indexed` instead. libsrtp counts SRTCP indices from 1 where we
+count from 0; they travel, so only that each is new matters.
 """
+
+from contextlib import suppress
 
 from pylibsrtp import Error, Policy, Session
 
 from antiphon_common.errors import LocalProtocolError
+from antiphon_transceiver.srtp.indexed_counter_mode import IndexedCounterMode
 from antiphon_transceiver.srtp.keys import Keys
 from antiphon_transceiver.srtp.streams import WINDOW_SIZE
 
@@ -40,6 +42,18 @@ class CounterModeTransform:
         )
         policy.window_size = WINDOW_SIZE
         self._session = Session(policy=policy)
+        self._master = master
+        self._indexed: IndexedCounterMode | None = None
+
+    @property
+    def indexed(self) -> IndexedCounterMode:
+        if self._indexed is None:
+            self._indexed = IndexedCounterMode(self._master)
+        return self._indexed
+
+    def forget(self, ssrc: int) -> None:
+        with suppress(Error):  # libsrtp never saw a source that went by `indexed` from its first packet
+            self._session.remove_stream(ssrc)
 
     def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes:
         if len(packet) > MAX_CLEAR_SIZE:

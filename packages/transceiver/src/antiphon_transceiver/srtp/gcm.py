@@ -24,6 +24,13 @@ class GcmTransform:
         self._rtcp = AESGCM(rtcp.key)
         self._rtcp_salt = int.from_bytes(rtcp.salt, "big")
 
+    @property
+    def indexed(self) -> "GcmTransform":
+        return self
+
+    def forget(self, ssrc: int) -> None:
+        """Nothing is kept of a source."""
+
     def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes:
         nonce = (self._rtp_salt ^ (ssrc << 48 | index)).to_bytes(12, "big")  # RFC 7714 §8.1
         header = packet[:header_length]

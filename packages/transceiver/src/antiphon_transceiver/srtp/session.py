@@ -2,45 +2,24 @@
 
 import struct
 from dataclasses import dataclass
-from typing import Protocol
 
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.srtp.counter_mode import CounterModeTransform
 from antiphon_transceiver.srtp.errors import SrtpError
+from antiphon_transceiver.srtp.evicted import EvictedSources
 from antiphon_transceiver.srtp.gcm import GcmTransform
 from antiphon_transceiver.srtp.keys import Keys, Label, derive_pair, split_keying_material
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from antiphon_transceiver.srtp.streams import MAX_RTCP_INDEX, ReceiveStream, SendStream
+from antiphon_transceiver.srtp.streams import MAX_RTCP_INDEX, NOTHING_REACHED, ROLLOVER, ReceiveStream, SendStream
+from antiphon_transceiver.srtp.transform import Transform
 
 MAX_STREAMS = 32
-"""Sources of one direction over the life of a call. A call has one or two; a restarted encoder takes a new one. None is
-ever forgotten, since that would let its packets be replayed."""
+"""Contexts of one direction at once. A call has one or two, but push-to-talk devices, holds and restarted encoders take
+a new source each time. The oldest context is evicted; `EvictedSources` keeps the replay protection of its source."""
 
 _RTP_HEADER = struct.Struct("!BxH4xI")
 _RTP_HEADER_SIZE = 12
 _RTCP_HEADER_SIZE = 8
-
-
-class Transform(Protocol):
-    """A cipher with its keys for one direction.
-
-    `index` is what `SendStream` or `ReceiveStream` found. Unprotecting returns None for what is not authentic.
-    """
-
-    rtp_overhead: int
-    """Bytes that protecting adds to a packet."""
-    rtcp_overhead: int
-    """The same of RTCP: the tag and the four bytes of the index (RFC 3711 §3.4, RFC 7714 §9)."""
-    rtcp_index_end: int
-    """Bytes behind the index of an RTCP packet: the tag follows it, or stands before it."""
-
-    def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes: ...
-
-    def unprotect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes | None: ...
-
-    def protect_rtcp(self, packet: bytes, ssrc: int, index: int) -> bytes: ...
-
-    def unprotect_rtcp(self, packet: bytes, ssrc: int, index: int) -> bytes | None: ...
 
 
 @dataclass(slots=True)
@@ -61,7 +40,7 @@ class SrtpSession:
     SrtpError; those that protect raise LocalProtocolError, above all when an index would be used twice.
     """
 
-    __slots__ = ("_inbound", "_outbound", "_received", "_sent", "counters")
+    __slots__ = ("_inbound", "_outbound", "_received", "_received_before", "_sent", "_sent_before", "counters")
 
     def __init__(self, profile: SrtpProfile, exported: bytes, is_client: bool) -> None:
         client, server = split_keying_material(profile, exported)
@@ -70,6 +49,8 @@ class SrtpSession:
         self._inbound = _make_transform(profile, inbound, inbound=True)
         self._sent: dict[int, SendStream] = {}
         self._received: dict[int, ReceiveStream] = {}
+        self._sent_before = EvictedSources()
+        self._received_before = EvictedSources()
         self.counters = SrtpCounters()
 
     def protect_rtp(self, packet: bytes) -> bytes:
@@ -79,27 +60,32 @@ class SrtpSession:
         except SrtpError as error:
             raise LocalProtocolError(str(error)) from None
         stream = self._sent.get(ssrc) or self._open_send_stream(ssrc)
-        return self._outbound.protect_rtp(packet, header_length, ssrc, stream.take_rtp(sequence))
+        return stream.transform.protect_rtp(packet, header_length, ssrc, stream.take_rtp(sequence))
 
     def unprotect_rtp(self, packet: bytes) -> bytes:
         """Return the RTP packet of an SRTP packet."""
-        inbound = self._inbound
         try:
-            header_length, sequence, ssrc = _read_rtp_header(packet, inbound.rtp_overhead)
+            header_length, sequence, ssrc = _read_rtp_header(packet, self._inbound.rtp_overhead)
         except SrtpError:
             self.counters.malformed += 1
             raise
-        stream = self._received.get(ssrc) or self._new_receive_stream()
+        stream = self._received.get(ssrc) or self._new_receive_stream(ssrc)
         index = stream.estimate_rtp(sequence)
         if index is None:
             self.counters.replayed += 1
             raise SrtpError(f"RTP packet {sequence} was seen before or is too old")
-        clear = inbound.unprotect_rtp(packet, header_length, ssrc, index)
+        clear = stream.transform.unprotect_rtp(packet, header_length, ssrc, index)
+        if clear is None and stream.may_have_wrapped(sequence):
+            index += ROLLOVER
+            clear = self._inbound.indexed.unprotect_rtp(packet, header_length, ssrc, index)
+            if clear is not None:
+                stream.transform = self._inbound.indexed
         if clear is None:
             self.counters.unauthentic += 1
             raise SrtpError(f"RTP packet {sequence} is not authentic")
         stream.rtp.accept(index)
-        self._received[ssrc] = stream
+        if ssrc not in self._received:
+            self._keep_receive_stream(ssrc, stream)
         return clear
 
     def protect_rtcp(self, packet: bytes) -> bytes:
@@ -108,7 +94,7 @@ class SrtpSession:
             raise LocalProtocolError("an RTCP packet has at least 8 bytes")
         ssrc = int.from_bytes(packet[4:8], "big")
         stream = self._sent.get(ssrc) or self._open_send_stream(ssrc)
-        return self._outbound.protect_rtcp(packet, ssrc, stream.take_rtcp())
+        return stream.transform.protect_rtcp(packet, ssrc, stream.take_rtcp())
 
     def unprotect_rtcp(self, packet: bytes) -> bytes:
         """Return the compound RTCP packet of an SRTCP packet."""
@@ -119,30 +105,50 @@ class SrtpSession:
         ssrc = int.from_bytes(packet[4:8], "big")
         end = len(packet) - inbound.rtcp_index_end
         index = int.from_bytes(packet[end - 4 : end], "big") & MAX_RTCP_INDEX
-        stream = self._received.get(ssrc) or self._new_receive_stream()
+        stream = self._received.get(ssrc) or self._new_receive_stream(ssrc)
         if not stream.rtcp.check(index):
             self.counters.replayed += 1
             raise SrtpError(f"RTCP packet {index} was seen before or is too old")
-        clear = inbound.unprotect_rtcp(packet, ssrc, index)
+        clear = stream.transform.unprotect_rtcp(packet, ssrc, index)
         if clear is None:
             self.counters.unauthentic += 1
             raise SrtpError(f"RTCP packet {index} is not authentic")
         stream.rtcp.accept(index)
-        self._received[ssrc] = stream
+        if ssrc not in self._received:
+            self._keep_receive_stream(ssrc, stream)
         return clear
 
     def _open_send_stream(self, ssrc: int) -> SendStream:
+        reached = self._sent_before.get(ssrc)
         if len(self._sent) >= MAX_STREAMS:
-            raise LocalProtocolError(f"a call sends from at most {MAX_STREAMS} sources")
-        stream = self._sent[ssrc] = SendStream()
+            if reached is None and self._sent_before.full:
+                raise LocalProtocolError("a call has sent from more sources than it can remember")
+            oldest = next(iter(self._sent))
+            self._sent_before.add(oldest, self._sent.pop(oldest).reached)
+            self._outbound.forget(oldest)
+        self._sent_before.discard(ssrc)
+        transform = self._outbound if reached is None else self._outbound.indexed
+        stream = self._sent[ssrc] = SendStream(transform, reached or NOTHING_REACHED)
         return stream
 
-    def _new_receive_stream(self) -> ReceiveStream:
+    def _new_receive_stream(self, ssrc: int) -> ReceiveStream:
         """Return a stream that is kept only once a packet of it proved authentic."""
-        if len(self._received) >= MAX_STREAMS:
+        reached = self._received_before.get(ssrc)
+        if reached is not None:
+            return ReceiveStream(self._inbound.indexed, reached)
+        if len(self._received) >= MAX_STREAMS and self._received_before.full:
             self.counters.streams_refused += 1
-            raise SrtpError(f"a call receives from at most {MAX_STREAMS} sources")
-        return ReceiveStream()
+            raise SrtpError("a call has received from more sources than it can remember")
+        return ReceiveStream(self._inbound)
+
+    def _keep_receive_stream(self, ssrc: int, stream: ReceiveStream) -> None:
+        """Keep the stream of an authentic packet; evict the oldest if there are too many."""
+        self._received_before.discard(ssrc)
+        if len(self._received) >= MAX_STREAMS:
+            oldest = next(iter(self._received))
+            self._received_before.add(oldest, self._received.pop(oldest).reached)
+            self._inbound.forget(oldest)
+        self._received[ssrc] = stream
 
 
 def _make_transform(profile: SrtpProfile, master: Keys, *, inbound: bool) -> Transform:
