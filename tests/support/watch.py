@@ -16,11 +16,11 @@ from antiphon_relay.forwarder import MAX_OWNERS
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, MAX_ENTRIES
 from antiphon_transceiver.backends.link import MAX_UNHEARD
 from antiphon_transceiver.call import Call
+from antiphon_transceiver.call_table import KEPT_ENDED
 from antiphon_transceiver.channels import MAX_WAITING_BYTES
 from antiphon_transceiver.ice.paths import MAX_PATHS
 from antiphon_transceiver.sctp import MessageReceived
 from antiphon_transceiver.sctp.inbound import MAX_HELD_BYTES
-from antiphon_transceiver.switchboard import KEPT_ENDED
 from support.actors import Actor, Client, Relay
 from support.key_ledger import KeyLedger
 from support.letters import LETTER, Mail
@@ -42,7 +42,7 @@ BOUNDS = {
     ("Forwarder", "_owners"): MAX_OWNERS,
     ("Forwarder", "_owner_of"): MAX_OWNERS,
     ("Forwarder", "_transceivers"): MAX_OWNERS,
-    ("Switchboard", "_ended"): KEPT_ENDED,
+    ("CallTable", "_ended"): KEPT_ENDED,
     ("Playout", "_entries"): MAX_ENTRIES,
     ("LinkKeys", "_verified"): 1 << 16,
     ("BackendLink", "_unheard"): MAX_UNHEARD,

@@ -156,6 +156,7 @@ class World:
         assert call is not None
         switchboard = next(there.switchboard for there in self.transceivers if call in list(there.switchboard))
         accepted = switchboard.restart_ice(call, offer.ice, self.now)
+        assert accepted is not None
         client.core.accept(write_answer(offer, accepted, [*self.ingresses.values()], 1).encode().decode(), self.now)
         self.drain()
 

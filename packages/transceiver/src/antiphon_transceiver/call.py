@@ -13,21 +13,11 @@ from antiphon_transceiver.backends.link import BACKEND_LOST, NO_ANSWER
 from antiphon_transceiver.channels import UndeliverableError, error_event
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.relays import Address
+from antiphon_transceiver.routes import Route
 from antiphon_transceiver.session import Session
 
 ENDED_BY_LINK = {BACKEND_LOST: EndReason.BACKEND_LOST, NO_ANSWER: EndReason.BACKEND_REFUSED}
 """What the backend link itself says of a call that ended; other reasons are the backend's own words."""
-
-
-class Route:
-    """How to reach a path: the relay by which something authenticated came from there last, and the header for it."""
-
-    __slots__ = ("header", "path", "relay")
-
-    def __init__(self, path: Path, relay: Address, header: bytes) -> None:
-        self.path = path
-        self.relay = relay
-        self.header = header
 
 
 class Call:
@@ -44,6 +34,10 @@ class Call:
         self.session = session
         self.backend = backend
         self.started = now
+        self.connected = False
+        """Whether the handshake finished."""
+        self.failed = False
+        """Whether its own code raised, after which its session is asked nothing more."""
         self.routes: dict[Path, Route] = {}
         """Bounded by the session's paths: a route is kept only for a path with an authenticated check."""
         self.routes_by_key: dict[bytes, Route] = {}

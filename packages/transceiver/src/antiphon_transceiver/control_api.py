@@ -105,7 +105,7 @@ class _ControlApi:
         if wait > 0:
             found = await self._server.wait_ended(call_id, tenant, wait)
         else:
-            found = self._server.switchboard.status(call_id, tenant)
+            found = self._server.status(call_id, tenant)
         return _no_call() if found is None else _json(200, found)
 
     async def update(self, request: Request) -> Response:

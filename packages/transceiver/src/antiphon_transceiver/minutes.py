@@ -3,8 +3,8 @@
 Nothing is measured per packet: who looks at the calls once a second finds gaps in what they count anyway.
 """
 
-from collections.abc import Iterable
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from antiphon_transceiver.media import AudioStream
 
@@ -50,7 +50,7 @@ class _Minute:
 
 
 class MinuteWatch:
-    """`look` at every session each `LOOK_SECONDS`.
+    """`look` at each session every `LOOK_SECONDS`.
 
     A gap is: `GAP_PACKETS` of the caller's packets lost between two looks, a silence within a response, or a peer that
     is gone without a word. A caller who sends nothing because it is muted has none.
@@ -58,29 +58,25 @@ class MinuteWatch:
 
     def __init__(self) -> None:
         self.counters = MinuteCounters()
-        self._minutes: dict[Watched, _Minute] = {}
-        """Of the connected calls, no others."""
+        self._minutes: WeakKeyDictionary[Watched, _Minute] = WeakKeyDictionary()
+        """Of the sessions that have been connected; one that is gone leaves nothing."""
 
-    def look(self, sessions: Iterable[Watched], now: float) -> None:
-        """Take note of what happened since the last look."""
-        seen = {}
-        for session in sessions:
-            state = session.state
-            if state not in ("connected", "disconnected"):
-                continue
-            minute = self._minutes.get(session)
-            if minute is None:
-                minute = _Minute(now)
-                self.counters.call_minutes += 1
-            elif now - minute.began >= MINUTE:
-                minute.began += MINUTE
-                minute.gap = False
-                self.counters.call_minutes += 1
-            seen[session] = minute
-            if self._had_gap(session, minute, state) and not minute.gap:
-                minute.gap = True
-                self.counters.call_minutes_with_gap += 1
-        self._minutes = seen
+    def look(self, session: Watched, now: float) -> None:
+        """Take note of what happened in a session since the last look."""
+        state = session.state
+        if state not in ("connected", "disconnected"):
+            return
+        minute = self._minutes.get(session)
+        if minute is None:
+            minute = self._minutes[session] = _Minute(now)
+            self.counters.call_minutes += 1
+        elif now - minute.began >= MINUTE:
+            minute.began += MINUTE
+            minute.gap = False
+            self.counters.call_minutes += 1
+        if self._had_gap(session, minute, state) and not minute.gap:
+            minute.gap = True
+            self.counters.call_minutes_with_gap += 1
 
     @staticmethod
     def _had_gap(session: Watched, minute: _Minute, state: str) -> bool:

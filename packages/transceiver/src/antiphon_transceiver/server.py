@@ -19,7 +19,7 @@ from antiphon_transceiver.call import Call
 from antiphon_transceiver.metrics import TransceiverMetrics
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.relays import AddressMoved, IngressFound, IngressLost, RelayBegan, RelaySilenced
-from antiphon_transceiver.switchboard import CallConnected, CallEnded, CallReported, Event, Switchboard
+from antiphon_transceiver.switchboard import CallConnected, CallEnded, CallRaised, CallReported, Event, Switchboard
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,10 @@ class TransceiverServer:
         if update.ice is None:
             return None
         log.info("call restarts ICE", extra={"call": call_id})
-        return self.switchboard.restart_ice(call, update.ice, trio.current_time())
+        answer = self.switchboard.restart_ice(call, update.ice, trio.current_time())
+        if answer is None:
+            raise NoCall
+        return answer
 
     def take_over(self, origin: Owner) -> None:
         """Have relays send here what is for calls whose tokens name `origin`. Raises `LocalProtocolError`."""
@@ -191,7 +194,11 @@ class TransceiverServer:
         if self.switchboard.find(call_id, tenant) is not None:
             with trio.move_on_after(seconds):
                 await self._waiting.setdefault(call_id, trio.Event()).wait()
-        return self.switchboard.status(call_id, tenant)
+        return self.status(call_id, tenant)
+
+    def status(self, call_id: str, tenant: str) -> CallStatus | None:
+        """Return the state of a tenant's call, running or recently ended."""
+        return self.switchboard.status(call_id, tenant, trio.current_time())
 
     def load(self) -> Load:
         return Load(len(self.switchboard), self._capacity, self.drain.begun)
@@ -238,12 +245,14 @@ class TransceiverServer:
 
     def _report(self, event: Event) -> None:
         match event:
-            case CallConnected(call, connected):
-                self._connected(call, connected)
+            case CallConnected(call, connected, path):
+                self._connected(call, connected, path)
             case CallReported(call, happened):
                 self._reported(call, happened)
             case CallEnded(call, reason, detail, error):
                 self._ended(call, reason, detail, error)
+            case CallRaised(call, error):
+                log.error("call raised after its end", extra={"call": call.id}, exc_info=error)
             case RelayBegan(relay):
                 log.info("relay began", extra={"relay": str(Path.of(*relay))})
             case RelaySilenced(relay):
@@ -255,11 +264,11 @@ class TransceiverServer:
             case IngressFound(ingress, relay):
                 log.info("ingress found", extra={"ingress": ingress, "relay": str(Path.of(*relay))})
 
-    def _connected(self, call: Call, event: events.Connected) -> None:
+    def _connected(self, call: Call, event: events.Connected, path: Path | None) -> None:
         self.metrics.connected.inc()
         self.metrics.setup_seconds.observe(event.handshake_after)
         figures = {
-            "path": call.session.agent.selected,
+            "path": path,
             "srtp": event.srtp_profile.name,
             "first_check_ms": round(event.first_check_after * 1000),
             "handshake_ms": round(event.handshake_after * 1000),
@@ -286,7 +295,7 @@ class TransceiverServer:
         if waiting is not None:
             waiting.set()
         what = {"call": call.id, "reason": reason, "detail": detail}
-        if call.session.was_connected:
+        if call.connected:
             self.metrics.ended.labels(reason).inc()
             log.log(logging.INFO if error is None else logging.ERROR, "call ended", extra=what, exc_info=error)
         else:

@@ -98,7 +98,7 @@ async def serve_transceiver(
 
 async def _count_minutes(switchboard: Switchboard, minutes: MinuteWatch) -> None:
     while True:
-        minutes.look((call.session for call in switchboard), trio.current_time())
+        switchboard.inspect(minutes.look, trio.current_time())
         await trio.sleep(LOOK_SECONDS)
 
 

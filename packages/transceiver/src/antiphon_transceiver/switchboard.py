@@ -6,13 +6,13 @@ its first check has been authenticated by the call's session, so strangers fill 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import msgspec
 
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus, IceParameters
 from antiphon_common.core import Path
-from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_common.errors import DecodeError
 from antiphon_common.link import (
     DOWNLINK,
     HEADER_SIZE,
@@ -31,22 +31,27 @@ from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import events, relays
 from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.backends.call import BackendCall, InboundFrame
-from antiphon_transceiver.call import Call, Route
+from antiphon_transceiver.call import Call
+from antiphon_transceiver.call_table import CallTable
+from antiphon_transceiver.counters import SwitchboardCounters
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.ice import ice_password
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.relays import Address, Relays
+from antiphon_transceiver.routes import Route, reroute
 from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.session import Session
 
 LAST_STUN_BYTE = 3
 """First bytes above it are not STUN's (RFC 7983 §7)."""
 
-KEPT_ENDED = 1000
-"""Ended calls whose status can still be asked for: a few minutes of calls at the highest rate of one process."""
+MAX_NONCE = 0xFFFFFFFF
+"""The nonce of a route token has 32 bits."""
 
 Random = Callable[[int], bytes]
+_Ts = TypeVarTuple("_Ts")
+_T = TypeVar("_T")
 
 
 class LinkDatagram(NamedTuple):
@@ -57,8 +62,11 @@ class LinkDatagram(NamedTuple):
 
 
 class CallConnected(NamedTuple):
+    """A call's handshake finished; `path` is where it sends."""
+
     call: Call
     event: events.Connected
+    path: Path | None
 
 
 class CallReported(NamedTuple):
@@ -77,41 +85,14 @@ class CallEnded(NamedTuple):
     error: Exception | None
 
 
-Event = CallConnected | CallReported | CallEnded | relays.Event
+class CallRaised(NamedTuple):
+    """The code of a call that had ended raised an exception."""
+
+    call: Call
+    error: Exception
 
 
-class SwitchboardCounters:
-    """Link datagrams dropped, by reason. `rerouted` counts paths that were given a neighbour of a silent relay,
-    `diverted` calls that changed to another ingress because theirs was lost."""
-
-    __slots__ = (
-        "bad_tag",
-        "diverted",
-        "foreign_path",
-        "malformed_messages",
-        "messages",
-        "received",
-        "rerouted",
-        "sent",
-        "skipped_messages",
-        "too_short",
-        "unknown_path",
-        "unknown_ufrag",
-    )
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.sent = 0
-        self.messages = 0
-        self.malformed_messages = 0
-        self.skipped_messages = 0
-        self.rerouted = 0
-        self.diverted = 0
-        self.too_short = 0
-        self.bad_tag = 0
-        self.unknown_ufrag = 0
-        self.unknown_path = 0
-        self.foreign_path = 0
+Event = CallConnected | CallReported | CallEnded | CallRaised | relays.Event
 
 
 class Switchboard:
@@ -139,9 +120,7 @@ class Switchboard:
         self._random = random
         self._unix_offset = unix_offset
         self._ntp_offset = ntp_offset
-        self._calls: dict[str, Call] = {}
-        self._by_ufrag: dict[bytes, Call] = {}
-        self._ended: dict[str, tuple[str, CallStatus]] = {}
+        self._calls = CallTable()
         self._deadlines: DeadlineQueue[Call] = DeadlineQueue()
         self._delivering: Address | None = None
         """The relay of the latest packet of this turn: only the first of a row of packets counts as a sign of life."""
@@ -152,7 +131,7 @@ class Switchboard:
         return len(self._calls)
 
     def __iter__(self) -> Iterator[Call]:
-        return iter(self._calls.values())
+        return iter(self._calls)
 
     def set_unix_offset(self, seconds: float) -> None:
         """Follow the wall clock, which was set: by it keys begin and retire."""
@@ -165,8 +144,7 @@ class Switchboard:
 
         Raises `LocalProtocolError` when the call id is taken.
         """
-        if request.call_id in self._calls:
-            raise LocalProtocolError(f"call {request.call_id} exists")
+        self._calls.check_free(request.call_id)
         local = self._mint(now)
         cname = self._random(12).hex()
         stream = AudioStream(
@@ -174,59 +152,61 @@ class Switchboard:
         )
         session = Session(request, local, self._certificate, stream, self._random, now)
         answer = CallAccepted(local, session.setup, self._certificate.fingerprint(), stream.ssrc, cname, session.sctp)
+        deadline = session.poll_timeout()
         call = Call(request, answer, session, backend, now)
-        self._calls[call.id] = call
-        self._by_ufrag[call.ufrags[0]] = call
-        self._deadlines.set(call, session.poll_timeout())
+        self._calls.add(call)
+        self._deadlines.set(call, deadline)
         return answer
 
-    def restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted:
-        """Begin another ICE generation with the same owner (RFC 8445 §9); return the answer with its credentials."""
+    def restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted | None:
+        """Begin another ICE generation with the same owner (RFC 8445 §9); return the answer with its credentials, None
+        when the call ended over it."""
+        return self._enter(call, now, self._restart_ice, call, remote, now)
+
+    def _restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted:
         local = self._mint(now)
         evicted = call.session.restart_ice(local, remote)
         call.answer = msgspec.structs.replace(call.answer, ice=local)
-        call.ufrags.append(local.ufrag.encode("ascii"))
-        self._by_ufrag[call.ufrags[-1]] = call
+        self._calls.add_ufrag(call, local.ufrag.encode("ascii"))
         if evicted is not None:
-            ufrag = evicted.ufrag.encode("ascii")
-            call.ufrags.remove(ufrag)
-            del self._by_ufrag[ufrag]
+            self._calls.remove_ufrag(call, evicted.ufrag.encode("ascii"))
         return call.answer
 
     def receive_frame(self, call: Call, frame: InboundFrame, now: float) -> None:
         """Take a frame of a call's backend."""
-        try:
-            call.receive_frame(frame, now)
-        except Exception as error:  # a failure in one call never touches another
-            self._fail(call, error, now)
-        else:
-            self._settle(call, now)
+        self._enter(call, now, call.receive_frame, frame, now)
 
     def announce_end(self, call: Call, code: str, message: str, now: float) -> None:
         """Tell the caller that its call is about to end, and why, if there is a data channel to tell it over."""
-        self._run(call, lambda: call.session.announce_end(code, message), now)
+        self._enter(call, now, call.session.announce_end, code, message)
 
     def end(self, call: Call, reason: EndReason, detail: str, now: float) -> None:
-        self._run(call, lambda: call.session.close(reason, detail, now), now)
+        self._enter(call, now, call.session.close, reason, detail, now)
+
+    def inspect(self, inspect: Callable[[Session, float], None], now: float) -> None:
+        """Show the session of each running call to somebody who only reads."""
+        for call in list(self._calls):
+            self._enter(call, now, inspect, call.session, now)
 
     def find(self, call_id: str, tenant: str) -> Call | None:
         """Return a tenant's running call; another tenant's is as unknown as one that never was."""
-        call = self._calls.get(call_id)
-        return call if call is not None and call.tenant == tenant else None
+        return self._calls.find(call_id, tenant)
 
-    def status(self, call_id: str, tenant: str) -> CallStatus | None:
+    def status(self, call_id: str, tenant: str, now: float) -> CallStatus | None:
         """Return the state of a tenant's call, running or recently ended."""
         call = self.find(call_id, tenant)
-        if call is not None:
-            return call.status()
-        owner, status = self._ended.get(call_id, (None, None))
-        return status if owner == tenant else None
+        status = None if call is None else self._enter(call, now, call.status)
+        return status or self._calls.last_status(call_id, tenant)
 
     def _mint(self, now: float) -> IceParameters:
-        """Return new credentials whose ufrag leads relays here."""
-        nonce = int.from_bytes(self._random(4), "big")
-        token = RouteToken(self._owner.cluster, self._owner.host, self._owner.port, nonce)
-        return IceParameters(self._tokens.mint(token, now + self._unix_offset), ice_password(self._random))
+        """Return new credentials whose ufrag leads relays here, and is no running call's.
+
+        Tokens of different nonces differ, so the search takes at most one step more than there are ufrags.
+        """
+        token = RouteToken(*self._owner, int.from_bytes(self._random(4), "big"))
+        while (ufrag := self._tokens.mint(token, now + self._unix_offset)).encode() in self._calls.by_ufrag:
+            token = token._replace(nonce=token.nonce + 1 & MAX_NONCE)
+        return IceParameters(ufrag, ice_password(self._random))
 
     # The five methods, on link datagrams
 
@@ -255,12 +235,7 @@ class Switchboard:
         self.relays.handle_timeout(now)
         self._follow_relays(now)
         for call in self._deadlines.pop_due(now):
-            try:
-                call.session.handle_timeout(now)
-            except Exception as error:  # a failure in one call never touches another
-                self._fail(call, error, now)
-            else:
-                self._settle(call, now)
+            self._enter(call, now, call.session.handle_timeout, now)
         self.paths.expire(now)
 
     def poll_transmit(self) -> LinkDatagram | None:
@@ -279,33 +254,30 @@ class Switchboard:
         call = self.paths.lookup(key)
         if call is None:
             self.counters.unknown_path += 1
-            return
-        route = call.routes_by_key[key]
-        before = now if route.relay == relay else call.session.agent.last_heard(route.path)
-        try:
-            call.session.receive_datagram(payload, route.path, now)
-        except Exception as error:  # a failure in one call never touches another
-            self._fail(call, error, now)
         else:
-            if before < now == call.session.agent.last_heard(route.path):
-                route.relay = relay  # what is authenticated goes back the way it came; a second packet proves no more
-            self._settle(call, now)
+            self._enter(call, now, self._receive, call, payload, key, relay, now)
+
+    def _receive(self, call: Call, payload: bytes, key: bytes, relay: Address, now: float) -> None:
+        """Let the session take what is no check for it; note by which relay it can be reached."""
+        session, route = call.session, call.routes_by_key[key]
+        before = now if route.relay == relay else session.agent.last_heard(route.path)
+        session.receive_datagram(payload, route.path, now)
+        if before < now == session.agent.last_heard(route.path):
+            route.relay = relay  # what is authenticated goes back the way it came; a second packet proves no more
 
     def _receive_check(self, payload: bytes, ufrag: bytes, key: bytes, relay: Address, now: float) -> None:
-        call = self._by_ufrag.get(ufrag)
+        call = self._calls.by_ufrag.get(ufrag)
         if call is None:
             self.counters.unknown_ufrag += 1
-            return
-        if not self.paths.may_answer(key, call, now):
+        elif not self.paths.may_answer(key, call, now):
             self.counters.foreign_path += 1
-            return
-        route = call.routes_by_key.get(key)
-        path = Path.decode(key) if route is None else route.path
-        self._run(call, lambda: self._check(call, payload, path, key, relay, now), now)
+        else:
+            self._enter(call, now, self._check, call, payload, key, relay, now)
 
-    def _check(self, call: Call, payload: bytes, path: Path, key: bytes, relay: Address, now: float) -> None:
+    def _check(self, call: Call, payload: bytes, key: bytes, relay: Address, now: float) -> None:
         """Let the session judge a check; only when it passed is anything remembered of the path."""
-        session = call.session
+        session, route = call.session, call.routes_by_key.get(key)
+        path = Path.decode(key) if route is None else route.path
         answered = session.agent.counters.answered
         session.receive_datagram(payload, path, now)
         if session.agent.counters.answered == answered or path not in session.paths:
@@ -315,15 +287,24 @@ class Switchboard:
         if session.agent.is_validated(path):
             self._confirm(call, path, now)
 
-    # Downlink
+    # The fence
 
-    def _run(self, call: Call, action: Callable[[], None], now: float) -> None:
+    def _enter(self, call: Call, now: float, action: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T | None:
+        """Run code of one call, then carry out what its session has to say; return what the action returned.
+
+        Every entry into a call passes here. An exception ends this call with `INTERNAL_ERROR`, no other call notices,
+        and None is returned.
+        """
         try:
-            action()
+            result = action(*arguments)
+            if not call.failed:
+                self._settle(call, now)
+            return result
         except Exception as error:  # a failure in one call never touches another
             self._fail(call, error, now)
-        else:
-            self._settle(call, now)
+            return None
+
+    # Downlink
 
     def _settle(self, call: Call, now: float) -> None:
         """Carry on what a call's session has to say, and note when it wants to be woken."""
@@ -349,7 +330,8 @@ class Switchboard:
             case events.PathReleased(path):
                 self._release(call, path, now)
             case events.Connected():
-                self._events.append(CallConnected(call, event))
+                call.connected = True
+                self._events.append(CallConnected(call, event, call.session.agent.selected))
             case events.Ended(reason, detail):
                 call.backend.end(reason)
                 self._remove(call, call.status())
@@ -370,13 +352,17 @@ class Switchboard:
             self._tell_relays(now)
 
     def _release(self, call: Call, path: Path, now: float) -> None:
-        route, key = call.routes.get(path), path.encode()
+        self._give_up(call, path, path.encode(), now)
+        if path not in call.session.paths:
+            call.forget(path)
+
+    def _give_up(self, call: Call, path: Path, key: bytes, now: float) -> None:
+        """End a call's claim on a path, here and at the relays."""
+        route = call.routes.get(path)
         if self.paths.lookup(key) in (call, None):  # else it is another call's by now
             self.paths.release(key, call)
             self.relays.released(path, None if route is None else route.relay)
             self._tell_relays(now)
-        if path not in call.session.paths:
-            call.forget(path)
 
     # Relays
 
@@ -419,49 +405,40 @@ class Switchboard:
                 case relays.IngressFound(ingress) | relays.AddressMoved(ingress):
                     self._reroute([route for route in self._routes() if route.path.ingress == ingress])
                 case relays.IngressLost(ingress):
-                    for call in list(self._calls.values()):
-                        self._divert(call, ingress, now)
+                    for call in list(self._calls):
+                        self._enter(call, now, self._divert, call, ingress, now)
 
     def _routes(self) -> Iterator[Route]:
-        return (route for call in self._calls.values() for route in call.routes.values())
+        return (route for call in self._calls for route in call.routes.values())
 
     def _reroute(self, routes: Iterable[Route]) -> None:
-        """Give routes by which nothing can leave another relay of the same ingress, where there is one."""
-        stand_ins: dict[tuple[Address, int], Address | None] = {}
-        for route in routes:
-            lost, ingress = route.relay, route.path.ingress
-            if self.relays.serves(lost, ingress):
-                continue
-            if (lost, ingress) not in stand_ins:
-                stand_ins[lost, ingress] = self.relays.instead_of(lost, ingress)
-            stand_in = stand_ins[lost, ingress]
-            if stand_in is not None:
-                route.relay = stand_in
-                self.counters.rerouted += 1
+        self.counters.rerouted += reroute(routes, self.relays)
 
     def _divert(self, call: Call, ingress: int, now: float) -> None:
         """Have a call send over another ingress than one that is lost, if it can."""
         before = call.session.agent.selected
-        self._run(call, lambda: call.session.unreachable(ingress, now), now)
+        call.session.unreachable(ingress, now)
         if call.session.agent.selected != before:
             self.counters.diverted += 1
 
     # The end of a call
 
     def _fail(self, call: Call, error: Exception, now: float) -> None:
-        """End a call whose own code raised; it is not asked anything more."""
-        for path in list(call.routes):
-            self._release(call, path, now)
-        call.backend.end(EndReason.INTERNAL_ERROR)
-        self._remove(call, CallStatus(call.id, "ended", EndReason.INTERNAL_ERROR))
-        self._events.append(CallEnded(call, EndReason.INTERNAL_ERROR, repr(error), error))
+        """End a call whose own code raised. Nothing here asks its session, and its backend's half is asked last."""
+        first, call.failed = not call.failed, True
+        self._deadlines.set(call, None)
+        for key, route in list(call.routes_by_key.items()):
+            self._give_up(call, route.path, key, now)
+        call.routes.clear()
+        call.routes_by_key.clear()
+        if call in self._calls:
+            self._remove(call, CallStatus(call.id, "ended", EndReason.INTERNAL_ERROR))
+            self._events.append(CallEnded(call, EndReason.INTERNAL_ERROR, repr(error), error))
+        else:
+            self._events.append(CallRaised(call, error))
+        if first:
+            self._enter(call, now, call.backend.end, EndReason.INTERNAL_ERROR)
 
     def _remove(self, call: Call, status: CallStatus) -> None:
-        self._deadlines.set(call, None)
         self.paths.release_all(call)
-        for ufrag in call.ufrags:
-            del self._by_ufrag[ufrag]
-        del self._calls[call.id]
-        while len(self._ended) >= KEPT_ENDED:
-            del self._ended[next(iter(self._ended))]
-        self._ended[call.id] = (call.tenant, status)
+        self._calls.remove(call, status)

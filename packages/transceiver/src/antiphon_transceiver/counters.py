@@ -1,0 +1,35 @@
+"""What the switchboard counts, for metrics."""
+
+
+class SwitchboardCounters:
+    """Link datagrams dropped, by reason. `rerouted` counts paths that were given a neighbour of a silent relay,
+    `diverted` calls that changed to another ingress because theirs was lost."""
+
+    __slots__ = (
+        "bad_tag",
+        "diverted",
+        "foreign_path",
+        "malformed_messages",
+        "messages",
+        "received",
+        "rerouted",
+        "sent",
+        "skipped_messages",
+        "too_short",
+        "unknown_path",
+        "unknown_ufrag",
+    )
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+        self.messages = 0
+        self.malformed_messages = 0
+        self.skipped_messages = 0
+        self.rerouted = 0
+        self.diverted = 0
+        self.too_short = 0
+        self.bad_tag = 0
+        self.unknown_ufrag = 0
+        self.unknown_path = 0
+        self.foreign_path = 0

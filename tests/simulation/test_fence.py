@@ -1,0 +1,214 @@
+"""Exceptions at every entry into a call: that call ends with `internal_error`, leaves nothing, and no other notices."""
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from antiphon_common import frames
+from antiphon_common.control import IceParameters
+from antiphon_common.link import LinkKeys, Owner
+from antiphon_common.routing import RouteTokens
+from antiphon_transceiver.call import Call
+from antiphon_transceiver.ice import MAX_GENERATIONS
+from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.switchboard import CallEnded, CallRaised, Switchboard
+from support.actors import UNIX_START, Client
+from support.certificates import certificate
+from support.cluster import Cluster
+from support.flood import check
+from support.impairment import Impairment
+from support.world import World
+
+SETUP_SECONDS = 5.0
+FAR_AWAY = Impairment(delay=0.025)
+NEXT_CHECK = 7.0
+"""Seconds in which everything happens to a call at rest: media, checks, reports, frames, timers."""
+
+
+class Planted(RuntimeError):
+    """What no code of ours raises."""
+
+
+class Broken:
+    """Stands in for a part of a call; the named methods raise."""
+
+    def __init__(self, real: Any, *methods: str) -> None:
+        self._real = real
+        self._methods = methods
+
+    def __getattr__(self, name: str) -> Any:
+        return explode if name in self._methods else getattr(self._real, name)
+
+
+def explode(*arguments: Any, **options: Any) -> None:
+    raise Planted
+
+
+class Scene:
+    """Three calls that talk, and what becomes of them when one is broken."""
+
+    def __init__(self, *, ingresses: int = 1) -> None:
+        self.world = world = Cluster(seed=11, relays=ingresses, ingresses=ingresses)
+        self.clients = [world.call(impairment=FAR_AWAY, data_channels=True) for _ in range(3)]
+        assert world.run(SETUP_SECONDS, lambda: all(client.connected for client in self.clients))
+        for client in self.clients:
+            client.talk()
+        world.run(1.0)
+        self.board = world.transceivers[0].switchboard
+        self.victim = self.clients[0]
+        self.call = self.call_of(self.victim)
+        self.others = [self.call_of(client) for client in self.clients[1:]]
+
+    def call_of(self, client: Client) -> Call:
+        call = self.world.find(client)
+        assert call is not None
+        return call
+
+    def break_session(self, *methods: str) -> None:
+        broken: Any = Broken(self.call.session, *methods)
+        self.call.session = broken
+
+    def break_backend(self, *methods: str) -> None:
+        broken: Any = Broken(self.call.backend, *methods)
+        self.call.backend = broken
+
+    def of_kind(self, kind: type[CallEnded] | type[CallRaised]) -> list[Any]:
+        return [event for event in self.world.transceivers[0].events if isinstance(event, kind)]
+
+    def check(self, raised: int = 0) -> None:
+        """Let time pass, and see that the broken call is gone without a trace, and the others are well. `raised` says
+        how often it may raise after its end."""
+        world, board = self.world, self.board
+        world.run(NEXT_CHECK)
+        (end,) = self.of_kind(CallEnded)
+        assert (end.call, end.reason, type(end.error)) == (self.call, EndReason.INTERNAL_ERROR, Planted)
+        assert [event.call for event in self.of_kind(CallRaised)] == [self.call] * raised
+        status = board.status(self.call.id, "tenant", world.now)
+        assert status is not None
+        assert (status.state, status.reason) == ("ended", EndReason.INTERNAL_ERROR)
+        assert list(board) == self.others
+        for client, call in zip(self.clients[1:], self.others, strict=True):
+            assert len(client.said) - len(client.heard) < 10
+            assert self.call_of(client) is call
+        paths = {path.encode() for call in self.others for path in call.routes}
+        assert len(board.paths) == len(paths)
+        assert all(len(relay.core.flows) <= len(paths) for relay in world.relays)
+        before = board.counters.unknown_ufrag
+        self.victim.core.close(world.now)
+        world.send_to_relay(self.a_check(), ("198.51.100.1", 1))
+        world.run(0.1)
+        assert board.counters.unknown_ufrag == before + 1
+
+    def a_check(self) -> bytes:
+        """Return a binding request for the broken call, from nobody."""
+        return check(Random(1), self.call.ufrags[-1].decode(), "them", "password" * 3)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["receive_datagram", "handle_timeout", "poll_transmit", "poll_event", "poll_timeout", "play"],
+)
+def test_an_exception_of_a_session_ends_its_call_alone(method: str) -> None:
+    """Datagrams, checks, timers, frames of the backend, and draining."""
+    scene = Scene()
+    scene.break_session(method)
+    scene.check()
+
+
+@pytest.mark.parametrize("method", ["receive_rtp", "poll_frame", "poll_rtp", "poll_timeout", "poll_feedback"])
+def test_an_exception_of_a_stream_ends_its_call_alone(method: str) -> None:
+    scene = Scene()
+    scene.call.session.stream = Broken(scene.call.session.stream, method)  # type: ignore[assignment]
+    scene.check()
+
+
+@pytest.mark.parametrize("method", ["send_audio", "grant"])
+def test_an_exception_of_a_backends_half_ends_its_call_alone(method: str) -> None:
+    scene = Scene()
+    scene.break_backend(method)
+    scene.check()
+
+
+@pytest.mark.parametrize("entry", ["status", "end", "announce_end", "restart_ice", "receive_frame", "inspect"])
+def test_an_exception_in_what_was_asked_of_a_call_ends_it_alone(entry: str) -> None:
+    """Requests of the control API, a drain, a frame, and figures."""
+    scene = Scene()
+    board, call, now = scene.board, scene.call, scene.world.now
+    scene.break_session("statistics", "close", "announce_end", "restart_ice", "hang_up_when_played", "state")
+    match entry:
+        case "status":
+            board.status(call.id, "tenant", now)
+        case "end":
+            board.end(call, EndReason.HANGUP, "", now)
+        case "announce_end":
+            board.announce_end(call, "code", "message", now)
+        case "restart_ice":
+            assert board.restart_ice(call, IceParameters("remote", "password" * 3), now) is None
+        case "receive_frame":
+            board.receive_frame(call, frames.HangUp(call.backend.number), now)
+        case "inspect":
+            board.inspect(lambda session, now: explode() if session is call.session else None, now)
+    scene.world.drain()
+    scene.check()
+
+
+def test_an_exception_while_a_call_ends_ends_it_all_the_same() -> None:
+    """The backend's half cannot be ended, neither with the call nor after the exception."""
+    scene = Scene()
+    scene.break_backend("end")
+    scene.board.end(scene.call, EndReason.HANGUP, "", scene.world.now)
+    scene.world.drain()
+    scene.check(raised=1)
+
+
+def test_an_exception_after_the_end_of_a_call_is_reported_and_ends_nothing() -> None:
+    """The close alert is repeated some time after the call has ended (RFC 5246 §7.2.1)."""
+    scene = Scene()
+    scene.board.end(scene.call, EndReason.HANGUP, "", scene.world.now)
+    scene.world.drain()
+    scene.break_session("handle_timeout")
+    scene.world.run(NEXT_CHECK)
+    assert [end.reason for end in scene.of_kind(CallEnded)] == [EndReason.HANGUP]
+    assert [event.call for event in scene.of_kind(CallRaised)] == [scene.call]
+    assert list(scene.board) == scene.others
+
+
+def test_an_exception_while_a_call_changes_its_ingress_ends_it_alone() -> None:
+    scene = Scene(ingresses=2)
+    scene.break_session("unreachable")
+    scene.world.relays[0].die()
+    scene.world.run(NEXT_CHECK)
+    assert [(end.call, end.reason) for end in scene.of_kind(CallEnded)] == [(scene.call, EndReason.INTERNAL_ERROR)]
+    assert list(scene.board) == scene.others
+
+
+def test_a_nonce_drawn_twice_makes_two_ufrags() -> None:
+    """Entropy that repeats itself: calls, and the generations of one call, still have ufrags of their own."""
+    world = World()
+    there = world.transceivers[0]
+    board = there.switchboard = Switchboard(
+        Owner(0, 1, 7000),
+        RouteTokens(world.keys.route),
+        LinkKeys(world.keys.link),
+        certificate("transceiver"),
+        bytes,
+        unix_offset=UNIX_START,
+        ntp_offset=UNIX_START,
+    )
+    for _ in range(3):
+        world.call()
+    calls = list(board)
+    for _ in range(MAX_GENERATIONS + 1):
+        assert board.restart_ice(calls[0], IceParameters("remote", "password" * 3), world.now) is not None
+    ufrags = [ufrag for call in calls for ufrag in call.ufrags]
+    assert len(set(ufrags)) == len(ufrags) == 2 + MAX_GENERATIONS
+    for call in calls:
+        board.end(call, EndReason.HANGUP, "", world.now)
+    assert len(board) == 0
+
+
+def test_a_call_that_failed_is_not_asked_anything_more() -> None:
+    scene = Scene()
+    scene.break_session("receive_datagram", "handle_timeout", "poll_transmit", "poll_timeout")
+    scene.check()
