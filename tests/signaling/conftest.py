@@ -48,7 +48,10 @@ def start_signaling(nursery: trio.Nursery, registry: CollectorRegistry) -> Start
     """Return a function that starts signaling on a free port before the given transceivers, with front settings."""
 
     async def start(
-        *transceivers: FakeTransceiver | str, drain: Drain | None = None, **settings: Any
+        *transceivers: FakeTransceiver | str,
+        drain: Drain | None = None,
+        registry: CollectorRegistry = registry,
+        **settings: Any,
     ) -> SignalingPorts:
         urls = tuple(item if isinstance(item, str) else item.url for item in transceivers)
         front = FrontSettings(**({"http": Address("127.0.0.1", 0)} | settings))

@@ -188,6 +188,21 @@ async def test_a_full_transceiver_passes_on(
     assert (busy.status_code, busy.headers["retry-after"], error_of(busy)["code"]) == (503, "7", "full")
 
 
+async def test_a_transceiver_that_others_have_filled_since_its_last_report_passes_on(
+    start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
+) -> None:
+    """The one without calls is asked first, and refuses: the call goes to the one that seemed less likely."""
+    filled, other = await start_transceiver(capacity=2), await start_transceiver(capacity=2)
+    earlier = await start_signaling(other, registry=CollectorRegistry())
+    async with httpx.AsyncClient(base_url=earlier.url, trust_env=False) as client:
+        assert (await call(client, offer)).status_code == 201
+    filled.full = True
+    ports = await start_signaling(filled, other)
+    async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
+        assert (await call(client, offer)).status_code == 201
+    assert (filled.asked, len(filled.calls), len(other.calls)) == (1, 0, 2)
+
+
 async def test_offers_go_past_who_is_draining_and_a_server_that_drains_takes_none(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:
@@ -233,7 +248,9 @@ async def test_transceivers_with_another_secret_or_none_at_all_mean_503(
         assert (response.status_code, error_of(response)["code"]) == (503, "no_transceiver")
         assert response.headers["retry-after"]
         lost = await client.delete(f"{CALLS}/rtc_{'A' * 22}")
+        impossible = await client.delete(f"{CALLS}/rtc_short")
     assert lost.status_code == 503
+    assert impossible.status_code == 404  # no transceiver is asked for what cannot be a call
 
 
 async def test_set_ups_are_counted_by_outcome_and_refusals_logged(

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from antiphon_signaling import SignalingPorts, listener
+from antiphon_signaling.http import BODY_SECONDS, MAX_DRAINED
 from support.fake_transceiver import FakeTransceiver
 
 StartSignaling = Callable[..., Awaitable[SignalingPorts]]
@@ -98,6 +99,15 @@ async def test_bad_heads_are_refused_and_the_connection_closed(
                 assert await stream.receive_some() == b""
             except trio.BrokenResourceError:
                 return
+
+
+async def test_a_body_far_too_long_is_refused_before_its_end(ports: SignalingPorts) -> None:
+    async with await connect(ports) as stream:
+        head = b"POST /v1/realtime/calls HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n"
+        await stream.send_all(head + b"Content-Length: %d\r\n\r\n" % 2**40)
+        await stream.send_all(bytes(MAX_DRAINED + 1))
+        with trio.fail_after(BODY_SECONDS / 2):
+            assert (await read_head(stream)).startswith(b"HTTP/1.1 413")
 
 
 async def test_a_head_has_little_time(ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch) -> None:

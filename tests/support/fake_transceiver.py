@@ -45,6 +45,8 @@ class FakeTransceiver:
         self.restarted: dict[str, CallAccepted] = {}
         self.failure = failure
         self.draining = False
+        self.full = False
+        """Refuses calls although it reports room, as one that others have filled since its last report."""
         self._capacity = capacity
         self._keys = keys
         self._ended: dict[str, trio.Event] = {}
@@ -81,7 +83,7 @@ class FakeTransceiver:
             return _json(422, self.failure)
         if self.draining:
             return _json(503, Failure("draining", "about to stop"), {"Retry-After": "7"})
-        if len(self.calls) >= self._capacity:
+        if self.full or len(self.calls) >= self._capacity:
             return _json(503, Failure("full", "no slot"), {"Retry-After": "7"})
         call = msgspec.json.decode(await request.body(), type=CallRequest)
         self.calls[call.call_id] = call

@@ -7,6 +7,7 @@ from antiphon_common.control import CallAccepted, Fingerprint, HeaderExtension, 
 from antiphon_common.errors import DecodeError
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_signaling.sdp import Offer, OfferError, SessionDescription, read_offer, write_answer
+from antiphon_signaling.sdp.offer import MAX_FINGERPRINTS
 
 OFFERS = Path(__file__).parent.parent / "offers"
 DIGEST = ":".join(["AB"] * 32)
@@ -269,6 +270,7 @@ def test_only_feedback_that_is_spoken_is_answered_once_each() -> None:
     assert request.feedback == ("nack", "transport-cc")
     assert request.reduced_size_rtcp
     assert not read_offer(audio_only()).call_request("rtc_1", "acme", {}).reduced_size_rtcp
+    assert read_offer(audio_only("a=rtcp-fb:97 nack", "a=rtcp-fb:97 transport-cc")).feedback == ()
 
 
 @pytest.mark.parametrize(
@@ -286,6 +288,7 @@ def test_only_feedback_that_is_spoken_is_answered_once_each() -> None:
         (edited("ice-pwd:c", "ice-pwd:!"), "bad_ice_credentials"),
         (without("a=fingerprint"), "no_fingerprint"),
         (edited("fingerprint:sha-256", "fingerprint:sha-1"), "no_fingerprint"),
+        (audio_only(*[f"a=fingerprint:sha-256 {DIGEST}"] * (MAX_FINGERPRINTS + 1)), "bad_fingerprint"),
         (without("a=setup"), "bad_setup"),
         (edited("setup:actpass", "setup:holdconn"), "bad_setup"),
         (edited("a=extmap-allow-mixed", "a=ice-lite"), "ice_lite"),

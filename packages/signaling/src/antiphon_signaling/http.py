@@ -147,12 +147,13 @@ async def _read_body(request: Request) -> bytes:
     size = 0
     try:
         with trio.fail_after(BODY_SECONDS):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= MAX_BODY:
-                    body += chunk
-                elif size > MAX_DRAINED:
-                    break
+            async with aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size <= MAX_BODY:
+                        body += chunk
+                    elif size > MAX_DRAINED:
+                        break
     except trio.TooSlowError:
         raise RefusedError(408, "too_slow", f"the request did not come within {BODY_SECONDS:g} seconds") from None
     except ClientDisconnect:
