@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from antiphon_signaling import SignalingPorts, listener
+from antiphon_common.shell.http1 import MAX_HEAD
+from antiphon_signaling import SignalingPorts
 from antiphon_signaling.http import BODY_SECONDS, MAX_DRAINED
 from support.fake_transceiver import FakeTransceiver
 
@@ -82,7 +83,7 @@ async def test_a_broken_handshake_ends_its_connection_quietly(
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 2 * listener.MAX_HEAD, b"431"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 2 * MAX_HEAD, b"431"),
         (b"no http at all\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", b"400"),
@@ -110,32 +111,27 @@ async def test_a_body_far_too_long_is_refused_before_its_end(ports: SignalingPor
             assert (await read_head(stream)).startswith(b"HTTP/1.1 413")
 
 
-async def test_a_head_has_little_time(ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.05)
+async def test_the_listener_speaks_no_http_2(ports: SignalingPorts) -> None:
     async with await connect(ports) as stream:
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: ")
-        with trio.fail_after(5):
-            assert await stream.receive_some() == b""
+        await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert (await read_head(stream)).startswith(b"HTTP/1.1 505")
 
 
-async def test_connections_are_bounded(ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 2)
-    async with await connect(ports) as first, await connect(ports) as second:
-        for stream in (first, second):
-            await stream.send_all(post(b""))
-            await read_head(stream)
-        async with await connect(ports) as third:
-            with trio.fail_after(5):
-                assert await third.receive_some() == b""
-        await first.send_all(post(b""))
-        assert (await read_head(first)).startswith(b"HTTP/1.1 415")
-    with trio.fail_after(5):
-        while True:
-            async with await connect(ports) as again:
-                await again.send_all(post(b""))
-                if await again.receive_some():
-                    break
-                await trio.sleep(0.01)
+@pytest.mark.parametrize(
+    "target", [b"//[", b"//[::1", b"/v1/signaling?model=%ff%fe", b"http://[/v1/signaling", b"*", b"/\xff"]
+)
+@pytest.mark.parametrize("kind", ["upgrade", "plain"])
+async def test_a_target_that_is_no_url_is_an_ordinary_refusal(
+    ports: SignalingPorts, target: bytes, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = UPGRADE.replace(b"/v1/signaling", target)
+    if kind == "plain":
+        head = head.replace(b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n", b"")
+    async with await connect(ports) as stream:
+        await stream.send_all(head)
+        status = int((await read_head(stream)).split()[1])
+    assert status in (101, 400, 404, 405)
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "WARNING")]
 
 
 async def test_chunked_offers_work(ports: SignalingPorts, offer: bytes, transceiver: FakeTransceiver) -> None:

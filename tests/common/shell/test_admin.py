@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from http.client import HTTPConnection
 
 import pytest
@@ -8,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from antiphon_common.metrics import export_counters, export_gauge
 from antiphon_common.settings import Address
-from antiphon_common.shell.admin import serve_admin
+from antiphon_common.shell.admin import ADMIN_CONNECTIONS, serve_admin
 
 
 class Counters:
@@ -78,4 +79,61 @@ async def test_an_address_in_use_is_named() -> None:
         address = await nursery.start(serve_admin, Address("127.0.0.1", 0), *start)
         with pytest.raises(OSError, match=f"cannot listen on {address}.*another copy"):
             await serve_admin(address, *start)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:9090", 200),
+        ("[::1]:9090", 200),
+        ("10.1.2.3:9090", 200),
+        ("[fe80::1%25eth0]:9090", 200),
+        ("localhost", 200),
+        ("LOCALHOST:9090", 200),
+        ("talk.localhost", 200),
+        ("relay-0:9090", 200),
+        ("relay.antiphon.svc:9090", 200),
+        ("relay.antiphon.svc.cluster.local:9090", 200),
+        ("metrics.example", 200),
+        ("METRICS.example:9090", 200),
+        ("rebound.example", 421),
+        ("metrics.example.rebound.example:9090", 421),
+        ("evil.metrics.example", 421),
+        ("127.0.0.1.rebound.example:9090", 421),
+        ("localhost.rebound.example", 421),
+        ("svc.rebound.example", 421),
+        ("antiphon.local", 421),
+        ("[oops", 421),
+        ("rebound.example.", 421),
+        ("a@rebound.example", 421),
+    ],
+)
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/nothing"])
+async def test_only_names_that_no_page_of_elsewhere_can_have_are_served(host: str, status: int, path: str) -> None:
+    """DNS rebinding: a page's own name resolves to this port, and its scripts may read what is answered."""
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_admin, names=["metrics.example"])
+        start = (Address("127.0.0.1", 0), lambda: True, lambda: True, CollectorRegistry())
+        address = await nursery.start(serve, *start)
+        async with await trio.open_tcp_stream(*address) as stream:
+            await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            answered = int((await stream.receive_some()).split()[1])
+        nursery.cancel_scope.cancel()
+    assert answered == (404 if path == "/nothing" and status == 200 else status)
+
+
+async def test_the_admin_port_speaks_no_http_2_and_takes_few_connections() -> None:
+    async with trio.open_nursery() as nursery:
+        start = (Address("127.0.0.1", 0), lambda: True, lambda: True, CollectorRegistry())
+        address = await nursery.start(serve_admin, *start)
+        async with await trio.open_tcp_stream(*address) as stream:
+            await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 505")
+        idle = [await trio.open_tcp_stream(*address) for _ in range(ADMIN_CONNECTIONS + 10)]
+        async with await trio.open_tcp_stream(*address) as stream:
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+        for stream in idle:
+            await trio.aclose_forcefully(stream)
         nursery.cancel_scope.cancel()

@@ -93,7 +93,11 @@ async def serve_all(
             partial(serve_signaling, front, inside, keys, ingresses, registry=registry, drain=drain)
         )
         if shared.admin is not None:
-            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: not drain.begun, registry)
+            await nursery.start(
+                partial(
+                    serve_admin, shared.admin, lambda: True, lambda: not drain.begun, registry, names=shared.admin_name
+                )
+            )
         task_status.started(ports)
 
 

@@ -10,9 +10,9 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-CHATTY = ("hypercorn", "httpx", "httpcore", "trio-websocket")
+CHATTY = ("httpx", "httpcore", "trio-websocket")
 """Libraries whose every request would be a line; their warnings are kept."""
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import trio
@@ -70,7 +71,9 @@ async def serve_relay(
                 def ready() -> bool:
                     return relay.healthy() and not drain.begun
 
-                admin = await nursery.start(serve_admin, shared.admin, relay.healthy, ready, registry)
+                admin = await nursery.start(
+                    partial(serve_admin, shared.admin, relay.healthy, ready, registry, names=shared.admin_name)
+                )
             advertised = [AdvertisedMedia(ingress.id, *address) for ingress, _, address in relay.media]
             told = {"media": " ".join(str(address) for _, _, address in relay.media)}
             log.info("relay ready", extra=told | {"link": " ".join(map(str, relay.links))})

@@ -1,34 +1,23 @@
-"""The one HTTP port: ends TLS, and gives each request to Hypercorn or, for an upgrade, to the WebSocket handler.
-
-This is the only file that knows how Hypercorn's connections are made inside (`hypercorn.trio.tcp_server`, as of 0.17
-and 0.18).
-"""
+"""The one HTTP port: ends TLS, and gives each request to the application or, for an upgrade, to the WebSocket
+handler."""
 
 import logging
-import math
-import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import h11
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 
-MAX_HEAD = 16 * 1024
-"""Bytes of a request line with its headers."""
-HEAD_SECONDS = 10.0
-"""How long the TLS handshake, the first request's head, and the pause before each further head may take."""
-MAX_CONNECTIONS = 2000
-"""Connections at once; more are closed at once. Each costs a file descriptor and some 100 KiB."""
+from antiphon_common.shell.http1 import BROKEN, App, Http1Connection, Peers, Timeouts
+from antiphon_common.shell.http_server import Connection, Connections, HttpCounters, accept, close
 
-_END_OF_HEAD = re.compile(rb"\n\r?\n")
+HANDSHAKE_SECONDS = 10.0
+"""How long a TLS handshake may take."""
+CLOSE_SECONDS = 1.0
+"""How long TLS's close_notify may take to leave."""
 
 Upgraded = Callable[[trio.abc.Stream, h11.Request, str], Awaitable[None]]
 """Takes over a connection whose next bytes are a WebSocket request, given again, from a numeric address."""
@@ -36,29 +25,25 @@ Upgraded = Callable[[trio.abc.Stream, h11.Request, str], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 
-class ListenerCounters:
-    def __init__(self) -> None:
-        self.connections = 0
-        self.connections_refused = 0
-        self.handshakes_failed = 0
-
-
 class Listener:
     """Serves the connections of one listening socket until cancelled."""
 
-    def __init__(self, app: Any, upgraded: Upgraded, tls: ssl.SSLContext | None) -> None:
-        self.counters = ListenerCounters()
-        self._app = ASGIWrapper(self._respond)
-        self._respond_to = app
+    def __init__(
+        self,
+        app: App,
+        upgraded: Upgraded,
+        tls: ssl.SSLContext | None,
+        *,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008
+        limit: int | None = None,
+    ) -> None:
+        self.counters = HttpCounters()
+        self._app = app
         self._upgraded = upgraded
         self._tls = tls
-        self._open = 0
+        self._timeouts = timeouts
+        self._connections = Connections(self.counters, limit)
         self._busy = 0
-        self._config = Config()
-        self._config.errorlog = logging.getLogger("hypercorn.error")
-        self._config.include_server_header = False
-        self._config.keep_alive_timeout = HEAD_SECONDS
-        self._config.h11_max_incomplete_size = MAX_HEAD
 
     def idle(self) -> bool:
         """Whether no request is in progress, and no WebSocket open."""
@@ -66,44 +51,55 @@ class Listener:
 
     async def run(self, listener: socket.socket) -> None:
         """Accept connections until cancelled. `listener` is not blocking."""
-        async with trio.open_nursery() as nursery:
-            listening = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-            await trio.serve_listeners(self._handle, [listening], handler_nursery=nursery)
+        with listener:
+            await accept(listener, self._handle)
 
-    async def _handle(self, stream: trio.SocketStream) -> None:
-        if self._open >= MAX_CONNECTIONS:
-            self.counters.connections_refused += 1
-            await trio.aclose_forcefully(stream)
-            return
-        self.counters.connections += 1
-        self._open += 1
+    async def _handle(self, stream: trio.SocketStream, host: str) -> None:
+        peer = host.partition("%")[0]
         try:
-            await self._serve(stream)
+            with self._connections.admit(peer) as place:
+                if place is not None:
+                    await self._serve(stream, peer, place)
         except Exception:
             logger.exception("a connection failed")
         finally:
-            self._open -= 1
-            await trio.aclose_forcefully(stream)
+            await close(stream)
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, stream: trio.SocketStream, peer: str, place: Connection) -> None:
         try:
-            peer = str(stream.socket.getpeername()[0]).partition("%")[0]
+            peers = Peers((peer, 0), stream.socket.getsockname()[:2], "http" if self._tls is None else "https")
         except OSError:
             return  # it left before it was accepted
-        requests = await self._begin(stream)
-        if requests is None:
+        secured = await self._secure(stream)
+        if secured is None:
             return
-        if requests.upgrade is None:
-            state = ConnectionState({})
-            await TCPServer(self._app, self._config, requests.context, state, requests).run()  # type: ignore[arg-type]
-        if requests.upgrade is not None:
-            request = requests.hand_over()
+        connection = Http1Connection(
+            self._respond, secured, peers, self._timeouts, upgrades=_wants_websocket, waiting=place.wait
+        )
+        upgrade = await connection.run()
+        if upgrade is not None:
             with self._at_work():
-                await self._upgraded(requests, request, peer)
+                await self._upgraded(UpgradedStream(secured, upgrade[1], self._timeouts.write), upgrade[0], peer)
+        if self._tls is not None:
+            with trio.move_on_after(CLOSE_SECONDS), suppress(*BROKEN):
+                await secured.aclose()
+
+    async def _secure(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
+        """Return the stream to speak HTTP over, or None when there came no TLS handshake."""
+        if self._tls is None:
+            return stream
+        secure = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+        try:
+            with trio.fail_after(HANDSHAKE_SECONDS):
+                await secure.do_handshake()
+        except (*BROKEN, trio.TooSlowError):
+            self.counters.handshakes_failed += 1
+            return None
+        return secure
 
     async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
         with self._at_work():
-            await self._respond_to(scope, receive, send)
+            await self._app(scope, receive, send)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -113,113 +109,35 @@ class Listener:
         finally:
             self._busy -= 1
 
-    async def _begin(self, stream: trio.SocketStream) -> "RequestStream | None":
-        """Return the connection with its first head read, or None when there came none."""
-        requests: RequestStream
-        try:
-            with trio.fail_after(HEAD_SECONDS):
-                if self._tls is None:
-                    requests = RequestStream(stream, stream.socket)
-                else:
-                    secure = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
-                    await secure.do_handshake()
-                    requests = SecureRequestStream(secure, stream.socket)
-                await requests.read_head()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-            self.counters.handshakes_failed += 1
-            return None
-        return requests
 
+class UpgradedStream(trio.abc.Stream):
+    """A connection that left HTTP: gives first what was read already. A client that does not read what is sent to it
+    for `write_seconds` is as good as gone."""
 
-class RequestStream(trio.abc.Stream):
-    """A connection as Hypercorn reads it: request after request, until one wants to upgrade. There it ends for
-    Hypercorn, whose closing is then without effect, and goes on after `hand_over`."""
-
-    def __init__(self, stream: trio.abc.Stream, sock: trio.socket.SocketType) -> None:
-        self.socket = sock
-        self.upgrade: h11.Request | None = None
-        self.context = WorkerContext(None)
+    def __init__(self, stream: trio.abc.Stream, read: bytes, write_seconds: float) -> None:
         self._stream = stream
-        self._buffer = bytearray()
-        self._due: float = 0
-        """Bytes until the next head; infinite once requests cannot be told apart any more."""
-
-    async def read_head(self) -> None:
-        """Read up to the end of a request's head. What is too long for one, or none, is left to Hypercorn to refuse."""
-        while (end := _END_OF_HEAD.search(self._buffer)) is None:
-            data = b"" if len(self._buffer) > MAX_HEAD else await self._stream.receive_some()
-            if not data:
-                self._due = math.inf
-                return
-            self._buffer += data
-        request = _parse_head(bytes(self._buffer[: end.end()]))
-        if request is not None and _wants_websocket(request):
-            self.upgrade = request
-        self._due = end.end() + _body_size(request)
-
-    def hand_over(self) -> h11.Request:
-        """Return the request that wants to upgrade; from now on the stream gives it again, and all that follows."""
-        assert self.upgrade is not None
-        request, self.upgrade, self._due = self.upgrade, None, math.inf
-        return request
+        self._read = read
+        self._write_seconds = write_seconds
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self.upgrade is None and self._due == 0:
-            await self.read_head()
-        if self.upgrade is None and not self._buffer:
-            self._buffer += await self._stream.receive_some(max_bytes)
-        if self.upgrade is not None or not self._buffer:
-            await self.context.terminated.set()  # Hypercorn would wait for its keep-alive timer
-            return b""
-        size = int(min(len(self._buffer), self._due, max_bytes or math.inf))
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        self._due -= size
-        return data
+        if self._read:
+            data, self._read = self._read[:max_bytes], self._read[max_bytes or len(self._read) :]
+            return data
+        return bytes(await self._stream.receive_some(max_bytes))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
+        try:
+            with trio.fail_after(self._write_seconds):
+                await self._stream.send_all(data)
+        except trio.TooSlowError:
+            raise trio.BrokenResourceError("the client does not read") from None
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        if self.upgrade is None:
+        with trio.move_on_after(CLOSE_SECONDS):
             await self._stream.aclose()
-        else:
-            await trio.lowlevel.checkpoint()
-
-
-class SecureRequestStream(RequestStream):
-    """The same over TLS, with what Hypercorn asks of an SSLStream."""
-
-    @property
-    def transport_stream(self) -> "SecureRequestStream":
-        return self
-
-    async def do_handshake(self) -> None:
-        """Nothing: it was done before the first head was read."""
-
-    def selected_alpn_protocol(self) -> str:
-        return "http/1.1"
-
-
-def _parse_head(head: bytes) -> h11.Request | None:
-    parser = h11.Connection(h11.SERVER)
-    parser.receive_data(head)
-    try:
-        event = parser.next_event()
-    except h11.RemoteProtocolError:
-        return None
-    return event if isinstance(event, h11.Request) else None
-
-
-def _body_size(request: h11.Request | None) -> float:
-    """Bytes behind a head. Where they are not announced, which takes a chunked body, nothing can be found after it."""
-    if request is None or _values(request, b"transfer-encoding"):
-        return math.inf
-    sizes = _values(request, b"content-length")
-    return int(sizes[0]) if sizes else 0
 
 
 def _wants_websocket(request: h11.Request) -> bool:

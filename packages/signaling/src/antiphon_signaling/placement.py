@@ -17,7 +17,7 @@ from antiphon_signaling.refusals import RefusedError, busy, no_such_call
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
 KEEP_IDLE_SECONDS = 3.0
-"""Idle connections are closed before the transceiver does it after five seconds."""
+"""Idle connections are closed before the transceiver does it, after its time for a head."""
 WAIT_SECONDS = 30.0
 """How long one question after the end of a call stays open."""
 MAX_FAILED_WAITS = 5

@@ -98,7 +98,11 @@ async def serve_alone(
         serve = partial(serve_signaling, front, shared, keys, (), registry=registry, drain=drain)
         ports: SignalingPorts = await nursery.start(serve)
         if shared.admin is not None:
-            await nursery.start(serve_admin, shared.admin, lambda: True, lambda: not drain.begun, registry)
+            await nursery.start(
+                partial(
+                    serve_admin, shared.admin, lambda: True, lambda: not drain.begun, registry, names=shared.admin_name
+                )
+            )
         task_status.started(ports)
         await drain.wait_left(ports.idle)
         nursery.cancel_scope.cancel()

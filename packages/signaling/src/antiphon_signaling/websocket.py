@@ -2,7 +2,7 @@
 
 import logging
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import h11
 import msgspec
@@ -71,9 +71,9 @@ class SignalingSocket:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         proposed = request.proposed_subprotocols
         key = next((name.removeprefix(KEY_SUBPROTOCOL) for name in proposed if name.startswith(KEY_SUBPROTOCOL)), None)
-        target = urlsplit(request.path)
+        path, _, query = request.path.partition("?")
         try:
-            if target.path != PATH:
+            if path != PATH:
                 await _reject(request, RefusedError(404, "not_found", f"there is no WebSocket here; it is at {PATH}"))
                 return None
             try:
@@ -85,7 +85,7 @@ class SignalingSocket:
             connection = await request.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in proposed else None)
         except ConnectionClosed:
             return None
-        model = parse_qs(target.query).get("model", [None])[0]
+        model = parse_qs(query).get("model", [None])[0]
         return _Conversation(self._calls, connection, tenant, peer, model, self._drain)
 
 

@@ -85,7 +85,9 @@ async def serve_transceiver(
             nursery.start_soon(_count_minutes, switchboard, minutes)
             control = await nursery.start(serve_http, app, settings.control.host, settings.control.port)
             if shared.admin is not None:
-                await nursery.start(serve_admin, shared.admin, lambda: True, server.ready, registry)
+                await nursery.start(
+                    partial(serve_admin, shared.admin, lambda: True, server.ready, registry, names=shared.admin_name)
+                )
             ports = TransceiverPorts(f"http://{Address(*control)}", bound)
             log.info("transceiver ready", extra={"control": ports.control_url, "link": str(bound)})
             if shared.redis is not None:

@@ -25,6 +25,7 @@ from antiphon_common.settings.values import (
     read_cluster,
     read_cluster_network,
     read_count,
+    read_host_name,
     read_media,
     read_network,
     read_redis,
@@ -165,6 +166,15 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
         Address | None,
         Option("health, readiness and metrics over HTTP", "HOST:PORT", read_address),
     ] = None
+    admin_name: Annotated[
+        tuple[str, ...],
+        Option(
+            "host name by which the admin port is reached, besides addresses and names within a cluster",
+            "NAME",
+            read_host_name,
+            repeatable=True,
+        ),
+    ] = ()
     insecure: Annotated[bool, Option("run without a secret file even where others can reach link or control")] = False
     log: Annotated[str, Option("form of the log on standard error", "text|json", one_of("text", "json"))] = "text"
 

@@ -84,6 +84,13 @@ def read_host(text: str) -> str:
         raise ValueError("write a numeric address such as 192.0.2.7 or [2001:db8::7]") from None
 
 
+def read_host_name(text: str) -> str:
+    """A DNS name, as a `Host` header has it, without a port."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", text):
+        raise ValueError("write a host name such as metrics.example.com")
+    return text.lower()
+
+
 def read_address(text: str, default_port: int | None = None) -> Address:
     """`HOST:PORT`, an IPv6 host in brackets; the port may be left out where there is a default."""
     if match := re.fullmatch(r"\[([^]]*)\](?::(\d+))?|([^:]*)(?::(\d+))?", text):

@@ -1,16 +1,14 @@
-"""HTTP servers on Hypercorn, and the admin port that every service has; under Trio or asyncio."""
+"""Plain HTTP servers, and the admin port that every service has; under Trio or asyncio."""
 
 import errno
-import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
-import hypercorn.trio
-import trio
 from anyio.abc import TaskStatus
-from hypercorn.config import Config
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,14 +16,17 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from antiphon_common.settings import Address
+from antiphon_common.shell.http1 import App, Timeouts
+from antiphon_common.shell.http_server import HttpServer
 
-logger = logging.getLogger(__name__)
+BACKLOG = 1024
+"""Connections the kernel holds while the process is busy; its own limit may be lower (net.core.somaxconn)."""
 
-BACKLOG = 128
-"""Connections the kernel holds while the process is busy."""
+ADMIN_CONNECTIONS = 64
+"""Connections of an admin port at once: probes and a few that scrape. A descriptor spent here is none for a call."""
 
-GRACEFUL_SECONDS = 1.0
-"""How long requests in progress may go on once the server is cancelled or told to end."""
+INTERNAL_SUFFIXES = (".localhost", ".svc", ".svc.cluster.local", ".internal")
+"""Names that no public DNS resolves (RFC 6761, Kubernetes, ICANN's reservation of .internal)."""
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:
@@ -46,27 +47,21 @@ def listen_tcp(host: str, port: int) -> socket.socket:
 
 
 async def serve_http(
-    app: Any,
+    app: App,
     host: str,
     port: int,
     *,
+    connections: int | None = None,
+    timeouts: Timeouts = Timeouts(),  # noqa: B008
     task_status: TaskStatus[Address] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI application over plain HTTP until cancelled. The started value is the bound address."""
+    """Serve an ASGI application over plain HTTP/1.1 until cancelled, with at most so many `connections`. The started
+    value is the bound address."""
     listener = listen_tcp(host, port)
-    bound = Address(*listener.getsockname()[:2])
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.graceful_timeout = GRACEFUL_SECONDS
-    config.include_server_header = False
-    task_status.started(bound)  # what comes before the server takes it waits in the backlog
-    if anyio.get_cancelled_exc_class() is trio.Cancelled:
-        await hypercorn.trio.serve(app, config)
-    else:
-        from hypercorn.asyncio import serve  # only backends run under asyncio
-
-        await serve(app, config, shutdown_trigger=anyio.sleep_forever)  # else it takes the signals of the process
+    task_status.started(
+        Address(*listener.getsockname()[:2])
+    )  # what comes before the server takes it waits in the backlog
+    await HttpServer(app, timeouts, connections).run(listener)
 
 
 async def serve_admin(
@@ -75,9 +70,13 @@ async def serve_admin(
     ready: Callable[[], bool],
     registry: CollectorRegistry,
     *,
+    names: Collection[str] = (),
     task_status: TaskStatus[Address] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve /healthz, /readyz (200, or 503 while the callable returns False) and /metrics until cancelled."""
+    """Serve /healthz, /readyz (200, or 503 while the callable returns False) and /metrics until cancelled.
+
+    `names` are host names that clients may use besides those that `is_internal_name` takes.
+    """
 
     def answer(condition: Callable[[], bool]) -> Callable[[Request], Any]:
         async def respond(request: Request) -> Response:
@@ -89,4 +88,39 @@ async def serve_admin(
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     routes = [Route("/healthz", answer(healthy)), Route("/readyz", answer(ready)), Route("/metrics", metrics)]
-    await serve_http(Starlette(routes=routes), address.host, address.port, task_status=task_status)
+    app = _only_for(Starlette(routes=routes), names)
+    await serve_http(app, address.host, address.port, connections=ADMIN_CONNECTIONS, task_status=task_status)
+
+
+def is_internal_name(host: str) -> bool:
+    """Tell whether a `Host` header names a server in a way that a web page of elsewhere cannot: by an IP address, by a
+    name of one label, or by one that no public DNS resolves. Others may have been made to resolve to this port (DNS
+    rebinding)."""
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return False
+    return _is_address(name) or "." not in name or name.endswith(INTERNAL_SUFFIXES)
+
+
+def _only_for(app: App, names: Collection[str]) -> App:
+    """Answer requests under foreign names with 421 (RFC 9110 §15.5.20)."""
+    known = {name.lower() for name in names}
+
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "localhost")
+        if is_internal_name(host) or host.rpartition(":")[0].lower() in known or host.lower() in known:
+            await app(scope, receive, send)
+        else:
+            refusal = PlainTextResponse("this name is not served here: --admin-name adds names\n", 421)
+            await refusal(scope, receive, send)
+
+    return guarded
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,256 @@
+"""One HTTP/1.1 connection (RFC 9112): h11 parses it, an ASGI application answers it. Runs under Trio or asyncio.
+
+HTTP/2 is not spoken: its preface is refused, and a request to upgrade to h2c is answered in HTTP/1.1. Every wait for
+the client ends, and requests are read one after the other, so that a client never has more than one in progress.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote_to_bytes
+
+import anyio
+import h11
+import trio
+
+READ_BYTES = 16 * 1024
+"""Bytes read at once; no more than these wait here while a request is answered."""
+MAX_HEAD = 16 * 1024
+"""Bytes of a request line with its headers, or of a chunk's header."""
+MAX_DISCARDED = 256 * 1024
+"""Bytes of a body that nobody read and that are read away, so that the client comes to read the answer."""
+
+logger = logging.getLogger(__name__)
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+"""What a stream raises when the client is gone, or has taken too long (TimeoutError)."""
+
+
+class ByteStream(Protocol):
+    """A connected stream, as Trio has it."""
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray: ...
+
+    async def send_all(self, data: bytes) -> None: ...
+
+
+class Timeouts(NamedTuple):
+    """How long, in seconds, a client may take for each step before its connection is closed."""
+
+    head: float = 10.0
+    """For a request's head, the pause before it included."""
+    body: float = 15.0
+    """For the body, from its head on. An application may have less patience, and say so."""
+    write: float = 10.0
+    """For taking one piece of an answer; a client that does not read holds nothing for longer."""
+    discard: float = 1.0
+    """For the rest of a body that the application did not read."""
+
+
+class Peers(NamedTuple):
+    """The two ends of a connection, as ASGI describes them."""
+
+    client: tuple[str, int]
+    server: tuple[str, int]
+    scheme: str
+
+
+class Http1Connection:
+    """Answers the requests of one connection with an ASGI application.
+
+    `upgrades` tells whether a request leaves HTTP; then `run` returns it and the connection is the caller's.
+    `waiting` is called with True when the wait for a request begins, and with False when it has come.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        stream: ByteStream,
+        peers: Peers,
+        timeouts: Timeouts,
+        *,
+        upgrades: Callable[[h11.Request], bool] = lambda request: False,
+        waiting: Callable[[bool], None] = lambda waits: None,
+    ) -> None:
+        self.app = app
+        self._stream = stream
+        self.peers = peers
+        self.timeouts = timeouts
+        self._upgrades = upgrades
+        self._waiting = waiting
+        self.parser = h11.Connection(h11.SERVER, MAX_HEAD)
+
+    async def run(self) -> tuple[h11.Request, bytes] | None:
+        """Answer requests until one side ends the connection: None. Return a request that upgrades, with its bytes and
+        those that followed."""
+        try:
+            while (request := await self._read_request()) is not None:
+                if self._upgrades(request):
+                    return request, _encode_head(request) + self.parser.trailing_data[0]
+                if not await _Exchange(self, request).run():
+                    break
+                self.parser.start_next_cycle()
+        except h11.RemoteProtocolError as error:
+            await self._refuse(error.error_status_hint)
+        except BROKEN:
+            pass
+        return None
+
+    async def _read_request(self) -> h11.Request | None:
+        self._waiting(True)
+        with anyio.fail_after(self.timeouts.head):
+            event = await self.next_event()
+        self._waiting(False)
+        if not isinstance(event, h11.Request):
+            return None
+        if event.http_version not in (b"1.0", b"1.1"):  # such as the preface of HTTP/2 (RFC 9113 §3.4)
+            raise h11.RemoteProtocolError("this server speaks HTTP/1.1", error_status_hint=505)
+        return event
+
+    async def next_event(self) -> Any:
+        """Return the parser's next event, reading as needed. Raises h11.RemoteProtocolError, or one of BROKEN."""
+        while (event := self.parser.next_event()) is h11.NEED_DATA:
+            self.parser.receive_data(bytes(await self._stream.receive_some(READ_BYTES)))
+        return event
+
+    async def send(self, event: Any) -> None:
+        """Send one event. Raises one of BROKEN, TimeoutError when the client does not take it in time."""
+        data = self.parser.send(event)
+        if data:
+            with anyio.fail_after(self.timeouts.write):
+                await self._stream.send_all(data)
+
+    async def _refuse(self, status: int) -> None:
+        """Answer what is not HTTP/1.1, and read away what the client is still sending."""
+        if self.parser.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        try:
+            await self.send(
+                h11.Response(status_code=status, headers=[("content-length", "0"), ("connection", "close"), *_date()])
+            )
+            await self.send(h11.EndOfMessage())
+            with anyio.move_on_after(self.timeouts.discard):
+                for _ in range(MAX_DISCARDED // READ_BYTES):
+                    if not await self._stream.receive_some(READ_BYTES):
+                        break
+        except BROKEN:
+            pass
+
+
+class _Exchange:
+    """One request and its answer: the application's `receive` and `send`."""
+
+    def __init__(self, connection: Http1Connection, request: h11.Request) -> None:
+        self._connection = connection
+        self._parser = connection.parser
+        self._timeouts = connection.timeouts
+        self._request = request
+        self._body_due = anyio.current_time() + self._timeouts.body
+        self._has_body = True
+        self._gone = False
+        self._answered = anyio.Event()
+
+    async def run(self) -> bool:
+        """Answer the request; return whether another one may follow."""
+        scope = _scope(self._request, self._connection.peers)
+        try:
+            await self._connection.app(scope, self.receive, self.send)
+        except Exception:
+            if not self._gone:  # Starlette has answered with 500 already
+                logger.exception("a request failed")
+                return False
+        if not self._answered.is_set():
+            return False
+        if self._has_body:
+            await self._discard_body()
+        return bool(self._parser.our_state is h11.DONE and self._parser.their_state is h11.DONE)
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next piece of the body; once it has ended, that the client is gone, when the answer is sent."""
+        if self._gone:
+            return {"type": "http.disconnect"}
+        if not self._has_body:
+            await self._answered.wait()
+            return {"type": "http.disconnect"}
+        try:
+            with anyio.fail_after(max(0.0, self._body_due - anyio.current_time())):
+                return await self._read_body()
+        except (h11.RemoteProtocolError, *BROKEN):
+            self._gone = True
+            return {"type": "http.disconnect"}
+
+    async def _read_body(self) -> dict[str, Any]:
+        if self._parser.they_are_waiting_for_100_continue:
+            await self._connection.send(h11.InformationalResponse(status_code=100, headers=[]))
+        event = await self._connection.next_event()
+        if isinstance(event, h11.Data):
+            return {"type": "http.request", "body": bytes(event.data), "more_body": True}
+        self._has_body = False
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Send a piece of the answer; without effect once the client is gone."""
+        if self._gone:
+            return
+        try:
+            if message["type"] == "http.response.start":
+                await self._send_head(message)
+            elif message["type"] == "http.response.body":
+                await self._send_body(message)
+        except BROKEN:
+            self._gone = True
+
+    async def _send_head(self, message: dict[str, Any]) -> None:
+        headers = [*message.get("headers", ()), *_date()]
+        await self._connection.send(h11.Response(status_code=message["status"], headers=headers))
+
+    async def _send_body(self, message: dict[str, Any]) -> None:
+        body = message.get("body", b"")
+        if body and self._request.method != b"HEAD":
+            await self._connection.send(h11.Data(data=body))
+        if not message.get("more_body", False):
+            await self._connection.send(h11.EndOfMessage())
+            self._answered.set()
+
+    async def _discard_body(self) -> None:
+        """Read away the rest of a body that fits; where it does not, the connection is not used again."""
+        if self._parser.they_are_waiting_for_100_continue:
+            return
+        left = MAX_DISCARDED
+        try:
+            with anyio.move_on_after(self._timeouts.discard):
+                while left > 0 and isinstance(event := await self._connection.next_event(), h11.Data):
+                    left -= len(event.data)
+        except (h11.RemoteProtocolError, *BROKEN):
+            self._gone = True
+
+
+def _scope(request: h11.Request, peers: Peers) -> dict[str, Any]:
+    raw_path, _, query = request.target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": request.http_version.decode(),
+        "method": request.method.decode().upper(),
+        "scheme": peers.scheme,
+        "path": unquote_to_bytes(raw_path).decode("utf-8", "replace"),
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": list(request.headers),
+        "client": peers.client,
+        "server": peers.server,
+    }
+
+
+def _date() -> list[tuple[str, str]]:
+    """The header that an origin server with a clock sends (RFC 9110 §6.6.1)."""
+    return [("date", formatdate(usegmt=True))]
+
+
+def _encode_head(request: h11.Request) -> bytes:
+    lines = [b"%s %s HTTP/%s" % (request.method, request.target, request.http_version)]
+    lines += [b"%s: %s" % item for item in request.headers.raw_items()]
+    return b"".join(line + b"\r\n" for line in [*lines, b""])

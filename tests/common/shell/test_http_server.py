@@ -1,0 +1,300 @@
+"""Raw bytes against the HTTP server that every service has."""
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import anyio
+import pytest
+import trio
+import trio.testing
+
+from antiphon_common.shell.admin import listen_tcp
+from antiphon_common.shell.http1 import MAX_DISCARDED, MAX_HEAD, Timeouts
+from antiphon_common.shell.http_server import Connections, HttpCounters, HttpServer, address_group, connection_limit
+from support.asynchronous import run_in_thread
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+QUICK = Timeouts(head=0.1, body=0.1, write=0.1, discard=0.1)
+GET = b"GET /here?q=1 HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def echo(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+    """Answer with the body of the request; `/big` with a megabyte, `/deaf` without reading it, `/bug` with none."""
+    if scope["path"] == "/bug":
+        raise RuntimeError("a bug of the application")
+    body = b""
+    while scope["path"] != "/deaf":
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    body = b"x" * 1_000_000 if scope["path"] == "/big" else body or scope["query_string"]
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+Connect = Callable[[], Awaitable[trio.SocketStream]]
+
+
+@asynccontextmanager
+async def serving(server: HttpServer) -> AsyncIterator[Connect]:
+    listener = listen_tcp("127.0.0.1", 0)
+    address = listener.getsockname()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run, listener)
+        yield partial(trio.open_tcp_stream, *address)
+        nursery.cancel_scope.cancel()
+
+
+async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
+    """Return what comes until the server ends the connection."""
+    data = b""
+    with trio.fail_after(10):
+        try:
+            while more := await stream.receive_some():
+                data += bytes(more)
+        except trio.BrokenResourceError:
+            pass
+    return data
+
+
+async def send_endlessly(stream: trio.abc.SendStream, data: bytes) -> None:
+    while True:
+        await stream.send_all(data)
+
+
+async def read_until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
+    data = b""
+    with trio.fail_after(10):
+        while end not in data:
+            more = await stream.receive_some()
+            assert more, f"the connection ended after {data!r}"
+            data += bytes(more)
+    return data
+
+
+@pytest.mark.parametrize("piece", [1, 1000])
+@pytest.mark.parametrize(
+    "before", [b"", GET, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]
+)
+async def test_the_preface_of_http_2_is_refused(before: bytes, piece: int) -> None:
+    """RFC 9113 §3.4: prior knowledge, as the first request, and behind others on the same connection."""
+    async with serving(HttpServer(echo)) as connect, await connect() as stream:
+        data = before + PREFACE
+        for start in range(0, len(data), piece):
+            await stream.send_all(data[start : start + piece])
+        answer = await read_all(stream)
+    assert answer.count(b"HTTP/1.1 200") == (1 if before else 0)
+    assert answer.count(b"HTTP/1.1 505") == 1
+
+
+async def test_an_upgrade_to_h2c_is_answered_in_http_1() -> None:
+    """RFC 9110 §7.8: a server may ignore Upgrade."""
+    headers = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    async with serving(HttpServer(echo, QUICK)) as connect, await connect() as stream:
+        await stream.send_all(GET.replace(b"Host", headers + b"Host") + PREFACE)
+        answer = await read_all(stream)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"101" not in answer.partition(b"\r\n")[0]
+    assert b"HTTP/1.1 505" in answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: ",
+        GET,
+        b"PRI * HTTP/2.0\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
+        b"POST /deaf HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345",
+        b"POST /deaf HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n",
+    ],
+)
+async def test_a_client_that_stops_in_any_state_is_let_go(data: bytes) -> None:
+    """Before, within and after a request's head, within a body of either framing, and before one that it withholds."""
+    async with serving(HttpServer(echo, QUICK)) as connect, await connect() as stream:
+        await stream.send_all(data)
+        await read_all(stream)
+
+
+async def test_a_client_that_pipelines_and_never_reads_is_let_go() -> None:
+    async with serving(HttpServer(echo, QUICK)) as connect, await connect() as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with trio.fail_after(20), pytest.raises(trio.BrokenResourceError):
+            await send_endlessly(stream, GET.replace(b"/here", b"/big") * 50)
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with serving(HttpServer(echo)) as connect, await connect() as stream:
+        await stream.send_all(b"".join(GET.replace(b"q=1", b"q=%d;" % number) for number in range(100)))
+        answer = await read_until(stream, b"q=99;")
+    assert [int(part.partition(b";")[0]) for part in answer.split(b"q=")[1:]] == list(range(100))
+
+
+async def test_a_body_that_nobody_read_does_not_disturb_the_next_request() -> None:
+    async with serving(HttpServer(echo)) as connect, await connect() as stream:
+        body = b"y" * (MAX_DISCARDED // 2)
+        await stream.send_all(
+            b"POST /deaf?first HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body + GET
+        )
+        answer = await read_until(stream, b"q=1")
+    assert answer.count(b"HTTP/1.1 200") == 2
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 2 * MAX_HEAD, b"431"),
+        (b"no http at all\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", b"505"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), b"400"),
+    ],
+)
+async def test_what_is_not_http_1_is_refused_and_the_connection_closed(request_bytes: bytes, status: bytes) -> None:
+    async with serving(HttpServer(echo, Timeouts(discard=0.1))) as connect, await connect() as stream:
+        await stream.send_all(request_bytes)
+        assert (await read_all(stream)).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_head_request_gets_no_body() -> None:
+    async with serving(HttpServer(echo)) as connect, await connect() as stream:
+        await stream.send_all(GET.replace(b"GET", b"HEAD") + GET)
+        answer = await read_until(stream, b"q=1")
+    assert answer.count(b"q=1") == 1
+    assert answer.lower().count(b"content-length: 3") == 2
+
+
+async def test_a_bug_of_the_application_ends_one_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(HttpServer(echo)) as connect:
+        async with await connect() as stream:
+            await stream.send_all(GET.replace(b"/here", b"/bug"))
+            await read_all(stream)
+        async with await connect() as stream:
+            await stream.send_all(GET)
+            await read_until(stream, b"q=1")
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+async def test_idle_connections_make_room_for_a_new_caller() -> None:
+    """More idle connections than fit, some of which never sent a byte: the oldest go, the newest are served."""
+    server = HttpServer(echo, limit=50)
+    async with serving(server) as connect:
+        idle = [await connect() for _ in range(120)]
+        async with await connect() as stream:
+            await stream.send_all(GET)
+            await read_until(stream, b"q=1")
+        assert server.counters.connections == 121
+        assert server.counters.connections_evicted == 71
+        assert await read_all(idle[0]) == b""
+        await idle[-1].send_all(GET)
+        await read_until(idle[-1], b"q=1")
+        for stream in idle:
+            await trio.aclose_forcefully(stream)
+
+
+async def test_requests_in_progress_are_not_closed_for_new_connections() -> None:
+    started, finish = trio.Event(), trio.Event()
+
+    async def slow(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+        started.set()
+        await finish.wait()
+        await echo(scope, receive, send)
+
+    server = HttpServer(slow, limit=1)
+    async with serving(server) as connect, await connect() as stream:
+        await stream.send_all(GET)
+        await started.wait()
+        async with await connect() as refused:
+            assert await read_all(refused) == b""
+        finish.set()
+        await read_until(stream, b"q=1")
+        assert server.counters.connections_refused == 1
+        async with await connect() as again:  # the first waits for a request now
+            await again.send_all(GET)
+            await read_until(again, b"q=1")
+
+
+async def test_one_address_cannot_take_all_connections(nursery: trio.Nursery) -> None:
+    """The addresses of an IPv6 /64 are one; loopback, where proxies are, may have all."""
+    counters = HttpCounters()
+    connections = Connections(counters, limit=40)
+    held: list[str] = []
+
+    async def hold(host: str, waits: bool, task_status: trio.TaskStatus[None]) -> None:
+        with connections.admit(host) as place:
+            task_status.started()
+            if place is None:
+                return
+            place.wait(waits)
+            held.append(host)
+            try:
+                await trio.sleep_forever()
+            finally:
+                held.remove(host)
+
+    for number in range(30):
+        await nursery.start(partial(hold, f"2001:db8::{number:x}", True))
+    await trio.testing.wait_all_tasks_blocked()
+    assert (len(held), counters.connections_evicted) == (10, 20)
+    for number in range(30, 60):
+        await nursery.start(partial(hold, f"2001:db8::{number:x}", False))
+    await trio.testing.wait_all_tasks_blocked()
+    assert (len(held), counters.connections_refused) == (10, 20)
+    for host in ["2001:db8:1::1"] + ["127.0.0.1"] * 29:
+        await nursery.start(partial(hold, host, False))
+    assert (len(held), counters.connections_refused) == (40, 20)
+    await nursery.start(partial(hold, "2001:db8:2::1", False))
+    assert (len(held), counters.connections_refused) == (40, 21)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("host", "group"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::1"),
+        ("", ""),
+    ],
+)
+def test_addresses_of_one_host_count_together(host: str, group: str) -> None:
+    assert address_group(host) == group
+
+
+def test_connections_leave_descriptors_for_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda which: (1024, 4096))
+    assert connection_limit() == 512
+
+
+def test_it_serves_under_asyncio_too() -> None:
+    run_in_thread(_serve_under_asyncio())
+
+
+async def _serve_under_asyncio() -> None:
+    listener = listen_tcp("127.0.0.1", 0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(HttpServer(echo, QUICK).run, listener)
+        for data, answered in ((GET, b"q=1"), (PREFACE, b"505"), (b"GET / HTTP/1.1\r\n", b"")):
+            async with await anyio.connect_tcp(*listener.getsockname()) as stream:
+                await stream.send(data)
+                got = b""
+                with anyio.fail_after(10):
+                    try:
+                        while True:
+                            got += await stream.receive()
+                    except (anyio.EndOfStream, anyio.BrokenResourceError):
+                        pass
+                assert answered in got
+        tasks.cancel_scope.cancel()
