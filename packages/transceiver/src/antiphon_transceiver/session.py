@@ -299,7 +299,8 @@ class Session:
         except DecodeError:
             self.counters.srtp_failed += 1
             return
-        self.agent.heard(source, len(data), now, authenticated=True)
+        if self.agent.heard(source, len(data), now, authenticated=True):
+            self._drain(now)
         if self._media_deadline is not None:
             self._media_started(now)
         feedback_due = self.stream.receive_rtp(packet, now)
@@ -412,6 +413,8 @@ class Session:
     def _handle_dtls(self, event: dtls.DtlsEvent, now: float) -> None:
         match event:
             case dtls.ApplicationDataReceived(data):
+                if self._handshake_path is not None:
+                    self.agent.heard(self._handshake_path, 0, now, authenticated=True)
                 self._receive_channels(data, now)
             case dtls.HandshakeCompleted():
                 assert event.srtp_profile is not None  # we offered some, and require one

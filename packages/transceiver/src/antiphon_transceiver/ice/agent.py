@@ -153,20 +153,21 @@ class IceAgent:
 
     # The call's other packets
 
-    def heard(self, path: Path, size: int, now: float, *, authenticated: bool) -> None:
+    def heard(self, path: Path, size: int, now: float, *, authenticated: bool) -> bool:
         """Tell of a datagram of `size` bytes that was no STUN. `authenticated`: it is a sign of life (SRTP, or DTLS
-        after the handshake), not just a part of a handshake."""
+        after the handshake), not just a part of a handshake. Return whether events or datagrams are to be polled."""
         state = self._table.get(path)
         if state is None:
-            return
+            return False
         if not state.validated:
             state.received += size
         if not authenticated:
-            return
+            return False
         self._alive(state, now)
         preferred = self._table.preferred
         if state.validated and preferred is not None and now >= preferred.last_heard + REBOUND_SILENCE:
             self._move_to(state, now)
+        return bool(self._events or self._transmits)
 
     def may_send(self, path: Path, size: int) -> bool:
         """Whether a datagram of `size` bytes is allowed there."""

@@ -1,0 +1,105 @@
+"""A caller that comes back after seconds of silence: whatever authenticated it sends is acted on at once."""
+
+from collections.abc import Callable
+
+import pytest
+
+from antiphon.client.call import AudioReceived
+from antiphon_common.demux import Protocol, classify
+from antiphon_transceiver.events import Disconnected, Reconnected
+from support.session_pair import Pair, opus_packet
+
+SHORT, LONG = 6.0, 27.0
+
+
+def silent_for(gap: float, *, data_channels: bool = False) -> Pair:
+    """Return a connected pair of which nothing arrived for `gap` seconds; now the network carries everything again."""
+    pair = Pair(data_channels=data_channels).connect()
+    pair.talk(1.0)
+    pair.network.left.rewrite = pair.network.right.rewrite = lambda datagram: []
+    pair.network.run(limit=pair.network.now + gap)
+    assert pair.session.state == "disconnected"
+    pair.network.left.rewrite = pair.network.right.rewrite = lambda datagram: [datagram]
+    return pair
+
+
+def send_audio(pair: Pair) -> None:
+    pair.client.send_audio(opus_packet(pair._said), round(pair.network.now * 48000), pair.network.now)
+
+
+def send_report(pair: Pair) -> None:
+    assert pair.client._srtp is not None
+    pair.client._send(pair.client._srtp.protect_rtcp(pair.client.reporter.wrap(())))
+
+
+def send_message(pair: Pair) -> None:
+    pair.client.send_message("{}")
+    pair.client.handle_timeout(pair.network.now)
+
+
+def send_check(pair: Pair) -> None:
+    pair.client._ice._check_consent(pair.network.now)
+    pair.client.handle_timeout(pair.network.now)
+
+
+SIGNS = [
+    (Protocol.RTP, send_audio),
+    (Protocol.RTCP, send_report),
+    (Protocol.DTLS, send_message),
+    (Protocol.STUN, send_check),
+]
+
+
+@pytest.mark.parametrize("gap", [SHORT, 20.0, 24.0, LONG])
+@pytest.mark.parametrize(("protocol", "send"), SIGNS, ids=[protocol.name for protocol, _ in SIGNS])
+def test_one_authenticated_packet_of_any_kind_reconnects_in_the_same_call(
+    protocol: Protocol, send: Callable[[Pair], None], gap: float
+) -> None:
+    pair = silent_for(gap, data_channels=True)
+    now = pair.network.now
+    while pair.client.poll_transmit() is not None:
+        continue
+    send(pair)
+    sent = [transmit.data for transmit in iter(pair.client.poll_transmit, None)]
+    (datagram, *_) = (data for data in sent if classify(data) == protocol)
+    pair.session.receive_datagram(datagram, pair.network.left.path, now)
+    assert pair.session.state == "connected"
+    assert Reconnected() in list(iter(pair.session.poll_event, None))
+
+
+@pytest.mark.parametrize("gap", [SHORT, LONG])
+def test_a_caller_that_only_sends_media_hears_us_within_two_frames_of_its_return(gap: float) -> None:
+    """Its checks and reports are late, and its answers to our checks get lost."""
+    pair = silent_for(gap)
+    pair.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.RTP else []
+    back, before = pair.network.now, len(pair.caller_heard)
+    while len(pair.caller_heard) == before:
+        send_audio(pair)
+        pair.session.play(1, opus_packet(pair._said))
+        pair._said += 1
+        pair.network.drain()
+        pair.network.run(
+            lambda: isinstance(pair.network.left.events[-1], AudioReceived) and len(pair.caller_heard) > before,
+            limit=pair.network.now + 0.02,
+        )
+        assert pair.network.now - back <= 0.05 + 2 * 0.02, "a round trip and two frames"
+
+
+def test_messages_alone_keep_a_caller_connected() -> None:
+    """One that is muted sends no media; what it sends over data channels is authenticated too."""
+    pair = Pair(data_channels=True).connect()
+    pair.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.DTLS else []
+    for _ in range(20):
+        pair.client.send_message("{}")
+        pair.client.handle_timeout(pair.network.now)
+        pair.network.drain()
+        pair.network.run(limit=pair.network.now + 1.0)
+    assert pair.session.ended is None
+    assert not any(isinstance(event, Disconnected) for event in pair.network.right.events)
+
+
+def test_junk_brings_nobody_back() -> None:
+    pair = silent_for(SHORT)
+    for junk in (b"\x80\x6f" + bytes(60), b"\x80\xc9" + bytes(60), b"\x17\xfe\xfd\0\1" + bytes(60), bytes(60)):
+        pair.session.receive_datagram(junk, pair.network.left.path, pair.network.now)
+    assert pair.session.state == "disconnected"
