@@ -1,5 +1,9 @@
 """The 3 s / 5 s / 30 s rule."""
 
+import itertools
+
+import pytest
+
 from antiphon_transceiver import ice
 from support.ice import LAPTOP, PHONE, Peer
 
@@ -35,12 +39,13 @@ def test_silence_is_probed_at_3_disconnects_at_5_and_expires_at_30_seconds() -> 
 
 
 def test_authenticated_media_is_a_sign_of_life_and_a_handshake_packet_is_none() -> None:
-    peer, _ = connected()
+    peer, start = connected()
     peer.reachable.clear()
     for _ in range(100):
         peer.advance(peer.now + 1)
         peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
-    assert not peer.sent
+    assert not peer.seen()
+    assert len(peer.sent) <= 2 * (peer.now - start) / ice.CONSENT_INTERVAL
     heard_last = peer.now
     for _ in range(100):
         peer.advance(peer.now + 1)
@@ -49,6 +54,36 @@ def test_authenticated_media_is_a_sign_of_life_and_a_handshake_packet_is_none() 
         (5.0, ice.Disconnected()),
         (30.0, ice.Expired()),
     ]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_selected_path_is_checked_every_few_seconds_while_media_flows(answers: bool) -> None:
+    """Some embedded clients hang up when they receive no check for 10 s; one check may get lost (RFC 7675 §5.1)."""
+    peer, start = connected()
+    if not answers:
+        peer.reachable.clear()
+    while peer.now < start + 120:
+        peer.advance(peer.now + 0.02)
+        peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
+    times = [start, *(at for at, transmit in peer.sent if transmit.path == LAPTOP)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert max(gaps) <= 1.2 * ice.CONSENT_INTERVAL + 0.02 < 10.0 / 2
+    assert min(gaps) >= 0.8 * ice.CONSENT_INTERVAL
+    assert len(set(gaps)) > 5, "intervals vary"
+    assert len({check.transaction_id for check in peer.checks_to(LAPTOP)}) == len(gaps), "each is a new transaction"
+    assert not peer.seen()
+
+
+def test_the_path_that_is_selected_now_is_the_one_that_is_checked() -> None:
+    peer, _ = connected()
+    peer.connect(PHONE)
+    assert peer.agent.selected == PHONE
+    peer.sent.clear()
+    for _ in range(60):
+        peer.advance(peer.now + 1)
+        peer.agent.heard(PHONE, 100, peer.now, authenticated=True)
+    assert len(peer.checks_to(PHONE)) >= 12
+    assert not peer.checks_to(LAPTOP)
 
 
 def test_a_probe_ends_when_the_path_comes_back_to_life_by_itself() -> None:

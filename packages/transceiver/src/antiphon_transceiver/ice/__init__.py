@@ -2,6 +2,7 @@
 
 from antiphon_transceiver.ice.agent import (
     BACKUP_INTERVAL,
+    CONSENT_INTERVAL,
     DISCONNECT_AFTER,
     EXPIRE_AFTER,
     PROBE_AFTER,
@@ -25,6 +26,7 @@ from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
 __all__ = [
     "AMPLIFICATION_LIMIT",
     "BACKUP_INTERVAL",
+    "CONSENT_INTERVAL",
     "DISCONNECT_AFTER",
     "EXPIRE_AFTER",
     "MAX_GENERATIONS",

@@ -1,9 +1,9 @@
 """ICE-lite (RFC 8445 §2.5) in the controlled role, with return routability and consent of its own.
 
-The peer checks and nominates. We answer, and send three kinds of check ourselves: one to every new path, because a
-packet's source address proves nothing until something sent there comes back; one to a path that fell silent; and one
-every `BACKUP_INTERVAL` to the best path by each other ingress than the selected path's, so that it still works, and
-both sides still know it, when it is needed.
+The peer checks and nominates. We answer, and send four kinds of check ourselves: one to every new path, because a
+packet's source address proves nothing until something sent there comes back; one to a path that fell silent; one every
+`CONSENT_INTERVAL` to the selected path, even while media flows; and one every `BACKUP_INTERVAL` to the best path by
+each other ingress than the selected path's, so that it still works, and both sides still know it, when it is needed.
 
 | peer | nothing heard on the selected path for | then |
 |---|---|---|
@@ -58,6 +58,10 @@ client another address; clients that nominate once (RFC 8445 §8.1.1) do not nom
 BACKUP_INTERVAL = 10.0
 """Chromium stops checking a second ingress after a few seconds, but answers, and keeps the pair while anything came by
 it in the last 30 s. Three of these fit."""
+
+CONSENT_INTERVAL = 4.0
+"""Mean seconds between two checks of the selected path. Some embedded clients hang up after 10 s without one, whatever
+media arrives; so one check may get lost. Each interval varies by a fifth (RFC 7675 §5.1)."""
 
 PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
 """Of a peer-reflexive candidate of ours (RFC 8445 §5.1.2)."""
@@ -114,6 +118,7 @@ class IceAgent:
         """Paths by the transaction of our check: at most one each."""
         self._checks_at = inf
         self._backups_at = inf
+        self._consent_at = inf
         self._selected_at = -inf
         self._peer = _Peer.UNKNOWN
         self._last_heard = inf
@@ -233,6 +238,8 @@ class IceAgent:
             for state in self._table.backups():
                 self._probe(state, now)
             self._plan_backups(now)
+        if now >= self._consent_at:
+            self._check_consent(now)
         self._judge_silence(now)
 
     def poll_transmit(self) -> Transmit | None:
@@ -249,7 +256,7 @@ class IceAgent:
             silence_at = self._last_heard + EXPIRE_AFTER
         else:
             silence_at = self._silent_since(selected) + (PROBE_AFTER if selected.check is None else DISCONNECT_AFTER)
-        return min(silence_at, self._checks_at, self._backups_at, self._table.stale_at)
+        return min(silence_at, self._checks_at, self._backups_at, self._consent_at, self._table.stale_at)
 
     # The peer's checks
 
@@ -324,14 +331,29 @@ class IceAgent:
         state.check_started = now
         self._checks[transaction_id] = state
         self._checks_at = min(self._checks_at, check.deadline)
-        self._send_check(check, state)
+        self._send_check(check, state, now)
 
     def _probe(self, state: PathState, now: float) -> None:
         """Ask whether a validated path still works, unless that is under way."""
         if state.check is None:
             self._check(state, now, first_wait=0.5, longest_wait=4.0, attempts=10)
 
-    def _send_check(self, check: Transaction, state: PathState) -> None:
+    def _check_consent(self, now: float) -> None:
+        """Check the selected path, unless a check of it is under way."""
+        selected = self._table.selected
+        if selected is None or not selected.validated:
+            self._consent_at = inf
+        elif selected.check is None:
+            self._probe(selected, now)  # which plans the next one
+        else:
+            self._plan_consent(now)
+
+    def _plan_consent(self, now: float) -> None:
+        self._consent_at = now + CONSENT_INTERVAL * (0.8 + 0.4 * self._random(1)[0] / 255)
+
+    def _send_check(self, check: Transaction, state: PathState, now: float) -> None:
+        if state.validated and state is self._table.selected:
+            self._plan_consent(now)
         if self._send(check.datagram, state):
             self.counters.checks_sent += 1
         else:
@@ -350,7 +372,7 @@ class IceAgent:
             if state.validated and state.last_heard > state.check_started:
                 self._end_check(state)  # a probe, and the path came back to life by itself
             elif check.retransmit(now):
-                self._send_check(check, state)
+                self._send_check(check, state, now)
             else:
                 self.counters.checks_failed += 1
                 self._end_check(state)
@@ -393,6 +415,8 @@ class IceAgent:
             self._events.append(PathValidated(state.path))
             self._select(now)
             self._plan_backups(now)
+            if state is self._table.selected:
+                self._plan_consent(now)
         self._alive(state, now)
 
     def _move_to(self, state: PathState, now: float) -> None:
@@ -405,6 +429,7 @@ class IceAgent:
             self._selected_at = now
             self._events.append(PathSelected(self._table.selected.path))
             self._plan_backups(now)
+            self._plan_consent(now)
 
     def _plan_backups(self, now: float) -> None:
         if self._table.backups():
