@@ -9,13 +9,13 @@ from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from antiphon_common.shell.http1 import App
 from antiphon_signaling.calls import Calls, read_session
+from antiphon_signaling.cors import allow_pages
 from antiphon_signaling.credentials import Credentials
 from antiphon_signaling.page import page_routes
 from antiphon_signaling.refusals import RefusedError
@@ -29,13 +29,12 @@ MAX_DRAINED = 2 * 1024 * 1024
 BODY_SECONDS = 10.0
 """How long a body may take to come."""
 MAX_PARTS = 8
-PREFLIGHT_SECONDS = 600
 
 
-def make_app(calls: Calls, credentials: Credentials) -> Starlette:
+def make_app(calls: Calls, credentials: Credentials) -> App:
     """Return the application."""
     api = _CallsApi(calls, credentials)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(CALLS_PATH, _options, methods=["OPTIONS"]),
             Route(CALLS_PATH, api.start, methods=["POST"]),
@@ -45,18 +44,10 @@ def make_app(calls: Calls, credentials: Credentials) -> Starlette:
             Route(CALLS_PATH + "/{call_id}/stats", api.stats, methods=["GET"]),
             *page_routes(),
         ],
-        middleware=[
-            Middleware(
-                CORSMiddleware,
-                allow_origins=["*"],
-                allow_methods=["GET", "POST", "PATCH", "DELETE", "OPTIONS"],
-                allow_headers=["*"],
-                expose_headers=["Location", "ETag", "Accept-Patch", "Retry-After"],
-                max_age=PREFLIGHT_SECONDS,
-            )
-        ],
         exception_handlers={RefusedError: _explain, HTTPException: _explain_http, Exception: _explain_bug},
     )
+    app.router.redirect_slashes = False  # behind a proxy that ends TLS it would redirect to http
+    return allow_pages(app)
 
 
 class _CallsApi:
