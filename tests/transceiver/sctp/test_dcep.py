@@ -39,12 +39,15 @@ def test_an_open_message_of_the_wire() -> None:
         RELIABLE + b"\0",
         b"\x03\x03" + RELIABLE[2:],
         Open("x" * MAX_OPEN).encode(),
-        RELIABLE[:12] + b"\xff\xff\xff\xffp",
     ],
 )
 def test_what_opens_nothing_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         Open.decode(data)
+
+
+def test_a_label_that_is_not_utf_8_opens_a_channel() -> None:
+    assert Open.decode(RELIABLE[:12] + b"caf\xe9p") == Open("caf\ufffd", "p")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_sequence_numbers_wrap() -> None:
 def test_a_reset_stream_begins_with_zero_again() -> None:
     reassembler = Reassembler()
     assert push(reassembler, *fragments(0, 1, 0, "a"), *fragments(2, 1, 2, "c")) == ["a"]
-    reassembler.reset_stream(1)
+    reassembler.reset_streams([1])
     assert reassembler.size == 0
     assert push(reassembler, *fragments(3, 1, 0, "new")) == ["new"]
 

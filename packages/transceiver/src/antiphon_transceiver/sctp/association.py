@@ -13,7 +13,8 @@ from antiphon_transceiver.sctp.congestion import CongestionControl
 from antiphon_transceiver.sctp.cookie import EXTENSIONS, SECRET_SIZE, CookieJar, Peer, StaleCookieError
 from antiphon_transceiver.sctp.events import Closed, CloseReason, Established, StreamsReset
 from antiphon_transceiver.sctp.inbound import MAX_STREAMS, RECEIVE_BUFFER, Inbound
-from antiphon_transceiver.sctp.outbound import Outbound, OutboundMessage
+from antiphon_transceiver.sctp.outbound import Outbound
+from antiphon_transceiver.sctp.outgoing import OutboundMessage
 from antiphon_transceiver.sctp.packet import HEADER_SIZE, Packet, encode_packet
 from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType, encode_parameters
 from antiphon_transceiver.sctp.reassembly import StreamMessage
@@ -36,6 +37,9 @@ MAX_CONTROL = 16
 MAX_BURST = 10
 """Packets sent at once (Max.Burst of RFC 9260 §16, there 4): an initial window, so that it is never cut short."""
 
+MAX_BURST_CHUNKS = 110
+"""DATA chunks sent at once: as many of the smallest as two packets hold, which one SACK acknowledges."""
+
 SETUP_DEADLINE = 30.0
 """Seconds until the peer must have answered: as long as ICE keeps a silent one."""
 
@@ -45,6 +49,9 @@ SHUTDOWN_DEADLINE = 5.0
 MAX_RETRANSMISSIONS = 30
 """Times in a row something is repeated in vain: some 30 s, as above (Association.Max.Retrans of RFC 9260 §16 is 10, up
 to a minute apart)."""
+
+MAX_CAUSES = 4
+"""Error causes of an ABORT that `Closed` names; there is one as a rule."""
 
 HEARTBEAT_INTERVAL = 30.0
 """Seconds of silence after which the path is measured (HB.interval of RFC 9260 §16)."""
@@ -115,8 +122,9 @@ class Association:
         """What the last HEARTBEAT carried and when it left, until it is answered."""
         self._dirty = False
         self._now = 0.0
-        # Both are drained after every call (antiphon_common.core), so one datagram's worth bounds them.
+        # Drained after every call (antiphon_common.core), so one datagram's worth bounds it.
         self._transmits: deque[Transmit] = deque()
+        # Messages in it count against our window; `poll_timeout` asks for a call while anything is in it.
         self._events: deque[AssociationEvent] = deque()
 
     @property
@@ -247,6 +255,8 @@ class Association:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
+        if self._events:
+            return self._now
         if self.state is State.ENDED:
             return None
         if self._dirty:
@@ -274,17 +284,18 @@ class Association:
             self.counters.unexpected += 1
             return
         has_data = at_once = False
-        for chunk in packet.chunks:
-            if isinstance(chunk, chunks.Unknown):
+        ignored = packet.ignored()
+        for index, chunk in enumerate(packet.chunks):
+            if type(chunk) is chunks.Unknown:
                 if chunk.wants_report and self._peer is not None:
                     self._queue(chunks.Error((Parameter(Cause.UNRECOGNIZED_CHUNK, chunk.encode()[:64]),)))
                 if chunk.stops_packet:
                     break
-            elif self.state not in EXPECTED[chunk.type]:
+            elif index in ignored or self.state not in EXPECTED[chunk.type]:
                 self.counters.unexpected += 1
             else:
                 _HANDLERS[chunk.type](self, chunk, now)
-                if isinstance(chunk, chunks.Data):
+                if type(chunk) is chunks.Data:
                     has_data, at_once = True, at_once or chunk.immediate
         if has_data:
             self.inbound.tsns.packet_received(now, at_once=at_once)
@@ -413,13 +424,11 @@ class Association:
         self._resets.incoming.clear()
         for stream in outgoing:
             self.outbound.reset_stream(stream)
-        for stream in incoming:
-            self.inbound.reassembler.reset_stream(stream)
+        self.inbound.reassembler.reset_streams(incoming)
         self._events.append(StreamsReset(outgoing, incoming))
 
     def _request_resets(self, now: float) -> None:
-        outbound = self.outbound
-        request = self._resets.request(lambda stream: not outbound.buffered(stream), outbound.cumulative_tsn, now)
+        request = self._resets.request(self.outbound.busy_streams, self.outbound.cumulative_tsn, now)
         if request is not None:
             self._queue(chunks.Reconfig((request,)))
         self._report_resets()
@@ -462,7 +471,7 @@ class Association:
         self._end(self._close_reason, "")
 
     def _receive_abort(self, abort: chunks.Abort, now: float) -> None:
-        detail = ", ".join(f"cause {cause.type}" for cause in abort.causes)
+        detail = ", ".join([f"cause {cause.type}" for cause in abort.causes[:MAX_CAUSES]])
         self._end(CloseReason.ABORT_RECEIVED, detail)
 
     def _continue_shutdown(self, now: float) -> None:
@@ -515,15 +524,17 @@ class Association:
         if self.state is State.ESTABLISHED:
             self._request_resets(now)
         self._continue_shutdown(now)
-        burst = 0
+        packets, data_chunks = 0, MAX_BURST_CHUNKS
         while True:
-            packet = self._next_packet(now, with_data=burst < MAX_BURST)
+            packet, taken = self._next_packet(now, data_chunks if packets < MAX_BURST else 0)
             if not packet:
                 return
             self._transmit_to_peer(packet)
-            burst += 1
+            packets += 1
+            data_chunks -= taken
 
-    def _next_packet(self, now: float, *, with_data: bool) -> list[bytes]:
+    def _next_packet(self, now: float, data_chunks: int) -> tuple[list[bytes], int]:
+        """Return the chunks of the next packet, and the number of DATA chunks among them: at most `data_chunks`."""
         room = empty = self.packet_size - HEADER_SIZE
         packet: list[bytes] = []
         while self._control and (len(self._control[0]) <= room or not packet):
@@ -535,19 +546,20 @@ class Association:
         if tsns.due and room >= SACK_SIZE:
             packet.append(self.inbound.sack(room).encode())
             room -= len(packet[-1])
-        if not (may_send and with_data):
-            return packet
-        data = self.outbound.take(room, now, empty=empty)
+        if not (may_send and data_chunks):
+            return packet, 0
+        data = self.outbound.take(room, now, empty=empty, limit=data_chunks)
         if data and tsns.pending and room - sum(map(len, data)) >= SACK_SIZE:
             packet.append(self.inbound.sack(SACK_SIZE).encode())
-        return packet + data
+        return packet + data, len(data)
 
     def _queue(self, chunk: Chunk) -> None:
-        data = chunk.encode()
-        if len(self._control) < MAX_CONTROL and len(data) <= self.packet_size - HEADER_SIZE:
-            self._control.append(data)
-        else:
-            self.counters.control_dropped += 1
+        if len(self._control) < MAX_CONTROL:
+            data = chunk.encode()
+            if len(data) <= self.packet_size - HEADER_SIZE:
+                self._control.append(data)
+                return
+        self.counters.control_dropped += 1
 
     def _transmit_to_peer(self, packet: list[bytes]) -> None:
         if self._peer is not None:

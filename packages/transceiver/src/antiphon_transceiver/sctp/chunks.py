@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from struct import Struct
+from itertools import chain
+from struct import Struct, pack, unpack
 from typing import Any, ClassVar
 
 import msgspec
@@ -141,9 +142,10 @@ class Sack(msgspec.Struct, frozen=True):
     duplicates: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
-        value = _SACK.pack(self.cumulative_tsn, self.window, len(self.gaps), len(self.duplicates))
-        value += b"".join(_HALVES.pack(*gap) for gap in self.gaps)
-        value += b"".join(tsn.to_bytes(4, "big") for tsn in self.duplicates)
+        gaps, duplicates = self.gaps, self.duplicates
+        value = _SACK.pack(self.cumulative_tsn, self.window, len(gaps), len(duplicates))
+        if gaps or duplicates:
+            value += pack(f"!{2 * len(gaps)}H{len(duplicates)}I", *chain.from_iterable(gaps), *duplicates)
         return encode_chunk(self.type, 0, value)
 
     @classmethod
@@ -156,19 +158,18 @@ class Sack(msgspec.Struct, frozen=True):
         if not gap_count and not duplicate_count:
             return cls(cumulative_tsn, window)
         gaps_end = _SACK.size + 4 * gap_count
-        gaps = tuple((first, last) for first, last in _HALVES.iter_unpack(value[_SACK.size : gaps_end]))
+        gaps = tuple(_HALVES.iter_unpack(value[_SACK.size : gaps_end]))
         highest = 0
         for first, last in gaps:
             # In any other order a few blocks could name every TSN hundreds of times.
             if not highest < first <= last:
                 raise DecodeError("gap blocks that overlap or go back")
             highest = last
-        duplicates = tuple(tsn for (tsn,) in _WORD.iter_unpack(value[gaps_end:]))
+        duplicates = unpack(f"!{duplicate_count}I", value[gaps_end:])
         return cls(cumulative_tsn, window, gaps, duplicates)
 
 
 _HALVES = Struct("!HH")
-_WORD = Struct("!I")
 
 
 class _Opaque(msgspec.Struct, frozen=True):
@@ -297,8 +298,7 @@ class ForwardTsn(msgspec.Struct, frozen=True):
     def decode(cls, flags: int, value: bytes) -> "ForwardTsn":
         if not value or len(value) % 4:
             raise DecodeError("a FORWARD TSN of the wrong length")
-        streams = tuple((stream, ssn) for stream, ssn in _HALVES.iter_unpack(value[4:]))
-        return cls(int.from_bytes(value[:4], "big"), streams)
+        return cls(int.from_bytes(value[:4], "big"), tuple(_HALVES.iter_unpack(value[4:])))
 
 
 class Unknown(msgspec.Struct, frozen=True):

@@ -1,17 +1,18 @@
 """The Data Channel Establishment Protocol (RFC 8832), and what RFC 8831 §8 says about payloads."""
 
 from enum import IntEnum
+from struct import Struct
 from typing import Self
 
 import msgspec
 
 from antiphon_common.errors import DecodeError
-from antiphon_common.wire import Reader, Writer
 
 MAX_OPEN = 4096
 """Bytes of an OPEN message. RFC 8832 would allow 128 KiB of label and protocol; each channel keeps them."""
 
 NORMAL_PRIORITY = 256
+_OPEN = Struct("!BBHIHH")
 _UNORDERED = 0x80
 _RELIABLE, _MAX_RETRANSMITS, _MAX_LIFETIME = 0, 1, 2
 
@@ -45,34 +46,29 @@ class Open(msgspec.Struct, frozen=True):
         elif self.max_lifetime is not None:
             reliability, limit = _MAX_LIFETIME, self.max_lifetime
         label, protocol = self.label.encode(), self.protocol.encode()
-        writer = Writer()
-        writer.push_uint8(MessageType.OPEN)
-        writer.push_uint8(reliability if self.ordered else reliability | _UNORDERED)
-        writer.push_uint16(NORMAL_PRIORITY)
-        writer.push_uint32(limit)
-        writer.push_uint16(len(label))
-        writer.push_uint16(len(protocol))
-        writer.push_bytes(label + protocol)
-        return writer.getvalue()
+        kind = reliability if self.ordered else reliability | _UNORDERED
+        head = _OPEN.pack(MessageType.OPEN, kind, NORMAL_PRIORITY, limit, len(label), len(protocol))
+        return head + label + protocol
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Invert `encode`; raise DecodeError for anything else, or more than `MAX_OPEN` bytes."""
-        if len(data) > MAX_OPEN:
-            raise DecodeError(f"a channel that takes {len(data)} bytes to open")
-        reader = Reader(data)
-        if reader.pull_uint8() != MessageType.OPEN:
-            raise DecodeError("not a DATA_CHANNEL_OPEN")
-        kind, _priority, limit = reader.pull_uint8(), reader.pull_uint16(), reader.pull_uint32()
-        label_length, protocol_length = reader.pull_uint16(), reader.pull_uint16()
-        label, protocol = _text(reader.pull_bytes(label_length)), _text(reader.pull_bytes(protocol_length))
-        reader.expect_end()
+        """Invert `encode`; raise DecodeError for anything else, or more than `MAX_OPEN` bytes.
+
+        Label and protocol that are not UTF-8 are read with replacement characters, since a channel works without them.
+        """
+        size = len(data)
+        if not _OPEN.size <= size <= MAX_OPEN:
+            raise DecodeError(f"a DATA_CHANNEL_OPEN of {size} bytes")
+        message_type, kind, _priority, limit, label_length, protocol_length = _OPEN.unpack_from(data)
+        if message_type != MessageType.OPEN or size != _OPEN.size + label_length + protocol_length:
+            raise DecodeError("not a DATA_CHANNEL_OPEN, or one of another length")
         reliability = kind & ~_UNORDERED
         if reliability > _MAX_LIFETIME:
             raise DecodeError(f"a channel of type {kind:#04x}")
+        label_end = _OPEN.size + label_length
         return cls(
-            label,
-            protocol,
+            data[_OPEN.size : label_end].decode(errors="replace"),
+            data[label_end:].decode(errors="replace"),
             not kind & _UNORDERED,
             limit if reliability == _MAX_RETRANSMITS else None,
             limit if reliability == _MAX_LIFETIME else None,

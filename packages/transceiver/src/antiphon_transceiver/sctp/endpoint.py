@@ -33,6 +33,10 @@ MIN_MTU = 576
 MAX_CHANNELS = 128
 """Channels at once, both sides' together. A voice call has one or two."""
 
+MAX_EVENTS = 64
+"""Events of the association that one call takes, as many as a packet has chunks at most; `poll_timeout` asks for the
+next call at once. A packet that fills a hole may deliver a thousand messages."""
+
 LOW_BUFFERED = 1 << 16
 """Bytes left to be acknowledged at which more is asked for: enough to keep a path busy meanwhile."""
 
@@ -207,9 +211,11 @@ class DataChannelEndpoint:
     # What the association tells.
 
     def _receive_events(self, now: float) -> None:
+        left = MAX_EVENTS
         while True:
-            while (event := self.association.poll_event()) is not None:
+            while left and (event := self.association.poll_event()) is not None:
                 self._receive_event(event)
+                left -= 1
             if not self.association.has_queued:
                 break
             self.association.flush(now)
@@ -314,10 +320,10 @@ class DataChannelEndpoint:
             self.association.reset_streams([channel.id])
 
     def _receive_resets(self, outgoing: Collection[int], incoming: Collection[int]) -> None:
-        for number in (*outgoing, *incoming):
-            channel = self._channels.get(number)
-            if channel is None:
-                continue
+        outgoing, incoming = frozenset(outgoing), frozenset(incoming)
+        reset = outgoing | incoming
+        for number in [number for number in self._channels if number in reset]:
+            channel = self._channels[number]
             channel.outgoing_reset |= number in outgoing
             channel.incoming_reset |= number in incoming
             if channel.outgoing_reset and channel.incoming_reset:

@@ -2,7 +2,7 @@
 
 from antiphon_common.errors import RemoteProtocolError
 from antiphon_transceiver.sctp.chunks import Data, ForwardTsn, Sack
-from antiphon_transceiver.sctp.reassembly import MAX_HELD, MAX_MESSAGE_SIZE, Reassembler, StreamMessage
+from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, Reassembler, StreamMessage, total_size
 from antiphon_transceiver.sctp.received import ReceivedTsns
 
 MAX_STREAMS = 1024
@@ -67,7 +67,7 @@ class Inbound:
         tsns.pending = tsns.due = True
         if not tsns.skip_to(tsns.extend(forward.cumulative_tsn)):
             return []
-        streams = tuple(skipped for skipped in forward.streams if skipped[0] < MAX_STREAMS)
+        streams = [skipped for skipped in forward.streams if skipped[0] < MAX_STREAMS]
         return self._deliver(self.reassembler.skip(tsns.cumulative, streams))
 
     def release(self, size: int) -> bool:
@@ -86,7 +86,7 @@ class Inbound:
     def _has_room(self, tsn: int, size: int) -> bool:
         tsns, reassembler = self.tsns, self.reassembler
         limit = MAX_HELD_BYTES if tsn < tsns.highest else RECEIVE_BUFFER
-        if reassembler.size + self._unread + size <= limit and reassembler.chunks < MAX_HELD:
+        if reassembler.size + self._unread + size <= limit and not reassembler.full:
             return tsns.has_room(tsn)
         if tsn == tsns.cumulative + 1 and not self._unread:
             # Only the peer could make room, and even what everything waits for does not fit.
@@ -94,6 +94,6 @@ class Inbound:
         return False
 
     def _deliver(self, messages: list[StreamMessage]) -> list[StreamMessage]:
-        for message in messages:
-            self._unread += len(message.data)
+        if messages:
+            self._unread += total_size(messages)
         return messages

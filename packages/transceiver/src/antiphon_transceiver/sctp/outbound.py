@@ -4,17 +4,18 @@ TSNs here are unbounded, beginning at the initial TSN; only chunks have them sho
 """
 
 from collections import deque
+from collections.abc import Container
 from heapq import heappop, heappush
-
-import msgspec
 
 from antiphon_common.sequence import extend32
 from antiphon_transceiver.sctp.chunks import DATA_HEADER_SIZE, Data, ForwardTsn, Sack
 from antiphon_transceiver.sctp.congestion import CongestionControl
+from antiphon_transceiver.sctp.outgoing import OutboundMessage, SentChunk
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
 
-MAX_OUTSTANDING = 4096
-"""Chunks in flight or waiting to be sent again, so that a SACK never makes us look at more of them."""
+MAX_OUTSTANDING = 512
+"""Chunks in flight or waiting to be sent again: half a megabyte of full size, or 4 Mbit/s of short events over a round
+trip of 0.1 s. One SACK looks at each of them at most once, and may acknowledge all of them."""
 
 MIN_FRAGMENT = 256
 """Bytes of a message that are worth a chunk of their own at the end of a packet."""
@@ -23,58 +24,6 @@ MISSES_UNTIL_LOST = 3
 """SACKs that miss a chunk until it counts as lost (RFC 9260 §7.2.4)."""
 
 _MASK = 0xFFFFFFFF
-
-
-class OutboundMessage(msgspec.Struct, eq=False):
-    """A message from when it is queued until its last chunk is acknowledged. Times are in seconds."""
-
-    stream: int
-    ppid: int
-    data: bytes
-    unordered: bool
-    max_retransmits: int | None
-    max_lifetime: float | None
-    expires_at: float | None = None
-    ssn: int = 0
-    offset: int = 0
-    """Bytes that have become chunks."""
-    first_tsn: int = -1
-    abandoned: bool = False
-
-    def is_expired(self, now: float) -> bool:
-        return self.expires_at is not None and now >= self.expires_at
-
-
-class SentChunk:
-    """A chunk that has its TSN. One without `wire` stands for the part of an abandoned message that never left."""
-
-    __slots__ = (
-        "acked",
-        "in_flight",
-        "lost",
-        "message",
-        "misses",
-        "sent_at",
-        "sent_before",
-        "size",
-        "transmissions",
-        "tsn",
-        "wire",
-    )
-
-    def __init__(self, tsn: int, message: OutboundMessage, wire: bytes, size: int) -> None:
-        self.tsn = tsn
-        self.message = message
-        self.wire = wire
-        self.size = size
-        self.sent_at = 0.0
-        self.sent_before = tsn
-        """The highest TSN sent when this was sent last: a SACK of one beyond it tells that this one is missing."""
-        self.transmissions = 0
-        self.misses = 0
-        self.in_flight = False
-        self.acked = False
-        self.lost = False
 
 
 class OutboundCounters:
@@ -118,7 +67,8 @@ class Outbound:
         """Every chunk above `cumulative_tsn`, without a hole."""
         self._lost: list[int] = []
         """Heap of the TSNs to send again; those that came after all are skipped."""
-        self._has_gap_acks = False
+        self._gaps: tuple[tuple[int, int], ...] = ()
+        """The gap blocks of the last SACK."""
         self._rescue = False
         """One packet may leave in spite of the congestion window (RFC 9260 §7.2.4 rule 3)."""
         self._timed_tsn: int | None = None
@@ -136,13 +86,18 @@ class Outbound:
         """Messages not yet wholly sent."""
         return len(self._queue)
 
+    @property
+    def busy_streams(self) -> Container[int]:
+        """Streams with bytes that the peer has not acknowledged."""
+        return self._buffered.keys()
+
     def buffered(self, stream: int) -> int:
         """Return the bytes of a stream that the peer has not acknowledged."""
         return self._buffered.get(stream, 0)
 
     def push(self, message: OutboundMessage) -> None:
         self._queue.append(message)
-        self._account(message.stream, len(message.data))
+        self._account(message.stream, message.size)
         if message.max_lifetime is not None:
             self._without_deadline.append(message)
 
@@ -158,18 +113,13 @@ class Outbound:
 
     # Sending.
 
-    def take(self, room: int, now: float, *, empty: int) -> list[bytes]:
-        """Return the chunks that go into a packet with `room` bytes left; one without any chunk yet has `empty`."""
+    def take(self, room: int, now: float, *, empty: int, limit: int) -> list[bytes]:
+        """Return the chunks that go into a packet with `room` bytes left; one without any chunk yet has `empty`.
+
+        At most `limit` chunks: what was abandoned is reported first, then lost chunks are sent again, then new ones.
+        """
         taken: list[bytes] = []
-        while True:
-            wire = (
-                self._take_forward_tsn(room, now)
-                or self._take_lost(room, now, oversize=room == empty)
-                or self._take_new(room, now, empty)
-                or self._take_forward_tsn(room, now)  # of what has just been found expired
-            )
-            if not wire:
-                break
+        while len(taken) < limit and (wire := self._take_next(room, now, empty)):
             taken.append(wire)
             room -= len(wire)
         if taken:
@@ -177,22 +127,35 @@ class Outbound:
             self._last_sent_at = now
         return taken
 
+    def _take_next(self, room: int, now: float, empty: int) -> bytes:
+        if self._forward_due and (wire := self._take_forward_tsn(room, now)):
+            return wire
+        if self._lost and (wire := self._take_lost(room, now, oversize=room == empty)):
+            return wire
+        if self._queue and (wire := self._take_new(room, now, empty)):
+            return wire
+        return self._take_forward_tsn(room, now) if self._forward_due else b""  # of what has just been found expired
+
     def _take_lost(self, room: int, now: float, *, oversize: bool) -> bytes:
         while self._lost:
-            chunk = self._find(self._lost[0])
+            index = self._lost[0] - self.cumulative_tsn - 1
+            chunk = self._outstanding[index] if index >= 0 else None
             if chunk is None or not chunk.lost:
                 heappop(self._lost)
+                if chunk is not None:
+                    chunk.queued = False
             elif chunk.message.is_expired(now) and self.forward_tsn_supported:
                 self._abandon(chunk.message)
             elif (self._flight and (self.peer_window == 0 or not (self._rescue or self._fits_window()))) or (
-                len(chunk.wire) > room and not oversize
+                chunk.length > room and not oversize
             ):
                 return b""
             else:
                 heappop(self._lost)
+                chunk.queued = False
                 self.counters.retransmissions += 1
                 self._sent(chunk, now)
-                if chunk is self._outstanding[0]:
+                if not index:
                     self.deadline = now + self._rto.value  # RFC 9260 §6.3.2 R3
                 return chunk.wire
         return b""
@@ -203,13 +166,13 @@ class Outbound:
             return b""
         if not self._outstanding and now - self._last_sent_at > self._rto.value:
             self._congestion.resumed()
-        remaining = len(message.data) - message.offset
+        remaining = message.size - message.offset
         size = min(remaining, room // 4 * 4 - DATA_HEADER_SIZE)
         if size < remaining and room < empty and (size < MIN_FRAGMENT or remaining + DATA_HEADER_SIZE <= empty):
             return b""  # better off in the next packet
         # One chunk may always be in flight, to see whether a window that is shut has opened (RFC 9260 §6.1 A).
-        needed = self._flight + DATA_HEADER_SIZE + size
-        if self._flight and (needed > self.peer_window or not self._fits_window()):
+        flight = self._flight
+        if flight and (flight + DATA_HEADER_SIZE + size > self.peer_window or flight >= self._congestion.window):
             return b""
         return self._cut(message, size, now)
 
@@ -220,7 +183,7 @@ class Outbound:
         """Return the message to send from, after dropping those that expired before any of it was sent."""
         while self._queue:
             message = self._queue[0]
-            if not message.is_expired(now):
+            if message.expires_at is None or now < message.expires_at:
                 return message
             if message.offset:
                 if not self.forward_tsn_supported:
@@ -228,7 +191,7 @@ class Outbound:
                 self._abandon(message)
             else:
                 self._queue.popleft()
-                self._account(message.stream, -len(message.data))
+                self._account(message.stream, -message.size)
                 self.counters.abandoned += 1
         return None
 
@@ -243,19 +206,12 @@ class Outbound:
                 self._next_ssn[message.stream] = message.ssn + 1 & 0xFFFF
         payload = message.data[message.offset : message.offset + size]
         message.offset += size
-        ending = message.offset == len(message.data)
-        wire = Data(
-            tsn & _MASK,
-            message.stream,
-            message.ssn,
-            message.ppid,
-            payload,
-            beginning,
-            ending,
-            message.unordered,
-        ).encode()
+        ending = message.offset == message.size
+        stream, ssn, ppid = message.stream, message.ssn, message.ppid
+        wire = Data(tsn & _MASK, stream, ssn, ppid, payload, beginning, ending, message.unordered).encode()
         chunk = SentChunk(tsn, message, wire, size)
-        self._append(chunk)
+        self._outstanding.append(chunk)
+        self._next_tsn += 1
         if ending:
             self._queue.popleft()
         if self._timed_tsn is None:
@@ -264,10 +220,6 @@ class Outbound:
         self._sent(chunk, now)
         return wire
 
-    def _append(self, chunk: SentChunk) -> None:
-        self._outstanding.append(chunk)
-        self._next_tsn += 1
-
     def _sent(self, chunk: SentChunk, now: float) -> None:
         chunk.transmissions += 1
         chunk.sent_at = now
@@ -275,7 +227,7 @@ class Outbound:
         chunk.misses = 0
         chunk.lost = False
         chunk.in_flight = True
-        self._flight += len(chunk.wire)
+        self._flight += chunk.length
         if self.deadline is None:
             self.deadline = now + self._rto.value
 
@@ -293,8 +245,9 @@ class Outbound:
         flight_before = self._flight
         moved = cumulative > self.cumulative_tsn
         highest, acknowledged = self._receive_cumulative(cumulative, now)
-        if sack.gaps or self._has_gap_acks:
-            gap_highest, gap_acknowledged = self._receive_gaps(sack.gaps, now)
+        self._gaps = sack.gaps
+        if sack.gaps:
+            gap_highest, gap_acknowledged = self._receive_gaps(now)
             highest, acknowledged = max(highest, gap_highest), acknowledged + gap_acknowledged
         if moved:
             self._rto.answered()
@@ -324,6 +277,7 @@ class Outbound:
         self.deadline = now + self._rto.value
         if self.peer_window:  # else it was a probe of a shut window, which says nothing about the path
             self._congestion.timed_out()
+        self._take_back()
         for chunk in list(self._outstanding):
             if chunk.in_flight:
                 self._lose(chunk)
@@ -333,39 +287,58 @@ class Outbound:
     def _receive_cumulative(self, cumulative: int, now: float) -> tuple[int, int]:
         """Drop what the peer has; return the highest TSN that is news, or -1, and the bytes of such."""
         highest, size = -1, 0
-        while self.cumulative_tsn < cumulative:
+        buffered, freed = self._buffered, 0
+        for _ in range(cumulative - self.cumulative_tsn):
             chunk = self._outstanding.popleft()
-            self.cumulative_tsn += 1
             if not chunk.acked:
                 self._acknowledge(chunk, now)
-                highest, size = chunk.tsn, size + len(chunk.wire)
-            self._account(chunk.message.stream, -chunk.size)
+                highest, size = chunk.tsn, size + chunk.length
+            stream = chunk.message.stream
+            freed += chunk.size
+            buffered[stream] -= chunk.size
+            if not buffered[stream]:
+                del buffered[stream]
+        self.buffered_bytes -= freed
+        self.cumulative_tsn = cumulative
         return highest, size
 
-    def _receive_gaps(self, gaps: tuple[tuple[int, int], ...], now: float) -> tuple[int, int]:
-        """Mark what the gap blocks name and nothing else: a peer may take back what it said (RFC 9260 §6.2.1)."""
+    def _receive_gaps(self, now: float) -> tuple[int, int]:
+        """Mark what the gap blocks of the last SACK name; return the same as `_receive_cumulative`.
+
+        A chunk that was named before stays marked even if these blocks do not name it: `_take_back` looks into that.
+        """
         highest, size = -1, 0
-        blocks = iter(gaps)
-        first, last = next(blocks, (MAX_OUTSTANDING + 1, MAX_OUTSTANDING + 1))
-        self._has_gap_acks = bool(gaps)
+        block = 0
+        first, last = self._gaps[0]
         for offset, chunk in enumerate(self._outstanding, start=1):
-            while offset > last:
-                first, last = next(blocks, (MAX_OUTSTANDING + 1, MAX_OUTSTANDING + 1))
-            if offset >= first:
-                if not chunk.acked:
-                    self._acknowledge(chunk, now)
-                    highest, size = chunk.tsn, size + len(chunk.wire)
-            elif chunk.acked:
-                chunk.acked = False
-                if not chunk.message.abandoned:
-                    chunk.in_flight = True
-                    self._flight += len(chunk.wire)
+            if offset > last:
+                block += 1
+                if block == len(self._gaps):
+                    break
+                first, last = self._gaps[block]
+            if offset >= first and not chunk.acked:
+                self._acknowledge(chunk, now)
+                highest, size = chunk.tsn, size + chunk.length
         return highest, size
+
+    def _take_back(self) -> None:
+        """Put back in flight what gap blocks named once and the last SACK did not (RFC 9260 §6.2.1).
+
+        T3-rtx asks for this, as TCP does (RFC 2018 §8): a peer that changes its mind with each SACK costs nothing.
+        """
+        named = {offset for first, last in self._gaps for offset in range(first, min(last, MAX_OUTSTANDING) + 1)}
+        for offset, chunk in enumerate(self._outstanding, start=1):
+            if chunk.acked and offset not in named and not chunk.message.abandoned:
+                chunk.acked = False
+                chunk.in_flight = True
+                self._flight += chunk.length
 
     def _acknowledge(self, chunk: SentChunk, now: float) -> None:
         chunk.acked = True
         chunk.lost = False
-        self._leave_flight(chunk)
+        if chunk.in_flight:
+            chunk.in_flight = False
+            self._flight -= chunk.length
         if chunk.tsn == self._timed_tsn:
             if chunk.transmissions == 1:  # else nobody knows which of them it answers (RFC 6298 §3)
                 self._rto.measure(now - chunk.sent_at)
@@ -399,16 +372,14 @@ class Outbound:
             self._abandon(chunk.message)
         else:
             chunk.lost = True
-            heappush(self._lost, chunk.tsn)
+            if not chunk.queued:
+                chunk.queued = True
+                heappush(self._lost, chunk.tsn)
 
     def _leave_flight(self, chunk: SentChunk) -> None:
         if chunk.in_flight:
             chunk.in_flight = False
-            self._flight -= len(chunk.wire)
-
-    def _find(self, tsn: int) -> SentChunk | None:
-        index = tsn - self.cumulative_tsn - 1
-        return self._outstanding[index] if index >= 0 else None
+            self._flight -= chunk.length
 
     # Partial reliability (RFC 3758).
 
@@ -416,11 +387,12 @@ class Outbound:
         """Give up a message of which something was sent; `_advance` then tells the peer."""
         message.abandoned = True
         self.counters.abandoned += 1
-        unsent = len(message.data) - message.offset
+        unsent = message.size - message.offset
         if unsent:
             # The peer may have acknowledged all of it so far. Skipping one more TSN tells it that no more will come.
             self._queue.popleft()
-            self._append(SentChunk(self._next_tsn, message, b"", unsent))
+            self._outstanding.append(SentChunk(self._next_tsn, message, b"", unsent))
+            self._next_tsn += 1
         index = max(message.first_tsn - self.cumulative_tsn - 1, 0)
         while index < len(self._outstanding) and (chunk := self._outstanding[index]).message is message:
             self._leave_flight(chunk)
@@ -446,8 +418,6 @@ class Outbound:
         return self._advanced_tsn > before and index > 0
 
     def _take_forward_tsn(self, room: int, now: float) -> bytes:
-        if not self._forward_due:
-            return b""
         skipped: dict[int, int] = {}
         for index in range(self._advanced_tsn - self.cumulative_tsn):
             message = self._outstanding[index].message

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable
 from enum import IntEnum
-from struct import Struct
+from struct import Struct, pack, unpack
 from typing import NamedTuple, Self
 
 import msgspec
 
 from antiphon_common.errors import DecodeError
-from antiphon_common.wire import Reader
 
 _HEADER = Struct("!HH")
+_RESET_REQUEST = Struct("!III")
+_RESPONSE = Struct("!II")
 
 
 class ParameterType(IntEnum):
@@ -75,18 +76,16 @@ class OutgoingResetRequest(msgspec.Struct, frozen=True):
     streams: tuple[int, ...]
 
     def encode(self) -> Parameter:
-        head = b"".join(n.to_bytes(4, "big") for n in (self.sequence, self.response_sequence, self.last_tsn))
-        streams = b"".join(stream.to_bytes(2, "big") for stream in self.streams)
-        return Parameter(ParameterType.OUTGOING_RESET_REQUEST, head + streams)
+        head = _RESET_REQUEST.pack(self.sequence, self.response_sequence, self.last_tsn)
+        return Parameter(ParameterType.OUTGOING_RESET_REQUEST, head + pack(f"!{len(self.streams)}H", *self.streams))
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        reader = Reader(value)
-        sequence, response_sequence, last_tsn = (reader.pull_uint32() for _ in range(3))
-        streams = []
-        while reader.remaining:
-            streams.append(reader.pull_uint16())
-        return cls(sequence, response_sequence, last_tsn, tuple(streams))
+        count, rest = divmod(len(value) - _RESET_REQUEST.size, 2)
+        if count < 0 or rest:
+            raise DecodeError("a reset request of the wrong length")
+        sequence, response_sequence, last_tsn = _RESET_REQUEST.unpack_from(value)
+        return cls(sequence, response_sequence, last_tsn, unpack(f"!{count}H", value[_RESET_REQUEST.size :]))
 
 
 class ReconfigResult(IntEnum):
@@ -108,10 +107,11 @@ class ReconfigResponse(msgspec.Struct, frozen=True):
     result: int
 
     def encode(self) -> Parameter:
-        value = self.sequence.to_bytes(4, "big") + self.result.to_bytes(4, "big")
-        return Parameter(ParameterType.RECONFIG_RESPONSE, value)
+        return Parameter(ParameterType.RECONFIG_RESPONSE, _RESPONSE.pack(self.sequence, self.result))
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        reader = Reader(value)
-        return cls(reader.pull_uint32(), reader.pull_uint32())
+        if len(value) < _RESPONSE.size:
+            raise DecodeError("a response cut short")
+        sequence, result = _RESPONSE.unpack_from(value)
+        return cls(sequence, result)

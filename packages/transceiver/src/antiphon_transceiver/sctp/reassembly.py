@@ -1,16 +1,24 @@
 """Messages put together from DATA chunks and into order (RFC 9260 §6.5, §6.6 and §6.9, RFC 3758 §3.6)."""
 
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Collection, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from antiphon_common.errors import RemoteProtocolError
 from antiphon_common.sequence import extend16
 from antiphon_transceiver.sctp.chunks import Data
+from antiphon_transceiver.sctp.received import MAX_AHEAD, MAX_RANGES
 
 MAX_MESSAGE_SIZE = 1 << 18
 """Bytes of a message, as our SDP announces it: what Chromium announces."""
 
-MAX_HELD = 16384
+MAX_HELD = 2 * MAX_AHEAD
 """Chunks held, however small: twice as many as there may be TSNs behind a hole."""
+
+MAX_PARTIAL = 3 * MAX_RANGES
+"""Messages held of which a fragment is missing. Each hole has two at most; the rest is for messages that the sender
+abandoned half-way. A FORWARD TSN may drop all of them at once."""
 
 
 class StreamMessage(NamedTuple):
@@ -22,47 +30,28 @@ class StreamMessage(NamedTuple):
 
 
 class _Run:
-    """Chunks with consecutive TSNs of one message, which may lack its beginning, its end, or both."""
+    """Fragments with consecutive TSNs of one message, which may lack its beginning, its end, or both."""
 
-    __slots__ = ("beginning", "chunks", "ending", "first", "last", "size")
+    __slots__ = ("beginning", "ending", "first", "key", "last", "payloads", "ppid", "size")
 
     def __init__(self, tsn: int, chunk: Data) -> None:
         self.first = self.last = tsn
-        self.chunks = [chunk]
+        self.key = (chunk.stream, chunk.ssn, chunk.unordered)
+        self.ppid = chunk.ppid
+        self.payloads = [chunk.payload]
         self.size = len(chunk.payload)
         self.beginning = chunk.beginning
         self.ending = chunk.ending
 
     def continues(self, other: "_Run") -> bool:
         """Tell whether `other`, which has the next TSN, is of the same message."""
-        mine, its = self.chunks[-1], other.chunks[0]
-        return (
-            not self.ending
-            and not other.beginning
-            and (mine.stream, mine.ssn, mine.unordered) == (its.stream, its.ssn, its.unordered)
-        )
+        return not self.ending and not other.beginning and self.key == other.key
 
     def extend(self, other: "_Run") -> None:
         self.last = other.last
-        self.chunks += other.chunks
+        self.payloads += other.payloads
         self.size += other.size
         self.ending = other.ending
-
-    def message(self) -> StreamMessage:
-        first = self.chunks[0]
-        if len(self.chunks) == 1:
-            return StreamMessage(first.stream, first.ppid, first.payload)
-        return StreamMessage(first.stream, first.ppid, b"".join(chunk.payload for chunk in self.chunks))
-
-
-class _Stream:
-    """An incoming stream: the next message of its order, and those that came before their turn."""
-
-    __slots__ = ("next_ssn", "waiting")
-
-    def __init__(self) -> None:
-        self.next_ssn = 0
-        self.waiting: dict[int, StreamMessage] = {}
 
 
 class Reassembler:
@@ -71,9 +60,19 @@ class Reassembler:
     def __init__(self) -> None:
         self.size = 0
         self.chunks = 0
+        self._firsts: list[int] = []
+        """The keys of `_by_first` in ascending order."""
         self._by_first: dict[int, _Run] = {}
         self._by_last: dict[int, _Run] = {}
-        self._streams: dict[int, _Stream] = {}
+        self._next_ssn: dict[int, int] = {}
+        """The unbounded SSN that each stream waits for."""
+        self._waiting: dict[int, dict[int, StreamMessage]] = {}
+        """By stream and SSN, messages that came before their turn."""
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for anything else."""
+        return self.chunks >= MAX_HELD or len(self._firsts) >= MAX_PARTIAL
 
     def push(self, tsn: int, chunk: Data) -> list[StreamMessage]:
         """Take a chunk that is new, and return the messages it lets out.
@@ -87,7 +86,7 @@ class Reassembler:
         self.chunks += 1
         before = self._by_last.get(tsn - 1)
         if before is not None and before.continues(run):
-            self._forget(before)
+            del self._by_last[before.last]
             before.extend(run)
             run = before
         after = self._by_first.get(tsn + 1)
@@ -96,76 +95,111 @@ class Reassembler:
             run.extend(after)
         if run.size > MAX_MESSAGE_SIZE:
             raise RemoteProtocolError(f"a message of more than {MAX_MESSAGE_SIZE} bytes")
-        if run.beginning and run.ending:
-            self.size -= run.size
-            self.chunks -= len(run.chunks)
-            return self._finish(chunk, run.message())
-        self._by_first[run.first] = self._by_last[run.last] = run
-        return []
+        if run.first not in self._by_first:
+            self._by_first[run.first] = run
+            insort(self._firsts, run.first)
+        self._by_last[run.last] = run
+        if not (run.beginning and run.ending):
+            return []
+        self._forget(run)
+        self.size -= run.size
+        self.chunks -= len(run.payloads)
+        return self._finish(chunk, StreamMessage(chunk.stream, run.ppid, b"".join(run.payloads)))
 
-    def skip(self, cumulative_tsn: int, streams: tuple[tuple[int, int], ...]) -> list[StreamMessage]:
-        """Give up what misses a TSN up to `cumulative_tsn`, and the turn of SSNs skipped; return what that lets out."""
-        for run in list(self._by_first.values()):
-            lacks_beginning = not run.beginning and run.first - 1 <= cumulative_tsn
-            lacks_ending = not run.ending and run.last + 1 <= cumulative_tsn
-            if lacks_beginning or lacks_ending:
-                self._drop(run)
-        delivered = []
-        for number, skipped in streams:
-            stream = self._streams.setdefault(number, _Stream())
-            last = extend16(skipped, stream.next_ssn)
-            for ssn in sorted(ssn for ssn in stream.waiting if ssn <= last):
-                delivered.append(self._release(stream, ssn))
-            stream.next_ssn = max(stream.next_ssn, last + 1)
-            delivered += self._in_order(stream)
+    def skip(self, cumulative_tsn: int, streams: Sequence[tuple[int, int]]) -> list[StreamMessage]:
+        """Give up what misses a TSN up to `cumulative_tsn`, and the turn of SSNs skipped; return what that lets out.
+
+        Of a stream that is named more than once the last SSN counts.
+        """
+        self._drop_partial(cumulative_tsn)
+        delivered: list[StreamMessage] = []
+        for stream, skipped in dict(streams).items():
+            next_ssn = self._next_ssn.get(stream, 0)
+            last = extend16(skipped, next_ssn)
+            if last < next_ssn:
+                continue  # overtaken by what came
+            waiting = self._waiting.get(stream)
+            if waiting:
+                early = sorted([ssn for ssn in waiting if ssn <= last])
+                delivered += self._release([waiting.pop(ssn) for ssn in early])
+            self._next_ssn[stream] = last + 1
+            if waiting:
+                delivered += self._in_order(stream, waiting)
+            elif waiting is not None:
+                del self._waiting[stream]
         return delivered
 
-    def reset_stream(self, number: int) -> None:
-        """Begin a stream anew; what still waits there for its turn is dropped."""
-        stream = self._streams.pop(number, None)
-        if stream is not None:
-            for ssn in list(stream.waiting):
-                self._release(stream, ssn)
+    def reset_streams(self, streams: Collection[int]) -> None:
+        """Begin streams anew; what still waits there for its turn is dropped."""
+        for stream in streams:
+            if stream in self._next_ssn:
+                del self._next_ssn[stream]
+                if stream in self._waiting:
+                    self._release(list(self._waiting.pop(stream).values()))
 
     @property
-    def streams(self) -> list[int]:
+    def streams(self) -> Collection[int]:
         """The streams on which anything came in order."""
-        return list(self._streams)
+        return self._next_ssn.keys()
 
     def _finish(self, chunk: Data, message: StreamMessage) -> list[StreamMessage]:
         if chunk.unordered:
             return [message]
-        stream = self._streams.get(chunk.stream)
-        if stream is None:
-            stream = self._streams[chunk.stream] = _Stream()
-        ssn = extend16(chunk.ssn, stream.next_ssn)
-        if ssn == stream.next_ssn:
-            stream.next_ssn += 1
-            return [message, *self._in_order(stream)] if stream.waiting else [message]
-        if ssn > stream.next_ssn and ssn not in stream.waiting:
-            stream.waiting[ssn] = message
+        stream = chunk.stream
+        next_ssn = self._next_ssn.setdefault(stream, 0)
+        waiting = self._waiting.get(stream)
+        if chunk.ssn == next_ssn & 0xFFFF:
+            self._next_ssn[stream] = next_ssn + 1
+            return [message] if waiting is None else [message, *self._in_order(stream, waiting)]
+        ssn = extend16(chunk.ssn, next_ssn)
+        if waiting is None:
+            waiting = {}
+        if ssn > next_ssn and ssn not in waiting:
+            self._waiting[stream] = waiting
+            waiting[ssn] = message
             self.size += len(message.data)
             self.chunks += 1
         return []
 
-    def _in_order(self, stream: _Stream) -> list[StreamMessage]:
-        delivered = []
-        while stream.next_ssn in stream.waiting:
-            delivered.append(self._release(stream, stream.next_ssn))
-            stream.next_ssn += 1
+    def _in_order(self, stream: int, waiting: dict[int, StreamMessage]) -> list[StreamMessage]:
+        """Return the messages whose turn has come."""
+        first = last = self._next_ssn[stream]
+        while last in waiting:
+            last += 1
+        self._next_ssn[stream] = last
+        delivered = self._release([waiting.pop(ssn) for ssn in range(first, last)])
+        if not waiting:
+            del self._waiting[stream]
         return delivered
 
-    def _release(self, stream: _Stream, ssn: int) -> StreamMessage:
-        message = stream.waiting.pop(ssn)
-        self.size -= len(message.data)
-        self.chunks -= 1
-        return message
+    def _release(self, messages: list[StreamMessage]) -> list[StreamMessage]:
+        """Hold these messages no more."""
+        self.size -= total_size(messages)
+        self.chunks -= len(messages)
+        return messages
+
+    def _drop_partial(self, cumulative_tsn: int) -> None:
+        """Drop messages of which a fragment up to `cumulative_tsn` is missing."""
+        end = bisect_right(self._firsts, cumulative_tsn + 1)
+        kept = []
+        for first in self._firsts[:end]:
+            run = self._by_first[first]
+            if run.beginning and run.last >= cumulative_tsn:
+                kept.append(first)  # its next fragment is still to come
+                continue
+            del self._by_first[first], self._by_last[run.last]
+            self.size -= run.size
+            self.chunks -= len(run.payloads)
+        self._firsts[:end] = kept
 
     def _forget(self, run: _Run) -> None:
-        del self._by_first[run.first]
-        del self._by_last[run.last]
+        del self._by_first[run.first], self._by_last[run.last]
+        del self._firsts[bisect_left(self._firsts, run.first)]
 
-    def _drop(self, run: _Run) -> None:
-        self._forget(run)
-        self.size -= run.size
-        self.chunks -= len(run.chunks)
+
+def total_size(messages: Sequence[StreamMessage]) -> int:
+    """Return the bytes of messages."""
+    return sum(map(len, map(_data_of, messages)))
+
+
+_data_of = attrgetter("data")

@@ -1,11 +1,14 @@
 """Which TSNs came, and when to say so (RFC 9260 §6.2). TSNs here are unbounded."""
 
+from bisect import bisect_right
+
 from antiphon_common.sequence import extend32
 from antiphon_transceiver.sctp.chunks import SACK_SIZE, Sack
 from antiphon_transceiver.sctp.rto import MAX_SACK_DELAY
 
-MAX_AHEAD = 8192
-"""How far beyond the first missing TSN we keep chunks: twice what we would send ourselves."""
+MAX_AHEAD = 1024
+"""Chunks kept beyond the first missing TSN: our window holds half as many of full size. Filling one hole may deliver
+all of them at once, so this bounds what one packet costs."""
 
 MAX_RANGES = 256
 """Ranges of TSNs behind holes; as many gap blocks fill a packet."""
@@ -26,7 +29,9 @@ class ReceivedTsns:
         """Whether something came that no SACK has named."""
         self.due = False
         self.deadline: float | None = None
-        self._ranges: list[list[int]] = []
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        """First and last TSN of each range behind a hole, in ascending order; no two ranges touch."""
         self._duplicates: list[int] = []
         self._packets = 0
         self._first = True
@@ -34,7 +39,7 @@ class ReceivedTsns:
     @property
     def highest(self) -> int:
         """The highest TSN that came."""
-        return self._ranges[-1][1] if self._ranges else self.cumulative
+        return self._lasts[-1] if self._lasts else self.cumulative
 
     def extend(self, tsn: int) -> int:
         """Return the unbounded TSN of one on the wire."""
@@ -42,15 +47,17 @@ class ReceivedTsns:
 
     def is_new(self, tsn: int) -> bool:
         """Tell whether a TSN has not come yet; if it has, remember that it came again."""
-        if tsn > self.cumulative and not any(first <= tsn <= last for first, last in self._ranges):
-            return True
+        if tsn > self.cumulative:
+            index = bisect_right(self._firsts, tsn)
+            if not index or self._lasts[index - 1] < tsn:
+                return True
         if len(self._duplicates) < MAX_DUPLICATES:
             self._duplicates.append(tsn)
         return False
 
     def has_room(self, tsn: int) -> bool:
         """Tell whether a new TSN is near enough to be kept."""
-        return tsn <= self.cumulative + MAX_AHEAD and (len(self._ranges) < MAX_RANGES or tsn == self.cumulative + 1)
+        return tsn <= self.cumulative + MAX_AHEAD and (len(self._firsts) < MAX_RANGES or tsn == self.cumulative + 1)
 
     def add(self, tsn: int) -> None:
         """Remember a new TSN."""
@@ -58,19 +65,20 @@ class ReceivedTsns:
             self.cumulative = tsn
             self._absorb()
             return
-        index = len(self._ranges)
-        while index and self._ranges[index - 1][0] > tsn:
-            index -= 1
-        joins_left = index > 0 and self._ranges[index - 1][1] == tsn - 1
-        joins_right = index < len(self._ranges) and self._ranges[index][0] == tsn + 1
+        firsts, lasts = self._firsts, self._lasts
+        index = bisect_right(firsts, tsn)
+        joins_left = index > 0 and lasts[index - 1] == tsn - 1
+        joins_right = index < len(firsts) and firsts[index] == tsn + 1
         if joins_left and joins_right:
-            self._ranges[index - 1][1] = self._ranges.pop(index)[1]
+            lasts[index - 1] = lasts[index]
+            del firsts[index], lasts[index]
         elif joins_left:
-            self._ranges[index - 1][1] = tsn
+            lasts[index - 1] = tsn
         elif joins_right:
-            self._ranges[index][0] = tsn
+            firsts[index] = tsn
         else:
-            self._ranges.insert(index, [tsn, tsn])
+            firsts.insert(index, tsn)
+            lasts.insert(index, tsn)
 
     def skip_to(self, tsn: int) -> bool:
         """Wait no more for anything up to `tsn`; tell whether that is news."""
@@ -82,8 +90,10 @@ class ReceivedTsns:
 
     def _absorb(self) -> None:
         """Take up the ranges that the cumulative TSN has reached."""
-        while self._ranges and self._ranges[0][0] <= self.cumulative + 1:
-            self.cumulative = max(self.cumulative, self._ranges.pop(0)[1])
+        end = bisect_right(self._firsts, self.cumulative + 1)
+        if end:
+            self.cumulative = max(self.cumulative, self._lasts[end - 1])
+            del self._firsts[:end], self._lasts[:end]
 
     # SACKs.
 
@@ -91,7 +101,7 @@ class ReceivedTsns:
         """A packet with data came: every second one is answered at once, and all while there are holes."""
         self.pending = True
         self._packets += 1
-        if at_once or self._first or self._ranges or self._duplicates or self._packets >= PACKETS_PER_SACK:
+        if at_once or self._first or self._firsts or self._duplicates or self._packets >= PACKETS_PER_SACK:
             self.due = True
         elif self.deadline is None:
             self.deadline = now + MAX_SACK_DELAY
@@ -105,8 +115,10 @@ class ReceivedTsns:
     def sack(self, window: int, room: int) -> Sack:
         """Return the SACK of now, of at most `room` bytes."""
         blocks = max(0, (room - SACK_SIZE) // 4)
-        gaps = tuple((first - self.cumulative, last - self.cumulative) for first, last in self._ranges[:blocks])
-        duplicates = tuple(tsn & 0xFFFFFFFF for tsn in self._duplicates[: blocks - len(gaps)])
+        base = self.cumulative
+        ranges = zip(self._firsts[:blocks], self._lasts[:blocks], strict=True)
+        gaps = tuple([(first - base, last - base) for first, last in ranges])
+        duplicates = tuple([tsn & 0xFFFFFFFF for tsn in self._duplicates[: blocks - len(gaps)]])
         self._duplicates.clear()
         self._packets = 0
         self.pending = self.due = False

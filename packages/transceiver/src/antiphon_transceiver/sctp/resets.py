@@ -1,6 +1,6 @@
 """Stream resets (RFC 6525): asking the peer to start our streams over, and answering when it asks."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Container
 
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver.sctp.parameters import (
@@ -31,7 +31,8 @@ class StreamResets:
         self.unanswered = 0
         """Times in a row that our request went without an answer."""
         self._rto = rto
-        self._pending: list[int] = []
+        self._pending: dict[int, None] = {}
+        """Streams to reset, in the order of `want`."""
         self._next_sequence = initial_tsn & _MASK
         self._request: OutgoingResetRequest | None = None
         self._peer_sequence = 0
@@ -45,20 +46,21 @@ class StreamResets:
 
     def want(self, streams: Collection[int]) -> None:
         """Reset these outgoing streams once nothing of them is on the way."""
-        self._pending += [stream for stream in streams if stream not in self._pending]
+        self._pending.update(dict.fromkeys(streams))
 
-    def request(self, is_idle: Callable[[int], bool], cumulative_tsn: int, now: float) -> Parameter | None:
+    def request(self, busy: Container[int], cumulative_tsn: int, now: float) -> Parameter | None:
         """Return the next request, if there is one to make.
 
-        `is_idle` tells whether all of a stream was acknowledged. So its last TSN is at most `cumulative_tsn`, which the
-        peer has: it never has to answer that data is still missing.
+        `busy` has the streams with data that is not acknowledged yet. So the last TSN of any other is at most
+        `cumulative_tsn`, which the peer has: it never has to answer that data is still missing.
         """
         if self._request is not None or not self._pending:
             return None
-        ready = [stream for stream in self._pending if is_idle(stream)][:MAX_STREAMS_PER_REQUEST]
+        ready = [stream for stream in self._pending if stream not in busy][:MAX_STREAMS_PER_REQUEST]
         if not ready:
             return None
-        self._pending = [stream for stream in self._pending if stream not in ready]
+        for stream in ready:
+            del self._pending[stream]
         if not self._supported:  # then nobody is told, and these streams are never used again
             self.outgoing += ready
             self.incoming += ready

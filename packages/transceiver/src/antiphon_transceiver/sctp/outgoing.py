@@ -1,0 +1,67 @@
+"""What an association sends: messages of its user, and the DATA chunks that they are cut into."""
+
+import msgspec
+
+
+class OutboundMessage(msgspec.Struct, eq=False):
+    """A message from when it is queued until its last chunk is acknowledged. Times are in seconds."""
+
+    stream: int
+    ppid: int
+    data: bytes
+    unordered: bool
+    max_retransmits: int | None
+    max_lifetime: float | None
+    expires_at: float | None = None
+    ssn: int = 0
+    offset: int = 0
+    """Bytes that have become chunks."""
+    first_tsn: int = -1
+    abandoned: bool = False
+    size: int = 0
+    """Bytes of it all."""
+
+    def __post_init__(self) -> None:
+        self.size = len(self.data)
+
+    def is_expired(self, now: float) -> bool:
+        return self.expires_at is not None and now >= self.expires_at
+
+
+class SentChunk:
+    """A chunk that has its TSN. One without `wire` stands for the part of an abandoned message that never left."""
+
+    __slots__ = (
+        "acked",
+        "in_flight",
+        "length",
+        "lost",
+        "message",
+        "misses",
+        "queued",
+        "sent_at",
+        "sent_before",
+        "size",
+        "transmissions",
+        "tsn",
+        "wire",
+    )
+
+    def __init__(self, tsn: int, message: OutboundMessage, wire: bytes, size: int) -> None:
+        self.tsn = tsn
+        self.message = message
+        self.wire = wire
+        self.length = len(wire)
+        """Bytes it takes in flight, its header included."""
+        self.size = size
+        """Bytes of the message in it."""
+        self.sent_at = 0.0
+        self.sent_before = tsn
+        """The highest TSN sent when this was sent last: a SACK of one beyond it tells that this one is missing."""
+        self.transmissions = 0
+        self.misses = 0
+        self.in_flight = False
+        self.acked = False
+        self.lost = False
+        self.queued = False
+        """Whether its TSN stands in the heap of lost ones."""
