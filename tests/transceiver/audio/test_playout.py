@@ -13,7 +13,7 @@ from antiphon_transceiver.audio import (
     packet_duration,
 )
 from antiphon_transceiver.audio.g711 import G711Decoder
-from antiphon_transceiver.audio.playout import CREDIT_STEP_MS, MAX_ENTRIES, MAX_LATE, PARTIAL_WAIT
+from antiphon_transceiver.audio.playout import CREDIT_STEP_MS, MAX_ENTRIES, MAX_LATE, MAX_RESPONSES, PARTIAL_WAIT
 from support.speech import correlation, speech
 
 START = 1000.0
@@ -22,6 +22,7 @@ FRAME = 960
 """Bytes of 20 ms at 24 kHz."""
 
 OPUS_20 = b"\x68\x00\x01"
+OPUS_2_5 = b"\xe0\x01"
 
 
 def play(playout: Playout, since: float, until: float = float("inf")) -> Iterator[tuple[float, PlayoutPacket]]:
@@ -175,6 +176,23 @@ def test_clearing_spares_what_comes_later() -> None:
     assert [playout.poll_finished(), playout.poll_finished()] == [2, None]
 
 
+def test_clearing_drops_what_makes_no_whole_packet() -> None:
+    playout = Playout("pcm16/24000")
+    playout.append(1, bytes(FRAME // 2))
+    assert playout.buffered_ms == 10
+    playout.clear(1)
+    assert (playout.buffered_ms, playout.poll_timeout()) == (0, None)
+    assert played(playout, START) == []
+
+
+def test_played_time_of_the_latest_responses_alone_is_remembered() -> None:
+    playout = Playout("opus")
+    for response in range(1, MAX_RESPONSES + 2):
+        playout.append(response, OPUS_20)
+    played(playout, START)
+    assert [playout.clear(1), playout.clear(2), playout.clear(MAX_RESPONSES + 1)] == [0, 20, 20]
+
+
 def test_a_response_is_finished_with_its_last_packet() -> None:
     playout = Playout("opus")
     playout.append(1, OPUS_20)
@@ -204,6 +222,16 @@ def test_all_that_was_appended_is_credited_in_the_end() -> None:
     played(playout, START + 0.2)
     assert playout.take_drained() == 505 - 160 + 100 + 300
     assert CREDIT_STEP_MS <= 100
+
+
+def test_parts_of_a_millisecond_are_credited_with_the_next_grant() -> None:
+    playout = Playout("opus")
+    for _ in range(82):
+        playout.append(1, OPUS_2_5)
+    played(playout, START, START + 0.1025)
+    assert playout.take_drained() == 102
+    played(playout, START + 0.1025)
+    assert playout.take_drained() == 103
 
 
 @pytest.mark.parametrize("format", ["opus", "pcm16/24000"])
