@@ -10,6 +10,7 @@ from antiphon_common.errors import DecodeError
 from antiphon_transceiver.audio import OverrunError
 from antiphon_transceiver.backends.call import BackendCall, EventRefused, InboundFrame
 from antiphon_transceiver.backends.link import BACKEND_LOST, NO_ANSWER
+from antiphon_transceiver.budget import Budget
 from antiphon_transceiver.channels import UndeliverableError, error_event
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.relays import Address
@@ -34,6 +35,7 @@ class Call:
         self.session = session
         self.backend = backend
         self.started = now
+        self.budget = Budget()
         self.connected = False
         """Whether the handshake finished."""
         self.failed = False
@@ -109,7 +111,12 @@ class Call:
         """Return what the control API tells of this call."""
         session = self.session
         reason = None if session.ended is None else session.ended.reason
-        return CallStatus(self.id, session.state, reason, {"relay": self._relay(), **session.statistics()})
+        return CallStatus(
+            self.id,
+            session.state,
+            reason,
+            {"relay": self._relay(), "throttled": self.budget.refused, **session.statistics()},
+        )
 
     def _relay(self) -> str | None:
         """The link address of the relay by which the caller is reached now."""

@@ -2,8 +2,9 @@
 
 
 class SwitchboardCounters:
-    """Link datagrams dropped, by reason. `rerouted` counts paths that were given a neighbour of a silent relay,
-    `diverted` calls that changed to another ingress because theirs was lost."""
+    """Link datagrams dropped, by reason; `throttled` are those that their call's budget could not pay. `rerouted`
+    counts paths that were given a neighbour of a silent relay, `diverted` calls that changed to another ingress because
+    theirs was lost."""
 
     __slots__ = (
         "bad_tag",
@@ -15,6 +16,7 @@ class SwitchboardCounters:
         "rerouted",
         "sent",
         "skipped_messages",
+        "throttled",
         "too_short",
         "unknown_path",
         "unknown_ufrag",
@@ -33,3 +35,4 @@ class SwitchboardCounters:
         self.unknown_ufrag = 0
         self.unknown_path = 0
         self.foreign_path = 0
+        self.throttled = 0

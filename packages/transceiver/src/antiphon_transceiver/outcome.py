@@ -22,6 +22,7 @@ class EndReason(StrEnum):
     BACKEND_ENDED = "backend_ended"
     BACKEND_LOST = "backend_lost"
     BACKEND_ERROR = "backend_error"
+    OVER_BUDGET = "over_budget"
     INTERNAL_ERROR = "internal_error"
     DRAINED = "drained"
     SHUTDOWN = "shutdown"

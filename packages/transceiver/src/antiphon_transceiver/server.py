@@ -19,7 +19,15 @@ from antiphon_transceiver.call import Call
 from antiphon_transceiver.metrics import TransceiverMetrics
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.relays import AddressMoved, IngressFound, IngressLost, RelayBegan, RelaySilenced
-from antiphon_transceiver.switchboard import CallConnected, CallEnded, CallRaised, CallReported, Event, Switchboard
+from antiphon_transceiver.switchboard import (
+    CallConnected,
+    CallEnded,
+    CallRaised,
+    CallReported,
+    CallThrottled,
+    Event,
+    Switchboard,
+)
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +255,8 @@ class TransceiverServer:
         match event:
             case CallConnected(call, connected, path):
                 self._connected(call, connected, path)
+            case CallThrottled(call):
+                log.warning("call exceeds its budget, and loses packets", extra={"call": call.id})
             case CallReported(call, happened):
                 self._reported(call, happened)
             case CallEnded(call, reason, detail, error):

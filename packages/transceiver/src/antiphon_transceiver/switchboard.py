@@ -31,6 +31,7 @@ from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import events, relays
 from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.backends.call import BackendCall, InboundFrame
+from antiphon_transceiver.budget import EVENT, frame_price
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_table import CallTable
 from antiphon_transceiver.counters import SwitchboardCounters
@@ -45,6 +46,9 @@ from antiphon_transceiver.session import Session
 
 LAST_STUN_BYTE = 3
 """First bytes above it are not STUN's (RFC 7983 §7)."""
+
+CALLER_OVER_BUDGET = "for too long more came in the caller's name than one call may cost"
+BACKEND_OVER_BUDGET = "the backend sent more frames at once than one call may cost"
 
 MAX_NONCE = 0xFFFFFFFF
 """The nonce of a route token has 32 bits."""
@@ -67,6 +71,12 @@ class CallConnected(NamedTuple):
     call: Call
     event: events.Connected
     path: Path | None
+
+
+class CallThrottled(NamedTuple):
+    """A call exceeds its budget, for the first time."""
+
+    call: Call
 
 
 class CallReported(NamedTuple):
@@ -92,7 +102,7 @@ class CallRaised(NamedTuple):
     error: Exception
 
 
-Event = CallConnected | CallReported | CallEnded | CallRaised | relays.Event
+Event = CallConnected | CallThrottled | CallReported | CallEnded | CallRaised | relays.Event
 
 
 class Switchboard:
@@ -174,7 +184,10 @@ class Switchboard:
 
     def receive_frame(self, call: Call, frame: InboundFrame, now: float) -> None:
         """Take a frame of a call's backend."""
-        self._enter(call, now, call.receive_frame, frame, now)
+        if call.budget.charge(frame_price(frame), now):
+            self._enter(call, now, call.receive_frame, frame, now)
+        else:
+            self.end(call, EndReason.OVER_BUDGET, BACKEND_OVER_BUDGET, now)
 
     def announce_end(self, call: Call, code: str, message: str, now: float) -> None:
         """Tell the caller that its call is about to end, and why, if there is a data channel to tell it over."""
@@ -254,6 +267,8 @@ class Switchboard:
         call = self.paths.lookup(key)
         if call is None:
             self.counters.unknown_path += 1
+        elif not call.budget.admit(payload, now):
+            self._throttle(call, now)
         else:
             self._enter(call, now, self._receive, call, payload, key, relay, now)
 
@@ -271,6 +286,8 @@ class Switchboard:
             self.counters.unknown_ufrag += 1
         elif not self.paths.may_answer(key, call, now):
             self.counters.foreign_path += 1
+        elif not call.budget.admit(payload, now):
+            self._throttle(call, now)
         else:
             self._enter(call, now, self._check, call, payload, key, relay, now)
 
@@ -286,6 +303,14 @@ class Switchboard:
         self.paths.answered(key, call, now)
         if session.agent.is_validated(path):
             self._confirm(call, path, now)
+
+    def _throttle(self, call: Call, now: float) -> None:
+        """Count a datagram that its call cannot pay; end a call that has been over its budget for too long."""
+        self.counters.throttled += 1
+        if call.budget.refused == 1:
+            self._events.append(CallThrottled(call))
+        if call.budget.exhausted:
+            self.end(call, EndReason.OVER_BUDGET, CALLER_OVER_BUDGET, now)
 
     # The fence
 
@@ -324,6 +349,7 @@ class Switchboard:
             case UplinkFrame(data, position, origin):
                 call.backend.send_audio(data, position, origin)
             case events.EventReceived(received):
+                call.budget.charge(EVENT.base, now)
                 call.receive_event(received)
             case events.PathConfirmed(path):
                 self._confirm(call, path, now)

@@ -234,6 +234,7 @@ const END_PROBLEMS = {
   backend_refused: "The voice behind this server did not take the call.",
   backend_lost: "The voice behind this server was lost.",
   backend_error: "The voice behind this server made a mistake, so the call ended.",
+  over_budget: "This call sent more than one call may.",
   internal_error: "Something went wrong in the server; its log has the details.",
   drained: "The server was being replaced. Call again.",
   shutdown: "The server is shutting down.",

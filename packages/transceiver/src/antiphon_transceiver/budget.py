@@ -1,0 +1,129 @@
+"""What one call may cost a second: a token bucket in microseconds of work.
+
+A datagram has a price by its protocol and its bytes, paid before the session takes it. What a call cannot pay is
+dropped. Events of the caller and frames of the backend are paid when they are carried out. A call in whose name more
+is sent than `RATE` loses the rest of it; the other calls of the process lose nothing.
+
+The price is what a datagram may take at most, on the machine of docs/reference/figures.md, apart from the few of a
+handshake; `nox -s cost` holds the cores to it. Measured there: 20 to 42 µs for a packet of Opus, 90 µs for a compound
+RTCP packet of 100 bytes, 140 µs for a check with its answer and our own check, 50 to 62 µs for an SCTP packet of 1,200
+bytes, 7 µs for an event of the caller, 5 µs for a frame of audio.
+"""
+
+from math import inf
+from typing import NamedTuple
+
+import msgspec
+
+from antiphon_common import frames
+from antiphon_common.demux import Protocol, classify
+
+
+class Price(NamedTuple):
+    """Microseconds of work: for one input, and for each byte of it."""
+
+    base: float
+    per_byte: float = 0.0
+
+
+PRICES = {
+    Protocol.UNKNOWN: Price(5),
+    Protocol.STUN: Price(120, 0.1),
+    Protocol.DTLS: Price(60, 0.15),
+    Protocol.RTP: Price(60, 0.1),
+    Protocol.RTCP: Price(60, 0.3),
+}
+"""Prices of datagrams. DTLS carries SCTP, whose events are paid for apart."""
+
+EVENT = Price(15)
+"""An event that the caller sent; its bytes are paid with the datagrams that they came in."""
+
+FRAME = Price(10, 0.01)
+"""A frame of the backend, by the bytes of its audio."""
+
+SERVER_EVENT = Price(60, 0.1)
+"""A frame with an event for the caller, by the bytes of the event: it is fragmented, encrypted and sent."""
+
+RATE = 150_000.0
+"""Microseconds of work for each second of a call. Audio both ways with RED and feedback takes 15,000; 500 full SCTP
+packets, the most that a relay takes by one path, 120,000 more. So whoever sends in the name of one address of a caller
+cannot use up the budget of its call."""
+
+BURST = 75_000.0
+"""Microseconds of work at once: a message of 256 KiB over a data channel takes 53,000, 75 packets of audio after a
+stall 6,000. For so long others may have to wait, once."""
+
+DEBT = 50_000.0
+"""Microseconds that a call may owe beyond its burst, for work that is not refused but paid later."""
+
+OVER_SECONDS = 10.0
+"""How long a call may stay over its budget; no client of ours or of a browser does for one second."""
+
+QUIET_SECONDS = 1.0
+"""Time without anything refused after which a call counts as within its budget."""
+
+_BURST_SECONDS = BURST / RATE
+_DEBT_SECONDS = (BURST + DEBT) / RATE
+_BY_PROTOCOL = [(PRICES[protocol].base / RATE, PRICES[protocol].per_byte / RATE) for protocol in Protocol]
+"""Prices in seconds of refill, by the number of the protocol."""
+
+
+class Budget:
+    """The budget of one call. Times are seconds on the caller's clock."""
+
+    __slots__ = ("_over_since", "_paid_at", "_refused_at", "refused")
+
+    def __init__(self) -> None:
+        self.refused = 0
+        """Datagrams dropped."""
+        self._paid_at = 0.0
+        """When all work so far is paid; the bucket is full from then on."""
+        self._refused_at = self._over_since = -inf
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the call has been over its budget for `OVER_SECONDS`."""
+        return self._refused_at - self._over_since >= OVER_SECONDS
+
+    def admit(self, datagram: bytes, now: float) -> bool:
+        """Pay for a datagram; return False, and count it, when it is to be dropped."""
+        base, per_byte = _BY_PROTOCOL[classify(datagram)]
+        paid_at = self._paid_at
+        paid_at = (paid_at if paid_at > now else now) + base + per_byte * len(datagram)
+        if paid_at - now > _BURST_SECONDS:
+            self._refuse(now)
+            return False
+        self._paid_at = paid_at
+        return True
+
+    def charge(self, microseconds: float, now: float) -> bool:
+        """Pay for work that is done in any case; return False once the call owes more than `DEBT`."""
+        self._paid_at = max(self._paid_at, now) + microseconds / RATE
+        return self._paid_at - now <= _DEBT_SECONDS
+
+    def _refuse(self, now: float) -> None:
+        if now >= self._refused_at + QUIET_SECONDS:
+            self._over_since = now
+        self._refused_at = now
+        self.refused += 1
+
+
+def price_of(datagram: bytes) -> float:
+    """Return the price of a datagram in microseconds."""
+    base, per_byte = PRICES[Protocol(classify(datagram))]
+    return base + per_byte * len(datagram)
+
+
+def frame_price(frame: object) -> float:
+    """Return the price of a frame of the backend in microseconds."""
+    match frame:
+        case frames.Audio(data=data):
+            return FRAME.base + FRAME.per_byte * len(data)
+        case frames.ServerEvent(event=event):
+            return SERVER_EVENT.base + SERVER_EVENT.per_byte * _encoded_size(event)
+        case _:
+            return FRAME.base
+
+
+def _encoded_size(event: object) -> int:
+    return len(memoryview(event)) if isinstance(event, msgspec.Raw) else 0
