@@ -20,10 +20,10 @@ from antiphon_common.control import (
     IceUpdate,
     LinkInfo,
     Load,
-    is_authorized,
 )
 from antiphon_common.keys import KeyRing
 from antiphon_common.shell.admin import serve_http
+from antiphon_common.shell.control_server import require_key
 
 ACCEPTED = CallAccepted(
     ice=IceParameters("Aabcdefghijklmnopqrstuv", "p" * 24),
@@ -71,14 +71,12 @@ class FakeTransceiver:
             ]
         )
         async with trio.open_nursery() as nursery:
-            address = await nursery.start(serve_http, app, "127.0.0.1", 0)
+            address = await nursery.start(serve_http, require_key(app, self._keys.control), "127.0.0.1", 0)
             self.url = f"http://{address}"
             task_status.started(self.url)
 
     async def _start(self, request: Request) -> Response:
         self.asked += 1
-        if (refused := self._unauthorized(request)) is not None:
-            return refused
         if self.failure is not None:
             return _json(422, self.failure)
         if self.draining:
@@ -125,20 +123,14 @@ class FakeTransceiver:
 
     async def _link(self, request: Request) -> Response:
         link = LinkInfo(0, (self.url.removeprefix("http://"),))  # its own, like the URL
-        return self._unauthorized(request) or _json(200, link)
+        return _json(200, link)
 
     async def _load(self, request: Request) -> Response:
-        refused = self._unauthorized(request)
-        return refused or _json(200, Load(len(self.calls), self._capacity, self.draining))
+        return _json(200, Load(len(self.calls), self._capacity, self.draining))
 
     def _known(self, request: Request) -> str | None:
         call = self.calls.get(request.path_params["call_id"])
-        belongs = call is not None and call.tenant == request.query_params.get("tenant")
-        return call.call_id if call is not None and belongs and self._unauthorized(request) is None else None
-
-    def _unauthorized(self, request: Request) -> Response | None:
-        authorized = is_authorized(self._keys.control, request.headers.get("authorization", ""), 0)
-        return None if authorized else _json(401, Failure("unauthorized", "not a control key"))
+        return call.call_id if call is not None and call.tenant == request.query_params.get("tenant") else None
 
 
 def _json(status: int, value: Any, headers: dict[str, str] | None = None) -> Response:

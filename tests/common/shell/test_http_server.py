@@ -1,6 +1,7 @@
 """Raw bytes against the HTTP server that every service has."""
 
 import logging
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -273,9 +274,24 @@ def test_addresses_of_one_host_count_together(host: str, group: str) -> None:
     assert address_group(host) == group
 
 
-def test_connections_leave_descriptors_for_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda which: (1024, 4096))
-    assert connection_limit() == 512
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections", "raised"),
+    [
+        (1024, 4096, 2000, 4000),
+        (1024, 1024, 512, 1024),
+        (1024, resource.RLIM_INFINITY, 2000, 4000),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 2000, None),
+        (65536, 65536, 2000, None),
+    ],
+)
+def test_connections_leave_descriptors_for_everything_else(
+    soft: int, hard: int, connections: int, raised: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, given: limits.append(given))
+    assert connection_limit() == connections
+    assert limits == ([] if raised is None else [(raised, hard)])
 
 
 def test_it_serves_under_asyncio_too() -> None:

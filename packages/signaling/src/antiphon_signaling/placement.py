@@ -24,6 +24,9 @@ MAX_FAILED_WAITS = 5
 """Unanswered questions in a row after which a call's transceiver counts as lost."""
 PAUSE_SECONDS = 2.0
 
+REFUSED_BY_OWNER = frozenset({409, 412, 422, 429})
+"""Answers of the transceiver that has the call: no other one needs to be waited for."""
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -82,11 +85,17 @@ class Transceivers:
     async def update_ice(self, call_id: str, tenant: str, update: IceUpdate) -> CallAccepted | None:
         """Restart the ICE of a call wherever it is, and return its new answer; None where candidates were trickled.
 
-        Raises `RefusedError` with 404, 412 or 503.
+        Raises `RefusedError` with 404, 409, 412, 429 or 503.
         """
         response = await self._find("PATCH", call_id, tenant, content=msgspec.json.encode(update))
         if response.status_code == 412:
             raise RefusedError(412, "stale", "the call has restarted ICE since: its ETag is another one")
+        if not response.is_success:
+            failure = _decode(response, Failure) or Failure("refused", "the transceiver refused the restart")
+            again = response.headers.get("Retry-After")
+            raise RefusedError(
+                response.status_code, failure.code, failure.message, headers={"Retry-After": again} if again else None
+            )
         return None if response.status_code == 204 else _decode(response, CallAccepted)
 
     async def status(self, call_id: str, tenant: str) -> CallStatus:
@@ -122,7 +131,7 @@ class Transceivers:
 
         async def ask(url: str) -> None:
             response = await self._send(method, f"{url}/calls/{call_id}", params={"tenant": tenant}, content=content)
-            if response is not None and (response.is_success or response.status_code == 412):
+            if response is not None and (response.is_success or response.status_code in REFUSED_BY_OWNER):
                 found.append(response)
                 nursery.cancel_scope.cancel()
             elif response is None or response.status_code != 404:

@@ -1,21 +1,23 @@
 """The control API: JSON over HTTP, for signaling servers and relays. `antiphon_common.control` has its vocabulary."""
 
-import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from math import inf
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, Origin, decode, is_authorized
+from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, Origin, decode
 from antiphon_common.errors import AntiphonError, DecodeError, LocalProtocolError
 from antiphon_common.keys import DerivedKeys
 from antiphon_common.link import Owner
 from antiphon_common.routing import ClusterNetworks, RouteToken
+from antiphon_common.shell.control_server import require_key
+from antiphon_common.shell.http1 import App
 from antiphon_transceiver.backends import BackendError
 from antiphon_transceiver.server import Draining, Full, NoCall, Stale, TransceiverServer
 
@@ -41,14 +43,25 @@ class BadRequest(AntiphonError):
         self.code = code
 
 
-def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys, networks: ClusterNetworks) -> Starlette:
+REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
+    (Draining, 503, "draining"),
+    (Full, 503, "full"),
+    (BackendError, 422, "backend_refused"),
+    (NoCall, 404, "no_call"),
+    (Stale, 412, "stale"),
+    (LocalProtocolError, 409, "conflict"),
+)
+"""The answer to each error of the server, the first that fits: status and code. The message is the error's own."""
+
+
+def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys, networks: ClusterNetworks) -> App:
     """Return the ASGI application of one transceiver; `networks` are those of its cluster and all others."""
     api = _ControlApi(server, link, networks)
 
     def route(method: str, path: str, handler: Handler) -> Route:
-        return Route(path, _guarded(handler, keys), methods=[method])
+        return Route(path, _explained(handler), methods=[method])
 
-    return Starlette(
+    app = Starlette(
         routes=[
             route("POST", "/calls", api.start),
             route("GET", "/calls/{call_id}", api.status),
@@ -62,20 +75,26 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys, ne
             route("DELETE", "/moved", api.give_up),
         ]
     )
+    app.router.redirect_slashes = False
+    return require_key(app, keys)
 
 
-def _guarded(handler: Handler, keys: DerivedKeys) -> Handler:
-    """Let a handler see only requests with a control key; what it raises of BadRequest is the answer."""
+def _explained(handler: Handler) -> Handler:
+    """Answer what a handler raises of BadRequest and of REFUSALS."""
 
-    async def guard(request: Request) -> Response:
-        if not is_authorized(keys, request.headers.get("authorization", ""), time.time()):
-            return _failure(401, "unauthorized", "the Bearer token is not a control key of this secret file")
+    async def explain(request: Request) -> Response:
         try:
             return await handler(request)
         except BadRequest as error:
             return _failure(error.status, error.code, str(error))
+        except AntiphonError as error:
+            for kind, status, code in REFUSALS:
+                if isinstance(error, kind):
+                    headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else None
+                    return _failure(status, code, str(error) or code, headers)
+            raise
 
-    return guard
+    return explain
 
 
 class _ControlApi:
@@ -88,16 +107,7 @@ class _ControlApi:
 
     async def start(self, request: Request) -> Response:
         offer = await _read(request, CallRequest)
-        try:
-            return _json(201, self._server.start_call(offer))
-        except Draining as error:
-            return _failure(503, "draining", str(error), {"Retry-After": RETRY_AFTER})
-        except Full as error:
-            return _failure(503, "full", str(error), {"Retry-After": RETRY_AFTER})
-        except BackendError as error:
-            return _failure(422, "backend_refused", str(error))
-        except LocalProtocolError as error:
-            return _failure(409, "exists", str(error))
+        return _json(201, self._server.start_call(offer))
 
     async def status(self, request: Request) -> Response:
         call_id, tenant = _call_of(request)
@@ -110,12 +120,7 @@ class _ControlApi:
 
     async def update(self, request: Request) -> Response:
         change = await _read(request, IceUpdate)
-        try:
-            answer = self._server.update_ice(*_call_of(request), change)
-        except NoCall:
-            return _no_call()
-        except Stale:
-            return _failure(412, "stale", "the call has newer ICE credentials than this update goes by")
+        answer = self._server.update_ice(*_call_of(request), change)
         return Response(status_code=204) if answer is None else _json(200, answer)
 
     async def end(self, request: Request) -> Response:
@@ -137,10 +142,7 @@ class _ControlApi:
         return _json(200, self._server.load())
 
     async def take_over(self, request: Request) -> Response:
-        try:
-            self._server.take_over(_owner(await _read(request, Origin), self._networks))
-        except LocalProtocolError as error:
-            return _failure(409, "not_moved", str(error))
+        self._server.take_over(_owner(await _read(request, Origin), self._networks))
         return Response(status_code=204)
 
     async def give_up(self, request: Request) -> Response:
@@ -161,10 +163,14 @@ def _call_of(request: Request) -> tuple[str, str]:
 async def _read(request: Request, kind: type[Message]) -> Message:
     """Return the message in the body of a request; raise BadRequest when it is too long or another."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise BadRequest(413, "too_large", f"a request has at most {MAX_BODY} bytes")
+    try:
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise BadRequest(413, "too_large", f"a request has at most {MAX_BODY} bytes")
+    except ClientDisconnect:
+        raise BadRequest(400, "disconnected", "the request was not complete") from None
     try:
         return decode(bytes(body), kind)
     except DecodeError as error:

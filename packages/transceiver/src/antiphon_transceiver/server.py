@@ -181,15 +181,15 @@ class TransceiverServer:
         """
         call = self.switchboard.find(call_id, tenant)
         if call is None:
-            raise NoCall
+            raise NoCall("there is no such call")
         if update.generation not in (ANY_GENERATION, call.answer.ice.ufrag):
-            raise Stale
+            raise Stale("the call has newer ICE credentials than this update goes by")
         if update.ice is None:
             return None
         log.info("call restarts ICE", extra={"call": call_id})
         answer = self.switchboard.restart_ice(call, update.ice, trio.current_time())
         if answer is None:
-            raise NoCall
+            raise NoCall("there is no such call")
         return answer
 
     def take_over(self, origin: Owner) -> None:

@@ -46,11 +46,11 @@ class Connections:
     """The connections of one server. When there is no room, the one that has waited longest for a request goes: of the
     same address if that one has too many, else of all. Those with a request in progress stay."""
 
-    def __init__(self, counters: HttpCounters, limit: int | None = None) -> None:
+    def __init__(self, counters: HttpCounters, limit: int | None = None, address_share: int = ADDRESS_SHARE) -> None:
         """`limit` is how many there may be; without it, as many as MAX_CONNECTIONS and the descriptors allow."""
         self._counters = counters
         self._limit = connection_limit() if limit is None else limit
-        self._share = max(1, self._limit // ADDRESS_SHARE)
+        self._share = max(1, self._limit // address_share)
         self._count = 0
         self._waiting: dict[Connection, None] = {}
         self._addresses: dict[str, _Address] = {}
@@ -128,9 +128,15 @@ class Connection:
 
 
 def connection_limit() -> int:
-    """Return how many connections a server may have: half of the descriptors stay for everything else."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft // 2))
+    """Return how many connections a server may have, and raise this process's soft limit of descriptors for them, as
+    far as its hard limit allows. Half of the descriptors stay for everything else."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MAX_CONNECTIONS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed // 2)
 
 
 def address_group(host: str) -> str:
@@ -219,11 +225,17 @@ class _AsyncioStream:
 class HttpServer:
     """Serves an ASGI application to the connections of one listening socket."""
 
-    def __init__(self, app: App, timeouts: Timeouts = Timeouts(), limit: int | None = None) -> None:  # noqa: B008
+    def __init__(
+        self,
+        app: App,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008
+        limit: int | None = None,
+        address_share: int = ADDRESS_SHARE,
+    ) -> None:
         self.counters = HttpCounters()
         self._app = app
         self._timeouts = timeouts
-        self._connections = Connections(self.counters, limit)
+        self._connections = Connections(self.counters, limit, address_share)
 
     async def run(self, listener: socket.socket) -> None:
         """Accept and serve connections until cancelled. `listener` is not blocking."""
