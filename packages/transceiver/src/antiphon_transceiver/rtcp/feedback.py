@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import msgspec
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
-from antiphon_common.wire import Reader, Writer
+from antiphon_common.wire import Writer
 
 PACKET_TYPE = 205
 
@@ -21,15 +21,22 @@ REFERENCE_TICKS = 256
 MAX_STATUSES = 1024
 """Packets one feedback tells of: 20 s of audio. Without a bound, a few bytes could tell of 65,535."""
 
+MAX_SEQUENCES = 256
+"""Packets that one NACK asks for, at most: 5 s of audio, of which the last second is kept."""
+
 MIN_DELTA, MAX_DELTA = -0x8000, 0x7FFF
 """Eight seconds either way."""
 
-_NOT_RECEIVED, _SMALL_DELTA, _LARGE_DELTA = 0, 1, 2
+_NOT_RECEIVED, _SMALL_DELTA, _LARGE_DELTA, _RESERVED = 0, 1, 2, 3
 _MAX_SMALL_DELTA = 255
 _DELTA_FORMATS = {_NOT_RECEIVED: "", _SMALL_DELTA: "B", _LARGE_DELTA: "h"}
 _HEAD = struct.Struct("!IIHHI")
 _MAX_RUN = 0x1FFF
 _ONE_BIT_SYMBOLS, _TWO_BIT_SYMBOLS = 14, 7
+_ONE_BIT_SHIFTS, _TWO_BIT_SHIFTS = range(13, -1, -1), range(12, -1, -2)
+_CHUNK = struct.Struct("!H")
+_SOURCES = struct.Struct("!II")
+_LOST_PACKETS = struct.Struct("!HH")
 
 
 class GenericNack(msgspec.Struct, frozen=True):
@@ -53,14 +60,17 @@ class GenericNack(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, body: bytes) -> Self:
-        reader = Reader(body)
-        sender_ssrc, media_ssrc = reader.pull_uint32(), reader.pull_uint32()
+        """Return the NACK; of more than `MAX_SEQUENCES` packets it names the first ones."""
+        if len(body) < 8 or len(body) % 4:
+            raise DecodeError("a NACK of the wrong length")
+        sender_ssrc, media_ssrc = _SOURCES.unpack_from(body)
         sequences: list[int] = []
-        while reader.remaining:
-            first, following = reader.pull_uint16(), reader.pull_uint16()
-            sequences.append(first)
-            sequences += (first + 1 + bit & 0xFFFF for bit in range(16) if following >> bit & 1)
-        return cls(sender_ssrc, media_ssrc, tuple(sequences))
+        # Each word names one packet at least.
+        for first, following in _LOST_PACKETS.iter_unpack(body[8 : 8 + 4 * MAX_SEQUENCES]):
+            sequences += [first + bit & 0xFFFF for bit in range(17) if not bit or following >> bit - 1 & 1]
+            if len(sequences) >= MAX_SEQUENCES:
+                break
+        return cls(sender_ssrc, media_ssrc, tuple(sequences[:MAX_SEQUENCES]))
 
 
 def _group(sequences: Iterable[int]) -> Iterable[tuple[int, int]]:
@@ -114,15 +124,25 @@ class TransportFeedback(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, body: bytes) -> Self:
-        reader = Reader(body)
-        sender_ssrc, media_ssrc, base_sequence, count, times = _HEAD.unpack(reader.pull_bytes(_HEAD.size))
+        if len(body) < _HEAD.size:
+            raise DecodeError("feedback cut short")
+        sender_ssrc, media_ssrc, base_sequence, count, times = _HEAD.unpack_from(body)
         if not 0 < count <= MAX_STATUSES:
             raise DecodeError(f"feedback on {count} packets")
-        symbols: list[int] = []
-        while len(symbols) < count:
-            symbols += _decode_chunk(reader.pull_uint16(), count - len(symbols))
-        deltas = tuple(_pull_delta(reader, symbol) for symbol in symbols)
+        symbols, position = _decode_symbols(body, count)
+        if _RESERVED in symbols:
+            raise DecodeError("a reserved packet status")
+        received = struct.Struct("!" + "".join([_DELTA_FORMATS[symbol] for symbol in symbols]))
+        if len(body) < position + received.size:
+            raise DecodeError("a delta is missing")
+        present = iter(received.unpack_from(body, position))
+        deltas = tuple([next(present) if symbol else None for symbol in symbols])
         return cls(sender_ssrc, media_ssrc, base_sequence, times >> 8, times & 0xFF, deltas)
+
+    @staticmethod
+    def count_statuses(body: bytes) -> int:
+        """Return how many packets a body is about, without decoding it."""
+        return int.from_bytes(body[10:12], "big")
 
 
 def _encode_chunks(symbols: Sequence[int]) -> Iterable[int]:
@@ -146,26 +166,25 @@ def _encode_chunks(symbols: Sequence[int]) -> Iterable[int]:
             start += _TWO_BIT_SYMBOLS
 
 
-def _decode_chunk(chunk: int, wanted: int) -> list[int]:
-    """Return at most `wanted` symbols of a chunk."""
-    if not chunk & 0x8000:
-        return [chunk >> 13 & 3] * min(chunk & _MAX_RUN, wanted)
-    if chunk & 0x4000:
-        return [chunk >> 12 - 2 * place & 3 for place in range(min(_TWO_BIT_SYMBOLS, wanted))]
-    return [chunk >> 13 - place & 1 for place in range(min(_ONE_BIT_SYMBOLS, wanted))]
-
-
-def _pull_delta(reader: Reader, symbol: int) -> int | None:
-    match symbol:
-        case 0:
-            return None
-        case 1:
-            return reader.pull_uint8()
-        case 2:
-            value = reader.pull_uint16()
-            return value - (value >> 15 << 16)
-        case _:
-            raise DecodeError("a reserved packet status")
+def _decode_symbols(body: bytes, count: int) -> tuple[list[int], int]:
+    """Return the symbols of `count` packets, and where the deltas begin that follow their chunks."""
+    symbols: list[int] = []
+    position, missing = _HEAD.size, count
+    for (chunk,) in _CHUNK.iter_unpack(body[position : len(body) // 2 * 2]):
+        position += 2
+        if not chunk & 0x8000:
+            run = chunk & _MAX_RUN
+            symbols += [chunk >> 13 & 3] * (run if run < missing else missing)
+            missing -= run
+        elif chunk & 0x4000:
+            symbols += [chunk >> shift & 3 for shift in _TWO_BIT_SHIFTS]
+            missing -= _TWO_BIT_SYMBOLS
+        else:
+            symbols += [chunk >> shift & 1 for shift in _ONE_BIT_SHIFTS]
+            missing -= _ONE_BIT_SYMBOLS
+        if missing <= 0:
+            return symbols[:count], position
+    raise DecodeError(f"{missing} packet statuses are missing")
 
 
 def _frame(feedback_format: int, body: bytes) -> bytes:

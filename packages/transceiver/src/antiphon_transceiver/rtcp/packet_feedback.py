@@ -15,7 +15,7 @@ NACK, TRANSPORT_CC = "nack", "transport-cc"
 """Values of `a=rtcp-fb` (RFC 4585 §4.2)."""
 
 MAX_ASKED = 64
-"""Packets of one NACK that are looked up: as many as are kept."""
+"""Packets that are looked up at one instant, whatever number of NACKs asks for them: as many as are kept."""
 
 
 class PacketFeedback:
@@ -37,6 +37,9 @@ class PacketFeedback:
         self._kept = SentPackets() if NACK in options.feedback else None
         self._missing = MissingPackets() if NACK in options.feedback else None
         self._resends: deque[bytes] = deque(maxlen=MAX_ASKED)
+        self._asked = 0
+        self._asked_at = -inf
+        """How many packets NACKs asked for, and when."""
 
     # Packets of ours
 
@@ -57,10 +60,16 @@ class PacketFeedback:
             if self._leaving is not None:
                 self._leaving.feedback_received(packet, now)
         elif isinstance(packet, GenericNack) and self._kept is not None and packet.media_ssrc == self._ssrc:
-            for sequence in packet.sequences[:MAX_ASKED]:
-                again = self._kept.take(sequence, now)
-                if again is not None:
-                    self._resends.append(again)
+            self._resend(self._kept, packet.sequences, now)
+
+    def _resend(self, kept: SentPackets, sequences: Sequence[int], now: float) -> None:
+        if now > self._asked_at:
+            self._asked, self._asked_at = 0, now
+        for sequence in sequences[: MAX_ASKED - self._asked]:
+            self._asked += 1
+            again = kept.take(sequence, now)
+            if again is not None:
+                self._resends.append(again)
 
     @property
     def losses_in_runs(self) -> float:

@@ -8,13 +8,17 @@ from typing import ClassVar, Self
 import msgspec
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
-from antiphon_common.wire import Reader, Writer
+from antiphon_common.wire import Writer
+from antiphon_transceiver.rtcp.feedback import MAX_STATUSES, Feedback, TransportFeedback, decode_feedback
 from antiphon_transceiver.rtcp.feedback import PACKET_TYPE as FEEDBACK_TYPE
-from antiphon_transceiver.rtcp.feedback import Feedback, decode_feedback
 
 MAX_REPORT_BLOCKS = 31
 """The count of report blocks, chunks or sources is a field of five bits."""
 
+MAX_PACKETS = 64
+"""Packets of a compound. Honest ones have a handful; 1,200 bytes hold 300 that are nothing but a header."""
+
+_HEADER = struct.Struct("!BBH")
 _BLOCK = struct.Struct("!IIIIII")
 _SENDER_INFO = struct.Struct("!IQIII")
 
@@ -44,9 +48,21 @@ class ReportBlock(msgspec.Struct, frozen=True):
         """Invert `encode`; raise DecodeError unless `data` is one whole block."""
         if len(data) != _BLOCK.size:
             raise DecodeError("RTCP report block is cut short")
-        ssrc, loss, highest, jitter, last_sr, delay = _BLOCK.unpack(data)
+        return cls._of(_BLOCK.unpack(data))
+
+    @classmethod
+    def _of(cls, fields: tuple[int, ...]) -> Self:
+        ssrc, loss, highest, jitter, last_sr, delay = fields
         lost = ((loss & 0xFFFFFF) ^ 0x800000) - 0x800000
         return cls(ssrc, loss >> 24, lost, highest, jitter, last_sr, delay)
+
+    @classmethod
+    def decode_all(cls, data: bytes, position: int, count: int) -> tuple[Self, ...]:
+        """Return `count` blocks; what follows is a profile's extension and left alone (RFC 3550 §6.4.3)."""
+        end = position + count * _BLOCK.size
+        if len(data) < end:
+            raise DecodeError("RTCP report block is cut short")
+        return tuple([cls._of(fields) for fields in _BLOCK.iter_unpack(data[position:end])])
 
 
 class SenderReport(msgspec.Struct, frozen=True):
@@ -67,9 +83,11 @@ class SenderReport(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, count: int, body: bytes) -> Self:
-        reader = Reader(body)
-        ssrc, ntp_time, rtp_timestamp, packets, octets = _SENDER_INFO.unpack(reader.pull_bytes(_SENDER_INFO.size))
-        return cls(ssrc, ntp_time, rtp_timestamp, packets, octets, _pull_blocks(reader, count))
+        if len(body) < _SENDER_INFO.size:
+            raise DecodeError("RTCP sender report is cut short")
+        blocks = ReportBlock.decode_all(body, _SENDER_INFO.size, count)
+        ssrc, ntp_time, rtp_timestamp, packets, octets = _SENDER_INFO.unpack_from(body)
+        return cls(ssrc, ntp_time, rtp_timestamp, packets, octets, blocks)
 
 
 class ReceiverReport(msgspec.Struct, frozen=True):
@@ -85,8 +103,7 @@ class ReceiverReport(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, count: int, body: bytes) -> Self:
-        reader = Reader(body)
-        return cls(reader.pull_uint32(), _pull_blocks(reader, count))
+        return cls(int.from_bytes(_take(body, 0, 4), "big"), ReportBlock.decode_all(body, 4, count))
 
 
 class SdesItem(msgspec.Struct, frozen=True):
@@ -124,8 +141,12 @@ class SourceDescription(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, count: int, body: bytes) -> Self:
-        reader = Reader(body)
-        return cls(tuple(_pull_chunk(reader) for _ in range(count)))
+        chunks = []
+        position = 0
+        for _ in range(count):
+            chunk, position = _decode_chunk(body, position)
+            chunks.append(chunk)
+        return cls(tuple(chunks))
 
 
 class Goodbye(msgspec.Struct, frozen=True):
@@ -147,9 +168,9 @@ class Goodbye(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, count: int, body: bytes) -> Self:
-        reader = Reader(body)
-        sources = tuple(reader.pull_uint32() for _ in range(count))
-        return cls(sources, reader.pull_block(1) if reader.remaining else b"")
+        sources = struct.unpack(f"!{count}I", _take(body, 0, 4 * count))
+        reason = body[4 * count :]
+        return cls(sources, _take(reason, 1, reason[0]) if reason else b"")
 
 
 RtcpPacket = SenderReport | ReceiverReport | SourceDescription | Goodbye | Feedback
@@ -172,24 +193,46 @@ def decode_rtcp(data: bytes) -> list[RtcpPacket]:
     """Return the packets of a compound that we know; those of other types are skipped.
 
     Raise DecodeError when lengths do not fit. The order of the packets is not checked: feedback may travel without a
-    report (RFC 5506).
+    report (RFC 5506). Transport-wide feedback is left out once it is about more than `MAX_STATUSES` packets in all.
     """
     packets: list[RtcpPacket] = []
-    reader = Reader(data)
-    while reader.remaining:
-        first, packet_type = reader.pull_uint8(), reader.pull_uint8()
-        if first & 0xC0 != 0x80:
-            raise DecodeError("RTCP version is not 2")
-        body = reader.pull_bytes(4 * reader.pull_uint16())
-        if first & 0x20:
-            if reader.remaining:
-                raise DecodeError("only the last RTCP packet may be padded")
-            body = _strip_padding(body)
+    statuses = 0
+    for packet_type, count, body in _split(data):
+        if packet_type == FEEDBACK_TYPE and count == TransportFeedback.FORMAT:
+            reported = TransportFeedback.count_statuses(body)
+            statuses += reported
+            if reported <= MAX_STATUSES < statuses:
+                continue
         decode_body = _DECODERS.get(packet_type)
-        packet = decode_body(first & 0x1F, body) if decode_body is not None else None
+        packet = decode_body(count, body) if decode_body is not None else None
         if packet is not None:
             packets.append(packet)
     return packets
+
+
+def _split(data: bytes) -> list[tuple[int, int, bytes]]:
+    """Return type, count or format, and body of each packet in a compound."""
+    parts: list[tuple[int, int, bytes]] = []
+    position, end = 0, len(data)
+    while position < end:
+        if end - position < _HEADER.size:
+            raise DecodeError("RTCP packet without a header")
+        first, packet_type, words = _HEADER.unpack_from(data, position)
+        if first & 0xC0 != 0x80:
+            raise DecodeError("RTCP version is not 2")
+        begin = position + _HEADER.size
+        position = begin + 4 * words
+        if position > end:
+            raise DecodeError(f"an RTCP packet of {words} words, {end - begin} bytes left")
+        body = data[begin:position]
+        if first & 0x20:
+            if position < end:
+                raise DecodeError("only the last RTCP packet may be padded")
+            body = _strip_padding(body)
+        parts.append((packet_type, first & 0x1F, body))
+        if len(parts) > MAX_PACKETS:
+            raise DecodeError(f"more than {MAX_PACKETS} packets in an RTCP compound")
+    return parts
 
 
 def _frame(packet_type: int, count: int, body: bytes) -> bytes:
@@ -209,16 +252,24 @@ def _encode_blocks(blocks: Sequence[ReportBlock]) -> bytes:
     return b"".join(block.encode() for block in blocks)
 
 
-def _pull_blocks(reader: Reader, count: int) -> tuple[ReportBlock, ...]:
-    """Read `count` report blocks; what follows is a profile's extension and left alone (RFC 3550 §6.4.3)."""
-    return tuple(ReportBlock.decode(reader.pull_bytes(_BLOCK.size)) for _ in range(count))
+def _decode_chunk(body: bytes, position: int) -> tuple[SdesChunk, int]:
+    """Return the chunk at `position` of an SDES, and where the next one begins."""
+    ssrc = int.from_bytes(_take(body, position, 4), "big")
+    begin = position = position + 4
+    items: list[SdesItem] = []
+    end = len(body)
+    while position < end and body[position]:
+        text_at = position + 2
+        position = text_at + body[position + 1] if text_at <= end else end
+        items.append(SdesItem(body[text_at - 2], body[text_at:position]))
+    position += 4 - (position - begin) % 4  # the list ends on a word, its closing zero included
+    if position > end:
+        raise DecodeError("RTCP source description is cut short")
+    return SdesChunk(ssrc, tuple(items)), position
 
 
-def _pull_chunk(reader: Reader) -> SdesChunk:
-    ssrc, items, size = reader.pull_uint32(), [], 0
-    while item_type := reader.pull_uint8():
-        text = reader.pull_block(1)
-        items.append(SdesItem(item_type, text))
-        size += 2 + len(text)
-    reader.pull_bytes(3 - size % 4)  # the list ends on a word, its closing zero included
-    return SdesChunk(ssrc, tuple(items))
+def _take(data: bytes, position: int, length: int) -> bytes:
+    taken = data[position : position + length]
+    if len(taken) < length:
+        raise DecodeError(f"{length} bytes wanted, {len(taken)} left")
+    return taken

@@ -165,7 +165,8 @@ class TransportSender:
     def _packet_received(self, transit: float, now: float) -> None:
         self.received += 1
         self.loss -= self.loss * SMOOTHING
-        self._fastest = min(transit, self._fastest + DRIFT * (now - self._fastest_at))
+        drifted = self._fastest + DRIFT * (now - self._fastest_at)
+        self._fastest = transit if transit < drifted else drifted
         self._fastest_at = now
         waited = transit - self._fastest
         self.delay = waited if self.delay is None else self.delay + (waited - self.delay) * SMOOTHING

@@ -1,0 +1,152 @@
+"""What one compound packet of 1,200 bytes costs, whatever is in it: work is counted, not time."""
+
+import struct
+from random import Random
+
+import pytest
+
+from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
+from antiphon_transceiver.rtcp import (
+    GenericNack,
+    Goodbye,
+    PacketFeedback,
+    ReceiverReport,
+    ReportBlock,
+    Reporter,
+    SdesChunk,
+    SdesItem,
+    SourceDescription,
+    TransportFeedback,
+    encode_rtcp,
+)
+from antiphon_transceiver.rtcp.feedback import MAX_STATUSES
+from antiphon_transceiver.rtcp.packet_feedback import MAX_ASKED
+from antiphon_transceiver.rtp import RtpOptions, RtpPacket
+from support.work import Work, work_of
+
+PACKET_SIZE = 1200
+MAX_CALLS, MAX_LINES = 3_000, 20_000
+"""What one compound may cost: some 0.4 ms."""
+
+OUR_SSRC = 7
+OPTIONS = RtpOptions(extensions={TRANSPORT_SEQUENCE: 3}, feedback=("nack", "transport-cc"))
+BLOCK = ReportBlock(OUR_SSRC, 0, 0, 0, 0, 1, 0)
+
+
+class Call:
+    """The RTCP of a call that has sent 300 packets, as many as are remembered and some more."""
+
+    def __init__(self) -> None:
+        self.reporter = Reporter(OUR_SSRC, "cname", 48000, Random(1).randbytes, 0.0)
+        self.feedback = PacketFeedback(OPTIONS, OUR_SSRC)
+        self.reporter.start(0.0)
+        self.now = 0.0
+        for sequence in range(300):
+            self.now += 0.001
+            self.feedback.extension(self.now)
+            self.feedback.sent(struct.pack("!BBHII", 0x80, 111, sequence, 0, OUR_SSRC), self.now)
+
+    def receive(self, data: bytes) -> Work:
+        self.now += 0.05
+        return work_of(lambda: self._receive(data))
+
+    def _receive(self, data: bytes) -> None:
+        for packet in self.reporter.receive(data, self.now):
+            self.feedback.receive(packet, self.now)
+        while self.feedback.poll_resend() is not None:
+            pass
+
+
+def filled(packet: bytes) -> bytes:
+    """Return a compound that repeats a packet as often as is taken."""
+    return packet * min(PACKET_SIZE // len(packet), 64)
+
+
+def transport_feedback(count: int, chunks: bytes, deltas: bytes = b"", base: int = 300 - 256) -> bytes:
+    body = struct.pack("!IIHHI", 1, OUR_SSRC, base, count, 0) + chunks + deltas
+    body += bytes(-len(body) % 4)
+    return struct.pack("!BBH", 0x8F, 205, len(body) // 4) + body
+
+
+def nack(sequence: int, following: int = 0xFFFF) -> bytes:
+    return struct.pack("!BBHIIHH", 0x81, 205, 3, 1, OUR_SSRC, sequence, following)
+
+
+NONE_RECEIVED = struct.pack("!H", MAX_STATUSES)
+RUN_OF_ONE, SMALL, LARGE = struct.pack("!H", 1), struct.pack("!H", 0x2001), struct.pack("!H", 0x4001)
+
+COMPOUNDS = {
+    "transport-wide feedback on as many packets as may be": filled(transport_feedback(MAX_STATUSES, NONE_RECEIVED)),
+    "transport-wide feedback with runs of one": transport_feedback(580, RUN_OF_ONE * 580),
+    "transport-wide feedback with small deltas": transport_feedback(
+        MAX_STATUSES, struct.pack("!H", 0x2000 | MAX_STATUSES), bytes(MAX_STATUSES)
+    ),
+    "transport-wide feedback with vectors": transport_feedback(
+        700, struct.pack("!H", 0x9555) * 50, bytes(400), base=300 - 256
+    ),
+    "transport-wide feedback with large deltas": transport_feedback(500, struct.pack("!H", 0x4000 | 500), bytes(1000)),
+    "short transport-wide feedback": filled(transport_feedback(1, SMALL, b"\1")),
+    "NACKs": filled(nack(250)),
+    "a NACK of everything": encode_rtcp([GenericNack(1, OUR_SSRC, tuple(range(4000)))])[:PACKET_SIZE],
+    "receiver reports": filled(encode_rtcp([ReceiverReport(1, (BLOCK,) * 31)])),
+    "empty receiver reports": filled(encode_rtcp([ReceiverReport(1)])),
+    "items of a source description": encode_rtcp([SourceDescription((SdesChunk(1, (SdesItem(1, b""),) * 590),))]),
+    "chunks of source descriptions": filled(encode_rtcp([SourceDescription((SdesChunk(1, ()),) * 31)])),
+    "BYE": filled(encode_rtcp([Goodbye(())])),
+    "BYE of many sources": filled(encode_rtcp([Goodbye(tuple(range(31)))])),
+    "more packets than are taken": encode_rtcp([Goodbye(())] * 300),
+    "headers of an unknown type": filled(bytes.fromhex("80cf0000")),
+}
+
+
+@pytest.mark.parametrize("name", COMPOUNDS)
+def test_a_compound_costs_a_bounded_amount(name: str) -> None:
+    data = COMPOUNDS[name]
+    assert len(data) <= PACKET_SIZE
+    work = Call().receive(data)
+    print(name, work)
+    assert work.calls <= MAX_CALLS
+    assert work.lines <= MAX_LINES
+
+
+def test_more_transport_wide_feedback_costs_no_more_once_it_is_about_enough_packets() -> None:
+    one = transport_feedback(MAX_STATUSES, NONE_RECEIVED)
+    assert Call().receive(one * 40).lines < 1.5 * Call().receive(one).lines
+
+
+def test_feedback_beyond_the_most_packets_leaves_the_rest_of_the_compound() -> None:
+    call = Call()
+    call.receive(transport_feedback(MAX_STATUSES, NONE_RECEIVED) * 2 + encode_rtcp([ReceiverReport(1, (BLOCK,))]))
+    assert call.reporter.peer_report == BLOCK
+    assert call.reporter.counters.malformed == 0
+
+
+def test_nacks_of_one_compound_share_a_bound() -> None:
+    call = Call()
+    call.receive(b"".join(nack(sequence) for sequence in range(0, 680, 17)))
+    statistics = call.feedback.statistics()["nack"]
+    assert statistics["resent"] + statistics["refused"] == MAX_ASKED
+
+
+def test_a_call_with_a_new_source_every_second_counts_each_and_remembers_few() -> None:
+    """A push-to-talk device, which takes another SSRC whenever it begins to talk."""
+    reporter = Reporter(OUR_SSRC, "cname", 48000, Random(1).randbytes, 0.0)
+    reporter.start(0.0)
+    for source in range(1000, 1200):
+        for number in range(25):
+            now = (source - 1000) + number * 0.02
+            packet = RtpPacket(False, 111, number, number * 960, source, b"x")
+            reporter.received_rtp(packet, now)
+        assert reporter.sources[source].received == 25
+        assert reporter.sources[source].packets_lost == 0
+        assert len(reporter.sources) <= 31
+    assert set(reporter.sources) == set(range(1200 - 31, 1200))
+
+
+def test_transport_feedback_of_the_wire_is_read_as_before() -> None:
+    """Symbols behind the last one wanted are left out, and the deltas follow the chunks."""
+    data = transport_feedback(9, struct.pack("!H", 0x9555), b"\1\2\3\4", base=1)
+    call = Call()
+    [packet] = call.reporter.receive(data, 1.0)
+    assert isinstance(packet, TransportFeedback)
+    assert packet.deltas == (None, 1, None, 2, None, 3, None, 4, None)
