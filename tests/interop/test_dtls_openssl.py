@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -54,14 +54,30 @@ RSA_SUITES = {
 GCM = SrtpProfile.AEAD_AES_128_GCM
 
 
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+def self_signed(key: PrivateKey) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    dated = builder.not_valid_before(NOT_BEFORE).not_valid_after(NOT_AFTER)
+    digest = None if isinstance(key, ed25519.Ed25519PrivateKey) else SHA256()
+    return dated.sign(key, digest).public_bytes(Encoding.DER)
+
+
 def make_rsa_identity() -> tuple[rsa.RSAPrivateKey, bytes]:
     """Return a key and a self-signed certificate as browsers and GStreamer make them."""
     key = rsa.generate_private_key(65537, 2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rsa")])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    dated = builder.not_valid_before(NOT_BEFORE).not_valid_after(NOT_AFTER)
-    return key, dated.sign(key, SHA256()).public_bytes(Encoding.DER)
+    return key, self_signed(key)
 
+
+KEYS: dict[str, Callable[[], PrivateKey]] = {
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "P-521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+    "RSA of 1024 bits": lambda: rsa.generate_private_key(65537, 1024),
+    "RSA of 4096 bits": lambda: rsa.generate_private_key(65537, 4096),
+}
 
 OURS, THEIRS = certificate("ours"), certificate("openssl")
 THEIR_RSA_KEY, THEIR_RSA_CERTIFICATE = make_rsa_identity()
@@ -71,8 +87,9 @@ THEIR_FINGERPRINTS = [THEIRS.fingerprint(), fingerprint_of(THEIR_RSA_CERTIFICATE
 class Conversation:
     """Our endpoint on a loopback socket, and an OpenSSL process that talks to it."""
 
-    def __init__(self, role: DtlsRole, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
-        self.endpoint = DtlsEndpoint(role, OURS, THEIR_FINGERPRINTS, list(SrtpProfile), os.urandom)
+    def __init__(self, role: DtlsRole, sock: socket.socket, process: subprocess.Popen[bytes], peer: bytes) -> None:
+        announced = [*THEIR_FINGERPRINTS, fingerprint_of(peer, "sha-256")]
+        self.endpoint = DtlsEndpoint(role, OURS, announced, list(SrtpProfile), os.urandom)
         self.peer: tuple[str, int] | None = None
         self.process = process
         self.events: list[DtlsEvent] = []
@@ -133,7 +150,7 @@ def rsa_identity(tmp_path: Path) -> list[str]:
     return write_identity(tmp_path, THEIR_RSA_CERTIFICATE, THEIR_RSA_KEY)
 
 
-def write_identity(folder: Path, der: bytes, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> list[str]:
+def write_identity(folder: Path, der: bytes, key: PrivateKey) -> list[str]:
     certificate_file, key_file = folder / "certificate.pem", folder / "key.pem"
     certificate_file.write_bytes(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM))
     key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -159,18 +176,19 @@ def openssl(command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def against_client(*options: str, commands: bool = False) -> Iterator[Conversation]:
-    """We are the server; `s_client` connects to us. With `commands` it takes single letters for orders."""
+def against_client(*options: str, commands: bool = False, peer: bytes = THEIRS.der) -> Iterator[Conversation]:
+    """We are the server; `s_client` connects to us. With `commands` it takes single letters for orders. `peer` is its
+    certificate, if that is another one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{sock.getsockname()[1]}"
         quiet = () if commands else ("-nocommands",)
         with openssl("s_client", "-connect", address, *quiet, *options) as process:
-            yield Conversation(DtlsRole.SERVER, sock, process)
+            yield Conversation(DtlsRole.SERVER, sock, process, peer)
 
 
 @contextlib.contextmanager
-def against_server(*options: str) -> Iterator[Conversation]:
+def against_server(*options: str, peer: bytes = THEIRS.der) -> Iterator[Conversation]:
     """We are the client; `s_server` has a port that was free a moment ago."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -178,7 +196,7 @@ def against_server(*options: str) -> Iterator[Conversation]:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         with openssl("s_server", "-accept", f"127.0.0.1:{port}", "-Verify", "1", *options) as process:
-            conversation = Conversation(DtlsRole.CLIENT, sock, process)
+            conversation = Conversation(DtlsRole.CLIENT, sock, process, peer)
             conversation.run(lambda: b"ACCEPT" in conversation.output, "listening server")
             conversation.peer = ("127.0.0.1", port)
             conversation.endpoint.start(time.monotonic())
@@ -219,10 +237,10 @@ def test_each_srtp_profile(command: str, profile: str, identity: list[str]) -> N
 
 @pytest.mark.parametrize("command", AGAINST)
 @pytest.mark.parametrize("suite", SUITES)
-@pytest.mark.parametrize("group", ["X25519", "P-256"])
+@pytest.mark.parametrize("group", ["X25519", "P-256", "P-384", "P-521"])
 def test_each_suite_and_group(command: str, suite: str, group: str, identity: list[str]) -> None:
-    # Behind X25519 stands the group of OpenSSL's certificate, which must be among those it was given.
-    groups = "P-256" if group == "P-256" else "X25519:P-256"
+    # Behind each stands the group of OpenSSL's certificate, which must be among those it was given.
+    groups = "P-256" if group == "P-256" else f"{group}:P-256"
     options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", "-cipher", suite, "-groups", groups]
     with AGAINST[command](*options, *identity) as conversation:
         check_conversation(conversation, SUITES[suite], GCM)
@@ -241,6 +259,22 @@ def test_a_server_with_an_rsa_certificate(suite: str, scheme: str, rsa_identity:
     options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", "-cipher", suite, "-sigalgs", f"{scheme}:ECDSA+SHA256"]
     with against_server(*options, *rsa_identity) as conversation:
         check_conversation(conversation, RSA_SUITES[suite], GCM)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    # OpenSSL shows an Ed25519 certificate as a server of TLS, not of DTLS.
+    [(command, kind) for command in AGAINST for kind in KEYS if (command, kind) != ("s_server", "Ed25519")],
+)
+def test_certificates_with_other_keys(command: str, kind: str, tmp_path: Path) -> None:
+    """What embedded clients and other stacks make; the fingerprint vouches for the key."""
+    key = KEYS[kind]()
+    der = self_signed(key)
+    options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", "-cipher", "ALL:@SECLEVEL=0", *write_identity(tmp_path, der, key)]
+    with AGAINST[command](*options, peer=der) as conversation:
+        conversation.run(lambda: conversation.endpoint.connected, "handshake")
+        conversation.run(lambda: exported(conversation.output) is not None, "keying material")
+        assert exported(conversation.output) == conversation.endpoint.export_keying_material(LABEL.encode(), LENGTH)
 
 
 def test_a_cookie_exchange_as_client(identity: list[str]) -> None:
@@ -265,7 +299,11 @@ def test_a_client_without_a_certificate_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [("-cipher", "ECDHE-RSA-AES128-GCM-SHA256"), ("-groups", "P-384"), ("-use_srtp", "SRTP_AES128_CM_SHA1_32")],
+    [
+        ("-cipher", "ECDHE-RSA-AES128-GCM-SHA256"),
+        ("-groups", "brainpoolP256r1"),
+        ("-use_srtp", "SRTP_AES128_CM_SHA1_32"),
+    ],
 )
 def test_a_client_with_nothing_in_common_is_refused(option: tuple[str, str], identity: list[str]) -> None:
     with against_client(*identity, *option) as conversation:

@@ -1,13 +1,14 @@
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from antiphon_common.control import Fingerprint
 from antiphon_transceiver.dtls.alerts import AlertDescription, CertificateMismatchError, HandshakeError
 from antiphon_transceiver.dtls.certificate import check_fingerprint, load_public_key
 from support.certificates import certificate
+from support.der import certificate_der, rsa_key_info
 
 OURS, OTHER = certificate("client"), certificate("other")
 
@@ -43,12 +44,23 @@ def test_a_certificate_that_was_not_announced_is_refused(announced: tuple[Finger
         check_fingerprint(OURS.der, announced)
 
 
-def self_signed(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+
+
+def self_signed(key: PrivateKey) -> bytes:
     loaded = x509.load_der_x509_certificate(OURS.der)
     builder = x509.CertificateBuilder(loaded.issuer, loaded.subject, key.public_key(), 1)
     dated = builder.not_valid_before(loaded.not_valid_before_utc).not_valid_after(loaded.not_valid_after_utc)
-    hash_function = None if isinstance(key, ed25519.Ed25519PrivateKey) else SHA256()
+    hash_function = None if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) else SHA256()
     return dated.sign(key, hash_function).public_bytes(Encoding.DER)
+
+
+def with_rsa_exponent(exponent: int) -> bytes:
+    """Return a certificate whose RSA key of 2048 bits has an odd exponent; its signature is another key's."""
+    key = rsa.generate_private_key(65537, 2048)
+    modulus = key.public_key().public_numbers().n
+    info = rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    return certificate_der(info.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 @pytest.mark.parametrize(
@@ -56,11 +68,23 @@ def self_signed(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed
     [
         (b"", AlertDescription.BAD_CERTIFICATE),
         (OURS.der[:-1], AlertDescription.BAD_CERTIFICATE),
-        (self_signed(ec.generate_private_key(ec.SECP384R1())), AlertDescription.UNSUPPORTED_CERTIFICATE),
-        (self_signed(rsa.generate_private_key(65537, 1024)), AlertDescription.UNSUPPORTED_CERTIFICATE),
-        (self_signed(ed25519.Ed25519PrivateKey.generate()), AlertDescription.UNSUPPORTED_CERTIFICATE),
+        (OURS.der + b"\0", AlertDescription.BAD_CERTIFICATE),
+        (certificate_der(b"0\0"), AlertDescription.BAD_CERTIFICATE),
+        (self_signed(ec.generate_private_key(ec.SECP256K1())), AlertDescription.UNSUPPORTED_CERTIFICATE),
+        (self_signed(ed448.Ed448PrivateKey.generate()), AlertDescription.UNSUPPORTED_CERTIFICATE),
+        (with_rsa_exponent((1 << 33) + 1), AlertDescription.UNSUPPORTED_CERTIFICATE),
+        (with_rsa_exponent((1 << 2046) + 1), AlertDescription.UNSUPPORTED_CERTIFICATE),
     ],
-    ids=["empty", "cut short", "P-384", "RSA of 1024 bits", "Ed25519"],
+    ids=[
+        "empty",
+        "cut short",
+        "too long",
+        "no key",
+        "secp256k1",
+        "Ed448",
+        "RSA, 34-bit exponent",
+        "RSA, long exponent",
+    ],
 )
 def test_a_key_that_cannot_be_used_is_refused(der: bytes, alert: AlertDescription) -> None:
     with pytest.raises(HandshakeError) as raised:
@@ -68,6 +92,27 @@ def test_a_key_that_cannot_be_used_is_refused(der: bytes, alert: AlertDescriptio
     assert raised.value.alert is alert
 
 
-def test_an_rsa_key_as_browsers_make_it_is_taken() -> None:
-    key = rsa.generate_private_key(65537, 2048)
+@pytest.mark.parametrize("bits", [512, 1023, 8193])
+def test_rsa_keys_that_are_too_short_or_too_long_are_refused(bits: int) -> None:
+    """RSA is 1024 to 8192 bits; the modulus needs no factors to be refused."""
+    info = rsa_key_info(modulus=(1 << bits - 1) + 1, exponent=65537)
+    with pytest.raises(HandshakeError) as raised:
+        load_public_key(certificate_der(info))
+    assert raised.value.alert in (AlertDescription.UNSUPPORTED_CERTIFICATE, AlertDescription.BAD_CERTIFICATE)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        rsa.generate_private_key(65537, 1024),
+        rsa.generate_private_key(3, 2048),
+        rsa.generate_private_key(65537, 4096),
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP384R1()),
+        ec.generate_private_key(ec.SECP521R1()),
+        ed25519.Ed25519PrivateKey.generate(),
+    ],
+    ids=["RSA 1024", "RSA 2048, exponent 3", "RSA 4096", "P-256", "P-384", "P-521", "Ed25519"],
+)
+def test_the_keys_that_clients_make_are_taken(key: PrivateKey) -> None:
     assert load_public_key(self_signed(key)) == key.public_key()

@@ -130,7 +130,7 @@ def with_extension(extension: ExtensionType, data: bytes) -> Callable[[ClientHel
         (without(ExtensionType.EXTENDED_MASTER_SECRET), AlertDescription.HANDSHAKE_FAILURE),
         (without(ExtensionType.SIGNATURE_ALGORITHMS), AlertDescription.HANDSHAKE_FAILURE),
         (with_extension(ExtensionType.SIGNATURE_ALGORITHMS, b"\0\2\4\1"), AlertDescription.HANDSHAKE_FAILURE),
-        (with_extension(ExtensionType.SUPPORTED_GROUPS, b"\0\2\0\x18"), AlertDescription.HANDSHAKE_FAILURE),
+        (with_extension(ExtensionType.SUPPORTED_GROUPS, b"\0\2\0\x1a"), AlertDescription.HANDSHAKE_FAILURE),
         (with_extension(ExtensionType.SUPPORTED_GROUPS, b"\0\3\0\x18\0"), AlertDescription.DECODE_ERROR),
         (with_extension(ExtensionType.EC_POINT_FORMATS, b"\1\1"), AlertDescription.ILLEGAL_PARAMETER),
         (with_extension(ExtensionType.RENEGOTIATION_INFO, b"\1a"), AlertDescription.HANDSHAKE_FAILURE),

@@ -1,9 +1,10 @@
 from random import Random
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from antiphon_transceiver.dtls.alerts import AlertDescription, HandshakeError
-from antiphon_transceiver.dtls.groups import generate_key_share
+from antiphon_transceiver.dtls.groups import CURVES, generate_key_share
 from antiphon_transceiver.dtls.suites import GROUPS, NamedGroup
 
 
@@ -26,9 +27,24 @@ def test_both_sides_get_the_same_secret_and_the_same_entropy_the_same_key(group:
         (NamedGroup.SECP256R1, b"\x04" + bytes(63)),
         (NamedGroup.SECP256R1, b"\x02" + b"\x6b" * 32),
         (NamedGroup.SECP256R1, b"\x00"),
+        (NamedGroup.SECP384R1, b"\x04" + bytes(96)),
+        (NamedGroup.SECP384R1, b"\x04" + bytes(64)),
+        (NamedGroup.SECP521R1, b"\x04" + bytes(132)),
     ],
 )
 def test_what_is_no_point_of_the_group_is_refused(group: NamedGroup, peer: bytes) -> None:
     with pytest.raises(HandshakeError) as raised:
         generate_key_share(group, Random(1).randbytes).exchange(peer)
     assert raised.value.alert is AlertDescription.ILLEGAL_PARAMETER
+
+
+@pytest.mark.parametrize("group", CURVES)
+@pytest.mark.parametrize("entropy", [0x00, 0xFF])
+def test_any_entropy_gives_a_key(group: NamedGroup, entropy: int) -> None:
+    """The extremes reduce to keys within the group, whose order is right."""
+    share = generate_key_share(group, lambda size: bytes((entropy,)) * size)
+    assert share.exchange(share.public)
+    curve, order, _ = CURVES[group]
+    highest = ec.derive_private_key(order - 1, curve).public_key().public_numbers()
+    generator = ec.derive_private_key(1, curve).public_key().public_numbers()
+    assert (highest.x, highest.y != generator.y) == (generator.x, True), "n - 1 times the generator is its inverse"

@@ -1,12 +1,20 @@
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256, SHA384, SHA512
 
 from antiphon_transceiver.dtls.alerts import AlertDescription, HandshakeError
 from antiphon_transceiver.dtls.suites import OWN_SUITES, SUITES, CipherSuite, SignatureScheme, sign, verify
 
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
-RSA_KEY = rsa.generate_private_key(65537, 2048)
+P384_KEY, P521_KEY = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP521R1())
+ED25519_KEY = ed25519.Ed25519PrivateKey.generate()
+RSA_KEY, SHORT_RSA_KEY = rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 1024)
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+ECDSA_SCHEMES = {
+    SignatureScheme.ECDSA_SECP256R1_SHA256: SHA256(),
+    SignatureScheme.ECDSA_SECP384R1_SHA384: SHA384(),
+    SignatureScheme.ECDSA_SECP521R1_SHA512: SHA512(),
+}
 PSS = padding.PSS(padding.MGF1(SHA256()), 32)
 DATA = b"both randoms and the parameters"
 
@@ -23,13 +31,19 @@ def test_a_server_of_ours_chooses_by_its_certificate() -> None:
     ("scheme", "key", "signature"),
     [
         (SignatureScheme.ECDSA_SECP256R1_SHA256, EC_KEY, sign(EC_KEY, DATA)),
+        *(
+            (scheme, key, key.sign(DATA, ec.ECDSA(digest)))
+            for scheme, digest in ECDSA_SCHEMES.items()
+            for key in (EC_KEY, P384_KEY, P521_KEY)
+        ),
+        (SignatureScheme.ED25519, ED25519_KEY, ED25519_KEY.sign(DATA)),
+        (SignatureScheme.RSA_PKCS1_SHA256, SHORT_RSA_KEY, SHORT_RSA_KEY.sign(DATA, padding.PKCS1v15(), SHA256())),
+        (SignatureScheme.RSA_PSS_RSAE_SHA256, SHORT_RSA_KEY, SHORT_RSA_KEY.sign(DATA, PSS, SHA256())),
         (SignatureScheme.RSA_PKCS1_SHA256, RSA_KEY, RSA_KEY.sign(DATA, padding.PKCS1v15(), SHA256())),
         (SignatureScheme.RSA_PSS_RSAE_SHA256, RSA_KEY, RSA_KEY.sign(DATA, PSS, SHA256())),
     ],
 )
-def test_signatures_of_peers(
-    scheme: SignatureScheme, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, signature: bytes
-) -> None:
+def test_signatures_of_peers(scheme: SignatureScheme, key: PrivateKey, signature: bytes) -> None:
     verify(scheme, key.public_key(), signature, DATA)
     for wrong in (signature[:-1], signature[:-1] + bytes((signature[-1] ^ 1,)), b""):
         with pytest.raises(HandshakeError) as raised:
@@ -45,11 +59,14 @@ def test_signatures_of_peers(
         (0x0201, RSA_KEY),  # rsa_pkcs1_sha1
         (SignatureScheme.RSA_PKCS1_SHA256, EC_KEY),
         (SignatureScheme.ECDSA_SECP256R1_SHA256, RSA_KEY),
+        (SignatureScheme.ECDSA_SECP384R1_SHA384, RSA_KEY),
+        (SignatureScheme.ED25519, EC_KEY),
+        (SignatureScheme.ECDSA_SECP256R1_SHA256, ED25519_KEY),
+        (SignatureScheme.RSA_PSS_RSAE_SHA256, ED25519_KEY),
+        (0x0203, EC_KEY),  # ecdsa_sha1
     ],
 )
-def test_a_scheme_that_was_not_offered_or_is_for_another_key(
-    scheme: int, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-) -> None:
+def test_a_scheme_that_was_not_offered_or_is_for_another_key(scheme: int, key: PrivateKey) -> None:
     with pytest.raises(HandshakeError) as raised:
         verify(scheme, key.public_key(), RSA_KEY.sign(DATA, padding.PKCS1v15(), SHA1()), DATA)
     assert raised.value.alert is AlertDescription.ILLEGAL_PARAMETER

@@ -8,14 +8,15 @@ from typing import NamedTuple, Self
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509.oid import NameOID
 
 from antiphon_common.control import Fingerprint
+from antiphon_common.errors import DecodeError
 from antiphon_transceiver.dtls.alerts import AlertDescription, CertificateMismatchError, HandshakeError
-from antiphon_transceiver.dtls.suites import check_public_key
+from antiphon_transceiver.dtls.suites import PeerKey, check_public_key
+from antiphon_transceiver.dtls.x509 import find_public_key_info
 
 FINGERPRINT_HASHES = {"sha-512": hashlib.sha512, "sha-384": hashlib.sha384, "sha-256": hashlib.sha256}
 """Strongest first: of several hash functions the strongest decides (RFC 8122 §5.1)."""
@@ -77,11 +78,10 @@ def check_fingerprint(der: bytes, announced: Sequence[Fingerprint]) -> None:
         raise CertificateMismatchError(f"the certificate does not match the announced {algorithm} fingerprint")
 
 
-def load_public_key(der: bytes) -> PublicKeyTypes:
+def load_public_key(der: bytes) -> PeerKey:
     """Return the key in a peer's certificate; raise HandshakeError when there is none that we can use."""
     try:
-        key = x509.load_der_x509_certificate(der).public_key()
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
+        key = load_der_public_key(find_public_key_info(der))
+    except (ValueError, UnsupportedAlgorithm, DecodeError):
         raise HandshakeError(AlertDescription.BAD_CERTIFICATE, "the peer's certificate cannot be read") from None
-    check_public_key(key)
-    return key
+    return check_public_key(key)

@@ -113,7 +113,7 @@ class ClientHandshake(Handshake):
 
     def _receive_certificate(self, body: bytes) -> None:
         super()._receive_certificate(body)
-        if self.cipher_suite is None or not isinstance(self._peer_key, SUITES[self.cipher_suite].key_type):
+        if self.cipher_suite is None or not isinstance(self._peer_key, SUITES[self.cipher_suite].key_types):
             raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the server's key does not fit the cipher suite")
 
     def _receive_server_key_exchange(self, body: bytes) -> None:

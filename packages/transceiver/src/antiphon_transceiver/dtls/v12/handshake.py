@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from antiphon_common.control import Fingerprint
 from antiphon_common.errors import DecodeError
@@ -20,7 +19,7 @@ from antiphon_transceiver.dtls.extensions import (
 from antiphon_transceiver.dtls.flights import ChangeCipherSpec, Flight
 from antiphon_transceiver.dtls.messages import CertificateChain, CertificateVerify, HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import RecordProtection
-from antiphon_transceiver.dtls.suites import CipherSuite, verify
+from antiphon_transceiver.dtls.suites import CipherSuite, PeerKey, verify
 from antiphon_transceiver.dtls.v12.schedule import KeySchedule
 from antiphon_transceiver.dtls.v12.states import State, Transitions
 from antiphon_transceiver.srtp.profiles import SrtpProfile
@@ -52,7 +51,7 @@ class Handshake(ABC):
         self.srtp_profile: SrtpProfile | None = None
         self.client_random = b""
         self.server_random = b""
-        self._peer_key: PublicKeyTypes | None = None
+        self._peer_key: PeerKey | None = None
         self._transcript: list[bytes] = []
         self._next_sequence = 0
         self._flight: list[HandshakeMessage | ChangeCipherSpec] = []
