@@ -11,6 +11,7 @@ from antiphon_backend import Call, Handler, serve_backend
 from antiphon_backend.loopback import FORMATS, loopback
 from antiphon_common import frames
 from antiphon_common.frames import CREDIT_MS
+from antiphon_common.json_objects import pack
 from antiphon_common.shell.supervise import Runtime
 from antiphon_transceiver.backends import BackendCall, BackendPool, InboundFrame, NoCapacity
 from antiphon_transceiver.backends.connection import Endpoint
@@ -138,7 +139,7 @@ async def test_events_go_both_ways() -> None:
         caller.call.send_event({"type": "session.update", "session": {"voice": "alto"}})
         pool.flush()
         await until(lambda: any(isinstance(frame, frames.ServerEvent) for frame in caller.frames))
-    assert caller.frames[-1] == frames.ServerEvent(1, {"type": "thanks", "for": "session.update"})
+    assert caller.frames[-1] == frames.ServerEvent(1, pack({"type": "thanks", "for": "session.update"}))
 
 
 class Address:

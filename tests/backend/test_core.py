@@ -18,6 +18,7 @@ from antiphon_backend.core import (
 from antiphon_common import frames
 from antiphon_common.errors import DecodeError
 from antiphon_common.frame_connection import ConnectionCounters
+from antiphon_common.json_objects import pack, unpack
 
 FRAME = bytes(960)
 """20 ms of silence at 24 kHz."""
@@ -203,10 +204,10 @@ def test_events_that_nobody_listens_to_are_bounded() -> None:
     bench = Bench()
     call = bench.offer()
     event = {"type": "conversation.item.create", "text": "x" * 100_000}
-    bench.say(*[frames.ClientEvent(1, {**event, "number": number}) for number in range(30)])
+    bench.say(*[frames.ClientEvent(1, pack({**event, "number": number})) for number in range(30)])
     assert len(call.events.frames) * 100_000 <= MAX_EVENT_BYTES
     assert call.events.dropped == 30 - len(call.events.frames)
-    assert call.events.frames[-1][0]["number"] == 29
+    assert unpack(call.events.frames[-1])["number"] == 29
     assert call.events.pop()["number"] == call.events.dropped
 
 

@@ -15,12 +15,13 @@ from trio.testing import MockClock
 from antiphon_backend import Call, Handler, Interrupted, RefuseCall
 from antiphon_backend.server import GRACE
 from antiphon_common import frames
+from antiphon_common.json_objects import pack
 from antiphon_common.shell.supervise import Runtime
 from support.backend_calls import serving
 from support.frame_end import FrameEnd, transceiver_end
 
 FRAME = bytes(960)
-STARTED = frames.Started(1, "rtc_1", "acme", "pcm16/24000", {"model": "m", "voice": "v"}, {"user": "7"})
+STARTED = frames.Started(1, "rtc_1", "acme", "pcm16/24000", pack({"model": "m", "voice": "v"}), pack({"user": "7"}))
 
 
 @pytest.fixture(params=["trio", "asyncio"])
@@ -177,9 +178,9 @@ async def test_events_go_both_ways(runtime: Runtime) -> None:
             await call.send_event({"type": "heard", "event": event})
 
     async with called(handler, runtime) as end:
-        await end.say(*[frames.ClientEvent(1, {"type": f"event {number}"}) for number in range(3)])
+        await end.say(*[frames.ClientEvent(1, pack({"type": f"event {number}"})) for number in range(3)])
         assert await end.hear(frames.ServerEvent, 3) == [
-            frames.ServerEvent(1, {"type": "heard", "event": {"type": f"event {number}"}}) for number in range(3)
+            frames.ServerEvent(1, pack({"type": "heard", "event": {"type": f"event {number}"}})) for number in range(3)
         ]
         await end.say(frames.Ended(1, "hangup"), frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
         assert await end.hear(frames.Accepted) == [frames.Accepted(2)]
@@ -192,7 +193,7 @@ async def test_an_event_that_fits_no_frame_is_the_handlers_mistake(runtime: Runt
         await call.send_event({"text": "fine"})
 
     async with called(handler, runtime) as end:
-        assert await end.hear(frames.ServerEvent) == [frames.ServerEvent(1, {"text": "fine"})]
+        assert await end.hear(frames.ServerEvent) == [frames.ServerEvent(1, pack({"text": "fine"}))]
 
 
 async def test_a_resumed_call_says_where_it_goes_on_and_may_clear_what_was_said_before(runtime: Runtime) -> None:

@@ -1,12 +1,16 @@
 import msgspec
 import pytest
 
-from antiphon_common import frames
+from antiphon_common import frames, json_objects
 from antiphon_common.frame_connection import (
+    EVENT_FRAMES,
+    FORGIVEN_JUNK,
     HEARTBEAT_INTERVAL,
     HELLO_TIMEOUT,
+    MAX_JUNK,
     MAX_PENDING_BYTES,
     MESSAGE_BUDGET,
+    STEP_FRAMES,
     CloseCode,
     ConnectionCounters,
     FrameConnection,
@@ -120,3 +124,67 @@ def test_an_end_that_does_not_read_is_given_up() -> None:
     assert closed_with(end) is CloseCode.NOT_READING
     assert messages <= MAX_PENDING_BYTES // 64 // 1000 + 1
     assert end.poll_transmit() is None
+
+
+def test_a_long_message_is_taken_in_steps_in_order() -> None:
+    end = connection()
+    batch = [frames.Credit(1, number) for number in range(1000)]
+    steps = list(end.receive_in_steps(frames.encode(batch)))
+    assert max(map(len, steps)) <= STEP_FRAMES
+    assert [frame for step in steps for frame in step] == batch
+
+
+@pytest.mark.parametrize(("size", "at_most"), [(10, STEP_FRAMES // EVENT_FRAMES), (200_000, 1)])
+def test_steps_are_the_shorter_the_more_there_is_to_convert(size: int, at_most: int) -> None:
+    end = connection()
+    event = frames.ServerEvent(1, json_objects.pack({"text": "x" * size}))
+    steps = list(end.receive_in_steps(frames.encode([event] * 4)))
+    assert [frame for step in steps for frame in step] == [event] * 4
+    assert max(map(len, steps)) <= at_most
+
+
+def test_frames_that_are_about_nothing_are_taken_in_steps_too() -> None:
+    end = connection()
+    steps = list(end.receive_in_steps(msgspec.msgpack.encode([[99, 1]] * 2000 + [None] * 10)))
+    assert len(steps) >= 2010 // STEP_FRAMES
+    assert not any(steps)
+
+
+@pytest.mark.parametrize("junk", ["text", b"\xc1", msgspec.msgpack.encode([None]), msgspec.msgpack.encode([[1]])])
+def test_junk_ends_the_connection_in_which_it_comes(junk: bytes | str) -> None:
+    end = connection()
+    for _ in range(MAX_JUNK):
+        end.receive_message(junk)
+    assert end.closing is None
+    end.receive_message(junk)
+    assert closed_with(end) is CloseCode.PROTOCOL_ERROR
+
+
+def test_a_message_of_junk_is_not_read_to_its_end() -> None:
+    end = connection()
+    end.receive_message(msgspec.msgpack.encode([None] * 4000))
+    assert closed_with(end) is CloseCode.PROTOCOL_ERROR
+    assert end.counters.frames <= MAX_JUNK + 2 * STEP_FRAMES
+
+
+def test_junk_is_forgiven_with_time() -> None:
+    end = connection()
+    for second in range(1, 200):
+        for _ in range(FORGIVEN_JUNK):
+            end.receive_message("text")
+        end.handle_timeout(second * HEARTBEAT_INTERVAL)
+    assert end.closing is None
+
+
+def test_too_many_frames_in_a_message_end_the_connection() -> None:
+    end = connection()
+    assert end.receive_message(b"\xdd\x00\x0f\x00\x00" + b"\xc0" * 0xF0000) == []
+    assert closed_with(end) is CloseCode.TOO_BIG
+    assert end.counters.frames == 1, "the hello"
+
+
+def test_bad_frames_and_unknown_tags_of_calls_are_no_junk() -> None:
+    end = connection()
+    for _ in range(20):
+        end.receive_message(msgspec.msgpack.encode([[6, 5, None], [99, 1, "from the future"]] * 50))
+    assert end.closing is None

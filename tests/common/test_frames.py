@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon_common import frames
+from antiphon_common import frames, json_objects
 from antiphon_common.errors import DecodeError
 from support.mutation import mutations
 
@@ -23,6 +23,8 @@ def made(vector: dict[str, Any]) -> frames.Frame:
         fields["data"] = bytes.fromhex(fields["data"])
     if "formats" in fields:
         fields["formats"] = tuple(fields["formats"])
+    for name in fields.keys() & {"session", "metadata", "event"}:
+        fields[name] = json_objects.pack(fields[name])
     frame: frames.Frame = getattr(frames, vector["frame"])(**fields)
     return frame
 
@@ -86,4 +88,103 @@ def test_broken_bytes_raise_nothing_but_decode_error(vector: dict[str, Any]) -> 
 
 def test_what_cannot_be_encoded_is_told_before_it_is_in_a_message() -> None:
     with pytest.raises(ValueError, match="encode"):
-        frames.encode_frame(frames.Started(1, "rtc_1", "acme", "opus", {"huge": 10**40}))
+        json_objects.pack({"huge": 10**40})
+    with pytest.raises(ValueError, match="encode"):
+        frames.encode_frame(frames.Credit(1, 10**40))
+
+
+def nested(levels: int, call: int = 5) -> bytes:
+    """Return a `ServerEvent` that is nested so deeply that msgspec cannot pass over it."""
+    return b"\x93\x11" + bytes([call]) + b"\x81\xa1a" + b"\x91" * levels + b"\xc0"
+
+
+@pytest.mark.parametrize("levels", [70, 1500, 200_000])
+def test_deep_nesting_in_one_frame_is_the_loss_of_its_call_alone(levels: int) -> None:
+    good = msgspec.msgpack.encode([7, 4, 200])
+    before, bad, after = frames.decode(b"\x93" + good + nested(levels) + good)
+    assert before == after == frames.Credit(4, 200)
+    assert isinstance(bad, frames.BadFrame)
+    assert bad.call == 5
+
+
+def test_deep_nesting_is_passed_over_in_steps() -> None:
+    message = b"\x92" + nested(20 * frames.MAX_STEP_ELEMENTS) + b"\x91\x0d"
+    pieces = list(frames.split(message))
+    assert pieces.count(None) >= 20
+    assert [bytes(piece) for piece in pieces if piece is not None] == [message[1:-2], message[-2:]]
+
+
+@pytest.mark.parametrize("broken", [nested(5000)[:-1], nested(5000) + b"\x91\x0d\x00", nested(5000) + b"\x94\x06"])
+def test_a_deeply_nested_message_that_is_cut_off_or_goes_on_is_no_array_of_frames(broken: bytes) -> None:
+    with pytest.raises(DecodeError):
+        list(frames.decode(b"\x92" + broken))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xdc\x10\x01" + b"\xc0" * 4097,
+        b"\xdd\x00\x0f\x00\x00" + b"\xc0" * 0xF0000,
+        b"\xdd\x00\x04\x00\x00" + b"\x91\x0d" * 0x40000,
+        b"\xdd\xff\xff\xff\xff",
+    ],
+)
+def test_a_message_of_too_many_frames_is_refused_by_its_header(message: bytes) -> None:
+    with pytest.raises(frames.TooManyFrames, match="4096 is the most"):
+        frames.split(message)
+
+
+def test_a_message_may_have_as_many_frames_as_are_allowed() -> None:
+    assert len(list(frames.decode(frames.encode([frames.Drain()] * frames.MAX_FRAMES)))) == frames.MAX_FRAMES
+
+
+@pytest.mark.parametrize(
+    ("frame", "call"),
+    [
+        (frames.Hello(1, 1, ("opus",) * 100_000), None),
+        (frames.Refused(3, "full", "x" * frames.MAX_CONTROL_SIZE), 3),
+        (frames.Ended(3, "x" * frames.MAX_CONTROL_SIZE), 3),
+        (frames.HangUp(3, "x" * frames.MAX_CONTROL_SIZE), 3),
+        (frames.Started(3, "x" * frames.MAX_STARTED_SIZE, "acme", "opus"), 3),
+        (frames.ClientEvent(3, json_objects.pack({"text": "x" * frames.MAX_EVENT_SIZE})), 3),
+        (frames.ServerEvent(3, json_objects.pack({"text": "x" * frames.MAX_EVENT_SIZE})), 3),
+    ],
+)
+def test_a_frame_that_is_too_long_is_a_bad_frame_of_its_call(frame: frames.Frame, call: int | None) -> None:
+    [bad] = frames.decode(frames.encode([frame]))
+    assert isinstance(bad, frames.BadFrame)
+    assert bad.call == call
+    assert "is the most" in bad.detail
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        [1, 2],
+        "text",
+        {1: 2},
+        {"extension": msgspec.msgpack.Ext(5, b"x" * 1000)},
+        {"many": [None] * json_objects.MAX_ELEMENTS},
+        {str(number): None for number in range(json_objects.MAX_ELEMENTS)},
+    ],
+    ids=["array", "text", "integer key", "extension", "elements", "keys"],
+)
+@pytest.mark.parametrize("tag", [16, 17])
+def test_an_event_that_is_no_json_object_within_the_limits_is_a_bad_frame_of_its_call(event: Any, tag: int) -> None:
+    [bad] = frames.decode(msgspec.msgpack.encode([[tag, 70_000, event]]))
+    assert isinstance(bad, frames.BadFrame)
+    assert bad.call == 70_000
+
+
+@pytest.mark.parametrize("fields", [[[], {}], [{"a": {1: 1}}, {"user": 7}], [{}, {"user": {}}]])
+def test_a_start_whose_session_or_metadata_is_no_object_is_a_bad_frame_of_its_call(fields: list[Any]) -> None:
+    [bad] = frames.decode(msgspec.msgpack.encode([[2, 9, "rtc_1", "acme", "opus", *fields]]))
+    assert isinstance(bad, frames.BadFrame)
+    assert bad.call == 9
+
+
+@pytest.mark.parametrize("call", [0, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1])
+def test_the_call_of_a_bad_frame_is_read_in_every_encoding(call: int) -> None:
+    bad, _ = frames.decode(msgspec.msgpack.encode([[6, call, "no bytes"], [14, 1]]))
+    assert isinstance(bad, frames.BadFrame)
+    assert bad.call == call

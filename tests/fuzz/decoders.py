@@ -232,7 +232,7 @@ def event(data: bytes) -> None:
     except DecodeError:
         return
     with contextlib.suppress(UndeliverableError):
-        assert read_event(write_event(decoded)) == decoded
+        assert read_event(write_event(decoded).decode()) == decoded
     (frame,) = frames.decode(frames.encode([frames.ClientEvent(1, decoded)]))
     assert frame == frames.ClientEvent(1, decoded)
 

@@ -221,7 +221,7 @@ def core_seeds() -> dict[str, list[bytes]]:
     call, sctp, chunks = recorded_call(), data_channel_packets(), peers_chunks()
     every = [datagram for datagrams in call.values() for datagram in datagrams[:8]]
     midway = as_pieces([b"\x16\x02\0" + bytes(70), b"\x15\2\x28", b"\x16\x01\0a", b"\x16\x0b\1\0\0\0"])
-    started = frames.encode([frames.Started(1, "call", "tenant", "opus", {}, {}, 0), frames.Audio(1, b"\xf8x")])
+    started = frames.encode([frames.Started(1, "call", "tenant", "opus"), frames.Audio(1, b"\xf8x")])
     links = link_messages()
     repeated = [numbered(number)[:6] + red_payload() for number in (0, 1, 3, 6, 5)]
     return {

@@ -13,6 +13,7 @@ import pytest
 from antiphon_backend.core import BackendSession, CallCore, CallOffered, CallState, Slots
 from antiphon_common import frames
 from antiphon_common.frame_connection import ConnectionCounters
+from antiphon_common.json_objects import unpack
 from antiphon_transceiver.audio import Playout
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS
 from antiphon_transceiver.backends import BackendGroup, BackendLink, InboundFrame
@@ -136,9 +137,10 @@ class Address:
             call = event.call
             if isinstance(event, CallOffered):
                 call.accept()
-                if call.started.session["model"] == "poet":
+                session = unpack(call.started.session)
+                if session["model"] == "poet":
                     self._poems[call] = 0
-                    if call.started.session["hasty"]:
+                    if session["hasty"]:
                         call.clear()
                 call.start_response()
             self._listen(call)

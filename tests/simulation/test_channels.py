@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from antiphon_common.json_objects import unpack
 from antiphon_transceiver.channels import MAX_WAITING_BYTES, MAX_WAITING_EVENTS, OURS, UndeliverableError
 from antiphon_transceiver.events import Ended, EventReceived
 from antiphon_transceiver.outcome import EndReason
@@ -53,7 +54,7 @@ class EventfulCall:
 
     @property
     def backend_heard(self) -> list[dict[str, Any]]:
-        return [event for event, _ in self.backend.events.frames]
+        return [unpack(event) for event in self.backend.events.frames]
 
 
 def received(events: list[Any]) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ def numbered(count: int, **fields: Any) -> list[dict[str, Any]]:
 
 def taken(pair: Pair) -> list[dict[str, Any]]:
     """Return the events that a session took of its caller."""
-    return [event.event for event in pair.network.right.events if isinstance(event, EventReceived)]
+    return [unpack(event.event) for event in pair.network.right.events if isinstance(event, EventReceived)]
 
 
 def connected(seed: int = 0, impairment: Impairment = FAR_AWAY) -> Pair:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from antiphon_backend.core import BackendSession, CallChanged, CallCore, CallOffered, CallState, Slots
 from antiphon_common.frame_connection import ConnectionCounters
+from antiphon_common.json_objects import unpack
 from antiphon_common.link import LinkKeys, Owner
 from antiphon_common.routing import RouteTokens
 from antiphon_common.sockaddr import encode_address
@@ -226,7 +227,7 @@ class Backend:
             watch.backend_heard(call, frame)
             if behaviour == "loopback" and frame.data and call.reason is None:
                 call.say(frame.data)
-        while call.events.frames and call.events.frames[0][0].get("type") == LETTER:
+        while call.events.frames and unpack(call.events.frames[0]).get("type") == LETTER:
             watch.backend_read(call, call.events.pop())
         if behaviour == "stories" and call.reason is None:
             self._tell(call)
@@ -251,4 +252,4 @@ class Backend:
 
 
 def _behaviour(call: CallCore) -> object:
-    return call.started.session.get("behaviour", "loopback")
+    return unpack(call.started.session).get("behaviour", "loopback")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from antiphon_common import frames
+from antiphon_common.json_objects import pack
 from antiphon_transceiver.budget import BURST, DEBT, OVER_SECONDS, RATE, Budget, frame_price, price_of
 
 STUN, DTLS, RTP, RTCP = b"\x00\x01", b"\x17\xfe", b"\x80\x6f", b"\x80\xc9"
@@ -100,6 +101,6 @@ def test_a_frame_is_paid_by_its_bytes() -> None:
     for _ in range(frames.CREDIT_MS // 20):
         assert budget.charge(frame_price(audio), START)
     for _ in range(100):
-        assert budget.charge(frame_price(frames.ServerEvent(1, {"type": "x"})), START)
+        assert budget.charge(frame_price(frames.ServerEvent(1, pack({"type": "x"}))), START)
     assert budget.admit(RTP, START)
     assert frame_price(audio) > frame_price(frames.Clear(1, 0))

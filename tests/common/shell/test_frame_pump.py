@@ -1,6 +1,6 @@
 """The pump between a WebSocket of the test's own and a connection's core, under virtual time."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from math import inf
 
@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from antiphon_common import frames
-from antiphon_common.frame_connection import CloseCode, Closing, ConnectionCounters, FrameConnection
+from antiphon_common.frame_connection import STEP_FRAMES, CloseCode, Closing, ConnectionCounters, FrameConnection
 from antiphon_common.shell.frame_pump import CLOSE_TIMEOUT, FAREWELL_TIMEOUT, GATHER_SECONDS, FramePump
 
 HELLO = frames.Hello(frames.VERSION)
@@ -28,8 +28,8 @@ class Core:
     def closing(self) -> Closing | None:
         return self.connection.closing
 
-    def receive_message(self, message: bytes | str, now: float) -> None:
-        self.connection.receive_message(message)
+    def receive_in_steps(self, message: bytes | str, now: float) -> Iterator[None]:
+        return (None for _ in self.connection.receive_in_steps(message))
 
 
 class Socket:
@@ -120,3 +120,26 @@ async def test_a_cancelled_pump_says_farewell_but_does_not_wait(autojump_clock: 
             await pump.close()
     assert socket.closed == (CloseCode.NORMAL, "")
     assert trio.current_time() - start == pytest.approx(1 + FAREWELL_TIMEOUT)
+
+
+async def test_other_tasks_have_their_turn_between_the_steps_of_a_message(autojump_clock: MockClock) -> None:
+    core, socket = Core(), Socket()
+    turns = 0
+    async with running(core, socket):
+        await socket.deliver.send(frames.encode([HELLO, *[frames.Ping(1)] * 50 * STEP_FRAMES]))
+        while core.connection.counters.frames < 50 * STEP_FRAMES:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+    assert turns >= 45
+
+
+async def test_many_messages_at_once_leave_other_tasks_their_turn(autojump_clock: MockClock) -> None:
+    core, socket = Core(), Socket()
+    turns = 0
+    async with running(core, socket):
+        for message in (frames.encode([HELLO]), *[frames.encode([])] * 500):
+            socket.deliver.send_nowait(message)
+        while core.connection.counters.messages < 500:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+    assert turns >= 250

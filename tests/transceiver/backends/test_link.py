@@ -1,5 +1,9 @@
 """A backend link without a network: what the test says for the backend goes in as messages, its answers come out."""
 
+import gc
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -8,9 +12,23 @@ import pytest
 from antiphon_common import frames
 from antiphon_common.formats import MAX_PACKET_BYTES, AudioFormat
 from antiphon_common.frames import CREDIT_MS
-from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendLink, InboundFrame, SessionTooLarge
-from antiphon_transceiver.backends.call import ACCEPT_TIMEOUT, LinkCounters
-from antiphon_transceiver.backends.link import FULL_HOLD
+from antiphon_common.json_objects import pack
+from antiphon_transceiver.backends import (
+    BACKEND_LOST,
+    BackendCall,
+    BackendLink,
+    EventRefused,
+    InboundFrame,
+    SessionTooLarge,
+)
+from antiphon_transceiver.backends.call import (
+    ACCEPT_TIMEOUT,
+    MAX_WAITING_EVENT_BYTES,
+    MAX_WAITING_EVENTS,
+    LinkCounters,
+)
+from antiphon_transceiver.backends.link import FULL_HOLD, MAX_UNHEARD_BYTES
+from antiphon_transceiver.channels import read_event
 
 AUDIO = AudioFormat.parse("pcm16/24000")
 FRAME = bytes(AUDIO.frame_bytes)
@@ -84,7 +102,7 @@ def audio(call: BackendCall, response: int = 1, data: bytes = FRAME) -> frames.A
 def test_a_call_is_started_accepted_and_given_its_first_credit() -> None:
     bench = Bench()
     call = bench.open(model="echo")
-    assert bench.sent() == [frames.Started(call.number, "rtc_1", "acme", "pcm16/24000", {"model": "echo"}, {})]
+    assert bench.sent() == [frames.Started(call.number, "rtc_1", "acme", "pcm16/24000", pack({"model": "echo"}))]
     bench.say(frames.Accepted(call.number))
     assert bench.heard[call.number] == [frames.Accepted(call.number)]
     assert bench.sent() == [frames.Credit(call.number, CREDIT_MS)]
@@ -303,3 +321,151 @@ def test_a_session_that_fits_no_frame_fails_its_own_call(session: dict[str, Any]
         bench.open(**session)
     assert bench.link.calls == 0
     assert bench.sent() == []
+
+
+def small_parts(count: int) -> dict[str, Any]:
+    """Return an object of many members that take far more memory than their bytes."""
+    return {"items": [{"k": number, "v": [number]} for number in range(count)]}
+
+
+def held(make: Callable[[], object]) -> int:
+    """Return the bytes of memory that stay taken by what `make` returns."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        kept = make()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] if kept is not None else 0
+    finally:
+        tracemalloc.stop()
+
+
+def test_events_that_wait_for_a_backend_take_little_more_memory_than_their_bytes() -> None:
+    bench = Bench()
+    call = bench.accepted()
+    text = msgspec.json.encode(small_parts(1500)).decode()
+
+    def flood() -> BackendCall:
+        with suppress(EventRefused):
+            while True:
+                call.send_event(read_event(text))
+        return call
+
+    assert held(flood) < 1.5 * MAX_WAITING_EVENT_BYTES
+
+
+def test_short_events_that_wait_for_a_backend_are_bounded_in_number() -> None:
+    bench = Bench()
+    call = bench.open()
+    for _ in range(MAX_WAITING_EVENTS):
+        call.send_event({})
+    with pytest.raises(EventRefused, match=f"{MAX_WAITING_EVENTS} events"):
+        call.send_event({})
+    bench.say(frames.Accepted(call.number))
+    assert sum(isinstance(frame, frames.ClientEvent) for frame in bench.sent()) == MAX_WAITING_EVENTS
+    call.send_event({})
+
+
+def test_the_session_of_a_call_takes_little_more_memory_than_its_bytes() -> None:
+    bench = Bench()
+    session = small_parts(1500)
+    size = len(msgspec.msgpack.encode(session))
+    bench.open(model="warm")
+    bench.sent()
+
+    def open_and_send() -> BackendCall:
+        call = bench.open(**session)
+        assert len(bench.sent()) == 1
+        return call
+
+    assert held(open_and_send) < 2 * size + 20_000
+
+
+def test_what_was_sent_since_anything_was_received_is_kept_within_bounds() -> None:
+    bench = Bench(slots=80)
+    calls = [bench.open() for _ in range(40)]
+    bench.say(*[frames.Accepted(call.number) for call in calls])
+    bench.sent()
+
+    def flood() -> Bench:
+        for position in range(0, 2_000_000, 24_000):
+            for call in calls:
+                call.send_audio(bytes(48_000), position)
+            bench.sent()
+        return bench
+
+    assert held(flood) < 1.1 * MAX_UNHEARD_BYTES
+
+
+def test_deep_nesting_in_one_frame_ends_its_call_and_no_other() -> None:
+    bench = Bench()
+    bad, good = bench.accepted(), bench.speaking()
+    nested = bytes([0x93, 0x11, bad.number]) + b"\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
+    bench.raw(b"\x92" + nested + msgspec.msgpack.encode(audio(good)))
+    assert [type(frame) for frame in bench.heard[bad.number]] == [frames.BadFrame]
+    assert bench.heard[good.number] == [audio(good)]
+    assert bench.sent() == [frames.Ended(bad.number, "bad_frame")]
+    assert bench.link.closing is None
+
+
+def test_a_message_of_a_million_elements_ends_its_connection_at_once() -> None:
+    bench = Bench()
+    bench.accepted()
+    bench.raw(b"\xdd\x00\x0f\x00\x00" + b"\xc0" * 0xF0000)
+    assert bench.link.closing is not None
+    assert (bench.link.closing.code, bench.link.closing.detail) == (
+        1009,
+        "a message of 983040 frames, 4096 is the most",
+    )
+    assert bench.link.counters.bad_frames == 0
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: bool) -> None:
+    """`resumed_ms` is the position of the next sample that the next backend receives, in milliseconds."""
+    name = f"pcm16/{rate}"
+    bench = Bench(formats=(name,))
+    call = bench.link.open(AudioFormat.parse(name), "rtc_1", "acme", {}, {}, Bench._ignore, bench.now)
+    bench.heard[call.number] = []
+    bench.say(frames.Accepted(call.number))
+    for position in range(0, rate, rate // 50):
+        call.send_audio(bytes(2 * rate // 50), position)
+    bench.sent()
+    if heard:
+        bench.say(frames.Pong(0))
+    bench.link.lost()
+    again = BackendLink(LinkCounters(), bench.now)
+    again.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, (name,))]), bench.now)
+    again.resume(call, bench.now)
+    message = again.poll_transmit()
+    assert message is not None
+    [started] = [frame for frame in frames.decode(message) if isinstance(frame, frames.Started)]
+    assert started.resumed_ms == (1000 if heard else 1)
+    call.send_audio(bytes(2 * rate // 50), rate)
+    again.receive_message(frames.encode([frames.Accepted(started.call)]), bench.now)
+    message = again.poll_transmit()
+    assert message is not None
+    positions = [frame.position for frame in frames.decode(message) if isinstance(frame, frames.Audio)]
+    assert positions[0] * 1000 // rate == (1000 if heard else 0)
+
+
+OPUS_20_MS, OPUS_60_MS = b"\xf8x", b"\x18x"
+
+
+@pytest.mark.parametrize(
+    ("last", "position", "resumed_ms"), [(OPUS_20_MS, 9600, 220), (OPUS_60_MS, 9600, 260), (b"", 9600, 200)]
+)
+def test_an_opus_call_is_resumed_behind_the_last_packet_that_was_heard(
+    last: bytes, position: int, resumed_ms: int
+) -> None:
+    bench = Bench(formats=("opus",))
+    call = bench.link.open(AudioFormat.parse("opus"), "rtc_1", "acme", {}, {}, Bench._ignore, bench.now)
+    bench.heard[call.number] = []
+    bench.say(frames.Accepted(call.number))
+    call.send_audio(last, position)
+    bench.sent()
+    bench.say(frames.Pong(0))
+    bench.link.lost()
+    bench.link.resume(call, bench.now)
+    assert call.start(bench.link, call.number, bench.now).resumed_ms == resumed_ms

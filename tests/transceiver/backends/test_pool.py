@@ -18,6 +18,7 @@ from trio.testing import MockClock
 
 from antiphon_common import frames
 from antiphon_common.frames import CREDIT_MS
+from antiphon_common.json_objects import pack
 from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendPool, InboundFrame, NoBackend, NoCapacity
 from antiphon_transceiver.backends.call import RESUME_SECONDS, CallState
 from antiphon_transceiver.backends.pool import RESOLVE_INTERVAL
@@ -68,7 +69,9 @@ async def test_a_call_goes_both_ways() -> None:
             call = opened(pool, sink)
             assert call.format == "pcm16/24000"
             [started] = await backend.hear(frames.Started)
-            assert started == frames.Started(1, "rtc_1", "acme", "pcm16/24000", {"model": "echo"}, {"user": "7"})
+            assert started == frames.Started(
+                1, "rtc_1", "acme", "pcm16/24000", pack({"model": "echo"}), pack({"user": "7"})
+            )
             for position in range(0, 4800, 480):
                 call.send_audio(FRAME, position)
             await backend.say(frames.Accepted(1), frames.ResponseStarted(1, 1), frames.Audio(1, FRAME, response=1))
@@ -133,7 +136,9 @@ async def test_a_lost_connection_is_dialled_again_and_its_calls_go_on(politely: 
                 opened(pool, Sink())
             call.send_audio(FRAME, 48000)
             [started] = await backend.hear(frames.Started)
-            assert started == frames.Started(1, "rtc_1", "acme", "pcm16/24000", {"model": "echo"}, {"user": "7"}, 2000)
+            assert started == frames.Started(
+                1, "rtc_1", "acme", "pcm16/24000", pack({"model": "echo"}), pack({"user": "7"}), 2000
+            )
             await backend.say(frames.Accepted(1))
             assert [frame.position for frame in await backend.hear(frames.Audio)] == [48000]
             assert backend.connections == 2

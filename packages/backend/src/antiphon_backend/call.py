@@ -1,11 +1,13 @@
 """What a handler sees of its call, under Trio or asyncio."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from anyio.lowlevel import checkpoint
 
 from antiphon_backend.core import CallCore, CallState, Speech
+from antiphon_common import json_objects
 from antiphon_common.errors import AntiphonError
 from antiphon_common.formats import AudioFormat
 from antiphon_common.frames import Audio, Interrupted
@@ -38,9 +40,6 @@ class Call:
     def __init__(self, core: CallCore, flush: Callable[[], None]) -> None:
         self.id = core.started.call_id
         self.tenant = core.started.tenant
-        self.session: dict[str, Any] = core.started.session
-        """The session object of the Realtime API, as the caller's side gave it."""
-        self.metadata: dict[str, str] = core.started.metadata
         self.format: AudioFormat = core.format
         """The format of the audio both ways."""
         self.resumed_ms = core.started.resumed_ms
@@ -51,6 +50,16 @@ class Call:
         self._listeners = Wakeup()
         self._event_listeners = Wakeup()
         self._speakers = Wakeup()
+
+    @cached_property
+    def session(self) -> dict[str, Any]:
+        """The session object of the Realtime API, as the caller's side gave it; decoded once it is looked at."""
+        return json_objects.unpack(self._core.started.session)
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What the caller's application attached."""
+        return json_objects.unpack(self._core.started.metadata)
 
     # Listening
 
@@ -74,14 +83,16 @@ class Call:
 
     def events(self) -> "ClientEvents":
         """Listen to what the caller's side sends over the data channel: `async for event in call.events()`, each a
-        JSON object of the Realtime API. Of what is not listened to, a megabyte is kept, and the oldest dropped.
+        JSON object of the Realtime API. Of what is not listened to, a megabyte or 1,024 are kept, and the
+        oldest dropped.
         """
         return ClientEvents(self)
 
     async def send_event(self, event: dict[str, Any]) -> None:
         """Send a JSON object of the Realtime API over the caller's data channel; wait while too much waits to be sent.
 
-        Raises ValueError for one that cannot be encoded, or is longer than 262,144 bytes.
+        Raises ValueError for one that cannot be encoded, is longer than 262,144 bytes, has more than 16,384 keys and
+        values, or more than 64 levels of nesting.
         """
         core = self._core
         core.accept()

@@ -4,13 +4,13 @@ Its shell is in `call.py` and `server.py`.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import msgspec
 
-from antiphon_common import frames
+from antiphon_common import frames, json_objects
 from antiphon_common.caller_audio import CallerAudio
 from antiphon_common.errors import DecodeError
 from antiphon_common.formats import FRAME_MS, TICKS_PER_MS, AudioFormat
@@ -30,7 +30,10 @@ MAX_TEXT = 1000
 """Characters of a reason or message; more is cut."""
 
 MAX_EVENT_BYTES = 1 << 20
-"""Client events of one call that wait for its handler; most handlers never look at them."""
+"""Bytes of client events of one call that wait for its handler, encoded; most handlers never look at them."""
+
+MAX_EVENTS = 1024
+"""The same for events, since short ones take more memory than their bytes."""
 
 _FRAME_TICKS = FRAME_MS * TICKS_PER_MS
 
@@ -76,26 +79,28 @@ Event = CallOffered | CallChanged
 
 
 class WaitingEvents:
-    """Client events in order, at most `MAX_EVENT_BYTES` of them; the oldest go first."""
+    """Client events in order, at most `MAX_EVENTS` with `MAX_EVENT_BYTES`; the oldest go first."""
 
     __slots__ = ("_bytes", "dropped", "frames")
 
     def __init__(self) -> None:
-        self.frames: deque[tuple[dict[str, Any], int]] = deque()
+        self.frames: deque[msgspec.Raw] = deque()
         self.dropped = 0
         self._bytes = 0
 
     def push(self, frame: frames.ClientEvent) -> None:
-        size = len(memoryview(frames.encode_frame(frame)))
-        self.frames.append((frame.event, size))
-        self._bytes += size
-        while self._bytes > MAX_EVENT_BYTES:
-            self.pop()
+        self.frames.append(frame.event.copy())  # else it would keep the whole message
+        self._bytes += len(memoryview(frame.event))
+        while self._bytes > MAX_EVENT_BYTES or len(self.frames) > MAX_EVENTS:
+            self._take()
             self.dropped += 1
 
     def pop(self) -> dict[str, Any]:
-        event, size = self.frames.popleft()
-        self._bytes -= size
+        return json_objects.unpack(self._take())
+
+    def _take(self) -> msgspec.Raw:
+        event = self.frames.popleft()
+        self._bytes -= len(memoryview(event))
         return event
 
 
@@ -103,7 +108,8 @@ class CallCore:
     """One call. What a handler wants is a method; what it waits for is an attribute."""
 
     def __init__(self, session: "BackendSession", started: frames.Started) -> None:
-        self.started = started
+        session_object, metadata = started.session.copy(), started.metadata.copy()  # not the whole message
+        self.started = msgspec.structs.replace(started, session=session_object, metadata=metadata)
         self.format = AudioFormat.parse(started.format)
         self.state = CallState.OFFERED
         self.speech = Speech.SILENT
@@ -182,7 +188,7 @@ class CallCore:
         """Send an event, if there is room; return whether that is settled. Raises ValueError for what fits no frame."""
         if self.state is CallState.OVER:
             return True
-        encoded = frames.encode_frame(frames.ServerEvent(self._number, event))
+        encoded = frames.encode_frame(frames.ServerEvent(self._number, json_objects.pack(event)))
         size = len(memoryview(encoded))
         if size > frames.MAX_EVENT_SIZE:
             raise ValueError(f"an event of {size} bytes, {frames.MAX_EVENT_SIZE} is the most")
@@ -254,7 +260,7 @@ class CallCore:
 class BackendSession:
     """One connection of a transceiver. `now` is in seconds, monotonic.
 
-    The shell feeds `receive_message` and `handle_timeout`, sends what `poll_transmit` returns, carries out what
+    The shell feeds `receive_in_steps` and `handle_timeout`, sends what `poll_transmit` returns, carries out what
     `poll_event` says, closes the connection once `closing` is set, and says so with `lost`.
     """
 
@@ -280,12 +286,19 @@ class BackendSession:
 
     def receive_message(self, message: bytes | str, now: float) -> None:
         """Take one WebSocket message; drain `poll_event` afterwards."""
-        for frame in self._connection.receive_message(message):
-            call = self._calls.get(frame.call)  # type: ignore[arg-type]
-            if isinstance(frame, frames.Started):
-                self._offer(frame, call)
-            elif call is not None:
-                self._receive(call, frame)
+        for _ in self.receive_in_steps(message, now):
+            pass
+
+    def receive_in_steps(self, message: bytes | str, now: float) -> Iterator[None]:
+        """Take one WebSocket message in steps of bounded work; drain `poll_event` after each."""
+        for step in self._connection.receive_in_steps(message):
+            for frame in step:
+                call = self._calls.get(frame.call)  # type: ignore[arg-type]
+                if isinstance(frame, frames.Started):
+                    self._offer(frame, call)
+                elif call is not None:
+                    self._receive(call, frame)
+            yield
 
     def handle_timeout(self, now: float) -> None:
         """Send the ping that is due, or give up a transceiver that fell silent."""

@@ -5,6 +5,7 @@ What the two ends do with the frames of calls is theirs: see the transceiver's `
 """
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import msgspec
 
 from antiphon_common import frames
 from antiphon_common.errors import DecodeError
-from antiphon_common.frames import AnyCallFrame, AnyFrame, BadFrame, Frame
+from antiphon_common.frames import AnyCallFrame, AnyFrame, BadFrame, Frame, TooManyFrames
 
 HEARTBEAT_INTERVAL = 1.0
 MISSED_HEARTBEATS = 3
@@ -33,6 +34,20 @@ CONTROL_SIZE = 64
 
 AUDIO_OVERHEAD = 24
 """Bytes a frame of audio has around its data, at most."""
+
+STEP_FRAMES = 64
+"""Frames that are taken in one step, between which others have their turn: about a millisecond, all included."""
+
+EVENT_FRAMES = 8
+EVENT_FRAME_BYTES = 1 << 11
+"""Frames that a frame with an event counts as, since it is converted: so many, and one more for so many bytes."""
+
+MAX_JUNK = 100
+"""Messages that are no arrays of frames, and malformed frames about no call, before the connection is given up: an end
+with one bug goes on, one that speaks another protocol does not."""
+
+FORGIVEN_JUNK = 10
+"""How many of them are forgiven with each ping, once a second."""
 
 
 class CloseCode(IntEnum):
@@ -82,6 +97,7 @@ class FrameConnection:
         self._next_ping = now + HEARTBEAT_INTERVAL
         self._pings = 0
         self._unanswered = 0
+        self._junk = 0
         self.send(hello)
 
     def send(self, frame: Frame | msgspec.Raw, size: int = CONTROL_SIZE) -> None:
@@ -102,23 +118,43 @@ class FrameConnection:
 
     def receive_message(self, message: bytes | str) -> list[AnyCallFrame | BadFrame]:
         """Take one WebSocket message; return what it says about calls, in order."""
+        return [frame for step in self.receive_in_steps(message) for frame in step]
+
+    def receive_in_steps(self, message: bytes | str) -> Iterator[list[AnyCallFrame | BadFrame]]:
+        """Take one WebSocket message in steps of bounded work; yield what each says about calls, in order."""
         self._unanswered = 0
         self.counters.messages += 1
         try:
-            batch = _decode(message)
+            yield from self._steps(_split(message))
+        except TooManyFrames as error:
+            self.counters.bad_messages += 1
+            self.close(CloseCode.TOO_BIG, str(error))
         except DecodeError as error:
             self.counters.bad_messages += 1
             if self.peer is None:
                 self.close(CloseCode.PROTOCOL_ERROR, f"no hello: {error}")
-            return []
-        self.counters.frames += len(batch)
+            self._count_junk(str(error))
+
+    def _steps(self, batch: Iterable[msgspec.Raw | None]) -> Iterator[list[AnyCallFrame | BadFrame]]:
         about_calls: list[AnyCallFrame | BadFrame] = []
-        for frame in batch:
-            if isinstance(frame, frames.Audio) and self.peer is not None:
-                about_calls.append(frame)
-            elif self.closing is None:
-                self._receive(frame, about_calls)
-        return about_calls
+        room = STEP_FRAMES
+        for raw in batch:
+            if raw is None:
+                room = 0
+            else:
+                self.counters.frames += 1
+                frame = frames.decode_frame(raw)
+                room -= 1
+                if isinstance(frame, frames.Audio) and self.peer is not None:
+                    about_calls.append(frame)
+                else:
+                    room -= self._receive(raw, frame, about_calls)
+            if room <= 0:
+                yield about_calls
+                if self.closing is not None:
+                    return
+                about_calls, room = [], STEP_FRAMES
+        yield about_calls
 
     def handle_timeout(self, now: float) -> None:
         """Send the ping that is due, or give the connection up for lost."""
@@ -132,6 +168,7 @@ class FrameConnection:
         self._next_ping = now + HEARTBEAT_INTERVAL
         self._pings += 1
         self._unanswered += 1
+        self._junk = max(0, self._junk - FORGIVEN_JUNK)
         self.send(frames.Ping(self._pings))
 
     def poll_transmit(self) -> bytes | None:
@@ -152,7 +189,12 @@ class FrameConnection:
             return None
         return min(self._next_ping, self._hello_deadline) if self.peer is None else self._next_ping
 
-    def _receive(self, frame: AnyFrame | BadFrame | None, about_calls: list[AnyCallFrame | BadFrame]) -> None:
+    def _receive(
+        self, raw: msgspec.Raw, frame: AnyFrame | BadFrame | None, about_calls: list[AnyCallFrame | BadFrame]
+    ) -> int:
+        """Take a frame without audio; return how many frames it counts as besides the one that it is."""
+        if self.closing is not None:
+            return 0
         match frame:
             case frames.Hello():
                 self._greet(frame)
@@ -168,10 +210,21 @@ class FrameConnection:
                 self.counters.unknown_tags += 1
             case BadFrame():
                 self.counters.bad_frames += 1
-                if frame.call is not None:
+                if frame.call is None:
+                    self._count_junk(frame.detail)
+                else:
                     about_calls.append(frame)
+            case frames.ClientEvent() | frames.ServerEvent():
+                about_calls.append(frame)
+                return EVENT_FRAMES + len(memoryview(raw)) // EVENT_FRAME_BYTES
             case _:
                 about_calls.append(frame)
+        return 0
+
+    def _count_junk(self, detail: str) -> None:
+        self._junk += 1
+        if self._junk > MAX_JUNK:
+            self.close(CloseCode.PROTOCOL_ERROR, f"{self._junk} messages or frames made no sense, the last: {detail}")
 
     def _greet(self, hello: frames.Hello) -> None:
         if hello.version != frames.VERSION:
@@ -181,7 +234,7 @@ class FrameConnection:
             self.peer = hello
 
 
-def _decode(message: bytes | str) -> list[AnyFrame | BadFrame | None]:
+def _split(message: bytes | str) -> Iterable[msgspec.Raw | None]:
     if isinstance(message, str):
         raise DecodeError("a text message")
-    return list(frames.decode(message))
+    return frames.split(message)

@@ -6,10 +6,11 @@ ever appended. `call` is a u32 that the transceiver chooses, unique on its conne
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
+from antiphon_common import json_objects
 from antiphon_common.errors import DecodeError
 
 VERSION = 1
@@ -23,6 +24,18 @@ CREDIT_MS = 4000
 MAX_EVENT_SIZE = 1 << 18
 """Bytes of the longest frame with an event: what a data channel's message may have. One caller's events must not make a
 message that closes the connection for all."""
+
+MAX_STARTED_SIZE = 1 << 18
+"""Bytes of a `Started` frame. One caller's session must not make a message that closes the connection for all."""
+
+MAX_CONTROL_SIZE = 1 << 14
+"""Bytes of a frame that has neither audio, nor an event, nor a session: two texts of 1,000 characters fit."""
+
+MAX_FRAMES = 4096
+"""Frames of one message. One of 64 KiB, as senders make them, has at most 2,730: a frame of audio takes 24 bytes."""
+
+MAX_STEP_ELEMENTS = 2048
+"""Elements of a message that is nested too deeply for msgspec that are passed over in one step: about 0.3 ms."""
 
 MAX_AUDIO_MS = 1000
 """The longest stretch of audio in one frame, so that a frame never holds more than a part of the credit."""
@@ -60,8 +73,8 @@ class Started(Frame, frozen=True, tag=2):
     call_id: str
     tenant: str
     format: str
-    session: dict[str, Any] = {}
-    metadata: dict[str, str] = {}
+    session: msgspec.Raw = json_objects.EMPTY
+    metadata: msgspec.Raw = json_objects.EMPTY
     resumed_ms: Uint32 = 0
 
 
@@ -159,17 +172,17 @@ class Pong(Frame, frozen=True, tag=15):
 
 
 class ClientEvent(Frame, frozen=True, tag=16):
-    """An event of the Realtime API from the caller's data channel: a JSON object, as a msgpack map."""
+    """An event of the Realtime API from the caller's data channel: a JSON object, as a msgpack map, still encoded."""
 
     call: Uint32
-    event: dict[str, Any]
+    event: msgspec.Raw
 
 
 class ServerEvent(Frame, frozen=True, tag=17):
-    """An event of the Realtime API for the caller's data channel: a JSON object, as a msgpack map."""
+    """An event of the Realtime API for the caller's data channel: a JSON object, as a msgpack map, still encoded."""
 
     call: Uint32
-    event: dict[str, Any]
+    event: msgspec.Raw
 
 
 RESERVED_TAGS = {
@@ -229,26 +242,18 @@ class BadFrame(msgspec.Struct, frozen=True):
     detail: str
 
 
-class _Head(msgspec.Struct, array_like=True, gc=False):
-    tag: int
-    call: Any = None
+class TooManyFrames(DecodeError):
+    """A message of more than `MAX_FRAMES` frames."""
 
 
 _CALL_TAGS = frozenset((*range(2, 13), 16, 17))
 _CONNECTION_TAGS = frozenset((1, 13, 14, 15))
-_EVENTS = (ClientEvent, ServerEvent)
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises over bad bytes: besides its own error those of text and of nesting."""
-
-
-def _refuse_extension(code: int, data: memoryview) -> None:
-    raise msgspec.ValidationError(f"an extension of msgpack, number {code}")
-
+_MAX_SIZE = {Started: MAX_STARTED_SIZE, ClientEvent: MAX_EVENT_SIZE, ServerEvent: MAX_EVENT_SIZE}
 
 _encoder = msgspec.msgpack.Encoder()
 _batch = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_frame: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame, ext_hook=_refuse_extension)
-_head = msgspec.msgpack.Decoder(_Head)
+_frame: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
+_metadata = msgspec.msgpack.Decoder(dict[str, str])
 
 
 def encode(frames: Iterable[Frame | msgspec.Raw]) -> bytes:
@@ -265,32 +270,106 @@ def encode_frame(frame: Frame) -> msgspec.Raw:
 
 
 def decode(message: bytes) -> Iterator[AnyFrame | BadFrame | None]:
-    """Yield what one WebSocket message carries: a frame, a `BadFrame`, or None for an unknown tag.
+    """Return what one WebSocket message carries: a frame, a `BadFrame`, or None for an unknown tag.
 
     Raises DecodeError when the message as a whole is no array of frames.
     """
+    return iter([decode_frame(raw) for raw in split(message) if raw is not None])
+
+
+def split(message: bytes) -> Iterable[msgspec.Raw | None]:
+    """Return the frames of a message, each still encoded; None marks a pause where much was passed over.
+
+    Raises DecodeError when the message as a whole is no array of frames, `TooManyFrames` before anything is built; the
+    former also while its result is iterated over.
+    """
+    width = {0xDC: 2, 0xDD: 4}.get(message[0], 0) if message else 0
+    if width:
+        count = int.from_bytes(message[1 : 1 + width], "big")
+    elif message and 0x90 <= message[0] < 0xA0:
+        count = message[0] & 15
+    else:
+        raise DecodeError("not an array of frames")
+    if count > MAX_FRAMES:
+        raise TooManyFrames(f"a message of {count} frames, {MAX_FRAMES} is the most")
     try:
-        batch = _batch.decode(message)
-    except _MALFORMED as error:
+        return _batch.decode(message)
+    except RecursionError:
+        return _walk(message, 1 + width, count)
+    except json_objects.MALFORMED as error:
         raise DecodeError(f"not an array of frames: {error}") from None
-    return map(_decode_frame, batch)
 
 
-def _decode_frame(raw: msgspec.Raw) -> AnyFrame | BadFrame | None:
+def decode_frame(raw: msgspec.Raw) -> AnyFrame | BadFrame | None:
+    """Decode one frame of a message: a frame, a `BadFrame`, or None for an unknown tag."""
     try:
         frame = _frame.decode(raw)
-    except _MALFORMED as error:
+    except json_objects.MALFORMED as error:
         return _explain(raw, str(error))
-    if isinstance(frame, _EVENTS) and len(memoryview(raw)) > MAX_EVENT_SIZE:
-        return BadFrame(frame.call, f"an event of {len(memoryview(raw))} bytes, {MAX_EVENT_SIZE} is the most")
+    kind = type(frame)
+    if kind is Audio:
+        return frame
+    size, most = len(memoryview(raw)), _MAX_SIZE.get(kind, MAX_CONTROL_SIZE)
+    if size > most:
+        return BadFrame(getattr(frame, "call", None), f"a frame of {size} bytes, {most} is the most")
+    try:
+        _validate_objects(frame)
+    except json_objects.MALFORMED as error:
+        return _explain(raw, str(error))
     return frame
 
 
+def _validate_objects(frame: AnyFrame) -> None:
+    match frame:
+        case ClientEvent() | ServerEvent():
+            json_objects.validate(frame.event)
+        case Started():
+            json_objects.validate(frame.session)
+            json_objects.validate(frame.metadata)
+            _metadata.decode(frame.metadata)
+
+
+def _walk(message: bytes, start: int, count: int) -> Iterator[msgspec.Raw | None]:
+    """Find the frames of a message that msgspec cannot pass over, since one of them is nested too deeply."""
+    view = memoryview(message)
+    for _ in range(count):
+        end = yield from json_objects.walk(view, MAX_STEP_ELEMENTS, start)
+        yield msgspec.Raw(message[start:end])
+        start = end
+    if start != len(message):
+        raise DecodeError("bytes behind an array of frames")
+
+
 def _explain(raw: msgspec.Raw, detail: str) -> BadFrame | None:
-    try:
-        head = _head.decode(raw)
-    except _MALFORMED:
-        return BadFrame(None, detail)
-    if head.tag in _CALL_TAGS:
-        return BadFrame(head.call if type(head.call) is int else None, detail)
-    return BadFrame(None, detail) if head.tag in _CONNECTION_TAGS else None
+    """Find out what a frame was about that cannot be decoded."""
+    tag, call = _head(bytes(memoryview(raw)[:_HEAD_BYTES]))
+    if tag in _CALL_TAGS:
+        return BadFrame(call, detail)
+    return BadFrame(None, detail) if tag is None or tag in _CONNECTION_TAGS else None
+
+
+_HEAD_BYTES = 5 + 9 + 9
+"""An array's header and two integers, each in its longest encoding."""
+
+
+def _head(data: bytes) -> tuple[int | None, int | None]:
+    """Return the first two elements of an array, each None where there is no integer."""
+    if 0x91 <= data[0] < 0xA0:
+        position = 1
+    elif data[0] in (0xDC, 0xDD):
+        position = 3 if data[0] == 0xDC else 5
+    else:
+        return None, None
+    tag, position = _integer(data, position)
+    return tag, None if tag is None else _integer(data, position)[0]
+
+
+def _integer(data: bytes, position: int) -> tuple[int | None, int]:
+    """Return the integer at a position, None for anything else, and where the next element begins."""
+    first = data[position] if position < len(data) else 0xC1
+    if first < 0x80:
+        return first, position + 1
+    if 0xCC <= first <= 0xD3:
+        end = position + 1 + (1 << (first & 3))
+        return int.from_bytes(data[position + 1 : end], "big", signed=first >= 0xD0), end
+    return (first - 256, position + 1) if first >= 0xE0 else (None, position)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from antiphon_common.control import ANY_GENERATION, CallStatus, IceUpdate
 from antiphon_common.errors import DecodeError
+from antiphon_common.json_objects import LimitError, check_json
 from antiphon_common.shell.supervise import Drain
 from antiphon_signaling.placement import Transceivers
 from antiphon_signaling.refusals import RefusedError, busy, no_such_call
@@ -137,8 +138,11 @@ class Calls:
 def read_session(text: str | bytes | None, model: str | None = None) -> dict[str, Any]:
     """Read the session object of a set-up; `model` counts where the object has none. Raises `RefusedError`."""
     try:
+        check_json(text.encode() if isinstance(text, str) else text or b"")
         session = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except LimitError as error:
+        raise RefusedError(400, "invalid_session", f"session has {error}", param="session") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise RefusedError(400, "invalid_session", f"session is not a JSON object: {error}", param="session") from None
     return check_session(session, model)
 

@@ -13,8 +13,6 @@ bytes, 7 µs for an event of the caller, 5 µs for a frame of audio.
 from math import inf
 from typing import NamedTuple
 
-import msgspec
-
 from antiphon_common import frames
 from antiphon_common.demux import Protocol, classify
 
@@ -41,8 +39,11 @@ EVENT = Price(15)
 FRAME = Price(10, 0.01)
 """A frame of the backend, by the bytes of its audio."""
 
-SERVER_EVENT = Price(60, 0.1)
-"""A frame with an event for the caller, by the bytes of the event: it is fragmented, encrypted and sent."""
+SERVER_EVENT = Price(60, 0.03)
+"""A frame with an event for the caller, by the bytes of the event: it is converted."""
+
+SENT_EVENT = Price(0, 0.07)
+"""The same once it is queued for the caller: it will be fragmented, encrypted and sent."""
 
 RATE = 150_000.0
 """Microseconds of work for each second of a call. Audio both ways with RED and feedback takes 15,000; 500 full SCTP
@@ -120,10 +121,6 @@ def frame_price(frame: object) -> float:
         case frames.Audio(data=data):
             return FRAME.base + FRAME.per_byte * len(data)
         case frames.ServerEvent(event=event):
-            return SERVER_EVENT.base + SERVER_EVENT.per_byte * _encoded_size(event)
+            return SERVER_EVENT.base + SERVER_EVENT.per_byte * len(memoryview(event))
         case _:
             return FRAME.base
-
-
-def _encoded_size(event: object) -> int:
-    return len(memoryview(event)) if isinstance(event, msgspec.Raw) else 0

@@ -1,7 +1,8 @@
 """One call as the switchboard holds it: its session, the backend's half, and the relays that its paths come through."""
 
 from contextlib import suppress
-from typing import Any
+
+import msgspec
 
 from antiphon_common import frames
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus
@@ -10,8 +11,8 @@ from antiphon_common.errors import DecodeError
 from antiphon_transceiver.audio import OverrunError
 from antiphon_transceiver.backends.call import BackendCall, EventRefused, InboundFrame
 from antiphon_transceiver.backends.link import BACKEND_LOST, NO_ANSWER
-from antiphon_transceiver.budget import Budget
-from antiphon_transceiver.channels import UndeliverableError, error_event
+from antiphon_transceiver.budget import SENT_EVENT, Budget
+from antiphon_transceiver.channels import UndeliverableError, error_event, event_id_of
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.relays import Address
 from antiphon_transceiver.routes import Route
@@ -73,7 +74,7 @@ class Call:
             case frames.Clear():
                 self.backend.interrupted(frame.response, session.clear(frame.response))
             case frames.ServerEvent():
-                self._send_event(frame.event)
+                self._send_event(frame.event, now)
             case frames.HangUp():
                 session.hang_up_when_played(now)
             case frames.Refused():
@@ -83,21 +84,22 @@ class Call:
             case frames.BadFrame():
                 session.close(EndReason.BACKEND_ERROR, f"a frame that is not allowed: {frame.detail}", now)
 
-    def _send_event(self, event: dict[str, Any]) -> None:
+    def _send_event(self, event: msgspec.Raw, now: float) -> None:
         try:
             self.session.send_event(event)
+            self.budget.charge(SENT_EVENT.per_byte * len(memoryview(event)), now)
         except UndeliverableError as error:
             with suppress(EventRefused):
-                self.backend.send_event(error_event("event_undeliverable", str(error), event))
+                self.backend.send_event(error_event("event_undeliverable", str(error), event_id_of(event)))
 
     # To the backend
 
-    def receive_event(self, event: dict[str, Any]) -> None:
+    def receive_event(self, event: msgspec.Raw) -> None:
         """Hand on an event of the caller; tell it if the backend cannot be given that."""
         try:
             self.backend.send_event(event)
         except EventRefused as error:
-            self.session.refuse_event(event, str(error))
+            self.session.refuse_event(event_id_of(event), str(error))
 
     def settle(self) -> None:
         """Give the backend credit for what has been played meanwhile."""

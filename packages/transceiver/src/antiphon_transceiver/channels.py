@@ -5,12 +5,13 @@ object. docs/reference/events.md describes it for those who write clients.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from antiphon_common import json_objects
 from antiphon_common.control import SctpParameters
 from antiphon_common.core import Path, Transmit
 from antiphon_common.errors import DecodeError, LocalProtocolError
@@ -38,6 +39,9 @@ MAX_WAITING_EVENTS = 1024
 """The same for events, since short ones take more memory than their bytes."""
 
 EVENT_ID_BYTES = 12
+
+MAX_EVENT_ID = 512
+"""Characters of a client's `event_id` that an error repeats, as the Realtime API limits it."""
 
 
 class UndeliverableError(LocalProtocolError):
@@ -83,8 +87,8 @@ class CallChannels:
         self._random = random
         self._open: dict[int, None] = {}
         """Channels for events in the order they were opened: what we send goes over the newest."""
-        self._waiting: deque[tuple[str, int]] = deque()
-        """Each with its bytes."""
+        self._waiting: deque[bytes] = deque()
+        """Each as JSON in UTF-8."""
         self._waiting_bytes = 0
         self._events: deque[EventReceived] = deque()
 
@@ -105,8 +109,9 @@ class CallChannels:
         """Begin, once DTLS is connected; `round_trip` in seconds is what it measured."""
         self._endpoint.start(now, round_trip)
 
-    def send(self, event: dict[str, Any]) -> None:
-        """Send an event to the caller. It waits while the channel is not open, and while much was sent before.
+    def send(self, event: msgspec.Raw | Mapping[str, Any]) -> None:
+        """Send an event to the caller, encoded by `json_objects` or not. It waits while the channel is not open, and
+        while much was sent before.
 
         Raises `UndeliverableError` when too much waits, and for an event that is too long or is no JSON.
         """
@@ -116,13 +121,13 @@ class CallChannels:
             self.counters.dropped += 1
             raise
 
-    def refuse(self, code: str, message: str, about: dict[str, Any] | None = None) -> None:
-        """Tell the caller that a message was not taken; `about` is what was in it, if it was an event."""
-        self._report(error_event(code, message, about))
+    def refuse(self, code: str, message: str, event_id: str | None = None) -> None:
+        """Tell the caller that a message was not taken; `event_id` is that of the event in it, if it had any."""
+        self._report(error_event(code, message, event_id))
 
     def announce_end(self, code: str, message: str) -> None:
         """Tell the caller why the call is about to end."""
-        self._report(error_event(code, message, None, kind="server_error"))
+        self._report(error_event(code, message, kind="server_error"))
 
     def _report(self, error: dict[str, Any]) -> None:
         with suppress(UndeliverableError):  # which is counted; who sends so much nonsense has been told before
@@ -182,6 +187,9 @@ class CallChannels:
         try:
             self._events.append(EventReceived(read_event(data)))
             self.counters.received += 1
+        except json_objects.UnsupportedError as error:
+            self.counters.malformed += 1
+            self.refuse("event_refused", f"the event cannot be encoded: {error}", _text(error.members.get("event_id")))
         except DecodeError as error:
             self.counters.malformed += 1
             self.refuse("invalid_event", str(error))
@@ -195,56 +203,68 @@ class CallChannels:
 
     # Sending
 
-    def _queue(self, event: dict[str, Any]) -> None:
+    def _queue(self, event: msgspec.Raw | Mapping[str, Any]) -> None:
         if self.end is not None:
             raise UndeliverableError("the caller's data channels are closed")
         text = write_event(event)
-        size = len(text.encode())
+        size = len(text)
         if size > self._max_message_size:
             raise UndeliverableError(f"an event of {size} bytes, where the caller takes {self._max_message_size}")
         if self._waiting_bytes + size > MAX_WAITING_BYTES or len(self._waiting) >= MAX_WAITING_EVENTS:
             raise UndeliverableError(f"{len(self._waiting)} events with {self._waiting_bytes} bytes wait already")
-        self._waiting.append((text, size))
+        self._waiting.append(text)
         self._waiting_bytes += size
         self._send_waiting()
 
     def _send_waiting(self) -> None:
         while self._waiting and self._open:
-            text, size = self._waiting[0]
+            text = self._waiting[0]
             try:
-                self._endpoint.send(next(reversed(self._open)), text)
+                self._endpoint.send(next(reversed(self._open)), text.decode())
             except LocalProtocolError:  # no room, or the caller is closing this channel
                 return
             self._waiting.popleft()
-            self._waiting_bytes -= size
+            self._waiting_bytes -= len(text)
             self.counters.sent += 1
 
 
-def read_event(data: str | bytes) -> dict[str, Any]:
-    """Return the JSON object in a message; raise DecodeError when it is none."""
+def read_event(data: str | bytes) -> msgspec.Raw:
+    """Return the JSON object in a message, encoded by `json_objects`. Raises DecodeError when it is none, or beyond the
+    limits."""
     if isinstance(data, bytes):
         raise DecodeError("an event is sent as text, not as bytes")
     try:
-        return _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise DecodeError(f"the message is not a JSON object: {error}") from None
+        return json_objects.from_json(data)
+    except json_objects.UnsupportedError:
+        raise
+    except DecodeError as error:
+        what = "event has" if isinstance(error, json_objects.LimitError) else "message is"
+        raise DecodeError(f"the {what} {error}") from None
 
 
-def write_event(event: dict[str, Any]) -> str:
+def write_event(event: msgspec.Raw | Mapping[str, Any]) -> bytes:
     """Return an event as JSON; raise `UndeliverableError` when that has no way to say it."""
     try:
-        return msgspec.json.encode(event).decode()
-    except (TypeError, ValueError, RecursionError) as error:
+        packed = event if isinstance(event, msgspec.Raw) else json_objects.pack(event)
+        return json_objects.to_json(packed)
+    except ValueError as error:
         raise UndeliverableError(f"an event that is no JSON: {error}") from None
 
 
+def event_id_of(event: msgspec.Raw) -> str | None:
+    """Return the `event_id` of an event, None where it has none."""
+    with suppress(ValueError):
+        return _text(json_objects.unpack(event).get("event_id"))
+    return None
+
+
 def error_event(
-    code: str, message: str, about: dict[str, Any] | None, *, kind: str = "invalid_request_error"
+    code: str, message: str, event_id: str | None = None, *, kind: str = "invalid_request_error"
 ) -> dict[str, Any]:
-    """Return an `error` event for whoever sent the event that it is about, if that can be told."""
-    event_id = about.get("event_id") if about is not None else None
-    error = {"type": kind, "code": code, "message": message, "param": None}
-    return {"type": "error", "error": {**error, "event_id": event_id if isinstance(event_id, str) else None}}
+    """Return an `error` event for whoever sent the event with `event_id`, if that had any."""
+    error = {"type": kind, "code": code, "message": message, "param": None, "event_id": event_id}
+    return {"type": "error", "error": error}
 
 
-_decoder = msgspec.json.Decoder(dict[str, Any])
+def _text(event_id: object) -> str | None:
+    return event_id if isinstance(event_id, str) and len(event_id) <= MAX_EVENT_ID else None

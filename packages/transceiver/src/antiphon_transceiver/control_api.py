@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, Origin, decode
 from antiphon_common.errors import AntiphonError, DecodeError, LocalProtocolError
+from antiphon_common.json_objects import LimitError, check_json
 from antiphon_common.keys import DerivedKeys
 from antiphon_common.link import Owner
 from antiphon_common.routing import ClusterNetworks, RouteToken
@@ -172,7 +173,10 @@ async def _read(request: Request, kind: type[Message]) -> Message:
     except ClientDisconnect:
         raise BadRequest(400, "disconnected", "the request was not complete") from None
     try:
+        check_json(body)
         return decode(bytes(body), kind)
+    except LimitError as error:
+        raise BadRequest(422, "session_too_large", f"the request has {error}") from None
     except DecodeError as error:
         raise BadRequest(400, "bad_request", str(error)) from None
 

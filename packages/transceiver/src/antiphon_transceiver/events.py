@@ -1,7 +1,5 @@
 """What a call's session tells."""
 
-from typing import Any
-
 import msgspec
 
 from antiphon_common.core import Path
@@ -51,9 +49,9 @@ class MediaMissing(msgspec.Struct, frozen=True):
 
 
 class EventReceived(msgspec.Struct, frozen=True):
-    """The caller sent an event of the Realtime API: a JSON object."""
+    """The caller sent an event of the Realtime API: a JSON object, encoded by `antiphon_common.json_objects`."""
 
-    event: dict[str, Any]
+    event: msgspec.Raw
 
 
 class Disconnected(msgspec.Struct, frozen=True):

@@ -6,9 +6,11 @@ network ◀── poll_transmit    ◀── ice, dtls around channels, and what
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from math import inf
 from typing import Any, Literal
+
+import msgspec
 
 from antiphon_common.control import CallRequest, IceParameters, SctpParameters
 from antiphon_common.core import Path, Transmit
@@ -190,19 +192,19 @@ class Session:
         """The backend has sent all of `response`: what is left of it plays, and then it is done."""
         self.stream.playout.end(response)
 
-    def send_event(self, event: dict[str, Any]) -> None:
-        """Send an event of the Realtime API, now or when the caller can take it; it is dropped where there are no data
-        channels. Raises `UndeliverableError`."""
+    def send_event(self, event: msgspec.Raw | Mapping[str, Any]) -> None:
+        """Send an event of the Realtime API, encoded by `json_objects` or not, now or when the caller can take it; it
+        is dropped where there are no data channels. Raises `UndeliverableError`."""
         if self.channels is None:
             self.counters.events_unheard += 1
         elif self.ended is None:
             self.channels.send(event)
             self._plan_housekeeping()
 
-    def refuse_event(self, event: dict[str, Any], message: str) -> None:
-        """Tell the caller that an event was not taken."""
+    def refuse_event(self, event_id: str | None, message: str) -> None:
+        """Tell the caller that an event was not taken; `event_id` is its own, if it had any."""
         if self.channels is not None and self.ended is None:
-            self.channels.refuse("event_refused", message, event)
+            self.channels.refuse("event_refused", message, event_id)
             self._plan_housekeeping()
 
     def announce_end(self, code: str, message: str) -> None:

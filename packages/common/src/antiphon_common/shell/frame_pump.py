@@ -3,10 +3,11 @@
 Both ends of a connection run on it, and the backend's under asyncio as well as under Trio.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing
 from antiphon_common.shell.wakeup import Wakeup
@@ -41,7 +42,7 @@ class FrameCore(Protocol):
     @property
     def closing(self) -> Closing | None: ...
 
-    def receive_message(self, message: bytes | str, now: float) -> None: ...
+    def receive_in_steps(self, message: bytes | str, now: float) -> Iterator[None]: ...
 
     def handle_timeout(self, now: float) -> None: ...
 
@@ -53,8 +54,8 @@ class FrameCore(Protocol):
 class FramePump:
     """Runs one connection. Time is that of the event loop.
 
-    `dispatch` is called with the time after each message and each timeout, to carry out what the core has to say;
-    `written` after each message sent.
+    `dispatch` is called with the time after each step of a message and each timeout, to carry out what the core has to
+    say; `written` after each message sent. Between two steps other tasks run, so that no message holds them up.
     """
 
     def __init__(
@@ -106,10 +107,10 @@ class FramePump:
         core = self._core
         while core.closing is None:
             message = await self._websocket.get_message()
-            now = anyio.current_time()
-            core.receive_message(message, now)
-            self._dispatch(now)
-            self.wake()
+            for _ in core.receive_in_steps(message, anyio.current_time()):
+                self._dispatch(anyio.current_time())
+                self.wake()
+                await checkpoint()
 
     async def _write(self) -> None:
         core = self._core

@@ -1,14 +1,14 @@
 """One call as its backend link sees it: what is allowed when, credit, and the caller's audio that waits."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 
-from antiphon_common import frames
+from antiphon_common import frames, json_objects
 from antiphon_common.caller_audio import CallerAudio
 from antiphon_common.errors import AntiphonError, DecodeError
 from antiphon_common.formats import MAX_PACKET_BYTES, TICKS_PER_MS, AudioFormat
@@ -29,8 +29,6 @@ InboundFrame = (
 )
 """What a call hears of its backend. `Refused`, `Ended` and `BadFrame` are the last it hears."""
 
-Waiting = TypeVar("Waiting", frames.Audio, frames.ClientEvent)
-
 Sized = tuple[frames.Audio | frames.ClientEvent, int]
 """A frame for the backend, and about how many bytes it takes."""
 
@@ -45,7 +43,13 @@ silence, and enough for a process to start again. An address that has not answer
 another."""
 
 MAX_WAITING_EVENT_BYTES = 4 * frames.MAX_EVENT_SIZE
-"""Events of one client that wait for a backend; more are refused."""
+"""Bytes of one client's events that wait for a backend, encoded; more are refused."""
+
+MAX_WAITING_EVENTS = 1024
+"""The same for events, since short ones take more memory than their bytes."""
+
+EVENT_OVERHEAD = 7
+"""Bytes a frame has around its event, at most."""
 
 _CREDIT_TICKS = frames.CREDIT_MS * TICKS_PER_MS
 _STEP_TICKS = CREDIT_STEP_MS * TICKS_PER_MS
@@ -196,7 +200,7 @@ class BackendCall:
         self._started = started
         self._waiting = CallerAudio(self._audio_format.rate)
         self._last_audio: frames.Audio | None = None
-        self._events: deque[tuple[frames.ClientEvent, int]] = deque()
+        self._events: deque[tuple[msgspec.Raw, int]] = deque()
         self._event_bytes = 0
         self._credit = 0  # ticks the backend may still send
         self._returned = _CREDIT_TICKS  # ticks played or dropped, and not yet given back
@@ -216,21 +220,23 @@ class BackendCall:
         frame = self._last_audio = frames.Audio(self.number, data, position, origin)
         self._carrier.counters.audio_dropped += self._waiting.push(frame)
 
-    def send_event(self, event: dict[str, Any]) -> None:
-        """Queue an event of the client, a JSON object. Raises `EventRefused`; the call goes on all the same."""
+    def send_event(self, event: msgspec.Raw | Mapping[str, Any]) -> None:
+        """Queue an event of the client, a JSON object, encoded by `json_objects` or not. Raises `EventRefused`; the
+        call goes on all the same."""
         if self.state is CallState.OVER:
             return
-        frame = frames.ClientEvent(self.number, event)
         try:
-            size = len(memoryview(frames.encode_frame(frame)))
+            packed = event if isinstance(event, msgspec.Raw) else json_objects.pack(event)
         except ValueError as error:
             self._carrier.counters.events_refused += 1
             raise EventRefused(f"the event {error}") from None
-        if size > frames.MAX_EVENT_SIZE or self._event_bytes + size > MAX_WAITING_EVENT_BYTES:
+        size = len(memoryview(packed)) + EVENT_OVERHEAD
+        if size > frames.MAX_EVENT_SIZE or not self._has_room(size):
             self._carrier.counters.events_refused += 1
-            raise EventRefused(f"an event of {size} bytes, where {self._event_bytes} bytes of events wait")
+            waiting = f"{len(self._events)} events with {self._event_bytes} bytes wait"
+            raise EventRefused(f"an event of {size} bytes, where {waiting}")
         self._announce()
-        self._events.append((frame, size))
+        self._events.append((packed, size))
         self._event_bytes += size
 
     def grant(self, milliseconds: int) -> None:
@@ -263,8 +269,7 @@ class BackendCall:
             self.deadline = min(now + RESUME_SECONDS / 2, self.give_up_at)
         self.tries += 1
         waiting = self._waiting
-        waiting.frames = deque(_renumbered(frame, number) for frame in waiting.frames)
-        self._events = deque((_renumbered(frame, number), size) for frame, size in self._events)
+        waiting.frames = deque(msgspec.structs.replace(frame, call=number) for frame in waiting.frames)
         return msgspec.structs.replace(self._started, call=number, resumed_ms=self._resumed_ms())
 
     def receive(self, frame: InboundFrame, now: float) -> InboundFrame | None:
@@ -297,7 +302,7 @@ class BackendCall:
     def take_waiting(self) -> list[Sized]:
         """Hand over the caller's audio that waits, and the events behind it."""
         waiting: list[Sized] = [(frame, len(frame.data) + AUDIO_OVERHEAD) for frame in self._waiting.frames]
-        waiting += self._events
+        waiting += ((frames.ClientEvent(self.number, event), size) for event, size in self._events)
         self._waiting.frames.clear()
         self._events.clear()
         self._event_bytes = 0
@@ -313,7 +318,7 @@ class BackendCall:
             self._carrier.counters.audio_dropped += self._waiting.push(audio)
         for frame, size in reversed(unheard):
             if isinstance(frame, frames.ClientEvent):
-                self._return_event(frame, size)
+                self._return_event(frame.event, size)
         self._returned += self._credit
         self._credit = 0
         cut_off = frames.ResponseEnded(self.number, self._responses_before + self._open) if self._speaking else None
@@ -342,8 +347,11 @@ class BackendCall:
         if self.state in (CallState.ACCEPTED, CallState.HANGING_UP) and not (self._waiting.frames or self._events):
             self._carrier.has_waiting(self)
 
-    def _return_event(self, event: frames.ClientEvent, size: int) -> None:
-        if self._event_bytes + size > MAX_WAITING_EVENT_BYTES:
+    def _has_room(self, size: int) -> bool:
+        return self._event_bytes + size <= MAX_WAITING_EVENT_BYTES and len(self._events) < MAX_WAITING_EVENTS
+
+    def _return_event(self, event: msgspec.Raw, size: int) -> None:
+        if not self._has_room(size):
             self._carrier.counters.events_refused += 1
             return
         self._events.appendleft((event, size))
@@ -405,7 +413,3 @@ class BackendCall:
         milliseconds, self._returned = divmod(self._returned, TICKS_PER_MS)
         self._credit += milliseconds * TICKS_PER_MS
         self._carrier.send(frames.Credit(self.number, milliseconds))
-
-
-def _renumbered(frame: Waiting, number: int) -> Waiting:
-    return msgspec.structs.replace(frame, call=number)

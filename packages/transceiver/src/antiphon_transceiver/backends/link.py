@@ -1,10 +1,10 @@
 """One connection to a backend, without IO: the calls on it, and what goes in and out."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from antiphon_common import frames
+from antiphon_common import frames, json_objects
 from antiphon_common.errors import DecodeError
 from antiphon_common.formats import FORMATS, AudioFormat
 from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing, FrameConnection
@@ -25,9 +25,6 @@ BAD_FRAME = "bad_frame"
 NO_ANSWER = "no_answer"
 """Reasons in `Ended` when the backend said what it must not, or nothing."""
 
-MAX_STARTED_SIZE = 1 << 18
-"""Bytes of a `Started` frame. One caller's session must not make a message that closes the connection for all."""
-
 BUSY = frozenset(("full", "draining"))
 """The codes of `Refused` that say nothing about the call: another address may take it."""
 
@@ -37,6 +34,9 @@ FULL_HOLD = 1.0
 MAX_UNHEARD = 1 << 15
 """Times that a call's audio was sent since anything was heard of the backend, kept for the case that the connection is
 lost: about 4 s, after which it is, of 160 calls."""
+
+MAX_UNHEARD_BYTES = 1 << 25
+"""The same for bytes: 4 s of 48 kHz PCM of 80 calls."""
 
 
 class NoBackend(BackendError):
@@ -61,7 +61,7 @@ class Delivery(NamedTuple):
 class BackendLink:
     """Carries any number of calls over one connection. `now` is in seconds, monotonic.
 
-    The shell feeds `receive_message` and `handle_timeout`, sends what `poll_transmit` returns, hands each `Delivery`
+    The shell feeds `receive_in_steps` and `handle_timeout`, sends what `poll_transmit` returns, hands each `Delivery`
     of `poll_event` to its call's sink, closes the connection once `closing` is set, and says so with `lost`.
     """
 
@@ -73,7 +73,8 @@ class BackendLink:
         self._calls: dict[int, BackendCall] = {}
         self._last_number = 0
         self._ready: deque[BackendCall] = deque()  # calls whose audio and events may go out
-        self._unheard: deque[tuple[BackendCall, list[Sized]]] = deque(maxlen=MAX_UNHEARD)
+        self._unheard: deque[tuple[BackendCall, list[Sized]]] = deque()
+        self._unheard_bytes = 0
         self._events: deque[Delivery] = deque()
         self._full_until = now
 
@@ -129,14 +130,15 @@ class BackendLink:
     ) -> BackendCall:
         """Start a call. Raises `SessionTooLarge`."""
         number = self._last_number + 1
-        started = frames.Started(number, call_id, tenant, audio_format.name, dict(session), dict(metadata))
         try:
-            encoded = frames.encode_frame(started)
+            packed = json_objects.pack(session), json_objects.pack(metadata)
         except ValueError as error:
             raise SessionTooLarge(f"the session {error}") from None
-        size = len(memoryview(encoded))
-        if size > MAX_STARTED_SIZE:
-            raise SessionTooLarge(f"session and metadata take {size} bytes, {MAX_STARTED_SIZE} is the most")
+        started = frames.Started(number, call_id, tenant, audio_format.name, *packed)
+        encoded = frames.encode_frame(started)
+        size, most = len(memoryview(encoded)), frames.MAX_STARTED_SIZE
+        if size > most:
+            raise SessionTooLarge(f"session and metadata take {size} bytes, {most} is the most")
         self._last_number = number
         self._connection.send(encoded, size)
         call = self._calls[number] = BackendCall(self, started, sink, now)
@@ -151,15 +153,22 @@ class BackendLink:
 
     def receive_message(self, message: bytes | str, now: float) -> None:
         """Take one WebSocket message; drain `poll_event` afterwards."""
-        self._unheard.clear()
-        for frame in self._connection.receive_message(message):
-            call = self._calls.get(frame.call)  # type: ignore[arg-type]
-            if call is None:
-                self.counters.stale_frames += 1
-            elif isinstance(frame, frames.BadFrame):
-                self._fail(call, frame, BAD_FRAME)
-            else:
-                self._receive(call, frame, now)
+        for _ in self.receive_in_steps(message, now):
+            pass
+
+    def receive_in_steps(self, message: bytes | str, now: float) -> Iterator[None]:
+        """Take one WebSocket message in steps of bounded work; drain `poll_event` after each."""
+        self._forget_unheard()
+        for step in self._connection.receive_in_steps(message):
+            for frame in step:
+                call = self._calls.get(frame.call)  # type: ignore[arg-type]
+                if call is None:
+                    self.counters.stale_frames += 1
+                elif isinstance(frame, frames.BadFrame):
+                    self._fail(call, frame, BAD_FRAME)
+                else:
+                    self._receive(call, frame, now)
+            yield
 
     def handle_timeout(self, now: float) -> None:
         """Send what is due: pings; and give up calls that were never answered."""
@@ -181,7 +190,7 @@ class BackendLink:
             call = self._ready.popleft()
             if call.state is not CallState.OVER:
                 waiting = call.take_waiting()
-                self._unheard.append((call, waiting))
+                self._remember(call, waiting)
                 for frame, size in waiting:
                     connection.send(frame, size)
         return connection.poll_transmit()
@@ -206,7 +215,7 @@ class BackendLink:
         unheard: dict[BackendCall, list[Sized]] = {}
         for call, sent in self._unheard:
             unheard.setdefault(call, []).extend(sent)
-        self._unheard.clear()
+        self._forget_unheard()
         for call in list(self._calls.values()):
             if call.state is CallState.HANGING_UP:
                 call.close()
@@ -225,6 +234,18 @@ class BackendLink:
         self._calls.pop(call.number, None)
 
     # Inside
+
+    def _remember(self, call: BackendCall, sent: list[Sized]) -> None:
+        """Keep what is sent until something is received, the newest of it."""
+        self._unheard.append((call, sent))
+        self._unheard_bytes += sum(size for _, size in sent)
+        while len(self._unheard) > MAX_UNHEARD or self._unheard_bytes > MAX_UNHEARD_BYTES:
+            _, oldest = self._unheard.popleft()
+            self._unheard_bytes -= sum(size for _, size in oldest)
+
+    def _forget_unheard(self) -> None:
+        self._unheard.clear()
+        self._unheard_bytes = 0
 
     def _receive(self, call: BackendCall, frame: Any, now: float) -> None:
         try:
