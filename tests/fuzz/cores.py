@@ -18,10 +18,11 @@ from antiphon_transceiver.audio import JitterBuffer, OverrunError, Playout
 from antiphon_transceiver.audio.red import decode_red
 from antiphon_transceiver.backends.call import LinkCounters
 from antiphon_transceiver.backends.link import BackendLink
-from antiphon_transceiver.channels import EVENTS_LABEL, CallChannels, read_event
+from antiphon_transceiver.channels import CallChannels, read_event
 from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
 from antiphon_transceiver.dtls.messages import HandshakeMessage
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
+from antiphon_transceiver.event_channels import EVENTS_LABEL
 from antiphon_transceiver.ice import IceAgent
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason

@@ -6,14 +6,16 @@ import msgspec
 import pytest
 
 from antiphon_common.errors import LocalProtocolError
-from antiphon_transceiver.sctp import ChannelClosed, ChannelOpened, DataChannelEndpoint
+from antiphon_transceiver.sctp import ChannelClosed, ChannelOpened, DataChannelEndpoint, dcep
 from antiphon_transceiver.sctp.chunks import Data, Init, Reconfig
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
+from antiphon_transceiver.sctp.early import MAX_EARLY_BYTES, MAX_EARLY_MESSAGES
 from antiphon_transceiver.sctp.endpoint import MAX_CHANNELS
+from antiphon_transceiver.sctp.inbound import RECEIVE_BUFFER
 from antiphon_transceiver.sctp.packet import Packet
 from antiphon_transceiver.sctp.parameters import ParameterType, ReconfigResponse, ReconfigResult
 from support.impairment import Impairment
-from support.sctp_peers import SctpPeers, chunks_of, forge, last_data, make_sctp_peers, messages, opened
+from support.sctp_peers import SctpPeers, chunks_of, data_of, forge, last_data, make_sctp_peers, messages, opened
 
 FAR = Impairment(delay=0.05)
 
@@ -172,8 +174,8 @@ def test_a_peer_that_cannot_reset_streams_is_not_asked_to() -> None:
 
 @pytest.mark.parametrize(
     ("stream", "payload"),
-    [(2, b"\x03\x09" + bytes(10)), (1, Open("wrong parity").encode()), (0, b"\x03"), (4, Open("x" * 5000).encode())],
-    ids=["bad type", "an id of ours", "too short", "too long"],
+    [(2, b"\x03\x09" + bytes(10)), (0, b"\x03"), (4, Open("x" * 5000).encode())],
+    ids=["bad type", "too short", "too long"],
 )
 def test_a_channel_that_cannot_be_is_refused(stream: int, payload: bytes) -> None:
     peers = make_sctp_peers().establish()
@@ -183,6 +185,99 @@ def test_a_channel_that_cannot_be_is_refused(stream: int, payload: bytes) -> Non
     assert peers.server.counters.refused == 1
     reconfigs = [packet for packet in peers.network.right.sent if "Reconfig" in chunks_of(packet)]
     assert len(reconfigs) == 1  # which resets the stream, so that the opener sees it close
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2, 3])
+@pytest.mark.parametrize("by_dtls_client", [True, False])
+def test_a_peer_may_open_a_channel_on_a_stream_of_either_parity(stream: int, by_dtls_client: bool) -> None:
+    """RFC 8832 §6 gives each role a parity and lets a peer refuse the other. Some clients always open stream 0."""
+    peers = make_sctp_peers(impairment=FAR).establish()
+    opener, taker, station = (
+        (peers.client, peers.server, peers.network.right)
+        if by_dtls_client
+        else (peers.server, peers.client, peers.network.left)
+    )
+    opener.association.send(stream, PayloadProtocol.DCEP, Open("events").encode())
+    opener.association.send(stream, PayloadProtocol.STRING, b"hello")
+    peers.run(1.0)
+    assert [(event.id, event.label, event.by_peer) for event in opened(station)] == [(stream, "events", True)]
+    assert messages(station) == ["hello"]
+    taker.send(stream, "back")
+    own = taker.open_channel("ours")
+    assert own != stream
+    peers.run(1.0)
+    assert taker.buffered(stream) == 0
+    assert taker.counters.refused == 0
+
+
+def test_both_open_a_channel_on_the_same_stream() -> None:
+    """OPEN messages that cross on one stream: both sides have acknowledged it, so that it is one channel."""
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = peers.client.open_channel("client's")
+    peers.server.association.send(channel, PayloadProtocol.DCEP, Open("server's").encode())
+    peers.client.send(channel, "hello")
+    peers.server.association.send(channel, PayloadProtocol.STRING, b"hello")
+    peers.run(1.0)
+    assert [(event.id, event.label) for event in opened(peers.network.left)] == [(channel, "client's")]
+    assert messages(peers.network.left) == messages(peers.network.right) == ["hello"]
+    acknowledgements = [
+        data for packet in peers.network.left.sent for data in data_of(packet) if data.payload == dcep.ACK
+    ]
+    assert [data.stream for data in acknowledgements] == [channel]
+
+
+def test_a_channel_that_is_open_already_is_not_opened_again() -> None:
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("first")
+    peers.client.association.send(channel, PayloadProtocol.DCEP, Open("second").encode())
+    peers.client.send(channel, "hello")
+    peers.run(1.0)
+    assert [event.label for event in opened(peers.network.right)] == ["first"]
+    assert messages(peers.network.right) == ["hello"]
+    assert peers.server.counters.unexpected == 1
+
+
+def send_before_open(peers: SctpPeers, *texts: bytes, stream: int = 4) -> None:
+    """Let unordered messages overtake the OPEN of their channel, as where a stack does not wait for its ACK."""
+    for text in texts:
+        peers.client.association.send(stream, PayloadProtocol.STRING, text, ordered=False)
+    peers.run(0.5)
+
+
+def test_unordered_messages_that_overtake_their_open_are_delivered_behind_it() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    send_before_open(peers, b"one", b"two", b"\xff not text")
+    assert messages(peers.network.right) == []
+    peers.client.association.send(4, PayloadProtocol.DCEP, Open("late", ordered=False).encode())
+    peers.client.association.send(4, PayloadProtocol.STRING, b"three")
+    peers.run(1.0)
+    assert [type(event) for event in peers.network.right.events][:1] == [ChannelOpened]
+    assert messages(peers.network.right) == ["one", "two", "three"]
+    assert (peers.server.counters.unexpected, peers.server.counters.malformed) == (3, 1)
+
+
+def test_messages_without_an_open_are_kept_in_a_bounded_number_and_size() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    send_before_open(peers, *[b"%d" % number for number in range(MAX_EARLY_MESSAGES + 5)])
+    send_before_open(peers, bytes(MAX_EARLY_BYTES + 1))
+    send_before_open(peers, *[bytes(MAX_EARLY_BYTES // 2 + 1)] * 3, stream=6)
+    peers.client.association.send(4, PayloadProtocol.DCEP, Open("late").encode())
+    peers.client.association.send(6, PayloadProtocol.DCEP, Open("large").encode())
+    peers.run(5.0)
+    assert messages(peers.network.right, 4) == []
+    assert len(messages(peers.network.right, 6)) == 1
+    assert peers.server.association.inbound.window == RECEIVE_BUFFER
+
+
+def test_messages_without_an_open_are_forgotten_when_their_stream_is_reset() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    send_before_open(peers, b"of another time")
+    peers.client.association.reset_streams([4])
+    peers.run(1.0)
+    peers.client.association.send(4, PayloadProtocol.DCEP, Open("new").encode())
+    peers.run(1.0)
+    assert [event.label for event in opened(peers.network.right)] == ["new"]
+    assert messages(peers.network.right) == []
 
 
 def test_there_are_only_so_many_channels() -> None:

@@ -1,12 +1,13 @@
-"""The data channels of one call, as a protocol core: `oai-events`, and any others, which nobody listens to.
+"""The data channels of one call, as a protocol core: the one that carries events, and any others, which are ignored.
 
-Over `oai-events`, which the caller opens, both sides send events of the Realtime API: each message is text, a JSON
-object. docs/reference/events.md describes it for those who write clients.
+Over the channel for events (`event_channels`), which the caller opens, both sides send events of the Realtime API: each
+message is a JSON object. docs/reference/events.md describes it for those who write clients.
 """
 
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from antiphon_common import json_objects
 from antiphon_common.control import SctpParameters
 from antiphon_common.core import Path, Transmit
 from antiphon_common.errors import DecodeError, LocalProtocolError
+from antiphon_transceiver.event_channels import EventChannels
 from antiphon_transceiver.events import EventReceived
 from antiphon_transceiver.sctp import (
     MAX_MESSAGE_SIZE,
@@ -26,8 +28,6 @@ from antiphon_transceiver.sctp import (
 )
 from antiphon_transceiver.sctp.association import PORT
 
-EVENTS_LABEL = "oai-events"
-
 OURS = SctpParameters(PORT, MAX_MESSAGE_SIZE)
 """What our answer says of data channels."""
 
@@ -37,6 +37,10 @@ as may wait the other way."""
 
 MAX_WAITING_EVENTS = 1024
 """The same for events, since short ones take more memory than their bytes."""
+
+MAX_ERRORS = 8
+"""Messages of one datagram that are answered with an error; of the rest none is sent, so that 59 messages of one byte
+cost no more than 59 events."""
 
 EVENT_ID_BYTES = 12
 
@@ -57,7 +61,7 @@ class ChannelCounters:
         self.received = 0
         self.sent = 0
         self.malformed = 0
-        """Messages on `oai-events` that were no JSON objects."""
+        """Messages on the channel for events that were no JSON objects."""
         self.ignored = 0
         """Messages on other channels."""
         self.dropped = 0
@@ -85,8 +89,10 @@ class CallChannels:
         )
         self._max_message_size = min(peer.max_message_size or MAX_MESSAGE_SIZE, MAX_MESSAGE_SIZE)
         self._random = random
-        self._open: dict[int, None] = {}
-        """Channels for events in the order they were opened: what we send goes over the newest."""
+        self._channels = EventChannels()
+        self._now = 0.0
+        self._errors = 0
+        """Errors that answered the datagram at hand."""
         self._waiting: deque[bytes] = deque()
         """Each as JSON in UTF-8."""
         self._waiting_bytes = 0
@@ -101,7 +107,7 @@ class CallChannels:
         """Return figures for people and programs."""
         counters = {name: getattr(self.counters, name) for name in ChannelCounters.__slots__}
         end = None if self.end is None else f"{self.end.reason.value} {self.end.detail}".rstrip()
-        return {"open": bool(self._open), "ended": end, "waiting": len(self._waiting), **counters}
+        return {"open": self._channels.current is not None, "ended": end, "waiting": len(self._waiting), **counters}
 
     # Local actions
 
@@ -135,13 +141,15 @@ class CallChannels:
 
     def finish(self, now: float) -> bool:
         """Begin to end, once everything has reached the caller or after 5 s; return whether that is done."""
-        if self.idle and not (self._waiting and self._open):
+        self._send_at_once()
+        if self.idle and not (self._waiting and self._channels.current is not None):
             return True
         self._endpoint.close(now)
         return self._endpoint.closed
 
     def abort(self, now: float) -> None:
         """End at once, with what was just sent on its way."""
+        self._send_at_once()
         self._endpoint.handle_timeout(now)
         self._endpoint.abort(now)
 
@@ -150,11 +158,11 @@ class CallChannels:
     def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
         """Take one SCTP packet; `source` does not matter here."""
         self._endpoint.receive_datagram(data, source, now)
-        self._drain()
+        self._drain(now)
 
     def handle_timeout(self, now: float) -> None:
         self._endpoint.handle_timeout(now)
-        self._drain()
+        self._drain(now)
 
     def poll_transmit(self) -> Transmit | None:
         return self._endpoint.poll_transmit()
@@ -163,40 +171,51 @@ class CallChannels:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
-        return self._endpoint.poll_timeout()
+        timeout, ready_at = self._endpoint.poll_timeout(), self._channels.ready_at
+        if self._waiting and self._now < ready_at < inf:
+            return ready_at if timeout is None else min(timeout, ready_at)
+        return timeout
 
     # What the endpoint tells
 
-    def _drain(self) -> None:
+    def _drain(self, now: float) -> None:
+        self._now = now
+        self._errors = 0
         while (event := self._endpoint.poll_event()) is not None:
             match event:
                 case MessageReceived(channel, data):
                     self._receive_message(channel, data)
-                case ChannelOpened(id=channel, label=label) if label == EVENTS_LABEL:
-                    self._open[channel] = None
+                case ChannelOpened(id=channel, label=label):
+                    self._channels.opened(channel, label, now)
                 case ChannelClosed(channel):
-                    self._open.pop(channel, None)
+                    self._channels.closed(channel)
                 case Closed():
                     self._receive_end(event)
         self._send_waiting()
 
     def _receive_message(self, channel: int, data: str | bytes) -> None:
-        if channel not in self._open:
+        if not self._channels.carries(channel):
             self.counters.ignored += 1
             return
         try:
             self._events.append(EventReceived(read_event(data)))
             self.counters.received += 1
+            self._channels.settle()
         except json_objects.UnsupportedError as error:
-            self.counters.malformed += 1
-            self.refuse("event_refused", f"the event cannot be encoded: {error}", _text(error.members.get("event_id")))
+            event_id = _text(error.members.get("event_id"))
+            self._refuse_malformed("event_refused", f"the event cannot be encoded: {error}", event_id)
         except DecodeError as error:
-            self.counters.malformed += 1
-            self.refuse("invalid_event", str(error))
+            self._refuse_malformed("invalid_event", str(error))
+
+    def _refuse_malformed(self, code: str, message: str, event_id: str | None = None) -> None:
+        self.counters.malformed += 1
+        self._errors += 1
+        if self._errors <= MAX_ERRORS:
+            self.refuse(code, message, event_id)
 
     def _receive_end(self, end: Closed) -> None:
         self.end = end
-        self._open.clear()
+        self._channels.clear()
         self.counters.dropped += len(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0
@@ -216,11 +235,17 @@ class CallChannels:
         self._waiting_bytes += size
         self._send_waiting()
 
+    def _send_at_once(self) -> None:
+        self._channels.settle()
+        self._send_waiting()
+
     def _send_waiting(self) -> None:
-        while self._waiting and self._open:
+        while self._waiting and self._now >= self._channels.ready_at:
+            channel = self._channels.current
+            assert channel is not None
             text = self._waiting[0]
             try:
-                self._endpoint.send(next(reversed(self._open)), text.decode())
+                self._endpoint.send(channel, text.decode())
             except LocalProtocolError:  # no room, or the caller is closing this channel
                 return
             self._waiting.popleft()
@@ -231,8 +256,6 @@ class CallChannels:
 def read_event(data: str | bytes) -> msgspec.Raw:
     """Return the JSON object in a message, encoded by `json_objects`. Raises DecodeError when it is none, or beyond the
     limits."""
-    if isinstance(data, bytes):
-        raise DecodeError("an event is sent as text, not as bytes")
     try:
         return json_objects.from_json(data)
     except json_objects.UnsupportedError:

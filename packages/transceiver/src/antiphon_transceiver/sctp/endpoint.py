@@ -9,6 +9,7 @@ from antiphon_transceiver.sctp import dcep
 from antiphon_transceiver.sctp.association import PORT, Association, AssociationEvent
 from antiphon_transceiver.sctp.channel import Channel, ChannelState
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol, decode_message, encode_message
+from antiphon_transceiver.sctp.early import EarlyMessages
 from antiphon_transceiver.sctp.events import (
     BufferedAmountLow,
     ChannelClosed,
@@ -47,9 +48,9 @@ class DataChannelCounters:
     def __init__(self) -> None:
         self.malformed = 0
         self.unexpected = 0
-        """Messages of channels that are not open."""
+        """Messages of channels that are not open, even if they are delivered once the channel is."""
         self.refused = 0
-        """Channels that could not be opened: too many, or with an id of ours."""
+        """Channels that could not be opened: too many, or a malformed OPEN."""
 
 
 class DataChannelEndpoint:
@@ -78,6 +79,7 @@ class DataChannelEndpoint:
         self._parity = 0 if is_dtls_client else 1  # RFC 8832 §6
         self._max_message_size = min(peer_max_message_size or MAX_MESSAGE_SIZE, MAX_MESSAGE_SIZE)
         self._channels: dict[int, Channel] = {}
+        self._early = EarlyMessages()
         self._watched: set[int] = set()
         """Channels with more than `LOW_BUFFERED` to be acknowledged."""
         self._events: deque[tuple[DataChannelEvent, int]] = deque()
@@ -253,6 +255,8 @@ class DataChannelEndpoint:
                 self._receive_dcep(message, channel)
             elif channel is None or channel.incoming_reset:
                 self.counters.unexpected += 1
+                if channel is None:
+                    self._early.push(message)
             else:
                 event = MessageReceived(channel.id, decode_message(message.ppid, message.data))
                 if channel.state is ChannelState.CONNECTING:
@@ -267,10 +271,13 @@ class DataChannelEndpoint:
         if message.data == dcep.ACK:
             if channel is not None and channel.state is ChannelState.CONNECTING:
                 self._acknowledged(channel)
-        elif channel is not None:
+        elif channel is None:
+            self._receive_open(message.stream, message.data)
+        elif channel.by_peer or channel.state is ChannelState.CLOSING:
             self.counters.unexpected += 1
         else:
-            self._receive_open(message.stream, message.data)
+            Open.decode(message.data)
+            self._receive_same_open(channel)
 
     def _receive_open(self, number: int, data: bytes) -> None:
         try:
@@ -278,8 +285,8 @@ class DataChannelEndpoint:
         except DecodeError:
             self._refuse(number)
             raise
-        # RFC 8832 §6: the peer's ids have the other parity.
-        if number % 2 == self._parity or number >= self.association.streams or len(self._channels) >= MAX_CHANNELS:
+        # RFC 8832 §6 gives the peer ids of the other parity. Some stacks use 0 in either role, and browsers take it.
+        if number >= self.association.streams or len(self._channels) >= MAX_CHANNELS:
             self._refuse(number)
             return
         lifetime = None if request.max_lifetime is None else request.max_lifetime / 1000
@@ -296,6 +303,20 @@ class DataChannelEndpoint:
         if self._reply(number, dcep.ACK):
             self._channels[number] = channel
             self._tell(channel.opened())
+            for message in self._early.pop(number):
+                self._receive_early(message)
+
+    def _receive_same_open(self, channel: Channel) -> None:
+        """Acknowledge an OPEN on a channel that we opened as well: the two become one, with what we asked for."""
+        if self._reply(channel.id, dcep.ACK) and channel.state is ChannelState.CONNECTING:
+            self._acknowledged(channel)
+
+    def _receive_early(self, message: StreamMessage) -> None:
+        """Deliver a message that came before its channel; its bytes are released already."""
+        try:
+            self._tell(MessageReceived(message.stream, decode_message(message.ppid, message.data)))
+        except DecodeError:
+            self.counters.malformed += 1
 
     def _reply(self, number: int, data: bytes) -> bool:
         """Send a DCEP message; tell whether there was room for it."""
@@ -321,6 +342,7 @@ class DataChannelEndpoint:
 
     def _receive_resets(self, outgoing: Collection[int], incoming: Collection[int]) -> None:
         outgoing, incoming = frozenset(outgoing), frozenset(incoming)
+        self._early.discard(incoming)
         reset = outgoing | incoming
         for number in [number for number in self._channels if number in reset]:
             channel = self._channels[number]

@@ -1,7 +1,7 @@
 """Messages put together from DATA chunks and into order (RFC 9260 §6.5, §6.6 and §6.9, RFC 3758 §3.6)."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -197,7 +197,7 @@ class Reassembler:
         del self._firsts[bisect_left(self._firsts, run.first)]
 
 
-def total_size(messages: Sequence[StreamMessage]) -> int:
+def total_size(messages: Iterable[StreamMessage]) -> int:
     """Return the bytes of messages."""
     return sum(map(len, map(_data_of, messages)))
 

@@ -1,0 +1,286 @@
+"""Which data channel carries the events of a call, whatever a client calls it and however it opens it."""
+
+from random import Random
+
+import pytest
+
+from antiphon_common.control import SctpParameters
+from antiphon_transceiver.channels import MAX_ERRORS, OURS, CallChannels
+from antiphon_transceiver.event_channels import OPENING_DELAY
+from antiphon_transceiver.events import EventReceived
+from antiphon_transceiver.sctp import ChannelClosed, DataChannelEndpoint, DataChannelEvent, MessageReceived
+from antiphon_transceiver.sctp.chunks import Data
+from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
+from antiphon_transceiver.sctp.packet import Packet
+from support.impairment import Impairment
+from support.memory_network import MemoryNetwork
+from support.sctp_peers import forge, last_data
+from support.work import work_of
+
+FAR = Impairment(delay=0.02)
+EVENT = '{"type":"response.create"}'
+
+
+class Call:
+    """A client's endpoint (left) and the channels of its call (right)."""
+
+    def __init__(
+        self,
+        peer: SctpParameters = OURS,
+        *,
+        impairment: Impairment = FAR,
+        client_is_dtls_client: bool = True,
+    ) -> None:
+        random = Random(1).randbytes
+        self.client = DataChannelEndpoint(
+            client_is_dtls_client, random, local_port=peer.port, remote_port=OURS.port, peer_max_message_size=1 << 18
+        )
+        self.channels = CallChannels(peer, not client_is_dtls_client, random)
+        self.network: MemoryNetwork[DataChannelEvent, EventReceived] = MemoryNetwork(
+            self.client, self.channels, impairment, seed=1
+        )
+
+    def start(self) -> "Call":
+        self.client.start(self.network.now)
+        self.channels.start(self.network.now, None)
+        self.run(0.5)
+        return self
+
+    def run(self, seconds: float = 1.0) -> None:
+        self.network.run(limit=self.network.now + seconds)
+
+    def client_sends(self, channel: int, message: str | bytes = EVENT) -> None:
+        self.client.send(channel, message)
+        self.run()
+
+    def server_sends(self, name: str) -> None:
+        self.channels.send({"type": name})
+        self.run()
+
+    @property
+    def taken(self) -> int:
+        """Return how many events the call has taken of its client."""
+        return len(self.network.right.events)
+
+    @property
+    def received(self) -> list[tuple[int, str | bytes]]:
+        """The messages that the client received, with their channels."""
+        return [(event.id, event.data) for event in self.network.left.events if isinstance(event, MessageReceived)]
+
+
+def event(name: str) -> str:
+    return f'{{"type":"{name}"}}'
+
+
+@pytest.mark.parametrize("label", ["oai-events", "", "realtime-channel", "oai", "OAI-EVENTS", "oai-events\0", "é"])
+def test_the_only_channel_carries_the_events_whatever_its_label(label: str) -> None:
+    call = Call().start()
+    channel = call.client.open_channel(label)
+    call.client_sends(channel)
+    call.server_sends("session.created")
+    assert call.taken == 1
+    assert call.received == [(channel, event("session.created"))]
+    assert call.channels.statistics()["open"]
+
+
+@pytest.mark.parametrize("label", [b"caf\xe9", b"\xff\xfe", b"\xc3"])
+def test_a_label_that_is_not_utf_8_names_a_channel_like_any_other(label: bytes) -> None:
+    call = Call().start()
+    opening = bytearray(Open("x" * len(label)).encode())
+    opening[-len(label) :] = label
+    call.client.association.send(2, PayloadProtocol.DCEP, bytes(opening))
+    call.client.association.send(2, PayloadProtocol.STRING, EVENT.encode())
+    call.run()
+    assert call.taken == 1
+
+
+@pytest.mark.parametrize("client_is_dtls_client", [True, False])
+@pytest.mark.parametrize("stream", [0, 1, 5])
+def test_the_channel_may_be_on_a_stream_of_either_parity(stream: int, client_is_dtls_client: bool) -> None:
+    call = Call(client_is_dtls_client=client_is_dtls_client).start()
+    call.client.association.send(stream, PayloadProtocol.DCEP, Open("").encode())
+    call.client.association.send(stream, PayloadProtocol.STRING, EVENT.encode())
+    call.run()
+    assert call.taken == 1
+    sent = len(call.network.right.sent)
+    call.server_sends("session.created")
+    assert any(b"session.created" in packet for packet in call.network.right.sent[sent:])
+
+
+@pytest.mark.parametrize("others_first", [True, False])
+def test_of_several_channels_the_one_called_oai_events_carries_them(others_first: bool) -> None:
+    call = Call().start()
+    call.channels.send({"type": "session.created"})
+    labels = ["chat", "", "oai-events"] if others_first else ["oai-events", "chat", ""]
+    channels = {label: call.client.open_channel(label) for label in labels}
+    call.run()
+    for channel in channels.values():
+        call.client_sends(channel)
+    call.server_sends("session.updated")
+    assert call.taken == 1
+    assert call.channels.counters.ignored == 2
+    named = channels["oai-events"]
+    assert call.received == [(named, event("session.created")), (named, event("session.updated"))]
+
+
+def test_of_several_channels_with_other_labels_the_first_carries_them() -> None:
+    call = Call().start()
+    first, second = call.client.open_channel("a"), call.client.open_channel("b")
+    call.run()
+    call.client_sends(second)
+    call.client_sends(first)
+    call.server_sends("session.created")
+    assert (call.taken, call.channels.counters.ignored) == (1, 1)
+    assert call.received == [(first, event("session.created"))]
+
+
+def test_events_wait_for_oai_events_when_another_channel_is_opened_right_before() -> None:
+    """OPEN messages in packets of their own: the first channel is the only one for a moment."""
+    call = Call().start()
+    call.channels.send({"type": "session.created"})
+    other = call.client.open_channel("chat")
+    call.run(OPENING_DELAY / 2)
+    assert call.received == []
+    named = call.client.open_channel("oai-events")
+    call.run()
+    assert call.received == [(named, event("session.created"))]
+    assert other != named
+
+
+def test_events_leave_over_a_channel_with_another_label_after_a_moment() -> None:
+    call = Call().start()
+    call.channels.send({"type": "session.created"})
+    channel = call.client.open_channel("chat")
+    call.run(0.02 + OPENING_DELAY / 2)
+    assert call.received == []
+    call.run(OPENING_DELAY)
+    assert call.received == [(channel, event("session.created"))]
+
+
+def test_an_event_of_the_client_ends_the_wait() -> None:
+    call = Call().start()
+    call.channels.send({"type": "session.created"})
+    channel = call.client.open_channel("chat")
+    call.client.send(channel, EVENT)
+    call.run(0.05)
+    assert call.received == [(channel, event("session.created"))]
+
+
+@pytest.mark.parametrize("how", ["finish", "abort"])
+def test_what_waits_leaves_before_the_end(how: str) -> None:
+    """A call that ends within the moment for which events wait."""
+    call = Call().start()
+    channel = call.client.open_channel("chat")
+    call.run(0.03)
+    call.channels.send({"type": "error"})
+    if how == "finish":
+        call.channels.finish(call.network.now)
+    else:
+        call.channels.abort(call.network.now)
+    call.run()
+    assert call.received == [(channel, event("error"))]
+
+
+def test_a_late_oai_events_takes_over_and_gives_back_when_it_closes() -> None:
+    call = Call().start()
+    unnamed = call.client.open_channel("")
+    call.client_sends(unnamed)
+    call.server_sends("one")
+    named = call.client.open_channel("oai-events")
+    call.run()
+    call.client_sends(unnamed)
+    call.client_sends(named)
+    call.server_sends("two")
+    assert (call.taken, call.channels.counters.ignored) == (2, 1)
+    call.client.close_channel(named)
+    call.run()
+    assert ChannelClosed(named) in call.network.left.events
+    call.client_sends(unnamed)
+    call.server_sends("three")
+    assert call.taken == 3
+    assert call.received == [(unnamed, event("one")), (named, event("two")), (unnamed, event("three"))]
+
+
+def test_events_wait_while_every_channel_is_closed() -> None:
+    call = Call().start()
+    channel = call.client.open_channel("")
+    call.client_sends(channel)
+    call.client.close_channel(channel)
+    call.run()
+    call.server_sends("waits")
+    assert not call.channels.statistics()["open"]
+    assert call.received == []
+    again = call.client.open_channel("")
+    call.run()
+    assert call.received == [(again, event("waits"))]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"ordered": False},
+        {"ordered": False, "max_retransmits": 0},
+        {"max_lifetime": 0.5},
+        {"protocol": "json"},
+    ],
+    ids=["reliable", "unordered", "no retransmissions", "limited in time", "with a protocol"],
+)
+def test_a_channel_of_any_kind_carries_events(kind: dict[str, object]) -> None:
+    call = Call().start()
+    channel = call.client.open_channel("", **kind)  # type: ignore[arg-type]
+    call.client_sends(channel)
+    call.server_sends("session.created")
+    assert call.taken == 1
+    assert call.received == [(channel, event("session.created"))]
+
+
+def test_events_may_be_sent_as_bytes() -> None:
+    """Some stacks send every message as binary (PPID 53). What we send is text in any case."""
+    call = Call().start()
+    channel = call.client.open_channel("oai-events")
+    call.client_sends(channel, '{"type":"conversation.item.create","text":"héllo"}'.encode())
+    call.client_sends(channel, b'{"type":"\xff"}')
+    call.client_sends(channel, b"")
+    assert call.taken == 1
+    assert call.channels.counters.malformed == 2
+    assert all(isinstance(data, str) for _, data in call.received)
+
+
+@pytest.mark.parametrize(
+    "peer", [SctpParameters(5001, 1 << 18), SctpParameters(5000, 0), SctpParameters(5000, 1 << 30)]
+)
+def test_ports_and_message_sizes_of_the_offer(peer: SctpParameters) -> None:
+    """`a=max-message-size:0` means that any size will do (RFC 8841 §6)."""
+    call = Call(peer).start()
+    channel = call.client.open_channel("oai-events")
+    call.client_sends(channel)
+    call.channels.send({"type": "x" * 100_000})
+    call.run(5.0)
+    assert call.taken == 1
+    assert [len(data) for _, data in call.received] == [100_011]
+
+
+def test_an_event_that_overtakes_the_opening_of_an_unordered_channel() -> None:
+    call = Call().start()
+    call.client.association.send(2, PayloadProtocol.STRING, EVENT.encode(), ordered=False)
+    call.run()
+    assert call.taken == 0
+    call.client.association.send(2, PayloadProtocol.DCEP, Open("oai-events", ordered=False).encode())
+    call.run()
+    assert call.taken == 1
+
+
+def test_a_packet_of_malformed_events_is_answered_with_a_few_errors() -> None:
+    """As many one-byte messages as a packet holds: each error is two hundred times as long."""
+    call = Call().start()
+    channel = call.client.open_channel("oai-events")
+    call.run()
+    last = last_data(call.network.left)
+    chunks = [Data(last.tsn + n & 0xFFFFFFFF, channel, n, PayloadProtocol.STRING, b"x") for n in range(1, 59)]
+    datagram = forge(call.network.left, *chunks)
+    work = work_of(lambda: call.channels.receive_datagram(datagram, None, call.network.now))
+    assert len(Packet.decode(datagram).chunks) == call.channels.counters.malformed == 58
+    assert work.calls < 6_000
+    call.run()
+    assert len(call.received) == MAX_ERRORS
