@@ -1,6 +1,7 @@
 import json
 import random
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from hashlib import md5
 from pathlib import Path as FilePath
 from typing import Any
@@ -22,6 +23,7 @@ from antiphon_common.stun import (
     error_response,
     success_response,
 )
+from support.work import work_of
 
 VECTORS: dict[str, Any] = json.loads((FilePath(__file__).parents[2] / "vectors" / "stun_rfc5769.json").read_text())
 PASSWORD = VECTORS["password"].encode()
@@ -158,6 +160,20 @@ def test_first_of_a_repeated_attribute_counts() -> None:
     body = first[20:] + first[20:].replace(b"a:b", b"c:d")
     decoded = Message.decode(first[:2] + len(body).to_bytes(2, "big") + first[4:20] + body)
     assert decoded.username == b"a:b"
+
+
+@pytest.mark.parametrize("kinds", [[0x8000], [Attribute.USERNAME], range(0x7000, 0x7200), range(0x9000, 0x9200)])
+def test_attributes_beyond_what_a_message_needs_are_a_decode_error(kinds: Sequence[int]) -> None:
+    """A datagram of empty attributes, of one type or of many, costs about as much as a real check."""
+    body = b"".join(struct.pack("!HH", kinds[number % len(kinds)], 0) for number in range(365))
+    junk = b"\0\1" + struct.pack("!H", len(body)) + b"\x21\x12\xa4\x42" + TRANSACTION + body
+
+    def decode() -> None:
+        with pytest.raises(DecodeError):
+            Message.decode(junk)
+
+    real = check().encode(PASSWORD)
+    assert work_of(decode).calls <= 2 * work_of(lambda: Message.decode(real).verify(PASSWORD)).calls + 20
 
 
 @pytest.mark.parametrize(

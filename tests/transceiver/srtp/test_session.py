@@ -7,6 +7,7 @@ from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.srtp import SrtpError, SrtpProfile, SrtpSession, keying_material_length
 from antiphon_transceiver.srtp.session import MAX_STREAMS
 from support.mutation import mutations
+from support.work import work_of
 
 RTCP = struct.pack("!BBHI", 0x80, 201, 1, 77) + struct.pack("!BBHI", 0x81, 203, 1, 77)
 
@@ -189,6 +190,22 @@ def test_only_an_authentic_packet_evicts_or_brings_back(sessions: Sessions) -> N
     assert server.unprotect_rtp(late[1]) == rtp(4, ssrc=1), "its context is still there"
     with pytest.raises(SrtpError):
         server.unprotect_rtp(late[0])
+
+
+@pytest.mark.parametrize("sequence", [0, 0x7FFF, 0x8000, 0xFFFF])
+def test_a_forged_packet_is_tried_twice_at_most(sessions: Sessions, sequence: int) -> None:
+    """Whatever its source: unknown, known, or evicted."""
+    client, server = sessions
+    for ssrc in range(2 * MAX_STREAMS):
+        server.unprotect_rtp(client.protect_rtp(rtp(sequence, ssrc=ssrc)))
+
+    def refuse(ssrc: int) -> None:
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(rtp(sequence + 1, ssrc=ssrc) + bytes(16))
+
+    refuse(0)  # the cipher of sources that come back is made once
+    for ssrc in (0, 2 * MAX_STREAMS - 1, 5000):
+        assert work_of(lambda ssrc=ssrc: refuse(ssrc)).calls <= 100  # type: ignore[misc]
 
 
 def test_when_no_more_sources_can_be_remembered_new_ones_are_refused(

@@ -29,6 +29,9 @@ TRANSACTION_ID_SIZE = 12
 BINDING = 0x001
 """The only method that ICE uses."""
 
+MAX_ATTRIBUTES = 32
+"""Of one message; browsers send ten. A datagram of empty attributes must not cost more than a real check."""
+
 _HEADER = Struct("!HHI12s")
 _ATTRIBUTE = Struct("!HH")
 _LENGTH = Struct("!H")
@@ -98,7 +101,9 @@ class Message:
         fingerprinted = False
         integrity_at = 0
         at = HEADER_SIZE
-        while at < size:
+        for _ in range(MAX_ATTRIBUTES):
+            if at == size:
+                break
             attribute, length = _ATTRIBUTE.unpack_from(data, at)
             stop = at + 4 + length
             if stop > size:
@@ -114,6 +119,8 @@ class Message:
                 elif attribute not in attributes:
                     attributes[attribute] = data[at + 4 : stop]
             at = stop + 3 & ~3
+        if at < size:
+            raise DecodeError(f"more than {MAX_ATTRIBUTES} attributes")
         method = (kind & 0xF) | (kind & 0xE0) >> 1 | (kind & 0x3E00) >> 2
         message_class = _CLASSES[kind & 0x110]
         return cls(message_class, transaction_id, attributes, method, fingerprinted, data, integrity_at)

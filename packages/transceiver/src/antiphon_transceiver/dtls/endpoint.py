@@ -57,6 +57,16 @@ although three of our alerts get lost, which takes 0.7 s."""
 MAX_EARLY_RECORDS = 16
 """Records held that came before what they depend on: keys, or Finished. More than a flight and its first data."""
 
+MAX_RECORDS = 32
+"""Records taken of one datagram; a flight has six, and each of its fragments may have one."""
+
+MAX_FRAGMENTS = 32
+"""Handshake fragments taken of one datagram, of all its records together."""
+
+MAX_REJECTIONS = 4
+"""Messages that cannot be accepted and that we look at for each time our flight was sent: a signature on P-521 costs
+1.5 ms, and the peer needs one right flight."""
+
 
 class DtlsCounters:
     """What was dropped, and how often we had to send again."""
@@ -67,6 +77,8 @@ class DtlsCounters:
         self.replayed = 0
         self.unexpected = 0
         """Fragments that came again or fit nowhere, records of an epoch that is over or never comes."""
+        self.excessive = 0
+        """Datagrams cut off behind too many records or fragments, and fragments behind too many rejections."""
         self.impossible = 0
         """Fragments, before the end of the handshake, of messages that the peer's role never sends."""
         self.early_dropped = 0
@@ -127,6 +139,10 @@ class DtlsEndpoint:
         self._checkpoint = (self._handshake.checkpoint(), 0)
         """The handshake and the peer's next message as they were when our last flight left."""
         self._doubt: Doubt | None = None
+        self._rejections = 0
+        """Since our flight was last sent."""
+        self._fragments_left = 0
+        """How many more the datagram may bring; none once one of its messages was rejected."""
         self._closed = False
         self._farewell: Farewell | None = None
         # Both are drained after every call (antiphon_common.core), so one datagram's worth bounds them.
@@ -187,8 +203,12 @@ class DtlsEndpoint:
             return
         if self._give_up_at is None:
             self.start(now)
+        self._fragments_left = MAX_FRAGMENTS
         try:
-            for record in split_records(data):
+            for count, record in enumerate(split_records(data)):
+                if count == MAX_RECORDS:
+                    self.counters.excessive += 1
+                    break
                 self._receive_record(record, now)
         except DecodeError:
             self.counters.malformed += 1
@@ -260,7 +280,7 @@ class DtlsEndpoint:
 
     def _receive_early(self, now: float) -> None:
         """Take the held records again, now that more may be known; Finished first, which data waits for."""
-        if self._early and self._records.protected:
+        if self._early and self._records.protected and self._fragments_left:
             early, self._early = self._early, []
             early.sort(key=lambda record: record.content_type == ContentType.APPLICATION_DATA)
             for record in early:
@@ -282,8 +302,14 @@ class DtlsEndpoint:
     # Handshake.
 
     def _receive_handshake(self, payload: bytes, epoch: int, now: float) -> None:
+        if self._flight and self._rejections >= MAX_REJECTIONS:
+            self._fragments_left = 0
         reader = Reader(payload)
         while reader.remaining and not self._closed:
+            if not self._fragments_left:
+                self.counters.excessive += 1
+                return
+            self._fragments_left -= 1
             fragment = Fragment.pull(reader)
             if self._handshake.connected:
                 self._receive_fragment_when_connected(fragment)
@@ -374,6 +400,8 @@ class DtlsEndpoint:
     def _reject(self, end: Closed, now: float) -> None:
         """Forget what the peer seems to have said since our last flight left."""
         self._doubt_it(end, now)
+        self._rejections += 1
+        self._fragments_left = 0
         handshake, next_sequence = self._checkpoint
         self._handshake.go_back(handshake)
         self._reassembler.go_back(next_sequence)
@@ -417,6 +445,7 @@ class DtlsEndpoint:
         self._timer.sent(now)
 
     def _transmit_flight(self) -> None:
+        self._rejections = 0
         for datagram in pack_flight(self._flight, self._records, self.mtu):
             self._transmits.append(Transmit(datagram, None))
 

@@ -1,5 +1,6 @@
 """Hello extensions: the block they come in, and the contents of those that we speak."""
 
+import struct
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
@@ -7,6 +8,9 @@ from antiphon_common.errors import DecodeError
 from antiphon_common.wire import Reader, Writer
 
 POINT_FORMAT_UNCOMPRESSED = 0
+
+MAX_EXTENSIONS = 64
+"""Of one hello; browsers send fifteen."""
 
 
 class ExtensionType(IntEnum):
@@ -34,6 +38,8 @@ def decode_extensions(block: bytes) -> dict[int, bytes]:
         extension_type = reader.pull_uint16()
         if extension_type in extensions:
             raise DecodeError(f"extension {extension_type} comes twice")
+        if len(extensions) == MAX_EXTENSIONS:
+            raise DecodeError(f"more than {MAX_EXTENSIONS} extensions")
         extensions[extension_type] = reader.pull_block(2)
     return extensions
 
@@ -56,7 +62,7 @@ def decode_uint16_list(data: bytes) -> tuple[int, ...]:
 def split_uint16(block: bytes) -> tuple[int, ...]:
     if len(block) % 2:
         raise DecodeError("a list of 16-bit numbers has an odd length")
-    return tuple(int.from_bytes(block[i : i + 2], "big") for i in range(0, len(block), 2))
+    return struct.unpack(f"!{len(block) // 2}H", block)
 
 
 def encode_block(data: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Flights of handshake messages (RFC 6347 §4.2.3 and §4.2.4): fragments, reassembly, retransmission."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ MAX_AHEAD = 8
 """Messages we hold pieces of at once; the longest flight has five."""
 
 MAX_PIECES = 64
-"""Pieces we hold of one message: a body of `MAX_MESSAGE` in datagrams of 300 bytes."""
+"""Pieces with holes between them that we hold of one message: a body of `MAX_MESSAGE` in datagrams of 300 bytes."""
 
 MAX_HELD = 1 << 15
 """Bytes of pieces we hold at once, of all messages together."""
@@ -72,33 +73,50 @@ def pack_flight(flight: Flight, records: RecordLayer, mtu: int) -> list[bytes]:
 
 
 class _Partial:
-    """A message of which pieces have come. Memory grows with the bytes received, never with the length announced."""
+    """A message of which pieces have come, joined where they touch, so that each byte received is handled once.
+
+    Memory grows with the bytes received, never with the length announced.
+    """
 
     def __init__(self, fragment: Fragment) -> None:
         self.type = fragment.type
         self.length = fragment.length
         self.held = 0
-        self._pieces: dict[int, bytes] = {}
+        self._starts: list[int] = []
+        self._pieces: list[bytearray] = []
+        """Neither overlapping nor touching, in order; each begins at the same place of `_starts`."""
 
     def fits(self, fragment: Fragment) -> bool:
         """Tell whether this may be a piece of the same message, and there is room for it."""
-        same = (fragment.type, fragment.length) == (self.type, self.length)
-        return same and (fragment.offset in self._pieces or len(self._pieces) < MAX_PIECES)
+        if fragment.type != self.type or fragment.length != self.length:
+            return False
+        return len(self._pieces) < MAX_PIECES or self._touched(fragment) != (0, 0)
 
     def add(self, fragment: Fragment) -> None:
-        known = self._pieces.get(fragment.offset, b"")
-        if len(fragment.data) >= len(known):
-            self._pieces[fragment.offset] = fragment.data
-            self.held += len(fragment.data) - len(known)
+        """Join a fragment with what it overlaps or touches; where they differ, the fragment counts."""
+        first, last = self._touched(fragment)
+        data, start = bytearray(fragment.data), fragment.offset
+        if first < last:
+            before = self._pieces[first][: max(0, start - self._starts[first])]
+            after = self._pieces[last - 1][max(0, start + len(data) - self._starts[last - 1]) :]
+            data, start = before + data + after, min(start, self._starts[first])
+        else:
+            first = last = bisect_left(self._starts, start)
+        self.held += len(data) - sum(map(len, self._pieces[first:last]))
+        self._starts[first:last], self._pieces[first:last] = [start], [data]
 
     def assemble(self) -> bytes | None:
         """Return the body, or None while there are holes."""
-        body = b""
-        for offset, piece in sorted(self._pieces.items()):
-            if offset > len(body):
-                return None
-            body += piece[len(body) - offset :]
-        return body if len(body) == self.length else None
+        whole = self.held == self.length and len(self._pieces) == 1
+        return bytes(self._pieces[0]) if whole else None
+
+    def _touched(self, fragment: Fragment) -> tuple[int, int]:
+        """Return the range of pieces that a fragment overlaps or touches; (0, 0) if there are none."""
+        last = bisect_right(self._starts, fragment.offset + len(fragment.data))
+        first = bisect_left(self._starts, fragment.offset)
+        if first and self._starts[first - 1] + len(self._pieces[first - 1]) >= fragment.offset:
+            first -= 1
+        return (first, last) if first < last else (0, 0)
 
 
 class Reassembler:
@@ -111,24 +129,30 @@ class Reassembler:
     def __init__(self) -> None:
         self._next_sequence = 0
         self._partial: dict[int, _Partial] = {}
+        self._held = 0
 
     def push(self, fragment: Fragment) -> bool:
         """Take a fragment; tell whether it was of use. What is done already is not."""
         ahead = fragment.sequence - self._next_sequence
         if not 0 <= ahead < MAX_AHEAD or fragment.length > MAX_MESSAGE:
             return False
-        while self.held + len(fragment.data) > MAX_HELD:
-            del self._partial[max(self._partial, key=lambda sequence: self._partial[sequence].held)]
+        while self._held + len(fragment.data) > MAX_HELD:
+            self._forget(max(self._partial, key=lambda sequence: self._partial[sequence].held))
         partial = self._partial.get(fragment.sequence)
-        if partial is None or not partial.fits(fragment):
+        if partial is not None and not partial.fits(fragment):
+            self._forget(fragment.sequence)
+            partial = None
+        if partial is None:
             partial = self._partial[fragment.sequence] = _Partial(fragment)
+        before = partial.held
         partial.add(fragment)
+        self._held += partial.held - before
         return True
 
     @property
     def held(self) -> int:
         """Bytes of messages that are not whole, or whose turn has not come."""
-        return sum(partial.held for partial in self._partial.values())
+        return self._held
 
     @property
     def next_sequence(self) -> int:
@@ -138,6 +162,7 @@ class Reassembler:
         """Begin again with this message, and nothing held."""
         self._next_sequence = next_sequence
         self._partial.clear()
+        self._held = 0
 
     def pop(self) -> HandshakeMessage | None:
         """Return the next message in order, once it is whole."""
@@ -146,9 +171,12 @@ class Reassembler:
         if partial is None or body is None:
             return None
         message = HandshakeMessage(partial.type, self._next_sequence, body)
-        del self._partial[self._next_sequence]
+        self._forget(self._next_sequence)
         self._next_sequence += 1
         return message
+
+    def _forget(self, sequence: int) -> None:
+        self._held -= self._partial.pop(sequence).held
 
 
 class RetransmissionTimer:

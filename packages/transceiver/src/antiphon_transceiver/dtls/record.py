@@ -38,9 +38,10 @@ def split_records(datagram: bytes) -> Iterator[Record]:
     """Yield the records of a datagram; raise DecodeError where it stops making sense."""
     reader = Reader(datagram)
     while reader.remaining:
-        content_type, version = reader.pull_uint8(), reader.pull_uint16()
-        epoch, sequence = reader.pull_uint16(), reader.pull_uint48()
-        payload = reader.pull_block(2)
+        head = int.from_bytes(reader.pull_bytes(HEADER_SIZE), "big")  # one number is cheaper than five reads
+        content_type, version = head >> 96, head >> 80 & 0xFFFF
+        epoch, sequence = head >> 64 & 0xFFFF, head >> 16 & 0xFFFFFFFFFFFF
+        payload = reader.pull_bytes(head & 0xFFFF)
         if version >> 8 != VERSION_MAJOR:
             raise DecodeError(f"a record of version {version:#06x}")
         yield Record(content_type, version, epoch, sequence, payload)
