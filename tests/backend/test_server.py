@@ -205,6 +205,7 @@ async def test_a_resumed_call_says_where_it_goes_on_and_may_clear_what_was_said_
 
     resumed = frames.Started(1, "rtc_1", "acme", "pcm16/24000", resumed_ms=61_000)
     async with called(handler, runtime, started=resumed) as end:
+        await end.hear(frames.Accepted)
         await end.say(frames.Audio(1, FRAME, 61_000 * 24))
         assert await end.hear((frames.Clear, frames.Audio), 2) == [  # type: ignore[arg-type]
             frames.Clear(1, 0),

@@ -207,6 +207,8 @@ class CallCore:
     def clear(self) -> None:
         """Have what was said and is not played yet dropped, on other connections too; `interrupted` will tell how much
         was heard."""
+        if self.started.resumed_ms:
+            self.accept()
         if (self.response or self.started.resumed_ms) and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
             self._session.send(frames.Clear(self._number, self.response))
         self.speech = Speech.SILENT
