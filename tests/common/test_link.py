@@ -25,6 +25,7 @@ from antiphon_common.link import (
     VERSION,
     Announce,
     Confirm,
+    Disown,
     Hello,
     LinkKeys,
     LinkMessage,
@@ -48,6 +49,7 @@ MESSAGES: list[LinkMessage] = [
     Announce(()),
     Announce((PATH,) * MAX_ANNOUNCED_PATHS),
     Moved(Owner(0, 1, 2), Owner(65535, 2**32 - 1, 65535)),
+    Disown(b"K0z9KlcAh4wdlFkRCCW47HQ"),
 ]
 
 
@@ -76,6 +78,8 @@ def test_message_vectors(vector: dict[str, Any]) -> None:
             message = Release(paths[0])
         case "announce":
             message = Announce(paths)
+        case "disown":
+            message = Disown(vector["ufrag"].encode())
         case _:
             message = Moved(Owner(*vector["origin"]), Owner(*vector["successor"]))
     assert link_keys().encode(message, 0).hex() == vector["datagram"]

@@ -157,8 +157,9 @@ def test_tiny_events_are_paid_one_by_one() -> None:
 def test_a_backend_that_floods_a_call_with_frames_loses_it() -> None:
     scene = Scene()
     world = scene.world
-    flood = [frames.Clear(scene.call.backend.number, 0)] * 20_000
-    world.receive_from_backend(world.transceivers[0], frames.encode(flood))
+    flood = [frames.Clear(scene.call.backend.number, 0)] * frames.MAX_FRAMES
+    for _ in range(5):
+        world.receive_from_backend(world.transceivers[0], frames.encode(flood))
     world.drain()
     world.run(1)
     assert [(end.call, end.reason) for end in scene.of_kind(CallEnded)] == [(scene.call, EndReason.OVER_BUDGET)]

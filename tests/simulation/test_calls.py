@@ -6,7 +6,9 @@ import pytest
 
 from antiphon.client.call import AudioReceived, Closed
 from antiphon_common import frames
+from antiphon_common.control import IceParameters
 from antiphon_transceiver.backends.call import RESUME_SECONDS
+from antiphon_transceiver.call import MAX_RESTARTS, RESTART_SECONDS, RESTARTS_AT_ONCE, TooManyRestarts
 from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.switchboard import CallEnded, CallReported
@@ -236,6 +238,30 @@ def test_ice_restarts_with_the_same_owner_keys_and_backend_call() -> None:
     assert world.find(client) is call
     assert heard(client) == client.said
     assert len(call.ufrags) == MAX_GENERATIONS
+
+
+def test_ice_restarts_have_a_limit_at_once_and_one_in_all() -> None:
+    """Each makes a route token; a client whose network comes and goes has enough of them."""
+    world = World()
+    (client,) = start(world)
+    call, board, remote = world.find(client), world.transceivers[0].switchboard, IceParameters("them", "password" * 3)
+    assert call is not None
+    for _ in range(RESTARTS_AT_ONCE):
+        assert board.restart_ice(call, remote, world.now)
+    ufrags = list(call.ufrags)
+    with pytest.raises(TooManyRestarts) as refused:
+        board.restart_ice(call, remote, world.now)
+    assert refused.value.retry_after == RESTART_SECONDS
+    assert call.ufrags == ufrags
+    world.run(RESTART_SECONDS + 0.1)
+    assert board.restart_ice(call, remote, world.now)
+    later = world.now
+    for number in range(RESTARTS_AT_ONCE + 1, MAX_RESTARTS):
+        assert board.restart_ice(call, remote, later + number * (RESTART_SECONDS + 0.1))
+    with pytest.raises(TooManyRestarts) as refused:
+        board.restart_ice(call, remote, later + 2 * MAX_RESTARTS * RESTART_SECONDS)
+    assert refused.value.retry_after is None
+    assert world.find(client) is call
 
 
 def test_an_ice_restart_from_another_address_costs_a_round_trip_or_two() -> None:

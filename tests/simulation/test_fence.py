@@ -7,13 +7,14 @@ import pytest
 
 from antiphon_common import frames
 from antiphon_common.control import IceParameters
+from antiphon_common.core import Path
 from antiphon_common.link import LinkKeys, Owner
 from antiphon_common.routing import RouteTokens
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.switchboard import CallEnded, CallRaised, Switchboard
-from support.actors import UNIX_START, Client
+from support.actors import INGRESS, UNIX_START, Client
 from support.certificates import certificate
 from support.cluster import Cluster
 from support.flood import check
@@ -96,8 +97,8 @@ class Scene:
         assert all(len(relay.core.flows) <= len(paths) for relay in world.relays)
         before = board.counters.unknown_ufrag
         self.victim.core.close(world.now)
-        world.send_to_relay(self.a_check(), ("198.51.100.1", 1))
-        world.run(0.1)
+        header = LinkKeys(world.keys.link).header(Path.of("198.51.100.1", 1, ingress=INGRESS), 0, UNIX_START)
+        board.receive_datagram(header + self.a_check(), world.relays[0].address, world.now)
         assert board.counters.unknown_ufrag == before + 1
 
     def a_check(self) -> bytes:

@@ -12,6 +12,7 @@ import msgspec
 from antiphon.client.call import AudioReceived
 from antiphon_backend.core import CallCore
 from antiphon_common.frames import Audio, Origin
+from antiphon_relay.disowned import MAX_DISOWNED
 from antiphon_relay.forwarder import MAX_OWNERS
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, MAX_ENTRIES
 from antiphon_transceiver.backends.link import MAX_UNHEARD
@@ -42,6 +43,7 @@ BOUNDS = {
     ("Forwarder", "_owners"): MAX_OWNERS,
     ("Forwarder", "_owner_of"): MAX_OWNERS,
     ("Forwarder", "_transceivers"): MAX_OWNERS,
+    ("DisownedTokens", "_until"): MAX_DISOWNED,
     ("CallTable", "_ended"): KEPT_ENDED,
     ("Playout", "_entries"): MAX_ENTRIES,
     ("LinkKeys", "_verified"): 1 << 16,

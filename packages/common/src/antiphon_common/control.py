@@ -4,7 +4,7 @@
 |---|---|---|
 | `POST /calls` | `CallRequest` | 201 `CallAccepted`; 503 and Retry-After when full or draining; 422 `Failure` |
 | `GET /calls/{id}?tenant=T` | | 200 `CallStatus`; with `&wait=SECONDS` once the call ended, or after that time |
-| `PATCH /calls/{id}?tenant=T` | `IceUpdate` | 200 `CallAccepted` for a restart; 204 for candidates; 412 when stale |
+| `PATCH /calls/{id}?tenant=T` | `IceUpdate` | 200 `CallAccepted` (restart), 204 (candidates); 412 stale; 429 too many |
 | `DELETE /calls/{id}?tenant=T` | | 204 |
 | `GET /link` | | 200 `LinkInfo`, for relays, and to know a transceiver by |
 | `GET /load` | | 200 `Load`, for placement |

@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeVar
 from antiphon_common.core import PATH_SIZE, Path
 from antiphon_common.errors import DecodeError
 from antiphon_common.keys import DerivedKeys
+from antiphon_common.routing import TOKEN_SIZE
 from antiphon_common.wire import Reader, Writer
 
 VERSION = 1
@@ -140,7 +141,13 @@ class Moved(NamedTuple):
     successor: Owner
 
 
-LinkMessage = Hello | Confirm | Release | Announce | Moved
+class Disown(NamedTuple):
+    """The transceiver that a route token names has no call with this ufrag any more. Relays up to 0.2.0 skip it."""
+
+    ufrag: bytes
+
+
+LinkMessage = Hello | Confirm | Release | Announce | Moved | Disown
 _Item = TypeVar("_Item")
 
 
@@ -184,6 +191,8 @@ def _encode_payload(message: LinkMessage) -> tuple[int, bytes]:
                 writer.push_uint32(owner.host)
                 writer.push_uint16(owner.port)
             return 5, writer.getvalue()
+        case Disown(ufrag):
+            return 6, ufrag
 
 
 def _pull_path(reader: Reader) -> Path:
@@ -217,4 +226,5 @@ _PULL: dict[int, Callable[[Reader], LinkMessage]] = {
     3: lambda reader: Release(_pull_path(reader)),
     4: lambda reader: Announce(_pull_all(reader, _pull_path, MAX_ANNOUNCED_PATHS)),
     5: lambda reader: Moved(_pull_owner(reader), _pull_owner(reader)),
+    6: lambda reader: Disown(reader.pull_bytes(TOKEN_SIZE)),
 }

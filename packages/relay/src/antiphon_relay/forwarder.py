@@ -2,8 +2,9 @@
 
 Uplink, a binding request goes to the owner its route token names, everything else to the owner of its flow. Requests
 are limited, so that a flood of valid ones does not become an owner's: those of a confirmed flow by the flow's own
-limit; what exceeds it, and all others, by the limit of the token and then that of the owner. What else comes by a flow
-has a limit too, far above what a call sends.
+limit; what exceeds it, and all others, by the limit of the token and then that of the owner. A token that its owner has
+disowned, since the call is over, leads nowhere and uses up no limit. What else comes by a flow has a limit too, far
+above what a call sends.
 
 Downlink, whatever an owner sends makes the path its own, provisionally, and goes out. On a path that is confirmed for
 another owner it is dropped and counted instead. Otherwise checks for a stranger's call, sent from the spoofed address
@@ -30,6 +31,7 @@ from antiphon_common.link import (
     PATH_STOP,
     Announce,
     Confirm,
+    Disown,
     Hello,
     LinkKeys,
     Moved,
@@ -41,6 +43,7 @@ from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.sockaddr import decode_address, encode_address, from_port_and_address
 from antiphon_common.stun import peek_username
 from antiphon_relay.cache import WRITE_INTERVAL, FlowCache
+from antiphon_relay.disowned import DisownedTokens
 from antiphon_relay.flows import BINDING_REQUEST, PATH_HEAD_SIZE, Datagram, Flow, FlowTable, Ingress
 from antiphon_relay.limits import Bucket, BucketArray
 from antiphon_relay.moves import Moves
@@ -76,7 +79,7 @@ class RelayCounters:
     """What was forwarded, and what was dropped why."""
 
     __slots__ = (
-        "bad_token", "downlink", "link_bad_tag", "link_foreign", "link_malformed", "malformed_request",
+        "bad_token", "disowned", "downlink", "link_bad_tag", "link_foreign", "link_malformed", "malformed_request",
         "messages", "moved_refused", "no_route", "not_owner", "over_flow_limit", "over_owner_limit",
         "over_token_limit", "shed", "shed_downlink", "skipped_messages", "unknown", "unknown_ingress", "uplink",
     )  # fmt: skip
@@ -88,6 +91,7 @@ class RelayCounters:
         self.unknown = 0
         self.malformed_request = 0
         self.bad_token = 0
+        self.disowned = 0
         self.no_route = 0
         self.over_flow_limit = 0
         self.over_token_limit = 0
@@ -136,6 +140,7 @@ class Forwarder:
         self.ingresses = {ingress.head: ingress for ingress in ingresses}
         self.flows = FlowTable(self.ingresses)
         self.moves = Moves(networks)
+        self.disowned = DisownedTokens()
         self.link_outbox: list[Datagram] = []
         self.known: Sequence[bytes] = ()
         """Encoded link addresses of the transceivers that get HELLOs."""
@@ -270,6 +275,7 @@ class Forwarder:
 
     def _expire(self, now: float) -> None:
         self.flows.expire(now)
+        self.disowned.expire(now)
         if self.cache is not None:
             self.cache.handle_timeout(now)
         if self.moves.expire(now):
@@ -299,7 +305,10 @@ class Forwarder:
         self.link_outbox.append((header + data, owner.address))
 
     def _read_token(self, ufrag: bytes, now: float) -> _Owner | None:
-        """Return the owner that a token names; junk and forgeries are remembered nowhere."""
+        """Return the owner that a token names, unless it has disowned it; junk and forgeries are remembered nowhere."""
+        if ufrag in self.disowned:
+            self.counters.disowned += 1
+            return None
         try:
             token = self._tokens.read(ufrag, now + self._unix_offset)
         except DecodeError:
@@ -390,6 +399,8 @@ class Forwarder:
                 self.flows.release(path.encode(), source)
             case Moved():
                 self._move(message, source, now)
+            case Disown(ufrag):
+                self._disown(ufrag, source, now)
             case _:
                 self.counters.skipped_messages += 1
 
@@ -415,4 +426,19 @@ class Forwarder:
             self.counters.moved_refused += 1
             return
         self._owner_of.clear()
+        self.disowned.clear()
         self.flows.hand_over(*addresses, now)
+
+    def _disown(self, ufrag: bytes, source: bytes, now: float) -> None:
+        """Let no check with a token pass, if the transceiver that it names says so and has all its calls itself."""
+        try:
+            token = self._tokens.read(ufrag, now + self._unix_offset)
+        except DecodeError:
+            self.counters.link_malformed += 1
+            return
+        owner = Owner(token.cluster, token.host, token.port)
+        if self.moves.follow(owner) != owner or self.moves.resolve(owner) != source:
+            self.counters.not_owner += 1
+            return
+        self._owner_of.pop(ufrag, None)
+        self.disowned.add(ufrag, now)

@@ -39,6 +39,9 @@ def export(registry: CollectorRegistry, forwarder: Forwarder, sockets: Mapping[s
     export_gauge(
         registry, "antiphon_relay_confirmed_flows", "Paths whose owner has proved them", lambda: flows.confirmed
     )
+    export_gauge(
+        registry, "antiphon_relay_disowned_tokens", "Tokens whose call is over", lambda: len(forwarder.disowned)
+    )
     registry.register(_SocketCollector(sockets))
     export_gauge(
         registry, "antiphon_relay_moves", "Transceivers whose calls have gone to another", lambda: len(forwarder.moves)

@@ -1,13 +1,14 @@
 """One call as the switchboard holds it: its session, the backend's half, and the relays that its paths come through."""
 
 from contextlib import suppress
+from math import ceil
 
 import msgspec
 
 from antiphon_common import frames
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus
 from antiphon_common.core import Path
-from antiphon_common.errors import DecodeError
+from antiphon_common.errors import AntiphonError, DecodeError
 from antiphon_transceiver.audio import OverrunError
 from antiphon_transceiver.backends.call import BackendCall, EventRefused, InboundFrame
 from antiphon_transceiver.backends.link import BACKEND_LOST, NO_ANSWER
@@ -20,6 +21,21 @@ from antiphon_transceiver.session import Session
 
 ENDED_BY_LINK = {BACKEND_LOST: EndReason.BACKEND_LOST, NO_ANSWER: EndReason.BACKEND_REFUSED}
 """What the backend link itself says of a call that ended; other reasons are the backend's own words."""
+
+
+MAX_RESTARTS = 1000
+"""ICE restarts of one call: one every four minutes for three days."""
+RESTARTS_AT_ONCE, RESTART_SECONDS = 10, 6.0
+"""Restarts that may follow one another, and the seconds after which there may be one more: a client whose network comes
+and goes restarts every few seconds for a while. Each makes a route token that outlives it."""
+
+
+class TooManyRestarts(AntiphonError):
+    """A call may not restart ICE now; `retry_after` is when it may, in whole seconds, None for never."""
+
+    def __init__(self, retry_after: int | None) -> None:
+        super().__init__("this call has restarted ICE too often")
+        self.retry_after = retry_after
 
 
 class Call:
@@ -36,6 +52,9 @@ class Call:
         self.session = session
         self.backend = backend
         self.started = now
+        self.restarts = 0
+        self._restarts_left: float = RESTARTS_AT_ONCE
+        self._restarts_counted_at = now
         self.budget = Budget()
         self.connected = False
         """Whether the handshake finished."""
@@ -54,6 +73,17 @@ class Call:
         """Send nothing on `path` any more."""
         self.routes.pop(path, None)
         self.routes_by_key.pop(path.encode(), None)
+
+    def count_restart(self, now: float) -> None:
+        """Count an ICE restart; raise `TooManyRestarts` when that is one too many."""
+        earned = (now - self._restarts_counted_at) / RESTART_SECONDS
+        left = min(self._restarts_left + earned, RESTARTS_AT_ONCE)
+        if self.restarts >= MAX_RESTARTS:
+            raise TooManyRestarts(None)
+        if left < 1:
+            raise TooManyRestarts(ceil((1 - left) * RESTART_SECONDS))
+        self.restarts += 1
+        self._restarts_left, self._restarts_counted_at = left - 1, now
 
     # From the backend
 

@@ -20,6 +20,7 @@ from antiphon_common.routing import ClusterNetworks, RouteToken
 from antiphon_common.shell.control_server import require_key
 from antiphon_common.shell.http1 import App
 from antiphon_transceiver.backends import BackendError
+from antiphon_transceiver.call import TooManyRestarts
 from antiphon_transceiver.server import Draining, Full, NoCall, Stale, TransceiverServer
 
 MAX_BODY = 256 * 1024
@@ -50,6 +51,7 @@ REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
     (BackendError, 422, "backend_refused"),
     (NoCall, 404, "no_call"),
     (Stale, 412, "stale"),
+    (TooManyRestarts, 429, "too_many_restarts"),
     (LocalProtocolError, 409, "conflict"),
 )
 """The answer to each error of the server, the first that fits: status and code. The message is the error's own."""
@@ -91,7 +93,8 @@ def _explained(handler: Handler) -> Handler:
         except AntiphonError as error:
             for kind, status, code in REFUSALS:
                 if isinstance(error, kind):
-                    headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else None
+                    after = error.retry_after if isinstance(error, TooManyRestarts) else RETRY_AFTER
+                    headers = {"Retry-After": str(after)} if status in (429, 503) and after is not None else None
                     return _failure(status, code, str(error) or code, headers)
             raise
 

@@ -177,7 +177,7 @@ class TransceiverServer:
     def update_ice(self, call_id: str, tenant: str, update: IceUpdate) -> CallAccepted | None:
         """Restart ICE, or take note of candidates, which change nothing; return the answer of a restart.
 
-        Raises `NoCall`, and `Stale` when the client goes by credentials that are not our newest.
+        Raises `NoCall`, `Stale` when the client goes by credentials that are not our newest, and `TooManyRestarts`.
         """
         call = self.switchboard.find(call_id, tenant)
         if call is None:

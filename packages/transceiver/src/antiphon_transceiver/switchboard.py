@@ -19,13 +19,14 @@ from antiphon_common.link import (
     MESSAGE,
     PATH_START,
     PATH_STOP,
+    Disown,
     Hello,
     LinkKeys,
     Owner,
     decode_message,
 )
 from antiphon_common.ownership import OwnershipTable
-from antiphon_common.routing import RouteToken, RouteTokens
+from antiphon_common.routing import RouteTokens
 from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import events, relays
@@ -36,22 +37,19 @@ from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_table import CallTable
 from antiphon_transceiver.counters import SwitchboardCounters
 from antiphon_transceiver.dtls import Certificate
-from antiphon_transceiver.ice import ice_password
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.relays import Address, Relays
 from antiphon_transceiver.routes import Route, reroute
 from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.session import Session
+from antiphon_transceiver.tokens import OwnTokens
 
 LAST_STUN_BYTE = 3
 """First bytes above it are not STUN's (RFC 7983 §7)."""
 
 CALLER_OVER_BUDGET = "for too long more came in the caller's name than one call may cost"
 BACKEND_OVER_BUDGET = "the backend sent more frames at once than one call may cost"
-
-MAX_NONCE = 0xFFFFFFFF
-"""The nonce of a route token has 32 bits."""
 
 Random = Callable[[int], bytes]
 _Ts = TypeVarTuple("_Ts")
@@ -123,8 +121,7 @@ class Switchboard:
         self.counters = SwitchboardCounters()
         self.paths: OwnershipTable[Call] = OwnershipTable()
         self.relays = Relays(owner)
-        self._owner = owner
-        self._tokens = tokens
+        self.tokens = OwnTokens(owner, tokens, random)
         self._link_keys = link_keys
         self._certificate = certificate
         self._random = random
@@ -155,7 +152,7 @@ class Switchboard:
         Raises `LocalProtocolError` when the call id is taken.
         """
         self._calls.check_free(request.call_id)
-        local = self._mint(now)
+        local = self.tokens.mint(self._calls.by_ufrag, now + self._unix_offset)
         cname = self._random(12).hex()
         stream = AudioStream(
             request.codec, backend.format, cname, self._random, self._ntp_offset, RtpOptions.of(request)
@@ -170,11 +167,12 @@ class Switchboard:
 
     def restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted | None:
         """Begin another ICE generation with the same owner (RFC 8445 §9); return the answer with its credentials, None
-        when the call ended over it."""
+        when the call ended over it. Raises `TooManyRestarts`."""
+        call.count_restart(now)
         return self._enter(call, now, self._restart_ice, call, remote, now)
 
     def _restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted:
-        local = self._mint(now)
+        local = self.tokens.mint(self._calls.by_ufrag, now + self._unix_offset)
         evicted = call.session.restart_ice(local, remote)
         call.answer = msgspec.structs.replace(call.answer, ice=local)
         self._calls.add_ufrag(call, local.ufrag.encode("ascii"))
@@ -210,16 +208,6 @@ class Switchboard:
         call = self.find(call_id, tenant)
         status = None if call is None else self._enter(call, now, call.status)
         return status or self._calls.last_status(call_id, tenant)
-
-    def _mint(self, now: float) -> IceParameters:
-        """Return new credentials whose ufrag leads relays here, and is no running call's.
-
-        Tokens of different nonces differ, so the search takes at most one step more than there are ufrags.
-        """
-        token = RouteToken(*self._owner, int.from_bytes(self._random(4), "big"))
-        while (ufrag := self._tokens.mint(token, now + self._unix_offset)).encode() in self._calls.by_ufrag:
-            token = token._replace(nonce=token.nonce + 1 & MAX_NONCE)
-        return IceParameters(ufrag, ice_password(self._random))
 
     # The five methods, on link datagrams
 
@@ -284,12 +272,20 @@ class Switchboard:
         call = self._calls.by_ufrag.get(ufrag)
         if call is None:
             self.counters.unknown_ufrag += 1
+            self._disown(ufrag, relay, now)
         elif not self.paths.may_answer(key, call, now):
             self.counters.foreign_path += 1
         elif not call.budget.admit(payload, now):
             self._throttle(call, now)
         else:
             self._enter(call, now, self._check, call, payload, key, relay, now)
+
+    def _disown(self, ufrag: bytes, relay: Address, now: float) -> None:
+        """Let a relay know that a token of ours leads to no call any more."""
+        if self.tokens.made(ufrag, now + self._unix_offset):
+            datagram = self._link_keys.encode(Disown(ufrag), now + self._unix_offset)
+            self._outbox.append(LinkDatagram(datagram, relay))
+            self.counters.disowned += 1
 
     def _check(self, call: Call, payload: bytes, key: bytes, relay: Address, now: float) -> None:
         """Let the session judge a check; only when it passed is anything remembered of the path."""

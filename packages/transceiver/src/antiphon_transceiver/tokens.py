@@ -1,0 +1,39 @@
+"""The route tokens of one transceiver: ICE credentials whose ufrag leads relays to it."""
+
+from collections.abc import Callable, Container
+
+from antiphon_common.control import IceParameters
+from antiphon_common.errors import DecodeError
+from antiphon_common.link import Owner
+from antiphon_common.routing import RouteToken, RouteTokens
+from antiphon_transceiver.ice import ice_password
+
+MAX_NONCE = 0xFFFFFFFF
+"""The nonce of a route token has 32 bits."""
+
+
+class OwnTokens:
+    """Makes credentials for the calls of `owner`, and knows its tokens again."""
+
+    def __init__(self, owner: Owner, tokens: RouteTokens, random: Callable[[int], bytes]) -> None:
+        self.owner = owner
+        self._tokens = tokens
+        self._random = random
+
+    def mint(self, taken: Container[bytes], unix_now: float) -> IceParameters:
+        """Return new credentials whose ufrag is not among those `taken`.
+
+        Tokens of different nonces differ, so the search takes at most one step more than there are ufrags.
+        """
+        token = RouteToken(*self.owner, int.from_bytes(self._random(4), "big"))
+        while (ufrag := self._tokens.mint(token, unix_now)).encode() in taken:
+            token = token._replace(nonce=token.nonce + 1 & MAX_NONCE)
+        return IceParameters(ufrag, ice_password(self._random))
+
+    def made(self, ufrag: bytes, unix_now: float) -> bool:
+        """Whether a ufrag is a token that names this transceiver, be its call over or not."""
+        try:
+            token = self._tokens.read(ufrag, unix_now)
+        except DecodeError:
+            return False
+        return Owner(token.cluster, token.host, token.port) == self.owner

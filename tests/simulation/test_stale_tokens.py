@@ -1,0 +1,111 @@
+"""Route tokens of calls that are over, replayed from random addresses while others call."""
+
+from random import Random
+
+from antiphon_common.control import IceParameters
+from antiphon_common.core import Path
+from antiphon_common.link import LinkKeys
+from antiphon_transceiver.call import RESTARTS_AT_ONCE
+from antiphon_transceiver.outcome import EndReason
+from support.actors import INGRESS, UNIX_START, Client
+from support.flood import check
+from support.impairment import Impairment
+from support.world import World
+
+STALE = 200
+FLOOD_BITS = 7_000_000
+NEW_CALLS = 20
+STEP = 0.01
+FAR_AWAY = Impairment(delay=0.025)
+
+
+def stale_tokens(world: World, number: int) -> list[str]:
+    """Return the ufrags of calls that restarted ICE as often as they may, and are over."""
+    board = world.transceivers[0].switchboard
+    ufrags: list[str] = []
+    while len(ufrags) < number:
+        client = world.call()
+        call = world.find(client)
+        assert call is not None
+        ufrags.append(call.answer.ice.ufrag)
+        for _ in range(RESTARTS_AT_ONCE):
+            answer = board.restart_ice(call, IceParameters("them", "password" * 3), world.now)
+            assert answer is not None
+            ufrags.append(answer.ice.ufrag)
+        board.end(call, EndReason.HANGUP, "", world.now)
+        client.vanish()
+    world.run(5.0)
+    return ufrags[:number]
+
+
+class Replay:
+    """Sends checks with these tokens from random addresses, all the time."""
+
+    def __init__(self, world: World, ufrags: list[str], seed: int) -> None:
+        self._world = world
+        self._random = Random(seed)
+        self._checks = [check(self._random, ufrag, "them", "password" * 3) for ufrag in ufrags]
+        self._per_step = round(FLOOD_BITS / 8 * STEP / len(self._checks[0]))
+        self._step()
+
+    def _step(self) -> None:
+        for _ in range(self._per_step):
+            host = f"198.18.{self._random.randrange(256)}.{self._random.randrange(256)}"
+            request = self._random.choice(self._checks)
+            self._world.send_to_relay(request, (host, self._random.randrange(1024, 65536)))
+        self._world.later(STEP, self._step)
+
+
+def connect(world: World) -> list[Client]:
+    """Let one caller after the other call; return those that were connected within a second."""
+    connected = []
+    for _ in range(NEW_CALLS):
+        client = world.call(impairment=FAR_AWAY)
+        if world.run(1.0, lambda client=client: client.connected):  # type: ignore[misc]
+            connected.append(client)
+    return connected
+
+
+def test_stale_tokens_keep_no_caller_out() -> None:
+    world = World(seed=21)
+    board = world.transceivers[0].switchboard
+    ufrags = stale_tokens(world, STALE)
+    Replay(world, ufrags, seed=21)
+    world.run(1.0)
+    reached = board.counters.unknown_ufrag
+    assert len(connect(world)) == NEW_CALLS
+    assert board.counters.unknown_ufrag - reached < STALE
+    assert world.relay.counters.over_owner_limit == 0
+
+
+def test_a_call_whose_ufrag_is_hours_old_follows_its_client_to_another_address() -> None:
+    """What was minted long ago is as good as new while the call lasts."""
+    world = World(seed=22)
+    client = world.call(impairment=FAR_AWAY)
+    assert world.run(5.0, lambda: client.connected)
+    world.transceivers[0].set_clock(6 * 3600.0)
+    world.relays[0].set_clock(6 * 3600.0)
+    client.talk()
+    world.run(12.0)
+    heard = len(client.heard)
+    client.address = ("203.0.113.99", 4321)
+    assert world.run(10.0, lambda: len(client.heard) > heard + 100)
+
+
+def test_a_transceiver_disowns_its_own_tokens_alone() -> None:
+    """Those that name another, or that nobody has made, are only counted."""
+    world = World(seed=23, transceivers=2)
+    clients = [world.call(number) for number in (0, 1)]
+    own, others = (call.answer.ice.ufrag for call in map(world.find, clients) if call is not None)
+    board = world.transceivers[0].switchboard
+    for call in list(board):
+        board.end(call, EndReason.HANGUP, "", world.now)
+    for client in clients:
+        client.vanish()
+    world.run(5.0)
+    header = LinkKeys(world.keys.link).header(Path.of("198.51.100.1", 1, ingress=INGRESS), 0, UNIX_START)
+    before = board.counters.disowned
+    for ufrag in (own, others, own[:-1] + ("A" if own[-1] != "A" else "Q"), "A" * 22):
+        request = check(Random(1), ufrag, "them", "password" * 3)
+        board.receive_datagram(header + request, world.relays[0].address, world.now)
+    assert board.counters.disowned == before + 1
