@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from antiphon_common.settings import Address, FrontSettings, SettingsError
@@ -11,19 +13,61 @@ def entropy(size: int) -> bytes:
     return bytes(range(size))
 
 
+SECOND, THIRD = "second-of-16-characters", "third-of-16-characters"
+
+
 def test_keys_have_tenants() -> None:
-    keys = ApiKeys.parse("# who calls\nacme:secret:with:colons\n\nacme:second\nother:third\n")
-    assert [keys.tenant_of(key) for key in ("secret:with:colons", "second", "third", "acme", "")] == [
+    keys = ApiKeys.parse(f"# who calls\nacme:secret:with:colons\n\nacme:{SECOND}\nother:{THIRD}\n")
+    assert [keys.tenant_of(key) for key in ("secret:with:colons", SECOND, THIRD, "acme", "")] == [
         *("acme", "acme", "other"),
         *(None, None),
     ]
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "acme\n", "acme:\n", ":key\n", "a b:key\n", "a:key\nb:key\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing\n",
+        "acme\n",
+        "acme:\n",
+        ":key\n",
+        "a b:key-of-16-characters\n",
+        "a:key-of-16-characters\nb:key-of-16-characters\n",
+        "a:key-with-15-chr\n",
+    ],
+)
 def test_bad_key_files_are_refused_without_quoting_keys(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         ApiKeys.parse(text)
-    assert "key\n" not in str(caught.value)
+    assert "key-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        SECOND.upper(),
+        SECOND.title(),
+        SECOND[:-1],
+        SECOND + "x",
+        f" {SECOND} x",
+        SECOND[1:],
+        "",
+        SECOND.replace("s", "ſ"),
+    ],
+)
+def test_a_key_counts_whole_and_as_it_is_written(given: str) -> None:
+    assert ApiKeys.parse(f"acme:{SECOND}\n").tenant_of(given) is None
+
+
+def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"acme:{SECOND}\n")
+    file.chmod(0o600)
+    assert ApiKeys.load(str(file)).tenant_of(SECOND) == "acme"
+    file.chmod(0o644)
+    with pytest.raises(SettingsError, match=r"--api-key-file: .*keys: .*mode 0644.*chmod 600"):
+        ApiKeys.load(str(file))
 
 
 def test_missing_key_file_is_one_line() -> None:

@@ -31,9 +31,10 @@ async def test_tenants_do_not_see_each_others_calls(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, tmp_path: Path, offer: bytes
 ) -> None:
     file = tmp_path / "keys"
-    file.write_text("acme:one\nother:two\n")
+    file.write_text("acme:one-of-16-characters\nother:two-of-16-characters\n")
+    file.chmod(0o600)
     ports = await start_signaling(transceiver, api_key_file=str(file))
-    mine, theirs = ({"Authorization": f"Bearer {key}"} for key in ("one", "two"))
+    mine, theirs = ({"Authorization": f"Bearer {key}"} for key in ("one-of-16-characters", "two-of-16-characters"))
     async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
         assert (await client.post(CALLS, content=offer, headers=SDP)).status_code == 401
         assert (await client.get("/")).status_code != 401
@@ -74,6 +75,9 @@ def test_certificate_files_that_do_not_work_are_one_line(tmp_path: Path) -> None
     with pytest.raises(SettingsError, match="cannot read --tls-cert"):
         make_tls(FrontSettings(tls_cert=str(tmp_path / "a"), tls_key=str(tmp_path / "b")), [])
     (tmp_path / "a").write_text("nonsense")
+    with pytest.raises(SettingsError, match=r"--tls-key .*mode 0644"):
+        make_tls(FrontSettings(tls_cert=str(tmp_path / "a"), tls_key=str(tmp_path / "a")), [])
+    (tmp_path / "a").chmod(0o600)
     with pytest.raises(SettingsError, match="do not fit"):
         make_tls(FrontSettings(tls_cert=str(tmp_path / "a"), tls_key=str(tmp_path / "a")), [])
 

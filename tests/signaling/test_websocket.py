@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
@@ -142,17 +143,55 @@ async def test_keys_come_by_header_or_subprotocol(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, tmp_path: Path, offer: bytes
 ) -> None:
     file = tmp_path / "keys"
-    file.write_text("acme:one\n")
+    file.write_text("acme:one-of-16-characters\n")
+    file.chmod(0o600)
     ports = await start_signaling(transceiver, api_key_file=str(file))
     refused = await refusal(ports)
     assert (refused.status_code, json.loads(refused.body or b"")["error"]["code"]) == (401, "invalid_api_key")
-    async with connect(ports, extra_headers=[(b"Authorization", b"Bearer one")]) as connection:
+    async with connect(ports, extra_headers=[(b"Authorization", b"Bearer one-of-16-characters")]) as connection:
         assert connection.subprotocol is None
-    async with connect(ports, subprotocols=["antiphon", "antiphon-key.one"]) as connection:
+    async with connect(ports, subprotocols=["antiphon", "antiphon-key.one-of-16-characters"]) as connection:
         assert connection.subprotocol == "antiphon"
         await say(connection, type="offer", sdp=offer.decode())
         assert (await hear(connection))["type"] == "answer"
     assert [call.tenant for call in transceiver.calls.values()] == ["acme"]
+
+
+async def test_limits_of_a_tenant_hold_here_and_over_http_together(
+    start_signaling: StartSignaling, transceiver: FakeTransceiver, tmp_path: Path, offer: bytes
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("acme:one-of-16-characters\n")
+    file.chmod(0o600)
+    ports = await start_signaling(transceiver, api_key_file=str(file), tenant_calls=2)
+    key = {"Authorization": "Bearer one-of-16-characters"}
+    async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
+        headers = key | {"Content-Type": "application/sdp"}
+        assert (await client.post("/v1/realtime/calls", content=offer, headers=headers)).status_code == 201
+        async with connect(ports, extra_headers=[(b"Authorization", key["Authorization"].encode())]) as connection:
+            await say(connection, type="offer", sdp=offer.decode())
+            assert (await hear(connection))["type"] == "answer"
+            assert (await client.post("/v1/realtime/calls", content=offer, headers=headers)).status_code == 429
+            async with connect(ports, subprotocols=["antiphon-key.one-of-16-characters", "antiphon"]) as second:
+                await say(second, type="offer", sdp=offer.decode())
+                refused = await hear(second)
+                assert refused["error"]["code"] == "too_many_calls_of_tenant"
+                assert refused["retry_after"] >= 1
+                await say(connection, type="hangup")
+                assert (await hear(connection))["type"] == "ended"
+                await say(second, type="offer", sdp=offer.decode())
+                assert (await hear(second))["type"] == "answer"
+
+
+async def test_a_connection_that_sends_errors_alone_ends(ports: SignalingPorts) -> None:
+    async with connect(ports) as connection:
+        for _ in range(websocket.MAX_ERRORS):
+            await connection.send_message("{")
+            assert (await hear(connection))["error"]["code"] == "invalid_message"
+        with pytest.raises(ConnectionClosed) as closed, trio.fail_after(5):
+            await connection.get_message()
+    assert closed.value.reason is not None
+    assert closed.value.reason.code == websocket.POLICY_VIOLATION
 
 
 async def test_pages_of_elsewhere_are_kept_out_where_no_key_is_asked(ports: SignalingPorts) -> None:

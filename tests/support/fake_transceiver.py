@@ -12,6 +12,7 @@ from starlette.routing import Route
 from antiphon_common.control import (
     ANY_GENERATION,
     CallAccepted,
+    CallList,
     CallRequest,
     CallStatus,
     Failure,
@@ -43,6 +44,8 @@ class FakeTransceiver:
         """How often a call was asked for, also in vain."""
         self.calls: dict[str, CallRequest] = {}
         self.restarted: dict[str, CallAccepted] = {}
+        self.connected: set[str] = set()
+        """Ids of the calls that have been connected."""
         self.failure = failure
         self.draining = False
         self.full = False
@@ -63,6 +66,7 @@ class FakeTransceiver:
         app = Starlette(
             routes=[
                 Route("/calls", self._start, methods=["POST"]),
+                Route("/calls", self._list, methods=["GET"]),
                 Route("/calls/{call_id}", self._status, methods=["GET"]),
                 Route("/calls/{call_id}", self._update, methods=["PATCH"]),
                 Route("/calls/{call_id}", self._end, methods=["DELETE"]),
@@ -87,6 +91,11 @@ class FakeTransceiver:
         self.calls[call.call_id] = call
         self._ended[call.call_id] = trio.Event()
         return _json(201, ACCEPTED)
+
+    async def _list(self, request: Request) -> Response:
+        running = [call_id for call_id, ended in self._ended.items() if not ended.is_set()]
+        connecting = tuple(call_id for call_id in running if call_id not in self.connected)
+        return _json(200, CallList(connecting, tuple(set(running) - set(connecting))))
 
     async def _status(self, request: Request) -> Response:
         call_id = self._known(request)

@@ -46,6 +46,7 @@ OFFER = CallRequest(
 RESTART = IceUpdate("*", IceParameters("efgh", "q" * 24))
 ROUTES = [
     ("POST", "/calls"),
+    ("GET", "/calls"),
     ("GET", "/calls/rtc_1?tenant=acme"),
     ("GET", "/calls/rtc_1?tenant=acme&wait=1"),
     ("PATCH", "/calls/rtc_1?tenant=acme"),
@@ -203,6 +204,14 @@ async def test_who_waits_for_the_end_of_a_call_learns_it_at_once(client: httpx.A
             assert not ended
             await client.delete("/calls/rtc_1?tenant=acme")
     assert ended == ["hangup"]
+
+
+async def test_running_calls_are_listed(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/calls")).json() == {"connecting": [], "connected": []}
+    await start(client)
+    assert (await client.get("/calls")).json() == {"connecting": ["rtc_1"], "connected": []}
+    await client.delete("/calls/rtc_1?tenant=acme")
+    assert (await client.get("/calls")).json() == {"connecting": [], "connected": []}
 
 
 async def test_a_call_id_is_given_once(client: httpx.AsyncClient) -> None:

@@ -1,3 +1,4 @@
+import os
 import stat
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import trio.testing
 from antiphon_common.keys import Key, KeyRing
 from antiphon_common.settings import Address, SharedSettings
 from antiphon_common.shell.secrets import (
+    find_exposure,
     follow_keys,
     load_keys,
     own_secret_file,
@@ -97,3 +99,68 @@ def test_never_replaces_a_file(state: Path) -> None:
     with pytest.raises(FileExistsError):
         write_secret(state / "keys", "second")
     assert [file.read_text() for file in state.iterdir()] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "mounted", "trusted"),
+    [
+        ("own", 0o600, False, True),
+        ("own", 0o400, False, True),
+        ("own", 0o640, False, False),
+        ("own", 0o604, False, False),
+        ("own", 0o644, False, False),
+        ("own", 0o660, False, False),
+        ("own", 0o620, False, False),
+        ("own", 0o602, False, False),
+        ("own", 0o644, True, False),
+        ("root", 0o600, False, True),
+        ("root", 0o440, False, True),
+        ("root", 0o640, False, True),
+        ("root", 0o444, False, False),
+        ("root", 0o460, False, False),
+        ("root", 0o444, True, True),
+        ("root", 0o644, True, True),
+        ("root", 0o666, True, False),
+        ("root", 0o464, True, False),
+        ("other", 0o600, False, False),
+        ("other", 0o444, True, False),
+    ],
+)
+def test_a_secret_file_is_its_owners_alone(
+    owner: str, mode: int, mounted: bool, trusted: bool, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mounted: as the kubelet does it for a Secret, with a `..data` link beside the file."""
+    write_secret(state / "keys", KeyRing.generate(bytes).format())
+    if mounted:
+        (state / "..data").symlink_to(state)
+    given = os.stat(state / "keys")
+    uid = {"own": 1000, "root": 0, "other": 1001}[owner]
+    status = os.stat_result((stat.S_IFREG | mode, *given[1:4], uid, *given[5:10]))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda file, **how: status if str(file).endswith("keys") else real(file, **how))
+    exposure = find_exposure(state / "keys")
+    monkeypatch.undo()
+    assert (exposure is None) == trusted
+    if not trusted:
+        assert "chmod 600" in str(exposure) or "chown" in str(exposure)
+
+
+def test_a_secret_file_that_others_can_read_starts_no_service(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_secret(state / "keys", KeyRing.generate(bytes).format())
+    (state / "keys").chmod(0o644)
+    with pytest.raises(SystemExit) as exit_info:
+        load_keys(SharedSettings(secret_file=str(state / "keys")), LOOPBACK)
+    assert exit_info.value.code == 1
+    assert "chmod 600" in capsys.readouterr().err
+    (state / "keys").chmod(0o600)
+    load_keys(SharedSettings(secret_file=str(state / "keys")), LOOPBACK)
+
+
+def test_a_secret_mounted_by_docker_may_be_read_in_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = os.stat_result((stat.S_IFREG | 0o444, 1, 1, 1, 0, 0, 1, 0, 0, 0))
+    monkeypatch.setattr(os, "stat", lambda file, **how: status)
+    monkeypatch.setattr(Path, "is_symlink", lambda path: False)
+    found = [find_exposure("/run/secrets/antiphon"), find_exposure("/run/secrets-of-mine/antiphon")]
+    monkeypatch.undo()
+    assert [exposure is None for exposure in found] == [True, False]

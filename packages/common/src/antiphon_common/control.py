@@ -3,6 +3,7 @@
 | request | body | answer |
 |---|---|---|
 | `POST /calls` | `CallRequest` | 201 `CallAccepted`; 503 and Retry-After when full or draining; 422 `Failure` |
+| `GET /calls` | | 200 `CallList`, for signaling servers that limit what callers have |
 | `GET /calls/{id}?tenant=T` | | 200 `CallStatus`; with `&wait=SECONDS` once the call ended, or after that time |
 | `PATCH /calls/{id}?tenant=T` | `IceUpdate` | 200 `CallAccepted` (restart), 204 (candidates); 412 stale; 429 too many |
 | `DELETE /calls/{id}?tenant=T` | | 204 |
@@ -125,6 +126,13 @@ class CallStatus(msgspec.Struct, frozen=True):
     state: str
     reason: str | None = None
     statistics: dict[str, Any] = {}
+
+
+class CallList(msgspec.Struct, frozen=True):
+    """The ids of the running calls: those that have never been connected, and the others."""
+
+    connecting: tuple[str, ...]
+    connected: tuple[str, ...]
 
 
 class LinkInfo(msgspec.Struct, frozen=True):

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import trio
 from prometheus_client import CollectorRegistry, Counter
 
 from antiphon_common.control import ANY_GENERATION, CallStatus, IceUpdate
 from antiphon_common.errors import DecodeError
 from antiphon_common.json_objects import LimitError, check_json
 from antiphon_common.shell.supervise import Drain
+from antiphon_signaling.credentials import Caller
+from antiphon_signaling.limits import Limits, Setup
 from antiphon_signaling.placement import Transceivers
 from antiphon_signaling.refusals import RefusedError, busy, no_such_call
 from antiphon_signaling.sdp import OfferError, read_fragment, read_offer, write_answer, write_fragment
@@ -56,7 +59,7 @@ class CallMetrics:
 
 
 class Calls:
-    """Calls of all tenants. Nothing is remembered of them: a call is found again by its id at its transceiver.
+    """Calls of all tenants. A call is found again by its id at its transceiver; here they are only counted.
 
     `addresses` are the advertised media addresses, the best first; `random` returns that many random bytes.
     """
@@ -68,12 +71,14 @@ class Calls:
         random: Callable[[int], bytes],
         metrics: CallMetrics,
         drain: Drain,
+        limits: Limits,
     ) -> None:
         self._transceivers = transceivers
         self._addresses = tuple(addresses)
         self._random = random
         self._metrics = metrics
         self._drain = drain
+        self._limits = limits
 
     @contextmanager
     def attempt(self, peer: str) -> Iterator[None]:
@@ -87,34 +92,47 @@ class Calls:
             raise
         self._metrics.answered.inc()
 
-    async def start(self, tenant: str, offer: bytes, session: dict[str, Any]) -> Answered:
-        """Set a call up. Raises `RefusedError`."""
+    @contextmanager
+    def admit(self, caller: Caller) -> Iterator[Setup]:
+        """Count one set-up of a caller, which goes on inside. Raises `RefusedError` with 429 when it is too many."""
+        setup = self._limits.begin(caller.account, caller.address, trio.current_time())
+        try:
+            yield setup
+        finally:
+            if not setup.call_id:
+                self._limits.end(setup, trio.current_time())
+
+    async def start(self, setup: Setup, tenant: str, offer: bytes, session: dict[str, Any]) -> Answered:
+        """Set an admitted call up. Raises `RefusedError`."""
         if self._drain.begun:
             raise busy("draining", "this server is about to stop: ask again, and another one answers")
         negotiated = _read(read_offer, offer)
         call_id = "rtc_" + base64.urlsafe_b64encode(self._random(CALL_ID_BYTES)).decode().rstrip("=")
         url, accepted = await self._transceivers.place(negotiated.call_request(call_id, tenant, session))
+        self._limits.place(setup, call_id, url, trio.current_time())
         session_id = int.from_bytes(self._random(8), "big") >> 1
         answer = write_answer(negotiated, accepted, self._addresses, session_id)
         logger.info("call answered", extra={"call": call_id, "tenant": tenant, "transceiver": url})
         return Answered(call_id, answer.encode(), url, accepted.ice.ufrag)
 
-    async def update_ice(self, tenant: str, call_id: str, body: bytes, generation: str) -> Restarted | None:
+    async def update_ice(self, caller: Caller, call_id: str, body: bytes, generation: str) -> Restarted | None:
         """Take a fragment (RFC 8840): with `generation` "*" it restarts ICE, with that of the call it trickles
         candidates, which have no effect here. Raises `RefusedError`."""
         _check(call_id)
+        self._limits.restart(caller.account, caller.address, trio.current_time())
         fragment = _read(read_fragment, body)
         ice = fragment.ice if generation == ANY_GENERATION else None
-        accepted = await self._transceivers.update_ice(call_id, tenant, IceUpdate(generation, ice))
+        accepted = await self._transceivers.update_ice(call_id, caller.tenant, IceUpdate(generation, ice))
         if accepted is None:
             return None
         return Restarted(write_fragment(fragment, accepted.ice, self._addresses), accepted.ice.ufrag)
 
-    async def restart(self, tenant: str, call_id: str, offer: bytes) -> Restarted:
+    async def restart(self, caller: Caller, call_id: str, offer: bytes) -> Restarted:
         """Take a whole offer with new ICE credentials for a call that runs. Raises `RefusedError`."""
+        self._limits.restart(caller.account, caller.address, trio.current_time())
         negotiated = _read(read_offer, offer)
         update = IceUpdate(ANY_GENERATION, negotiated.ice)
-        accepted = await self._transceivers.update_ice(call_id, tenant, update)
+        accepted = await self._transceivers.update_ice(call_id, caller.tenant, update)
         if accepted is None:
             raise busy("no_transceiver", "the transceiver of this call gave no sense")
         session_id = int.from_bytes(self._random(8), "big") >> 1
@@ -124,6 +142,7 @@ class Calls:
         """End a call. Raises `RefusedError`, 404 for what is not a call of this tenant."""
         _check(call_id)
         await self._transceivers.end(call_id, tenant)
+        self._limits.end_call(call_id, trio.current_time())
 
     async def status(self, tenant: str, call_id: str) -> CallStatus:
         """Return the figures of a call. Raises `RefusedError`, 404 for what is not a call of this tenant."""
@@ -132,7 +151,9 @@ class Calls:
 
     async def wait_ended(self, tenant: str, call: Answered) -> str:
         """Return the reason for which a call ended, once it has."""
-        return await self._transceivers.wait_ended(call.transceiver, call.call_id, tenant)
+        reason = await self._transceivers.wait_ended(call.transceiver, call.call_id, tenant)
+        self._limits.end_call(call.call_id, trio.current_time())
+        return reason
 
 
 def read_session(text: str | bytes | None, model: str | None = None) -> dict[str, Any]:

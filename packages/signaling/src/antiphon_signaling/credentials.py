@@ -5,19 +5,26 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from antiphon_common.settings import FrontSettings, SettingsError, is_loopback
+from antiphon_common.settings.values import Network
+from antiphon_common.shell.http_server import address_group, is_loopback_group
+from antiphon_common.shell.secrets import find_exposure
 from antiphon_signaling.refusals import unauthorized
 
 DEFAULT_TENANT = "default"
 """The tenant of callers who need no key, and of the key that is made at start."""
 MADE_KEY_BYTES = 24
+MIN_KEY = 16
+"""Characters of an API key. Where all are random, 2^64 guesses find one of hexadecimal digits."""
 FORWARDING_HEADERS = ("forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip")
 """With these, and any that begins with `x-forwarded-`, a request came through a proxy: its peer tells nothing."""
+
+ANYWHERE: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):(\S{1,512})")
 
@@ -39,6 +46,11 @@ class ApiKeys:
             match = _LINE.fullmatch(line.strip())
             if match is None:
                 raise SettingsError(f"line {number} is not tenant:key, the tenant of letters, digits, dots and dashes")
+            if len(match[2]) < MIN_KEY:
+                raise SettingsError(
+                    f"line {number} has a key of less than {MIN_KEY} characters, which can be guessed: make one with "
+                    "`openssl rand -hex 16`"
+                )
             if keys.setdefault(match[2], match[1]) != match[1]:
                 raise SettingsError(f"line {number} gives the key of another tenant: each key has one")
         if not keys:
@@ -47,8 +59,11 @@ class ApiKeys:
 
     @classmethod
     def load(cls, file: str) -> Self:
-        """Read an API-key file. Raises SettingsError, with the file's name, when that is impossible."""
+        """Read an API-key file that only its owner can read. Raises SettingsError, with the file's name, when that is
+        impossible."""
         try:
+            if (exposure := find_exposure(file)) is not None:
+                raise SettingsError(exposure)
             return cls.parse(Path(file).read_text("utf-8"))
         except OSError as error:
             raise SettingsError(f"--api-key-file: cannot read {file}: {error.strerror}") from None
@@ -68,13 +83,29 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+class Caller(NamedTuple):
+    """Whose request it is. `account` is the tenant whose limits hold, None where no key tells tenants apart; `address`
+    the one whose limits hold, None for programs on this machine."""
+
+    tenant: str
+    account: str | None
+    address: str | None
+
+
 class Credentials:
     """Decides for each request. With `keys` a key is needed; without, everybody may call, or with `loopback_only` who
     is on this machine."""
 
-    def __init__(self, keys: ApiKeys | None, *, loopback_only: bool = False) -> None:
+    def __init__(self, keys: ApiKeys | None, *, loopback_only: bool = False, proxies: Sequence[Network] = ()) -> None:
         self._keys = keys
+        self._proxies = tuple(proxies)
         self._loopback_only = loopback_only
+
+    def identify(self, headers: Mapping[str, str], peer: str, key: str | None = None) -> Caller:
+        """Return whose request this is, as `tenant` finds it, and what its limits go by."""
+        tenant = self.tenant(headers, peer, key)
+        address = address_group(forwarded_address(headers.get("x-forwarded-for", ""), peer, self._proxies))
+        return Caller(tenant, None if self._keys is None else tenant, None if is_loopback_group(address) else address)
 
     def tenant(self, headers: Mapping[str, str], peer: str, key: str | None = None) -> str:
         """Return the tenant of a request, its headers' names in lower case and `peer` the numeric address it came from.
@@ -101,14 +132,44 @@ class Credentials:
 def make_credentials(front: FrontSettings, random: Callable[[int], bytes]) -> tuple[Credentials, str | None]:
     """Apply the settings: keys of a file, or none (`--no-auth`), or none on loopback, or one made now, which is
     returned too. Raises SettingsError."""
+    proxies = front.proxy
     if front.api_key_file:
-        return Credentials(ApiKeys.load(front.api_key_file)), None
+        return Credentials(ApiKeys.load(front.api_key_file), proxies=proxies), None
     if front.no_auth:
-        return Credentials(None), None
+        return Credentials(None, proxies=proxies), None
     if is_loopback(front.http.host):
-        return Credentials(None, loopback_only=True), None
+        return Credentials(None, loopback_only=True, proxies=proxies), None
     key = base64.urlsafe_b64encode(random(MADE_KEY_BYTES)).decode()
-    return Credentials(ApiKeys({key: DEFAULT_TENANT})), key
+    return Credentials(ApiKeys({key: DEFAULT_TENANT}), proxies=proxies), key
+
+
+def forwarded_address(forwarded_for: str, peer: str, proxies: Sequence[Network]) -> str:
+    """Return the address that a request comes from: the peer, or where that is one of `proxies`, the last address of
+    X-Forwarded-For that is none of them. What comes before it a caller may have made up."""
+    address = peer
+    for hop in reversed(forwarded_for.split(",")):
+        if not is_in(address, proxies) or not is_in(hop.strip(), ANYWHERE):
+            break
+        address = hop.strip()
+    return address
+
+
+def is_in(address: str, networks: Sequence[Network]) -> bool:
+    """Tell whether a numeric address is in one of some networks."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    return any(parsed in network for network in networks)
+
+
+def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return headers by name, those of one name joined by commas (RFC 9110 §5.2)."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
 
 
 def _bearer(header: str) -> str | None:

@@ -7,16 +7,21 @@ from typing import TypeVar
 import httpx
 import trio
 
-from antiphon_common.control import LinkInfo, Load, decode
+from antiphon_common.control import CallList, LinkInfo, Load, decode
 from antiphon_common.errors import DecodeError
 from antiphon_common.keys import DerivedKeys
 from antiphon_common.registry import Registered
 from antiphon_common.settings import SharedSettings
 from antiphon_common.shell.registry import watch_members
 from antiphon_signaling.fleet import Fleet
+from antiphon_signaling.limits import Limits
 
 ASK_SECONDS = 1.0
 """How long a transceiver may take to tell its link and its load, and how long it takes until it is asked again."""
+
+CALLS_SECONDS = 0.5
+"""How often transceivers are asked which of their calls run, while there are any that count. A call occupies one of the
+set-ups of its caller for so much longer than it takes."""
 
 T = TypeVar("T")
 
@@ -51,6 +56,26 @@ async def keep_informed(
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
             await trio.sleep_until(wait_until)
+
+
+async def follow_calls(limits: Limits, client: httpx.AsyncClient) -> None:
+    """Keep the limits informed of which calls run, until cancelled."""
+    while True:
+        await trio.sleep(CALLS_SECONDS)
+        async with trio.open_nursery() as questions:
+            for url in limits.transceivers:
+                questions.start_soon(_ask_calls, limits, client, url)
+        limits.forget_unreported(trio.current_time())
+
+
+async def _ask_calls(limits: Limits, client: httpx.AsyncClient, url: str) -> None:
+    asked_at = trio.current_time()
+    with trio.move_on_after(ASK_SECONDS):
+        try:
+            calls = await _get(client, f"{url}/calls", CallList)
+        except (httpx.HTTPError, DecodeError):
+            return  # one that does not answer is in the log already; one of before 0.3 does not know the question
+        limits.reported(url, calls.connecting, calls.connected, asked_at, trio.current_time())
 
 
 async def _ask(fleet: Fleet, client: httpx.AsyncClient, url: str) -> None:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from antiphon_common.shell.http1 import App
 from antiphon_signaling.calls import Calls, read_session
 from antiphon_signaling.cors import allow_pages
-from antiphon_signaling.credentials import Credentials
+from antiphon_signaling.credentials import Caller, Credentials, joined
 from antiphon_signaling.page import page_routes
 from antiphon_signaling.refusals import RefusedError
 from antiphon_signaling.sdp import FRAGMENT_TYPE
@@ -59,31 +59,33 @@ class _CallsApi:
 
     async def start(self, request: Request) -> Response:
         with self._calls.attempt(_peer(request)):
-            tenant = self._tenant_of(request)
-            offer, session = await _read_offer(request)
-            answered = await self._calls.start(tenant, offer, read_session(session, request.query_params.get("model")))
+            caller = self._caller_of(request)
+            with self._calls.admit(caller) as setup:
+                offer, text = await _read_offer(request)
+                session = read_session(text, request.query_params.get("model"))
+                answered = await self._calls.start(setup, caller.tenant, offer, session)
         headers = {"Location": f"{CALLS_PATH}/{answered.call_id}", "ETag": _etag(answered.generation)}
         return Response(answered.sdp, 201, headers, media_type="application/sdp")
 
     async def update(self, request: Request) -> Response:
-        tenant, call_id = self._tenant_of(request), request.path_params["call_id"]
+        caller, call_id = self._caller_of(request), request.path_params["call_id"]
         _require_type(request, FRAGMENT_TYPE)
         generation = _read_if_match(request)
-        restarted = await self._calls.update_ice(tenant, call_id, await _read_body(request), generation)
+        restarted = await self._calls.update_ice(caller, call_id, await _read_body(request), generation)
         if restarted is None:
             return Response(status_code=204)
         return Response(restarted.sdp, 200, {"ETag": _etag(restarted.generation)}, media_type=FRAGMENT_TYPE)
 
     async def end(self, request: Request) -> Response:
-        await self._calls.end(self._tenant_of(request), request.path_params["call_id"])
+        await self._calls.end(self._caller_of(request).tenant, request.path_params["call_id"])
         return Response(status_code=200)
 
     async def stats(self, request: Request) -> Response:
-        status = await self._calls.status(self._tenant_of(request), request.path_params["call_id"])
+        status = await self._calls.status(self._caller_of(request).tenant, request.path_params["call_id"])
         return Response(msgspec.json.encode(status), media_type="application/json")
 
-    def _tenant_of(self, request: Request) -> str:
-        return self._credentials.tenant(request.headers, _peer(request))
+    def _caller_of(self, request: Request) -> Caller:
+        return self._credentials.identify(joined(request.headers.items()), _peer(request))
 
 
 def _peer(request: Request) -> str:

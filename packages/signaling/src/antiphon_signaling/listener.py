@@ -36,13 +36,15 @@ class Listener:
         *,
         timeouts: Timeouts = Timeouts(),  # noqa: B008
         limit: int | None = None,
+        is_proxy: Callable[[str], bool] = lambda host: False,
     ) -> None:
+        """`is_proxy` tells of an address whether its connections are of many callers."""
         self.counters = HttpCounters()
         self._app = app
         self._upgraded = upgraded
         self._tls = tls
         self._timeouts = timeouts
-        self._connections = Connections(self.counters, limit)
+        self._connections = Connections(self.counters, limit, is_proxy=is_proxy)
         self._busy = 0
 
     def idle(self) -> bool:

@@ -9,7 +9,13 @@ from antiphon_common.errors import AntiphonError
 RETRY_AFTER_SECONDS = "2"
 """When a refused call is worth another try, unless a transceiver says otherwise."""
 
-_TYPES = {401: "authentication_error", 404: "not_found_error", 500: "server_error", 503: "server_error"}
+_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
 
 
 class RefusedError(AntiphonError):

@@ -22,10 +22,11 @@ from antiphon_common.shell.admin import listen_tcp, serve_admin
 from antiphon_common.shell.interfaces import default_address
 from antiphon_common.shell.supervise import Drain
 from antiphon_signaling.calls import CallMetrics, Calls
-from antiphon_signaling.credentials import make_credentials
-from antiphon_signaling.discovery import keep_informed
+from antiphon_signaling.credentials import is_in, make_credentials
+from antiphon_signaling.discovery import follow_calls, keep_informed
 from antiphon_signaling.fleet import Fleet
 from antiphon_signaling.http import make_app
+from antiphon_signaling.limits import Limit, Limits
 from antiphon_signaling.listener import Listener
 from antiphon_signaling.placement import Transceivers, open_client
 from antiphon_signaling.tls import make_tls
@@ -69,9 +70,20 @@ async def serve_signaling(
     async with open_client(keys.control) as client, trio.open_nursery() as nursery:
         fleet = Fleet(shared.asked, Random(os.urandom(16)).randrange)
         await nursery.start(keep_informed, fleet, client, shared, keys.control)
-        calls = Calls(Transceivers(fleet, client), advertised, os.urandom, CallMetrics(registry), drain)
-        listener = Listener(make_app(calls, credentials), SignalingSocket(calls, credentials, drain).serve, tls)
+        limits = Limits(
+            Limit(front.tenant_calls, front.tenant_setups, front.tenant_offers),
+            Limit(front.address_calls, front.address_setups, front.address_offers),
+        )
+        nursery.start_soon(follow_calls, limits, client)
+        calls = Calls(Transceivers(fleet, client), advertised, os.urandom, CallMetrics(registry), drain, limits)
+        listener = Listener(
+            make_app(calls, credentials),
+            SignalingSocket(calls, credentials, drain).serve,
+            tls,
+            is_proxy=partial(is_in, networks=front.proxy),
+        )
         export_counters(registry, "antiphon_signaling", listener.counters)
+        export_counters(registry, "antiphon_signaling", limits.counters)
         listening = listen_tcp(*front.http)
         bound = Address(*listening.getsockname()[:2])
         url = _url_of(bound, advertised, secure=tls is not None)

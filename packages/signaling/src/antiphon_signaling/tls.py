@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from antiphon_common.settings import FrontSettings, SettingsError
+from antiphon_common.shell.secrets import find_exposure
 
 VALIDITY = datetime.timedelta(days=90)
 """A made certificate lives as long as its process; browsers refuse more than 398 days."""
@@ -84,6 +85,8 @@ def _own_names(hosts: Iterable[str]) -> list[str]:
 
 def _load(certificate: str, key: str) -> ssl.SSLContext:
     context = _new_context()
+    if (exposure := find_exposure(key)) is not None:
+        raise SettingsError(f"--tls-key {key}: {exposure}")
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:

@@ -11,7 +11,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 
 from antiphon_common.shell.supervise import Drain
 from antiphon_signaling.calls import Answered, Calls, check_session
-from antiphon_signaling.credentials import Credentials
+from antiphon_signaling.credentials import Caller, Credentials, joined
 from antiphon_signaling.refusals import RefusedError
 
 PATH = "/v1/signaling"
@@ -28,7 +28,10 @@ OFFER_SECONDS = 60.0
 PING_SECONDS = 20.0
 CLOSE_SECONDS = 2.0
 GOING_AWAY = 1001
-"""Close code (RFC 6455 §7.4.1)."""
+POLICY_VIOLATION = 1008
+"""Close codes (RFC 6455 §7.4.1)."""
+MAX_ERRORS = 100
+"""Messages of one connection that are refused before it is closed."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ class SignalingSocket:
 
     async def _accept(self, request: WebSocketRequest, head: h11.Request, peer: str) -> "_Conversation | None":
         """Accept a request, or tell why not. None too where the client has gone meanwhile."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+        headers = joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
         proposed = request.proposed_subprotocols
         key = next((name.removeprefix(KEY_SUBPROTOCOL) for name in proposed if name.startswith(KEY_SUBPROTOCOL)), None)
         path, _, query = request.path.partition("?")
@@ -77,7 +80,7 @@ class SignalingSocket:
                 await _reject(request, RefusedError(404, "not_found", f"there is no WebSocket here; it is at {PATH}"))
                 return None
             try:
-                tenant = self._credentials.tenant(headers, peer, key)
+                caller = self._credentials.identify(headers, peer, key)
             except RefusedError as error:
                 logger.info("websocket refused", extra={"peer": peer, "code": error.code, "reason": error.message})
                 await _reject(request, error)
@@ -86,7 +89,7 @@ class SignalingSocket:
         except ConnectionClosed:
             return None
         model = parse_qs(query).get("model", [None])[0]
-        return _Conversation(self._calls, connection, tenant, peer, model, self._drain)
+        return _Conversation(self._calls, connection, caller, peer, model, self._drain)
 
 
 async def _reject(request: WebSocketRequest, error: RefusedError) -> None:
@@ -102,18 +105,19 @@ class _Conversation:
         self,
         calls: Calls,
         connection: WebSocketConnection,
-        tenant: str,
+        caller: Caller,
         peer: str,
         model: str | None,
         drain: Drain,
     ) -> None:
         self._calls = calls
         self._connection = connection
-        self._tenant = tenant
+        self._caller = caller
         self._peer = peer
         self._model = model
         self._drain = drain
         self._call: Answered | None = None
+        self._errors = 0
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Converse, then cancel `nursery`, which holds the connection's reader too."""
@@ -139,13 +143,23 @@ class _Conversation:
         try:
             await self._handle(_decode(text))
         except RefusedError as refusal:
-            await self._send({"type": "error", "error": refusal.error})
+            await self._refuse(refusal)
+
+    async def _refuse(self, refusal: RefusedError) -> None:
+        """Report an error. A client that makes too many of them is closed: each costs an answer."""
+        message: dict[str, Any] = {"type": "error", "error": refusal.error}
+        if (retry_after := refusal.headers.get("Retry-After")) is not None:
+            message["retry_after"] = int(retry_after)
+        await self._send(message)
+        self._errors += 1
+        if self._errors >= MAX_ERRORS:
+            await self._connection.aclose(POLICY_VIOLATION, "too many errors")
 
     async def _handle(self, message: ClientMessage) -> None:
         if message.type == "offer" and self._call is None:
-            with self._calls.attempt(self._peer):
+            with self._calls.attempt(self._peer), self._calls.admit(self._caller) as setup:
                 session = check_session(message.session, self._model)
-                call = await self._calls.start(self._tenant, message.sdp.encode(), session)
+                call = await self._calls.start(setup, self._caller.tenant, message.sdp.encode(), session)
             self._call = call
             await self._send({"type": "answer", "call_id": call.call_id, "sdp": call.sdp.decode()})
         elif message.type == "offer":
@@ -155,15 +169,15 @@ class _Conversation:
         elif self._call is None:
             raise RefusedError(409, "no_call", f"there is no call to {message.type}", param="type")
         elif message.type == "restart":
-            restarted = await self._calls.restart(self._tenant, self._call.call_id, message.sdp.encode())
+            restarted = await self._calls.restart(self._caller, self._call.call_id, message.sdp.encode())
             await self._send({"type": "answer", "call_id": self._call.call_id, "sdp": restarted.sdp.decode()})
         elif message.type == "hangup":
-            await self._calls.end(self._tenant, self._call.call_id)
+            await self._calls.end(self._caller.tenant, self._call.call_id)
         # A trickled candidate has no effect: a lite agent answers to where checks come from.
 
     async def _watch(self, call: Answered) -> None:
         """Tell the client when its call is over, and close."""
-        reason = await self._calls.wait_ended(self._tenant, call)
+        reason = await self._calls.wait_ended(self._caller.tenant, call)
         try:
             await self._send({"type": "ended", "call_id": call.call_id, "reason": reason})
             with trio.move_on_after(CLOSE_SECONDS):

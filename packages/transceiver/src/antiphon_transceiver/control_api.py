@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from antiphon_common.control import CallRequest, Failure, IceUpdate, LinkInfo, Origin, decode
+from antiphon_common.control import CallList, CallRequest, Failure, IceUpdate, LinkInfo, Origin, decode
 from antiphon_common.errors import AntiphonError, DecodeError, LocalProtocolError
 from antiphon_common.json_objects import LimitError, check_json
 from antiphon_common.keys import DerivedKeys
@@ -67,6 +67,7 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys, ne
     app = Starlette(
         routes=[
             route("POST", "/calls", api.start),
+            route("GET", "/calls", api.list),
             route("GET", "/calls/{call_id}", api.status),
             route("PATCH", "/calls/{call_id}", api.update),
             route("DELETE", "/calls/{call_id}", api.end),
@@ -112,6 +113,12 @@ class _ControlApi:
     async def start(self, request: Request) -> Response:
         offer = await _read(request, CallRequest)
         return _json(201, self._server.start_call(offer))
+
+    async def list(self, request: Request) -> Response:
+        calls: tuple[list[str], list[str]] = ([], [])
+        for call in self._server.switchboard:
+            calls[call.session.was_connected].append(call.id)
+        return _json(200, CallList(*map(tuple, calls)))
 
     async def status(self, request: Request) -> Response:
         call_id, tenant = _call_of(request)

@@ -28,6 +28,7 @@ from antiphon_common.settings.values import (
     read_host_name,
     read_media,
     read_network,
+    read_rate,
     read_redis,
     read_seconds,
     read_text,
@@ -62,6 +63,25 @@ class FrontSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     api_key_file: Annotated[str | None, Option("API keys, lines `tenant:key`", "FILE", read_text)] = None
     no_auth: Annotated[bool, Option("let everybody call who can reach the address")] = False
+    tenant_calls: Annotated[int, Option("calls of one tenant at once", "N", read_count)] = 1000
+    tenant_setups: Annotated[int, Option("calls of one tenant that are not connected yet", "N", read_count)] = 50
+    tenant_offers: Annotated[
+        float, Option("offers and ICE restarts of one tenant; of 5 seconds at once", "PER-SECOND", read_rate)
+    ] = 30.0
+    address_calls: Annotated[int, Option("calls from one address at once", "N", read_count)] = 200
+    address_setups: Annotated[int, Option("calls from one address that are not connected yet", "N", read_count)] = 30
+    address_offers: Annotated[
+        float, Option("offers and ICE restarts from one address; of 5 seconds at once", "PER-SECOND", read_rate)
+    ] = 20.0
+    proxy: Annotated[
+        tuple[Network, ...],
+        Option(
+            "where reverse proxies are whose X-Forwarded-For names the caller's address",
+            "CIDR",
+            read_network,
+            repeatable=True,
+        ),
+    ] = ()
     advertise: Annotated[
         tuple[Address, ...],
         Option(

@@ -197,6 +197,13 @@ def read_seconds(text: str) -> float:
     return float(text)
 
 
+def read_rate(text: str) -> float:
+    """A number a second above zero, with decimals if need be."""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) == 0:
+        raise ValueError("write a number a second, such as 20 or 0.5")
+    return float(text)
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """Return a reader that takes just these words."""
 

@@ -46,8 +46,16 @@ class Connections:
     """The connections of one server. When there is no room, the one that has waited longest for a request goes: of the
     same address if that one has too many, else of all. Those with a request in progress stay."""
 
-    def __init__(self, counters: HttpCounters, limit: int | None = None, address_share: int = ADDRESS_SHARE) -> None:
-        """`limit` is how many there may be; without it, as many as MAX_CONNECTIONS and the descriptors allow."""
+    def __init__(
+        self,
+        counters: HttpCounters,
+        limit: int | None = None,
+        address_share: int = ADDRESS_SHARE,
+        is_proxy: Callable[[str], bool] = lambda host: False,
+    ) -> None:
+        """`limit` is how many there may be; without it, as many as MAX_CONNECTIONS and the descriptors allow. The
+        addresses of proxies may have all."""
+        self._is_proxy = is_proxy
         self._counters = counters
         self._limit = connection_limit() if limit is None else limit
         self._share = max(1, self._limit // address_share)
@@ -60,7 +68,7 @@ class Connections:
         """Hold a place for a connection from a numeric address; None when there is no room."""
         group = address_group(host)
         own = self._addresses.get(group) or _Address()
-        if not self._make_room(group, own):
+        if not self._make_room(host, own):
             self._counters.connections_refused += 1
             yield None
             return
@@ -75,8 +83,8 @@ class Connections:
             if not own.count:
                 self._addresses.pop(group, None)
 
-    def _make_room(self, group: str, own: "_Address") -> bool:
-        if own.count >= self._share and not is_loopback_group(group):
+    def _make_room(self, host: str, own: "_Address") -> bool:
+        if own.count >= self._share and not (is_loopback_group(address_group(host)) or self._is_proxy(host)):
             return self._evict(own.waiting)
         return self._count < self._limit or self._evict(self._waiting)
 

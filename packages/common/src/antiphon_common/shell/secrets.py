@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """Between two looks at the secret file."""
 
+SECRETS_MOUNT = Path("/run/secrets")
+"""Where Docker and Podman mount a container's secrets, by default with mode 0444."""
+
 KNOWN_TO_ALL = KeyRing([Key(0, bytes(SECRET_SIZE))])
 """What --insecure runs on without a secret file: every installation has it, so services on several machines agree."""
 
@@ -44,10 +47,42 @@ def load_keys(shared: SharedSettings, exposed: Mapping[str, Address]) -> KeyRing
 
 def read_keys(file: str | Path) -> KeyRing:
     """Read a secret file; raise KeyRingError when that is impossible, or when it has no key for this moment."""
+    if (exposure := find_exposure(file)) is not None:
+        raise KeyRingError(f"{file}: {exposure}")
     keys = KeyRing.load(file)
     if keys.is_early(time.time()):
         raise KeyRingError(f"{file}: no key may be used yet: give one of them an earlier mint_from")
     return keys
+
+
+def find_exposure(file: str | Path) -> str | None:
+    """Return why a file of secrets cannot be trusted, as the end of a sentence about it; None when it can, or is not
+    there.
+
+    It belongs to this process's user or to root, nobody else may write it, and others may not read it. A group may read
+    what is root's, as Kubernetes mounts Secrets for a pod's fsGroup; where a container's runtime mounts secrets, whose
+    mode is not the user's choice, everybody in the container may.
+    """
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None  # reading it says why
+    if status.st_uid not in (0, os.geteuid()):
+        return f"it belongs to user {status.st_uid}: give it to the user of this service (chown), or to root"
+    refused = stat.S_IWGRP | stat.S_IWOTH
+    if status.st_uid != 0:
+        refused |= stat.S_IRGRP | stat.S_IROTH
+    elif not _is_mounted(Path(file)):
+        refused |= stat.S_IROTH
+    if status.st_mode & refused:
+        mode = stat.S_IMODE(status.st_mode)
+        return f"others can read or write it (mode {mode:04o}): chmod 600 it, or set defaultMode: 0440 for a Secret"
+    return None
+
+
+def _is_mounted(file: Path) -> bool:
+    """Tell whether a container's runtime put a file there: Docker and Podman, or the kubelet with its `..data` link."""
+    return SECRETS_MOUNT in file.absolute().parents or (file.parent / "..data").is_symlink()
 
 
 async def follow_keys(keys: KeyRing) -> None:

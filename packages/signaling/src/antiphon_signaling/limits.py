@@ -1,0 +1,227 @@
+"""How much one tenant and one address may ask of a signaling server: calls at once, set-ups that are not connected yet,
+and offers a second. Without IO; `now` is in seconds and never goes backwards.
+
+A set-up begins with its offer and ends when the call is connected for the first time, or over. Calls are known by what
+their transceivers report (`reported`). One that none of them has reported for FORGET_SECONDS no longer counts.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from math import ceil
+from typing import NamedTuple
+
+import msgspec
+
+from antiphon_signaling.refusals import RefusedError
+
+BURST_SECONDS = 5.0
+"""Offers of so many seconds may come at once."""
+MAX_CALLS = 20_000
+"""Calls remembered. The one longest unreported is forgotten for the next: it only ends to count."""
+MAX_IDLE_ACCOUNTS = 10_000
+"""Tenants and addresses without calls whose latest offers are remembered; more than come within BURST_SECONDS."""
+FORGET_SECONDS = 60.0
+"""How long a call counts that no transceiver reports: one that cannot be reached, or that reports no calls."""
+RETRY_SECONDS = 2
+"""When a caller with too many calls may try again: one of them may have ended."""
+
+
+class Limit(NamedTuple):
+    """What one tenant, or one address, may have. `offers` is a number a second, ICE restarts included."""
+
+    calls: int
+    setups: int
+    offers: float
+
+
+class _Account:
+    """One tenant's or one address's use of a limit."""
+
+    __slots__ = ("calls", "refilled", "setups", "tokens")
+
+    def __init__(self, limit: Limit, now: float) -> None:
+        self.calls = 0
+        """Running calls, set-ups included."""
+        self.setups = 0
+        self.tokens = limit.offers * BURST_SECONDS
+        self.refilled = now
+
+
+class _Accounts:
+    """The accounts of all tenants, or of all addresses. Those without calls give way to newer ones."""
+
+    def __init__(self, kind: str, limit: Limit) -> None:
+        self._kind = kind
+        self._limit = limit
+        self._burst = max(1.0, limit.offers * BURST_SECONDS)
+        self._busy: dict[str, _Account] = {}
+        self._idle: OrderedDict[str, _Account] = OrderedDict()
+
+    def check(self, name: str, now: float, *, setup: bool) -> None:
+        """Raise `RefusedError` with 429 when an offer, or with `setup` False a restart, would be too many."""
+        account = self._find(name, now)
+        if setup and account.calls >= self._limit.calls:
+            raise self._refusal("calls", f"{self._limit.calls} calls at once", RETRY_SECONDS)
+        if setup and account.setups >= self._limit.setups:
+            raise self._refusal("setups", f"{self._limit.setups} calls that are not connected yet", RETRY_SECONDS)
+        if account.tokens < 1:
+            wait = ceil((1 - account.tokens) / self._limit.offers)
+            raise self._refusal("offers", f"{self._limit.offers:g} offers a second", wait)
+
+    def take(self, name: str, now: float) -> None:
+        """Count an offer or a restart."""
+        self._find(name, now).tokens -= 1
+
+    def add(self, name: str, calls: int, setups: int, now: float) -> None:
+        """Change the number of calls, and of those that are not connected yet."""
+        account = self._find(name, now)
+        account.calls += calls
+        account.setups += setups
+        if account.calls and name in self._idle:
+            self._busy[name] = self._idle.pop(name)
+        elif not account.calls and name in self._busy:
+            self._keep_idle(name, self._busy.pop(name))
+
+    def _find(self, name: str, now: float) -> _Account:
+        account = self._busy.get(name) or self._idle.get(name)
+        if account is None:
+            account = _Account(self._limit, now)
+            account.tokens = self._burst
+            self._keep_idle(name, account)
+        account.tokens = min(self._burst, account.tokens + (now - account.refilled) * self._limit.offers)
+        account.refilled = now
+        return account
+
+    def _keep_idle(self, name: str, account: _Account) -> None:
+        while len(self._idle) >= MAX_IDLE_ACCOUNTS:
+            self._idle.popitem(last=False)
+        self._idle[name] = account
+
+    def _refusal(self, what: str, allowed: str, retry_after: int) -> RefusedError:
+        message = f"this {self._kind} has its {allowed}: try again in a moment"
+        headers = {"Retry-After": str(max(1, retry_after))}
+        return RefusedError(429, f"too_many_{what}_of_{self._kind}", message, headers=headers)
+
+
+class Setup(msgspec.Struct, eq=False):
+    """One call, from its offer on: who asked for it, and where it is. Nobody's name is not counted."""
+
+    tenant: str | None
+    address: str | None
+    since: float
+    call_id: str = ""
+    transceiver: str = ""
+    connected: bool = False
+
+
+class LimitCounters:
+    """What limits did, for the metrics. Refused offers are counted with all others."""
+
+    def __init__(self) -> None:
+        self.calls_forgotten = 0
+        """Calls that no longer count although nobody reported their end."""
+        self.restarts_refused = 0
+
+
+class Limits:
+    """Counts what each tenant and each address has. An offer costs constant time, a report as much as it has calls."""
+
+    def __init__(self, tenant: Limit, address: Limit) -> None:
+        self._tenants = _Accounts("tenant", tenant)
+        self._addresses = _Accounts("address", address)
+        self._calls: OrderedDict[str, Setup] = OrderedDict()
+        """By id, the one longest unreported first."""
+        self._placed: dict[str, dict[str, Setup]] = {}
+        """The same calls by transceiver."""
+        self.counters = LimitCounters()
+
+    def begin(self, tenant: str | None, address: str | None, now: float) -> Setup:
+        """Count an offer, which `place` or `end` must follow. Without a tenant or an address that limit does not hold.
+
+        Raises `RefusedError` with 429.
+        """
+        setup = Setup(tenant, address, now)
+        self._take(setup, now, setup=True)
+        self._add(setup, 1, 1, now)
+        return setup
+
+    def restart(self, tenant: str | None, address: str | None, now: float) -> None:
+        """Count an ICE restart. Raises `RefusedError` with 429."""
+        try:
+            self._take(Setup(tenant, address, now), now, setup=False)
+        except RefusedError:
+            self.counters.restarts_refused += 1
+            raise
+
+    def place(self, setup: Setup, call_id: str, transceiver: str, now: float) -> None:
+        """Note that a transceiver has taken a call."""
+        while len(self._calls) >= MAX_CALLS:
+            self._forget(next(iter(self._calls.values())), now)
+        setup.call_id, setup.transceiver, setup.since = call_id, transceiver, now
+        self._calls[call_id] = setup
+        self._placed.setdefault(transceiver, {})[call_id] = setup
+
+    def end(self, setup: Setup, now: float) -> None:
+        """Note that a set-up failed, or that a call is over."""
+        if setup.call_id:
+            if self._calls.pop(setup.call_id, None) is None:
+                return  # it had ended before
+            del self._placed[setup.transceiver][setup.call_id]
+            if not self._placed[setup.transceiver]:
+                del self._placed[setup.transceiver]
+        self._add(setup, -1, 0 if setup.connected else -1, now)
+
+    def end_call(self, call_id: str, now: float) -> None:
+        """Note that a call is over; without effect for one that does not count."""
+        if (setup := self._calls.get(call_id)) is not None:
+            self.end(setup, now)
+
+    @property
+    def transceivers(self) -> set[str]:
+        """Those that have calls which count: they are to be asked."""
+        return set(self._placed)
+
+    def reported(
+        self, transceiver: str, connecting: Iterable[str], connected: Iterable[str], asked_at: float, now: float
+    ) -> None:
+        """Take the calls that a transceiver has, as of a question asked at `asked_at`."""
+        states = dict.fromkeys(connecting, False) | dict.fromkeys(connected, True)
+        for setup in list(self._placed.get(transceiver, {}).values()):
+            state = states.get(setup.call_id)
+            if state is not None:
+                setup.since = now
+                self._calls.move_to_end(setup.call_id)
+                if state and not setup.connected:
+                    setup.connected = True
+                    self._add(setup, 0, -1, now)
+            elif setup.since < asked_at:
+                self.end(setup, now)
+
+    def forget_unreported(self, now: float) -> None:
+        """Forget the calls that nobody has reported for FORGET_SECONDS."""
+        for setup in list(self._calls.values()):
+            if now - setup.since < FORGET_SECONDS:
+                break
+            self._forget(setup, now)
+
+    def _forget(self, setup: Setup, now: float) -> None:
+        self.counters.calls_forgotten += 1
+        self.end(setup, now)
+
+    def _take(self, asked: Setup, now: float, *, setup: bool) -> None:
+        """Take from both accounts, or from none."""
+        accounts = list(self._accounts_of(asked))
+        for accounts_of_kind, name in accounts:
+            accounts_of_kind.check(name, now, setup=setup)
+        for accounts_of_kind, name in accounts:
+            accounts_of_kind.take(name, now)
+
+    def _add(self, setup: Setup, calls: int, setups: int, now: float) -> None:
+        for accounts, name in self._accounts_of(setup):
+            accounts.add(name, calls, setups, now)
+
+    def _accounts_of(self, setup: Setup) -> "Iterable[tuple[_Accounts, str]]":
+        if setup.tenant is not None:
+            yield self._tenants, setup.tenant
+        if setup.address is not None:
+            yield self._addresses, setup.address
