@@ -241,7 +241,7 @@ async def test_a_backend_that_is_none_is_refused(client: httpx.AsyncClient) -> N
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"", 400), (b"\xff", 400), (b"[" * 10_000, 400), (b"{}", 400), (b"x" * (MAX_BODY + 1), 413)],
+    [(b"", 400), (b"\xff", 400), (b"[" * 10_000, 422), (b"{}", 400), (b"x" * (MAX_BODY + 1), 413)],
 )
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/calls"), ("PATCH", "/calls/rtc_1?tenant=acme"), ("POST", "/moved")]
