@@ -86,6 +86,8 @@ def test_only_the_last_packet_may_be_padded() -> None:
         "81cb0002 00000001 04616161",
         "a0c90001 00000009",
         "a0c90001 00000000",
+        "a0cb0001 00000009",
+        "a0cb0001 00000000",
     ],
 )
 def test_what_is_no_rtcp_is_refused(data: str) -> None:

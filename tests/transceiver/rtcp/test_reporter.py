@@ -7,6 +7,7 @@ from antiphon_transceiver.rtcp import (
     GenericNack,
     Goodbye,
     ReceiverReport,
+    ReportBlock,
     Reporter,
     SenderReport,
     SourceDescription,
@@ -167,3 +168,14 @@ def test_goodbye_is_a_compound_and_the_last_word() -> None:
     assert goodbye == Goodbye((1,))
     assert reporter.poll_timeout() is None
     assert reporter.poll_report(1000.0) is None
+
+
+def test_report_blocks_about_other_sources_say_nothing_of_ours() -> None:
+    reporter = make_reporter(1)
+    reporter.start(0.0)
+    other = ReportBlock(2, 255, 100, 0, 0, 0, 0)
+    reporter.receive(encode_rtcp([ReceiverReport(9, (other,))]), 1.0)
+    assert reporter.peer_report is None
+    ours = ReportBlock(1, 0, 0, 0, 0, 0, 0)
+    reporter.receive(encode_rtcp([ReceiverReport(9, (ours, other))]), 2.0)
+    assert reporter.peer_report == ours

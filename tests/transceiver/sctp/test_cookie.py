@@ -24,3 +24,11 @@ def test_a_changed_or_foreign_cookie_is_refused() -> None:
     for wrong in (b"", cookie[:-1], cookie + b"\0", cookie[:20] + b"\1" + cookie[21:], foreign):
         with pytest.raises(DecodeError):
             JAR.read(wrong, 5.0)
+
+
+@pytest.mark.parametrize("place", range(16))
+def test_each_byte_of_a_cookies_mac_is_compared(place: int) -> None:
+    cookie = JAR.make(PEER, 5.0)
+    changed = cookie[:place] + bytes((cookie[place] ^ 1,)) + cookie[place + 1 :]
+    with pytest.raises(DecodeError):
+        JAR.read(changed, 5.0)

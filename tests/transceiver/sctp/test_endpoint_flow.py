@@ -215,3 +215,63 @@ def test_a_peer_beyond_its_window_is_dropped_and_one_that_fills_it_with_nonsense
         peers.server.receive_datagram(packet, path, 2.0)
     assert peers.server.closed
     assert not any(isinstance(event, MessageReceived) for event in peers.network.right.events)
+
+
+def test_a_sack_that_a_newer_one_overtook_does_not_set_the_window() -> None:
+    """An old SACK with a window of 0 would stop the sender until its timer probes the window."""
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    peers.client.send(channel, "one")
+    peers.run(0.5)
+    newest = last_sack(peers)
+    peers.client.send(channel, "in flight")
+    peers.run(0.001)
+    overtaken = forge(peers.network.right, Sack(newest.cumulative_tsn - 1 & 0xFFFFFFFF, 0))
+    peers.client.receive_datagram(overtaken, peers.network.right.path, peers.network.now)
+    sent = len(peers.network.left.sent)
+    peers.client.send(channel, "two")
+    peers.run(0.01)
+    assert [data.payload for packet in peers.network.left.sent[sent:] for data in data_of(packet)] == [b"two"]
+
+
+def test_a_sack_with_a_window_of_zero_stops_what_is_new() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    peers.client.send(channel, "in flight")
+    peers.run(0.001)
+    acknowledged = last_sack(peers).cumulative_tsn
+    peers.client.receive_datagram(
+        forge(peers.network.right, Sack(acknowledged, 0)), peers.network.right.path, peers.network.now
+    )
+    sent = len(peers.network.left.sent)
+    peers.client.send(channel, "two")
+    peers.run(0.01)
+    assert len(peers.network.left.sent) == sent
+
+
+def test_a_reader_that_goes_on_reading_opens_a_window_that_was_small_but_not_shut() -> None:
+    """A window update (RFC 9260 §6.2) at once: the sender waits for no timer. The window was never exactly 0."""
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    reader = peers.network.right
+    read_everything, reader.collect_events = reader.collect_events, lambda: None  # type: ignore[method-assign]
+    for _ in range(10):
+        peers.client.send(channel, bytes(50_000))
+    peers.run(20.0)
+    assert 0 < last_sack(peers).window < 50_000
+    sent = len(reader.sent)
+    reader.collect_events = read_everything  # type: ignore[method-assign]
+    peers.network.drain()
+    peers.run(0.001)
+    assert [chunks_of(packet) for packet in reader.sent[sent:]] == [["Sack"]]
+    assert last_sack(peers).window == RECEIVE_BUFFER
+
+
+def test_a_reader_that_reads_little_sends_no_window_update() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    peers.client.send(channel, bytes(50_000))
+    peers.run(2.0)
+    sent = len(peers.network.right.sent)
+    peers.run(2.0)
+    assert len(peers.network.right.sent) == sent

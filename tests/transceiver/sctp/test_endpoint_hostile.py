@@ -9,11 +9,20 @@ import pytest
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.sctp.association import SEND_BUFFER
 from antiphon_transceiver.sctp.checksum import checksum
+from antiphon_transceiver.sctp.chunks import Data, ForwardTsn, Init, Reconfig
+from antiphon_transceiver.sctp.dcep import PayloadProtocol
 from antiphon_transceiver.sctp.inbound import MAX_HELD_BYTES
-from antiphon_transceiver.sctp.reassembly import MAX_HELD
+from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.parameters import (
+    OutgoingResetRequest,
+    ParameterType,
+    ReconfigResponse,
+    ReconfigResult,
+)
+from antiphon_transceiver.sctp.reassembly import MAX_HELD, MAX_PARTIAL
 from support.impairment import Impairment
 from support.mutation import mutations
-from support.sctp_peers import make_sctp_peers
+from support.sctp_peers import SctpPeers, forge, last_data, make_sctp_peers, messages
 
 BAD = Impairment(loss=0.05, delay=0.01, reordering=0.2, duplication=0.1)
 
@@ -67,3 +76,102 @@ def test_noise_is_counted() -> None:
     counters = peers.server.association.counters
     assert counters.malformed + counters.unexpected == 400
     assert peers.established
+
+
+@pytest.mark.parametrize("back", [1, 2, 4, 100, 32767])
+def test_a_forward_tsn_with_an_old_ssn_does_not_turn_a_stream_back(back: int) -> None:
+    """The SSN skipped (RFC 3758 §3.6) lies before those that came: a stream that goes back waits for them again."""
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("test")
+    for number in range(4):
+        peers.client.send(channel, str(number))
+    peers.run(1.0)
+    last = last_data(peers.network.left)
+    forward = ForwardTsn(last.tsn + 1 & 0xFFFFFFFF, ((channel, last.ssn - back & 0xFFFF),))
+    following = Data(last.tsn + 2 & 0xFFFFFFFF, channel, last.ssn + 1, PayloadProtocol.STRING, b"next")
+    for chunk in (forward, following):
+        peers.server.receive_datagram(forge(peers.network.left, chunk), peers.network.left.path, peers.network.now)
+    peers.network.drain()
+    assert messages(peers.network.right) == ["0", "1", "2", "3", "next"]
+
+
+def test_a_forward_tsn_skips_what_a_stream_waits_for() -> None:
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    last = last_data(peers.network.left)
+    waiting = Data(last.tsn + 3 & 0xFFFFFFFF, channel, last.ssn + 3, PayloadProtocol.STRING, b"waits")
+    forward = ForwardTsn(last.tsn + 2 & 0xFFFFFFFF, ((channel, last.ssn + 2), (60000, 1)))
+    for chunk in (waiting, forward):
+        peers.server.receive_datagram(forge(peers.network.left, chunk), peers.network.left.path, peers.network.now)
+    peers.network.drain()
+    assert messages(peers.network.right) == ["waits"]
+
+
+def test_partial_messages_are_bounded_in_number() -> None:
+    """First fragments of one byte: each holds an object, and counts a byte against the window."""
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    last, server = last_data(peers.network.left), peers.server
+    for start in range(2, 1000, 50):
+        fragments = [
+            Data(last.tsn + n & 0xFFFFFFFF, channel, n, PayloadProtocol.STRING, b"x", True, False)
+            for n in range(start, start + 50)
+        ]
+        server.receive_datagram(forge(peers.network.left, *fragments), peers.network.left.path, peers.network.now)
+    assert server.association.inbound.reassembler.chunks <= MAX_PARTIAL
+    assert server.association.inbound.counters.out_of_window > 100
+    assert peers.established
+    filling = Data(last.tsn + 1 & 0xFFFFFFFF, channel, 1, PayloadProtocol.STRING, b"whole")
+    server.receive_datagram(forge(peers.network.left, filling), peers.network.left.path, peers.network.now)
+    assert server.closed  # what everything waits for does not fit, and only the peer could make room
+
+
+def test_a_stream_that_is_reset_while_its_data_is_missing_is_reset_later() -> None:
+    """RFC 6525 §5.2.2 E2: the request names a TSN that has not come."""
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    last = last_data(peers.network.left)
+    request = OutgoingResetRequest(first_request(peers), 0, last.tsn + 1 & 0xFFFFFFFF, (channel,))
+    missing = Data(last.tsn + 1 & 0xFFFFFFFF, channel, last.ssn + 1, PayloadProtocol.STRING, b"late")
+    for chunk in (Reconfig((request.encode(),)), missing):
+        peers.server.receive_datagram(forge(peers.network.left, chunk), peers.network.left.path, peers.network.now)
+        peers.network.drain()
+    assert messages(peers.network.right) == ["late"]
+    again = forge(peers.network.left, Reconfig((request.encode(),)))
+    peers.server.receive_datagram(again, peers.network.left.path, peers.network.now)
+    peers.server.handle_timeout(peers.network.now)
+    peers.run(1.0)
+    assert results(peers)[:2] == [ReconfigResult.IN_PROGRESS, ReconfigResult.PERFORMED]
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 1000, -2])
+def test_a_reset_request_out_of_sequence_resets_nothing(ahead: int) -> None:
+    """RFC 6525 §5.2.1."""
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    last = last_data(peers.network.left)
+    request = OutgoingResetRequest(first_request(peers) + ahead & 0xFFFFFFFF, 0, last.tsn, (channel,))
+    datagram = forge(peers.network.left, Reconfig((request.encode(),)))
+    peers.server.receive_datagram(datagram, peers.network.left.path, peers.network.now)
+    peers.client.send(channel, "still open")
+    peers.run(1.0)
+    assert results(peers) == [ReconfigResult.BAD_SEQUENCE_NUMBER]
+    assert messages(peers.network.right) == ["still open"]
+
+
+def first_request(peers: SctpPeers) -> int:
+    """Return the sequence number of the first reset request of the client (RFC 6525 §5.1.1)."""
+    sent = [chunk for datagram in peers.network.left.sent for chunk in Packet.decode(datagram).chunks]
+    return next(chunk for chunk in sent if isinstance(chunk, Init)).initial_tsn
+
+
+def results(peers: SctpPeers) -> list[int]:
+    """Return how the server answered reset requests."""
+    sent = [chunk for datagram in peers.network.right.sent for chunk in Packet.decode(datagram).chunks]
+    parameters = [parameter for chunk in sent if isinstance(chunk, Reconfig) for parameter in chunk.parameters]
+    responses = [parameter for parameter in parameters if parameter.type == ParameterType.RECONFIG_RESPONSE]
+    return [ReconfigResponse.decode(response.value).result for response in responses]
