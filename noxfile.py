@@ -75,7 +75,7 @@ def relay(session: nox.Session) -> None:
 def transceiver(session: nox.Session) -> None:
     """Test the transceiver: ICE, DTLS, SRTP, RTP, audio, backends."""
     need(session, "libopus0")
-    test_package(session)
+    test_package(session, "trio-websocket")
 
 
 @nox.session

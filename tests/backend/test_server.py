@@ -5,7 +5,7 @@ The handlers run under Trio and, in a thread, under asyncio; the test itself is 
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from antiphon_backend import Call, Handler, Interrupted, RefuseCall
-from antiphon_backend.server import GRACE
+from antiphon_backend.server import GRACE, HANDSHAKE_TIMEOUT
 from antiphon_common import frames
 from antiphon_common.json_objects import pack
 from antiphon_common.shell.supervise import Runtime
@@ -274,3 +274,69 @@ async def test_what_is_no_transceiver_disturbs_nobody(runtime: Runtime, junk: by
         await end.say(frames.Audio(1, FRAME))
         await end.hear(frames.Audio)
         await stranger.aclose()
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: backend\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+async def answer_to(url: str, request: bytes) -> bytes:
+    """Return the first line that a backend answers to bytes of the test's own."""
+    async with await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2])) as stream:
+        await stream.send_all(request)
+        with trio.fail_after(5):
+            answer = bytes(await stream.receive_some(4096))
+    return answer.partition(b"\r\n")[0]
+
+
+async def test_a_web_page_gets_no_connection(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    """Every page may open a WebSocket to every address that its browser reaches; what it cannot leave out is Origin."""
+    async with serving(loopback, runtime=runtime) as url:
+        answer = await answer_to(url, HANDSHAKE + b"Origin: https://evil.example\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert (await answer_to(url, HANDSHAKE + b"\r\n")).startswith(b"HTTP/1.1 101 ")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("host", [b"\xff\xfe", b"x" * 10_000])
+async def test_a_bad_handshake_logs_no_traceback(host: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(loopback) as url:
+        with suppress(trio.BrokenResourceError):
+            await answer_to(url, HANDSHAKE.replace(b"backend", host) + b"\r\n")
+        async with transceiver_end(url) as end:
+            await end.hear(frames.Hello)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_connections_that_say_nothing_are_bounded_and_end(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_clock.rate = 1
+    monkeypatch.setattr("antiphon_backend.server.MAX_CONNECTIONS", 8)
+    async with serving(loopback) as url, transceiver_end(url) as end, AsyncExitStack() as idle:
+        await end.hear(frames.Hello)
+        port = int(url.rpartition(":")[2])
+        streams = [await idle.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port)) for _ in range(8)]
+        with trio.fail_after(HANDSHAKE_TIMEOUT / 2):
+            assert await streams[-1].receive_some(1) == b"", "one connection too many"
+        await end.say(STARTED)
+        await end.hear(frames.Accepted)
+        mock_clock.rate = 20
+        with trio.fail_after(20 * HANDSHAKE_TIMEOUT):
+            for stream in streams:
+                assert await stream.receive_some(1) == b""
+        mock_clock.rate = 1
+        async with transceiver_end(url) as other:
+            await other.hear(frames.Hello)
+
+
+async def test_deep_nesting_in_one_frame_ends_its_call_and_no_other(runtime: Runtime) -> None:
+    async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
+        await end.say(STARTED, frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(2, 4000))
+        await end.hear(frames.Accepted, 2)
+        nested = b"\x93\x10\x01\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
+        await end.say_raw(b"\x92" + nested + bytes(frames.encode_frame(frames.Audio(2, FRAME))))
+        assert await end.hear(frames.Ended) == [frames.Ended(1, "bad_frame")]
+        assert await end.hear(frames.Audio) == [frames.Audio(2, FRAME, response=1)]

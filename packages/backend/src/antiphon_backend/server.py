@@ -10,13 +10,13 @@ from prometheus_client import CollectorRegistry
 
 from antiphon_backend.call import Call, RefuseCall
 from antiphon_backend.core import BackendSession, CallCore, CallOffered, CallState, Slots
-from antiphon_backend.websocket import WebSocket, WebSocketClosed
 from antiphon_common.formats import AudioFormat
 from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.metrics import export_counters, export_gauge
 from antiphon_common.settings import Address
 from antiphon_common.shell.frame_pump import CLOSE_TIMEOUT, FramePump
 from antiphon_common.shell.wakeup import Wakeup
+from antiphon_common.shell.websocket import WebSocket, WebSocketClosed
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,10 @@ GRACE = 10.0
 
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds for the WebSocket handshake."""
+
+MAX_CONNECTIONS = 512
+"""Connections at once, those that have not said hello included; a process may most often open 1,024 files. A connection
+that says nothing ends after `HANDSHAKE_TIMEOUT` or `HELLO_TIMEOUT`."""
 
 ACCEPT_PAUSE = 0.1
 """Seconds without new connections after one could not be taken: most often the process has no descriptor left."""
@@ -103,6 +107,7 @@ class _Backend:
         self.counters = ConnectionCounters()
         self.calls = CallCounters()
         self._connections: set[_Connection] = set()
+        self._streams = 0
         self._quiet = Wakeup()
 
     def export(self, registry: CollectorRegistry) -> None:
@@ -122,7 +127,11 @@ class _Backend:
                 log.warning("a connection could not be taken", extra={"reason": error.__cause__ or error})
                 await anyio.sleep(ACCEPT_PAUSE)
             else:
-                connections.start_soon(self._serve_stream, stream)
+                if self._streams < MAX_CONNECTIONS:
+                    connections.start_soon(self._serve_stream, stream)
+                    self._streams += 1
+                else:
+                    await anyio.aclose_forcefully(stream)
 
     async def drain(self) -> None:
         """Take no new calls; when the last is over, close the connections."""
@@ -149,10 +158,14 @@ class _Backend:
                     websocket = await WebSocket.accept(stream)
                 peer = str(Address(*stream.extra(SocketAttribute.remote_address)[:2]))
                 await self._serve(_Connection(self, websocket, peer, handlers))
-        except* (TimeoutError, WebSocketClosed):
-            log.info("a connection was no WebSocket")
+        except* TimeoutError:
+            log.info("no WebSocket", extra={"reason": f"no handshake within {HANDSHAKE_TIMEOUT:g} s"})
+        except* WebSocketClosed as group:
+            log.info("no WebSocket", extra={"reason": str(group.exceptions[0])})
         except* Exception:
             log.exception("a connection failed")
+        finally:
+            self._streams -= 1
 
     async def _serve(self, connection: "_Connection") -> None:
         self._connections.add(connection)

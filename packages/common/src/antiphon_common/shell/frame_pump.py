@@ -27,7 +27,7 @@ MAX_REASON_BYTES = 123
 
 
 class WebSocket(Protocol):
-    """What is used of a connection of trio-websocket, and what others are to be like."""
+    """What is used of `antiphon_common.shell.websocket.WebSocket`."""
 
     async def get_message(self) -> str | bytes: ...
 
