@@ -148,7 +148,7 @@ async def test_bad_requests_get_one_clear_error(
     assert (response.status_code, error_of(response)["code"]) == (status, code)
 
 
-@pytest.mark.parametrize("session", [b"[]", b"{", b'{"model": 5}', b"[" * 5000])
+@pytest.mark.parametrize("session", [b"[]", b"{", b"{}]", b'{"model": 5}', b"[" * 5000])
 async def test_a_session_must_be_an_object(client: httpx.AsyncClient, offer: bytes, session: bytes) -> None:
     response = await client.post(CALLS, files={"sdp": (None, offer), "session": (None, session)})
     assert (response.status_code, error_of(response)["code"]) == (400, "invalid_session")

@@ -163,7 +163,7 @@ def read_session(text: str | bytes | None, model: str | None = None) -> dict[str
         session = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
     except LimitError as error:
         raise RefusedError(400, "invalid_session", f"session has {error}", param="session") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+    except (DecodeError, msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise RefusedError(400, "invalid_session", f"session is not a JSON object: {error}", param="session") from None
     return check_session(session, model)
 
