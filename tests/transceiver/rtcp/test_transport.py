@@ -167,6 +167,20 @@ def test_feedback_on_packets_never_sent_changes_nothing() -> None:
     assert (sender.received, sender.lost, sender.loss, sender.delay) == (0, 0, 0.0, None)
 
 
+def test_feedback_tells_of_what_is_remembered_whatever_else_it_names() -> None:
+    """Arrival times of packets that are forgotten, or never left, are only a way to those of packets that are known."""
+    sender, alone = TransportSender(), TransportSender()
+    for number in range(1000):
+        sender.sent(number, number * 0.02)
+        alone.sent(number, number * 0.02)
+    sender.feedback_received(TransportFeedback(1, 2, 500, 100, 0, (None, *(80,) * 519)), 21.0)
+    alone.feedback_received(TransportFeedback(1, 2, 744, 101, 0, (19_264, *(80,) * 255)), 21.0)
+    assert (sender.received, sender.lost) == (256, 0) == (alone.received, alone.lost)
+    assert sender.delay == pytest.approx(alone.delay)
+    sender.feedback_received(TransportFeedback(1, 2, 500, 100, 0, (None,) * 250), 21.0)
+    assert (sender.received, sender.lost) == (256, 0), "they were known to be received"
+
+
 def test_a_number_used_anew_is_another_packet() -> None:
     sender = TransportSender()
     for _ in range(2):

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from antiphon_common.sequence import extend16
+from antiphon_common.sequence import difference16, extend16
 from antiphon_transceiver.rtcp.feedback import (
     DELTA_TICKS,
     MAX_DELTA,
@@ -129,6 +129,8 @@ class TransportSender:
         """How many seconds longer than the fastest packet packets take, lately: they wait in queues on the way."""
         self._slots: list[tuple[int, float]] = [(-1, 0.0)] * REMEMBERED
         self._fates = bytearray(REMEMBERED)
+        self._newest = 0
+        """The sequence number of the packet that left last."""
         self._fastest = inf
         self._fastest_at = 0.0
         self._reference: int | None = None
@@ -136,13 +138,17 @@ class TransportSender:
     def sent(self, sequence: int, now: float) -> None:
         """Remember a packet that leaves now, by its transport-wide sequence number."""
         slot = sequence % REMEMBERED
+        self._newest = sequence
         self._slots[slot] = (sequence, now)
         self._fates[slot] = _UNKNOWN
 
     def feedback_received(self, feedback: TransportFeedback, now: float) -> None:
-        """Learn from a feedback; what it says of packets we do not remember is passed over."""
+        """Learn from a feedback; what it says of packets we do not remember is passed over, in no time."""
         arrival = self._extend_reference(feedback.reference_time) * REFERENCE_TICKS
-        for offset, delta in enumerate(feedback.deltas):
+        behind = difference16(self._newest, feedback.base_sequence)
+        start, stop = max(0, behind - REMEMBERED + 1), max(0, behind + 1)
+        arrival += sum(filter(None, feedback.deltas[:start]))
+        for offset, delta in enumerate(feedback.deltas[start:stop], start):
             if delta is not None:
                 arrival += delta
             sequence = feedback.base_sequence + offset & 0xFFFF
