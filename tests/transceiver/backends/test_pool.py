@@ -3,8 +3,9 @@
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from trio.testing import MockClock
+from trio_websocket import ConnectionClosed
 
 from antiphon_common import frames
 from antiphon_common.frames import CREDIT_MS
@@ -367,3 +369,89 @@ def make_certificate(folder: Path, server: ssl.SSLContext) -> Path:
     (folder / "key.pem").write_bytes(private)
     server.load_cert_chain(file, folder / "key.pem")
     return file
+
+
+async def answering(answer: bytes, more: bytes, stream: trio.SocketStream) -> None:
+    """Answer a handshake with bytes of the test's own, and then with `more` of them without end."""
+    async with stream:
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some(4096)
+            await stream.send_all(answer)
+            while more:
+                await stream.send_all(more)
+
+
+@pytest.mark.parametrize(
+    ("answer", "more", "reason"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1000\r\n" + b"x" * 4096 + b"\r\n", "HTTP 200"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:1/\r\n\r\n", b"x" * 4096, "HTTP 302"),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\n",
+            b"X-Padding: yyyyyyyyyyyy\r\n" * 1000,
+            "handshake of more than",
+        ),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", b"", "the connection broke"),
+    ],
+    ids=["a body without end", "a redirect", "headers without end", "another protocol"],
+)
+async def test_a_server_that_is_no_backend_is_left_after_one_line_of_the_log(
+    answer: bytes, more: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with trio.open_nursery() as nursery, fake_backend(HELLO) as backend:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        await nursery.start(trio.serve_listeners, partial(answering, answer, more), [listener])
+        pool = BackendPool(
+            {"wrong": f"ws://127.0.0.1:{listener.socket.getsockname()[1]}", "echo": backend.url}, "pcm16/24000"
+        )
+        async with running(pool):
+            assert not pool.connected("wrong")
+            await until(lambda: [record for record in caplog.records if record.levelno >= logging.WARNING])
+            opened(pool, Sink())
+            await backend.hear(frames.Started)
+            await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+    [line] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert reason in line.__dict__["reason"]
+    assert line.__dict__["backend"] == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("junk", "reason"),
+    [
+        (b"\xdd\x00\x0f\x00\x00" + b"\xc0" * 0xF0000, "983040 frames"),
+        (b"\xdc\x10\x00" + b"\xc0" * 4096, "made no sense"),
+        (b"\xc6\x00\x0f\x00\x00" + bytes(0xF0000), "made no sense"),
+        ("text" * 1000, "made no sense"),
+    ],
+    ids=["a million elements", "no frames", "no array", "text"],
+)
+async def test_junk_of_a_backend_ends_its_connection_and_no_call_of_another_waits(
+    junk: bytes | str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fake_backend(HELLO) as bad, fake_backend(HELLO) as good, trio.open_nursery() as nursery:
+        pool = BackendPool({"bad": bad.url, "echo": good.url}, "pcm16/24000")
+        async with running(pool):
+            call, sink = opened(pool, Sink(), "bad"), Sink()
+            opened(pool, sink)
+            [started] = await good.hear(frames.Started)
+            await good.say(frames.Accepted(started.call))
+
+            async def flood() -> None:
+                with suppress(ConnectionClosed):
+                    while True:
+                        await bad.say_raw(junk)
+
+            await bad.hear(frames.Started)
+            nursery.start_soon(flood)
+            while bad.closed_with is None:
+                heard = len(sink.frames)
+                await good.say(frames.ServerEvent(started.call, pack({"type": "fine"})))
+                await sink.hear(heard + 1)
+            assert call.state is not CallState.OVER, "it goes on elsewhere, if it can"
+            assert bad.closed_with in (1009, 4000)
+            nursery.cancel_scope.cancel()
+    lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert {line.__dict__["backend"] for line in lines} == {"bad"}
+    assert reason in lines[0].__dict__["reason"]
+    assert len(lines) <= 2, "what became of the calls, and of the connection"

@@ -8,12 +8,13 @@ from math import inf
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
+import anyio
 import trio
-from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+from anyio.abc import ByteStream
 
-from antiphon_common.frames import MAX_MESSAGE_SIZE
 from antiphon_common.settings import Address
 from antiphon_common.shell.frame_pump import FramePump
+from antiphon_common.shell.websocket import WebSocket, WebSocketClosed
 from antiphon_transceiver.backends.group import BackendGroup
 from antiphon_transceiver.backends.link import BackendLink, Delivery
 
@@ -29,9 +30,6 @@ FIRST_BACKOFF = 0.1
 MAX_BACKOFF = 5.0
 """Seconds between attempts to connect: doubled each time, and shortened at random by up to half so that transceivers
 that lost a backend together do not come back together. A connection that lasted `MAX_BACKOFF` starts anew."""
-
-RECEIVE_BUFFER = 1 << 16
-"""Bytes read from a socket at once: a whole message."""
 
 
 class Endpoint(NamedTuple):
@@ -57,34 +55,27 @@ class Endpoint(NamedTuple):
         found = await trio.socket.getaddrinfo(self.host, self.port, type=trio.socket.SOCK_STREAM)
         return list(dict.fromkeys(Address(str(entry[4][0]), int(entry[4][1])) for entry in found))[:MAX_ADDRESSES]
 
-    async def open_stream(self, address: Address) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
-        """Connect, with TLS where the URL says so. Raises OSError, TooSlowError, or BrokenResourceError."""
-        with trio.fail_after(CONNECT_TIMEOUT):
-            tcp = await trio.open_tcp_stream(*address)
-            if self.tls is None:
-                return tcp
-            stream = trio.SSLStream(tcp, self.tls, server_hostname=self.host, https_compatible=True)
-            try:
-                await stream.do_handshake()
-            except BaseException:
-                await trio.aclose_forcefully(stream)
-                raise
-            return stream
+    async def connect(self, address: Address) -> WebSocket:
+        """Connect, with TLS where the URL says so, and ask for a WebSocket; nothing stays open where that fails.
 
-    async def upgrade(
-        self, nursery: trio.Nursery, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
-    ) -> WebSocketConnection:
-        """Make a WebSocket of a stream; its reader runs in `nursery`, and raises there what goes wrong."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        Raises OSError, TooSlowError, BrokenResourceError, or `WebSocketClosed`.
+        """
         with trio.fail_after(CONNECT_TIMEOUT):
-            return await wrap_client_stream(
-                nursery,
-                stream,
-                f"{host}:{self.port}",
-                self.resource,
-                max_message_size=MAX_MESSAGE_SIZE,
-                receive_buffer_size=RECEIVE_BUFFER,
-            )
+            stream = await self._open_stream(address)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        try:
+            with trio.fail_after(CONNECT_TIMEOUT):
+                return await WebSocket.connect(stream, f"{host}:{self.port}", self.resource)
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
+
+    async def _open_stream(self, address: Address) -> ByteStream:
+        if self.tls is None:
+            return await anyio.connect_tcp(*address)
+        return await anyio.connect_tcp(
+            *address, ssl_context=self.tls, tls_hostname=self.host, tls_standard_compatible=False
+        )
 
 
 class Connection:
@@ -148,19 +139,12 @@ class Connection:
         self._greeted_at = None
         ending = ""
         try:
-            stream = await self._endpoint.open_stream(self._address)
-            try:
-                async with trio.open_nursery() as nursery:
-                    ending = await self._serve(await self._endpoint.upgrade(nursery, stream), nursery.cancel_scope)
-                    nursery.cancel_scope.cancel()
-            finally:
-                # A client of trio-websocket leaves it to the server to close the TCP connection.
-                await trio.aclose_forcefully(stream)
+            ending = await self._serve(await self._endpoint.connect(self._address))
         except* Exception as group:
             ending = _explain(group)
         return ending
 
-    async def _serve(self, websocket: WebSocketConnection, connection: trio.CancelScope) -> str:
+    async def _serve(self, websocket: WebSocket) -> str:
         """Run a connection until this end gives it up, and return why. Raises what ends it from outside."""
         link = self.link = BackendLink(self._group.counters, trio.current_time())
         link.wanted = self._wanted
@@ -172,7 +156,7 @@ class Connection:
             reason = link.closing.detail if link.closing is not None else "the connection ended"
             self.link = self._pump = None
             self._group.links.remove(link)
-            if connection.cancel_called or trio.current_effective_deadline() > -inf:  # else everything is being stopped
+            if trio.current_effective_deadline() > -inf:  # else everything is being stopped
                 self._lose(link, reason)
             await pump.close()
         return reason
@@ -230,10 +214,8 @@ def _explain(group: BaseExceptionGroup[Exception]) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     match error:
-        case ConnectionClosed(reason=reason) if reason is not None:
-            return f"closed with {reason.code} {reason.reason or reason.name}"
-        case ConnectionRejected():
-            return f"answered HTTP {error.status_code} where a WebSocket was asked for"
+        case WebSocketClosed():
+            return str(error)
         case trio.TooSlowError():
             return f"no answer within {CONNECT_TIMEOUT:g} s"
         case OSError() | ssl.SSLError() | trio.BrokenResourceError():
