@@ -29,6 +29,9 @@ HIGH_WATER = 1 << 18
 MAX_TEXT = 1000
 """Characters of a reason or message; more is cut."""
 
+MAX_AUDIO_BYTES = frames.MAX_AUDIO_MS * 96
+"""Bytes of the longest stretch of audio in one frame, in the format with most of them: PCM at 48 kHz."""
+
 MAX_EVENT_BYTES = 1 << 20
 """Bytes of client events of one call that wait for its handler, encoded; most handlers never look at them."""
 
@@ -234,6 +237,8 @@ class CallCore:
         """Take a frame of the transceiver. Raises DecodeError for one that it must not send."""
         match frame:
             case frames.Audio():
+                if len(frame.data) > MAX_AUDIO_BYTES:
+                    raise DecodeError(f"{len(frame.data)} bytes of audio in one frame")
                 if self.state is CallState.ACCEPTED:
                     self.audio.push(frame)
             case frames.Credit():

@@ -38,6 +38,10 @@ class TooManyRestarts(AntiphonError):
         self.retry_after = retry_after
 
 
+MAX_DETAIL = 1000
+"""Characters of a backend's words that the log repeats, as many as the SDK sends."""
+
+
 class Call:
     """Glue without IO between a session and its backend call."""
 
@@ -108,9 +112,10 @@ class Call:
             case frames.HangUp():
                 session.hang_up_when_played(now)
             case frames.Refused():
-                session.close(EndReason.BACKEND_REFUSED, f"{frame.code}: {frame.message}", now)
+                session.close(EndReason.BACKEND_REFUSED, f"{frame.code}: {frame.message}"[:MAX_DETAIL], now)
             case frames.Ended():
-                session.close(ENDED_BY_LINK.get(frame.reason, EndReason.BACKEND_ENDED), frame.reason, now)
+                reason = ENDED_BY_LINK.get(frame.reason, EndReason.BACKEND_ENDED)
+                session.close(reason, frame.reason[:MAX_DETAIL], now)
             case frames.BadFrame():
                 session.close(EndReason.BACKEND_ERROR, f"a frame that is not allowed: {frame.detail}", now)
 

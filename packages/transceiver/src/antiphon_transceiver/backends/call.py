@@ -302,10 +302,11 @@ class BackendCall:
     def take_waiting(self) -> list[Sized]:
         """Hand over the caller's audio that waits, and the events behind it."""
         waiting: list[Sized] = [(frame, len(frame.data) + AUDIO_OVERHEAD) for frame in self._waiting.frames]
-        waiting += ((frames.ClientEvent(self.number, event), size) for event, size in self._events)
         self._waiting.frames.clear()
-        self._events.clear()
-        self._event_bytes = 0
+        if self._events:
+            waiting += [(frames.ClientEvent(self.number, event), size) for event, size in self._events]
+            self._events.clear()
+            self._event_bytes = 0
         return waiting
 
     def lose(self, unheard: list[Sized]) -> frames.ResponseEnded | None:

@@ -73,7 +73,7 @@ class BackendLink:
         self._calls: dict[int, BackendCall] = {}
         self._last_number = 0
         self._ready: deque[BackendCall] = deque()  # calls whose audio and events may go out
-        self._unheard: deque[tuple[BackendCall, list[Sized]]] = deque()
+        self._unheard: deque[tuple[BackendCall, list[Sized], int]] = deque()
         self._unheard_bytes = 0
         self._events: deque[Delivery] = deque()
         self._full_until = now
@@ -190,9 +190,14 @@ class BackendLink:
             call = self._ready.popleft()
             if call.state is not CallState.OVER:
                 waiting = call.take_waiting()
-                self._remember(call, waiting)
+                sent = 0
                 for frame, size in waiting:
                     connection.send(frame, size)
+                    sent += size
+                self._unheard.append((call, waiting, sent))
+                self._unheard_bytes += sent
+                if len(self._unheard) > MAX_UNHEARD or self._unheard_bytes > MAX_UNHEARD_BYTES:
+                    self._forget_oldest()
         return connection.poll_transmit()
 
     def poll_event(self) -> Delivery | None:
@@ -213,7 +218,7 @@ class BackendLink:
         """
         self._connection.close(CloseCode.GOING_AWAY, "the connection is gone")
         unheard: dict[BackendCall, list[Sized]] = {}
-        for call, sent in self._unheard:
+        for call, sent, _ in self._unheard:
             unheard.setdefault(call, []).extend(sent)
         self._forget_unheard()
         for call in list(self._calls.values()):
@@ -235,13 +240,9 @@ class BackendLink:
 
     # Inside
 
-    def _remember(self, call: BackendCall, sent: list[Sized]) -> None:
-        """Keep what is sent until something is received, the newest of it."""
-        self._unheard.append((call, sent))
-        self._unheard_bytes += sum(size for _, size in sent)
+    def _forget_oldest(self) -> None:
         while len(self._unheard) > MAX_UNHEARD or self._unheard_bytes > MAX_UNHEARD_BYTES:
-            _, oldest = self._unheard.popleft()
-            self._unheard_bytes -= sum(size for _, size in oldest)
+            self._unheard_bytes -= self._unheard.popleft()[2]
 
     def _forget_unheard(self) -> None:
         self._unheard.clear()
