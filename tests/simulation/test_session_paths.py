@@ -1,11 +1,15 @@
 """A session whose caller is reached by two ingresses."""
 
+import pytest
+
 from antiphon_common.core import Path
 from antiphon_common.stun import Attribute, Message, MessageClass, success_response
+from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.outcome import EndReason
 from support.session_pair import Pair, opus_packet
 
 FIRST_INGRESS, SECOND_INGRESS = 0, 2
+VICTIM = Path.of("203.0.113.9", 9)
 
 
 class TwoIngresses:
@@ -74,3 +78,47 @@ def test_an_ended_session_takes_no_notice() -> None:
     caller.collect()
     caller.session.unreachable(FIRST_INGRESS, caller.now)
     assert caller.session.poll_transmit() is None
+
+
+def check_from(pair: Pair, path: Path) -> None:
+    """Send a check with the caller's credentials in the name of a path."""
+    name = f"{pair.accepted.ice.ufrag}:{pair.client._ice_parameters.ufrag}".encode()
+    attributes: dict[int, bytes] = {Attribute.USERNAME: name, Attribute.ICE_CONTROLLING: b"tiebreak"}
+    check = Message(MessageClass.REQUEST, b"transaction1", attributes).encode(pair.accepted.ice.password.encode())
+    pair.session.receive_datagram(check, path, pair.network.now)
+
+
+@pytest.mark.parametrize("spoofed", [False, True])
+def test_a_handshake_validates_its_path_only_if_all_its_flights_went_there(spoofed: bool) -> None:
+    """Else a caller could read our flights at home and send its last one in a victim's name, which then gets media."""
+    pair = Pair()
+    home = pair.network.left.path
+    last_by = VICTIM if spoofed else home
+
+    def intercept(datagram: bytes) -> list[bytes]:
+        if datagram[:2] == b"\1\1":
+            return []  # no answer to our check validates anything
+        if datagram[0] != ContentType.CHANGE_CIPHER_SPEC:
+            return [datagram]
+        if spoofed:
+            check_from(pair, VICTIM)
+        pair.session.receive_datagram(datagram, last_by, pair.network.now)
+        return []
+
+    pair.network.left.rewrite = intercept
+    pair.network.run(lambda: pair.session.was_connected, limit=2.0)
+    assert pair.session.was_connected
+    assert pair.session.agent.is_validated(last_by) is not spoofed
+    assert not pair.session.agent.is_validated(VICTIM)
+
+
+@pytest.mark.parametrize("datagram", [bytes((21, 0xFE, 0xFD, *bytes(9), 2, 2, 40)), b"\x16\xfe\xfd" + bytes(40)])
+def test_a_handshake_record_from_an_address_without_a_check_is_dropped(datagram: bytes) -> None:
+    pair = Pair()
+    pair.network.run(lambda: bool(pair.session.paths), limit=1.0)
+    pair.network.left.rewrite = lambda datagram: []
+    dropped = pair.session.counters.unknown_protocol
+    pair.session.receive_datagram(datagram, VICTIM, pair.network.now)
+    pair.network.run(limit=pair.network.now + 1.0)
+    assert pair.session.counters.unknown_protocol == dropped + 1
+    assert pair.session.ended is None

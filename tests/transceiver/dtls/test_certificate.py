@@ -38,6 +38,20 @@ def test_of_several_fingerprints_one_of_the_strongest_hash_must_match() -> None:
         check_fingerprint(OURS.der, [other_strong, weak])
 
 
+@pytest.mark.parametrize("algorithm", ["sha-256", "sha-384", "sha-512"])
+def test_every_digit_of_a_fingerprint_counts(algorithm: str) -> None:
+    value = OURS.fingerprint(algorithm).value
+    for position, digit in enumerate(value):
+        if digit == ":":
+            continue
+        other = value[:position] + ("0" if digit != "0" else "1") + value[position + 1 :]
+        with pytest.raises(CertificateMismatchError):
+            check_fingerprint(OURS.der, [Fingerprint(algorithm, other)])
+    for cut in ("", value[:-1], value[:-3], value + ":00"):
+        with pytest.raises(CertificateMismatchError):
+            check_fingerprint(OURS.der, [Fingerprint(algorithm, cut)])
+
+
 @pytest.mark.parametrize("announced", [(), (Fingerprint("sha-1", "00"),), (OTHER.fingerprint(),)])
 def test_a_certificate_that_was_not_announced_is_refused(announced: tuple[Fingerprint, ...]) -> None:
     with pytest.raises(CertificateMismatchError):

@@ -5,14 +5,17 @@ from collections.abc import Callable
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.dtls import AlertDescription, Certificate, Closed, CloseReason, DtlsRole, HandshakeCompleted
 from antiphon_transceiver.dtls.messages import (
     CertificateChain,
     CertificateVerify,
+    HandshakeMessage,
     HandshakeType,
     ServerKeyExchange,
     encode_ecdh_parameters,
 )
+from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.dtls.suites import SignatureScheme, sign
 from support.lying_dtls import HONEST, OWN, Knowledge, Lie, Trial
 
@@ -220,9 +223,48 @@ def test_without_finished_there_is_no_connection(role: DtlsRole) -> None:
     trial = Trial(role, lies={HandshakeType.FINISHED: omit})
     assert trial.run() is None
     assert not trial.victim.connected
+    with pytest.raises(LocalProtocolError):
+        trial.victim.export_keying_material(b"EXTRACTOR-dtls_srtp", 60)
+    with pytest.raises(LocalProtocolError):
+        trial.victim.send_application_data(b"data")
     end = trial.run(limit=40.0)
     assert end is not None
     assert end.reason is CloseReason.TIMEOUT
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_finished_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -> None:
+    """Its verify_data is right; but epoch 0 proves no keys."""
+    seen: list[bytes] = []
+
+    def lie(body: bytes, knowledge: Knowledge) -> None:
+        seen.append(body)
+
+    trial = Trial(role, lies={HandshakeType.FINISHED: lie})
+    trial.run(limit=0.05)
+    assert seen
+    before = trial.victim.counters.unexpected
+    for sequence in range(8):
+        message = HandshakeMessage(HandshakeType.FINISHED, sequence, seen[0])
+        datagram = RecordLayer().encode(ContentType.HANDSHAKE, 0, message.encode())
+        trial.victim.receive_datagram(datagram, None, trial.network.now)
+    trial.network.drain()
+    assert not trial.victim.connected
+    assert trial.victim.counters.unexpected == before + 8
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+def test_application_data_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -> None:
+    trial = Trial(role)
+    plain = RecordLayer().encode(ContentType.APPLICATION_DATA, 0, b"data")
+    for _ in range(3):
+        trial.network.drain()
+        trial.victim.receive_datagram(plain, None, trial.network.now)
+        trial.run(limit=trial.network.now + 0.01)
+    trial.victim.receive_datagram(plain, None, trial.network.now)
+    trial.network.drain()
+    assert trial.victim.connected
+    assert [type(event) for event in trial.victim_end.events] == [HandshakeCompleted]
 
 
 # Messages left out

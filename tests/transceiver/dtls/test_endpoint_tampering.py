@@ -143,3 +143,15 @@ def test_a_datagram_gets_one_answer_however_often_it_asks() -> None:
     again = server._records.encode(ContentType.HANDSHAKE, 1, bytes(12))
     client.receive_datagram(hello_request + again, None, 1.0)
     assert len(list(iter(client.poll_transmit, None))) == 1
+
+
+def test_what_was_asked_once_is_answered_once() -> None:
+    client, server, _ = make_peers().shake_hands()
+    client.receive_datagram(server._records.encode(ContentType.HANDSHAKE, 1, bytes(12)), None, 1.0)
+    assert client.poll_transmit() is not None
+    server.send_application_data(b"data")
+    transmit = server.poll_transmit()
+    assert transmit is not None
+    client.receive_datagram(transmit.data, None, 1.0)
+    assert client.poll_event() == ApplicationDataReceived(b"data")
+    assert client.poll_transmit() is None

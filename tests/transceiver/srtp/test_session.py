@@ -5,6 +5,7 @@ import pytest
 
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.srtp import SrtpError, SrtpProfile, SrtpSession, keying_material_length
+from antiphon_transceiver.srtp.gcm import GcmTransform
 from antiphon_transceiver.srtp.session import MAX_STREAMS
 from support.mutation import mutations
 from support.work import work_of
@@ -204,8 +205,29 @@ def test_a_forged_packet_is_tried_twice_at_most(sessions: Sessions, sequence: in
             server.unprotect_rtp(rtp(sequence + 1, ssrc=ssrc) + bytes(16))
 
     refuse(0)  # the cipher of sources that come back is made once
-    for ssrc in (0, 2 * MAX_STREAMS - 1, 5000):
+    for ssrc in (2 * MAX_STREAMS - 1, 0, 5000):
         assert work_of(lambda ssrc=ssrc: refuse(ssrc)).calls <= 100  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("sequence", "tries"), [(0, 2), (0x7FFF, 2), (0x8000, 1), (0xFFFF, 1)])
+def test_only_a_source_without_a_context_is_tried_with_the_next_rollover_counter(
+    sequence: int, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = SrtpSession(SrtpProfile.AEAD_AES_128_GCM, bytes(56), is_client=False)
+    client = SrtpSession(SrtpProfile.AEAD_AES_128_GCM, bytes(56), is_client=True)
+    server.unprotect_rtp(client.protect_rtp(rtp(5)))
+    unprotect, tried = GcmTransform.unprotect_rtp, list[int]()
+
+    def counted(transform: GcmTransform, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes | None:
+        tried.append(index)
+        return unprotect(transform, packet, header_length, ssrc, index)
+
+    monkeypatch.setattr(GcmTransform, "unprotect_rtp", counted)
+    for ssrc, expected in ((5000, tries), (77, 1)):
+        tried.clear()
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(rtp(sequence, ssrc=ssrc) + bytes(16))
+        assert len(tried) == expected
 
 
 def test_when_no_more_sources_can_be_remembered_new_ones_are_refused(
@@ -243,6 +265,27 @@ def test_a_source_whose_number_wrapped_before_its_first_packet_arrived(
     for packet in packets:
         with pytest.raises(SrtpError):
             server.unprotect_rtp(packet)
+
+
+@pytest.mark.parametrize("back", ["evicted", "wrapped"])
+def test_every_bit_of_a_source_that_is_new_again_counts(sessions: Sessions, back: str) -> None:
+    client, server = sessions
+    if back == "evicted":
+        server.unprotect_rtp(client.protect_rtp(rtp(65_534)))
+        server.unprotect_rtcp(client.protect_rtcp(RTCP))
+        for ssrc in range(1000, 1000 + MAX_STREAMS):
+            server.unprotect_rtp(client.protect_rtp(rtp(0, ssrc=ssrc)))
+    else:
+        client.protect_rtp(rtp(65_535))
+        server.unprotect_rtp(client.protect_rtp(rtp(65_537)))
+    packet, report = client.protect_rtp(rtp(65_540)), client.protect_rtcp(RTCP)
+    for protected, unprotect in ((packet, server.unprotect_rtp), (report, server.unprotect_rtcp)):
+        for position in range(len(protected)):
+            flipped = bytes((protected[position] ^ 1,))
+            with pytest.raises(SrtpError):
+                unprotect(protected[:position] + flipped + protected[position + 1 :])
+    assert server.unprotect_rtp(packet) == rtp(65_540)
+    assert server.unprotect_rtcp(report) == RTCP
 
 
 def test_late_packets_from_before_the_wrap_that_was_missed_are_read(sessions: Sessions) -> None:
