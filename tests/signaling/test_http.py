@@ -148,6 +148,40 @@ async def test_bad_requests_get_one_clear_error(
     assert (response.status_code, error_of(response)["code"]) == (status, code)
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/sdp; charset=utf-8", "Application/SDP", "application/sdp;charset=UTF-8"],
+)
+async def test_the_type_of_an_offer_may_have_parameters(
+    client: httpx.AsyncClient, offer: bytes, content_type: str
+) -> None:
+    assert (await call(client, offer, headers={"Content-Type": content_type})).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; boundary=----x",
+        'multipart/form-data; boundary="----x"',
+        "Multipart/Form-Data; charset=utf-8; Boundary=----x",
+        "multipart/form-data;boundary=----x",
+    ],
+)
+@pytest.mark.parametrize(
+    "part", ["", "Content-Type: application/sdp\r\n", "Content-Type: text/plain; charset=utf-8\r\n"]
+)
+async def test_forms_of_several_dialects_are_read(
+    client: httpx.AsyncClient, offer: bytes, content_type: str, part: str, transceiver: FakeTransceiver
+) -> None:
+    """RFC 2046 §5.1.1: boundaries are written with quotes and without, and parts need no type."""
+    disposition = b'------x\r\nContent-Disposition: form-data; name="%s"\r\n'
+    body = disposition % b"session" + b'\r\n{"model": "mine"}\r\n'
+    body += disposition % b"sdp" + part.encode() + b"\r\n" + offer + b"\r\n------x--\r\n"
+    response = await client.post(CALLS, content=body, headers={"Content-Type": content_type})
+    assert response.status_code == 201
+    assert [request.session for request in transceiver.calls.values()] == [{"model": "mine"}]
+
+
 @pytest.mark.parametrize("session", [b"[]", b"{", b"{}]", b'{"model": 5}', b"[" * 5000])
 async def test_a_session_must_be_an_object(client: httpx.AsyncClient, offer: bytes, session: bytes) -> None:
     response = await client.post(CALLS, files={"sdp": (None, offer), "session": (None, session)})

@@ -224,6 +224,15 @@ async def test_one_tenant_does_not_use_up_what_another_has(
         await until_taken(call, MINE)
 
 
+async def test_offers_that_fail_do_not_go_on_counting(
+    start_signaling: StartSignaling, transceiver: FakeTransceiver, offer: bytes, key_file: str
+) -> None:
+    ports = await start_signaling(transceiver, api_key_file=key_file, tenant_setups=1)
+    async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
+        for content, status in ((b"junk", 400), (b"junk", 400), (offer, 201), (offer, 429)):
+            assert (await client.post(CALLS, content=content, headers=SDP | MINE)).status_code == status
+
+
 async def until_taken(call: Callable[[dict[str, str]], Awaitable[httpx.Response]], key: dict[str, str]) -> str:
     with trio.fail_after(10):
         while (response := await call(key)).status_code == 429:

@@ -69,11 +69,12 @@ def test_the_answer_keeps_the_offered_order() -> None:
 
 
 def test_the_answer_says_what_was_taken() -> None:
-    def lines(codec: Codec) -> list[str]:
-        return [f"{attribute.name}:{attribute.value}" for attribute in write_codec(codec)]
+    def lines(offered: MediaDescription, codec: Codec) -> list[str]:
+        return [f"{attribute.name}:{attribute.value}" for attribute in write_codec(offered, codec)]
 
-    assert lines(Codec("pcma", 8, 8000)) == ["rtpmap:8 PCMA/8000"]
-    assert lines(Codec("opus", 111, 48000, redundancy=63)) == [
+    assert lines(section("8"), Codec("pcma", 8, 8000)) == ["rtpmap:8 PCMA/8000"]
+    opus = section("111 63", "rtpmap:111 opus/48000/2", "rtpmap:63 red/48000/2")
+    assert lines(opus, Codec("opus", 111, 48000, redundancy=63)) == [
         "rtpmap:111 opus/48000/2",
         "fmtp:111 minptime=10;useinbandfec=1",
         "rtpmap:63 red/48000/2",

@@ -42,11 +42,9 @@ def test_line_ends_may_be_lf_or_missing_at_the_end() -> None:
         b"",
         b"\xff\xfe",
         b"{}",
-        b"v=0\r\n",
         b"v=1\r\no=- 1 1 IN IP4 127.0.0.1\r\n",
         HEAD + b"a=bad name:1\r\n",
-        HEAD + b"a=\r\n",
-        HEAD + b"\r\na=mid:0\r\n",
+        HEAD + b" \xc2\xa0\r\n",
         HEAD + b"a=x\0y\r\n",
         HEAD + b"m=audio\r\n",
         HEAD + b"m=audio 65536 RTP/AVP 0\r\n",
@@ -61,6 +59,25 @@ def test_line_ends_may_be_lf_or_missing_at_the_end() -> None:
 def test_bad_or_oversized_bytes_raise_decode_error(data: bytes) -> None:
     with pytest.raises(DecodeError):
         SessionDescription.decode(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + b"a=mid:0",
+        HEAD.replace(b"\r\n", b"\n") + b"a=mid:0\n",
+        HEAD.replace(b"\r\n", b"\r") + b"a=mid:0\r",
+        b"\xef\xbb\xbf" + HEAD + b"a=mid:0\r\n",
+        b"\r\n\n" + HEAD + b"\r\n \t\r\na=\r\na=mid:0\r\n\r\n\n\n",
+        HEAD.replace(b"\r\n", b" \t\r\n") + b"a=mid:0 \r\n",
+        HEAD + b"a=Mid:0\r\n",
+        b"v=0\r\na=mid:0\r\n",
+    ],
+    ids=["no end", "LF", "CR", "byte order mark", "blank lines", "trailing blanks", "name in capitals", "no o= and t="],
+)
+def test_line_ends_blanks_and_missing_lines_are_harmless(data: bytes) -> None:
+    """RFC 8866 §5 wants CRLF and each line in its place; clients are not that strict."""
+    assert SessionDescription.decode(data).value("mid") == "0"
 
 
 def test_mutated_offers_raise_nothing_but_decode_error() -> None:

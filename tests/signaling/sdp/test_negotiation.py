@@ -7,6 +7,7 @@ from antiphon_common.control import CallAccepted, Fingerprint, HeaderExtension, 
 from antiphon_common.errors import DecodeError
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_signaling.sdp import Offer, OfferError, SessionDescription, read_offer, write_answer
+from antiphon_signaling.sdp.attributes import RtpMap
 from antiphon_signaling.sdp.offer import MAX_FINGERPRINTS
 
 OFFERS = Path(__file__).parent.parent / "offers"
@@ -46,6 +47,17 @@ def audio_only(*attributes: str, session: str = "", codec: str = "96 opus/48000/
     ]
     if not any("fingerprint" in line for line in lines):
         lines.append(f"a=fingerprint:sha-256 {DIGEST}")
+    return "".join(f"{line}\r\n" for line in lines).encode()
+
+
+def sections(*given: tuple[str, str], codec: str = "111 opus/48000/2", group: bool = True, ports: str = "") -> bytes:
+    """Return an offer of audio sections, each with a mid and a direction; `ports` has a 0 for each without one."""
+    lines = ["v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=-", "t=0 0", f"a=fingerprint:sha-256 {DIGEST}", "a=setup:actpass"]
+    lines += ["a=ice-ufrag:abcd", f"a=ice-pwd:{'x' * 22}"]
+    lines += ["a=group:BUNDLE " + " ".join(mid for mid, _ in given)] if group else []
+    for (mid, direction), port in zip(given, ports.ljust(len(given), "9"), strict=True):
+        lines += [f"m=audio {port} UDP/TLS/RTP/SAVPF {codec.split()[0]}", f"a=mid:{mid}", f"a=rtpmap:{codec}"]
+        lines += [f"a={direction}", "a=rtcp-mux", f"a=extmap:4 {MID}", f"a=rtcp-fb:{codec.split()[0]} nack"]
     return "".join(f"{line}\r\n" for line in lines).encode()
 
 
@@ -198,7 +210,6 @@ def test_an_offer_of_data_channels_alone_is_told_what_it_lacks() -> None:
         ("sendrecv", "sendrecv", True),
         ("sendonly", "recvonly", False),
         ("recvonly", "sendonly", True),
-        ("inactive", "inactive", False),
     ],
 )
 def test_direction_is_mirrored_wherever_it_stands(offered: str, answered: str, sends: bool) -> None:
@@ -278,7 +289,7 @@ def test_only_feedback_that_is_spoken_is_answered_once_each() -> None:
     [
         (edited("m=audio", "m=video"), "no_audio"),
         (edited("m=audio 45882", "m=audio 0"), "no_audio"),
-        (audio_only(codec="111 opus/48000"), "no_codec"),
+        (audio_only(codec="111 opus/16000/2"), "no_codec"),
         (edited("UDP/TLS/RTP/SAVPF", "RTP/AVP"), "no_codec"),
         (without("a=group"), "no_bundle"),
         (edited("a=group:BUNDLE 0 1", "a=group:BUNDLE 1"), "no_bundle"),
@@ -290,6 +301,9 @@ def test_only_feedback_that_is_spoken_is_answered_once_each() -> None:
         (edited("fingerprint:sha-256", "fingerprint:sha-1"), "no_fingerprint"),
         (audio_only(*[f"a=fingerprint:sha-256 {DIGEST}"] * (MAX_FINGERPRINTS + 1)), "bad_fingerprint"),
         (without("a=setup"), "bad_setup"),
+        (audio_only("a=inactive"), "inactive"),
+        (audio_only(session="a=inactive"), "inactive"),
+        (sections(("0", "inactive"), ("1", "inactive")), "inactive"),
         (edited("setup:actpass", "setup:holdconn"), "bad_setup"),
         (edited("a=extmap-allow-mixed", "a=ice-lite"), "ice_lite"),
     ],
@@ -316,3 +330,105 @@ def test_offers_that_cannot_be_answered_say_why_in_one_sentence(data: bytes, cod
 def test_broken_values_raise_decode_error(data: bytes) -> None:
     with pytest.raises(DecodeError):
         read_offer(data)
+
+
+# Several audio sections
+
+
+@pytest.mark.parametrize(
+    ("offer", "answered"),
+    [
+        (sections(("0", "sendonly"), ("1", "recvonly")), [("0", "recvonly"), ("1", "sendonly")]),
+        (sections(("0", "recvonly"), ("1", "sendonly")), [("0", "sendonly"), ("1", "recvonly")]),
+        (sections(("0", "inactive"), ("1", "sendrecv")), [("1", "sendrecv")]),
+        (sections(("0", "recvonly"), ("1", "sendrecv")), [("1", "sendrecv")]),
+        (sections(("0", "sendonly"), ("1", "sendrecv")), [("1", "sendrecv")]),
+        (sections(("0", "sendrecv"), ("1", "sendrecv")), [("0", "sendrecv")]),
+        (sections(("0", "sendrecv"), ("1", "sendrecv"), ports="09"), [("1", "sendrecv")]),
+        (sections(("0", "inactive"), ("1", "sendonly"), ("2", "recvonly")), [("1", "recvonly"), ("2", "sendonly")]),
+        (sections(("0", "sendonly"), ("1", "recvonly"), ("2", "sendrecv")), [("2", "sendrecv")]),
+        (sections(("0", "recvonly"), ("1", "recvonly")), [("0", "sendonly")]),
+        (sections(("0", "sendonly"), ("1", "inactive")), [("0", "recvonly")]),
+        (sections(("0", "inactive"), ("1", "sendonly"), group=False), [("1", "recvonly")]),
+        (sections(("0", "sendonly"), ("1", "recvonly"), ports="90"), [("0", "recvonly")]),
+    ],
+)
+def test_the_audio_sections_that_carry_most_of_a_conversation_are_taken(
+    offer: bytes, answered: list[tuple[str, str]]
+) -> None:
+    """A microphone and a loudspeaker in sections of their own are one conversation; a dead section never wins."""
+    negotiated = read_offer(offer)
+    description = answer(negotiated)
+    live = [section for section in description.media if section.port]
+    names = ("sendrecv", "sendonly", "recvonly", "inactive")
+    assert [(s.value("mid"), next(name for name in names if s.has(name))) for s in live] == answered
+    sending = [section for section in live if section.has("sendonly") or section.has("sendrecv")]
+    assert [section.has("ssrc") for section in live] == [section in sending for section in live]
+    if len(answered) == 2:
+        request = negotiated.call_request("rtc_1", "acme", {})
+        assert (request.direction, request.mid) == ("sendrecv", sending[0].value("mid"))
+        assert description.value("group") == "BUNDLE " + " ".join(mid for mid, _ in answered)
+        assert request.feedback == ("nack",)
+        assert [extension.uri for extension in request.extensions] == [MID]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a=group:BUNDLE 0 1", "a=group:BUNDLE 0"),
+        (
+            "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:1\r\na=rtpmap:111 opus/48000/2",
+            "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:1",
+        ),
+    ],
+)
+def test_sections_of_different_transports_or_codecs_are_no_pair(old: str, new: str) -> None:
+    offer = sections(("0", "sendonly"), ("1", "recvonly")).decode().replace(old, new)
+    assert [section.port != 0 for section in answer(read_offer(offer.encode())).media] == [True, False]
+
+
+def test_a_call_on_hold_may_restart_ice() -> None:
+    assert read_offer(audio_only("a=inactive"), held=True).direction == "inactive"
+
+
+# Dialects
+
+
+@pytest.mark.parametrize("codec", ["111 opus/48000/2", "111 opus/48000/1", "111 opus/48000", "111 OPUS/48000/2"])
+def test_opus_is_opus_whatever_channels_it_is_written_with(codec: str) -> None:
+    """RFC 7587 §7 wants two. The answer repeats what was offered, since offerers compare."""
+    negotiated = read_offer(audio_only(codec=codec))
+    assert negotiated.codec.name == "opus"
+    answered = answer(negotiated).media[0].values("rtpmap")
+    assert [RtpMap.decode(value) for value in answered] == [RtpMap.decode(codec)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a=setup:actpass", "a=setup:ACTPASS"),
+        ("m=audio", "m=Audio"),
+        ("UDP/TLS/RTP/SAVPF", "udp/tls/rtp/savpf"),
+        ("UDP/TLS/RTP/SAVPF", "RTP/SAVPF"),
+        ("UDP/TLS/RTP/SAVPF", "RTP/SAVP"),
+        ("a=rtcp-mux", "a=RTCP-MUX"),
+        ("a=rtcp-mux", "a=rtcp-mux-only"),
+        ("a=ice-ufrag", "a=ICE-Ufrag"),
+        ("fingerprint:sha-256", "fingerprint:SHA-256"),
+        ("t=0 0", "a=x-later:1"),
+        ("o=- 1 1 IN IP4 127.0.0.1", "i=no origin"),
+        ("s=-", "s="),
+        ("s=-", "s= "),
+        ("a=setup:actpass", "a=setup:actpass\r\na=extmap-allow-mixed\r\na=x:"),
+        ("m=audio 9", "m=audio 9/1"),
+        ("SAVPF 96", "SAVPF 96 96 8"),
+        ("a=rtpmap:96", "a=rtpmap:97 opus/48000/2\r\na=rtpmap:96"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", " \r\n", "\r\n\r\n"])
+def test_dialects_are_understood(old: str, new: str, end: str) -> None:
+    text = audio_only().decode()
+    assert old in text
+    negotiated = read_offer(text.replace(old, new).replace("\r\n", end).encode())
+    assert (negotiated.setup, negotiated.codec.payload_type, negotiated.direction) == ("actpass", 96, "sendrecv")
+    assert negotiated.ice.password == "x" * 22

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -130,7 +131,7 @@ class Calls:
     async def restart(self, caller: Caller, call_id: str, offer: bytes) -> Restarted:
         """Take a whole offer with new ICE credentials for a call that runs. Raises `RefusedError`."""
         self._limits.restart(caller.account, caller.address, trio.current_time())
-        negotiated = _read(read_offer, offer)
+        negotiated = _read(partial(read_offer, held=True), offer)
         update = IceUpdate(ANY_GENERATION, negotiated.ice)
         accepted = await self._transceivers.update_ice(call_id, caller.tenant, update)
         if accepted is None:

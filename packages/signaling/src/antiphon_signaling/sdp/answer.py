@@ -50,11 +50,14 @@ def write_answer(
 def _taken(offer: Offer, accepted: CallAccepted) -> list[int]:
     """Return the indices of the sections that are taken, in the order of their BUNDLE group: the first is the tagged
     one, which carries the transport (RFC 9143 §7.3)."""
-    if offer.group is None or offer.application is None or accepted.sctp is None:
+    if offer.group is None:
         return [offer.audio]
+    taken = {offer.audio, offer.playback}
+    if offer.application is not None and accepted.sctp is not None:
+        taken.add(offer.application)
     place = {mid: index for index, mid in enumerate(offer.group.mids)}
     media = offer.description.media
-    return sorted((offer.audio, offer.application), key=lambda index: place[media[index].value("mid") or ""])
+    return sorted(taken, key=lambda index: place[media[index].value("mid") or ""])
 
 
 def _echo(section: SessionDescription | MediaDescription, name: str) -> list[Attribute]:
@@ -86,7 +89,7 @@ def _write_section(
 ) -> MediaDescription:
     section = offer.description.media[index]
     host, port = addresses[0]
-    is_audio = index == offer.audio
+    is_audio = index in (offer.audio, offer.playback)
     candidates = [*(Attribute("candidate", candidate) for candidate in write_candidates(addresses)), END_OF_CANDIDATES]
     return MediaDescription(
         kind=section.kind,
@@ -96,18 +99,19 @@ def _write_section(
         connection=f"IN IP{ipaddress.ip_address(host).version} {host}",
         attributes=(
             *_transport(section.value("mid"), accepted),
-            *(_audio(offer, accepted) if is_audio else _channels(accepted)),
+            *(_audio(offer, accepted, index) if is_audio else _channels(accepted)),
             *(candidates if tagged else ()),
         ),
     )
 
 
-def _audio(offer: Offer, accepted: CallAccepted) -> Iterator[Attribute]:
+def _audio(offer: Offer, accepted: CallAccepted, index: int) -> Iterator[Attribute]:
+    section = offer.description.media[index]
     yield Attribute("rtcp-mux")
-    yield from _echo(offer.section, "rtcp-rsize")
-    yield from _echo(offer.section, "extmap-allow-mixed")
-    yield from _codec(offer)
-    yield from _media(offer, accepted)
+    yield from _echo(section, "rtcp-rsize")
+    yield from _echo(section, "extmap-allow-mixed")
+    yield from _codec(offer, section)
+    yield from _media(offer, accepted, index)
 
 
 def _channels(accepted: CallAccepted) -> Iterator[Attribute]:
@@ -132,16 +136,18 @@ def _transport(mid: str | None, accepted: CallAccepted) -> Iterator[Attribute]:
     yield Attribute("setup", accepted.setup)
 
 
-def _codec(offer: Offer) -> Iterator[Attribute]:
-    yield from write_codec(offer.codec)
+def _codec(offer: Offer, section: MediaDescription) -> Iterator[Attribute]:
+    yield from write_codec(section, offer.codec)
     yield from (Attribute("rtcp-fb", f"{offer.codec.payload_type} {feedback}") for feedback in offer.feedback)
     for extension in offer.extensions:
         mirrored = ExtMap(extension.id, extension.uri, MIRRORED[extension.direction])
         yield Attribute("extmap", mirrored.encode())
 
 
-def _media(offer: Offer, accepted: CallAccepted) -> Iterator[Attribute]:
+def _media(offer: Offer, accepted: CallAccepted, index: int) -> Iterator[Attribute]:
     direction = MIRRORED[offer.direction]
+    if offer.audio != offer.playback:
+        direction = "recvonly" if index == offer.audio else "sendonly"
     yield Attribute(direction)
     if direction in ("sendrecv", "sendonly"):
         yield Attribute("msid", f"{STREAM_ID} {STREAM_ID}-audio")

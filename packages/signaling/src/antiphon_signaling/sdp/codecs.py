@@ -14,13 +14,15 @@ _STATIC = {"0": RtpMap(0, "PCMU", 8000), "8": RtpMap(8, "PCMA", 8000)}
 """What payload types mean that need no `a=rtpmap` (RFC 3551 §6)."""
 
 _OPUS, _RED = ("opus", 48000, 2), ("red", 48000, 2)
+_OF_TWO_CHANNELS = (_OPUS[:2], _RED[:2])
 _FALLBACKS = (("pcmu", 8000, 1), ("pcma", 8000, 1))
 
 
 def choose_codec(section: MediaDescription) -> Codec | None:
     """Return the first Opus of the media line, or else the first G.711.
 
-    Opus is always written with two channels (RFC 7587 §7); audio is mono unless `stereo` is answered, and it is not.
+    Opus is to be written with two channels (RFC 7587 §7), but is the same with one, or where none are named; audio is
+    mono unless `stereo` is answered, and it is not.
     """
     offered = list(_offered(section))
     opus = next((item for item in offered if _kind(item) == _OPUS), None)
@@ -45,16 +47,16 @@ def answered_formats(section: MediaDescription, codec: Codec) -> tuple[str, ...]
     return tuple(dict.fromkeys(item for item in section.formats if item in taken))
 
 
-def write_codec(codec: Codec) -> Iterator[Attribute]:
-    """Yield `a=rtpmap` and `a=fmtp` of what is taken."""
+def write_codec(section: MediaDescription, codec: Codec) -> Iterator[Attribute]:
+    """Yield `a=rtpmap` and `a=fmtp` of what is taken, the former as the section has it: offerers compare."""
     own = str(codec.payload_type)
+    offered = {item.payload_type: item for item in _offered(section)}
+    yield Attribute("rtpmap", offered[codec.payload_type].encode())
     if codec.name != "opus":
-        yield Attribute("rtpmap", RtpMap(codec.payload_type, codec.name.upper(), codec.clock_rate).encode())
         return
-    yield Attribute("rtpmap", RtpMap(codec.payload_type, *_OPUS).encode())
     yield Attribute("fmtp", FormatParameters(own, OPUS_PARAMETERS).encode())
     if codec.redundancy is not None:
-        yield Attribute("rtpmap", RtpMap(codec.redundancy, *_RED).encode())
+        yield Attribute("rtpmap", offered[codec.redundancy].encode())
         yield Attribute("fmtp", f"{codec.redundancy} {own}/{own}")
 
 
@@ -64,7 +66,8 @@ def _offered(section: MediaDescription) -> Iterator[RtpMap]:
 
 
 def _kind(item: RtpMap) -> tuple[str, int, int]:
-    return item.encoding.lower(), item.clock_rate, item.channels
+    name = item.encoding.lower()
+    return name, item.clock_rate, 2 if (name, item.clock_rate) in _OF_TWO_CHANNELS else item.channels
 
 
 def _repeats(red: RtpMap, codec: RtpMap, formats: dict[str, dict[str, str]]) -> bool:

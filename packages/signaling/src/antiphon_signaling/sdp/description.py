@@ -22,6 +22,9 @@ MAX_FORMATS = 256
 _TOKEN = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+")
 _MEDIA_LINE = re.compile(r"(\S+) (\d{1,5})(?:/\d{1,5})? (\S+)((?: \S+)+)")
 MAX_PORT = 65535
+BYTE_ORDER_MARK = "\ufeff"
+NO_ORIGIN = "- 0 0 IN IP4 0.0.0.0"
+"""What stands for a missing `o=` line; nothing here goes by it."""
 
 
 class Attribute(msgspec.Struct, frozen=True):
@@ -84,20 +87,18 @@ class SessionDescription(_Section, frozen=True, kw_only=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read a description; lines may end in CRLF or LF. Raises DecodeError with one sentence that names the line."""
+        """Read a description; lines may end in CRLF, LF or CR, and in blanks. Raises DecodeError with one sentence that
+        names the line."""
         lines = read_lines(data)
-        if not lines or lines[0] != ("v", "0"):
+        if lines[:1] != [("v", "0")]:
             raise DecodeError("this is no session description: its first line is not v=0")
         starts = [index for index, (kind, _) in enumerate(lines) if kind == "m"]
         if len(starts) > MAX_MEDIA:
             raise DecodeError(f"the session description has more than {MAX_MEDIA} media sections")
         bounds = [*starts, len(lines)]
         head = lines[: bounds[0]]
-        origin = _first(head, "o")
-        if origin is None:
-            raise DecodeError("the session description has no o= line")
         return cls(
-            origin=origin,
+            origin=_first(head, "o") or NO_ORIGIN,
             name=_first(head, "s") or "-",
             connection=_first(head, "c"),
             attributes=_attributes(head),
@@ -106,21 +107,22 @@ class SessionDescription(_Section, frozen=True, kw_only=True):
 
 
 def read_lines(data: bytes) -> list[tuple[str, str]]:
-    """Return the kind and the value of each line of SDP. Raises DecodeError."""
+    """Return the kind and the value of each line of SDP, without blank ones. Raises DecodeError."""
     if len(data) > MAX_SIZE:
         raise DecodeError(f"the session description is longer than {MAX_SIZE} bytes")
     try:
         text = data.decode()
     except UnicodeDecodeError:
         raise DecodeError("the session description is not UTF-8") from None
-    lines = [line.removesuffix("\r") for line in text.rstrip("\r\n ").split("\n")]
+    text = text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
+    lines = [line.rstrip(" \t") for line in text.split("\n")]
     if len(lines) > MAX_LINES:
         raise DecodeError(f"the session description has more than {MAX_LINES} lines")
-    return [_split_line(number, line) for number, line in enumerate(lines, 1)]
+    return [_split_line(number, line) for number, line in enumerate(lines, 1) if line and line != "a="]
 
 
 def _split_line(number: int, line: str) -> tuple[str, str]:
-    if len(line) < 2 or line[1] != "=" or not "a" <= line[0] <= "z" or "\0" in line or "\r" in line:
+    if len(line) < 2 or line[1] != "=" or not "a" <= line[0] <= "z" or "\0" in line:
         raise DecodeError(f"line {number} of the session description is not of the form x=value")
     return line[0], line[2:]
 
@@ -140,7 +142,7 @@ def _decode_attribute(line: str) -> Attribute:
     name, colon, value = line.partition(":")
     if not _TOKEN.fullmatch(name):
         raise DecodeError(f"the session description has an attribute with a bad name: {line[:40]!r}")
-    return Attribute(name, value if colon else None)
+    return Attribute(name.lower(), value if colon else None)
 
 
 def _decode_media(lines: list[tuple[str, str]]) -> MediaDescription:

@@ -4,8 +4,8 @@ Restrictive offers are refused with an `OfferError`, one sentence that says what
 """
 
 import re
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -22,13 +22,12 @@ from antiphon_common.control import (
 from antiphon_common.errors import DecodeError, RemoteProtocolError
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_signaling.sdp.attributes import (
-    DIRECTIONS,
     ExtMap,
     Group,
     decode_fingerprint,
     decode_number,
 )
-from antiphon_signaling.sdp.codecs import choose_codec
+from antiphon_signaling.sdp.audio import AudioSections, bundle_of, choose_audio, is_active, read_direction
 from antiphon_signaling.sdp.description import MAX_PORT, MediaDescription, SessionDescription
 
 HEADER_EXTENSIONS = frozenset({MID, AUDIO_LEVEL, ABSOLUTE_SEND_TIME, TRANSPORT_SEQUENCE})
@@ -38,17 +37,14 @@ RTCP_FEEDBACK = frozenset({"nack", "transport-cc"})
 MAX_ONE_BYTE_ID = 14
 """Header extensions with a higher id need the two-byte form (RFC 8285 §4.3), and are not answered."""
 MAX_FINGERPRINTS = 16
-RTP_PROTOCOLS = frozenset(
-    {"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/DTLS/RTP/SAVPF", "TCP/DTLS/RTP/SAVP", "RTP/SAVPF"}
-)
-"""Protocols of media lines that mean DTLS-SRTP (RFC 8829 §5.1.2)."""
-
 DATA_CHANNELS = "webrtc-datachannel"
 SCTP_PROTOCOLS = frozenset({"UDP/DTLS/SCTP", "TCP/DTLS/SCTP"})
 """Protocols of media lines that mean data channels (RFC 8829 §5.1.2)."""
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 - 1
 """Bytes that a peer takes which does not say so: 64 K (RFC 8841 §6.1), but Pion closes a channel that brings the last
 byte of them."""
+
+T = TypeVar("T")
 
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
@@ -64,12 +60,17 @@ class OfferError(RemoteProtocolError):
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What was negotiated from an offer. `audio` and `application` are the indices of the sections that are taken, the
-    latter, like `sctp`, None where there are no data channels; `group` is the BUNDLE group of the audio. `setup` is the
-    DTLS role the offer leaves to us, `direction` and the directions in `extensions` are the offerer's."""
+    """What was negotiated from an offer.
+
+    `audio`, `playback` and `application` are the indices of the sections that are taken. The offerer sends in the first
+    and receives in the second, which mostly is the same. The third is None, like `sctp`, where there are no data
+    channels. `group` is the BUNDLE group of the audio. `setup` is the DTLS role that the offer leaves to us, `mid` the
+    name of the section in which we send. `direction` and the directions in `extensions` are the offerer's.
+    """
 
     description: SessionDescription
     audio: int
+    playback: int
     application: int | None
     sctp: SctpParameters | None
     group: Group | None
@@ -105,23 +106,29 @@ class Offer(msgspec.Struct, frozen=True):
         )
 
 
-def read_offer(data: bytes) -> Offer:
-    """Negotiate an offer. Raises DecodeError for what is no SDP, OfferError for what cannot be answered."""
+def read_offer(data: bytes, *, held: bool = False) -> Offer:
+    """Negotiate an offer; with `held`, of a call that runs and may be on hold.
+
+    Raises DecodeError for what is no SDP, OfferError for what cannot be answered.
+    """
     description = SessionDescription.decode(data)
-    audio, codec = _choose_audio(description)
-    section = description.media[audio]
-    group = _bundle_of(description, section)
-    if group is None and sum(map(_is_active, description.media)) > 1:
+    audio, playback, codec, direction = _require_audio(description)
+    if direction == "inactive" and not held:
+        raise OfferError("inactive", "the offer's audio is inactive: this call could never carry any")
+    section, played = description.media[audio], description.media[playback]
+    group = bundle_of(description, section)
+    if group is None and sum(_takes_part(description, media) for media in description.media) > 1:
         raise OfferError("no_bundle", "the offer has several media sections that are not one BUNDLE group")
     application = _choose_application(description, group)
     transport = list(_transport_levels(description, section, group))
     if description.has("ice-lite"):
         raise OfferError("ice_lite", "the offer says ice-lite, but this server is ICE-lite: nobody would send checks")
-    if not any(level.has("rtcp-mux") for level in transport):
+    if not any(level.has("rtcp-mux") or level.has("rtcp-mux-only") for level in transport):
         raise OfferError("no_rtcp_mux", "the offer's audio section has no a=rtcp-mux")
     return Offer(
         description=description,
         audio=audio,
+        playback=playback,
         application=application,
         sctp=None if application is None else _read_sctp(description.media[application]),
         group=group,
@@ -129,48 +136,45 @@ def read_offer(data: bytes) -> Offer:
         setup=_read_setup(transport),
         fingerprints=_read_fingerprints(transport),
         codec=codec,
-        mid=section.value("mid") or "",
-        direction=_read_direction(description, section),
-        extensions=tuple(_read_extensions(description, section)),
-        feedback=tuple(_read_feedback(section, codec)),
+        mid=played.value("mid") or "",
+        direction=direction,
+        extensions=_common(_read_extensions(description, section), _read_extensions(description, played)),
+        feedback=_common(_read_feedback(section, codec), _read_feedback(played, codec)),
     )
 
 
-def _is_active(section: MediaDescription) -> bool:
-    """Port 0 means rejected or unused, except for a section that exists only inside its BUNDLE group (RFC 9143 §6)."""
-    return section.port != 0 or section.has("bundle-only")
-
-
-def _choose_audio(description: SessionDescription) -> tuple[int, Codec]:
-    sections = [(i, s) for i, s in enumerate(description.media) if s.kind == "audio" and _is_active(s)]
-    if not sections:
+def _require_audio(description: SessionDescription) -> AudioSections:
+    if not any(section.kind.lower() == "audio" and is_active(section) for section in description.media):
         only = " but only data channels" if any(map(_has_channels, description.media)) else ""
         raise OfferError("no_audio", f"the offer has no audio section{only}")
-    for index, section in sections:
-        codec = choose_codec(section)
-        if codec and section.protocol in RTP_PROTOCOLS:
-            return index, codec
-    raise OfferError("no_codec", "the offer has no audio section with opus/48000/2, PCMU or PCMA over DTLS-SRTP")
+    chosen = choose_audio(description)
+    if chosen is None:
+        raise OfferError("no_codec", "the offer has no audio section with opus/48000/2, PCMU or PCMA over DTLS-SRTP")
+    return chosen
+
+
+def _takes_part(description: SessionDescription, section: MediaDescription) -> bool:
+    return is_active(section) and read_direction(description, section) != "inactive"
+
+
+def _common(first: Iterable[T], second: Iterable[T]) -> tuple[T, ...]:
+    """Return what both have, in the order of the first."""
+    both = list(second)
+    return tuple(item for item in first if item in both)
 
 
 def _has_channels(section: MediaDescription) -> bool:
     """Whether a section offers data channels; without a port it is invalid (RFC 8841 §5.1)."""
-    return section.protocol in SCTP_PROTOCOLS and DATA_CHANNELS in section.formats and section.has("sctp-port")
+    return section.protocol.upper() in SCTP_PROTOCOLS and DATA_CHANNELS in section.formats and section.has("sctp-port")
 
 
 def _choose_application(description: SessionDescription, group: Group | None) -> int | None:
     """Return the first section with data channels on the transport of the audio."""
     mids = () if group is None else group.mids
     for index, section in enumerate(description.media):
-        if _is_active(section) and _has_channels(section) and section.value("mid") in mids:
+        if is_active(section) and _has_channels(section) and section.value("mid") in mids:
             return index
     return None
-
-
-def _bundle_of(description: SessionDescription, section: MediaDescription) -> Group | None:
-    groups = map(Group.decode, description.values("group"))
-    mid = section.value("mid")
-    return next((group for group in groups if group.semantics == "BUNDLE" and mid in group.mids), None)
 
 
 def _transport_levels(
@@ -207,7 +211,7 @@ def check_ice_parameters(ufrag: str, password: str) -> IceParameters:
 
 
 def _read_setup(levels: list[SessionDescription | MediaDescription]) -> Setup:
-    setup = _lookup(levels, "setup")
+    setup = (_lookup(levels, "setup") or "").strip().lower()
     if setup not in _SETUPS:
         raise OfferError("bad_setup", "the offer needs a=setup:actpass, active or passive for its audio")
     return cast(Setup, setup)
@@ -231,15 +235,6 @@ def _read_sctp(section: MediaDescription) -> SctpParameters:
     longest = section.value("max-message-size")
     size = DEFAULT_MAX_MESSAGE_SIZE if longest is None else decode_number("max-message-size", longest)
     return SctpParameters(port, size)
-
-
-def _read_direction(description: SessionDescription, section: MediaDescription) -> Direction:
-    for level in (section, description):
-        for attribute in level.attributes:
-            for direction in DIRECTIONS:
-                if attribute.name == direction:
-                    return direction
-    return "sendrecv"
 
 
 def _read_extensions(description: SessionDescription, section: MediaDescription) -> Iterator[ExtMap]:
