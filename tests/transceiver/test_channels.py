@@ -280,7 +280,7 @@ def test_a_packet_of_malformed_events_is_answered_with_a_few_errors() -> None:
     chunks = [Data(last.tsn + n & 0xFFFFFFFF, channel, n, PayloadProtocol.STRING, b"x") for n in range(1, 59)]
     datagram = forge(call.network.left, *chunks)
     work = work_of(lambda: call.channels.receive_datagram(datagram, None, call.network.now))
-    assert len(Packet.decode(datagram).chunks) == call.channels.counters.malformed == 58
-    assert work.calls < 6_000
+    assert work.calls < 4_000
     call.run()
+    assert len(Packet.decode(datagram).chunks) == call.channels.counters.malformed == 58
     assert len(call.received) == MAX_ERRORS

@@ -25,7 +25,7 @@ from antiphon_transceiver.rtp import RtpOptions, RtpPacket
 from support.work import Work, work_of
 
 PACKET_SIZE = 1200
-MAX_CALLS, MAX_LINES = 3_000, 20_000
+MAX_CALLS, MAX_LINES = 2_000, 10_000
 """What one compound may cost: some 0.4 ms."""
 
 OUR_SSRC = 7

@@ -30,7 +30,7 @@ from support.sctp_peers import SctpPeers, chunks_of, forge, last_data, make_sctp
 from support.work import Work, work_of
 
 PACKET_SIZE = 1200
-MAX_CALLS, MAX_LINES = 4_000, 20_000
+MAX_CALLS, MAX_LINES = 3_000, 10_000
 """What one packet may cost: some 0.5 ms."""
 
 FULL_OF_CHUNKS = 70

@@ -114,17 +114,13 @@ def test_partial_messages_are_bounded_in_number() -> None:
     channel = peers.client.open_channel("test")
     peers.run(1.0)
     last, server = last_data(peers.network.left), peers.server
-    for start in range(2, 1000, 50):
+    for start in range(1, 1001, 50):
         fragments = [
             Data(last.tsn + n & 0xFFFFFFFF, channel, n, PayloadProtocol.STRING, b"x", True, False)
             for n in range(start, start + 50)
         ]
         server.receive_datagram(forge(peers.network.left, *fragments), peers.network.left.path, peers.network.now)
-    assert server.association.inbound.reassembler.chunks <= MAX_PARTIAL
-    assert server.association.inbound.counters.out_of_window > 100
-    assert peers.established
-    filling = Data(last.tsn + 1 & 0xFFFFFFFF, channel, 1, PayloadProtocol.STRING, b"whole")
-    server.receive_datagram(forge(peers.network.left, filling), peers.network.left.path, peers.network.now)
+        assert server.association.inbound.reassembler.chunks <= MAX_PARTIAL
     assert server.closed  # what everything waits for does not fit, and only the peer could make room
 
 

@@ -92,7 +92,7 @@ class CallChannels:
         self._channels = EventChannels()
         self._now = 0.0
         self._errors = 0
-        """Errors that answered the datagram at hand."""
+        """Errors since the last datagram."""
         self._waiting: deque[bytes] = deque()
         """Each as JSON in UTF-8."""
         self._waiting_bytes = 0
@@ -157,6 +157,7 @@ class CallChannels:
 
     def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
         """Take one SCTP packet; `source` does not matter here."""
+        self._errors = 0
         self._endpoint.receive_datagram(data, source, now)
         self._drain(now)
 
@@ -180,7 +181,6 @@ class CallChannels:
 
     def _drain(self, now: float) -> None:
         self._now = now
-        self._errors = 0
         while (event := self._endpoint.poll_event()) is not None:
             match event:
                 case MessageReceived(channel, data):

@@ -27,7 +27,7 @@ MAX_SEQUENCES = 256
 MIN_DELTA, MAX_DELTA = -0x8000, 0x7FFF
 """Eight seconds either way."""
 
-_NOT_RECEIVED, _SMALL_DELTA, _LARGE_DELTA, _RESERVED = 0, 1, 2, 3
+_NOT_RECEIVED, _SMALL_DELTA, _LARGE_DELTA = 0, 1, 2
 _MAX_SMALL_DELTA = 255
 _DELTA_FORMATS = {_NOT_RECEIVED: "", _SMALL_DELTA: "B", _LARGE_DELTA: "h"}
 _HEAD = struct.Struct("!IIHHI")
@@ -129,14 +129,8 @@ class TransportFeedback(msgspec.Struct, frozen=True):
         sender_ssrc, media_ssrc, base_sequence, count, times = _HEAD.unpack_from(body)
         if not 0 < count <= MAX_STATUSES:
             raise DecodeError(f"feedback on {count} packets")
-        symbols, position = _decode_symbols(body, count)
-        if _RESERVED in symbols:
-            raise DecodeError("a reserved packet status")
-        received = struct.Struct("!" + "".join([_DELTA_FORMATS[symbol] for symbol in symbols]))
-        if len(body) < position + received.size:
-            raise DecodeError("a delta is missing")
-        present = iter(received.unpack_from(body, position))
-        deltas = tuple([next(present) if symbol else None for symbol in symbols])
+        runs, position = _decode_runs(body, count)
+        deltas = tuple(_decode_deltas(body, position, runs))
         return cls(sender_ssrc, media_ssrc, base_sequence, times >> 8, times & 0xFF, deltas)
 
     @staticmethod
@@ -166,25 +160,42 @@ def _encode_chunks(symbols: Sequence[int]) -> Iterable[int]:
             start += _TWO_BIT_SYMBOLS
 
 
-def _decode_symbols(body: bytes, count: int) -> tuple[list[int], int]:
-    """Return the symbols of `count` packets, and where the deltas begin that follow their chunks."""
-    symbols: list[int] = []
+def _decode_runs(body: bytes, count: int) -> tuple[list[tuple[int, int]], int]:
+    """Return the status of `count` packets as symbols and how often each repeats, and where the deltas begin."""
+    runs: list[tuple[int, int]] = []
     position, missing = _HEAD.size, count
     for (chunk,) in _CHUNK.iter_unpack(body[position : len(body) // 2 * 2]):
         position += 2
         if not chunk & 0x8000:
             run = chunk & _MAX_RUN
-            symbols += [chunk >> 13 & 3] * (run if run < missing else missing)
+            runs.append((chunk >> 13 & 3, run if run < missing else missing))
             missing -= run
-        elif chunk & 0x4000:
-            symbols += [chunk >> shift & 3 for shift in _TWO_BIT_SHIFTS]
-            missing -= _TWO_BIT_SYMBOLS
         else:
-            symbols += [chunk >> shift & 1 for shift in _ONE_BIT_SHIFTS]
-            missing -= _ONE_BIT_SYMBOLS
+            shifts, mask = (_TWO_BIT_SHIFTS, 3) if chunk & 0x4000 else (_ONE_BIT_SHIFTS, 1)
+            runs += [(chunk >> shift & mask, 1) for shift in shifts[:missing]]
+            missing -= len(shifts)
         if missing <= 0:
-            return symbols[:count], position
+            return runs, position
     raise DecodeError(f"{missing} packet statuses are missing")
+
+
+def _decode_deltas(body: bytes, position: int, runs: Iterable[tuple[int, int]]) -> list[int | None]:
+    deltas: list[int | None] = []
+    for symbol, run in runs:
+        if symbol == _NOT_RECEIVED:
+            deltas += [None] * run
+        elif symbol == _SMALL_DELTA:
+            deltas += body[position : position + run]
+            position += run
+        elif symbol == _LARGE_DELTA:
+            if position + 2 * run <= len(body):
+                deltas += struct.unpack_from(f"!{run}h", body, position)
+            position += 2 * run
+        else:
+            raise DecodeError("a reserved packet status")
+    if position > len(body):
+        raise DecodeError("a delta is missing")
+    return deltas
 
 
 def _frame(feedback_format: int, body: bytes) -> bytes:

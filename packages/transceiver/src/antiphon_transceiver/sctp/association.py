@@ -37,8 +37,9 @@ MAX_CONTROL = 16
 MAX_BURST = 10
 """Packets sent at once (Max.Burst of RFC 9260 §16, there 4): an initial window, so that it is never cut short."""
 
-MAX_BURST_CHUNKS = 110
-"""DATA chunks sent at once: as many of the smallest as two packets hold, which one SACK acknowledges."""
+MAX_FLUSHED = 32
+"""DATA chunks after which a call fills no further packet; the next call, which `poll_timeout` asks for at once, goes on
+with the burst."""
 
 SETUP_DEADLINE = 30.0
 """Seconds until the peer must have answered: as long as ICE keeps a silent one."""
@@ -121,6 +122,8 @@ class Association:
         self._heartbeat: tuple[bytes, float] | None = None
         """What the last HEARTBEAT carried and when it left, until it is answered."""
         self._dirty = False
+        self._burst = 0
+        """Packets of a burst that is not over: the next `flush` goes on with it, at once."""
         self._now = 0.0
         # Drained after every call (antiphon_common.core), so one datagram's worth bounds it.
         self._transmits: deque[Transmit] = deque()
@@ -259,7 +262,7 @@ class Association:
             return self._now
         if self.state is State.ENDED:
             return None
-        if self._dirty:
+        if self._dirty or self._burst:
             return self._now
         return min(
             (
@@ -524,17 +527,20 @@ class Association:
         if self.state is State.ESTABLISHED:
             self._request_resets(now)
         self._continue_shutdown(now)
-        packets, data_chunks = 0, MAX_BURST_CHUNKS
+        burst, self._burst = self._burst, 0
+        sent = 0
         while True:
-            packet, taken = self._next_packet(now, data_chunks if packets < MAX_BURST else 0)
+            packet, data_chunks = self._next_packet(now, with_data=burst < MAX_BURST and sent < MAX_FLUSHED)
             if not packet:
-                return
+                break
             self._transmit_to_peer(packet)
-            packets += 1
-            data_chunks -= taken
+            burst += 1
+            sent += data_chunks
+        if sent >= MAX_FLUSHED and burst < MAX_BURST:
+            self._burst = burst
 
-    def _next_packet(self, now: float, data_chunks: int) -> tuple[list[bytes], int]:
-        """Return the chunks of the next packet, and the number of DATA chunks among them: at most `data_chunks`."""
+    def _next_packet(self, now: float, *, with_data: bool) -> tuple[list[bytes], int]:
+        """Return the chunks of the next packet, and the number of those that came from `outbound`."""
         room = empty = self.packet_size - HEADER_SIZE
         packet: list[bytes] = []
         while self._control and (len(self._control[0]) <= room or not packet):
@@ -546,9 +552,9 @@ class Association:
         if tsns.due and room >= SACK_SIZE:
             packet.append(self.inbound.sack(room).encode())
             room -= len(packet[-1])
-        if not (may_send and data_chunks):
+        if not (may_send and with_data):
             return packet, 0
-        data = self.outbound.take(room, now, empty=empty, limit=data_chunks)
+        data = self.outbound.take(room, now, empty=empty)
         if data and tsns.pending and room - sum(map(len, data)) >= SACK_SIZE:
             packet.append(self.inbound.sack(SACK_SIZE).encode())
         return packet + data, len(data)

@@ -34,9 +34,9 @@ MIN_MTU = 576
 MAX_CHANNELS = 128
 """Channels at once, both sides' together. A voice call has one or two."""
 
-MAX_EVENTS = 64
-"""Events of the association that one call takes, as many as a packet has chunks at most; `poll_timeout` asks for the
-next call at once. A packet that fills a hole may deliver a thousand messages."""
+MAX_EVENTS = 16
+"""Events of the association that one call takes; `poll_timeout` asks for the next call at once. A packet that fills a
+hole may deliver five hundred messages, each of which is an event of a call."""
 
 LOW_BUFFERED = 1 << 16
 """Bytes left to be acknowledged at which more is asked for: enough to keep a path busy meanwhile."""

@@ -13,8 +13,8 @@ from antiphon_transceiver.sctp.congestion import CongestionControl
 from antiphon_transceiver.sctp.outgoing import OutboundMessage, SentChunk
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
 
-MAX_OUTSTANDING = 512
-"""Chunks in flight or waiting to be sent again: half a megabyte of full size, or 4 Mbit/s of short events over a round
+MAX_OUTSTANDING = 256
+"""Chunks in flight or waiting to be sent again: 280 KB of full size, or 4 Mbit/s of events of 200 bytes over a round
 trip of 0.1 s. One SACK looks at each of them at most once, and may acknowledge all of them."""
 
 MIN_FRAGMENT = 256
@@ -113,13 +113,13 @@ class Outbound:
 
     # Sending.
 
-    def take(self, room: int, now: float, *, empty: int, limit: int) -> list[bytes]:
+    def take(self, room: int, now: float, *, empty: int) -> list[bytes]:
         """Return the chunks that go into a packet with `room` bytes left; one without any chunk yet has `empty`.
 
-        At most `limit` chunks: what was abandoned is reported first, then lost chunks are sent again, then new ones.
+        What was abandoned is reported first, then lost chunks are sent again, then new ones.
         """
         taken: list[bytes] = []
-        while len(taken) < limit and (wire := self._take_next(room, now, empty)):
+        while wire := self._take_next(room, now, empty):
             taken.append(wire)
             room -= len(wire)
         if taken:

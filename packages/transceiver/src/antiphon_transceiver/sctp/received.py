@@ -6,9 +6,9 @@ from antiphon_common.sequence import extend32
 from antiphon_transceiver.sctp.chunks import SACK_SIZE, Sack
 from antiphon_transceiver.sctp.rto import MAX_SACK_DELAY
 
-MAX_AHEAD = 1024
-"""Chunks kept beyond the first missing TSN: our window holds half as many of full size. Filling one hole may deliver
-all of them at once, so this bounds what one packet costs."""
+MAX_AHEAD = 512
+"""Chunks kept beyond the first missing TSN: as many of full size as our window holds. Filling one hole may deliver all
+of them at once, so this bounds what one packet costs."""
 
 MAX_RANGES = 256
 """Ranges of TSNs behind holes; as many gap blocks fill a packet."""
