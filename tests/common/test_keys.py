@@ -68,6 +68,19 @@ def test_a_rotation_adds_a_key_that_all_accept_before_any_uses_it_and_retires_th
         ring(*[Key(number, SECRET) for number in range(64)]).rotate(SECRET, 0, mint_after=0, retire_after=0)
 
 
+@pytest.mark.parametrize("later", [1, 100, 3599])
+def test_another_rotation_does_not_prolong_a_key_that_retires(later: int) -> None:
+    once = ring(Key(1, SECRET), Key(2, SECRET, retire_after=1500)).rotate(
+        SECRET[::-1], 1000, mint_after=60, retire_after=3600
+    )
+    assert [key.retire_after for key in once.keys] == [4660, 1500, None]
+    twice = once.rotate(SECRET, 1000 + later, mint_after=60, retire_after=3600)
+    kept = [key for key in twice.keys if key.id in (1, 2)]
+    assert [key.retire_after for key in kept] == [4660, 1500][: len(kept)]
+    assert twice.link.accepting(1, 4660) is not None
+    assert twice.link.accepting(1, 4661) is None
+
+
 def test_who_holds_a_ring_or_a_part_of_it_has_the_keys_that_replace_it() -> None:
     held, other = ring(Key(0, SECRET)), ring(Key(1, SECRET[::-1]))
     route = held.route

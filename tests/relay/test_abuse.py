@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from antiphon_relay.flows import PACKETS_AT_ONCE, PACKETS_WINDOW
 from antiphon_relay.forwarder import OWNER_CHECKS_AT_ONCE, TOKEN_CHECKS_AT_ONCE, TOKEN_CHECKS_PER_SECOND
 from antiphon_relay.shares import SPARED_CONFIRMED, SPARED_PROVISIONAL, SPARED_UNKNOWN
@@ -112,6 +114,21 @@ def test_what_comes_by_one_flow_is_limited_and_no_other_flow_notices() -> None:
     assert_alive(relay, 2, other, owner)
     relay.now += PACKETS_WINDOW
     assert_alive(relay, 1, flooded, owner)
+
+
+@pytest.mark.parametrize("idle", [1.5, 5.0, 55.0])
+def test_idle_seconds_of_a_flow_are_not_saved_up(idle: float) -> None:
+    """What is left of one window and all of the next may come together, and no more."""
+    relay = Relay()
+    owner = relay.transceiver()
+    ufrag = live_call(relay, 1, owner)
+    relay.receive(RTP, client(1))
+    for _ in range(2):
+        relay.wait(idle)
+        passed = sum(len(relay.receive(RTP, client(1))) for _ in range(4 * PACKETS_AT_ONCE))
+        assert PACKETS_AT_ONCE <= passed < 2 * PACKETS_AT_ONCE
+    relay.wait(PACKETS_WINDOW)
+    assert_alive(relay, 1, ufrag, owner)
 
 
 def test_under_pressure_confirmed_flows_go_first_then_provisional_then_unknown() -> None:

@@ -9,7 +9,18 @@ from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Hello, 
 from antiphon_relay.flows import TAKEOVER_SECONDS
 from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_KNOWN
 from antiphon_relay.moves import MAX_MOVES, MOVED_SECONDS
-from support.relaying import CLUSTER, FIRST_PORT, INGRESS, INGRESS6, LAST_PORT, Relay, Seen, binding_request, client
+from support.relaying import (
+    CLUSTER,
+    CLUSTER6,
+    FIRST_PORT,
+    INGRESS,
+    INGRESS6,
+    LAST_PORT,
+    Relay,
+    Seen,
+    binding_request,
+    client,
+)
 
 RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
 
@@ -136,3 +147,14 @@ def test_entries_are_bounded(relay: Relay) -> None:
         successor.tell(Moved(origin, successor.owner))
     assert len(relay.core.moves) == MAX_MOVES
     assert relay.counters.moved_refused == 10
+
+
+def test_calls_cannot_move_to_where_the_link_does_not_lead(relay: Relay) -> None:
+    """A successor of another address family: its address would not fit the link's socket."""
+    origin = relay.transceiver()
+    origin.confirm(client(0))
+    origin.tell(Moved(origin.owner, Owner(CLUSTER6, 5, FIRST_PORT)))
+    assert relay.counters.moved_refused == 1
+    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), origin.link)]
+    request = binding_request(origin.token())
+    assert relay.receive(request, client(1)) == [Seen(request, client(1), origin.link)]

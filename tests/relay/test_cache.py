@@ -131,6 +131,17 @@ def test_calls_that_were_handed_over_are_followed(store: Store) -> None:
     assert store.answer(second) == [Seen(RTP, client(0), successor.link)]
 
 
+def test_an_owner_of_another_address_family_is_nobodys(store: Store) -> None:
+    """The link has one family; an owner of the other could not be sent to."""
+    relay = fresh()
+    cache_of(relay).confirmed(client(0).encode(), encode_address("2001:db8::5", 9000))
+    store.write(relay)
+    second = fresh()
+    second.receive(RTP, client(0))
+    assert store.answer(second) == []
+    assert len(second.core.flows) == 0
+
+
 def test_poisoned_values_steer_nothing(store: Store) -> None:
     relay, noise = fresh(), random.Random(5)
     good, other = relay.transceiver(9000), fresh(keys=KeyRing.generate(lambda size: b"\1" * size))

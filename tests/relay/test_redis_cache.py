@@ -11,11 +11,15 @@ import pytest
 import trio
 from prometheus_client import CollectorRegistry
 
+from antiphon_common.core import Path
 from antiphon_common.keys import KeyRing
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
+from antiphon_common.shell.clock import unix_offset
 from antiphon_common.shell.registry import connect
 from antiphon_common.shell.udp import BatchSocket
+from antiphon_common.sockaddr import encode_address
 from antiphon_relay import forwarder
+from antiphon_relay.cache import KEPT_SECONDS, FlowCache
 from antiphon_relay.service import RelayPorts, serve_relay
 from support.link_owner import LinkOwner, settle
 from support.redis_server import Garbler, RedisServer, garbling, redis_server
@@ -23,6 +27,7 @@ from support.relaying import binding_request
 
 KEYS = KeyRing.generate(os.urandom)
 NETWORK = ClusterNetwork(0, ip_network("127.0.0.0/24"), 1, 65535)
+NETWORK6 = ClusterNetwork(1, ip_network("::/96"), 1, 65535)
 INGRESS = 7
 """Of all relays here: any may get any packet."""
 RTP = b"\x80\x6frtp"
@@ -83,7 +88,7 @@ class Fleet(NamedTuple):
 @asynccontextmanager
 async def running(redis: RedisServer | Garbler, count: int) -> AsyncIterator[Fleet]:
     settings = RelaySettings(media=(Media(Address("127.0.0.1", 0), ingress=INGRESS),))
-    shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=(), redis=redis.url)
+    shared = SharedSettings(transceiver_network=(NETWORK, NETWORK6), transceiver=(), redis=redis.url)
     with BatchSocket.open(("127.0.0.1", 0)) as link:
         owner = LinkOwner(KEYS, link)
         async with trio.open_nursery() as nursery:
@@ -99,6 +104,12 @@ async def running(redis: RedisServer | Garbler, count: int) -> AsyncIterator[Fle
 
             yield Fleet(owner, [await start() for _ in range(count)], start)
             nursery.cancel_scope.cancel()
+
+
+async def ttls(redis: RedisServer) -> list[int]:
+    """Return the seconds that Redis still keeps each flow."""
+    async with connect(redis.url) as client:
+        return [await client.ttl(name) for name in await client.keys("antiphon:0:flow:*")]
 
 
 async def written(redis: RedisServer, count: int) -> None:
@@ -127,6 +138,32 @@ async def test_any_relay_takes_a_packet_of_a_call_that_was_set_up_by_another(
         for relay in others:
             assert await client.asks(relay, RTP)
             assert relay.figure("cache_found_total") == 1
+
+
+async def test_redis_keeps_a_flow_for_a_minute(redis: RedisServer, stack: ExitStack) -> None:
+    async with running(redis, 1) as (owner, (relay,), _):
+        for _ in range(3):
+            assert await Client(stack).asks(relay, binding_request(owner.token()))
+        await written(redis, 3)
+        assert all(KEPT_SECONDS - 10 <= seconds <= KEPT_SECONDS for seconds in await ttls(redis))
+
+
+async def test_an_owner_that_this_relay_cannot_reach_is_nobodys(redis: RedisServer, stack: ExitStack) -> None:
+    """A relay of the cluster with an IPv6 link wrote it; this one has an IPv4 link, and lives on."""
+    async with running(redis, 1) as (owner, (relay,), _):
+        stranger, client = Client(stack), Client(stack)
+        path = Path.of(*stranger.socket.getsockname(), ingress=INGRESS).encode()
+        cache = FlowCache(0, KEYS.link, unix_offset=unix_offset())
+        cache.confirmed(path, encode_address("::1", 7000))
+        ((name, value),) = cache.take_writes(trio.current_time())
+        async with connect(redis.url) as commands:
+            await commands.set(name, value)
+        assert not await stranger.asks(relay, RTP, seconds=0.3)
+        assert relay.figure("cache_found_total") == 1
+        assert await client.asks(relay, binding_request(owner.token()))
+        assert await client.asks(relay, RTP)
+        assert relay.figure("flows") == 1
+        assert relay.figure("failed_turns_total") == 0
 
 
 async def test_redis_stalls_and_nothing_waits_for_it(redis: RedisServer, stack: ExitStack) -> None:

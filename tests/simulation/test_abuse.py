@@ -9,6 +9,7 @@ import pytest
 from antiphon.client.descriptions import read_answer
 from antiphon_common.control import IceParameters
 from antiphon_common.demux import Protocol, classify
+from antiphon_common.link import HEADER_SIZE, MESSAGE
 from antiphon_common.sockaddr import decode_address
 from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
 from antiphon_transceiver.switchboard import CallEnded
@@ -210,3 +211,29 @@ def test_an_address_that_an_attacker_used_first_can_make_a_real_call(transceiver
     caller.talk()
     attack()
     assert len(caller.said) - len(caller.heard) < 10
+
+
+def test_a_transceiver_takes_nothing_that_goes_towards_callers() -> None:
+    """Datagrams of its own, with good tags, come back from the address of a relay."""
+    world = Watched()
+    callers = world.live_calls(2)
+    there, relay = world.transceivers[0], world.relays[0]
+    downwards: list[bytes] = []
+    deliver = world.deliver_to_relay
+
+    def record(data: bytes, target: Address, source: Address) -> None:
+        downwards.append(data)
+        deliver(data, target, source)
+
+    world.deliver_to_relay = record  # type: ignore[method-assign]
+    world.run(8)
+    media = [data for data in downwards if not data[0] & MESSAGE]
+    assert any(data[HEADER_SIZE] <= 3 for data in media)
+    counters = there.switchboard.counters
+    before = counters.unknown_ufrag, counters.unknown_path, counters.foreign_path
+    for data in media:
+        there.receive(data, relay.address)
+    assert counters.downlink == len(media)
+    assert (counters.unknown_ufrag, counters.unknown_path, counters.foreign_path) == before
+    world.run(1)
+    assert_lossless(world, callers)

@@ -25,6 +25,8 @@ from antiphon_relay.forwarder import LINK, Forwarder
 INGRESS, INGRESS6 = 7, 8
 CLUSTER = 1
 NETWORK = ip_network("10.0.0.0/24")
+CLUSTER6, NETWORK6 = 2, ip_network("2001:db8::/96")
+"""Transceivers that other relays reach, over IPv6."""
 FIRST_PORT, LAST_PORT = 9000, 9009
 
 
@@ -80,7 +82,9 @@ class Relay:
         self.keys = keys or KeyRing.generate(bytes)
         self.tokens = RouteTokens(self.keys.route)
         self.link_keys = LinkKeys(self.keys.link)
-        self.networks = ClusterNetworks([(CLUSTER, NETWORK, FIRST_PORT, LAST_PORT)])
+        self.networks = ClusterNetworks(
+            [(CLUSTER, NETWORK, FIRST_PORT, LAST_PORT), (CLUSTER6, NETWORK6, FIRST_PORT, LAST_PORT)]
+        )
         self.now = 0.0
         self.unix_offset = 1000.0
         self.core = Forwarder(

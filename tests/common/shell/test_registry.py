@@ -1,5 +1,7 @@
 """Against a real redis-server: leases, and what happens while it is gone."""
 
+import json
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -8,7 +10,7 @@ import trio
 
 from antiphon_common.control import LinkInfo, Load
 from antiphon_common.keys import KeyRing
-from antiphon_common.registry import Registered
+from antiphon_common.registry import Registered, seal
 from antiphon_common.shell.registry import connect, keep_registered, watch_members
 from support.redis_server import RedisServer, garbling, redis_server
 
@@ -73,6 +75,23 @@ async def test_other_clusters_and_other_installations_are_not_seen(
     elsewhere = msgspec.structs.replace(OTHER, link=LinkInfo(1, ("[::1]:4000",)))
     nursery.start_soon(keep_registered, redis.url, KEYS, lambda: elsewhere)
     nursery.start_soon(keep_registered, redis.url, FOREIGN, lambda: OTHER)
+    nursery.start_soon(keep_registered, redis.url, KEYS, lambda: ONE)
+    await seen.until_there(ONE)
+    looks = seen.looks
+    await seen.until(lambda: seen.looks >= looks + 2)
+    assert seen.members == [ONE]
+
+
+@pytest.mark.parametrize("kind", ["empty tag", "half a tag", "replayed"])
+async def test_who_can_write_to_redis_lists_nobody(
+    kind: str, redis: RedisServer, seen: Seen, nursery: trio.Nursery
+) -> None:
+    """An entry with the tag cut off, or one that a transceiver that is gone wrote an hour ago."""
+    entry = json.loads(seal(OTHER, KEYS, time.time() - (3600 if kind == "replayed" else 0)))
+    entry["tag"] = {"empty tag": "", "half a tag": entry["tag"][:16]}.get(kind, entry["tag"])
+    async with connect(redis.url) as client:
+        await client.set("antiphon:0:transceiver:[::1]:8090", json.dumps(entry, separators=(",", ":")))
+        await client.sadd("antiphon:0:transceivers", ["[::1]:8090"])
     nursery.start_soon(keep_registered, redis.url, KEYS, lambda: ONE)
     await seen.until_there(ONE)
     looks = seen.looks

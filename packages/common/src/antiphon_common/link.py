@@ -83,6 +83,8 @@ class LinkKeys:
             return True
         if len(header) < HEADER_SIZE or header[0] >> 4 != VERSION:
             return False
+        if header[PATH_START + 1]:
+            return False  # the reserved byte of a path, so that what is verified can be decoded
         key = self._keys.accepting(header[1], unix_now)
         is_message = header[0] & MESSAGE
         covered = header[:_TAG_START] + datagram[HEADER_SIZE:] if is_message else header[:_TAG_START]

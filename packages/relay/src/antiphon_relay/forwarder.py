@@ -79,9 +79,10 @@ class RelayCounters:
     """What was forwarded, and what was dropped why."""
 
     __slots__ = (
-        "bad_token", "disowned", "downlink", "link_bad_tag", "link_foreign", "link_malformed", "malformed_request",
-        "messages", "moved_refused", "no_route", "not_owner", "over_flow_limit", "over_owner_limit",
-        "over_token_limit", "shed", "shed_downlink", "skipped_messages", "unknown", "unknown_ingress", "uplink",
+        "bad_token", "disowned", "downlink", "failed_turns", "link_bad_tag", "link_foreign", "link_malformed",
+        "malformed_request", "messages", "moved_refused", "no_route", "not_owner", "over_flow_limit",
+        "over_owner_limit", "over_token_limit", "shed", "shed_downlink", "skipped_messages", "unknown",
+        "unknown_ingress", "uplink",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -96,6 +97,7 @@ class RelayCounters:
         self.over_flow_limit = 0
         self.over_token_limit = 0
         self.over_owner_limit = 0
+        self.failed_turns = 0
         self.shed = 0
         self.shed_downlink = 0
         self.link_malformed = 0
@@ -247,7 +249,7 @@ class Forwarder:
         assert self.cache is not None
         for key, owner, ingress, packets in self.cache.answered(keys, values, now):
             now_at = self.moves.follow_address(owner)
-            if self._is_transceiver(now_at):
+            if len(now_at) == self._link_address_size and self._is_transceiver(now_at):
                 self._restore(key, now_at, now)
                 self.forward_uplink(ingress, packets, now)
 
@@ -421,7 +423,8 @@ class Forwarder:
 
     def _move(self, moved: Moved, source: bytes, now: float) -> None:
         """Let the calls of one owner, whose tokens stay as they are, be its successor's."""
-        addresses = self.moves.learn(moved, source, now)
+        reachable = len(self.moves.resolve(moved.successor)) == self._link_address_size
+        addresses = self.moves.learn(moved, source, now) if reachable else None
         if addresses is None:
             self.counters.moved_refused += 1
             return

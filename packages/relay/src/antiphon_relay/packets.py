@@ -5,6 +5,7 @@ between two looks, and a look finds several packets. The sleep blocks the proces
 millisecond, and a relay has nothing else to do. Where other services share the process, `gather` is to be off.
 """
 
+import logging
 import select
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +35,11 @@ WATCH_SECONDS = 1.0
 """How long packets may wait before the loop counts as stalled, at least; twice that at most."""
 RATE_WINDOW = 0.02
 """Seconds over which the rate is measured."""
+COMPLAINT_SECONDS = 10.0
+"""Between two tracebacks of failures in the loop: each packet may cause one."""
 Receiver = Callable[[float], int]
+
+log = logging.getLogger(__name__)
 
 
 class PacketLoop:
@@ -56,6 +61,7 @@ class PacketLoop:
         self._moved = 0
         self._full_batches = 0
         self._stalled = False
+        self._complain_at = 0.0
         self._timer = trio.CancelScope()
         self.asked = Wakeup()
         """Rings when there is something to look up in the flow cache."""
@@ -104,8 +110,12 @@ class PacketLoop:
                 await trio.sleep_until(self._forwarder.poll_timeout())
             for ingress, sock in self._media:
                 ingress.away = not has_address(sock.address[0])
-            self._forwarder.handle_timeout(trio.current_time())
-            self.flush()
+            self._guard(self._serve_time, trio.current_time())
+
+    def _serve_time(self, now: float) -> int:
+        self._forwarder.handle_timeout(now)
+        self.flush()
+        return 0
 
     async def _watch(self, waiting: select.epoll) -> None:
         """See each second whether the loop has moved what waited the last time."""
@@ -132,8 +142,22 @@ class PacketLoop:
 
     def _look(self, waiting: select.epoll, now: float) -> tuple[int, bool]:
         """Move one batch of each socket that has something; return how many, and whether any had a whole batch."""
-        counts = [self._receivers[descriptor](now) for descriptor, _ in waiting.poll(0)]
+        counts = [self._guard(self._receivers[descriptor], now) for descriptor, _ in waiting.poll(0)]
         return sum(counts), BATCH in counts
+
+    def _guard(self, action: Receiver, now: float) -> int:
+        """Move one batch; when that raises, it is dropped with what was to be sent, and the loop goes on."""
+        try:
+            return action(now)
+        except Exception:
+            self._forwarder.counters.failed_turns += 1
+            self._forwarder.link_outbox.clear()
+            for ingress, _ in self._media:
+                ingress.outbox.clear()
+            if now >= self._complain_at:
+                self._complain_at = now + COMPLAINT_SECONDS
+                log.exception("packets were dropped, because forwarding them failed")
+            return 0
 
     def _measure(self, moved: int, now: float) -> None:
         self._moved += moved

@@ -218,6 +218,8 @@ class Switchboard:
             self.counters.too_short += 1
         elif data[0] & MESSAGE:
             self._receive_message(data, relay, now)
+        elif data[0] & DOWNLINK:
+            self.counters.downlink += 1
         elif not self._link_keys.verify(data, now + self._unix_offset):
             self.counters.bad_tag += 1
         else:

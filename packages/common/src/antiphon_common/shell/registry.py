@@ -13,7 +13,7 @@ import anyio
 
 from antiphon_common.errors import DecodeError
 from antiphon_common.keys import DerivedKeys
-from antiphon_common.registry import LEASE_SECONDS, Registered, seal, unseal
+from antiphon_common.registry import LEASE_SECONDS, Registered, RegistryReader, seal
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -56,7 +56,7 @@ async def keep_registered(url: str, keys: DerivedKeys, describe: Callable[[], Re
 
 async def watch_members(url: str, cluster: int, keys: DerivedKeys, found: Callable[[list[Registered]], None]) -> None:
     """Call `found` each second with the transceivers that have a lease, until cancelled; not while Redis is gone."""
-    names = _Names(cluster)
+    names, reader = _Names(cluster), RegistryReader(keys)
     foreign = 0
 
     async def look(redis: "Redis[bytes]") -> None:
@@ -65,9 +65,9 @@ async def watch_members(url: str, cluster: int, keys: DerivedKeys, found: Callab
         values = await redis.mget([names.member(place.decode(errors="replace")) for place in places]) if places else ()
         if gone := [place for place, value in zip(places, values, strict=True) if value is None]:
             await redis.srem(names.index, gone)  # one that lives comes back within a second
-        listed = [_read(value, keys) for value in values if value is not None]
+        listed = [_read(value, reader) for value in values if value is not None]
         if foreign != (foreign := listed.count(None)):
-            log.warning("entries of the registry are not of this installation", extra={"entries": foreign})
+            log.warning("entries of the registry are not of this installation, or too old", extra={"entries": foreign})
         found([member for member in listed if member is not None])
 
     await _every_second(url, look)
@@ -120,8 +120,8 @@ async def _give_back(url: str, names: _Names, place: str) -> None:
         log.debug("the lease was not given back", extra={"reason": str(error)})
 
 
-def _read(value: bytes, keys: DerivedKeys) -> Registered | None:
+def _read(value: bytes, reader: RegistryReader) -> Registered | None:
     try:
-        return unseal(value, keys, time.time())
+        return reader.read(value, time.time())
     except DecodeError:
         return None
