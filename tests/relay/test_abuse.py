@@ -125,6 +125,7 @@ def test_idle_seconds_of_a_flow_are_not_saved_up(idle: float) -> None:
     relay.receive(RTP, client(1))
     for _ in range(2):
         relay.wait(idle)
+        owner.confirm(client(1))
         passed = sum(len(relay.receive(RTP, client(1))) for _ in range(4 * PACKETS_AT_ONCE))
         assert PACKETS_AT_ONCE <= passed < 2 * PACKETS_AT_ONCE
     relay.wait(PACKETS_WINDOW)
