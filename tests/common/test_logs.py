@@ -32,6 +32,51 @@ def test_what_a_peer_said_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.count("\n") == 1
 
 
+UNPRINTABLE = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0))]
+UNPRINTABLE += [
+    "\u2028",
+    "\u2029",
+    "\u202a",
+    "\u202b",
+    "\u202c",
+    "\u202d",
+    "\u202e",
+    "\u2066",
+    "\u2067",
+    "\u2068",
+    "\u2069",
+    "\u200e",
+    "\u200f",
+    "\u061c",
+    "\ufeff",
+]
+UNPRINTABLE += ["\ud800", "\udfff", "\U000e0001", "\ufff9", "\u00ad"]
+
+
+@pytest.mark.parametrize("char", UNPRINTABLE, ids=lambda char: f"U+{ord(char):04X}")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_character_ends_a_line_moves_the_cursor_or_turns_the_text(
+    form: str, char: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C0 and C1 controls, line and paragraph separators, bidirectional formats and surrogates in what a peer sent."""
+    logs.configure(form)
+    try:
+        raise ValueError(f"a{char}b")
+    except ValueError:
+        logger.exception("refused: a%sb", char, extra={"reason": f"a{char}b", "peer": char})
+    line = capsys.readouterr().err
+    assert char not in line.removesuffix("\n")
+    assert line.isascii()
+    assert len(line.splitlines()) == 1
+
+
+def test_letters_of_any_script_stay_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("text")
+    logger.info("Grüße %s", "שלום 你好 😀", extra={"tenant": "größe", "reason": "ça va"})
+    line = capsys.readouterr().err
+    assert all(text in line for text in ("Grüße שלום 你好 😀", "tenant=größe", 'reason="ça va"'))
+
+
 def test_json_is_one_object_a_line_with_the_exception(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json")
     try:

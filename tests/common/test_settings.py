@@ -52,6 +52,30 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path)
     assert shared.transceiver == ("http://a:1", "http://b:2")
 
 
+def test_the_file_of_the_flag_wins_over_that_of_the_environment(tmp_path: Path) -> None:
+    for name, capacity in (("flag", 1), ("environment", 2)):
+        (tmp_path / name).write_text(f"capacity = {capacity}")
+    given, other = str(tmp_path / "flag"), str(tmp_path / "environment")
+    assert settings("--config", given, ANTIPHON_CONFIG=other)[2].capacity == 1
+    assert settings(ANTIPHON_CONFIG=other)[2].capacity == 2
+
+
+def test_limits_of_callers_are_settings_like_all_others(tmp_path: Path) -> None:
+    file = tmp_path / "antiphon.toml"
+    file.write_text('tenant-calls = 7\naddress-offers = 2.5\nproxy = ["10.0.0.0/8"]')
+    front = settings("--config", str(file), "--address-calls", "3", ANTIPHON_TENANT_OFFERS="0.5")[0]
+    assert (front.tenant_calls, front.address_offers, front.address_calls, front.tenant_offers) == (7, 2.5, 3, 0.5)
+    assert [str(network) for network in front.proxy] == ["10.0.0.0/8"]
+    for argv in (
+        ["--tenant-calls", "0"],
+        ["--address-offers", "0"],
+        ["--tenant-offers", "x"],
+        ["--proxy", "10.0.0.1/8"],
+    ):
+        with pytest.raises(SystemExit):
+            settings(*argv)
+
+
 def test_repeated_settings() -> None:
     expected = (Media(Address("192.0.2.1", 3478), Address("203.0.113.1", 3478), 7), Media(Address("::1", 99)))
     texts = ("7=192.0.2.1,203.0.113.1", "[::1]:99")

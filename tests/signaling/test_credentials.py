@@ -6,6 +6,32 @@ from antiphon_common.settings import Address, FrontSettings, SettingsError
 from antiphon_signaling.credentials import ApiKeys, Credentials, make_credentials
 from antiphon_signaling.refusals import RefusedError
 
+# fmt: off
+PROXIES = [
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded", "x-real-ip", "x-client-ip", "client-ip",
+    "true-client-ip", "cf-ray", "cf-connecting-ip", "cf-visitor", "cf-worker", "cdn-loop", "fastly-client-ip",
+    "fastly-ff", "fly-client-ip", "fly-region", "x-envoy-external-address", "x-envoy-expected-rq-timeout-ms",
+    "x-amzn-trace-id", "x-azure-clientip", "x-azure-ref", "x-appengine-user-ip", "x-arr-log-id", "x-original-host",
+    "x-original-forwarded-for", "x-proxyuser-ip", "x-nginx-proxy", "proxy-connection", "x-vercel-id",
+    "x-nf-client-connection-ip", "tailscale-user-login", "ngrok-trace-id", "x-varnish", "surrogate-capability",
+    "x-cluster-client-ip", "x-scheme", "x-host", "x-ssl-client-verify", "akamai-origin-hop", "x-railway-edge",
+    "rndr-id", "x-sucuri-clientip", "incap-client-ip", "x-msedge-ref", "wl-proxy-client-ip", "x-remote-addr",
+]
+# fmt: on
+"""What proxies, content delivery networks, load balancers and tunnels add."""
+# fmt: off
+OF_PROGRAMS = [
+    "accept", "accept-encoding", "accept-language", "authorization", "baggage", "cache-control", "connection",
+    "content-length", "content-type", "cookie", "dnt", "if-match", "if-none-match", "keep-alive", "openai-beta",
+    "openai-organization", "openai-project", "origin-agent-cluster", "pragma", "priority", "range", "referer",
+    "save-data", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "sec-fetch-dest", "sec-fetch-mode",
+    "sec-fetch-user", "sec-gpc", "sec-websocket-key", "sec-websocket-protocol", "te", "traceparent", "tracestate",
+    "transfer-encoding", "upgrade", "upgrade-insecure-requests", "user-agent", "x-client-info", "x-request-id",
+    "x-requested-with", "x-stainless-arch", "x-stainless-lang",
+]
+# fmt: on
+"""What browsers and SDKs send by themselves."""
+
 LOCAL = Credentials(None, loopback_only=True)
 
 
@@ -107,6 +133,8 @@ def test_with_keys_a_key_is_needed_even_on_loopback(
         ({"host": "127.0.0.1:8080", "origin": "http://127.0.0.1:3000"}, "127.0.0.1"),
         ({"host": "[::1]:8080"}, "::ffff:127.0.0.1"),
         ({"host": "talk.localhost", "authorization": "Bearer whatever"}, "127.0.0.9"),
+        ({"host": "127.0.0.1:8080", "origin": "http://localhost:3000", "sec-fetch-site": "cross-site"}, "127.0.0.1"),
+        ({"host": "localhost", **dict.fromkeys(OF_PROGRAMS, "x")}, "127.0.0.1"),
     ],
 )
 def test_who_is_on_this_machine_needs_no_key(headers: dict[str, str], peer: str) -> None:
@@ -126,6 +154,8 @@ def test_who_is_on_this_machine_needs_no_key(headers: dict[str, str], peer: str)
         ({"host": "localhost", "x-forwarded-for": "127.0.0.1"}, "127.0.0.1"),
         ({"host": "localhost", "forwarded": "for=127.0.0.1"}, "127.0.0.1"),
         ({"host": "localhost", "via": "1.1 proxy"}, "127.0.0.1"),
+        ({"host": "localhost", "sec-fetch-site": "cross-site"}, "127.0.0.1"),
+        *(({"host": "localhost", name: "203.0.113.9"}, "127.0.0.1") for name in PROXIES),
     ],
 )
 def test_everybody_else_is_refused_without_keys(headers: dict[str, str], peer: str) -> None:

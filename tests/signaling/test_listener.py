@@ -143,3 +143,13 @@ async def test_chunked_offers_work(ports: SignalingPorts, offer: bytes, transcei
         await stream.send_all(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(offer), offer))
         assert (await read_head(stream)).startswith(b"HTTP/1.1 201")
     assert len(transceiver.calls) == 1
+
+
+@pytest.mark.parametrize(("version", "status"), [(b"1.1", b"415"), (b"1.0", b"401")])
+async def test_who_speaks_http_1_0_may_be_a_proxy_and_needs_a_key(
+    ports: SignalingPorts, version: bytes, status: bytes
+) -> None:
+    """A reverse proxy may add no header at all, and put its own address into Host."""
+    async with await connect(ports) as stream:
+        await stream.send_all(post(b"").replace(b"HTTP/1.1", b"HTTP/" + version))
+        assert (await read_head(stream)).split()[1] == status

@@ -58,4 +58,10 @@ def configure(form: Literal["text", "json"] | str = "text", level: int = logging
 def _quote(value: Any) -> str:
     text = str(value)
     plain = text.isprintable() and text and not any(mark in text for mark in ' "=')
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else _escape(json.dumps(text, ensure_ascii=False))
+
+
+def _escape(text: str) -> str:
+    """Escape what could end a line, move a cursor or turn the direction of text: C0 and C1 controls, line and paragraph
+    separators, bidirectional and other format characters, lone surrogates."""
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)

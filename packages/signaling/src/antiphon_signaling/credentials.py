@@ -21,8 +21,18 @@ DEFAULT_TENANT = "default"
 MADE_KEY_BYTES = 24
 MIN_KEY = 16
 """Characters of an API key. Where all are random, 2^64 guesses find one of hexadecimal digits."""
-FORWARDING_HEADERS = ("forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip")
-"""With these, and any that begins with `x-forwarded-`, a request came through a proxy: its peer tells nothing."""
+# fmt: off
+FORWARDING_WORDS = frozenset({
+    "akamai", "amzn", "appengine", "apigw", "arr", "azure", "balancer", "caddy", "cdn", "cf", "cloudflare",
+    "cloudfront", "edge", "envoy", "fastly", "fly", "forwarded", "gateway", "haproxy", "heroku", "iap", "incap",
+    "ingress", "istio", "linkerd", "msedge", "netlify", "nf", "nginx", "ngrok", "original", "proxied", "proxy",
+    "railway", "ray", "rndr", "squid", "ssl", "sucuri", "surrogate", "tailscale", "traefik", "tunnel", "varnish",
+    "vercel", "via",
+})
+# fmt: on
+"""Words, between the hyphens of header names, that proxies, load balancers and tunnels add and programs do not."""
+FORWARDING_ENDS = ("-ip", "-addr", "-address", "-host", "-proto", "-scheme")
+"""Ends of header names in which they say where a request came from, such as X-Real-IP and CF-Connecting-IP."""
 
 ANYWHERE: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
@@ -180,8 +190,13 @@ def _bearer(header: str) -> str | None:
 def _is_local(headers: Mapping[str, str], peer: str) -> bool:
     """Tell whether a request comes from this machine: neither through a proxy, nor from a page of elsewhere, nor under
     a name that was made to resolve to loopback."""
-    forwarded = any(name in FORWARDING_HEADERS or name.startswith("x-forwarded-") for name in headers)
-    return not forwarded and all(_names_loopback(host) for host in _hosts(headers, peer))
+    forwarded = any(map(_tells_of_proxy, headers))
+    foreign = "origin" not in headers and headers.get("sec-fetch-site") == "cross-site"
+    return not forwarded and not foreign and all(_names_loopback(host) for host in _hosts(headers, peer))
+
+
+def _tells_of_proxy(name: str) -> bool:
+    return name.endswith(FORWARDING_ENDS) or not FORWARDING_WORDS.isdisjoint(name.split("-"))
 
 
 def _hosts(headers: Mapping[str, str], peer: str) -> Iterator[str | None]:

@@ -85,7 +85,10 @@ class _CallsApi:
         return Response(msgspec.json.encode(status), media_type="application/json")
 
     def _caller_of(self, request: Request) -> Caller:
-        return self._credentials.identify(joined(request.headers.items()), _peer(request))
+        headers = joined(request.headers.items())
+        if request.scope["http_version"] == "1.0":
+            headers.setdefault("via", "1.0")  # proxies speak it, some of which add no header
+        return self._credentials.identify(headers, _peer(request))
 
 
 def _peer(request: Request) -> str:
