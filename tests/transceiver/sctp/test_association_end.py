@@ -4,8 +4,9 @@ import pytest
 
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.sctp import CloseReason
-from antiphon_transceiver.sctp.association import HEARTBEAT_INTERVAL, SHUTDOWN_DEADLINE
+from antiphon_transceiver.sctp.association import SHUTDOWN_DEADLINE
 from antiphon_transceiver.sctp.chunks import Abort, Heartbeat, HeartbeatAck, Unknown
+from antiphon_transceiver.sctp.heartbeat import HEARTBEAT_INTERVAL
 from antiphon_transceiver.sctp.packet import Packet
 from support.impairment import Impairment
 from support.sctp_peers import SctpPeers, chunks_of, closings, forge, make_sctp_peers, messages

@@ -1,5 +1,6 @@
 """What one packet of 1,200 bytes costs, whatever is in it and whatever is held: work is counted, not time."""
 
+import tracemalloc
 from collections.abc import Callable
 
 import msgspec
@@ -296,3 +297,21 @@ def test_chunks_that_must_be_alone_in_a_packet_are_not_answered() -> None:
     peer.send([HeartbeatAck(), CookieEcho(bytes(50))])
     assert not any("InitAck" in chunks_of(datagram) for datagram in network.right.sent[before:])
     assert peer.peers.established
+
+
+def test_labels_of_a_peers_channels_are_not_kept() -> None:
+    """As many channels as may be open, each with a label of 4 KiB that takes four times as much in memory."""
+    peers = make_sctp_peers().establish()
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            peers.client.association.send(2 * number, PayloadProtocol.DCEP, Open("\U0001f399" + "x" * 4000).encode())
+            peers.run(0.1)
+            peers.network.left.events.clear()
+            peers.network.right.events.clear()
+            peers.network.left.sent.clear()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peers.server.counters.refused == 0
+    assert held < 500_000

@@ -12,11 +12,12 @@ from antiphon_transceiver.sctp.chunks import SACK_SIZE, Chunk
 from antiphon_transceiver.sctp.congestion import CongestionControl
 from antiphon_transceiver.sctp.cookie import EXTENSIONS, SECRET_SIZE, CookieJar, Peer, StaleCookieError
 from antiphon_transceiver.sctp.events import Closed, CloseReason, Established, StreamsReset
+from antiphon_transceiver.sctp.heartbeat import HEARTBEAT_INFO_SIZE, Heartbeats
 from antiphon_transceiver.sctp.inbound import MAX_STREAMS, RECEIVE_BUFFER, Inbound
 from antiphon_transceiver.sctp.outbound import Outbound
 from antiphon_transceiver.sctp.outgoing import OutboundMessage
 from antiphon_transceiver.sctp.packet import HEADER_SIZE, Packet, encode_packet
-from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType, encode_parameters
+from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType
 from antiphon_transceiver.sctp.reassembly import StreamMessage
 from antiphon_transceiver.sctp.resets import StreamResets
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
@@ -53,11 +54,6 @@ to a minute apart)."""
 
 MAX_CAUSES = 4
 """Error causes of an ABORT that `Closed` names; there is one as a rule."""
-
-HEARTBEAT_INTERVAL = 30.0
-"""Seconds of silence after which the path is measured (HB.interval of RFC 9260 §16)."""
-
-_HEARTBEAT_INFO_SIZE = 8
 
 
 class AssociationCounters:
@@ -118,9 +114,7 @@ class Association:
         """When to repeat what sets up or shuts down (T1 and T2)."""
         self._retries = 0
         self._close_reason = CloseReason.PEER_CLOSED
-        self._heartbeat_at: float | None = None
-        self._heartbeat: tuple[bytes, float] | None = None
-        """What the last HEARTBEAT carried and when it left, until it is answered."""
+        self._heartbeats = Heartbeats()
         self._dirty = False
         self._burst = 0
         """Packets of a burst that is not over: the next `flush` goes on with it, at once."""
@@ -244,7 +238,7 @@ class Association:
         repeated = self._resets.handle_timeout(now)
         if repeated is not None:
             self._queue(chunks.Reconfig((repeated,)))
-        if self._heartbeat_at is not None and now >= self._heartbeat_at:
+        if self._heartbeats.deadline is not None and now >= self._heartbeats.deadline:
             self._send_heartbeat(now)
         if max(self.outbound.unanswered, self._resets.unanswered, self._retries) > MAX_RETRANSMISSIONS:
             self._abort(CloseReason.TIMEOUT, Cause.USER_INITIATED_ABORT, f"no answer in state {self.state.name}")
@@ -264,21 +258,9 @@ class Association:
             return None
         if self._dirty or self._burst:
             return self._now
-        return min(
-            (
-                deadline
-                for deadline in (
-                    self._give_up_at,
-                    self._retry_at,
-                    self.outbound.deadline,
-                    self.inbound.tsns.deadline,
-                    self._resets.deadline,
-                    self._heartbeat_at,
-                )
-                if deadline is not None
-            ),
-            default=None,
-        )
+        setup = (self._give_up_at, self._retry_at, self._heartbeats.deadline)
+        deadlines = (*setup, self.outbound.deadline, self.inbound.tsns.deadline, self._resets.deadline)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     # Incoming packets.
 
@@ -381,7 +363,7 @@ class Association:
         self._setup_chunk = b""
         self._give_up_at = self._retry_at = None
         self._retries = 0
-        self._heartbeat_at = now + HEARTBEAT_INTERVAL
+        self._heartbeats.postpone(now)
         self._events.append(Established())
 
     def _send_setup(self, now: float) -> None:
@@ -440,21 +422,16 @@ class Association:
         self._queue(chunks.HeartbeatAck(heartbeat.value))
 
     def _receive_heartbeat_ack(self, answer: chunks.HeartbeatAck, now: float) -> None:
-        if self._heartbeat is None or answer.value != self._heartbeat[0]:
+        round_trip = self._heartbeats.answered(answer.value, now)
+        if round_trip is None:
             self.counters.unexpected += 1
-            return
-        self.rto.measure(now - self._heartbeat[1])
-        self._heartbeat = None
+        else:
+            self.rto.measure(round_trip)
 
     def _send_heartbeat(self, now: float) -> None:
-        """Measure an idle path (RFC 9260 §8.3). Whether the peer is there at all is for ICE to find out."""
-        self._heartbeat_at = now + HEARTBEAT_INTERVAL
-        if not self.outbound.idle or self.state is not State.ESTABLISHED:
-            return
-        info = Parameter(ParameterType.HEARTBEAT_INFO, self._random(_HEARTBEAT_INFO_SIZE))
-        heartbeat = chunks.Heartbeat(encode_parameters([info]))
-        self._heartbeat = heartbeat.value, now
-        self._queue(heartbeat)
+        self._heartbeats.postpone(now)
+        if self.outbound.idle and self.state is State.ESTABLISHED:
+            self._queue(self._heartbeats.make(self._random(HEARTBEAT_INFO_SIZE), now))
 
     # The end.
 

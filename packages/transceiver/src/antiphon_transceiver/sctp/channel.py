@@ -16,26 +16,29 @@ class ChannelState(Enum):
 
 
 class Channel(msgspec.Struct, eq=False):
-    """`max_lifetime` is in seconds; at most one of the limits is set."""
+    """`opening` says what the opener asked for."""
 
-    id: int
-    label: str
-    protocol: str
-    ordered: bool
-    max_retransmits: int | None
-    max_lifetime: float | None
-    by_peer: bool
+    opening: ChannelOpened
     state: ChannelState
     outgoing_reset: bool = False
     incoming_reset: bool = False
 
-    def opened(self) -> ChannelOpened:
-        return ChannelOpened(
-            self.id,
-            self.label,
-            self.protocol,
-            self.ordered,
-            self.max_retransmits,
-            self.max_lifetime,
-            self.by_peer,
-        )
+    @property
+    def id(self) -> int:
+        return self.opening.id
+
+    @classmethod
+    def of_peer(cls, opening: ChannelOpened) -> "Channel":
+        """Return an open channel of the peer. Its label and protocol, up to 4 KiB, are not kept."""
+        return cls(msgspec.structs.replace(opening, label="", protocol=""), ChannelState.OPEN)
+
+
+class DataChannelCounters:
+    """What was dropped of the peer's."""
+
+    def __init__(self) -> None:
+        self.malformed = 0
+        self.unexpected = 0
+        """Messages of channels that are not open, even if they are delivered once the channel is."""
+        self.refused = 0
+        """Channels that could not be opened: too many, or a malformed OPEN."""

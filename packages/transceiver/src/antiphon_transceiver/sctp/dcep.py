@@ -7,6 +7,7 @@ from typing import Self
 import msgspec
 
 from antiphon_common.errors import DecodeError
+from antiphon_transceiver.sctp.events import ChannelOpened
 
 MAX_OPEN = 4096
 """Bytes of an OPEN message. RFC 8832 would allow 128 KiB of label and protocol; each channel keeps them."""
@@ -73,6 +74,11 @@ class Open(msgspec.Struct, frozen=True):
             limit if reliability == _MAX_RETRANSMITS else None,
             limit if reliability == _MAX_LIFETIME else None,
         )
+
+    def opened(self, id: int) -> ChannelOpened:
+        """Return what the peer opened with this, as the channel with `id`."""
+        lifetime = None if self.max_lifetime is None else self.max_lifetime / 1000
+        return ChannelOpened(id, self.label, self.protocol, self.ordered, self.max_retransmits, lifetime, True)
 
 
 ACK = bytes((MessageType.ACK,))

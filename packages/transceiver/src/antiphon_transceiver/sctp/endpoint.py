@@ -7,12 +7,13 @@ from antiphon_common.core import Path, Transmit
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.sctp import dcep
 from antiphon_transceiver.sctp.association import PORT, Association, AssociationEvent
-from antiphon_transceiver.sctp.channel import Channel, ChannelState
+from antiphon_transceiver.sctp.channel import Channel, ChannelState, DataChannelCounters
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol, decode_message, encode_message
 from antiphon_transceiver.sctp.early import EarlyMessages
 from antiphon_transceiver.sctp.events import (
     BufferedAmountLow,
     ChannelClosed,
+    ChannelOpened,
     Closed,
     DataChannelEvent,
     Established,
@@ -40,17 +41,6 @@ hole may deliver five hundred messages, each of which is an event of a call."""
 
 LOW_BUFFERED = 1 << 16
 """Bytes left to be acknowledged at which more is asked for: enough to keep a path busy meanwhile."""
-
-
-class DataChannelCounters:
-    """What was dropped of the peer's."""
-
-    def __init__(self) -> None:
-        self.malformed = 0
-        self.unexpected = 0
-        """Messages of channels that are not open, even if they are delivered once the channel is."""
-        self.refused = 0
-        """Channels that could not be opened: too many, or a malformed OPEN."""
 
 
 class DataChannelEndpoint:
@@ -133,16 +123,14 @@ class DataChannelEndpoint:
         number = self._free_id() if id is None else id
         if number in self._channels or not 0 <= number < self.association.streams:
             raise LocalProtocolError(f"channel {number} is taken or out of range")
-        channel = Channel(
-            number, label, protocol, ordered, max_retransmits, max_lifetime, False, ChannelState.CONNECTING
-        )
-        self._channels[number] = channel
+        opening = ChannelOpened(number, label, protocol, ordered, max_retransmits, max_lifetime, False)
+        channel = self._channels[number] = Channel(opening, ChannelState.CONNECTING)
         if id is None:
             self.association.send(number, PayloadProtocol.DCEP, announcement)
         else:
             channel.state = ChannelState.OPEN
             if self.established:
-                self._tell(channel.opened())
+                self._tell(opening)
         return number
 
     def send(self, id: int, data: str | bytes) -> None:
@@ -157,9 +145,9 @@ class DataChannelEndpoint:
             id,
             ppid,
             payload,
-            ordered=channel.ordered or channel.state is ChannelState.CONNECTING,
-            max_retransmits=channel.max_retransmits,
-            max_lifetime=channel.max_lifetime,
+            ordered=channel.opening.ordered or channel.state is ChannelState.CONNECTING,
+            max_retransmits=channel.opening.max_retransmits,
+            max_lifetime=channel.opening.max_lifetime,
         )
         if self.buffered(id) > LOW_BUFFERED:
             self._watched.add(id)
@@ -246,7 +234,7 @@ class DataChannelEndpoint:
                 del self._channels[channel.id]
                 self._tell(ChannelClosed(channel.id))
             elif channel.state is ChannelState.OPEN:
-                self._tell(channel.opened())
+                self._tell(channel.opening)
 
     def _receive_message(self, message: StreamMessage) -> None:
         channel = self._channels.get(message.stream)
@@ -273,7 +261,7 @@ class DataChannelEndpoint:
                 self._acknowledged(channel)
         elif channel is None:
             self._receive_open(message.stream, message.data)
-        elif channel.by_peer or channel.state is ChannelState.CLOSING:
+        elif channel.opening.by_peer or channel.state is ChannelState.CLOSING:
             self.counters.unexpected += 1
         else:
             Open.decode(message.data)
@@ -289,20 +277,10 @@ class DataChannelEndpoint:
         if number >= self.association.streams or len(self._channels) >= MAX_CHANNELS:
             self._refuse(number)
             return
-        lifetime = None if request.max_lifetime is None else request.max_lifetime / 1000
-        channel = Channel(
-            number,
-            request.label,
-            request.protocol,
-            request.ordered,
-            request.max_retransmits,
-            lifetime,
-            True,
-            ChannelState.OPEN,
-        )
         if self._reply(number, dcep.ACK):
-            self._channels[number] = channel
-            self._tell(channel.opened())
+            opening = request.opened(number)
+            self._channels[number] = Channel.of_peer(opening)
+            self._tell(opening)
             for message in self._early.pop(number):
                 self._receive_early(message)
 
@@ -333,7 +311,7 @@ class DataChannelEndpoint:
 
     def _acknowledged(self, channel: Channel) -> None:
         channel.state = ChannelState.OPEN
-        self._tell(channel.opened())
+        self._tell(channel.opening)
 
     def _begin_closing(self, channel: Channel) -> None:
         if channel.state is not ChannelState.CLOSING:
