@@ -33,12 +33,12 @@ class Copies:
         for number in range(count):
             self._free.put(Sources(root, folder / str(number)))
 
-    def try_unchanged(self, test: str) -> Trial:
-        """Run a test file without any bug; a machine shared with others gives it a second chance."""
+    def try_unchanged(self, tests: Sequence[str]) -> Trial:
+        """Run tests without any bug; a machine shared with others gives them a second chance."""
         sources = self._free.get()
         try:
             for _ in range(2):
-                trial = run_tests([test], sources=sources.folder, root=self._root, limit=BASELINE_LIMIT)
+                trial = run_tests(tests, sources=sources.folder, root=self._root, limit=BASELINE_LIMIT)
                 if trial.code == SUCCEEDED:
                     break
             return trial
@@ -110,7 +110,7 @@ def try_all(mutants: Sequence[Mutant], sources: Sources, root: Path, scratch: Pa
     copies = Copies(root, scratch, workers)
     with ThreadPoolExecutor(workers) as pool:
         try:
-            unchanged = dict(try_unchanged(pool, copies, {file for m in mutants for file in test_files(m)}))
+            unchanged = dict(try_unchanged(pool, copies, mutants))
             failing = {file: trial for file, trial in unchanged.items() if trial.code != SUCCEEDED}
             for file, trial in sorted(failing.items()):
                 print(f"\n--- {file} fails without a bug\n{trial.output[-OUTPUT_SHOWN:]}")
@@ -129,8 +129,15 @@ def try_all(mutants: Sequence[Mutant], sources: Sources, root: Path, scratch: Pa
     return not lived and not failing
 
 
-def try_unchanged(pool: ThreadPoolExecutor, copies: Copies, files: set[str]) -> Iterator[tuple[str, Trial]]:
-    running = {pool.submit(copies.try_unchanged, file): file for file in sorted(files)}
+def try_unchanged(pool: ThreadPoolExecutor, copies: Copies, mutants: Sequence[Mutant]) -> Iterator[tuple[str, Trial]]:
+    """Run every named test once, those of one file together; yield the file and how that went."""
+    named: dict[str, set[str]] = {}
+    for test in {test for mutant in mutants for test in mutant.tests}:
+        named.setdefault(test.partition("::")[0], set()).add(test)
+    running = {
+        pool.submit(copies.try_unchanged, [file] if file in tests else sorted(tests)): file
+        for file, tests in sorted(named.items())
+    }
     for count, future in enumerate(as_completed(running), 1):
         file, trial = running[future], future.result()
         verdict = "passes" if trial.code == SUCCEEDED else "FAILS"

@@ -1,16 +1,19 @@
 """Floods and forgeries at the relay's core: what they cannot take, fill or starve."""
 
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
 
 from antiphon_relay.flows import PACKETS_AT_ONCE, PACKETS_WINDOW
-from antiphon_relay.forwarder import OWNER_CHECKS_AT_ONCE, TOKEN_CHECKS_AT_ONCE, TOKEN_CHECKS_PER_SECOND
+from antiphon_relay.forwarder import MAX_OWNERS, OWNER_CHECKS_AT_ONCE, TOKEN_CHECKS_AT_ONCE, TOKEN_CHECKS_PER_SECOND
 from antiphon_relay.shares import SPARED_CONFIRMED, SPARED_PROVISIONAL, SPARED_UNKNOWN
 from support.relaying import Relay, Seen, Transceiver, binding_request, client
 
 RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
 FLOOD = 20_000
+REMEMBERED_BYTES = 256
+"""Memory that one remembered token may take: 23 bytes, an object around them, and its share of a hash table."""
 
 
 def live_call(relay: Relay, number: int, owner: Transceiver) -> bytes:
@@ -158,3 +161,38 @@ def test_under_pressure_confirmed_flows_go_first_then_provisional_then_unknown()
     assert [passed(numbers, pressed=True) for numbers in (unknown, provisional, confirmed)] == expected
     assert passed([*unknown, *provisional, *confirmed], pressed=True) == sum(expected)
     assert passed([confirmed[0]] * 60, pressed=True) == SPARED_CONFIRMED
+
+
+def test_under_pressure_media_of_confirmed_flows_leaves_first_and_requests_last() -> None:
+    """What a socket cannot take any more is dropped: that is what comes last."""
+    relay = Relay()
+    owner = relay.transceiver()
+    ingress = next(iter(relay.core.ingresses.values()))
+    owner.send(ANSWER, client(1))
+    owner.confirm(client(2))
+    addresses = {flow.key: address for address, flow in ingress.flows.items()}
+    request, early, late = binding_request(owner.token(3)), RTP + b"provisional", RTP + b"confirmed"
+    batch = [
+        (request, b"\2\0" + bytes(14)),
+        (early, addresses[client(1).encode()]),
+        (late, addresses[client(2).encode()]),
+    ]
+    relay.core.forward_uplink(ingress, batch, relay.now, pressed=True)
+    assert [seen.data for seen in relay.drain()] == [late, early, request]
+
+
+def test_tokens_that_were_read_are_remembered_within_bounds() -> None:
+    """Whoever has the route key may mint any number; each is valid, and none is of a call."""
+    relay = Relay()
+    owner = relay.transceiver()
+    requests = [binding_request(owner.token(number)) for number in range(4 * MAX_OWNERS)]
+    for request in requests[:MAX_OWNERS]:
+        relay.receive(request, client(0))
+    tracemalloc.start()
+    try:
+        for request in requests[MAX_OWNERS:]:
+            relay.receive(request, client(0))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < MAX_OWNERS * REMEMBERED_BYTES

@@ -22,6 +22,7 @@ from antiphon_relay.cache import (
     WRITE_INTERVAL,
     FlowCache,
 )
+from support.comparisons import record_comparisons
 from support.relaying import Relay, Seen, client
 
 RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
@@ -168,6 +169,17 @@ def test_poisoned_values_steer_nothing(store: Store) -> None:
     store.entries = {cache_of(victim).name(client(2).encode()): elsewhere}
     assert store.answer(victim) == []
     assert len(victim.core.flows) == 0
+
+
+def test_the_tag_of_a_value_is_compared_in_constant_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = fresh(), fresh()
+    first.transceiver().confirm(client(0))
+    store.write(first)
+    second.receive(RTP, client(0))
+    compared = record_comparisons(monkeypatch)
+    store.answer(second)
+    (value,) = store.entries.values()
+    assert value[-8:] in [given for _, given in compared]
 
 
 def test_a_flood_of_unknown_flows_is_asked_for_within_limits_and_fills_nothing(store: Store) -> None:

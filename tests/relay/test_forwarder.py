@@ -87,9 +87,12 @@ def test_a_provisional_flow_gives_way_to_the_newest_that_answers(relay: Relay) -
     assert relay.receive(DTLS, client(0)) == [Seen(DTLS, client(0), first.link)]
 
 
-def test_on_a_confirmed_flow_another_is_neither_heard_nor_forwarded(relay: Relay) -> None:
+@pytest.mark.parametrize("header", ["new", "known"])
+def test_on_a_confirmed_flow_another_is_neither_heard_nor_forwarded(relay: Relay, header: str) -> None:
     owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
     owner.confirm(client(0))
+    if header == "known":
+        assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
     assert stranger.send(STUN_RESPONSE, client(0)) == []
     stranger.confirm(client(0))
     stranger.release(client(0))

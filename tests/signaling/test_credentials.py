@@ -5,6 +5,7 @@ import pytest
 from antiphon_common.settings import Address, FrontSettings, SettingsError
 from antiphon_signaling.credentials import ApiKeys, Credentials, make_credentials
 from antiphon_signaling.refusals import RefusedError
+from support.comparisons import record_comparisons
 
 # fmt: off
 PROXIES = [
@@ -94,6 +95,15 @@ def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     file.chmod(0o644)
     with pytest.raises(SettingsError, match=r"--api-key-file: .*keys: .*mode 0644.*chmod 600"):
         ApiKeys.load(str(file))
+
+
+def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = record_comparisons(monkeypatch)
+    keys = ApiKeys({"one": "acme", "two": "other", "three": "third"})
+    for key in ("one", "two", "neither"):
+        compared.clear()
+        keys.tenant_of(key)
+        assert len(compared) == 3
 
 
 def test_missing_key_file_is_one_line() -> None:

@@ -40,6 +40,16 @@ def test_words_that_overtake_finished_are_heard_in_order_and_place() -> None:
     assert pair.session.stream.uplink.jitter.counters.resynchronised == 0
 
 
+def test_a_handshake_from_an_address_without_an_authenticated_check_is_not_taken() -> None:
+    pair = Pair()
+    pair.network.run(lambda: any(data[0] == ContentType.HANDSHAKE for data in pair.network.left.sent), limit=1.0)
+    flight = next(data for data in pair.network.left.sent if data[0] == ContentType.HANDSHAKE)
+    fresh = Pair()
+    fresh.session.receive_datagram(flight, STRANGER, fresh.network.now)
+    assert fresh.session.counters.unknown_protocol == 1
+    fresh.connect()
+
+
 def test_only_the_newest_words_are_held_and_none_of_a_stranger() -> None:
     pair = pair_without_last_flight(until=4.0)
     pair.talk(2.0)

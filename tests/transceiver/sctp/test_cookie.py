@@ -4,6 +4,7 @@ import pytest
 
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver.sctp.cookie import COOKIE_LIFETIME, CookieJar, Peer, StaleCookieError
+from support.comparisons import record_comparisons
 
 PEER = Peer(1, 65536, 300, 1024, 0xFFFFFFFF, True, False)
 JAR = CookieJar(bytes(32))
@@ -16,6 +17,13 @@ def test_a_cookie_brings_the_peer_back() -> None:
 def test_a_cookie_grows_stale() -> None:
     with pytest.raises(StaleCookieError):
         JAR.read(JAR.make(PEER, 5.0), 5.1 + COOKIE_LIFETIME)
+
+
+def test_the_tag_of_a_cookie_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    cookie = JAR.make(PEER, 5.0)
+    compared = record_comparisons(monkeypatch)
+    assert JAR.read(cookie, 5.0) == PEER
+    assert len(compared) == 1
 
 
 def test_a_changed_or_foreign_cookie_is_refused() -> None:

@@ -1,0 +1,63 @@
+"""A host on the network of the link that has no key: a transceiver takes nothing of what it sends."""
+
+import pytest
+
+from antiphon.client.descriptions import read_answer
+from antiphon_common.core import Path
+from antiphon_common.link import HEADER_SIZE, TAG_SIZE, Hello, LinkKeys
+from antiphon_transceiver.switchboard import Switchboard
+from support.actors import INGRESS
+from support.flood import checks
+from support.world import World
+
+STRANGER = Path.of("203.0.113.99", 40000, ingress=INGRESS)
+STRANGE_RELAY = ("10.0.0.99", 9999)
+
+
+def retagged(datagram: bytes) -> bytes:
+    """Return a link datagram that is right in all but its tag."""
+    return datagram[: HEADER_SIZE - TAG_SIZE] + bytes(TAG_SIZE) + datagram[HEADER_SIZE:]
+
+
+def answers(switchboard: Switchboard, datagram: bytes, now: float) -> int:
+    """Return how many datagrams a transceiver sends to a host that it does not know and that sends it this one."""
+    switchboard.receive_datagram(datagram, STRANGE_RELAY, now)
+    switchboard.handle_timeout(now)
+    return sum(sent.relay == STRANGE_RELAY for sent in iter(switchboard.poll_transmit, None))
+
+
+def live_call(world: World) -> tuple[str, list[bytes]]:
+    """Make a call; return its client's ufrag and valid checks for it."""
+    answered: list[str] = []
+
+    def keep(answer: str) -> str:
+        answered.append(answer)
+        return answer
+
+    client = world.call(rewrite=keep)
+    assert world.run(5.0, lambda: client.connected)
+    ufrag = client.core.offer().partition("ice-ufrag:")[2].split()[0]
+    return ufrag, checks(1, read_answer(answered[0]).ice, ufrag)
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right tag", "wrong tag"])
+def test_a_valid_check_behind_a_header_with_a_wrong_tag_opens_no_path(*, right: bool) -> None:
+    world = World()
+    _, requests = live_call(world)
+    switchboard = world.transceivers[0].switchboard
+    paths, counted = len(switchboard.paths), switchboard.counters.bad_tag
+    datagram = LinkKeys(world.keys.link).header(STRANGER, 0, world.now) + requests[0]
+    sent = answers(switchboard, datagram if right else retagged(datagram), world.now)
+    assert (sent > 0, len(switchboard.paths) - paths, switchboard.counters.bad_tag - counted) == (
+        (True, 1, 0) if right else (False, 0, 1)
+    )
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right tag", "wrong tag"])
+def test_a_hello_with_a_wrong_tag_announces_no_relay(*, right: bool) -> None:
+    """A relay that knows nothing yet is sent the paths of all calls at once."""
+    world = World()
+    live_call(world)
+    switchboard = world.transceivers[0].switchboard
+    datagram = LinkKeys(world.keys.link).encode(Hello((INGRESS,), boot_id=77), world.now)
+    assert (answers(switchboard, datagram if right else retagged(datagram), world.now) > 0) is right

@@ -1,0 +1,47 @@
+"""RTP and RTCP without protection: a session takes none and sends none, whatever is known of its call."""
+
+import struct
+
+from antiphon_common.demux import Protocol, classify
+from antiphon_transceiver.events import MediaEnded
+from support.session_pair import Pair, opus_packet
+
+PAYLOAD_TYPE = 111
+SSRC = 0x1234
+
+
+def plain_rtp(number: int) -> bytes:
+    return struct.pack("!BBHII", 0x80, PAYLOAD_TYPE, number, 960 * number, SSRC) + opus_packet(number)
+
+
+def plain_goodbye(ssrc: int) -> bytes:
+    """Return a compound packet of an empty receiver report and a BYE."""
+    return struct.pack("!BBHI", 0x80, 201, 1, ssrc) + struct.pack("!BBHI", 0x81, 203, 1, ssrc)
+
+
+def test_media_in_the_clear_is_not_heard() -> None:
+    pair = Pair().connect()
+    for number in range(50):
+        pair.session.receive_datagram(plain_rtp(number), pair.network.left.path, pair.network.now)
+        pair.network.run(limit=pair.network.now + 0.02)
+    assert pair.backend_heard == []
+    assert pair.session.counters.srtp_failed == 50
+
+
+def test_a_goodbye_in_the_clear_ends_no_stream() -> None:
+    pair = Pair().connect()
+    pair.talk(0.4)
+    sources = {int.from_bytes(data[8:12], "big") for data in pair.network.left.sent if classify(data) == Protocol.RTP}
+    (ssrc,) = sources
+    pair.session.receive_datagram(plain_goodbye(ssrc), pair.network.left.path, pair.network.now)
+    pair.talk(0.4)
+    assert not [event for event in pair.network.right.events if isinstance(event, MediaEnded)]
+    assert pair.backend_heard == list(range(40))
+
+
+def test_neither_media_nor_reports_leave_in_the_clear() -> None:
+    pair = Pair().connect()
+    pair.talk(8.0)
+    sent = pair.network.right.sent
+    assert {Protocol.RTP, Protocol.RTCP} <= {Protocol(classify(data)) for data in sent}
+    assert not [data for data in sent if b"cname" in data or opus_packet(7)[1:] in data]

@@ -1,0 +1,18 @@
+"""Which secrets are compared in constant time."""
+
+import hmac
+
+import pytest
+
+
+def record_comparisons(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes]]:
+    """Return a list that grows with each pair that is given to `hmac.compare_digest` from now on."""
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def recording(a: bytes, b: bytes) -> bool:
+        compared.append((bytes(a), bytes(b)))
+        return compare(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", recording)
+    return compared
