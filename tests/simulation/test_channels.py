@@ -326,3 +326,16 @@ def test_a_call_with_nothing_to_deliver_ends_at_once() -> None:
     settle(pair)
     pair.session.hang_up_when_played(pair.network.now)
     assert pair.session.ended is not None
+
+
+def test_a_burst_of_short_events_reaches_the_backend_without_another_packet() -> None:
+    """Fifty events in one datagram, and nothing from the caller after it."""
+    pair = connected()
+    settle(pair)
+    for event in numbered(50):
+        pair.client.send_message(msgspec.json.encode(event).decode())
+    pair.network.drain()
+    settle(pair, 0.02)
+    pair.network.left.rewrite = lambda datagram: []
+    settle(pair, 0.1)
+    assert taken(pair) == numbered(50)

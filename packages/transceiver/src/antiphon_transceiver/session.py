@@ -160,6 +160,7 @@ class Session:
             self._dtls.handle_timeout(now)
             if self.channels is not None:
                 self.channels.handle_timeout(now)
+                self._take_channel_events(self.channels)
             self._check_deadlines(now)
             self._drain(now)
         self._run_stream(now)
@@ -390,7 +391,10 @@ class Session:
             self.counters.unknown_protocol += 1
             return
         self.channels.receive_datagram(data, None, now)
-        while (event := self.channels.poll_event()) is not None:
+        self._take_channel_events(self.channels)
+
+    def _take_channel_events(self, channels: CallChannels) -> None:
+        while (event := channels.poll_event()) is not None:
             self._events.append(event)
 
     def _send_channels(self) -> None:
