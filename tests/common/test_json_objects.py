@@ -174,6 +174,14 @@ def test_a_walk_ends_where_the_value_ends_for_every_kind_of_header() -> None:
     assert whole(b"\x91" * 10_000 + b"\xca\x00\x00\x00\x00", 1000) == (10_005, 10)
 
 
+@pytest.mark.parametrize("header", [b"\xdd", b"\xdf"], ids=["array", "map"])
+def test_a_promise_that_the_bytes_cannot_keep_is_refused_at_once(header: bytes) -> None:
+    steps = walk(memoryview(header + b"\xff\xff\xff\xff" + b"\xc0" * 20_000), 1)
+    assert next(steps) is None
+    with pytest.raises(DecodeError):
+        next(steps)
+
+
 def test_broken_msgpack_raises_nothing_but_decode_error() -> None:
     seed = "json objects"
     print("seed", seed)

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from antiphon_common.json_objects import unpack
+from antiphon_transceiver.backends.call import MAX_WAITING_EVENTS as WAITING_FOR_BACKEND
 from antiphon_transceiver.channels import MAX_WAITING_BYTES, MAX_WAITING_EVENTS, OURS, UndeliverableError
 from antiphon_transceiver.events import Ended, EventReceived
 from antiphon_transceiver.outcome import EndReason
@@ -223,6 +224,23 @@ def test_a_caller_is_told_of_events_that_its_backend_cannot_be_given() -> None:
     [error] = call.client_heard
     assert (error["error"]["code"], error["error"]["event_id"]) == ("event_refused", "mine")
     assert call.backend_heard == [{"type": "good"}]
+
+
+def test_a_caller_is_told_of_events_beyond_those_that_wait_for_a_lost_backend() -> None:
+    call = EventfulCall(impairment=FAR_AWAY)
+    call.run(1.0)
+    call.world.transceivers[0].backends[0].hang(away=30.0)
+    call.run(5.0)
+    assert call.client_heard == []
+    events = [{"type": "test", "event_id": f"mine {number}"} for number in range(WAITING_FOR_BACKEND + 3)]
+    for begin in range(0, len(events), 50):
+        call.client_says(*events[begin : begin + 50])
+        call.run(0.05)
+    call.run(0.5)
+    assert [error["error"]["code"] for error in call.client_heard] == ["event_refused"] * 3
+    assert [error["error"]["event_id"] for error in call.client_heard] == [
+        event["event_id"] for event in events[WAITING_FOR_BACKEND:]
+    ]
 
 
 @pytest.mark.parametrize("event", [{"type": "x", "map": {None: 1}}, {"type": "x", "text": "\1" * 250_000}])

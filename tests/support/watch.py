@@ -15,6 +15,7 @@ from antiphon_common.frames import Audio, Origin
 from antiphon_relay.disowned import MAX_DISOWNED
 from antiphon_relay.forwarder import MAX_OWNERS
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, MAX_ENTRIES
+from antiphon_transceiver.backends.call import MAX_WAITING_EVENTS
 from antiphon_transceiver.backends.link import MAX_UNHEARD
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_table import KEPT_ENDED
@@ -48,6 +49,7 @@ BOUNDS = {
     ("Playout", "_entries"): MAX_ENTRIES,
     ("LinkKeys", "_verified"): 1 << 16,
     ("BackendLink", "_unheard"): MAX_UNHEARD,
+    ("BackendCall", "_events"): MAX_WAITING_EVENTS,
     ("ControllingAgent", "_pairs"): 32,
     ("PathTable", "_states"): MAX_PATHS,
 }

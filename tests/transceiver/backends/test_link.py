@@ -226,6 +226,27 @@ def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> No
     assert bench.link.calls == 1
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        [6, 1, FRAME, 0, 0, 1],
+        [8, 1, 0],
+        [10, 1, 1],
+        [11, 1, 1],
+        [12, 1],
+        [17, 1, {"type": "early"}],
+    ],
+    ids=["audio", "clear", "response started", "response ended", "hang up", "server event"],
+)
+def test_a_backend_says_nothing_before_it_has_accepted_the_call(frame: list[Any]) -> None:
+    bench = Bench()
+    bench.open()
+    bench.sent()
+    bench.raw(msgspec.msgpack.encode([frame]))
+    assert [type(heard) for heard in bench.heard[1]] == [frames.BadFrame]
+    assert bench.sent() == [frames.Ended(1, "bad_frame")]
+
+
 def test_a_refused_call_is_over_and_a_full_backend_left_alone_for_a_moment() -> None:
     bench = Bench()
     call = bench.open()
@@ -364,6 +385,14 @@ def test_short_events_that_wait_for_a_backend_are_bounded_in_number() -> None:
     bench.say(frames.Accepted(call.number))
     assert sum(isinstance(frame, frames.ClientEvent) for frame in bench.sent()) == MAX_WAITING_EVENTS
     call.send_event({})
+
+
+def test_events_that_were_sent_make_room_for_others() -> None:
+    bench = Bench()
+    call = bench.accepted()
+    for number in range(20):
+        call.send_event({"number": number, "text": "x" * (frames.MAX_EVENT_SIZE // 2)})
+        assert [type(frame) for frame in bench.sent()] == [frames.ClientEvent]
 
 
 def test_the_session_of_a_call_takes_little_more_memory_than_its_bytes() -> None:
