@@ -2,14 +2,22 @@
 
 import contextlib
 import re
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
+import h11
 import pytest
 import trio
 
-from antiphon_common.shell.http1 import MAX_HEAD
-from antiphon_signaling import SignalingPorts
+from antiphon_common.settings import FrontSettings
+from antiphon_common.shell.admin import listen_tcp
+from antiphon_common.shell.http1 import MAX_HEAD, Timeouts
+from antiphon_signaling import SignalingPorts, listener
 from antiphon_signaling.http import BODY_SECONDS, MAX_DRAINED
+from antiphon_signaling.listener import Listener, Upgraded
+from antiphon_signaling.tls import make_tls
 from support.fake_transceiver import FakeTransceiver
 
 StartSignaling = Callable[..., Awaitable[SignalingPorts]]
@@ -143,6 +151,52 @@ async def test_chunked_offers_work(ports: SignalingPorts, offer: bytes, transcei
         await stream.send_all(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(offer), offer))
         assert (await read_head(stream)).startswith(b"HTTP/1.1 201")
     assert len(transceiver.calls) == 1
+
+
+@asynccontextmanager
+async def listening(upgraded: Upgraded, tls: ssl.SSLContext | None, **options: Any) -> AsyncIterator[tuple[str, int]]:
+    """Run a listener by itself; what is yielded is its address."""
+
+    async def nothing(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("no request is expected")
+
+    sock = listen_tcp("127.0.0.1", 0)
+    async with trio.open_nursery() as nursery:
+        listener = Listener(nothing, upgraded, tls, **options)
+        nursery.start_soon(listener.run, sock)
+        yield sock.getsockname()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_websocket_client_that_never_reads_is_let_go() -> None:
+    ended = trio.Event()
+
+    async def send_endlessly(stream: trio.abc.Stream, request: h11.Request, peer: str) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(bytes(65536))
+        ended.set()
+
+    serving = listening(send_endlessly, None, timeouts=Timeouts(write=0.1))
+    async with serving as address, await trio.open_tcp_stream(*address) as stream:
+        await stream.send_all(UPGRADE)
+        with trio.fail_after(10):
+            await ended.wait()
+
+
+@pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x00\xff", b"GET / HTTP/1.1\r\n"])
+async def test_a_tls_handshake_has_little_time(hello: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HANDSHAKE_SECONDS", 0.1)
+    tls, _ = make_tls(FrontSettings(tls="self-signed"), [])
+
+    async def never(stream: trio.abc.Stream, request: h11.Request, peer: str) -> None:
+        raise AssertionError("no WebSocket is expected")
+
+    async with listening(never, tls) as address, await trio.open_tcp_stream(*address) as stream:
+        await stream.send_all(hello)
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
 
 
 @pytest.mark.parametrize(("version", "status"), [(b"1.1", b"415"), (b"1.0", b"401")])

@@ -183,6 +183,19 @@ async def test_limits_of_a_tenant_hold_here_and_over_http_together(
                 assert (await hear(second))["type"] == "answer"
 
 
+async def test_a_client_that_answers_no_ping_is_let_go(ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle without end, it would hold its connection and its call's watch."""
+    monkeypatch.setattr(websocket, "PING_SECONDS", 0.1)
+    async with await trio.open_tcp_stream(*ports.address) as stream:
+        await stream.send_all(
+            b"GET /v1/signaling HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        with trio.fail_after(5):
+            while await stream.receive_some():
+                pass
+
+
 async def test_a_connection_that_sends_errors_alone_ends(ports: SignalingPorts) -> None:
     async with connect(ports) as connection:
         for _ in range(websocket.MAX_ERRORS):

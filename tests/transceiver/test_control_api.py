@@ -124,6 +124,19 @@ async def test_a_call_is_started_restarted_and_ended(client: httpx.AsyncClient) 
     assert (ended.state, ended.reason) == ("ended", "hangup")
 
 
+async def test_restarts_without_end_are_to_be_tried_later(client: httpx.AsyncClient) -> None:
+    await start(client)
+    statuses = []
+    for _ in range(200):
+        response = await client.patch("/calls/rtc_1?tenant=acme", content=msgspec.json.encode(RESTART))
+        statuses.append(response.status_code)
+        if response.status_code == 429:
+            break
+    assert (statuses[0], statuses[-1]) == (200, 429)
+    assert int(response.headers["retry-after"]) > 0
+    assert response.json()["code"] == "too_many_restarts"
+
+
 def wrong_tokens() -> dict[str, str | None]:
     """Return headers that carry no control key, by what is wrong with them."""
     key = TOKEN.removeprefix("Bearer ")
