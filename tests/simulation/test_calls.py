@@ -104,7 +104,7 @@ def test_a_path_whose_release_got_lost_is_released_again_with_the_call(monkeypat
         lossy.setattr(world, "deliver_to_relay", lambda data, target, source: None)
         world.run(10)
     assert len(world.relay.flows) == 1
-    assert len(world.transceivers[0].switchboard.paths) == 0
+    assert world.transceivers[0].switchboard.paths.confirmed == 0
     assert world.run(30, lambda: world.find(client) is None)
     world.run(0.1)
     assert len(world.relay.flows) == 0

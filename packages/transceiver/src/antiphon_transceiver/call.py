@@ -62,6 +62,8 @@ class Call:
         self.budget = Budget()
         self.connected = False
         """Whether the handshake finished."""
+        self.disconnected = False
+        """Whether its peer is silent: its paths are released, and any other call may take them."""
         self.failed = False
         """Whether its own code raised, after which its session is asked nothing more."""
         self.routes: dict[Path, Route] = {}

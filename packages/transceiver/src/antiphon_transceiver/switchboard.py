@@ -336,6 +336,8 @@ class Switchboard:
             route = call.routes.get(transmit.path) if transmit.path is not None else None
             if route is not None:
                 self._outbox.append(LinkDatagram(route.header + transmit.data, route.relay))
+                if call.disconnected:
+                    self._listen(call, route.path, now)
         while (event := session.poll_event()) is not None:
             self._handle(call, event, now)
         if session.ended is None:
@@ -360,13 +362,10 @@ class Switchboard:
                 call.backend.end(reason)
                 self._remove(call, call.status())
                 self._events.append(CallEnded(call, reason, detail, None))
-            case (
-                events.MediaStarted()
-                | events.MediaMissing()
-                | events.MediaEnded()
-                | events.Disconnected()
-                | events.Reconnected()
-            ):
+            case events.Disconnected() | events.Reconnected():
+                self._follow_silence(call, event, now)
+                self._events.append(CallReported(call, event))
+            case events.MediaStarted() | events.MediaMissing() | events.MediaEnded():
                 self._events.append(CallReported(call, event))
 
     def _confirm(self, call: Call, path: Path, now: float) -> None:
@@ -374,6 +373,19 @@ class Switchboard:
         if route is not None and self.paths.confirm(path.encode(), call, now):
             self.relays.confirmed(path, route.relay, now)
             self._tell_relays(now)
+
+    def _follow_silence(self, call: Call, event: events.Disconnected | events.Reconnected, now: float) -> None:
+        """Confirm the path by which a silent peer came back; checks confirm the others."""
+        call.disconnected = isinstance(event, events.Disconnected)
+        selected = call.session.agent.selected
+        if not call.disconnected and selected is not None and call.session.agent.is_validated(selected):
+            self._confirm(call, selected, now)
+
+    def _listen(self, call: Call, path: Path, now: float) -> None:
+        """Hold a path provisionally for as long as we check it: what comes back by it need not be a check."""
+        key = path.encode()
+        if self.paths.lookup(key) in (call, None):  # else it is another call's by now
+            self.paths.answered(key, call, now)
 
     def _release(self, call: Call, path: Path, now: float) -> None:
         self._give_up(call, path, path.encode(), now)

@@ -63,6 +63,10 @@ CONSENT_INTERVAL = 4.0
 """Mean seconds between two checks of the selected path. Some embedded clients hang up after 10 s without one, whatever
 media arrives; so one check may get lost. Each interval varies by a fifth (RFC 7675 §5.1)."""
 
+LONGEST_WAIT = 2.0
+"""Seconds to the next transmission of a check that a silent path does not answer. Each opens the path at the relay for
+what the peer sends, so a peer that comes back with media alone waits as long at most."""
+
 PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
 """Of a peer-reflexive candidate of ours (RFC 8445 §5.1.2)."""
 
@@ -336,7 +340,7 @@ class IceAgent:
     def _probe(self, state: PathState, now: float) -> None:
         """Ask whether a validated path still works, unless that is under way."""
         if state.check is None:
-            self._check(state, now, first_wait=0.5, longest_wait=4.0, attempts=10)
+            self._check(state, now, first_wait=0.5, longest_wait=LONGEST_WAIT, attempts=10)
 
     def _check_consent(self, now: float) -> None:
         """Check the selected path, unless a check of it is under way."""

@@ -1,0 +1,112 @@
+"""Whole calls whose caller falls silent and comes back: relays and transceiver let through what it sends then."""
+
+from collections.abc import Callable
+
+import pytest
+
+from antiphon.client.call import AudioReceived
+from antiphon_common.core import Path
+from antiphon_common.demux import Protocol, classify
+from antiphon_transceiver.ice import PROBE_AFTER
+from antiphon_transceiver.ice.agent import LONGEST_WAIT
+from antiphon_transceiver.switchboard import CallReported
+from support.impairment import Impairment
+from support.world import Client, World
+
+ROUND_TRIP = 0.05
+
+
+def is_media(datagram: bytes) -> bool:
+    return classify(datagram) == Protocol.RTP
+
+
+def is_answer(datagram: bytes) -> bool:
+    return classify(datagram) == Protocol.STUN and datagram[0] == 1
+
+
+class Filter:
+    """What of the caller's datagrams leaves."""
+
+    def __init__(self, world: World) -> None:
+        self.lets: Callable[[bytes], bool] = lambda datagram: True
+        self._send = world.send_up
+        world.send_up = self.send  # type: ignore[method-assign]
+
+    def send(self, client: Client, data: bytes, path: Path | None) -> None:
+        if self.lets(data):
+            self._send(client, data, path)
+
+
+def talking() -> tuple[World, Client, Filter]:
+    world = World()
+    filtered = Filter(world)
+    client = world.call(impairment=Impairment(delay=ROUND_TRIP / 2))
+    assert world.run(5.0, lambda: client.connected)
+    client.talk()
+    world.run(3.0)
+    return world, client, filtered
+
+
+def heard(client: Client) -> int:
+    return sum(isinstance(event, AudioReceived) for event in client.events)
+
+
+@pytest.mark.parametrize("gap", [4.0, 6.0, 10.0, 15.0, 22.0])
+@pytest.mark.parametrize("lets", [is_media, lambda data: is_media(data) or is_answer(data)], ids=["media", "answers"])
+def test_a_caller_that_comes_back_without_checks_is_heard_and_hears(gap: float, lets: Callable[[bytes], bool]) -> None:
+    """Some clients check only until they are connected. What they send then is media, and answers to our checks."""
+    world, client, filtered = talking()
+    filtered.lets = lambda datagram: False
+    world.run(gap)
+    before, back = heard(client), world.now
+    filtered.lets = lets
+    assert world.run(LONGEST_WAIT + 2 * ROUND_TRIP, lambda: heard(client) > before)
+    if gap >= 10.0:
+        assert world.now - back < 3 * ROUND_TRIP, "our checks hold the path open"
+    world.run(2.0)
+    call = world.find(client)
+    assert call is not None
+    assert call.session.state == "connected"
+    assert heard(client) > before + 90
+
+
+def test_the_path_of_a_caller_that_came_back_with_media_is_confirmed_again() -> None:
+    world, _, filtered = talking()
+    confirmed = world.transceivers[0].switchboard.paths.confirmed
+    filtered.lets = lambda datagram: False
+    world.run(10.0)
+    assert world.transceivers[0].switchboard.paths.confirmed == 0
+    filtered.lets = is_media
+    world.run(1.0)
+    assert world.transceivers[0].switchboard.paths.confirmed == confirmed == 1
+
+
+def test_another_caller_takes_the_address_of_one_that_is_silent() -> None:
+    """A NAT gave it away; our checks of the silent call take it back from nobody."""
+    world, silent, filtered = talking()
+    filtered.lets = lambda datagram: False
+    world.run(2 * PROBE_AFTER + 4.0)
+    filtered.lets = lambda datagram: True
+    silent.vanish()
+    other = world.call(address=silent.address, impairment=Impairment(delay=ROUND_TRIP / 2))
+    assert world.run(3.0, lambda: other.connected)
+    other.talk()
+    world.run(10.0)
+    assert heard(other) > 480
+    reports = [event for event in world.transceivers[0].events if isinstance(event, CallReported)]
+    assert all(report.call is not world.find(other) for report in reports if "Disconnected" in str(report.event))
+
+
+def test_the_checks_of_a_silent_call_take_no_path_that_another_caller_has_not_proved_yet() -> None:
+    world, silent, filtered = talking()
+    silent.vanish()
+    world.run(8.0)
+    filtered.lets = lambda datagram: classify(datagram) == Protocol.STUN and not is_answer(datagram)
+    other = world.call(address=silent.address, impairment=Impairment(delay=ROUND_TRIP / 2))
+    world.run(0.5)
+    paths = world.transceivers[0].switchboard.paths
+    assert paths.confirmed == 0
+    for _ in range(16):
+        assert paths.lookup(other.key) is world.find(other)
+        world.run(0.25)
+    assert world.find(silent) is not None, "it is silent still, and checks"
