@@ -6,6 +6,7 @@ import pytest
 
 from antiphon_common.core import Path
 from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Hello, Moved, Owner, decode_message
+from antiphon_common.sockaddr import encode_address
 from antiphon_relay.flows import TAKEOVER_SECONDS
 from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_KNOWN
 from antiphon_relay.moves import MAX_MOVES, MOVED_SECONDS
@@ -158,3 +159,18 @@ def test_calls_cannot_move_to_where_the_link_does_not_lead(relay: Relay) -> None
     assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), origin.link)]
     request = binding_request(origin.token())
     assert relay.receive(request, client(1)) == [Seen(request, client(1), origin.link)]
+
+
+def test_an_address_is_followed_only_as_long_as_its_calls_are_elsewhere(relay: Relay) -> None:
+    """Flows of the cache name addresses; calls that come back, or a move that nobody repeats, end the detour."""
+    origin, successor = relay.transceiver(9000), relay.transceiver(9001)
+    moves = relay.core.moves
+    theirs, ours = (encode_address(end.link.host, end.link.port) for end in (origin, successor))
+    assert moves.follow_address(theirs) == theirs
+    successor.tell(Moved(origin.owner, successor.owner))
+    assert moves.follow_address(theirs) == ours
+    origin.tell(Moved(successor.owner, origin.owner))
+    assert moves.follow_address(theirs) == theirs
+    assert moves.follow_address(ours) == theirs
+    relay.wait(MOVED_SECONDS + 1)
+    assert moves.follow_address(ours) == ours

@@ -7,7 +7,7 @@ import pytest
 from antiphon_common.control import SctpParameters
 from antiphon_transceiver.channels import MAX_ERRORS, OURS, CallChannels
 from antiphon_transceiver.event_channels import OPENING_DELAY
-from antiphon_transceiver.events import EventReceived
+from antiphon_transceiver.events import EventReceived, MessageRefused
 from antiphon_transceiver.sctp import ChannelClosed, DataChannelEndpoint, DataChannelEvent, MessageReceived
 from antiphon_transceiver.sctp.chunks import Data
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
@@ -36,7 +36,7 @@ class Call:
             client_is_dtls_client, random, local_port=peer.port, remote_port=OURS.port, peer_max_message_size=1 << 18
         )
         self.channels = CallChannels(peer, not client_is_dtls_client, random)
-        self.network: MemoryNetwork[DataChannelEvent, EventReceived] = MemoryNetwork(
+        self.network: MemoryNetwork[DataChannelEvent, EventReceived | MessageRefused] = MemoryNetwork(
             self.client, self.channels, impairment, seed=1
         )
 
@@ -60,7 +60,7 @@ class Call:
     @property
     def taken(self) -> int:
         """Return how many events the call has taken of its client."""
-        return len(self.network.right.events)
+        return sum(isinstance(event, EventReceived) for event in self.network.right.events)
 
     @property
     def received(self) -> list[tuple[int, str | bytes]]:

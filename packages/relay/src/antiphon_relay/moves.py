@@ -18,6 +18,8 @@ class Moves:
     def __init__(self, networks: ClusterNetworks) -> None:
         self._networks = networks
         self._successors: dict[Owner, tuple[Owner, float]] = {}
+        self._origins: dict[bytes, Owner] = {}
+        """The same origins by their addresses."""
 
     def __len__(self) -> int:
         return len(self._successors)
@@ -32,8 +34,9 @@ class Moves:
         if origin not in self._successors and len(self._successors) >= MAX_MOVES:
             return None
         if self.follow(successor) == origin:
-            self._successors.pop(successor, None)  # the calls come back
+            self._forget(successor)  # the calls come back
         self._successors[origin] = successor, now + MOVED_SECONDS
+        self._origins[addresses[0]] = origin
         return addresses[0], self.resolve(self.follow(origin))
 
     def follow(self, owner: Owner) -> Owner:
@@ -47,10 +50,8 @@ class Moves:
 
     def follow_address(self, address: bytes) -> bytes:
         """Do the same for an encoded link address."""
-        for origin in self._successors:
-            if self.resolve(origin) == address:
-                return self.resolve(self.follow(origin))
-        return address
+        origin = self._origins.get(address)
+        return address if origin is None else self.resolve(self.follow(origin))
 
     def resolve(self, owner: Owner) -> bytes:
         """Return an owner's encoded link address; empty when no network has it."""
@@ -61,5 +62,9 @@ class Moves:
         """Forget what nobody has repeated; return whether there was any."""
         ended = [origin for origin, (_, until) in self._successors.items() if until <= now]
         for origin in ended:
-            del self._successors[origin]
+            self._forget(origin)
         return bool(ended)
+
+    def _forget(self, origin: Owner) -> None:
+        if self._successors.pop(origin, None) is not None:
+            self._origins.pop(self.resolve(origin), None)

@@ -34,7 +34,8 @@ PRICES = {
 """Prices of datagrams. DTLS carries SCTP, whose events are paid for apart."""
 
 EVENT = Price(15)
-"""An event that the caller sent; its bytes are paid with the datagrams that they came in."""
+"""An event that the caller sent, or what should have been one; its bytes are paid with the datagrams that they came
+in."""
 
 FRAME = Price(10, 0.01)
 """A frame of the backend, by the bytes of its audio."""

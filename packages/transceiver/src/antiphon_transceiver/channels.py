@@ -17,7 +17,7 @@ from antiphon_common.control import SctpParameters
 from antiphon_common.core import Path, Transmit
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.event_channels import EventChannels
-from antiphon_transceiver.events import EventReceived
+from antiphon_transceiver.events import EventReceived, MessageRefused
 from antiphon_transceiver.sctp import (
     MAX_MESSAGE_SIZE,
     ChannelClosed,
@@ -96,7 +96,7 @@ class CallChannels:
         self._waiting: deque[bytes] = deque()
         """Each as JSON in UTF-8."""
         self._waiting_bytes = 0
-        self._events: deque[EventReceived] = deque()
+        self._events: deque[EventReceived | MessageRefused] = deque()
 
     @property
     def idle(self) -> bool:
@@ -168,7 +168,7 @@ class CallChannels:
     def poll_transmit(self) -> Transmit | None:
         return self._endpoint.poll_transmit()
 
-    def poll_event(self) -> EventReceived | None:
+    def poll_event(self) -> EventReceived | MessageRefused | None:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
@@ -209,6 +209,7 @@ class CallChannels:
 
     def _refuse_malformed(self, code: str, message: str, event_id: str | None = None) -> None:
         self.counters.malformed += 1
+        self._events.append(MessageRefused())
         self._errors += 1
         if self._errors <= MAX_ERRORS:
             self.refuse(code, message, event_id)

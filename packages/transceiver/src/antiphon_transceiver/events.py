@@ -54,6 +54,10 @@ class EventReceived(msgspec.Struct, frozen=True):
     event: msgspec.Raw
 
 
+class MessageRefused(msgspec.Struct, frozen=True):
+    """The caller sent a message that is no event; looking at it, and answering, took as much work as an event does."""
+
+
 class Disconnected(msgspec.Struct, frozen=True):
     """The peer has been silent for too long; nothing is sent until it is heard again."""
 
@@ -79,6 +83,7 @@ Event = (
     | MediaEnded
     | UplinkFrame
     | EventReceived
+    | MessageRefused
     | Disconnected
     | Reconnected
     | Ended

@@ -351,6 +351,8 @@ class Switchboard:
             case events.EventReceived(received):
                 call.budget.charge(EVENT.base, now)
                 call.receive_event(received)
+            case events.MessageRefused():
+                call.budget.charge(EVENT.base, now)
             case events.PathConfirmed(path):
                 self._confirm(call, path, now)
             case events.PathReleased(path):
