@@ -100,6 +100,19 @@ def test_an_idle_path_is_measured() -> None:
     assert peers.client.association.rto.round_trip == pytest.approx(0.1)
 
 
+def test_a_heartbeat_ack_that_answers_no_heartbeat_measures_nothing() -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    peers.network.right.rewrite = lambda datagram: [] if "HeartbeatAck" in chunks_of(datagram) else [datagram]
+    peers.run(1.5 * HEARTBEAT_INTERVAL)
+    assert any("Heartbeat" in chunks_of(packet) for packet in peers.network.left.sent)
+    client, unexpected = peers.client.association, peers.client.association.counters.unexpected
+    before = client.rto.round_trip
+    packet = forge(peers.network.right, HeartbeatAck(b"\0\1\0\14" + bytes(8)))
+    peers.client.receive_datagram(packet, peers.network.right.path, peers.network.now)
+    assert client.rto.round_trip == before
+    assert client.counters.unexpected == unexpected + 1
+
+
 def test_a_heartbeat_comes_back_as_it_was_unless_it_is_too_long() -> None:
     peers = make_sctp_peers().establish()
     for value, answered in ((b"\0\1\0\7abc", True), (bytes(2000), False)):

@@ -137,6 +137,24 @@ def test_a_burst_is_no_longer_than_the_first_window() -> None:
     assert messages(peers.network.right) == [bytes(262_144)]
 
 
+def test_a_burst_of_short_messages_leaves_at_once_and_is_no_longer() -> None:
+    """Ten packets with ten messages each, which several calls make; the window would let more pass."""
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = open_channel(peers)
+    for _ in range(10):
+        peers.client.send(channel, bytes(100_000))
+        peers.run(2.0)
+    before, began = len(peers.network.left.sent), peers.network.now
+    for _ in range(250):
+        peers.client.send(channel, bytes(90))
+    peers.network.run(limit=began)
+    burst = peers.network.left.sent[before:]
+    assert len(burst) == MAX_BURST
+    assert all(len(data_of(packet)) == 10 for packet in burst)
+    peers.run(1.0)
+    assert len(messages(peers.network.right)) == 260
+
+
 def test_a_lost_last_packet_is_repeated_after_a_round_trip_and_the_sack_delay() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)

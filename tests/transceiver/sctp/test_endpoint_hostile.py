@@ -9,7 +9,7 @@ import pytest
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.sctp.association import SEND_BUFFER
 from antiphon_transceiver.sctp.checksum import checksum
-from antiphon_transceiver.sctp.chunks import Data, ForwardTsn, Init, Reconfig
+from antiphon_transceiver.sctp.chunks import Data, ForwardTsn, Init, Reconfig, Sack
 from antiphon_transceiver.sctp.dcep import PayloadProtocol
 from antiphon_transceiver.sctp.inbound import MAX_HELD_BYTES
 from antiphon_transceiver.sctp.packet import Packet
@@ -171,3 +171,41 @@ def results(peers: SctpPeers) -> list[int]:
     parameters = [parameter for chunk in sent if isinstance(chunk, Reconfig) for parameter in chunk.parameters]
     responses = [parameter for parameter in parameters if parameter.type == ParameterType.RECONFIG_RESPONSE]
     return [ReconfigResponse.decode(response.value).result for response in responses]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_peer_whose_gap_blocks_lie_gets_everything_all_the_same(seed: int) -> None:
+    """SACKs that name what was lost, take it back and name it again, over a path that loses packets."""
+    print("seed", seed)
+    random = Random(seed)
+    peers = make_sctp_peers(seed, Impairment(loss=0.1, delay=0.02, reordering=0.1)).establish()
+    channel = peers.client.open_channel("test")
+    peers.run(2.0)
+    peers.network.right.rewrite = lying(random)
+    sent = [str(number) * random.choice([1, 10, 500]) for number in range(300)]
+    for text in sent:
+        peers.client.send(channel, text)
+        if random.random() < 0.2:
+            peers.run(0.01)
+    peers.run(5.0)
+    peers.network.right.rewrite = lambda datagram: [datagram]
+    outbound = peers.client.association.outbound
+    assert peers.network.run(lambda: outbound.idle, limit=peers.network.now + 60.0)
+    assert messages(peers.network.right) == sent
+    assert (outbound.buffered_bytes, peers.client.buffered(channel)) == (0, 0)
+
+
+def lying(random: Random) -> Callable[[bytes], list[bytes]]:
+    """Replace the gap blocks of SACKs."""
+
+    def rewrite(datagram: bytes) -> list[bytes]:
+        packet = Packet.decode(datagram)
+        changed = [lie(chunk, random) if isinstance(chunk, Sack) else chunk for chunk in packet.chunks]
+        return [packet._replace(chunks=changed).encode()]
+
+    return rewrite
+
+
+def lie(sack: Sack, random: Random) -> Sack:
+    edges = sorted(random.sample(range(2, 60), 2 * random.randrange(4)))
+    return Sack(sack.cumulative_tsn, sack.window, tuple(zip(edges[::2], edges[1::2], strict=True)))

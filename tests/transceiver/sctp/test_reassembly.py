@@ -88,3 +88,34 @@ def test_a_message_has_a_longest_size() -> None:
         reassembler.push(number, Data(number, 1, 0, 53, part, number == 0, False))
     with pytest.raises(RemoteProtocolError):
         reassembler.push(4, Data(4, 1, 0, 53, b"x", False, True))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_messages_come_whole_and_in_order_whatever_arrives_first_and_whatever_is_skipped(seed: int) -> None:
+    """Messages of three streams, cut and shuffled; some lose a fragment and are skipped by a FORWARD TSN."""
+    print("seed", seed)
+    random, reassembler = Random(seed), Reassembler()
+    chunks: list[Data] = []
+    texts: dict[int, list[str]] = {stream: [] for stream in range(3)}
+    lost: dict[int, int] = {}
+    for number in range(40):
+        stream = random.randrange(3)
+        ssn = sum(1 for chunk in chunks if chunk.stream == stream and chunk.beginning)
+        text = f"{number}-" + "x" * random.randrange(1, 6)
+        pieces = fragments(len(chunks), stream, ssn, text)
+        if random.random() < 0.2:
+            lost[random.choice(pieces).tsn] = stream
+        else:
+            texts[stream].append(text)
+        chunks += pieces
+    arriving = [chunk for chunk in chunks if chunk.tsn not in lost]
+    random.shuffle(arriving)
+    received: list[tuple[int, str]] = []
+    for chunk in arriving:
+        received += [(message.stream, message.data.decode()) for message in reassembler.push(chunk.tsn, chunk)]
+    skipped = {chunk.stream: chunk.ssn for chunk in chunks if chunk.tsn in lost}
+    ssns = [(stream, skipped[stream]) for stream in set(lost.values())]
+    received += [(m.stream, m.data.decode()) for m in reassembler.skip(len(chunks) - 1, ssns)]
+    for stream, expected in texts.items():
+        assert [text for number, text in received if number == stream] == expected
+    assert (reassembler.size, reassembler.chunks) == (0, 0)

@@ -94,3 +94,27 @@ def test_a_sack_keeps_to_its_room() -> None:
     tsns = ReceivedTsns(0)
     receive(tsns, *range(1, 100, 2), *range(1, 40, 2))
     assert len(tsns.sack(0, 64).encode()) == 64
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ranges_are_those_of_a_plain_set(seed: int) -> None:
+    """New, repeated and skipped TSNs in any order, against a set that remembers each."""
+    print("seed", seed)
+    random, tsns, came, cumulative = Random(seed), ReceivedTsns(0), set[int](), -1
+    for _ in range(400):
+        number = cumulative + random.randrange(-3, 40)
+        if random.random() < 0.05:
+            assert tsns.skip_to(number) == (number > cumulative)
+            cumulative = max(cumulative, number)
+        else:
+            is_new = number > cumulative and number not in came
+            assert tsns.is_new(number) == is_new
+            if is_new:
+                tsns.add(number)
+                came.add(number)
+        while cumulative + 1 in came:
+            cumulative += 1
+        came = {number for number in came if number > cumulative}
+        assert (tsns.cumulative, tsns.highest) == (cumulative, max(came, default=cumulative))
+        named = {cumulative + offset for first, last in tsns.sack(0, 1000).gaps for offset in range(first, last + 1)}
+        assert named == came
