@@ -83,14 +83,17 @@ class Sources:
         file, offset = self.locate(mutant)
         return f"{self._paths[file.relative_to(self.folder)]}:{self._texts[file].count(chr(10), 0, offset) + 1}"
 
-    def check(self, mutant: Mutant) -> None:
-        """Raise Misfit unless a mutant fits exactly once and leaves Python that compiles."""
+    def check(self, mutant: Mutant) -> tuple[Path, int]:
+        """Raise Misfit unless a mutant fits exactly once and leaves Python that compiles. Return the file, and a hash
+        of what is left of it."""
         file, _ = self.locate(mutant)
+        left = self._mutated(file, mutant)
         if file.suffix == ".py":
             try:
-                compile(self._mutated(file, mutant), str(file), "exec")
+                compile(left, str(file), "exec")
             except SyntaxError as error:
                 raise Misfit(f"what it leaves does not compile: {error}") from error
+        return file, hash(left)
 
     @contextmanager
     def planted(self, mutant: Mutant) -> Iterator[None]:
@@ -125,9 +128,12 @@ def find_misfits(mutants: Iterable[Mutant], sources: Sources, root: Path) -> dic
     """Return the names of mutants that cannot be planted, each with the reason."""
     mutants = list(mutants)
     misfits = {name: "another mutant has its name" for name, n in Counter(m.name for m in mutants).items() if n > 1}
+    left: dict[tuple[Path, int], str] = {}
     for mutant in mutants:
         try:
-            sources.check(mutant)
+            first = left.setdefault(sources.check(mutant), mutant.name)
+            if first != mutant.name:
+                raise Misfit(f"it is the same as {first}")
         except Misfit as misfit:
             misfits[mutant.name] = str(misfit)
         missing = [test for test in mutant.tests if not (root / test.partition("::")[0]).exists()]

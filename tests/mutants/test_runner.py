@@ -113,6 +113,13 @@ def test_a_bug_that_is_none_fails(tree: Tree, replace: str) -> None:
     assert tree.run("--check") == 1
 
 
+def test_the_same_bug_twice_fails(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    tree.plant("reversed", "a > b", "a < b")
+    tree.plant("turned", "a if a > b", "a if a < b")
+    assert tree.run("--check") == 1
+    assert "MISFIT turned: it is the same as reversed" in capsys.readouterr().out
+
+
 def test_two_bugs_of_one_name_fail(tree: Tree) -> None:
     tree.plant("reversed", "a > b", "a < b")
     tree.plant("reversed", "a > b", "a >= b")
