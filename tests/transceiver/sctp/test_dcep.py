@@ -36,7 +36,6 @@ def test_an_open_message_of_the_wire() -> None:
         b"",
         b"\x02",
         RELIABLE[:-1],
-        RELIABLE + b"\0",
         b"\x03\x03" + RELIABLE[2:],
         Open("x" * MAX_OPEN).encode(),
     ],
@@ -44,6 +43,11 @@ def test_an_open_message_of_the_wire() -> None:
 def test_what_opens_nothing_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         Open.decode(data)
+
+
+@pytest.mark.parametrize("padding", [b"\0", bytes(3), b"junk"])
+def test_an_open_message_may_be_padded(padding: bytes) -> None:
+    assert Open.decode(RELIABLE + padding) == Open("chat", "p")
 
 
 def test_a_label_that_is_not_utf_8_opens_a_channel() -> None:

@@ -226,6 +226,48 @@ def test_both_open_a_channel_on_the_same_stream() -> None:
     assert [data.stream for data in acknowledgements] == [channel]
 
 
+@pytest.mark.parametrize("acknowledgement", [b"\2", b"\2\0\0\0"])
+def test_an_acknowledgement_opens_a_channel_even_if_it_is_padded(acknowledgement: bytes) -> None:
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = peers.client.open_channel("test")
+    peers.network.right.rewrite = without_acknowledgement
+    peers.run(1.0)
+    assert opened(peers.network.left) == []
+    peers.network.right.rewrite = lambda datagram: [datagram]
+    peers.server.association.send(channel, PayloadProtocol.DCEP, acknowledgement)
+    peers.server.association.send(8, PayloadProtocol.DCEP, acknowledgement)  # of no channel
+    peers.run(1.0)
+    assert [event.id for event in opened(peers.network.left)] == [channel]
+
+
+def test_a_channel_whose_opening_is_never_acknowledged_carries_messages() -> None:
+    """A peer that sends no ACK: messages go in order (RFC 8832 §6), and one from the peer opens the channel."""
+    peers = make_sctp_peers(impairment=FAR).establish()
+    channel = peers.client.open_channel("test", ordered=False)
+    peers.network.right.rewrite = without_acknowledgement
+    peers.client.send(channel, "hello")
+    peers.run(0.2)
+    assert messages(peers.network.right) == ["hello"]
+    assert not any(data.unordered for packet in peers.network.left.sent for data in data_of(packet))
+    assert opened(peers.network.left) == []
+    peers.server.send(channel, "back")
+    peers.run(1.0)
+    assert [event.id for event in opened(peers.network.left)] == [channel]
+    assert messages(peers.network.left) == ["back"]
+
+
+def without_acknowledgement(datagram: bytes) -> list[bytes]:
+    """Replace the ACK of a channel by a DCEP message that means nothing."""
+    packet = Packet.decode(datagram)
+    changed = [
+        msgspec.structs.replace(chunk, payload=b"\xff")
+        if isinstance(chunk, Data) and chunk.payload == dcep.ACK
+        else chunk
+        for chunk in packet.chunks
+    ]
+    return [packet._replace(chunks=changed).encode()]
+
+
 def test_a_channel_that_is_open_already_is_not_opened_again() -> None:
     peers = make_sctp_peers().establish()
     channel = peers.client.open_channel("first")

@@ -56,20 +56,22 @@ class Open(msgspec.Struct, frozen=True):
         """Invert `encode`; raise DecodeError for anything else, or more than `MAX_OPEN` bytes.
 
         Label and protocol that are not UTF-8 are read with replacement characters, since a channel works without them.
+        What follows them is padding, and left alone.
         """
         size = len(data)
         if not _OPEN.size <= size <= MAX_OPEN:
             raise DecodeError(f"a DATA_CHANNEL_OPEN of {size} bytes")
         message_type, kind, _priority, limit, label_length, protocol_length = _OPEN.unpack_from(data)
-        if message_type != MessageType.OPEN or size != _OPEN.size + label_length + protocol_length:
-            raise DecodeError("not a DATA_CHANNEL_OPEN, or one of another length")
+        label_end = _OPEN.size + label_length
+        protocol_end = label_end + protocol_length
+        if message_type != MessageType.OPEN or size < protocol_end:
+            raise DecodeError("not a DATA_CHANNEL_OPEN, or one that is cut short")
         reliability = kind & ~_UNORDERED
         if reliability > _MAX_LIFETIME:
             raise DecodeError(f"a channel of type {kind:#04x}")
-        label_end = _OPEN.size + label_length
         return cls(
             data[_OPEN.size : label_end].decode(errors="replace"),
-            data[label_end:].decode(errors="replace"),
+            data[label_end:protocol_end].decode(errors="replace"),
             not kind & _UNORDERED,
             limit if reliability == _MAX_RETRANSMITS else None,
             limit if reliability == _MAX_LIFETIME else None,

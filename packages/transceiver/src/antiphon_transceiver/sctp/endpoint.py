@@ -256,7 +256,7 @@ class DataChannelEndpoint:
         self.association.release(len(message.data))
 
     def _receive_dcep(self, message: StreamMessage, channel: Channel | None) -> None:
-        if message.data == dcep.ACK:
+        if message.data[:1] == dcep.ACK:  # some pad it
             if channel is not None and channel.state is ChannelState.CONNECTING:
                 self._acknowledged(channel)
         elif channel is None:
