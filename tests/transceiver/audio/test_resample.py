@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 from array import array
 from itertools import pairwise
 
@@ -58,3 +59,23 @@ def test_overshoot_is_cut_not_folded() -> None:
 
 def test_the_same_rate_is_left_alone() -> None:
     assert Resampler(8000, 8000).resample(b"pcm!") == b"pcm!"
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_stretches_of_single_samples_join(rate: int) -> None:
+    pcm, resampler = tone(700, 8000), Resampler(8000, rate)
+    pieces = [resampler.resample(pcm[start : start + 2]) for start in range(0, 800, 2)]
+    assert b"".join(pieces) == Resampler(8000, rate).resample(pcm[:800])
+    assert resampler.resample(b"") == b""
+
+
+def test_memory_does_not_grow_with_the_lengths_that_callers_choose() -> None:
+    resampler = Resampler(8000, 48_000)
+    tracemalloc.start()
+    try:
+        for samples in range(1, 961):
+            resampler.resample(bytes(2 * samples))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 4_000_000

@@ -6,11 +6,15 @@ digits are wide enough: so one multiplication of two long integers filters a fra
 
 import math
 from array import array
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 NARROW: Final = 8_000
 """Hz of the lower rate."""
+
+MAX_TABLES: Final = 64
+"""Tables kept, two for each length of a packet. Callers choose the lengths: most use one or two, but there are 960, and
+their tables would take 10 MB for each rate. Making one takes microseconds."""
 
 _TAPS_PER_SAMPLE: Final = 24
 """Length of the filter in samples of 8 kHz: it passes to 3.4 kHz, which is what a telephone carries, and delays by half
@@ -27,7 +31,8 @@ _FLIP: Final = bytes(byte ^ 0x80 for byte in range(256))
 
 class Resampler:
     """Turns PCM at `given` Hz into PCM at `wanted`; one of them is 8,000, the other a multiple. Mono, 16-bit
-    little-endian, in stretches of whole milliseconds; remembers the last of each for the next."""
+    little-endian, in stretches of any length, from a higher rate of whole samples of the lower; remembers the last of
+    each for the next."""
 
     def __init__(self, given: int, wanted: int) -> None:
         self._up, self._down = wanted // NARROW, given // NARROW
@@ -36,7 +41,7 @@ class Resampler:
 
     def resample(self, pcm: bytes) -> bytes:
         """Return `pcm` at the other rate, as long as it was."""
-        if self._up == self._down:
+        if self._up == self._down or not pcm:
             return pcm
         step = 4 * self._up
         spread = bytearray(len(pcm) // 2 * step)
@@ -54,7 +59,7 @@ class Resampler:
         return array("h", [value >> _SCALE for value in sums]).tobytes()
 
 
-@cache
+@lru_cache(MAX_TABLES)
 def _digits(digit: int, count: int, step: int) -> int:
     """The number of `count` digits in which every `step`-th is `digit`, and the others are 0."""
     return int.from_bytes((digit.to_bytes(4, "little") + bytes(4 * (step - 1))) * (count // step), "little")
