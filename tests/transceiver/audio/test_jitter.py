@@ -391,3 +391,77 @@ def test_g711_counts_its_own_clock() -> None:
     stream.run_until(100.5)
     assert stream.positions[:4] == [0, 1, 2, 3]
     assert stream.origins[:4] == [RECEIVED, RECEIVED, CONCEALED, RECEIVED]
+
+
+def test_a_packet_one_tick_early_is_next_by_its_number() -> None:
+    stream = Stream()
+    for index, error in enumerate((0, -1, 1, -480, 300, 0)):
+        stream.arrive(100 + index * FRAME, index, index * TICKS + error, packet(index))
+    assert stream.origins == [RECEIVED] * 6
+    assert [release.position for _, release in stream.released] == [index * TICKS for index in range(6)]
+
+
+def test_a_clock_that_stopped_in_a_short_pause_goes_on_after_a_moment() -> None:
+    stream = Stream()
+    stream.send(*range(10))
+    for index in range(10, 30):
+        stream.arrive(100.2 + index * FRAME, index, index * TICKS, packet(index))
+    assert stream.origins.count(RECEIVED) == 30
+    assert stream.positions[-1] == 39
+    assert stream.delays()[-1] == 0
+    assert stream.buffer.counters.late == 0
+
+
+def test_numbers_without_audio_are_no_loss_wherever_they_come() -> None:
+    """Before their turn, in it, behind it, twice; alone and beside a loss."""
+    stream = Stream()
+    stream.send(0)
+    for number in (1, 3, 2, 2):
+        stream.buffer.skip(number, silent=False)
+    stream.arrive(100.02, 4, TICKS, packet(4))
+    stream.buffer.skip(7, silent=False)
+    stream.arrive(100.06, 8, 3 * TICKS, packet(8))
+    stream.buffer.skip(5, silent=False)
+    stream.run_until(100.105)
+    stream.arrive(100.11, 9, 4 * TICKS, packet(9))
+    assert stream.origins == [RECEIVED, RECEIVED, CONCEALED, RECEIVED, RECEIVED]
+    assert stream.positions == [0, 1, 2, 3, 4]
+    assert stream.buffer.counters.lost == 1
+
+
+def test_nothing_is_expected_while_a_sender_is_silent() -> None:
+    stream = Stream()
+    stream.send(0)
+    stream.buffer.skip(1, silent=True)
+    assert stream.buffer.poll_timeout() is None
+    stream.arrive(100.5, 2, 25 * TICKS, packet(2))
+    assert stream.positions == [0, 25]
+    assert stream.buffer.poll_timeout() is not None
+
+
+def test_numbers_without_audio_are_forgotten_in_the_end() -> None:
+    stream = Stream()
+    stream.send(0)
+    for number in range(2, 30_000):
+        stream.buffer.skip(number, silent=False)
+    stream.arrive(100.02, 30_000, TICKS, packet(0))
+    stream.run_until(101)
+    assert stream.positions[:2] == [0, 1]
+
+
+def test_an_overtaken_packet_that_is_longer_than_its_place_overlaps_nothing() -> None:
+    stream = Stream()
+    stream.send(0, 2)
+    stream.push(1, TICKS, b"\x58\x00", 100.05)  # 60 ms
+    stream.pop(100.05)
+    stream.send(3, 4)
+    assert stream.origins == [RECEIVED] * 5
+    assert stream.positions == [0, 1, 4, 5, 6]
+
+
+def test_transits_that_rise_little_by_little_are_followed() -> None:
+    stream = Stream()
+    for index in range(300):
+        stream.send(index, late=index // 30 * 0.03)
+    assert stream.origins.count(RECEIVED) == 300
+    assert stream.buffer.counters.late == 0

@@ -1,7 +1,7 @@
 import pytest
 
 from antiphon_common.errors import DecodeError
-from antiphon_transceiver.audio import RedEncoder, Repeated, decode_red
+from antiphon_transceiver.audio import OtherPayloadError, RedEncoder, Repeated, decode_red
 from antiphon_transceiver.audio.red import MAX_AGE, MAX_PAYLOAD
 
 OPUS = 111
@@ -69,3 +69,12 @@ def test_of_longer_packets_the_oldest_that_still_helps_is_repeated() -> None:
     for index in range(8):
         data = encoder.encode(bytes((index,)), index * 2880, (3, 6))
     assert decode_red(data, OPUS) == (bytes((7,)), [Repeated(5760, bytes((5,)))])
+
+
+def test_a_block_of_its_own_of_another_type_is_told_from_nonsense() -> None:
+    """A telephone event that repeats the audio before it, say."""
+    with pytest.raises(OtherPayloadError):
+        decode_red(b"\xef\x0f\x00\x02" + b"\x7e" + b"ab" + b"\x05\x0a\x03\x20", 111)
+    with pytest.raises(DecodeError) as raised:
+        decode_red(b"\xef\x0f", 111)
+    assert not isinstance(raised.value, OtherPayloadError)

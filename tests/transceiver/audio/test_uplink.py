@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from antiphon_common.frames import Origin
@@ -147,3 +149,46 @@ def test_what_was_repeated_is_heard_as_it_was_sent() -> None:
             frames.append(frame)
     assert [frame.data for frame in frames] == packets[:4]
     assert [frame.origin for frame in frames] == [Origin.RECEIVED, Origin.RECOVERED, Origin.RECEIVED, Origin.RECEIVED]
+
+
+@pytest.mark.parametrize("format", [*RATES, "opus"])
+@pytest.mark.parametrize("samples", [1, 3, 19, 20, 83, 161, 959])
+def test_g711_packets_of_any_length_are_concealed_and_their_drain_ends(samples: int, format: str) -> None:
+    """Shorter than what Opus conceals at least, and no multiple of it."""
+    uplink = UplinkAudio(format, "pcmu")
+    frames: list[UplinkFrame] = []
+
+    def drain(now: float) -> None:
+        while (frame := uplink.poll(now)) is not None:
+            frames.append(frame)
+            assert len(frames) < 100
+
+    def wait_until(now: float) -> None:
+        while (timeout := uplink.poll_timeout()) is not None and timeout < now:
+            drain(timeout)
+
+    for index in (0, 1, 2, 5, 6, 7):
+        now = 5 + index * samples / 8000
+        wait_until(now)
+        uplink.receive(index, index * samples, bytes(samples), now)
+        drain(now)
+    wait_until(now + 0.2)
+    for first, second in itertools.pairwise(frames):
+        lasts = packet_duration(first.data) if format == "opus" else len(first.data) // 2
+        assert second.position >= first.position + lasts
+    assert uplink.statistics()["lost"] == 2
+    assert len([frame for frame in frames if frame.origin is Origin.RECEIVED]) == 6 or format == "opus"
+    if format != "opus" and 20 <= samples <= 160:
+        assert sum(len(frame.data) for frame in frames[:8]) == 16 * samples * RATES[format] // 8000
+
+
+def test_short_gaps_of_g711_are_silent_and_frames_do_not_overlap() -> None:
+    """3 ms of audio in every 8."""
+    uplink = UplinkAudio("opus", "pcmu")
+    packets, frames = g711(speech(1, 8000), "pcmu", 24), []
+    for index in range(200):
+        uplink.receive(index, index * 64, packets[index], 5 + index * 64 / 8000)
+        while (frame := uplink.poll(5 + index * 64 / 8000)) is not None:
+            frames.append(frame)
+    assert all(second.position >= first.position + 960 for first, second in itertools.pairwise(frames))
+    assert len(frames) * 0.02 > 0.8 * 200 * 64 / 8000

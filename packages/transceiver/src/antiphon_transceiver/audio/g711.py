@@ -44,7 +44,7 @@ class G711Decoder:
         return self.conceal(samples)
 
     def conceal(self, samples: int) -> bytes:
-        """Return `samples` that repeat the last frame ever more quietly; a multiple of 2.5 ms."""
+        """Return `samples` that repeat the last frame ever more quietly; at 8 kHz they are whole ones."""
         start = self._concealed
         self._concealed += samples // self._ratio
         last = array("h", self._last)

@@ -12,13 +12,13 @@ from math import ceil
 from operator import itemgetter
 from typing import Final
 
-import msgspec
-
 from antiphon_common.errors import DecodeError
 from antiphon_common.frames import Origin
+from antiphon_transceiver.audio.clock import SenderClock
 from antiphon_transceiver.audio.late import LatePacket, LateRun
 from antiphon_transceiver.audio.payloads import OPUS, PayloadKind
 from antiphon_transceiver.audio.red import Repeated
+from antiphon_transceiver.audio.release import JitterCounters, Release
 from antiphon_transceiver.audio.transit import TransitRange
 
 MIN_TARGET: Final = 0.04
@@ -46,8 +46,15 @@ TIMER_SLACK: Final = 0.005
 """Seconds after its playout time in which a missing frame is still filled: as late as a timer may be. Later it would
 delay what follows."""
 
-MAX_LEAP: Final = 1.0
-"""Seconds a packet may seem to come before its time; beyond that the sender's clock was set anew."""
+MAX_BURST: Final = 2.0
+"""Seconds of audio that may arrive at once, as when a stalled network empties its queue. After a longer stall most of
+it is late anyway."""
+
+MAX_SPEED: Final = 1.05
+"""Seconds of audio taken per second beyond that. Clocks of senders err by far less."""
+
+MAX_SKIPPED: Final = 128
+"""Sequence numbers without audio that are remembered behind a missing packet: 2.5 s of telephone events."""
 
 _FRAME_TICKS = 960
 _SHORTEST_TICKS = 120
@@ -55,83 +62,35 @@ _DTX_SIZE = 2
 _MAX_DROPOUT = 3000
 _RECENT = 256
 _TICKS_PER_SECOND = 48_000
+_COST = 1 / (48_000 * MAX_SPEED)
 _TICK = 1 / _TICKS_PER_SECOND
 _RECEIVED = Origin.RECEIVED
 _POSITION = itemgetter(1)
-
-
-class Release(msgspec.Struct, frozen=True, gc=False):
-    """A stretch of audio whose turn it is.
-
-    `payload` is the packet itself, received or recovered from RED. Without it, a recovered stretch is held by the
-    in-band FEC of the packet after it, `following`, and a concealed one by nothing. Positions never go back; where one
-    jumps there was silence, or concealment had ended.
-    """
-
-    position: int
-    duration: int
-    payload: bytes | None
-    origin: Origin
-    following: bytes | None = None
-
-
-class JitterCounters:
-    """Packets unless said otherwise. Of the packets sent up to the newest released one, received - late were released
-    and lost were not.
-
-    `lost` counts sequence numbers that were passed over, whether they came late or never; `late` packets came after
-    their playout time, `duplicate` ones after another that held the same. `concealed` and `recovered` are releases;
-    `redundant` of the latter came by RED, the others by in-band FEC. `resynchronised` counts how often the stream's
-    clock was taken anew.
-    """
-
-    __slots__ = (
-        "concealed",
-        "duplicate",
-        "invalid",
-        "late",
-        "lost",
-        "received",
-        "recovered",
-        "redundant",
-        "reordered",
-        "resynchronised",
-    )
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.lost = 0
-        self.recovered = 0
-        self.redundant = 0
-        self.concealed = 0
-        self.late = 0
-        self.duplicate = 0
-        self.reordered = 0
-        self.invalid = 0
-        self.resynchronised = 0
 
 
 class JitterBuffer:
     """Orders the packets of one RTP stream. `push` each, then `pop` until None; `pop` again at `poll_timeout`.
 
     Read every packet that waits at the socket before popping at a timeout: what was not pushed is not there.
+
+    Every drain ends. A release takes a held packet, or its FEC, or conceals at least 2.5 ms, the shortest stretch that
+    Opus has. Concealment in a row ends at `MAX_CONCEALED`. So a packet brings at most 43 releases: itself, its FEC, and
+    41 that conceal. A redundant block of RED brings as many. Positions advance with each release.
     """
 
     def __init__(self, kind: PayloadKind = OPUS) -> None:
         self.target = MIN_TARGET
         """Seconds that a missing packet is waited for now."""
         self.counters = JitterCounters()
-        self._clock_ticks, self._duration, self._repeats = kind
+        self._unit, self._duration, self._repeats = kind.unit, kind.duration, kind.repeats
+        self._clock = SenderClock(kind.clock_ticks)
         self._transit = TransitRange()
         self._late = LateRun()
-        self._arrival = 0.0
         self._held: list[tuple[int, int, int, bytes, Origin]] = []
         """Extended sequence number, position, duration, packet, how it came; sorted."""
-        self._highest = 0
-        """Extended sequence number of the newest packet; `_timestamp` and `_position` are its own."""
-        self._timestamp = 0
-        self._position = 0
         self._recent = [-1] * _RECENT
+        self._skipped: set[int] = set()
+        """Extended sequence numbers from `_next_sequence` on that held no audio."""
         self._next_sequence = 0
         self._next_position = 0
         self._frame = _FRAME_TICKS
@@ -145,10 +104,28 @@ class JitterBuffer:
         self._release_through = 0
         """Packets up to this extended sequence number do not wait for what may come before them."""
         self._restart_next = True
+        self._paid_until = 0.0
+        """When all audio taken would have arrived at `MAX_SPEED`."""
+        self._resuming = False
+        """Whether the packets of a run are taken after all."""
 
     def restart(self) -> None:
         """Say that the next packet begins another stream (another SSRC); what is held is still released."""
         self._restart_next = True
+
+    def skip(self, sequence: int, *, silent: bool) -> None:
+        """Take the sequence number of a packet without audio, such as padding: no audio is missing there.
+
+        A sender of comfort noise or telephone events may be `silent`: then no packet is expected until its next.
+        """
+        if self._restart_next:
+            return
+        extended = self._extend(sequence)
+        if extended < self._next_sequence or self._recent[extended % _RECENT] == extended:
+            return
+        self._recent[extended % _RECENT] = extended
+        self._skip(extended)
+        self._silent = self._silent or (silent and extended < self._next_sequence)
 
     def push(
         self, sequence: int, timestamp: int, payload: bytes, now: float, repeated: Sequence[Repeated] = ()
@@ -158,56 +135,101 @@ class JitterBuffer:
             duration = self._duration(payload)
         except DecodeError:
             self.counters.invalid += 1
-            if not payload and not self._held and sequence == self._next_sequence & 0xFFFF:
-                # Nothing but padding, with which browsers probe a path: it stands where no audio is missing.
-                self._next_sequence += 1
+            if not payload:  # Nothing but padding, with which browsers probe a path.
+                self.skip(sequence, silent=False)
             return
         if self._restart_next:
             self._restart(sequence, timestamp, now, continues=False)
-        offset = (sequence - self._highest) & 0xFFFF
-        extended = self._highest + offset - (offset >> 15 << 16)
-        if self._recent[extended % _RECENT] == extended:
+        clock, transit = self._clock, self._transit
+        offset = (sequence - clock.sequence) & 0xFFFF
+        extended = clock.sequence + offset - (offset >> 15 << 16)
+        slot = extended % _RECENT
+        if self._recent[slot] == extended:
             self.counters.duplicate += 1
             return
+        self._recent[slot] = extended
         self.counters.received += 1
-        offset = (timestamp - self._timestamp) & 0xFFFFFFFF
-        position = self._position + (offset - (offset >> 31 << 32)) * self._clock_ticks
-        took = now - position * _TICK
-        transit = self._transit
-        if took < transit.smallest - MAX_LEAP:
-            self._restart(sequence, timestamp, now, continues=True)
-            extended, position, took = self._highest, self._position, transit.smallest
-        if took > transit.largest:
+        if offset == 1 and timestamp == clock.next_timestamp:
+            position = clock.end
+        else:
+            position = self._place(extended, timestamp, duration, now)
+        took, largest = now - position * _TICK, transit.largest
+        if took > largest:
             transit.rise(took)
             self._aim()
         if took > transit.smallest + self.target or position < self._next_position or extended < self._next_sequence:
-            self._recent[extended % _RECENT] = extended
-            self._receive_late(LatePacket(sequence, timestamp, payload, now, took))
+            if not self._is_risen(took) or position < self._next_position or extended < self._next_sequence:
+                self._receive_late(LatePacket(extended, timestamp, payload, repeated, now, took), largest)
+                return
+            self._forget_smallest()
+        if self._late.packets and self._doubt(LatePacket(extended, timestamp, payload, repeated, now, took)):
             return
+        paid_until = self._paid_until
+        paid_until = (paid_until if paid_until > now else now) + duration * _COST
+        if paid_until > now + MAX_BURST:
+            self.counters.excess += 1
+            self._skip(extended)
+            return
+        self._paid_until = paid_until
         if transit.update(took, now):
             self._aim()
-        self._arrival = now
-        if self._late.packets:
-            self._late.drop()
-            self.counters.late = self._late.dropped
-        self._recent[extended % _RECENT] = extended
-        if extended >= self._highest:
-            self._highest, self._timestamp, self._position = extended, timestamp, position
+        if extended >= clock.sequence:
+            clock.advance(extended, timestamp, position, duration)
             self._held.append((extended, position, duration, payload, _RECEIVED))
         else:
             self.counters.reordered += 1
             insort(self._held, (extended, position, duration, payload, _RECEIVED))
-        reach = max(ticks for ticks, _ in repeated) * self._clock_ticks if repeated else 0
+        reach = round(max(ticks for ticks, _ in repeated) * clock.ticks) if repeated else 0
         if reach != self._reach:
             self._reach = reach
             self._aim()
         for ticks, again in repeated:
-            self._insert_repeated(position - ticks * self._clock_ticks, again)
+            self._insert_repeated(position - round(ticks * clock.ticks), again)
+
+    def _extend(self, sequence: int) -> int:
+        offset = (sequence - self._clock.sequence) & 0xFFFF
+        return self._clock.sequence + offset - (offset >> 15 << 16)
+
+    def _place(self, extended: int, timestamp: int, duration: int, now: float) -> int:
+        """Return the position of a packet that does not simply follow the newest one."""
+        clock = self._clock
+        skipped = sum(clock.sequence < other < extended for other in self._skipped) if self._skipped else 0
+        horizon = (now - self._transit.smallest) * _TICKS_PER_SECOND
+        position = clock.place(extended, timestamp, horizon, skipped)
+        if extended < self._next_sequence or (self._concealed and position < self._next_position):
+            return position  # Its turn has passed.
+        if not self._held:
+            return max(position, self._next_position)
+        index = bisect(self._held, (extended,))
+        if index < len(self._held):
+            position = min(position, self._held[index][1] - duration)
+        return max(position, self._held[index - 1][1] + self._held[index - 1][2] if index else self._next_position)
+
+    def _skip(self, extended: int) -> None:
+        """Remember that no audio is missing at a sequence number."""
+        self._skipped.add(extended)
+        if len(self._skipped) > MAX_SKIPPED:
+            self._skipped.remove(min(self._skipped))
+        self._pass_skipped()
+
+    def _pass_skipped(self) -> None:
+        """Go past the sequence numbers that hold no audio and that nothing is missing before."""
+        clock, skipped = self._clock, self._skipped
+        while clock.sequence + 1 in skipped:
+            clock.sequence += 1
+        while self._next_sequence in skipped:
+            skipped.remove(self._next_sequence)
+            self._next_sequence += 1
+
+    def _count_skipped(self, sequence: int) -> int:
+        """Return how many of the sequence numbers from `_next_sequence` to `sequence` held no audio."""
+        return sum(other < sequence for other in self._skipped)
 
     def _insert_repeated(self, position: int, payload: bytes) -> None:
         """Hold what a packet repeats of another where that one is missing and its turn has not passed. Of those missing
-        before the next held packet it is the one after which as many of its length fit as come between."""
-        if position < self._next_position:
+        before the next held packet it is the one after which as many of its length fit as come between. It is moved by
+        less than half its length to fit: timestamps are not exact."""
+        if position <= self._next_position - _FRAME_TICKS:
             return
         try:
             duration = self._duration(payload)
@@ -221,10 +243,12 @@ class JitterBuffer:
             sequence, begins, lasts, *_ = self._held[index - 1]
             first, free = sequence + 1, begins + lasts
         following, ends, *_ = self._held[index]
-        extended = max(first, following - (ends - position) // duration)
-        if free <= position <= ends - duration and extended < following:
+        extended = max(first, following - (ends - position + (duration >> 1)) // duration)
+        fitted = max(free, min(position, ends - duration))
+        if fitted <= ends - duration and 2 * abs(fitted - position) < duration and extended < following:
             self._recent[extended % _RECENT] = extended
-            self._held.insert(index, (extended, position, duration, payload, Origin.RECOVERED))
+            self._held.insert(index, (extended, fitted, duration, payload, Origin.RECOVERED))
+            self._paid_until += duration * _COST
 
     def pop(self, now: float) -> Release | None:
         """Return the next stretch that is due, or None. Call it until None."""
@@ -262,7 +286,10 @@ class JitterBuffer:
         The gap between positions may be longer than what is missing: then the sender paused.
         """
         sequence, position, *_ = self._held[0]
-        missing = (sequence - self._next_sequence) * self._frame - self._concealed
+        packets = sequence - self._next_sequence
+        if self._skipped:
+            packets -= self._count_skipped(sequence)
+        missing = packets * self._frame - self._concealed
         worth_a_wait = self._frame if self._concealed >= MAX_CONCEALED else max(missing, self._frame)
         return missing, max(self._next_position, position - worth_a_wait)
 
@@ -297,10 +324,8 @@ class JitterBuffer:
             self._concealed += overdue
             self._next_position = start + overdue
             return self.pop(now)
-        if fec and gap - fec < _SHORTEST_TICKS:
-            self.counters.recovered += 1
-            self._next_position = position
-            return Release(position - fec, fec, None, Origin.RECOVERED, payload)
+        if gap - fec < _SHORTEST_TICKS:
+            return self._recover(position, fec, payload) if fec else self._release()
         if self._concealed >= MAX_CONCEALED:
             return self._release()
         return self._conceal(start, min(self._frame, gap - fec))
@@ -314,10 +339,17 @@ class JitterBuffer:
         sequence, position, duration, payload, origin = self._held.pop(0)
         skipped = sequence - self._next_sequence
         if 0 < skipped < _MAX_DROPOUT:
-            self.counters.lost += skipped
-        position = max(position, self._next_position)
+            self.counters.lost += skipped - (self._count_skipped(sequence) if self._skipped else 0)
+        ahead = position - self._next_position
+        if ahead < _SHORTEST_TICKS:
+            position = self._next_position
+            if ahead < 0:
+                self._clock.next_timestamp = -1
         self._next_sequence = sequence + 1
         self._next_position = position + duration
+        if self._skipped:
+            self._skipped = {other for other in self._skipped if other > sequence}
+            self._pass_skipped()
         if duration != self._frame:
             self._frame = duration
             self._aim()
@@ -329,25 +361,68 @@ class JitterBuffer:
             self.counters.redundant += 1
         return Release(position, duration, payload, origin)
 
+    def _recover(self, end: int, duration: int, following: bytes) -> Release:
+        """Release what the in-band FEC of the packet at `end` holds."""
+        self.counters.recovered += 1
+        self._next_position = end
+        self._paid_until += duration * _COST
+        return Release(end - duration, duration, None, Origin.RECOVERED, following)
+
     def _conceal(self, start: int, duration: int) -> Release:
-        duration = min(duration, _FRAME_TICKS) // _SHORTEST_TICKS * _SHORTEST_TICKS
+        """Release at least `_SHORTEST_TICKS`, of whole units."""
+        duration = max(min(duration, _FRAME_TICKS), _SHORTEST_TICKS) // self._unit * self._unit
         self.counters.concealed += 1
         self._concealed += duration
         self._silent = self._concealed >= MAX_CONCEALED
         self._next_position = start + duration
+        self._paid_until += duration * _COST
         return Release(start, duration, None, Origin.CONCEALED)
 
-    def _receive_late(self, packet: LatePacket) -> None:
-        """Discard a packet, unless a run of such packets shows that the clock is wrong: then begin anew with them."""
-        wrong_clock = self._late.add(packet, self._arrival)
-        self._arrival = packet.arrived
-        if wrong_clock:
-            timely = self._late.take(packet.arrived - self.target)
-            self.counters.received -= len(timely)
-            self._restart(timely[0].sequence, timely[0].timestamp, timely[0].arrived, continues=True)
-            for again in timely:
-                self.push(again.sequence, again.timestamp, again.payload, again.arrived)
+    def _is_risen(self, took: float) -> bool:
+        """Return True if a packet is in time by the smallest transit of the last second, which has risen."""
+        return took <= self._transit.lowest + self.target
+
+    def _forget_smallest(self) -> None:
+        """Follow transits that rose little by little: a queue grows, or the sender's clock stops in short pauses."""
+        self._transit.forget()
+        self.counters.resynchronised += 1
+        self._aim()
+
+    def _receive_late(self, packet: LatePacket, largest: float) -> None:
+        """Discard a packet, unless a run of such packets shows that the clock is wrong: then begin anew with them.
+
+        `largest` is the largest transit before it.
+        """
+        behind = packet.extended < self._next_sequence
+        if self._resuming:
+            self._late.dropped += 1
+        elif self._late.add(packet, largest - self._transit.smallest, behind=behind):
+            self._resume(packet.arrived)
         self.counters.late = self._late.dropped
+
+    def _doubt(self, packet: LatePacket) -> bool:
+        """End a run of late packets with a timely one. Return True if it shows that they were not late: then all of
+        them were taken, this one as well."""
+        resumed = self._late.is_continued(packet.transit, packet.arrived)
+        if resumed:
+            self._late.packets.append(packet)
+            self._resume(packet.arrived)
+        else:
+            self._late.drop()
+        self.counters.late = self._late.dropped
+        return resumed
+
+    def _resume(self, now: float) -> None:
+        """Begin anew with the packets of a run that are not late."""
+        timely = self._late.take(now, MAX_TARGET)
+        self.counters.received -= len(timely)
+        first, smallest = timely[0], min(packet.transit for packet in timely)
+        due = first.arrived - first.transit + smallest
+        self._restart(first.extended & 0xFFFF, first.timestamp, due, continues=True)
+        self._resuming = True
+        for packet in timely:
+            self.push(packet.extended & 0xFFFF, packet.timestamp, packet.payload, packet.arrived, packet.repeated)
+        self._resuming = False
 
     def _restart(self, sequence: int, timestamp: int, now: float, *, continues: bool) -> None:
         """Let `sequence` follow what was expected next, at the position that the time since then gives it.
@@ -355,6 +430,9 @@ class JitterBuffer:
         Where the stream `continues`, the sequence numbers left out are lost packets.
         """
         self._restart_next = False
+        if not continues:
+            self._late.drop()
+            self.counters.late = self._late.dropped
         self.counters.resynchronised += self.counters.received > 0
         expected, earliest = self._next_sequence, self._next_position
         if self._held:
@@ -364,8 +442,9 @@ class JitterBuffer:
         position = max(earliest, round(max(0.0, now - self._transit.smallest) * _TICKS_PER_SECOND))
         if not self._held and not continues:
             self._next_sequence = extended
-        self._highest = self._release_through = extended
-        self._timestamp, self._position = timestamp, position
+        self._release_through = extended
+        self._clock.restart(extended, timestamp, position, continues=continues)
         self._recent = [-1] * _RECENT
+        self._skipped.clear()
         self._transit.restart(now - position * _TICK, now)
         self._aim()

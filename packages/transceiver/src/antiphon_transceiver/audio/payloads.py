@@ -17,6 +17,8 @@ class PayloadKind(NamedTuple):
 
     clock_ticks: int
     """How many make one tick of the RTP clock."""
+    unit: int
+    """A concealed stretch lasts a whole number of these."""
     duration: Callable[[bytes], int]
     repeats: Callable[[bytes], int]
     """How much of what came before a packet it holds as in-band FEC."""
@@ -57,8 +59,8 @@ def _nothing(_: bytes) -> int:
     return 0
 
 
-OPUS: Final = PayloadKind(1, opus_duration, _fec_duration)
-G711: Final = PayloadKind(_G711_TICKS, g711_duration, _nothing)
+OPUS: Final = PayloadKind(1, 120, opus_duration, _fec_duration)
+G711: Final = PayloadKind(_G711_TICKS, _G711_TICKS, g711_duration, _nothing)
 
 
 def _first_frame(packet: bytes) -> int | None:

@@ -24,6 +24,10 @@ _MAX_TICKS, _MAX_SIZE = (1 << 14) - 1, (1 << 10) - 1
 _FOLLOWED = 0x80
 
 
+class OtherPayloadError(DecodeError):
+    """A RED payload whose own block is of another payload type than the audio."""
+
+
 class Repeated(NamedTuple):
     """The payload of an earlier packet, so many ticks of the RTP clock before the one that repeats it. Which packet
     it was is not said: the blocks of one need not be neighbours."""
@@ -35,7 +39,8 @@ class Repeated(NamedTuple):
 def decode_red(data: bytes, carried: int) -> tuple[bytes, list[Repeated]]:
     """Return the payload itself, and what it repeats, oldest first.
 
-    Blocks of other payload types than `carried` are left out. Raises DecodeError.
+    Repeated blocks of other payload types than `carried` are left out. Raises OtherPayloadError where the block of its
+    own is of another type, DecodeError for what is no RED.
     """
     heads: list[int] = []
     position = 0
@@ -47,7 +52,7 @@ def decode_red(data: bytes, carried: int) -> tuple[bytes, list[Repeated]]:
     if position >= len(data):
         raise DecodeError("a RED payload without a block of its own")
     if data[position] != carried:
-        raise DecodeError(f"a RED payload of type {data[position]}")
+        raise OtherPayloadError(f"a RED payload of type {data[position]}")
     position += 1
     repeated = []
     for head in heads:

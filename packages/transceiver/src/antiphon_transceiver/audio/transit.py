@@ -24,7 +24,9 @@ class TransitRange:
     """
 
     __slots__ = (
+        "_before_lowest",
         "_current_largest",
+        "_current_lowest",
         "_current_smallest",
         "_largest_ends_at",
         "_smallest_ends_at",
@@ -39,7 +41,7 @@ class TransitRange:
         """Forget all but this one transit."""
         self.smallest = self._current_smallest = transit
         self.largest = transit + ASSUMED_JITTER
-        self._current_largest = transit
+        self._current_largest = self._current_lowest = self._before_lowest = transit
         self._smallest_ends_at = now + WINDOW
         self._largest_ends_at = now + PEAK_WINDOW
 
@@ -62,9 +64,21 @@ class TransitRange:
                 changed = True
         if now >= self._largest_ends_at:
             self.largest = max(self._current_largest, transit)
-            self._current_largest = transit
+            self._before_lowest = self._current_lowest
+            self._current_largest = self._current_lowest = transit
             self._largest_ends_at = now + PEAK_WINDOW
             return True
         if transit > self._current_largest:
             self._current_largest = transit
+        elif transit < self._current_lowest:
+            self._current_lowest = transit
         return changed
+
+    @property
+    def lowest(self) -> float:
+        """The smallest of the last one to two peak windows."""
+        return min(self._before_lowest, self._current_lowest)
+
+    def forget(self) -> None:
+        """Make that the smallest of all."""
+        self.smallest = self._current_smallest = self.lowest

@@ -10,10 +10,11 @@ from antiphon_common.formats import AudioFormat
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio.g711 import RATE as G711_RATE
 from antiphon_transceiver.audio.g711 import G711Decoder
-from antiphon_transceiver.audio.jitter import JitterBuffer, Release
+from antiphon_transceiver.audio.jitter import JitterBuffer
 from antiphon_transceiver.audio.opus import OpusDecoder, OpusEncoder
 from antiphon_transceiver.audio.payloads import G711, OPUS
 from antiphon_transceiver.audio.red import Repeated
+from antiphon_transceiver.audio.release import Release
 
 
 class UplinkFrame(msgspec.Struct, frozen=True, gc=False):
@@ -74,6 +75,10 @@ class UplinkAudio:
         never raised."""
         self.jitter.push(sequence, timestamp, payload, now, repeated)
 
+    def skip(self, sequence: int) -> None:
+        """Take the number of an RTP packet of another payload type, such as comfort noise or a telephone event."""
+        self.jitter.skip(sequence, silent=True)
+
     def poll(self, now: float) -> UplinkFrame | None:
         """Return the next stretch that is due, or None."""
         release = self.jitter.pop(now)
@@ -119,9 +124,13 @@ class _OpusFramer:
         self._ready: list[UplinkFrame] = []
 
     def append(self, frame: UplinkFrame) -> None:
-        if self._pcm and frame.position != self._position + len(self._pcm) // 2:
-            self._emit(self._pcm.ljust(self._encoder.frame_size, b"\0"))
-            self._pcm = b""
+        """Take a stretch. Silence fills a gap before it as far as the packet reaches."""
+        if self._pcm:
+            reached = max(0, frame.position - self._position) * 2
+            self._pcm = self._pcm.ljust(min(reached, self._encoder.frame_size), b"\0")
+            if len(self._pcm) == self._encoder.frame_size:
+                self._emit(self._pcm)
+                self._pcm = b""
         if not self._pcm:
             self._position, self._origin = frame.position, Origin.RECEIVED
         self._pcm += frame.data
