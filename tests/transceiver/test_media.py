@@ -10,14 +10,24 @@ from antiphon_common.frames import Origin
 from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
 from antiphon_transceiver.audio import OpusEncoder, RedEncoder, Repeated, UplinkFrame, decode_red
 from antiphon_transceiver.media import AudioStream
-from antiphon_transceiver.rtcp import ReceiverReport, ReportBlock, TransportFeedback, encode_rtcp
+from antiphon_transceiver.rtcp import (
+    Goodbye,
+    ReceiverReport,
+    ReportBlock,
+    TransportFeedback,
+    decode_rtcp,
+    encode_rtcp,
+)
 from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpSender, decode_rtp
+from support import senders
+from support.senders import Listener, Packet, rtp
 from support.speech import speech
 
 START = 1000.0
 FRAME = 0.02
 OPUS = Codec("opus", 111, 48_000, parameters={"useinbandfec": "1"}, redundancy=63)
 PCMA = Codec("pcma", 8, 8000)
+TWCC = "transport-cc"
 
 
 class Call:
@@ -143,3 +153,121 @@ def test_g711_is_spoken_both_ways(format: str) -> None:
     assert {(packet.payload_type, len(packet.payload)) for packet in packets} == {(8, 160)}
     steps = {second.timestamp - first.timestamp & 0xFFFFFFFF for first, second in itertools.pairwise(packets)}
     assert steps == {160}
+
+
+def listen(packets: list[Packet], codec: Codec = senders.OPUS, format: str = "opus") -> Listener:
+    listener = Listener(codec, format)
+    listener.receive(packets)
+    return listener
+
+
+def assert_nothing_missed(listener: Listener, count: int, others: int) -> None:
+    """All audio was heard, and nothing is reported, asked for or concealed as lost, save at the end of the stream."""
+    assert listener.numbers == list(range(count))
+    assert listener.requested == []
+    assert listener.stream.reporter.sources[senders.SSRC].packets_lost == 0
+    statistics = listener.stream.statistics()
+    assert (statistics["received_lost"], statistics["uplink"]["lost"]) == (0, 0)
+    assert len(listener.concealed) <= 5
+    assert listener.stream.counters.other_payload == others
+
+
+EVENT = b"\x05\x0a\x03\x20"
+
+
+@pytest.mark.parametrize(
+    ("payload_type", "payload"),
+    [
+        pytest.param(126, EVENT, id="telephone-event at 48000"),
+        pytest.param(101, EVENT, id="telephone-event at 8000"),
+        pytest.param(13, b"\x40", id="comfort noise"),
+        pytest.param(63, b"\x7e" + EVENT, id="telephone-event in RED"),
+        pytest.param(97, bytes(100), id="unknown"),
+        pytest.param(97, b"", id="padding of another type"),
+    ],
+)
+def test_other_payload_types_beside_the_audio_and_in_its_stead_are_not_lost(payload_type: int, payload: bytes) -> None:
+    """A second beside the audio, and half a second in its stead."""
+    packets, sequence, number = [], 100, 0
+    for index in range(400):
+        now, instead = index * FRAME, 200 <= index < 225
+        if 100 <= index < 150 or instead:
+            packets.append(Packet(now, rtp(sequence, 100 * 960, payload, payload_type)))
+            sequence += 1
+        if not instead:
+            packets.append(Packet(now + 0.0001, rtp(sequence, index * 960, senders.opus(number))))
+            sequence, number = sequence + 1, number + 1
+    listener = listen(packets)
+    assert_nothing_missed(listener, 375, 75)
+    positions = [frame.position // 960 for _, frame in listener.heard]
+    assert positions[:200] + positions[200:375] == [*range(200), *range(225, 400)]
+    assert listener.stream.reporter.sources[senders.SSRC].jitter < 0.001
+
+
+def test_comfort_noise_of_g711_is_followed_by_a_pause_not_by_a_loss() -> None:
+    packets, sequence = [], 0
+    for index in range(300):
+        if index % 100 < 50:
+            packets.append(Packet(index * FRAME, rtp(sequence, index * 160, bytes(160), 8)))
+            sequence += 1
+        elif index % 100 == 50:
+            packets.append(Packet(index * FRAME, rtp(sequence, index * 160, b"\x40", 13)))
+            sequence += 1
+    listener = listen(packets, PCMA, "pcm16/16000")
+    assert [frame.position // 320 for _, frame in listener.heard] == [i for i in range(300) if i % 100 < 50]
+    assert listener.requested == []
+
+
+def test_another_type_that_comes_late_or_beside_a_loss_hides_none() -> None:
+    """Overtaken by the audio behind it; and where audio was lost beside it, that alone is asked for and concealed."""
+    events = range(10, 100, 10)
+    packets = []
+    for index in range(100):
+        media = index - index // 10
+        if index in events:
+            packets.append(Packet(media * FRAME + 0.025, rtp(index, 0, EVENT, 126)))
+        elif index != 51:
+            packets.append(Packet(media * FRAME, rtp(index, media * 960, senders.opus(media))))
+    listener = listen(packets)
+    assert listener.numbers == [number for number in range(91) if number != 46]
+    assert {sequence for sequence in listener.requested if sequence not in events} == {51}
+    assert listener.stream.reporter.sources[senders.SSRC].packets_lost == 1
+    assert [frame.position // 960 for frame in listener.concealed] == [46, 91, 92, 93, 94, 95]
+
+
+def test_transport_wide_feedback_acknowledges_packets_of_every_type_and_source() -> None:
+    stream = AudioStream(OPUS, "opus", "c", Random(1).randbytes, 0.0, RtpOptions({TRANSPORT_SEQUENCE: 3}, "", (TWCC,)))
+    stream.start(0.0)
+    for index in range(10):
+        extension = bytes((0x31,)) + index.to_bytes(2, "big") + b"\0"
+        payload_type, ssrc = ((111, 7), (126, 7), (97, 8), (63, 7), (111, 7))[index % 5]
+        payload = senders.opus(index) if payload_type == 111 else b"\xff"
+        packet = RtpPacket(False, payload_type, index, index * 960, ssrc, payload, (), 0xBEDE, extension)
+        stream.receive_rtp(packet.encode(), index * 0.012)
+    (feedback,) = [
+        part for part in decode_rtcp(stream.poll_feedback(0.108) or b"") if isinstance(part, TransportFeedback)
+    ]
+    assert feedback.base_sequence == 0
+    assert len(feedback.deltas) == 10
+    assert None not in feedback.deltas
+    assert set(stream.reporter.sources) == {7}
+    assert stream.counters.rtp_bad == 2
+
+
+def test_another_type_of_a_source_unknown_or_ended_is_nobodys() -> None:
+    call = Call(OPUS, "opus", RtpOptions(feedback=("nack",)))
+    assert call.hear(0, EVENT, 126) == []
+    assert call.stream.reporter.sources == {}
+    assert call.hear(5, opus_packets(1)[0], 111)
+    call.stream.receive_rtcp(encode_rtcp((ReceiverReport(call.caller.ssrc), Goodbye((call.caller.ssrc,)))), START + 0.2)
+    assert call.hear(9, EVENT, 126) == []
+    assert call.stream.reporter.sources == {}
+    assert call.stream.counters.other_payload == 2
+
+
+def test_statistics_show_audio_that_came_faster_than_time() -> None:
+    listener = listen(
+        [Packet(index * FRAME / 60, rtp(index, index * 960, senders.opus(index))) for index in range(3000)]
+    )
+    assert listener.stream.statistics()["uplink"]["excess"] > 2800
+    assert len(listener.heard) * FRAME < 4

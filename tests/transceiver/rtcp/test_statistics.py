@@ -94,3 +94,14 @@ def test_sender_report_tells_one_instant_on_both_clocks() -> None:
     assert (report.ssrc, report.packet_count, report.octet_count) == (9, 3, 300)
     assert report.rtp_timestamp == FRAME + RATE // 2 - 1
     assert report.ntp_time / (1 << 32) == pytest.approx(3_900_000_000.54, abs=1e-5)
+
+
+def test_packets_of_another_clock_count_but_do_not_jitter() -> None:
+    """A telephone event's timestamp is that of its begin, however long it lasts (RFC 4733 §2.2.1)."""
+    statistics = ReceiverStatistics(1, RATE)
+    for index in range(100):
+        statistics.packet_received(2 * index, index * 960, index * 0.02)
+        statistics.packet_received(2 * index + 1, 0, index * 0.02 + 0.005, timed=False)
+    assert statistics.jitter == pytest.approx(0)
+    assert statistics.packets_lost == 0
+    assert statistics.heard_at == pytest.approx(99 * 0.02 + 0.005)

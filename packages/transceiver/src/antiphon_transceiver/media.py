@@ -9,6 +9,7 @@ from antiphon_common.control import Codec
 from antiphon_common.errors import DecodeError
 from antiphon_common.rtp_extensions import AUDIO_LEVEL
 from antiphon_transceiver.audio import (
+    OtherPayloadError,
     Playout,
     PlayoutPacket,
     RedEncoder,
@@ -86,8 +87,9 @@ class AudioStream:
         self.reporter.start(now)
 
     def receive_rtp(self, packet: bytes, now: float) -> bool:
-        """Take one decrypted RTP packet; anything that is not the negotiated audio is counted and dropped. Tell whether
-        `poll_feedback` has something."""
+        """Take one decrypted RTP packet. What is not the negotiated audio is counted and dropped; within the audio's
+        source it still arrived: it is not lost, nor is audio missing in its place. Return True when `poll_feedback` has
+        something."""
         try:
             rtp = decode_rtp(packet)
         except DecodeError:
@@ -96,14 +98,15 @@ class AudioStream:
         payload, repeated = rtp.payload, _NOTHING_REPEATED
         if rtp.payload_type != self._payload_type:
             if rtp.payload_type != self._red_type:
-                self.counters.other_payload += 1
-                return False
+                return self._receive_other(rtp, now)
             try:
                 if payload:  # else padding
                     payload, repeated = decode_red(payload, self._payload_type)
+            except OtherPayloadError:
+                return self._receive_other(rtp, now)
             except DecodeError:
                 self.counters.rtp_bad += 1
-                return False
+                return self._acknowledge(rtp, now)
         if rtp.ssrc != self._source and not self._follow(rtp.ssrc):
             return False
         self.counters.rtp_received += 1
@@ -168,6 +171,21 @@ class AudioStream:
     def goodbye(self) -> bytes:
         """Return the compound packet that ends the stream (RFC 3550 §6.6)."""
         return self.reporter.goodbye()
+
+    def _receive_other(self, rtp: RtpPacket, now: float) -> bool:
+        """Take a packet of another payload type: comfort noise (RFC 3389), telephone events (RFC 4733), whatever."""
+        self.counters.other_payload += 1
+        if rtp.ssrc == self._source and rtp.ssrc not in self._ended:
+            self.uplink.skip(rtp.sequence)
+        return self._acknowledge(rtp, now)
+
+    def _acknowledge(self, rtp: RtpPacket, now: float) -> bool:
+        """Report a packet without usable audio as received where it is of the audio's source. Return True when
+        `poll_feedback` has something."""
+        of_source = rtp.ssrc == self._source and rtp.ssrc not in self._ended
+        if of_source:
+            self.reporter.received_rtp(rtp, now, timed=False)
+        return self.feedback.received(rtp, now, of_source=of_source)
 
     def _follow(self, source: int) -> bool:
         """Turn to another source, unless that ended: then this is a straggler (RFC 3550 §6.2.1)."""

@@ -82,8 +82,9 @@ class PacketFeedback:
 
     # Packets of the peer
 
-    def received(self, packet: RtpPacket, now: float) -> bool:
-        """Count a packet; tell whether feedback should leave now."""
+    def received(self, packet: RtpPacket, now: float, *, of_source: bool = True) -> bool:
+        """Count a packet; tell whether feedback should leave now. One that is not `of_source`, the audio's, counts for
+        transport-wide feedback alone."""
         due = False
         arriving = self._arriving
         if arriving is not None and packet.extension_profile is not None:
@@ -92,6 +93,8 @@ class PacketFeedback:
                 arriving.received(number, now)
                 due = now >= arriving.due
         missing = self._missing
+        if not of_source:
+            return due
         if missing is not None:
             if packet.ssrc != self._source:
                 missing.restart()

@@ -95,12 +95,12 @@ class Reporter:
         """Count one RTP packet of ours: its timestamp as it travels, and `size` bytes of payload."""
         self.sender.packet_sent(timestamp, size, now)
 
-    def received_rtp(self, packet: RtpPacket, now: float) -> None:
-        """Count one authenticated RTP packet of the peer."""
+    def received_rtp(self, packet: RtpPacket, now: float, *, timed: bool = True) -> None:
+        """Count one authenticated RTP packet of the peer; the jitter is that of packets that are `timed`, the audio."""
         source = self.sources.get(packet.ssrc)
         if source is None:
             source = self._add_source(packet.ssrc)
-        source.packet_received(packet.sequence, packet.timestamp, now)
+        source.packet_received(packet.sequence, packet.timestamp, now, timed=timed)
 
     def receive(self, data: bytes, now: float) -> Sequence[RtcpPacket]:
         """Take one authenticated compound packet, and return what is in it; a malformed one is counted and dropped."""

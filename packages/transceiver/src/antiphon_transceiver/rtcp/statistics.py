@@ -27,6 +27,7 @@ class ReceiverStatistics:
         "_last_sr_at",
         "_received_before",
         "_restart_at",
+        "_timed_at",
         "_timestamp",
         "clock_rate",
         "heard_at",
@@ -48,6 +49,8 @@ class ReceiverStatistics:
         self._expected_before = self._received_before = 0
         self._jitter = 0.0
         self._timestamp = 0
+        self._timed_at = 0.0
+        """When the packet with that timestamp came."""
         self._last_sr = 0
         self._last_sr_at = 0.0
 
@@ -65,8 +68,11 @@ class ReceiverStatistics:
     def _expected(self) -> int:
         return 0 if self.heard_at is None else self._highest - self._base + 1
 
-    def packet_received(self, sequence: int, timestamp: int, now: float) -> None:
-        """Count one packet that passed SRTP: hence no probation, a first packet is already proof."""
+    def packet_received(self, sequence: int, timestamp: int, now: float, *, timed: bool = True) -> None:
+        """Count one packet that passed SRTP: hence no probation, a first packet is already proof.
+
+        The timestamp of one that is not `timed` is no time of sending, as that of a telephone event (RFC 4733 §2.2.1).
+        """
         heard_at = self.heard_at
         if heard_at is None:
             self._begin(sequence)
@@ -75,8 +81,9 @@ class ReceiverStatistics:
             if -MAX_MISORDER < ahead < MAX_DROPOUT:
                 if ahead > 0:
                     self._highest += ahead
-                passed = (now - heard_at) * self.clock_rate - difference32(timestamp, self._timestamp)
-                self._jitter += (abs(passed) - self._jitter) / 16
+                if timed:
+                    passed = (now - self._timed_at) * self.clock_rate - difference32(timestamp, self._timestamp)
+                    self._jitter += (abs(passed) - self._jitter) / 16
             elif sequence == self._restart_at:
                 self._begin(sequence)
             else:
@@ -85,7 +92,8 @@ class ReceiverStatistics:
                 return
         self.received += 1
         self.heard_at = now
-        self._timestamp = timestamp
+        if timed:
+            self._timestamp, self._timed_at = timestamp, now
 
     def sender_report_received(self, report: SenderReport, now: float) -> None:
         """Remember an SR of this source, so that our next report lets it measure the round trip."""
