@@ -9,6 +9,7 @@ from antiphon_common.frame_connection import (
     HELLO_TIMEOUT,
     MAX_JUNK,
     MAX_PENDING_BYTES,
+    MAX_PENDING_FRAMES,
     MESSAGE_BUDGET,
     STEP_FRAMES,
     CloseCode,
@@ -122,8 +123,19 @@ def test_an_end_that_does_not_read_is_given_up() -> None:
         end.receive_message(pings)
         messages += 1
     assert closed_with(end) is CloseCode.NOT_READING
-    assert messages <= MAX_PENDING_BYTES // 64 // 1000 + 1
+    assert messages <= MAX_PENDING_FRAMES // 1000 + 1
     assert end.poll_transmit() is None
+
+
+def test_an_end_that_does_not_read_is_given_up_over_long_frames_sooner() -> None:
+    end = connection()
+    frame = frames.encode_frame(frames.Audio(1, bytes(10_000)))
+    sent = 0
+    while end.closing is None:
+        end.send(frame, 10_000)
+        sent += 10_000
+    assert closed_with(end) is CloseCode.NOT_READING
+    assert MAX_PENDING_BYTES < sent <= MAX_PENDING_BYTES + 10_000
 
 
 def test_a_long_message_is_taken_in_steps_in_order() -> None:

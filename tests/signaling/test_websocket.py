@@ -120,6 +120,8 @@ REFUSED: tuple[tuple[str | bytes, str], ...] = (
     ('{"type": "hangup"}', "no_call"),
     ('{"type": "offer", "sdp": "junk"}', "invalid_sdp"),
     ('{"type": "offer", "session": 5}', "invalid_message"),
+    ('{"type": "offer", "sdp": "", "session": {"a": [' + "0," * 50_000 + "0]}}", "invalid_message"),
+    ('{"type": "offer", "sdp": "", "session": {"a": ' + "[" * 70 + "]" * 70 + "}}", "invalid_message"),
     (b'{"type": "offer", "sdp": "\xff"}', "invalid_message"),
 )
 

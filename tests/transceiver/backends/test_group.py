@@ -242,6 +242,46 @@ def test_a_call_waits_for_a_slot_and_is_lost_when_none_comes() -> None:
     assert sent(late) == []
 
 
+def test_many_calls_that_wait_look_for_a_slot_once() -> None:
+    """A thousand calls of a backend that is gone must not look through every connection one after the other."""
+    looks = 0
+
+    class Watched(BackendLink):
+        def free_slots(self, now: float) -> int:
+            nonlocal looks
+            looks += 1
+            return super().free_slots(now)
+
+    bench = Bench(1000)
+    [first] = bench.group.links
+    for _ in range(1000):
+        bench.open()
+    bench.group.links += [Watched(bench.group.counters, bench.now) for _ in range(20)]
+    for link in bench.group.links[1:]:
+        bench.say(link, frames.Hello(frames.VERSION, 0, ("pcm16/24000",)))
+    bench.say(first, *[frames.Accepted(number) for number in range(1, 1001)])
+    bench.lose(first)
+    looks = 0
+    bench.group.handle_timeout(bench.now)
+    assert looks == 20
+    last = bench.group.links[-1]
+    bench.say(last, frames.Hello(frames.VERSION, 300, ("pcm16/24000",)))
+    bench.group.handle_timeout(bench.now)
+    assert len(started(last)) == 300
+
+
+def test_a_call_that_gave_up_does_not_keep_another_from_its_slot() -> None:
+    bench = Bench(4)
+    [link] = bench.group.links
+    first, second = bench.open(), bench.open()
+    bench.say(link, frames.Accepted(first.number), frames.Accepted(second.number))
+    bench.lose(link)
+    first.tries = MAX_TRIES
+    bench.connect()
+    assert bench.heard == [frames.Ended(first.number, BACKEND_LOST)]
+    assert second.state is CallState.STARTING
+
+
 def test_a_call_that_its_caller_ends_while_it_waits_is_started_nowhere() -> None:
     bench = Bench(1)
     call, first = bench.accepted()

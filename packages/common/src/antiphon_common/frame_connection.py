@@ -29,6 +29,9 @@ MAX_PENDING_BYTES = 8 << 20
 """What may wait for an end that does not read; more closes the connection. Credit and the limits of the caller's audio
 keep an end that reads far below."""
 
+MAX_PENDING_FRAMES = 1 << 16
+"""The same for frames, since short ones take more memory than their bytes: 12 MiB. Credit of 1,000 calls for 6 s."""
+
 CONTROL_SIZE = 64
 """Bytes a frame without audio is taken for."""
 
@@ -106,8 +109,9 @@ class FrameConnection:
             return
         self._queue.append((frame, size))
         self.pending_bytes += size
-        if self.pending_bytes > MAX_PENDING_BYTES:
-            self.close(CloseCode.NOT_READING, f"{self.pending_bytes} bytes wait to be read")
+        if self.pending_bytes > MAX_PENDING_BYTES or len(self._queue) > MAX_PENDING_FRAMES:
+            waiting = f"{len(self._queue)} frames with {self.pending_bytes} bytes"
+            self.close(CloseCode.NOT_READING, f"{waiting} wait to be read")
 
     def close(self, code: CloseCode, detail: str) -> None:
         """Give the connection up; what waits to be sent is dropped. The first reason stays."""

@@ -9,6 +9,8 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
+from antiphon_common.errors import DecodeError
+from antiphon_common.json_objects import check_json
 from antiphon_common.shell.supervise import Drain
 from antiphon_signaling.calls import Answered, Calls, check_session
 from antiphon_signaling.credentials import Caller, Credentials, joined
@@ -215,6 +217,7 @@ class _Conversation:
 
 def _decode(text: str | bytes) -> ClientMessage:
     try:
+        check_json(text.encode() if isinstance(text, str) else text)
         return _decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, DecodeError, RecursionError, UnicodeError) as error:
         raise RefusedError(400, "invalid_message", f"not a message of this protocol: {error}") from None

@@ -77,10 +77,14 @@ class BackendGroup:
 
     def handle_timeout(self, now: float) -> None:
         """Look for free slots, and give up the calls that have waited too long; drain `poll_event` afterwards."""
+        full: set[str] = set()  # formats that no connection has a free slot for, looked for once for all calls
         for call in list(self._homeless):
-            if call.state is not CallState.LOST or self._place(call, now):
+            if call.state is not CallState.LOST or (call.format not in full and self._place(call, now)):
                 del self._homeless[call]
-            elif not self._may_wait(call, now):
+                continue
+            if call.tries < MAX_TRIES:
+                full.add(call.format)
+            if not self._may_wait(call, now):
                 del self._homeless[call]
                 self._give_up(call)
                 self._events.append(Delivery(call, frames.Ended(call.number, BACKEND_LOST)))
