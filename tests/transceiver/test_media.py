@@ -115,6 +115,17 @@ def test_red_is_sent_while_the_caller_reports_losses(format: str) -> None:
     assert call.stream.statistics()["sent_repetitions"] == 0
 
 
+def test_redundancy_fades_with_reports_and_not_with_other_rtcp() -> None:
+    call = Call(OPUS, "opus")
+    call.report(20)
+    call.report(0)
+    blocks = call.stream.statistics()["sent_repetitions"]
+    assert blocks > 0
+    for _ in range(10):
+        call.stream.receive_rtcp(encode_rtcp((ReceiverReport(call.caller.ssrc, ()),)), START)
+    assert call.stream.statistics()["sent_repetitions"] == blocks
+
+
 def test_red_reaches_further_back_where_losses_come_in_runs() -> None:
     call = Call(OPUS, "opus", RtpOptions({TRANSPORT_SEQUENCE: 3}, feedback=("transport-cc",)))
 

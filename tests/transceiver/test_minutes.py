@@ -85,6 +85,10 @@ def test_two_gaps_in_a_minute_are_one_bad_minute() -> None:
     assert Watch().run(60, unheard=(10, 12), unsaid=(30, 32)) == (1, 1)
 
 
+def test_a_minute_without_a_gap_between_two_with_one_is_a_good_minute() -> None:
+    assert Watch().run(180, unheard=(10, 12), unsaid=(130, 132)) == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("silence", "responses", "bad"),
     [((10.0, 10.9), (1, 1), 0), ((10.0, 11.3), (1, 1), 1), ((10, 30), (1, 2), 0), ((10, 30), (0, 0), 0)],
