@@ -1,5 +1,6 @@
 """A caller that comes back after seconds of silence: whatever authenticated it sends is acted on at once."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -96,6 +97,30 @@ def test_messages_alone_keep_a_caller_connected() -> None:
         pair.network.run(limit=pair.network.now + 1.0)
     assert pair.session.ended is None
     assert not any(isinstance(event, Disconnected) for event in pair.network.right.events)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_caller_that_talks_receives_a_check_every_few_seconds(lost: bool) -> None:
+    """Some embedded clients hang up after 10 s without one; every other check may get lost."""
+    pair = Pair().connect()
+    times: list[float] = [pair.network.now]
+    checks = 0
+
+    def count(datagram: bytes) -> list[bytes]:
+        nonlocal checks
+        if datagram[:2] == b"\0\1":
+            checks += 1
+            if lost and checks % 2:
+                return []
+            times.append(pair.network.now)
+        return [datagram]
+
+    pair.network.right.rewrite = count
+    for _ in range(60):
+        pair.talk(0.8)
+    times.append(pair.network.now)
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 10.0
+    assert pair.session.state == "connected"
 
 
 def test_junk_brings_nobody_back() -> None:

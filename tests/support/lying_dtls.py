@@ -71,7 +71,7 @@ def _lying_endpoint(
     return Liar(role, shown, [certificate("victim").fingerprint()], list(SrtpProfile), random)
 
 
-class Trial:
+class LyingHandshake:
     """A liar in one role and a real endpoint in the other, which expects the honest certificate."""
 
     def __init__(

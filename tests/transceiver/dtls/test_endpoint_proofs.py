@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.dtls import AlertDescription, Certificate, Closed, CloseReason, DtlsRole, HandshakeCompleted
 from antiphon_transceiver.dtls.messages import (
+    MAX_CERTIFICATES,
     CertificateChain,
     CertificateVerify,
     HandshakeMessage,
@@ -17,7 +18,7 @@ from antiphon_transceiver.dtls.messages import (
 )
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.dtls.suites import SignatureScheme, sign
-from support.lying_dtls import HONEST, OWN, Knowledge, Lie, Trial
+from support.lying_dtls import HONEST, OWN, Knowledge, Lie, LyingHandshake
 
 SCHEME = SignatureScheme.ECDSA_SECP256R1_SHA256
 LABELS = {DtlsRole.CLIENT: b"client finished", DtlsRole.SERVER: b"server finished"}
@@ -31,13 +32,13 @@ def sent_as(change: Callable[[bytes], bytes]) -> Lie:
     return lambda body, knowledge: change(body)
 
 
-def refusal(trial: Trial) -> tuple[CloseReason, int | None]:
+def refusal(handshake: LyingHandshake) -> tuple[CloseReason, int | None]:
     """Run to the end, which both sides must see, and return the victim's reason and alert."""
-    end = trial.run()
-    assert not trial.victim.connected
-    assert not any(isinstance(event, HandshakeCompleted) for event in trial.victim_end.events)
+    end = handshake.run()
+    assert not handshake.victim.connected
+    assert not any(isinstance(event, HandshakeCompleted) for event in handshake.victim_end.events)
     assert end is not None, "the handshake goes on"
-    (seen,) = (event for event in trial.liar_end.events if isinstance(event, Closed))
+    (seen,) = (event for event in handshake.liar_end.events if isinstance(event, Closed))
     assert (seen.reason, seen.alert) == (CloseReason.ALERT_RECEIVED, end.alert), "the peer was sent the same alert"
     return end.reason, end.alert
 
@@ -45,10 +46,10 @@ def refusal(trial: Trial) -> tuple[CloseReason, int | None]:
 @pytest.mark.parametrize("role", DtlsRole)
 def test_a_peer_that_lies_in_nothing_is_accepted(role: DtlsRole) -> None:
     """What the other tests refuse is refused for the lie alone."""
-    trial = Trial(role)
-    trial.run()
-    assert trial.victim.connected
-    assert trial.liar.connected
+    handshake = LyingHandshake(role)
+    handshake.run()
+    assert handshake.victim.connected
+    assert handshake.liar.connected
 
 
 # Certificate
@@ -56,13 +57,18 @@ def test_a_peer_that_lies_in_nothing_is_accepted(role: DtlsRole) -> None:
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_a_certificate_that_was_not_announced_is_refused(role: DtlsRole) -> None:
-    assert refusal(Trial(role, shown=OWN)) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    assert refusal(LyingHandshake(role, shown=OWN)) == (
+        CloseReason.CERTIFICATE_MISMATCH,
+        AlertDescription.BAD_CERTIFICATE,
+    )
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_an_empty_certificate_list_is_refused(role: DtlsRole) -> None:
-    trial = Trial(role, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: CertificateChain(()).encode())})
-    assert refusal(trial) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    handshake = LyingHandshake(
+        role, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: CertificateChain(()).encode())}
+    )
+    assert refusal(handshake) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -70,15 +76,29 @@ def test_an_empty_certificate_list_is_refused(role: DtlsRole) -> None:
 def test_the_announced_certificate_behind_another_vouches_for_nothing(role: DtlsRole, between: int) -> None:
     """The key is taken from the first certificate, so the fingerprint is too."""
     chain = CertificateChain((OWN.der, *[OWN.der] * between, HONEST.der)).encode()
-    trial = Trial(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
-    assert refusal(trial) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    handshake = LyingHandshake(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
+    assert refusal(handshake) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_the_key_of_a_later_certificate_signs_nothing(role: DtlsRole) -> None:
     chain = CertificateChain((HONEST.der, OWN.der)).encode()
-    trial = Trial(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
-    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    handshake = LyingHandshake(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
+    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+@pytest.mark.parametrize("behind", [1, MAX_CERTIFICATES - 1, MAX_CERTIFICATES])
+def test_a_chain_behind_the_announced_certificate_does_no_harm_unless_it_has_no_end(
+    role: DtlsRole, behind: int
+) -> None:
+    chain = CertificateChain((HONEST.der, *[OWN.der] * behind)).encode()
+    handshake = LyingHandshake(role, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
+    if behind < MAX_CERTIFICATES:
+        handshake.run()
+        assert handshake.victim.connected
+    else:
+        assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -88,8 +108,8 @@ def test_a_weaker_fingerprint_that_fits_does_not_outvote_the_strongest(
     role: DtlsRole, weak_first: bool, strong: str
 ) -> None:
     announced = [OWN.fingerprint("sha-256"), HONEST.fingerprint(strong)]
-    trial = Trial(role, shown=OWN, announced=announced if weak_first else announced[::-1])
-    assert refusal(trial) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    handshake = LyingHandshake(role, shown=OWN, announced=announced if weak_first else announced[::-1])
+    assert refusal(handshake) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
 
 # Signatures: ServerKeyExchange and CertificateVerify
@@ -98,7 +118,7 @@ def test_a_weaker_fingerprint_that_fits_does_not_outvote_the_strongest(
 @pytest.mark.parametrize("role", DtlsRole)
 def test_the_announced_certificate_without_its_key_proves_nothing(role: DtlsRole) -> None:
     """Whoever recorded a handshake knows the certificate."""
-    assert refusal(Trial(role, shown=Certificate(HONEST.der, OWN.private_key))) == (
+    assert refusal(LyingHandshake(role, shown=Certificate(HONEST.der, OWN.private_key))) == (
         CloseReason.ALERT_SENT,
         AlertDescription.DECRYPT_ERROR,
     )
@@ -120,8 +140,8 @@ def forged_verify(data: Callable[[Knowledge], bytes], key: ec.EllipticCurvePriva
     ids=["of nothing", "of less", "of the randoms", "empty", "one bit"],
 )
 def test_certificate_verify_that_signs_something_else_is_refused(lie: Lie) -> None:
-    trial = Trial(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie})
-    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    handshake = LyingHandshake(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie})
+    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("scheme", [0x0401, 0x0804, 0x0203, 0x0503, 0x0000])
@@ -129,7 +149,7 @@ def test_a_signature_in_a_scheme_that_fits_neither_offer_nor_key_is_refused(sche
     def lie(body: bytes, knowledge: Knowledge) -> bytes:
         return CertificateVerify(scheme, CertificateVerify.decode(body).signature).encode()
 
-    reason, alert = refusal(Trial(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie}))
+    reason, alert = refusal(LyingHandshake(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie}))
     assert reason is CloseReason.ALERT_SENT
     assert alert in (AlertDescription.ILLEGAL_PARAMETER, AlertDescription.DECRYPT_ERROR)
 
@@ -160,8 +180,8 @@ def forged_exchange(data: Callable[[ServerKeyExchange, Knowledge], bytes]) -> Li
     ids=["no randoms", "no key", "another client", "another server", "randoms swapped", "another key"],
 )
 def test_server_key_exchange_that_signs_something_else_is_refused(lie: Lie) -> None:
-    trial = Trial(DtlsRole.SERVER, lies={HandshakeType.SERVER_KEY_EXCHANGE: lie})
-    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    handshake = LyingHandshake(DtlsRole.SERVER, lies={HandshakeType.SERVER_KEY_EXCHANGE: lie})
+    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 # Finished
@@ -193,16 +213,16 @@ def verify_data(label: bytes, transcript: Callable[[Knowledge], bytes] = lambda 
     ids=["zeros", "first bit", "4 of 12", "last bit", "empty", "1 byte", "4 bytes", "11 bytes", "13 bytes", "twice"],
 )
 def test_finished_with_wrong_verify_data_is_refused(role: DtlsRole, lie: Lie) -> None:
-    trial = Trial(role, lies={HandshakeType.FINISHED: lie})
-    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: lie})
+    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_finished_under_the_other_sides_label_is_refused(role: DtlsRole) -> None:
     """Who reflects our own Finished has the other label."""
     other = next(label for of, label in LABELS.items() if of is not role)
-    trial = Trial(role, lies={HandshakeType.FINISHED: verify_data(other)})
-    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: verify_data(other)})
+    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -214,20 +234,20 @@ def test_finished_over_another_transcript_is_refused(role: DtlsRole) -> None:
         bit = bytes((known.transcript[middle] ^ 1,))
         return known.transcript[:middle] + bit + known.transcript[middle + 1 :]
 
-    trial = Trial(role, lies={HandshakeType.FINISHED: verify_data(LABELS[role], changed)})
-    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: verify_data(LABELS[role], changed)})
+    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_without_finished_there_is_no_connection(role: DtlsRole) -> None:
-    trial = Trial(role, lies={HandshakeType.FINISHED: omit})
-    assert trial.run() is None
-    assert not trial.victim.connected
+    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: omit})
+    assert handshake.run() is None
+    assert not handshake.victim.connected
     with pytest.raises(LocalProtocolError):
-        trial.victim.export_keying_material(b"EXTRACTOR-dtls_srtp", 60)
+        handshake.victim.export_keying_material(b"EXTRACTOR-dtls_srtp", 60)
     with pytest.raises(LocalProtocolError):
-        trial.victim.send_application_data(b"data")
-    end = trial.run(limit=40.0)
+        handshake.victim.send_application_data(b"data")
+    end = handshake.run(limit=40.0)
     assert end is not None
     assert end.reason is CloseReason.TIMEOUT
 
@@ -240,31 +260,31 @@ def test_finished_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -
     def lie(body: bytes, knowledge: Knowledge) -> None:
         seen.append(body)
 
-    trial = Trial(role, lies={HandshakeType.FINISHED: lie})
-    trial.run(limit=0.05)
+    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: lie})
+    handshake.run(limit=0.05)
     assert seen
-    before = trial.victim.counters.unexpected
+    before = handshake.victim.counters.unexpected
     for sequence in range(8):
         message = HandshakeMessage(HandshakeType.FINISHED, sequence, seen[0])
         datagram = RecordLayer().encode(ContentType.HANDSHAKE, 0, message.encode())
-        trial.victim.receive_datagram(datagram, None, trial.network.now)
-    trial.network.drain()
-    assert not trial.victim.connected
-    assert trial.victim.counters.unexpected == before + 8
+        handshake.victim.receive_datagram(datagram, None, handshake.network.now)
+    handshake.network.drain()
+    assert not handshake.victim.connected
+    assert handshake.victim.counters.unexpected == before + 8
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_application_data_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -> None:
-    trial = Trial(role)
+    handshake = LyingHandshake(role)
     plain = RecordLayer().encode(ContentType.APPLICATION_DATA, 0, b"data")
     for _ in range(3):
-        trial.network.drain()
-        trial.victim.receive_datagram(plain, None, trial.network.now)
-        trial.run(limit=trial.network.now + 0.01)
-    trial.victim.receive_datagram(plain, None, trial.network.now)
-    trial.network.drain()
-    assert trial.victim.connected
-    assert [type(event) for event in trial.victim_end.events] == [HandshakeCompleted]
+        handshake.network.drain()
+        handshake.victim.receive_datagram(plain, None, handshake.network.now)
+        handshake.run(limit=handshake.network.now + 0.01)
+    handshake.victim.receive_datagram(plain, None, handshake.network.now)
+    handshake.network.drain()
+    assert handshake.victim.connected
+    assert [type(event) for event in handshake.victim_end.events] == [HandshakeCompleted]
 
 
 # Messages left out
@@ -283,22 +303,24 @@ def test_application_data_in_a_record_that_nobody_protected_is_dropped(role: Dtl
 )
 def test_a_proof_that_is_left_out_is_missed(role: DtlsRole, left_out: HandshakeType) -> None:
     """Sequence numbers and transcript go on without it. A server that asks for no certificate authenticates nobody."""
-    trial = Trial(role, lies={left_out: omit})
-    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
+    handshake = LyingHandshake(role, lies={left_out: omit})
+    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
 
 
 def test_neither_certificate_nor_certificate_verify_makes_no_anonymous_client() -> None:
-    trial = Trial(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE: omit, HandshakeType.CERTIFICATE_VERIFY: omit})
-    assert refusal(trial) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
+    handshake = LyingHandshake(
+        DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE: omit, HandshakeType.CERTIFICATE_VERIFY: omit}
+    )
+    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
 
 
 def test_an_empty_certificate_list_without_certificate_verify_is_no_way_in() -> None:
     """A client without a certificate answers a request so (RFC 5246 §7.4.6); here it has none to be recognised by."""
-    trial = Trial(
+    handshake = LyingHandshake(
         DtlsRole.CLIENT,
         lies={
             HandshakeType.CERTIFICATE: sent_as(lambda body: CertificateChain(()).encode()),
             HandshakeType.CERTIFICATE_VERIFY: omit,
         },
     )
-    assert refusal(trial) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    assert refusal(handshake) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)

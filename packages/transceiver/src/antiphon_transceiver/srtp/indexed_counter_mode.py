@@ -17,7 +17,7 @@ ENCRYPTED_FLAG = 0x80000000
 _RTCP_HEADER_SIZE = 8
 
 
-class _Stream:
+class _SessionKeys:
     """The session keys of RTP or of RTCP."""
 
     def __init__(self, keys: Keys, authentication_key: bytes) -> None:
@@ -45,8 +45,8 @@ class IndexedCounterMode:
     def __init__(self, master: Keys) -> None:
         rtp = derive_pair(master, Label.RTP_ENCRYPTION, Label.RTP_SALT)
         rtcp = derive_pair(master, Label.RTCP_ENCRYPTION, Label.RTCP_SALT)
-        self._rtp = _Stream(rtp, derive(master, Label.RTP_AUTHENTICATION, AUTHENTICATION_KEY_SIZE))
-        self._rtcp = _Stream(rtcp, derive(master, Label.RTCP_AUTHENTICATION, AUTHENTICATION_KEY_SIZE))
+        self._rtp = _SessionKeys(rtp, derive(master, Label.RTP_AUTHENTICATION, AUTHENTICATION_KEY_SIZE))
+        self._rtcp = _SessionKeys(rtcp, derive(master, Label.RTCP_AUTHENTICATION, AUTHENTICATION_KEY_SIZE))
 
     @property
     def indexed(self) -> "IndexedCounterMode":
@@ -75,10 +75,9 @@ class IndexedCounterMode:
         body = packet[:-TAG_SIZE]
         if not hmac.compare_digest(self._rtcp.tag(body), packet[-TAG_SIZE:]):
             return None
-        clear, trailer = body[:-4], body[-4:]
-        if not trailer[0] & 0x80:
-            return clear
-        return clear[:_RTCP_HEADER_SIZE] + self._rtcp.crypt(clear[_RTCP_HEADER_SIZE:], ssrc, index)
+        if not body[-4] & 0x80:
+            return None  # as libsrtp: whoever negotiated encryption encrypts
+        return body[:_RTCP_HEADER_SIZE] + self._rtcp.crypt(body[_RTCP_HEADER_SIZE:-4], ssrc, index)
 
 
 def _rollover(index: int) -> bytes:
