@@ -1,5 +1,6 @@
 """Raw bytes against the HTTP server that every service has."""
 
+import contextlib
 import logging
 import resource
 import socket
@@ -13,8 +14,16 @@ import trio
 import trio.testing
 
 from antiphon_common.shell.admin import listen_tcp
-from antiphon_common.shell.http1 import MAX_DISCARDED, MAX_HEAD, Timeouts
-from antiphon_common.shell.http_server import Connections, HttpCounters, HttpServer, address_group, connection_limit
+from antiphon_common.shell.http1 import MAX_DISCARDED, MAX_HEAD, MAX_PIECES, Http1Connection, Peers, Timeouts
+from antiphon_common.shell.http_connections import (
+    REQUEST_BURST,
+    REQUESTS_PER_SECOND,
+    Connections,
+    HttpCounters,
+    address_group,
+    connection_limit,
+)
+from antiphon_common.shell.http_server import HttpServer
 from support.asynchronous import run_in_thread
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -257,6 +266,50 @@ async def test_one_address_cannot_take_all_connections(nursery: trio.Nursery) ->
     await nursery.start(partial(hold, "2001:db8:2::1", False))
     assert (len(held), counters.connections_refused) == (40, 21)
     nursery.cancel_scope.cancel()
+
+
+async def test_requests_of_one_address_are_paced_over_all_its_connections(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    connections = Connections(HttpCounters(), limit=100)
+    waits = []
+    for _ in range(int(REQUEST_BURST) // 2):  # each on a connection of its own
+        with connections.admit("192.0.2.1") as place:
+            assert place is not None
+            waits += [place.pace(), place.pace()]
+    assert set(waits) == {0.0}
+    with connections.admit("192.0.2.1") as place, connections.admit("192.0.2.2") as other:
+        assert place is not None
+        assert other is not None
+        assert place.pace() == pytest.approx(1 / REQUESTS_PER_SECOND)
+        assert place.pace() == pytest.approx(2 / REQUESTS_PER_SECOND)
+        assert other.pace() == 0
+        await trio.sleep(1)
+        assert place.pace() == 0
+    with connections.admit("127.0.0.1") as place:
+        assert place is not None
+        assert {place.pace() for _ in range(1000)} == {0.0}
+
+
+async def test_a_request_waits_until_its_time_has_come(autojump_clock: trio.testing.MockClock) -> None:
+    client, server = trio.testing.memory_stream_pair()
+    peers = Peers(("192.0.2.1", 0), ("192.0.2.2", 80), "http")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Http1Connection(echo, server, peers, Timeouts(), pace=lambda: 3.0).run)
+        await client.send_all(GET)
+        began = trio.current_time()
+        await read_until(client, b"q=1")
+        assert trio.current_time() - began == pytest.approx(3.0)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("path", [b"/", b"/deaf"])
+async def test_a_body_in_countless_chunks_is_not_read_to_its_end(path: bytes) -> None:
+    async with serving(HttpServer(echo)) as connect, await connect() as stream:
+        await stream.send_all(b"POST %s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" % path)
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(b"1\r\nx\r\n" * (MAX_PIECES + 1000) + b"0\r\n\r\n" + GET)
+        assert b"q=1" not in await read_all(stream)
 
 
 @pytest.mark.parametrize(

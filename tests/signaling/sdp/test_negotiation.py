@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import msgspec
@@ -389,6 +390,33 @@ def test_sections_of_different_transports_or_codecs_are_no_pair(old: str, new: s
 
 def test_a_call_on_hold_may_restart_ice() -> None:
     assert read_offer(audio_only("a=inactive"), held=True).direction == "inactive"
+
+
+def test_the_work_for_an_offer_grows_with_its_length_alone() -> None:
+    """Many sections times many groups, or times many attributes of the session: each is looked at once."""
+
+    def count_calls(data: bytes) -> int:
+        counted = 0
+
+        def profile(frame: object, event: str, argument: object) -> None:
+            nonlocal counted
+            counted += event in ("call", "c_call")
+
+        sys.setprofile(profile)
+        try:
+            read_offer(data)
+        except OfferError:
+            pass
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    many = sections(*((str(number), "sendonly") for number in range(60)))
+    groups = "".join(f"a=group:BUNDLE {' '.join(['z'] * 40)}\r\n" for _ in range(400))
+    attributes = "a=x:1\r\n" * 400
+    for more in (groups, attributes):
+        data = many.replace(b"a=setup", more.encode() + b"a=setup", 1)
+        assert count_calls(data) < 2 * len(data)
 
 
 # Dialects

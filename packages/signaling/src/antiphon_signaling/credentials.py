@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from antiphon_common.settings import FrontSettings, SettingsError, is_loopback
 from antiphon_common.settings.values import Network
-from antiphon_common.shell.http_server import address_group, is_loopback_group
+from antiphon_common.shell.http_connections import address_group, is_loopback_group
 from antiphon_common.shell.secrets import find_exposure
 from antiphon_signaling.refusals import unauthorized
 

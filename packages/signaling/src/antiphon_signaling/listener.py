@@ -12,12 +12,18 @@ import h11
 import trio
 
 from antiphon_common.shell.http1 import BROKEN, App, Http1Connection, Peers, Timeouts
-from antiphon_common.shell.http_server import Connection, Connections, HttpCounters, accept, close
+from antiphon_common.shell.http_connections import Connection, Connections, HttpCounters
+from antiphon_common.shell.http_server import accept, close
 
 HANDSHAKE_SECONDS = 10.0
 """How long a TLS handshake may take."""
 CLOSE_SECONDS = 1.0
 """How long TLS's close_notify may take to leave."""
+
+WEBSOCKET_BURST = 1024 * 1024
+WEBSOCKET_BYTES_PER_SECOND = 16 * 1024
+"""Bytes of a WebSocket that are read at once, and how many more a second. An offer has a few thousand; a ping has six,
+and costs as much as a packet of media."""
 
 Upgraded = Callable[[trio.abc.Stream, h11.Request, str], Awaitable[None]]
 """Takes over a connection whose next bytes are a WebSocket request, given again, from a numeric address."""
@@ -36,15 +42,15 @@ class Listener:
         *,
         timeouts: Timeouts = Timeouts(),  # noqa: B008
         limit: int | None = None,
-        is_proxy: Callable[[str], bool] = lambda host: False,
+        is_shared: Callable[[str], bool] = lambda host: False,
     ) -> None:
-        """`is_proxy` tells of an address whether its connections are of many callers."""
+        """`is_shared` tells of an address whether many callers have it, as behind a proxy."""
         self.counters = HttpCounters()
         self._app = app
         self._upgraded = upgraded
         self._tls = tls
         self._timeouts = timeouts
-        self._connections = Connections(self.counters, limit, is_proxy=is_proxy)
+        self._connections = Connections(self.counters, limit, is_shared=is_shared)
         self._busy = 0
 
     def idle(self) -> bool:
@@ -72,11 +78,19 @@ class Listener:
             peers = Peers((peer, 0), stream.socket.getsockname()[:2], "http" if self._tls is None else "https")
         except OSError:
             return  # it left before it was accepted
+        if self._tls is not None:
+            await trio.sleep(place.pace())
         secured = await self._secure(stream)
         if secured is None:
             return
         connection = Http1Connection(
-            self._respond, secured, peers, self._timeouts, upgrades=_wants_websocket, waiting=place.wait
+            self._respond,
+            secured,
+            peers,
+            self._timeouts,
+            upgrades=_wants_websocket,
+            waiting=place.wait,
+            pace=place.pace,
         )
         upgrade = await connection.run()
         if upgrade is not None:
@@ -117,6 +131,8 @@ class UpgradedStream(trio.abc.Stream):
     for `write_seconds` is as good as gone."""
 
     def __init__(self, stream: trio.abc.Stream, read: bytes, write_seconds: float) -> None:
+        self._allowance = float(WEBSOCKET_BURST)
+        self._refilled = trio.current_time()
         self._stream = stream
         self._read = read
         self._write_seconds = write_seconds
@@ -125,7 +141,16 @@ class UpgradedStream(trio.abc.Stream):
         if self._read:
             data, self._read = self._read[:max_bytes], self._read[max_bytes or len(self._read) :]
             return data
-        return bytes(await self._stream.receive_some(max_bytes))
+        data = bytes(await self._stream.receive_some(max_bytes))
+        await self._pace(len(data))
+        return data
+
+    async def _pace(self, size: int) -> None:
+        now = trio.current_time()
+        refilled = self._allowance + (now - self._refilled) * WEBSOCKET_BYTES_PER_SECOND
+        self._allowance, self._refilled = min(WEBSOCKET_BURST, refilled) - size, now
+        if self._allowance < 0:
+            await trio.sleep(-self._allowance / WEBSOCKET_BYTES_PER_SECOND)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:

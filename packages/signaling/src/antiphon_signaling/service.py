@@ -80,7 +80,7 @@ async def serve_signaling(
             make_app(calls, credentials),
             SignalingSocket(calls, credentials, drain).serve,
             tls,
-            is_proxy=partial(is_in, networks=front.proxy),
+            is_shared=partial(is_in, networks=front.proxy),
         )
         export_counters(registry, "antiphon_signaling", listener.counters)
         export_counters(registry, "antiphon_signaling", limits.counters)

@@ -83,7 +83,7 @@ async def serve_transceiver(
             nursery.start_soon(server.run)
             nursery.start_soon(follow_wall_clock, switchboard.set_unix_offset)
             nursery.start_soon(_count_minutes, switchboard, minutes)
-            control = await nursery.start(partial(serve_http, app, *settings.control, address_share=1))
+            control = await nursery.start(partial(serve_http, app, *settings.control, is_shared=lambda host: True))
             if shared.admin is not None:
                 await nursery.start(
                     partial(serve_admin, shared.admin, lambda: True, server.ready, registry, names=shared.admin_name)

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from antiphon_common.settings import Address
 from antiphon_common.shell.http1 import App, Timeouts
-from antiphon_common.shell.http_server import ADDRESS_SHARE, HttpServer
+from antiphon_common.shell.http_server import HttpServer
 
 BACKLOG = 1024
 """Connections the kernel holds while the process is busy; its own limit may be lower (net.core.somaxconn)."""
@@ -52,17 +52,17 @@ async def serve_http(
     port: int,
     *,
     connections: int | None = None,
-    address_share: int = ADDRESS_SHARE,
+    is_shared: Callable[[str], bool] = lambda host: False,
     timeouts: Timeouts = Timeouts(),  # noqa: B008
     task_status: TaskStatus[Address] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI application over HTTP/1.1 until cancelled, with at most so many `connections`. One address may
-    have one `address_share`-th of them. The started value is the bound address."""
+    """Serve an ASGI application over HTTP/1.1 until cancelled, with at most so many `connections`. An address for which
+    `is_shared` may have all of them, and may ask as often as it likes. The started value is the bound address."""
     listener = listen_tcp(host, port)
     task_status.started(
         Address(*listener.getsockname()[:2])
     )  # what comes before the server takes it waits in the backlog
-    await HttpServer(app, timeouts, connections, address_share).run(listener)
+    await HttpServer(app, timeouts, connections, is_shared).run(listener)
 
 
 async def serve_admin(

@@ -21,6 +21,10 @@ MAX_HEAD = 16 * 1024
 MAX_DISCARDED = 256 * 1024
 """Bytes of a body that nobody read and that are read away, so that the client comes to read the answer."""
 
+MAX_PIECES = 4096
+"""Pieces in which a body may come: chunks, or what single reads find. One of 192 KiB has a dozen; in chunks of one byte
+it would take seconds of work."""
+
 logger = logging.getLogger(__name__)
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -61,7 +65,8 @@ class Http1Connection:
     """Answers the requests of one connection with an ASGI application.
 
     `upgrades` tells whether a request leaves HTTP; then `run` returns it and the connection is the caller's.
-    `waiting` is called with True when the wait for a request begins, and with False when it has come.
+    `waiting` is called with True when the wait for a request begins, and with False when it has come. `pace` counts a
+    request, and returns the seconds to wait before it is read.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Http1Connection:
         *,
         upgrades: Callable[[h11.Request], bool] = lambda request: False,
         waiting: Callable[[bool], None] = lambda waits: None,
+        pace: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.app = app
         self._stream = stream
@@ -80,6 +86,7 @@ class Http1Connection:
         self.timeouts = timeouts
         self._upgrades = upgrades
         self._waiting = waiting
+        self._pace = pace
         self.parser = h11.Connection(h11.SERVER, MAX_HEAD)
 
     async def run(self) -> tuple[h11.Request, bytes] | None:
@@ -100,6 +107,8 @@ class Http1Connection:
 
     async def _read_request(self) -> h11.Request | None:
         self._waiting(True)
+        if (seconds := self._pace()) > 0:
+            await anyio.sleep(seconds)
         with anyio.fail_after(self.timeouts.head):
             event = await self.next_event()
         self._waiting(False)
@@ -150,6 +159,7 @@ class _Exchange:
         self._body_due = anyio.current_time() + self._timeouts.body
         self._has_body = True
         self._gone = False
+        self._pieces = 0
         self._answered = anyio.Event()
 
     async def run(self) -> bool:
@@ -184,11 +194,21 @@ class _Exchange:
     async def _read_body(self) -> dict[str, Any]:
         if self._parser.they_are_waiting_for_100_continue:
             await self._connection.send(h11.InformationalResponse(status_code=100, headers=[]))
-        event = await self._connection.next_event()
-        if isinstance(event, h11.Data):
-            return {"type": "http.request", "body": bytes(event.data), "more_body": True}
+        if (data := await self._next_piece()) is not None:
+            return {"type": "http.request", "body": data, "more_body": True}
         self._has_body = False
         return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def _next_piece(self) -> bytes | None:
+        """Return the next piece of the body, None behind its end. Raises h11.RemoteProtocolError for too many pieces:
+        each costs much more than a byte."""
+        event = await self._connection.next_event()
+        if not isinstance(event, h11.Data):
+            return None
+        self._pieces += 1
+        if self._pieces > MAX_PIECES:
+            raise h11.RemoteProtocolError("the body comes in too many pieces")
+        return bytes(event.data)
 
     async def send(self, message: dict[str, Any]) -> None:
         """Send a piece of the answer; without effect once the client is gone."""
@@ -221,8 +241,8 @@ class _Exchange:
         left = MAX_DISCARDED
         try:
             with anyio.move_on_after(self._timeouts.discard):
-                while left > 0 and isinstance(event := await self._connection.next_event(), h11.Data):
-                    left -= len(event.data)
+                while left > 0 and (data := await self._next_piece()) is not None:
+                    left -= len(data)
         except (h11.RemoteProtocolError, *BROKEN):
             self._gone = True
 

@@ -15,6 +15,8 @@ RTP_PROTOCOLS = frozenset(
 )
 """Protocols of media lines that mean DTLS-SRTP (RFC 8829 §5.1.2), since the offer must have a fingerprint."""
 
+_DIRECTIONS: dict[str, Direction] = {direction: direction for direction in DIRECTIONS}
+
 
 class AudioSections(NamedTuple):
     """What is taken: `audio` is the index of the section in which the offerer sends, `playback` of the one in which it
@@ -38,21 +40,24 @@ def is_active(section: MediaDescription) -> bool:
     return section.port != 0 or section.has("bundle-only")
 
 
-def bundle_of(description: SessionDescription, section: MediaDescription) -> Group | None:
-    """Return the BUNDLE group of a section."""
-    groups = map(Group.decode, description.values("group"))
-    mid = section.value("mid")
-    return next((group for group in groups if group.semantics.upper() == "BUNDLE" and mid in group.mids), None)
+def bundles_of(description: SessionDescription) -> dict[str, Group]:
+    """Return the BUNDLE group of each mid, the first that names it."""
+    found: dict[str, Group] = {}
+    for group in map(Group.decode, description.values("group")):
+        if group.semantics.upper() == "BUNDLE":
+            for mid in group.mids:
+                found.setdefault(mid, group)
+    return found
 
 
-def read_direction(description: SessionDescription, section: MediaDescription) -> Direction:
-    """Return the direction of a section: its own, or else the session's (RFC 8866 §6.7)."""
-    for level in (section, description):
-        for attribute in level.attributes:
-            for direction in DIRECTIONS:
-                if attribute.name == direction:
-                    return direction
-    return "sendrecv"
+def read_directions(description: SessionDescription) -> list[Direction]:
+    """Return the direction of each section: its own, or else the session's (RFC 8866 §6.7)."""
+    common = _direction_of(description, "sendrecv")
+    return [_direction_of(section, common) for section in description.media]
+
+
+def _direction_of(level: SessionDescription | MediaDescription, default: Direction) -> Direction:
+    return next((_DIRECTIONS[item.name] for item in level.attributes if item.name in _DIRECTIONS), default)
 
 
 def choose_audio(description: SessionDescription) -> AudioSections | None:
@@ -73,11 +78,12 @@ def choose_audio(description: SessionDescription) -> AudioSections | None:
 
 
 def _usable(description: SessionDescription) -> Iterator[_Section]:
-    for index, section in enumerate(description.media):
+    bundles = bundles_of(description)
+    for index, (section, direction) in enumerate(zip(description.media, read_directions(description), strict=True)):
         if section.kind.lower() == "audio" and is_active(section):
             codec = choose_codec(section)
             if codec and section.protocol.upper() in RTP_PROTOCOLS:
-                yield _Section(index, codec, read_direction(description, section), bundle_of(description, section))
+                yield _Section(index, codec, direction, bundles.get(section.value("mid") or ""))
 
 
 def _first(sections: list[_Section], direction: Direction) -> _Section | None:
@@ -88,7 +94,7 @@ def _shared_codec(sends: _Section, receives: _Section) -> Codec | None:
     """Return the codec of a conversation over two sections. Within one BUNDLE group a payload type means the same in
     both (RFC 9143 §9.1); parameters are what a section's offerer likes to receive."""
     ours, theirs = receives.codec, sends.codec
-    if receives.group is None or receives.group != sends.group:
+    if receives.group is None or receives.group is not sends.group:
         return None
     if (ours.payload_type, ours.name) != (theirs.payload_type, theirs.name):
         return None

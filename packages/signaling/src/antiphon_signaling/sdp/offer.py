@@ -27,7 +27,7 @@ from antiphon_signaling.sdp.attributes import (
     decode_fingerprint,
     decode_number,
 )
-from antiphon_signaling.sdp.audio import AudioSections, bundle_of, choose_audio, is_active, read_direction
+from antiphon_signaling.sdp.audio import AudioSections, bundles_of, choose_audio, is_active, read_directions
 from antiphon_signaling.sdp.description import MAX_PORT, MediaDescription, SessionDescription
 
 HEADER_EXTENSIONS = frozenset({MID, AUDIO_LEVEL, ABSOLUTE_SEND_TIME, TRANSPORT_SEQUENCE})
@@ -116,8 +116,8 @@ def read_offer(data: bytes, *, held: bool = False) -> Offer:
     if direction == "inactive" and not held:
         raise OfferError("inactive", "the offer's audio is inactive: this call could never carry any")
     section, played = description.media[audio], description.media[playback]
-    group = bundle_of(description, section)
-    if group is None and sum(_takes_part(description, media) for media in description.media) > 1:
+    group = bundles_of(description).get(section.value("mid") or "")
+    if group is None and _count_live(description) > 1:
         raise OfferError("no_bundle", "the offer has several media sections that are not one BUNDLE group")
     application = _choose_application(description, group)
     transport = list(_transport_levels(description, section, group))
@@ -153,8 +153,9 @@ def _require_audio(description: SessionDescription) -> AudioSections:
     return chosen
 
 
-def _takes_part(description: SessionDescription, section: MediaDescription) -> bool:
-    return is_active(section) and read_direction(description, section) != "inactive"
+def _count_live(description: SessionDescription) -> int:
+    directions = read_directions(description)
+    return sum(is_active(media) and way != "inactive" for media, way in zip(description.media, directions, strict=True))
 
 
 def _common(first: Iterable[T], second: Iterable[T]) -> tuple[T, ...]:
