@@ -151,6 +151,15 @@ def test_a_controlling_peer_is_told_to_yield_or_ends_the_agent() -> None:
     assert client.poll_event() == Failed(FailureReason.ROLE_CONFLICT)
 
 
+def test_a_peer_that_reports_a_role_conflict_ends_the_agent() -> None:
+    client = ControllingAgent(CLIENT, random.Random(1).randbytes)
+    client.start(SERVER, [SERVER_PATH, ELSEWHERE], 0.0)
+    ((check, _),) = sent(client)
+    refusal = error_response(check, ErrorCode.ROLE_CONFLICT).encode(SERVER.password.encode())
+    client.receive_datagram(refusal, SERVER_PATH, 0.0)
+    assert client.poll_event() == Failed(FailureReason.ROLE_CONFLICT)
+
+
 def test_believes_no_response_that_is_unsigned_or_from_elsewhere() -> None:
     client = ControllingAgent(CLIENT, random.Random(1).randbytes)
     client.start(SERVER, [SERVER_PATH], 0.0)
