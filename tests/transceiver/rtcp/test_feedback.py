@@ -4,7 +4,7 @@ import pytest
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.rtcp import GenericNack, RtcpPacket, TransportFeedback, decode_rtcp, encode_rtcp
-from antiphon_transceiver.rtcp.feedback import MAX_STATUSES
+from antiphon_transceiver.rtcp.feedback import MAX_SEQUENCES, MAX_STATUSES
 from support.mutation import mutations
 
 
@@ -112,3 +112,8 @@ def test_mutated_feedback_raises_only_decode_errors(seed: int) -> None:
         for packet in packets:
             if isinstance(packet, TransportFeedback) and packet.deltas:
                 assert decode_rtcp(encode_rtcp([packet])) == [packet]
+
+
+def test_of_a_nack_that_asks_for_much_the_first_packets_are_read() -> None:
+    nack = GenericNack(1, 2, tuple(range(100, 100 + 5 * MAX_SEQUENCES)))
+    assert decode_rtcp(encode_rtcp([nack])) == [GenericNack(1, 2, nack.sequences[:MAX_SEQUENCES])]

@@ -21,8 +21,8 @@ REFERENCE_TICKS = 256
 MAX_STATUSES = 1024
 """Packets one feedback tells of: 20 s of audio. Without a bound, a few bytes could tell of 65,535."""
 
-MAX_SEQUENCES = 256
-"""Packets that one NACK asks for, at most: 5 s of audio, of which the last second is kept."""
+MAX_SEQUENCES = 64
+"""Packets of a NACK that are read, its first ones: as many as are kept to be sent again."""
 
 MIN_DELTA, MAX_DELTA = -0x8000, 0x7FFF
 """Eight seconds either way."""
