@@ -184,6 +184,13 @@ async def test_a_head_request_gets_no_body() -> None:
     assert answer.lower().count(b"content-length: 3") == 2
 
 
+async def test_a_target_may_have_the_absolute_form() -> None:
+    """RFC 9112 §3.2.2: a server takes it, whatever host it names."""
+    async with serving(HttpServer(echo)) as connect, await connect() as stream:
+        await stream.send_all(GET.replace(b"/here", b"http://a.example/deaf"))
+        assert (await read_until(stream, b"q=1")).startswith(b"HTTP/1.1 200")
+
+
 async def test_a_bug_of_the_application_ends_one_connection(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(HttpServer(echo)) as connect:
         async with await connect() as stream:
@@ -355,6 +362,10 @@ async def _serve_under_asyncio() -> None:
     listener = listen_tcp("127.0.0.1", 0)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(HttpServer(echo, QUICK).run, listener)
+        async with await anyio.connect_tcp(*listener.getsockname()) as stream:  # reads nothing
+            with anyio.fail_after(20), contextlib.suppress(anyio.BrokenResourceError):
+                while True:
+                    await stream.send(GET.replace(b"/here", b"/big") * 50)
         for data, answered in ((GET, b"q=1"), (PREFACE, b"505"), (b"GET / HTTP/1.1\r\n", b"")):
             async with await anyio.connect_tcp(*listener.getsockname()) as stream:
                 await stream.send(data)

@@ -248,7 +248,10 @@ class _Exchange:
 
 
 def _scope(request: h11.Request, peers: Peers) -> dict[str, Any]:
-    raw_path, _, query = request.target.partition(b"?")
+    target = request.target
+    if target.startswith((b"http://", b"https://")):  # the absolute form (RFC 9112 §3.2.2)
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    raw_path, _, query = target.partition(b"?")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import trio
 
 from antiphon_common.shell.http1 import BROKEN, App, Http1Connection, Peers, Timeouts
@@ -70,6 +71,7 @@ class _AsyncioStream:
     def __init__(self, reader: Any, writer: Any) -> None:
         self._reader = reader
         self._writer = writer
+        writer.transport.set_write_buffer_limits(high=0)  # so that sending waits until the kernel has taken everything
 
     async def receive_some(self, max_bytes: int) -> bytes:
         data: bytes = await self._reader.read(max_bytes)
@@ -80,7 +82,7 @@ class _AsyncioStream:
         await self._writer.drain()
 
     async def aclose(self) -> None:
-        self._writer.close()
+        self._writer.transport.abort()
         await anyio.lowlevel.checkpoint()
 
 
