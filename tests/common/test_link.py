@@ -149,6 +149,18 @@ def test_a_header_of_another_version_is_refused() -> None:
         assert link_keys().verify(header, 0) is (version == VERSION)
 
 
+@pytest.mark.parametrize("reserved", [1, 0x80, 0xFF])
+def test_a_header_whose_reserved_byte_is_set_is_refused(reserved: int) -> None:
+    """What is verified can be decoded: the tag is right here."""
+    _, key = KeyRing([Key(VECTORS["key_id"], SECRET)]).link.minting(0)
+    head = bytearray(link_keys().header(PATH, 0, 0)[:-TAG_SIZE])
+    head[PATH_START + 1] = reserved
+    header = bytes(head) + blake2b(head, digest_size=TAG_SIZE, key=key).digest()
+    with pytest.raises(DecodeError):
+        Path.decode(header[PATH_START:PATH_STOP])
+    assert not link_keys().verify(header, 0)
+
+
 @pytest.mark.parametrize(
     ("kind", "before", "entry", "at_most"),
     [(1, bytes(8), bytes(2), MAX_INGRESSES), (4, b"", PATH.encode(), MAX_ANNOUNCED_PATHS)],
