@@ -1,5 +1,8 @@
 """Limits of a tenant, with real calls."""
 
+import contextlib
+import resource
+import socket
 from pathlib import Path
 
 import httpx
@@ -30,6 +33,28 @@ async def test_calls_that_connect_make_room_for_others_and_offers_that_never_che
             assert [await offer(KEY) for _ in range(3)] == [201, 201, 429]
             await trio.sleep(2)
             assert [await offer(KEY), await offer(OTHER)] == [429, 201]
+
+
+IDLE = (
+    b"",
+    b"GET / HTTP/1.1\r\nHost: ",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n\r\n",
+)
+
+
+async def test_two_thousand_idle_connections_keep_no_caller_out() -> None:
+    """Without a key, with half a request, with the preface of HTTP/2, and with an upgrade to it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    with all_in_one() as deployment, contextlib.ExitStack() as held:
+        host, port = deployment.url.removeprefix("http://").rstrip("/").split(":")
+        for number in range(min(2100, wanted - 500)):
+            idle = held.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            idle.sendall(IDLE[number % len(IDLE)])
+        report = await run_load(LoadSettings(deployment.url, calls=3, seconds=0.5))
+        assert [call.failure for call in report.calls] == [None] * 3
 
 
 async def test_programs_on_the_same_machine_have_no_limits_without_keys() -> None:

@@ -147,7 +147,7 @@ def _decode_attribute(line: str) -> Attribute:
 
 def _decode_media(lines: list[tuple[str, str]]) -> MediaDescription:
     head = lines[0][1]
-    match = _MEDIA_LINE.fullmatch(head.rstrip())
+    match = _MEDIA_LINE.fullmatch(" ".join(head.split()))
     if match is None or int(match[2]) > MAX_PORT or not match[2].isascii():
         raise DecodeError(f"the session description has a bad media line: {head[:40]!r}")
     formats = tuple(match[4].split())
