@@ -7,6 +7,7 @@ from antiphon_common.frame_connection import (
     FORGIVEN_JUNK,
     HEARTBEAT_INTERVAL,
     HELLO_TIMEOUT,
+    MAX_IDLE,
     MAX_JUNK,
     MAX_PENDING_BYTES,
     MAX_PENDING_FRAMES,
@@ -117,14 +118,47 @@ def test_much_to_send_is_cut_into_messages_in_order() -> None:
 
 def test_an_end_that_does_not_read_is_given_up() -> None:
     end = connection()
-    pings = frames.encode([frames.Ping(1)] * 1000)
-    messages = 0
-    while end.closing is None and messages < 1000:
-        end.receive_message(pings)
-        messages += 1
+    sent = 0
+    while end.closing is None and sent < 2 * MAX_PENDING_FRAMES:
+        end.send(frames.Credit(1, 20))
+        sent += 1
     assert closed_with(end) is CloseCode.NOT_READING
-    assert messages <= MAX_PENDING_FRAMES // 1000 + 1
+    assert sent == MAX_PENDING_FRAMES + 1
     assert end.poll_transmit() is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [[frames.Ping(1)], [frames.Pong(1)], [frames.Drain()], [HELLO], [], [frames.Ping(1)] * 500],
+    ids=["pings", "pongs", "drains", "hellos", "empty messages", "pings in few messages"],
+)
+def test_a_flood_about_no_call_ends_the_connection(message: list[frames.Frame]) -> None:
+    end = connection()
+    flood = frames.encode(message)
+    for _ in range((MAX_IDLE - 1) // max(1, len(message))):
+        end.receive_message(flood)
+    assert end.closing is None
+    for _ in range(2):
+        end.receive_message(flood)
+    assert closed_with(end) is CloseCode.PROTOCOL_ERROR
+
+
+def test_heartbeats_without_calls_are_no_flood() -> None:
+    end = connection()
+    for second in range(1, 1000):
+        end.receive_message(frames.encode([frames.Ping(second), frames.Pong(second)]))
+        end.receive_message(frames.encode([HELLO]))
+        end.handle_timeout(second * HEARTBEAT_INTERVAL)
+        assert end.closing is None
+
+
+@pytest.mark.parametrize("message", [[[7, 1, 20]], [[6, 1, b"ab"]], [[18, 1]]], ids=["credit", "audio", "unknown tag"])
+def test_many_messages_about_calls_are_no_flood(message: list[list[object]]) -> None:
+    end = connection()
+    message_bytes = msgspec.msgpack.encode(message)
+    for _ in range(20 * MAX_IDLE):
+        end.receive_message(message_bytes)
+    assert end.closing is None
 
 
 def test_an_end_that_does_not_read_is_given_up_over_long_frames_sooner() -> None:

@@ -126,7 +126,7 @@ async def test_other_tasks_have_their_turn_between_the_steps_of_a_message(autoju
     core, socket = Core(), Socket()
     turns = 0
     async with running(core, socket):
-        await socket.deliver.send(frames.encode([HELLO, *[frames.Ping(1)] * 50 * STEP_FRAMES]))
+        await socket.deliver.send(frames.encode([HELLO, *[frames.Credit(1, 20)] * 50 * STEP_FRAMES]))
         while core.connection.counters.frames < 50 * STEP_FRAMES:
             await trio.lowlevel.checkpoint()
             turns += 1

@@ -53,6 +53,11 @@ FORGIVEN_JUNK = 10
 """How many of them are forgiven with each ping, once a second."""
 
 
+MAX_IDLE = 1000
+"""Frames about the connection, and empty messages, from one ping of ours to the next: a second. An end that keeps the
+protocol sends two or three."""
+
+
 class CloseCode(IntEnum):
     """WebSocket close codes (RFC 6455 §7.4) and what they mean here."""
 
@@ -101,6 +106,7 @@ class FrameConnection:
         self._pings = 0
         self._unanswered = 0
         self._junk = 0
+        self._idle = 0
         self.send(hello)
 
     def send(self, frame: Frame | msgspec.Raw, size: int = CONTROL_SIZE) -> None:
@@ -141,7 +147,7 @@ class FrameConnection:
 
     def _steps(self, batch: Iterable[msgspec.Raw | None]) -> Iterator[list[AnyCallFrame | BadFrame]]:
         about_calls: list[AnyCallFrame | BadFrame] = []
-        room = STEP_FRAMES
+        room, frames_before = STEP_FRAMES, self.counters.frames
         for raw in batch:
             if raw is None:
                 room = 0
@@ -158,6 +164,8 @@ class FrameConnection:
                 if self.closing is not None:
                     return
                 about_calls, room = [], STEP_FRAMES
+        if self.counters.frames == frames_before:
+            self._count_idle()
         yield about_calls
 
     def handle_timeout(self, now: float) -> None:
@@ -173,6 +181,7 @@ class FrameConnection:
         self._pings += 1
         self._unanswered += 1
         self._junk = max(0, self._junk - FORGIVEN_JUNK)
+        self._idle = 0
         self.send(frames.Ping(self._pings))
 
     def poll_transmit(self) -> bytes | None:
@@ -202,14 +211,17 @@ class FrameConnection:
         match frame:
             case frames.Hello():
                 self._greet(frame)
+                self._count_idle()
             case _ if self.peer is None:
                 self.close(CloseCode.PROTOCOL_ERROR, "the first frame is no hello")
             case frames.Ping():
                 self.send(frames.Pong(frame.number))
-            case frames.Pong():
-                pass  # that something was heard is all it has to say
+                self._count_idle()
+            case frames.Pong():  # that something was received is all it has to say
+                self._count_idle()
             case frames.Drain():
                 self.draining = True
+                self._count_idle()
             case None:
                 self.counters.unknown_tags += 1
             case BadFrame():
@@ -224,6 +236,11 @@ class FrameConnection:
             case _:
                 about_calls.append(frame)
         return 0
+
+    def _count_idle(self) -> None:
+        self._idle += 1
+        if self._idle > MAX_IDLE:
+            self.close(CloseCode.PROTOCOL_ERROR, f"more than {MAX_IDLE} pings or empty messages in a second")
 
     def _count_junk(self, detail: str) -> None:
         self._junk += 1
