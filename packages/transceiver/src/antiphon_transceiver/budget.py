@@ -66,8 +66,11 @@ QUIET_SECONDS = 1.0
 
 _BURST_SECONDS = BURST / RATE
 _DEBT_SECONDS = (BURST + DEBT) / RATE
-_BY_PROTOCOL = [(PRICES[protocol].base / RATE, PRICES[protocol].per_byte / RATE) for protocol in Protocol]
-"""Prices in seconds of refill, by the number of the protocol."""
+_SECONDS = {protocol: (price.base / RATE, price.per_byte / RATE) for protocol, price in PRICES.items()}
+_BY_FIRST_BYTES = [
+    [_SECONDS[Protocol(classify(bytes((first, second))))] for second in range(256)] for first in range(256)
+]
+"""Prices in seconds of refill, by the first two bytes: what is looked up for each packet."""
 
 
 class Budget:
@@ -88,11 +91,12 @@ class Budget:
         return self._refused_at - self._over_since >= OVER_SECONDS
 
     def admit(self, datagram: bytes, now: float) -> bool:
-        """Pay for a datagram; return False, and count it, when it is to be dropped."""
-        base, per_byte = _BY_PROTOCOL[classify(datagram)]
+        """Pay for a datagram of at least one byte; return False, and count it, when it is to be dropped."""
+        size = len(datagram)
+        base, per_byte = _BY_FIRST_BYTES[datagram[0]][datagram[size > 1]]
         paid_at = self._paid_at
-        paid_at = (paid_at if paid_at > now else now) + base + per_byte * len(datagram)
-        if paid_at - now > _BURST_SECONDS:
+        paid_at = (paid_at if paid_at > now else now) + base + per_byte * size
+        if paid_at > now + _BURST_SECONDS:
             self._refuse(now)
             return False
         self._paid_at = paid_at
