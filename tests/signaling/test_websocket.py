@@ -1,4 +1,5 @@
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -225,3 +226,19 @@ async def test_connections_without_a_call_and_oversized_messages_end(
     async with connect(ports) as connection:
         with pytest.raises(ConnectionClosed), trio.fail_after(5):
             await connection.get_message()
+
+
+async def test_a_host_that_is_no_domain_name_is_not_read_as_idna(
+    ports: SignalingPorts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A label of punycode (RFC 3492) takes the square of its length, and a domain name has 255 bytes at most."""
+    request = (
+        b"GET /v1/signaling HTTP/1.1\r\nHost: xn--" + b"a" * 10_000 + b"\r\nConnection: Upgrade\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    caplog.set_level(logging.INFO)
+    async with await trio.open_tcp_stream(*ports.address) as stream:
+        await stream.send_all(request)
+        with trio.fail_after(5):
+            assert await stream.receive_some(100) == b""
+    assert "the Host header is too long" in [record.__dict__.get("reason") for record in caplog.records]

@@ -143,6 +143,7 @@ async def test_a_request_of_a_web_page_is_refused(name: bytes, origin: bytes) ->
     "request_head",
     [
         b"GET / HTTP/1.1\r\nHost: \xff\xfe\r\n" + REQUEST.partition(b"backend\r\n")[2],
+        b"GET / HTTP/1.1\r\nHOST : xn--" + b"a" * 256 + b"\r\n" + REQUEST.partition(b"backend\r\n")[2],
         b"GET /\xff HTTP/1.1\r\n" + REQUEST.partition(b"\r\n")[2],
         REQUEST + b"Sec-WebSocket-Protocol: \xff\r\n",
         REQUEST + b"Sec-WebSocket-Extensions: \xff\r\n",
@@ -155,6 +156,16 @@ async def test_a_request_that_is_no_handshake_is_refused_and_raises_nothing_else
     async with served() as (client, accepted):
         await client.send_all(request_head + b"\r\n")
         assert isinstance(await accepted.receive(), WebSocketClosed)
+
+
+@pytest.mark.parametrize("name", [b"Host: ", b"host:", b"HOST:\t "])
+async def test_a_host_that_is_no_domain_name_is_not_read_as_idna(name: bytes) -> None:
+    """A label of punycode (RFC 3492) takes the square of its length, and a domain name has 255 bytes at most."""
+    async with served() as (client, accepted):
+        await client.send_all(REQUEST.replace(b"Host: backend", name + b"xn--" + b"a" * 6000) + b"\r\n")
+        closed = await accepted.receive()
+        assert isinstance(closed, WebSocketClosed)
+        assert "Host" in str(closed)
 
 
 @pytest.mark.parametrize("line", [b"X: " + b"y" * 100 + b"\r\n", b"a:\r\n", b"X" * 1000])

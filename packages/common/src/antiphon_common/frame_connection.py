@@ -43,7 +43,7 @@ STEP_FRAMES = 64
 
 EVENT_FRAMES = 8
 EVENT_FRAME_BYTES = 1 << 11
-"""Frames that a frame with an event counts as, since it is converted: so many, and one more for so many bytes."""
+"""Price of a frame with an event in such frames, since it is converted: a base, and the bytes that cost one more."""
 
 MAX_JUNK = 100
 """Messages that are no arrays of frames, and malformed frames about no call, before the connection is given up: an end

@@ -20,6 +20,8 @@ PATH = "/v1/signaling"
 SUBPROTOCOL = "antiphon"
 KEY_SUBPROTOCOL = "antiphon-key."
 """Before an API key among the subprotocols: browsers let a page set no header."""
+MAX_HOST = 255
+"""Bytes of the Host header: a domain name. The library reads it as IDNA, which takes the square of its length."""
 MAX_MESSAGE = 192 * 1024
 """Bytes of a message: an offer, and a session object with long instructions."""
 MAX_QUEUED = 4
@@ -59,6 +61,9 @@ class SignalingSocket:
 
     async def serve(self, stream: trio.abc.Stream, head: h11.Request, peer: str) -> None:
         """Serve a connection whose first bytes are a WebSocket request from the numeric address `peer`, to its end."""
+        if any(name == b"host" and len(value) > MAX_HOST for name, value in head.headers):
+            logger.info("websocket refused", extra={"peer": peer, "reason": "the Host header is too long"})
+            return
         try:
             async with trio.open_nursery() as nursery:
                 with trio.move_on_after(HANDSHAKE_SECONDS):
