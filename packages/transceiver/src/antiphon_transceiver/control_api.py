@@ -117,7 +117,7 @@ class _ControlApi:
     async def list(self, request: Request) -> Response:
         calls: tuple[list[str], list[str]] = ([], [])
         for call in self._server.switchboard:
-            calls[call.session.was_connected].append(call.id)
+            calls[call.connected].append(call.id)
         return _json(200, CallList(*map(tuple, calls)))
 
     async def status(self, request: Request) -> Response:
