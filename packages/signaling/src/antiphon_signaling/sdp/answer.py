@@ -39,7 +39,7 @@ def write_answer(
             Attribute("msid-semantic", "WMS *"),
         ),
         media=tuple(
-            _write_section(offer, accepted, addresses, index, tagged=index == taken[0])
+            _write_section(offer, accepted, addresses, index, tagged=index == taken[0] or _is_pair_half(offer, index))
             if index in taken
             else _reject(section, accepted)
             for index, section in enumerate(media)
@@ -58,6 +58,12 @@ def _taken(offer: Offer, accepted: CallAccepted) -> list[int]:
     place = {mid: index for index, mid in enumerate(offer.group.mids)}
     media = offer.description.media
     return sorted(taken, key=lambda index: place[media[index].value("mid") or ""])
+
+
+def _is_pair_half(offer: Offer, index: int) -> bool:
+    """Whether the conversation has two audio sections and this is one. Both have candidates then, although only the
+    tagged one needs any (RFC 9143 §7.3): aiortc goes by the last section of a transport."""
+    return offer.audio != offer.playback and index in (offer.audio, offer.playback)
 
 
 def _echo(section: SessionDescription | MediaDescription, name: str) -> list[Attribute]:
