@@ -1,5 +1,7 @@
 """A backend's session without a network: what the test says for the transceiver goes in, its answers come out."""
 
+import gc
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -7,7 +9,9 @@ import pytest
 
 from antiphon_backend.core import (
     HIGH_WATER,
+    MAX_AUDIO_BYTES,
     MAX_EVENT_BYTES,
+    MAX_EVENTS,
     BackendSession,
     CallCore,
     CallOffered,
@@ -209,6 +213,45 @@ def test_events_that_nobody_listens_to_are_bounded() -> None:
     assert call.events.dropped == 30 - len(call.events.frames)
     assert unpack(call.events.frames[-1])["number"] == 29
     assert call.events.pop()["number"] == call.events.dropped
+
+
+def test_short_events_that_nobody_listens_to_are_bounded_in_number() -> None:
+    bench = Bench()
+    call = bench.offer()
+    for begin in range(0, MAX_EVENTS + 100, 100):
+        bench.say(*[frames.ClientEvent(1, pack({"n": number})) for number in range(begin, begin + 100)])
+    assert len(call.events.frames) == MAX_EVENTS
+    assert call.events.pop()["n"] == call.events.dropped
+
+
+def test_events_and_sessions_take_little_more_memory_than_their_bytes() -> None:
+    """An event of many members stays encoded, and keeps no message that it came in."""
+    bench = Bench()
+    parts = {"items": [{"k": number, "v": [number]} for number in range(1500)]}
+    size = len(msgspec.msgpack.encode(parts))
+    offer = frames.Started(1, "rtc_1", "acme", "pcm16/24000", pack(parts), pack({"user": "7"}))
+    started = bytearray(frames.encode([offer, frames.Audio(9, bytes(900_000))]))
+    messages = [frames.encode([frames.ClientEvent(1, pack(parts)), frames.Audio(9, bytes(900_000))]) for _ in range(20)]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        bench.session.receive_message(bytes(started), 0.0)
+        for message in messages:
+            bench.session.receive_message(bytes(bytearray(message)), 0.0)
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 1.5 * 21 * size + 50_000
+
+
+def test_audio_of_more_than_a_second_in_one_frame_ends_its_call() -> None:
+    bench = Bench()
+    bench.accepted()
+    bench.say(frames.Audio(1, bytes(MAX_AUDIO_BYTES)))
+    assert frames.Ended(1, "bad_frame") not in bench.sent()
+    bench.say(frames.Audio(1, bytes(MAX_AUDIO_BYTES + 2)))
+    assert bench.sent() == [frames.Ended(1, "bad_frame")]
 
 
 def test_an_event_waits_while_too_much_waits_to_be_sent() -> None:
