@@ -5,7 +5,7 @@ its first check has been authenticated by the call's session, so strangers fill 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import msgspec
@@ -439,9 +439,11 @@ class Switchboard:
             self._events.append(event)
             match event:
                 case relays.RelaySilenced(relay):
-                    self._reroute([route for route in self._routes() if route.relay == relay])
+                    lost = [route for route in self._routes() if route.relay == relay]
+                    self.counters.rerouted += reroute(lost, self.relays)
                 case relays.IngressFound(ingress) | relays.AddressMoved(ingress):
-                    self._reroute([route for route in self._routes() if route.path.ingress == ingress])
+                    moved = [route for route in self._routes() if route.path.ingress == ingress]
+                    self.counters.rerouted += reroute(moved, self.relays)
                 case relays.IngressLost(ingress):
                     for call in list(self._calls):
                         self._enter(call, now, self._divert, call, ingress, now)
@@ -449,15 +451,11 @@ class Switchboard:
     def _routes(self) -> Iterator[Route]:
         return (route for call in self._calls for route in call.routes.values())
 
-    def _reroute(self, routes: Iterable[Route]) -> None:
-        self.counters.rerouted += reroute(routes, self.relays)
-
     def _divert(self, call: Call, ingress: int, now: float) -> None:
         """Have a call send over another ingress than one that is lost, if it can."""
         before = call.session.agent.selected
         call.session.unreachable(ingress, now)
-        if call.session.agent.selected != before:
-            self.counters.diverted += 1
+        self.counters.diverted += call.session.agent.selected != before
 
     # The end of a call
 
