@@ -282,3 +282,26 @@ def test_statistics_show_audio_that_came_faster_than_time() -> None:
     )
     assert listener.stream.statistics()["uplink"]["excess"] > 2800
     assert len(listener.heard) * FRAME < 4
+
+
+def test_another_source_of_another_type_disturbs_no_request() -> None:
+    """As packets of retransmission or of probing, which have a source of their own."""
+    other = RtpPacket(False, 97, 40_000, 0, 99, bytes(200)).encode()
+    listener = listen(
+        [
+            Packet(0.0, rtp(0, 0, senders.opus(0))),
+            Packet(0.01, other),
+            Packet(0.04, rtp(2, 1920, senders.opus(2))),
+        ]
+    )
+    assert set(listener.requested) == {1}
+
+
+def test_telephone_events_do_not_disturb_the_jitter_reported() -> None:
+    packets = []
+    for index in range(50):
+        packets.append(Packet(index * FRAME, rtp(2 * index, index * 960, senders.opus(index))))
+        packets.append(Packet(index * FRAME + 0.005, rtp(2 * index + 1, 0, EVENT, 126)))
+    listener = listen(packets)
+    assert listener.stream.reporter.sources[senders.SSRC].jitter == pytest.approx(0, abs=1e-6)
+    assert listener.numbers == list(range(50))

@@ -4,6 +4,7 @@ import pytest
 
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio import G711, MAX_TARGET, MIN_TARGET, JitterBuffer, PayloadKind, Release
+from antiphon_transceiver.audio.jitter import MAX_SKIPPED
 from antiphon_transceiver.audio.payloads import OPUS
 from antiphon_transceiver.audio.red import Repeated
 
@@ -439,14 +440,28 @@ def test_nothing_is_expected_while_a_sender_is_silent() -> None:
     assert stream.buffer.poll_timeout() is not None
 
 
-def test_numbers_without_audio_are_forgotten_in_the_end() -> None:
+def test_numbers_without_audio_are_bounded() -> None:
+    """Behind a missing packet the oldest are forgotten, and count as lost."""
     stream = Stream()
     stream.send(0)
-    for number in range(2, 30_000):
+    for number in range(2, 1001):
         stream.buffer.skip(number, silent=False)
-    stream.arrive(100.02, 30_000, TICKS, packet(0))
+    stream.arrive(100.04, 1001, 2 * TICKS, packet(0))
     stream.run_until(101)
-    assert stream.positions[:2] == [0, 1]
+    assert stream.origins[:3] == [RECEIVED, CONCEALED, RECEIVED]
+    assert stream.positions[:3] == [0, 1, 2]
+    assert stream.buffer.counters.lost == 1 + 999 - MAX_SKIPPED
+
+
+def test_a_hole_shorter_than_concealment_is_left_out() -> None:
+    """Packets of G.711 that hold 1.5 ms; one is missing in a stream, and one before a pause."""
+    stream = Stream(kind=G711)
+    for index in (0, 1, 3):
+        stream.arrive(100 + index * 0.0015, index, index * 12, bytes(12))
+    stream.arrive(100.04, 5, 320, bytes(12))
+    stream.run_until(100.13)
+    assert stream.origins[:4] == [RECEIVED] * 4
+    assert [release.position for _, release in stream.released[:4]] == [0, 72, 144, 1920]
 
 
 def test_an_overtaken_packet_that_is_longer_than_its_place_overlaps_nothing() -> None:
@@ -462,6 +477,7 @@ def test_an_overtaken_packet_that_is_longer_than_its_place_overlaps_nothing() ->
 def test_transits_that_rise_little_by_little_are_followed() -> None:
     stream = Stream()
     for index in range(300):
-        stream.send(index, late=index // 30 * 0.03)
+        stream.send(index, late=index * 0.001)
     assert stream.origins.count(RECEIVED) == 300
+    assert stream.positions == list(range(300))
     assert stream.buffer.counters.late == 0

@@ -158,10 +158,8 @@ class JitterBuffer:
             transit.rise(took)
             self._aim()
         if took > transit.smallest + self.target or position < self._next_position or extended < self._next_sequence:
-            if not self._is_risen(took) or position < self._next_position or extended < self._next_sequence:
-                self._receive_late(LatePacket(extended, timestamp, payload, repeated, now, took), largest)
-                return
-            self._forget_smallest()
+            self._receive_late(LatePacket(extended, timestamp, payload, repeated, now, took), largest)
+            return
         if self._late.packets and self._doubt(LatePacket(extended, timestamp, payload, repeated, now, took)):
             return
         paid_until = self._paid_until
@@ -377,16 +375,6 @@ class JitterBuffer:
         self._next_position = start + duration
         self._paid_until += duration * _COST
         return Release(start, duration, None, Origin.CONCEALED)
-
-    def _is_risen(self, took: float) -> bool:
-        """Return True if a packet is in time by the smallest transit of the last second, which has risen."""
-        return took <= self._transit.lowest + self.target
-
-    def _forget_smallest(self) -> None:
-        """Follow transits that rose little by little: a queue grows, or the sender's clock stops in short pauses."""
-        self._transit.forget()
-        self.counters.resynchronised += 1
-        self._aim()
 
     def _receive_late(self, packet: LatePacket, largest: float) -> None:
         """Discard a packet, unless a run of such packets shows that the clock is wrong: then begin anew with them.

@@ -11,6 +11,10 @@ PEAK_WINDOW: Final = 0.5
 """Seconds. The largest is that of the last one to two windows, so jitter that ended is forgotten within a second. So
 few packets have no better quantile than their largest."""
 
+MIN_RISE: Final = 0.01
+"""Seconds. The smallest transit of the last second replaces the smallest of all if it lies above by more than this, and
+in the upper half of the range: a queue grows, or the sender's clock stops in short pauses."""
+
 ASSUMED_JITTER: Final = 0.028
 """Seconds between smallest and largest, as long as nothing has been measured: a good Wi-Fi, and a target of 60 ms."""
 
@@ -19,8 +23,8 @@ class TransitRange:
     """Tracks the minimum and the maximum of arrival minus media time, in seconds on a scale of its own.
 
     Both go outwards at once and inwards when a whole window has passed without so extreme a transit, so the minimum
-    follows the drift of the sender's clock. A window ends with an arrival only: a stalled network makes nothing
-    forgotten.
+    follows the drift of the sender's clock. A minimum far below that of the last second goes sooner. A window ends with
+    an arrival only: a stalled network makes nothing forgotten.
     """
 
     __slots__ = (
@@ -64,6 +68,9 @@ class TransitRange:
                 changed = True
         if now >= self._largest_ends_at:
             self.largest = max(self._current_largest, transit)
+            lowest = min(self._before_lowest, self._current_lowest, transit)
+            if lowest - self.smallest > max(MIN_RISE, self.largest - lowest):
+                self.smallest = self._current_smallest = lowest
             self._before_lowest = self._current_lowest
             self._current_largest = self._current_lowest = transit
             self._largest_ends_at = now + PEAK_WINDOW
@@ -73,12 +80,3 @@ class TransitRange:
         elif transit < self._current_lowest:
             self._current_lowest = transit
         return changed
-
-    @property
-    def lowest(self) -> float:
-        """The smallest of the last one to two peak windows."""
-        return min(self._before_lowest, self._current_lowest)
-
-    def forget(self) -> None:
-        """Make that the smallest of all."""
-        self.smallest = self._current_smallest = self.lowest
