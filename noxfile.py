@@ -148,6 +148,15 @@ def mutants_sample(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["system"])
+def cost(session: nox.Session) -> None:
+    """Search every decoder and core for expensive inputs, `-- --seconds N`; prints the dearest and its price."""
+    need(session, "libopus0")
+    session.run(str(SYSTEM / "bin" / "pytest"), "tests/cost", external=True)
+    python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
+    session.run(python, "-m", "cost", *session.posargs, env={"PYTHONPATH": path}, external=True)
+
+
+@nox.session(venv_backend="none", requires=["system"])
 def deploy(session: nox.Session) -> None:
     """Check what deploy/ would run: Kubernetes takes it, it has no privilege, and its flags and metrics exist."""
     need(session, "libopus0")

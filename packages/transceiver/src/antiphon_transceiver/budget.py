@@ -29,7 +29,7 @@ PRICES = {
     Protocol.STUN: Price(120, 0.1),
     Protocol.DTLS: Price(60, 0.15),
     Protocol.RTP: Price(60, 0.1),
-    Protocol.RTCP: Price(60, 0.3),
+    Protocol.RTCP: Price(100, 0.2),
 }
 """Prices of datagrams. DTLS carries SCTP, whose events are paid for apart."""
 

@@ -1,0 +1,95 @@
+"""What one input may cost: a base and a price per byte, in units of `cost.work`; of long inputs also their memory.
+
+A datagram for a call is priced by the transceiver itself (`antiphon_transceiver.budget`), in microseconds: what it may
+take at most. The bounds of whole sessions are those prices, and so what a call pays is what it costs. The bounds of
+single cores say more exactly where the work is.
+
+`UNITS_PER_MICROSECOND` was measured once, on the machine of docs/reference/figures.md: 100 for code full of calls, 200
+for plain loops. Nothing here depends on time, and nothing is compared with it.
+"""
+
+from typing import ClassVar, NamedTuple, Protocol
+
+from antiphon_common.demux import Protocol as Kind
+from antiphon_transceiver.budget import PRICES, price_of
+
+UNITS_PER_MICROSECOND = 150
+
+RECORD_OVERHEAD, RTP_OVERHEAD, RTCP_OVERHEAD, STUN_OVERHEAD = 37 + 12, 16, 20, 32
+"""Bytes that protection adds: a DTLS record and the header of SCTP, tags of SRTP, the integrity of a check."""
+
+
+class Bound(Protocol):
+    """What an input may cost, by what it is."""
+
+    def units(self, data: bytes) -> float: ...
+
+    def memory(self, data: bytes) -> float: ...
+
+
+class Linear(NamedTuple):
+    """Units, and bytes of memory where those are bounded."""
+
+    base: int
+    per_byte: float
+    memory_base: int = 0
+    memory_per_byte: float = 0.0
+
+    def units(self, data: bytes) -> float:
+        return self.base + self.per_byte * len(data)
+
+    def memory(self, data: bytes) -> float:
+        return self.memory_base + self.memory_per_byte * len(data)
+
+
+class Budgeted:
+    """The price of a datagram of which the input is the content, behind a letter (`cost.session_states`)."""
+
+    KINDS: ClassVar = {
+        b"S": (Kind.STUN, STUN_OVERHEAD),
+        b"T": (Kind.RTP, RTP_OVERHEAD),
+        b"C": (Kind.RTCP, RTCP_OVERHEAD),
+        b"D": (Kind.DTLS, RECORD_OVERHEAD),
+    }
+
+    def units(self, data: bytes) -> float:
+        if data[:1] not in self.KINDS:  # sent as it is
+            return UNITS_PER_MICROSECOND * price_of(data)
+        kind, overhead = self.KINDS[data[:1]]
+        price = PRICES[kind]
+        return UNITS_PER_MICROSECOND * (price.base + price.per_byte * (len(data) - 1 + overhead))
+
+    def memory(self, data: bytes) -> float:
+        raise NotImplementedError("memory of datagrams is not bounded here")
+
+
+BOUNDS: dict[str, Bound] = {
+    # Decoders without a state, which see each byte a few times: decoded, encoded, decoded again.
+    "decoder": Linear(10_000, 40),
+    # The same, where 24 bytes may tell of 1,023 packets.
+    "decoder of RTCP": Linear(45_000, 40),
+    # libopus decodes three packets and conceals three times, and G.711 is resampled.
+    "decoder of audio": Linear(100_000, 20),
+    # SDP is read line by line, written, and read again.
+    "description": Linear(30_000, 20, 1 << 20, 40),
+    # JSON: brackets and commas are counted before any object is built.
+    "object": Linear(30_000, 4, 1 << 20, 20),
+    # A message of a backend has up to a mebibyte. It is taken in steps, and other calls get their turn after each: no
+    # step reads more than 16,384 elements of MessagePack, which take 3 ms.
+    "backend": Linear(400_000, 0.2, 1 << 20, 4),
+    # One datagram of STUN that a stranger can send: the relay reads it, the agent hashes it.
+    "ice": Linear(10_000, 10),
+    "relay": Linear(10_000, 45),
+    # Handshakes hash, sign and verify: one datagram may bring a whole flight.
+    "dtls": Linear(35_000, 30),
+    # An authenticated caller's packets. Each chunk or packet inside has a price of its own, the smallest has 4 bytes.
+    # A SACK of 20 bytes may name everything that is in flight, a FORWARD TSN drop everything that is held.
+    "sctp": Linear(60_000, 30),
+    "rtcp": Linear(30_000, 20),
+    # One packet releases audio that waited for it, each packet of which is decoded, and may end a concealment.
+    "rtp": Linear(110_000, 20),
+    "session": Budgeted(),
+    # A datagram of the link, from the relay to the end of what it does to a call.
+    "transceiver": Linear(30_000, 30),
+}
+"""By the kind of what is bounded; `cost.targets` says which is whose."""

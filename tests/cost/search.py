@@ -1,0 +1,198 @@
+"""Looks for the input that costs most of what it may: hill climbing with restarts, led by cost.
+
+Each input is tried on a fork of the process that got the core ready, so that every one finds the same state. Nothing
+depends on time: the same seed and number of tries give the same inputs and prices.
+"""
+
+import gc
+import os
+import pickle
+import sys
+import traceback
+import tracemalloc
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from antiphon_common.errors import AntiphonError
+from cost import work
+from cost.bounds import Bound
+from cost.grammars import Grammar, Whole
+from cost.mutation import Mutator
+
+POPULATION = 12
+"""Inputs kept of one state, the dearest by bound."""
+
+RESTART = 0.15
+"""Share of tries that begin with a seed instead of a dear input, so that one hill is not all there is."""
+
+ENDLESS = 4
+"""Bounds after which an input is given up: whether it costs four or a thousand times too much matters little."""
+
+EFFORT = 10_000_000
+"""Units after which the search of one state ends, so that long inputs do not take all the time."""
+
+MAX_DATAGRAM = 1200
+"""Bytes of a datagram's content: what paths carry."""
+
+
+class Ready(NamedTuple):
+    """A core in a state, and what is known of it. `receive` takes one input and all that follows from it."""
+
+    receive: Callable[[bytes], object]
+    seeds: Sequence[bytes]
+    grammar: Grammar = Whole()
+    limit: int = MAX_DATAGRAM
+    numbers: Sequence[int] = ()
+    """Numbers that mean something in this state."""
+    stateless: bool = False
+    """Whether inputs leave no trace, so that no fork is needed."""
+    memory: bool = False
+    """Whether memory counts, too."""
+    wrap: Callable[[bytes], bytes] = bytes
+    """What the sender does to an input, which costs us nothing: signs it, encrypts it."""
+
+
+class Price(NamedTuple):
+    """What one input took, and of its bounds, as shares."""
+
+    data: bytes
+    units: int
+    memory: int
+    ratio: float
+    """The larger of both shares of a bound; more than 1 is a failure."""
+    failure: str | None = None
+    """What was raised, if anything was."""
+
+
+class Search:
+    """The search on one state."""
+
+    def __init__(self, ready: Ready, bound: Bound, seed: int, corpus: Sequence[bytes] = ()) -> None:
+        self.tried = 0
+        self.effort = 0
+        self._ready = ready
+        self._bound = bound
+        self._random = Random(seed)
+        self._mutator = Mutator(ready.grammar, ready.limit, ready.numbers, self._random)
+        self._seen: set[bytes] = set()
+        self.population: list[Price] = []
+        if ready.stateless:  # what is made once and kept is no input's price
+            for data in ready.seeds:
+                measure_here(ready, data[: ready.limit], _WARMING)
+        gc.collect()
+        gc.freeze()
+        for data in (*corpus, *ready.seeds):
+            self._try(data[: ready.limit])
+
+    @property
+    def dearest(self) -> Price:
+        return self.population[0]
+
+    def climb(self, tries: int) -> None:
+        """Try some more inputs; stop at one that exceeds its bound, and after `EFFORT`."""
+        for _ in range(tries):
+            if self.dearest.ratio > 1.0 or self.effort > EFFORT:
+                return
+            self.step()
+
+    def step(self) -> None:
+        """Try one input more."""
+        random = self._random
+        if random.random() < RESTART:
+            parent = random.choice(self._ready.seeds)
+        else:
+            parent = self.population[min(int(random.expovariate(0.5)), len(self.population) - 1)].data
+        other = random.choice((random.choice(self._ready.seeds), random.choice(self.population).data))
+        self._try(self._mutator.mutate(parent, other))
+
+    def _try(self, data: bytes) -> None:
+        if data in self._seen:
+            return
+        self._seen.add(data)
+        self.tried += 1
+        price = self.measure(data)
+        self.effort += price.units
+        if len(self.population) < POPULATION or price.ratio > self.population[-1].ratio:
+            self.population.append(price)
+            self.population.sort(key=lambda kept: (-kept.ratio, len(kept.data), kept.data))
+            del self.population[POPULATION:]
+
+    def measure(self, data: bytes) -> Price:
+        """Return what one input costs in this state."""
+        run = measure_here if self._ready.stateless else measure_in_fork
+        limit = int(ENDLESS * self._bound.units(data))
+        units, memory, failure = run(self._ready, data, limit)
+        ratio = units / self._bound.units(data)
+        if self._ready.memory:
+            ratio = max(ratio, memory / self._bound.memory(data))
+        return Price(data, units, memory, ratio if failure is None else float("inf"), failure)
+
+
+_WARMING = 50_000_000
+"""Units that an input may take the first time."""
+
+Taken = tuple[int, int, str | None]
+
+
+def measure_here(ready: Ready, data: bytes, limit: int) -> Taken:
+    """Return the units and the bytes of memory that one input takes, and what was raised."""
+    failure = None
+    try:
+        wrapped = ready.wrap(data)
+    except Exception as error:
+        if data in ready.seeds:
+            raise
+        return 0, 0, None if isinstance(error, AntiphonError) else str(error)
+    if ready.memory:
+        tracemalloc.start()
+    try:
+        units = work.measure(lambda: ready.receive(wrapped), limit)
+    except work.TooDearError:
+        units = limit
+    except Exception as error:
+        units, failure = work.count[0], f"{type(error).__name__}: {error}"
+    memory = 0
+    if ready.memory:
+        memory = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return units, memory, failure
+
+
+def measure_in_fork(ready: Ready, data: bytes, limit: int) -> Taken:
+    """Do the same in a child, and leave this process as it is."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            gc.disable()
+            os.write(writing, pickle.dumps(measure_here(ready, data, limit)))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    if not answer:
+        return 0, 0, "the process died"
+    taken: Taken = pickle.loads(answer)
+    return taken
+
+
+def describe(price: Price, grammar: Grammar) -> str:
+    """Return what an input consists of, in a line."""
+    names: dict[str, int] = {}
+    for element in grammar.split(price.data):
+        name = grammar.name(element)
+        names[name] = names.get(name, 0) + 1
+    listed = ", ".join(f"{count} x {name}" for name, count in sorted(names.items(), key=lambda one: -one[1])[:3])
+    return f"{len(price.data):,} bytes: {listed}"
+
+
+def is_counted() -> bool:
+    """Tell whether the sources in use count their work."""
+    return any(
+        hasattr(module, "__turn__") for name, module in list(sys.modules.items()) if name.startswith("antiphon_")
+    )

@@ -1,0 +1,97 @@
+"""A call's session: datagrams as its caller sends them, signed and encrypted, to the end of what they do.
+
+An input is a letter for the protocol and the plain content: what of it reaches which core is for the session to find.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, ClassVar
+
+from antiphon_common.rtp_extensions import AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
+from antiphon_transceiver.budget import EVENT
+from antiphon_transceiver.events import EventReceived
+from antiphon_transceiver.rtp import RtpOptions
+from cost import work
+from cost.bounds import UNITS_PER_MICROSECOND
+from cost.drive import drain
+from cost.grammars import Grammar, RtcpPackets, SctpChunks, StunAttributes, Whole
+from cost.media_states import Listener
+from cost.sctp_states import Peer, encode, usual
+from cost.search import Ready
+from cost.transport_states import requests, signed
+from support.session_pair import Pair
+
+STUN, RTP, RTCP, CHANNELS = b"S", b"T", b"C", b"D"
+OPTIONS = RtpOptions({MID: 1, AUDIO_LEVEL: 2, TRANSPORT_SEQUENCE: 4}, "0", ("nack", "transport-cc"), reduced_size=True)
+
+
+class ByProtocol:
+    """The grammar that an input's first letter names."""
+
+    GRAMMARS: ClassVar[dict[bytes, Grammar]] = {
+        STUN: StunAttributes(),
+        RTP: Whole(),
+        RTCP: RtcpPackets(),
+        CHANNELS: SctpChunks(),
+    }
+
+    def split(self, data: bytes) -> list[bytes]:
+        return [data[:1], *self.GRAMMARS.get(data[:1], Whole()).split(data[1:])]
+
+    def join(self, elements: Sequence[bytes]) -> bytes:
+        letter = elements[0][:1] if elements else b""
+        return letter + self.GRAMMARS.get(letter, Whole()).join(elements[1:])
+
+    def name(self, element: bytes) -> str:
+        return f"element {element[:2].hex()}"
+
+
+def _session(talks: float) -> Callable[[], Ready]:
+    def prepare() -> Ready:
+        pair = Pair(options=OPTIONS, data_channels=True).connect()
+        pair.client.send_message("{}")
+        pair.talk(talks)
+        network, client, session = pair.network, pair.client, pair.session
+        now, path = network.now, network.left.path
+        caller: Any = client
+        peer = Peer(session.channels, now)
+        numbers = count(1_000_000)
+
+        def protect(data: bytes) -> bytes:
+            letter, content = data[:1], data[1:]
+            if letter == STUN:
+                return signed(content, pair.accepted.ice.password.encode())
+            if letter == RTP and len(content) >= 12:
+                return bytes(caller._srtp.protect_rtp(content[:2] + next(sequences) + content[4:]))
+            if letter == RTCP and len(content) >= 8:
+                return bytes(caller._srtp.protect_rtcp(content))
+            if letter == CHANNELS:
+                caller._dtls._records._next_sequence[1] = next(numbers)
+                caller._dtls.send_application_data(peer.packet(content))
+                return bytes(caller._dtls.poll_transmit().data)
+            return data
+
+        sequences = (number.to_bytes(2, "big") for number in count(30_000))
+
+        def receive(data: bytes) -> None:
+            session.receive_datagram(data, path, now)
+            while (event := session.poll_event()) is not None:
+                if isinstance(event, EventReceived):
+                    work.paid(round(EVENT.base * UNITS_PER_MICROSECOND))
+            drain(session, now)
+
+        listener = Listener()
+        listener.stream = session.stream
+        username = f"{pair.accepted.ice.ufrag}:{client._ice_parameters.ufrag}".encode()
+        attribute = b"\0\6" + len(username).to_bytes(2, "big") + username + bytes(-len(username) % 4)
+        checks = [one.replace(b"\0\6\0\x0clocal:remote", attribute) for one in requests()]
+        seeds = [STUN + check for check in checks]
+        seeds += [RTP + one for one in listener.seeds() if not 192 <= one[1] < 224]
+        seeds += [RTCP + one for one in listener.rtcp_seeds()]
+        seeds += [CHANNELS + encode(one) for one in usual(peer)]
+        return Ready(receive, seeds, ByProtocol(), limit=1140, numbers=(peer.tsn, peer.sent_tsn), wrap=protect)
+
+    return prepare
+
+
+STATES: dict[str, Callable[[], Ready]] = {"connected": _session(0.0), "talking": _session(3.0)}
