@@ -135,6 +135,18 @@ def test_duplicates_are_dropped_held_or_released() -> None:
     assert stream.buffer.counters.duplicate == 3
 
 
+def test_what_is_concealed_at_the_end_of_a_stream_counts_once_the_stream_goes_on() -> None:
+    """A caller that just stops has lost nothing."""
+    stream = Stream()
+    stream.send(0, 1, 2)
+    stream.run_until(1000)
+    assert stream.origins[3:] == [CONCEALED] * 5
+    assert stream.buffer.counters.concealed == 0
+    stream.send(50)
+    stream.run_until(1200)
+    assert stream.buffer.counters.concealed == 5
+
+
 def test_concealment_ends_and_the_position_jumps() -> None:
     stream = Stream()
     stream.send(0)

@@ -99,6 +99,8 @@ class JitterBuffer:
         """Ticks before it at which what the newest packet repeats began."""
         self._concealed = 0
         """Ticks concealed since that packet."""
+        self._concealing = 0
+        """Releases that concealed since that packet; they count once another one shows that the stream goes on."""
         self._silent = True
         """Whether no packet is expected: at the start, in DTX, and once concealment has ended."""
         self._release_through = 0
@@ -351,7 +353,8 @@ class JitterBuffer:
         if duration != self._frame:
             self._frame = duration
             self._aim()
-        self._concealed = 0
+        self.counters.concealed += self._concealing
+        self._concealed = self._concealing = 0
         self._silent = len(payload) <= _DTX_SIZE
         if origin:
             self.counters.lost += 1
@@ -369,7 +372,7 @@ class JitterBuffer:
     def _conceal(self, start: int, duration: int) -> Release:
         """Release at least `_SHORTEST_TICKS`, of whole units."""
         duration = max(min(duration, _FRAME_TICKS), _SHORTEST_TICKS) // self._unit * self._unit
-        self.counters.concealed += 1
+        self._concealing += 1
         self._concealed += duration
         self._silent = self._concealed >= MAX_CONCEALED
         self._next_position = start + duration

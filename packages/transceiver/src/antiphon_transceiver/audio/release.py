@@ -26,8 +26,8 @@ class JitterCounters:
 
     `lost` counts sequence numbers that were passed over, whether they came late or never; `late` packets came after
     their playout time, `duplicate` ones after another that held the same, `excess` ones too fast. `concealed` and
-    `recovered` are releases; `redundant` of the latter came by RED, the others by in-band FEC. `resynchronised` counts
-    how often the stream's clock was taken anew.
+    `recovered` are releases; `redundant` of the latter came by RED, the others by in-band FEC. What is concealed when a
+    stream ends does not count: nothing was lost. `resynchronised` counts how often the stream's clock was taken anew.
     """
 
     __slots__ = (
