@@ -41,11 +41,8 @@ FAULTS = {
             'for number, line in enumerate(lines, 1) if lines.index(line) >= 0 and line and line != "a="]',
         ),
     ),
-    "a loop that does not advance over an empty RTCP packet": Fault(
+    "feedback on packets that is bounded in each packet and not in the compound": Fault(
         "rtcp",
-        Patch(
-            "        position = begin + 4 * words\n",
-            "        position = begin + 4 * words if words else position\n",
-        ),
+        Patch("            if reported <= MAX_STATUSES < statuses:", "            if reported > MAX_STATUSES:"),
     ),
 }
