@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from antiphon_common.settings import Address, FrontSettings, SettingsError
-from antiphon_signaling.credentials import ApiKeys, Credentials, make_credentials
+from antiphon_common.settings.values import read_network
+from antiphon_signaling.credentials import MAX_HOPS, ApiKeys, Credentials, forwarded_address, make_credentials
 from antiphon_signaling.refusals import RefusedError
 from support.comparisons import record_comparisons
+from support.work import work_of
 
 # fmt: off
 PROXIES = [
@@ -186,3 +188,15 @@ def test_a_key_is_made_only_where_others_can_reach_the_service() -> None:
     assert (key, credentials.tenant({}, "192.0.2.7")) == (None, "default")
     credentials, key = make_credentials(FrontSettings(), entropy)
     assert (key, credentials.tenant({}, "127.0.0.1")) == (None, "default")
+
+
+def test_reading_forwarded_for_costs_no_more_for_a_chain_without_end() -> None:
+    """A caller may make up as many addresses of proxies as a head holds."""
+    proxies = [read_network("10.0.0.0/8")]
+
+    def work(hops: int) -> int:
+        return sum(work_of(lambda: forwarded_address(",".join(["10.0.0.1"] * hops), "10.0.0.1", proxies)))
+
+    assert work(1800) <= work(MAX_HOPS)
+    assert forwarded_address("192.0.2.7" + ", 10.0.0.1" * (MAX_HOPS - 1), "10.0.0.1", proxies) == "192.0.2.7"
+    assert forwarded_address("192.0.2.7" + ", 10.0.0.1" * MAX_HOPS, "10.0.0.1", proxies) == "10.0.0.1"

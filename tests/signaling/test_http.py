@@ -139,6 +139,8 @@ async def test_unknown_calls_are_not_found(client: httpx.AsyncClient, call_id: s
         (b"junk", {"Content-Type": "multipart/form-data"}, 400, "invalid_form"),
         (b"junk", {"Content-Type": "multipart/form-data; boundary=x"}, 400, "invalid_form"),
         (b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}, 400, "missing_sdp"),
+        (b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x; charset=punycode"}, 400, "invalid_form"),
+        (b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x" + ";a=b" * 3000}, 400, "invalid_form"),
     ],
 )
 async def test_bad_requests_get_one_clear_error(

@@ -242,3 +242,31 @@ async def test_a_host_that_is_no_domain_name_is_not_read_as_idna(
         with trio.fail_after(5):
             assert await stream.receive_some(100) == b""
     assert "the Host header is too long" in [record.__dict__.get("reason") for record in caplog.records]
+
+
+@pytest.mark.parametrize("frame", [b"\x8a\x80\0\0\0\0", b"\x00\x80\0\0\0\0"], ids=["pong", "empty continuation frame"])
+async def test_other_tasks_run_between_the_frames_of_a_flood(ports: SignalingPorts, frame: bytes) -> None:
+    """RFC 6455 §5.5.3: frames that need no answer come 2,700 in one read of 16 KiB."""
+    request = (
+        b"GET /v1/signaling HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    frames, turns = 5000, 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with await trio.open_tcp_stream(*ports.address) as stream, trio.open_nursery() as nursery:
+        await stream.send_all(request)
+        assert b" 101 " in await stream.receive_some()
+        first = b"\x01\x81\0\0\0\0a"  # of a message that continuation frames make no longer
+        await stream.send_all(first + frame * frames + b"\x88\x80\0\0\0\0")
+        nursery.start_soon(count_turns)
+        with trio.fail_after(5):
+            while await stream.receive_some():
+                pass
+        nursery.cancel_scope.cancel()
+    assert turns > frames // 200

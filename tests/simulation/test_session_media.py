@@ -8,6 +8,7 @@ import pytest
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_transceiver.events import Connected, MediaEnded
 from antiphon_transceiver.rtp import RtpOptions, RtpSender
+from antiphon_transceiver.session import MAX_GOODBYES
 from antiphon_transceiver.srtp import SrtpProfile
 from support.impairment import PERFECT, Impairment
 from support.session_pair import Pair
@@ -211,3 +212,13 @@ def test_a_caller_may_go_on_after_goodbye_as_a_browser_with_another_track_does()
         pair.network.run(limit=pair.network.now + 1.0)
     assert pair.backend_heard == list(range(60))
     assert sum(isinstance(event, MediaEnded) for event in pair.network.right.events) == 3
+
+
+def test_who_says_goodbye_after_each_packet_is_reported_a_few_times() -> None:
+    """RFC 3550 §6.6: each BYE ends a stream that the next packet begins again; a report is a line of the log."""
+    pair = Pair(impairment=PERFECT).connect()
+    for _ in range(4 * MAX_GOODBYES):
+        pair.talk(0.02)
+        say_goodbye(pair)
+        pair.network.run(limit=pair.network.now + 0.01)
+    assert sum(isinstance(event, MediaEnded) for event in pair.network.right.events) == MAX_GOODBYES

@@ -15,6 +15,7 @@ from antiphon_transceiver.audio import (
 from antiphon_transceiver.audio.g711 import G711Decoder
 from antiphon_transceiver.audio.playout import CREDIT_STEP_MS, MAX_ENTRIES, MAX_LATE, MAX_RESPONSES, PARTIAL_WAIT
 from support.speech import correlation, speech
+from support.work import work_of
 
 START = 1000.0
 RATE = 24_000
@@ -173,6 +174,28 @@ def test_clearing_spares_what_comes_later() -> None:
     assert playout.buffered_ms == 20
     playout.end(2)
     assert len(played(playout, START)) == 2
+    assert [playout.poll_finished(), playout.poll_finished()] == [2, None]
+
+
+def test_clearing_costs_no_more_where_much_is_kept() -> None:
+    """A backend may send a Clear in each of 4,096 frames of a message, while 1,600 packets of a later response wait."""
+
+    def clear_with(packets: int) -> int:
+        playout = Playout("opus")
+        for _ in range(packets):
+            playout.append(2, OPUS_2_5)
+        return sum(work_of(lambda: playout.clear(1)))
+
+    assert clear_with(1600) == clear_with(1)
+
+
+def test_the_end_of_a_response_that_was_cleared_meanwhile_is_not_told() -> None:
+    playout = Playout("opus")
+    playout.append(2, OPUS_20)
+    playout.end(1)
+    playout.clear(1)
+    playout.end(2)
+    assert len(played(playout, START)) == 1
     assert [playout.poll_finished(), playout.poll_finished()] == [2, None]
 
 

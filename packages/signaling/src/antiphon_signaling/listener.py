@@ -20,7 +20,7 @@ HANDSHAKE_SECONDS = 10.0
 CLOSE_SECONDS = 1.0
 """How long TLS's close_notify may take to leave."""
 
-WEBSOCKET_BURST = 1024 * 1024
+WEBSOCKET_BURST = 256 * 1024
 WEBSOCKET_BYTES_PER_SECOND = 16 * 1024
 """Bytes of a WebSocket that are read at once, and how many more a second. An offer has a few thousand; a ping has six,
 and costs as much as a packet of media."""
@@ -140,6 +140,7 @@ class UpgradedStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._read:
             data, self._read = self._read[:max_bytes], self._read[max_bytes or len(self._read) :]
+            await trio.lowlevel.checkpoint()
             return data
         data = bytes(await self._stream.receive_some(max_bytes))
         await self._pace(len(data))

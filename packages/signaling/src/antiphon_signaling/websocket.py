@@ -25,7 +25,8 @@ MAX_HOST = 255
 MAX_MESSAGE = 192 * 1024
 """Bytes of a message: an offer, and a session object with long instructions."""
 MAX_QUEUED = 4
-RECEIVE_BYTES = 16 * 1024
+RECEIVE_BYTES = 1024
+"""Bytes read at once, between which other tasks run. They may hold 170 frames, 7 µs each for the library."""
 HANDSHAKE_SECONDS = 10.0
 OFFER_SECONDS = 60.0
 """How long a connection may be without a call."""

@@ -37,6 +37,11 @@ MAX_EARLY_PACKETS = 75
 lost has sent it again by then, even one that waits for a second as RFC 6347 §4.2.4.1 recommends. The newest stay."""
 
 
+MAX_GOODBYES = 16
+"""Ends of the caller's stream that are reported, each a line of the log. A browser says goodbye once for each track; a
+caller that says it after each packet would fill the disk."""
+
+
 class SessionCounters:
     """What a session dropped, by reason: datagrams, and events for a caller without data channels."""
 
@@ -86,6 +91,7 @@ class Session:
         self._first_check: float | None = None
         self._connected_at: float | None = None
         self._media_deadline: float | None = None
+        self._goodbyes = 0
         self._caller_sends = request.direction in ("sendrecv", "sendonly")
         self._caller_listens = request.direction in ("sendrecv", "recvonly")
         self._silenced = False
@@ -349,7 +355,8 @@ class Session:
             self.counters.srtp_failed += 1
             return
         self.agent.heard(source, len(data), now, authenticated=True)
-        if self.stream.receive_rtcp(packet, now):
+        if self.stream.receive_rtcp(packet, now) and self._goodbyes < MAX_GOODBYES:
+            self._goodbyes += 1
             self._events.append(events.MediaEnded())
         while (again := self.stream.feedback.poll_resend()) is not None:
             self._transmit(again)

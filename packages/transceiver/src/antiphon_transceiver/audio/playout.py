@@ -158,8 +158,9 @@ class Playout:
 
     def clear(self, response: int) -> int:
         """Drop what has not been played of `response` and of those before it; return how many ms of it were played."""
-        dropped = sum(entry.ticks for entry in self._entries if entry.response <= response)
-        self._entries = deque(entry for entry in self._entries if entry.response > response)
+        dropped = 0
+        while self._entries and self._entries[0].response <= response:  # what is kept costs no look
+            dropped += self._entries.popleft().ticks
         if self._partial and self._partial_response <= response:
             dropped += self._format.duration(self._partial)
             self._partial = b""
@@ -284,7 +285,9 @@ class Playout:
 
     def _pass_ends(self) -> None:
         while self._entries and not self._entries[0].duration:
-            self._finished.append(self._entries.popleft().response)
+            response = self._entries.popleft().response
+            if not 0 < response <= self._cleared:
+                self._finished.append(response)
 
     def _count_played(self, response: int, ticks: int) -> None:
         played = self._played
