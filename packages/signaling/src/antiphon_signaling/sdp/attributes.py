@@ -21,7 +21,7 @@ DIGEST_SIZES = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
 """Hash functions of fingerprints that are taken (RFC 8122 §5), and the bytes of their digests."""
 
 _RTPMAP = re.compile(r"(\d{1,3})[ \t]+([^\s/]+)/(\d{1,9})(?:/(\d{1,2}))?", re.ASCII)
-_EXTMAP = re.compile(r"(\d{1,4})(?:/(sendrecv|sendonly|recvonly|inactive))? (\S+)(?: .*)?", re.ASCII)
+_EXTMAP = re.compile(r"(\d{1,4})(?:/(sendrecv|sendonly|recvonly|inactive))?[ \t]+(\S+)(?:[ \t].*)?", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _HEX_PAIRS = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2})*")
 

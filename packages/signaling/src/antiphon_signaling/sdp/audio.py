@@ -10,10 +10,14 @@ from antiphon_signaling.sdp.attributes import DIRECTIONS, Group
 from antiphon_signaling.sdp.codecs import choose_codec
 from antiphon_signaling.sdp.description import MediaDescription, SessionDescription
 
-RTP_PROTOCOLS = frozenset(
-    {"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/DTLS/RTP/SAVPF", "TCP/DTLS/RTP/SAVP", "RTP/SAVPF", "RTP/SAVP"}
-)
-"""Protocols of media lines that mean DTLS-SRTP (RFC 8829 §5.1.2), since the offer must have a fingerprint."""
+# fmt: off
+RTP_PROTOCOLS = frozenset({
+    "UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/DTLS/RTP/SAVPF", "TCP/DTLS/RTP/SAVP", "RTP/SAVPF", "RTP/SAVP",
+    "RTP/AVPF", "RTP/AVP",
+})
+# fmt: on
+"""Profiles of media lines that mean DTLS-SRTP in an offer with a fingerprint, which must be accepted (RFC 8829
+§5.1.2)."""
 
 _DIRECTIONS: dict[str, Direction] = {direction: direction for direction in DIRECTIONS}
 

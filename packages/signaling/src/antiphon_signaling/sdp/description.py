@@ -135,14 +135,13 @@ def _attributes(lines: list[tuple[str, str]]) -> tuple[Attribute, ...]:
     found = [value for kind, value in lines if kind == "a"]
     if len(found) > MAX_ATTRIBUTES:
         raise DecodeError(f"a section of the session description has more than {MAX_ATTRIBUTES} attributes")
-    return tuple(map(_decode_attribute, found))
+    return tuple(attribute for attribute in map(_decode_attribute, found) if attribute is not None)
 
 
-def _decode_attribute(line: str) -> Attribute:
+def _decode_attribute(line: str) -> Attribute | None:
+    """Return an attribute. None for a name that is no token: what is not understood is ignored (RFC 8866 §5.13)."""
     name, colon, value = line.partition(":")
-    if not _TOKEN.fullmatch(name):
-        raise DecodeError(f"the session description has an attribute with a bad name: {line[:40]!r}")
-    return Attribute(name.lower(), value if colon else None)
+    return Attribute(name.lower(), value if colon else None) if _TOKEN.fullmatch(name) else None
 
 
 def _decode_media(lines: list[tuple[str, str]]) -> MediaDescription:

@@ -27,7 +27,7 @@ from antiphon_signaling.sdp.attributes import (
     decode_fingerprint,
     decode_number,
 )
-from antiphon_signaling.sdp.audio import AudioSections, bundles_of, choose_audio, is_active, read_directions
+from antiphon_signaling.sdp.audio import AudioSections, bundles_of, choose_audio, is_active
 from antiphon_signaling.sdp.description import MAX_PORT, MediaDescription, SessionDescription
 
 HEADER_EXTENSIONS = frozenset({MID, AUDIO_LEVEL, ABSOLUTE_SEND_TIME, TRANSPORT_SEQUENCE})
@@ -44,10 +44,15 @@ DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 - 1
 """Bytes that a peer takes which does not say so: 64 K (RFC 8841 §6.1), but Pion closes a channel that brings the last
 byte of them."""
 
+NO_MAX_MESSAGE_SIZE = 0
+"""Value of `a=max-message-size` that means no limit (RFC 8841 §6.1)."""
+
 T = TypeVar("T")
 
-_UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
-_PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
+# RFC 8839 §5.4 allows letters, digits, + and /. Devices also send padded or URL-safe Base64, and browsers accept it.
+_UFRAG = re.compile(r"[A-Za-z0-9+/=_#-]{4,256}")
+_PASSWORD = re.compile(r"[A-Za-z0-9+/=_#-]{22,256}")
+_HUGE = re.compile(r"[0-9]{19,}")
 _SETUPS = ("actpass", "active", "passive")
 
 
@@ -109,6 +114,7 @@ class Offer(msgspec.Struct, frozen=True):
 def read_offer(data: bytes, *, held: bool = False) -> Offer:
     """Negotiate an offer; with `held`, of a call that runs and may be on hold.
 
+    There is one transport: sections outside the BUNDLE group of the audio are rejected by the answer (RFC 9429 §4.1.1).
     Raises DecodeError for what is no SDP, OfferError for what cannot be answered.
     """
     description = SessionDescription.decode(data)
@@ -117,8 +123,6 @@ def read_offer(data: bytes, *, held: bool = False) -> Offer:
         raise OfferError("inactive", "the offer's audio is inactive: this call could never carry any")
     section, played = description.media[audio], description.media[playback]
     group = bundles_of(description).get(section.value("mid") or "")
-    if group is None and _count_live(description) > 1:
-        raise OfferError("no_bundle", "the offer has several media sections that are not one BUNDLE group")
     application = _choose_application(description, group)
     transport = list(_transport_levels(description, section, group))
     if description.has("ice-lite"):
@@ -151,11 +155,6 @@ def _require_audio(description: SessionDescription) -> AudioSections:
     if chosen is None:
         raise OfferError("no_codec", "the offer has no audio section with opus/48000/2, PCMU or PCMA over DTLS-SRTP")
     return chosen
-
-
-def _count_live(description: SessionDescription) -> int:
-    directions = read_directions(description)
-    return sum(is_active(media) and way != "inactive" for media, way in zip(description.media, directions, strict=True))
 
 
 def _common(first: Iterable[T], second: Iterable[T]) -> tuple[T, ...]:
@@ -203,18 +202,19 @@ def _read_ice(levels: list[SessionDescription | MediaDescription]) -> IceParamet
 
 
 def check_ice_parameters(ufrag: str, password: str) -> IceParameters:
-    """Return credentials that follow RFC 8839 §5.4; raise OfferError for others."""
+    """Return credentials that follow RFC 8839 §5.4, or are written in another Base64; raise OfferError for others."""
     if not _UFRAG.fullmatch(ufrag) or not _PASSWORD.fullmatch(password):
         raise OfferError(
-            "bad_ice_credentials", "a=ice-ufrag must have 4 to 256 and a=ice-pwd 22 to 256 letters, digits, + and /"
+            "bad_ice_credentials", "a=ice-ufrag must have 4 to 256 and a=ice-pwd 22 to 256 characters of Base64"
         )
     return IceParameters(ufrag, password)
 
 
 def _read_setup(levels: list[SessionDescription | MediaDescription]) -> Setup:
-    setup = (_lookup(levels, "setup") or "").strip().lower()
+    """Return the DTLS role that is offered. Without a=setup it is left to us, as browsers read it."""
+    setup = (_lookup(levels, "setup") or "actpass").strip().lower()
     if setup not in _SETUPS:
-        raise OfferError("bad_setup", "the offer needs a=setup:actpass, active or passive for its audio")
+        raise OfferError("bad_setup", "a=setup of the offer's audio must be actpass, active or passive")
     return cast(Setup, setup)
 
 
@@ -234,8 +234,11 @@ def _read_sctp(section: MediaDescription) -> SctpParameters:
     if not 0 < port <= MAX_PORT:
         raise DecodeError(f"bad a=sctp-port: {port}")
     longest = section.value("max-message-size")
-    size = DEFAULT_MAX_MESSAGE_SIZE if longest is None else decode_number("max-message-size", longest)
-    return SctpParameters(port, size)
+    if longest is None:
+        return SctpParameters(port, DEFAULT_MAX_MESSAGE_SIZE)
+    if _HUGE.fullmatch(longest):
+        return SctpParameters(port, NO_MAX_MESSAGE_SIZE)
+    return SctpParameters(port, decode_number("max-message-size", longest))
 
 
 def _read_extensions(description: SessionDescription, section: MediaDescription) -> Iterator[ExtMap]:
