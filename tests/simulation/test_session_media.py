@@ -195,7 +195,7 @@ def test_what_a_goodbye_overtook_begins_no_stream() -> None:
     say_goodbye(pair)
     path = pair.network.left.path
     pair.session.receive_datagram(overtaken[0], path, pair.network.now)
-    pair.network.run(limit=pair.network.now + 0.5)
+    pair.network.run(limit=pair.network.now + 0.2)
     pair.client._sender = RtpSender(99, 111, 5)
     pair.talk(0.4)
     pair.session.receive_datagram(overtaken[1], path, pair.network.now)

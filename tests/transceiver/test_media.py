@@ -265,6 +265,48 @@ def test_transport_wide_feedback_acknowledges_packets_of_every_type_and_source()
     assert stream.counters.rtp_bad == 2
 
 
+def goodbye(ssrc: int) -> bytes:
+    return encode_rtcp((ReceiverReport(ssrc), Goodbye((ssrc,))))
+
+
+@pytest.mark.parametrize("music_ends", [True, False])
+def test_a_source_that_sent_a_bye_is_heard_again_after_a_hold(music_ends: bool) -> None:
+    """Devices send music from another source meanwhile. Stragglers that the BYE overtook do not end that."""
+    call, ssrc, music, packets = Call(OPUS, "opus"), 7, 8, opus_packets(4)
+
+    def receive(source: int, sequence: int, now: float) -> list[bytes]:
+        packet = RtpPacket(False, 111, sequence, sequence * 960, source, packets[sequence % 4])
+        call.stream.receive_rtp(packet.encode(), now)
+        return [frame.data for frame in iter(lambda: call.stream.poll_frame(now), None)]
+
+    assert receive(ssrc, 0, START) == [packets[0]]
+    call.stream.receive_rtcp(goodbye(ssrc), START + 0.01)
+    assert receive(music, 50, START + 0.1) == [packets[2]]
+    assert receive(ssrc, 1, START + 0.11) == []
+    assert receive(music, 51, START + 0.12) == [packets[3]]
+    if music_ends:
+        call.stream.receive_rtcp(goodbye(music), START + 5)
+    assert receive(ssrc, 2, START + 6) == [packets[2]]
+    assert receive(ssrc, 3, START + 6.02) == [packets[3]]
+    assert call.stream.counters.ended_source == 1
+
+
+def test_telephone_events_of_a_source_that_goes_on_after_its_bye_are_not_lost() -> None:
+    """A browser sends a BYE when a track is taken away, and goes on with the same source for the next track."""
+    call, (packet,) = Call(OPUS, "opus"), opus_packets(1)
+    assert call.hear(0, packet, 111)
+    call.stream.receive_rtcp(goodbye(call.caller.ssrc), START + 0.01)
+    frames: list[UplinkFrame] = []
+    for sequence, payload_type in enumerate((111, 126, 111), start=1):
+        call.caller.payload_type, call.caller.sequence = payload_type, sequence
+        since = 5 + sequence * FRAME
+        call.stream.receive_rtp(call.caller.packet(packet, round(since * 48_000)), START + since)
+        while (frame := call.stream.poll_frame(START + since)) is not None:
+            frames.append(frame)
+    assert [frame.data for frame in frames] == [packet, packet]
+    assert call.stream.reporter.sources[call.caller.ssrc].packets_lost == 0
+
+
 def test_another_type_of_a_source_unknown_or_ended_is_nobodys() -> None:
     call = Call(OPUS, "opus", RtpOptions(feedback=("nack",)))
     assert call.hear(0, EVENT, 126) == []

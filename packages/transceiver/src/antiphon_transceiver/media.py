@@ -1,6 +1,5 @@
 """The audio of one call: RTP in and out with its RTCP reports, a jitter buffer and codec up, paced playout down."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
@@ -23,7 +22,11 @@ from antiphon_transceiver.rtcp import Goodbye, PacketFeedback, ReportBlock, Repo
 from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpSender, decode_rtp
 
 MAX_ENDED_SOURCES = 8
-"""Sources remembered that said goodbye: stragglers of theirs come before a caller has changed so often."""
+"""Sources remembered that sent a BYE: their stragglers come before a caller has changed so often."""
+
+STRAGGLER_SECONDS = 1.0
+"""How long packets of a source that sent a BYE are stragglers, beside those of another one. Devices take up an old
+source again after a hold, and are then received as before it."""
 
 _NOTHING_REPEATED: Sequence[Repeated] = ()
 
@@ -66,7 +69,8 @@ class AudioStream:
         self._red = RedEncoder(codec.payload_type)
         self._source: int | None = None
         """Whose packets the uplink has; still, when that said goodbye."""
-        self._ended: deque[int] = deque(maxlen=MAX_ENDED_SOURCES)
+        self._ended: dict[int, float] = {}
+        """When the BYE of a source came."""
         self._adapted_to: ReportBlock | None = None
         options = options or RtpOptions()
         self._sender = RtpSender.start(codec.payload_type, random)
@@ -107,7 +111,7 @@ class AudioStream:
             except DecodeError:
                 self.counters.rtp_bad += 1
                 return self._acknowledge(rtp, now)
-        if rtp.ssrc != self._source and not self._follow(rtp.ssrc):
+        if rtp.ssrc != self._source and not self._follow(rtp.ssrc, now):
             return False
         self.counters.rtp_received += 1
         self.reporter.received_rtp(rtp, now)
@@ -125,8 +129,8 @@ class AudioStream:
         for part in self.reporter.receive(packet, now):
             self.feedback.receive(part, now)
             ended = ended or (flowing and isinstance(part, Goodbye) and self._source in part.sources)
-        if ended and self._source is not None and self._source not in self._ended:
-            self._ended.append(self._source)
+        if ended and self._source is not None:
+            self._remember_end(self._source, now)
         report = self.reporter.peer_report
         if report is not None and report is not self._adapted_to:
             self._adapted_to = report
@@ -175,21 +179,31 @@ class AudioStream:
     def _receive_other(self, rtp: RtpPacket, now: float) -> bool:
         """Take a packet of another payload type: comfort noise (RFC 3389), telephone events (RFC 4733), whatever."""
         self.counters.other_payload += 1
-        if rtp.ssrc == self._source and rtp.ssrc not in self._ended:
+        if rtp.ssrc == self._source and not self._has_ended(rtp.ssrc, now):
             self.uplink.skip(rtp.sequence)
         return self._acknowledge(rtp, now)
 
     def _acknowledge(self, rtp: RtpPacket, now: float) -> bool:
         """Report a packet without usable audio as received where it is of the audio's source. Return True when
         `poll_feedback` has something."""
-        of_source = rtp.ssrc == self._source and rtp.ssrc not in self._ended
+        of_source = rtp.ssrc == self._source and not self._has_ended(rtp.ssrc, now)
         if of_source:
             self.reporter.received_rtp(rtp, now, timed=False)
         return self.feedback.received(rtp, now, of_source=of_source)
 
-    def _follow(self, source: int) -> bool:
-        """Turn to another source, unless that ended: then this is a straggler (RFC 3550 §6.2.1)."""
-        if source in self._ended:
+    def _remember_end(self, source: int, now: float) -> None:
+        self._ended.pop(source, None)
+        if len(self._ended) >= MAX_ENDED_SOURCES:
+            del self._ended[next(iter(self._ended))]
+        self._ended[source] = now
+
+    def _has_ended(self, source: int, now: float) -> bool:
+        """Whether a packet of a source is a straggler that its BYE overtook (RFC 3550 §6.2.1)."""
+        return source in self._ended and now < self._ended[source] + STRAGGLER_SECONDS
+
+    def _follow(self, source: int, now: float) -> bool:
+        """Turn to another source. Return False where the packet is a straggler."""
+        if self._has_ended(source, now):
             self.counters.ended_source += 1
             return False
         if self._source is not None:
