@@ -13,7 +13,16 @@ from prometheus_client import CollectorRegistry
 
 from antiphon_common.settings.values import read_network
 from antiphon_signaling import SignalingPorts
-from antiphon_signaling.limits import BURST_SECONDS, FORGET_SECONDS, MAX_CALLS, MAX_IDLE_ACCOUNTS, Limit, Limits, Setup
+from antiphon_signaling.limits import (
+    BURST_SECONDS,
+    FORGET_SECONDS,
+    MAX_CALLS,
+    MAX_IDLE_ACCOUNTS,
+    QUESTIONS_PER_OFFER,
+    Limit,
+    Limits,
+    Setup,
+)
 from antiphon_signaling.refusals import RefusedError
 from support.fake_transceiver import FakeTransceiver
 
@@ -71,6 +80,27 @@ def test_offers_a_second_are_limited_and_restarts_are_offers() -> None:
     limits.begin("other", None, 0)
     limits.begin("acme", None, 0.5)
     refusal(limits, "acme", None, 0.5)
+
+
+def test_questions_about_calls_are_limited_and_are_no_offers() -> None:
+    """Each question goes to every transceiver, also about calls that never were."""
+    limits = Limits(Limit(10**6, 10**6, 2), Limit(10**6, 10**6, 4))
+    allowed = int(2 * BURST_SECONDS) * QUESTIONS_PER_OFFER
+    for _ in range(allowed):
+        limits.ask("acme", "192.0.2.1", 0)
+    with pytest.raises(RefusedError) as caught:
+        limits.ask("acme", "192.0.2.1", 0)
+    assert (caught.value.status, caught.value.code) == (429, "too_many_questions_of_tenant")
+    assert caught.value.headers == {"Retry-After": "1"}
+    assert limits.counters.questions_refused == 1
+    for _ in range(allowed):
+        limits.ask("other", "192.0.2.1", 0)
+    with pytest.raises(RefusedError) as caught:
+        limits.ask("third", "192.0.2.1", 0)
+    assert caught.value.code == "too_many_questions_of_address"
+    limits.begin("acme", "192.0.2.1", 0)
+    limits.ask("acme", "192.0.2.1", 0.1)
+    limits.ask(None, None, 0)
 
 
 def test_what_one_limit_refuses_takes_nothing_of_the_other() -> None:
@@ -285,3 +315,17 @@ async def test_restarts_are_limited_over_http_too(
             statuses.append((await client.patch(location, content=fragment, headers=headers)).status_code)
         assert statuses[:4] == [200] * 4
         assert statuses.count(429) >= 4
+
+
+@pytest.mark.parametrize("question", ["GET {}/stats", "DELETE {}", "POST {}/hangup"])
+async def test_questions_are_limited_over_http_too(
+    start_signaling: StartSignaling, transceiver: FakeTransceiver, key_file: str, question: str
+) -> None:
+    ports = await start_signaling(transceiver, api_key_file=key_file, tenant_offers=1.0)
+    method, _, path = question.format(f"{CALLS}/rtc_{'A' * 22}").partition(" ")
+    async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
+        answers = [await client.request(method, path, headers=MINE) for _ in range(40)]
+    statuses = [answer.status_code for answer in answers]
+    assert statuses[:25] == [404] * 25
+    assert 429 in statuses
+    assert "retry-after" in answers[statuses.index(429)].headers

@@ -139,16 +139,20 @@ class Calls:
         session_id = int.from_bytes(self._random(8), "big") >> 1
         return Restarted(write_answer(negotiated, accepted, self._addresses, session_id).encode(), accepted.ice.ufrag)
 
-    async def end(self, tenant: str, call_id: str) -> None:
+    async def end(self, caller: Caller, call_id: str) -> None:
         """End a call. Raises `RefusedError`, 404 for what is not a call of this tenant."""
-        _check(call_id)
-        await self._transceivers.end(call_id, tenant)
+        self._count_question(caller, call_id)
+        await self._transceivers.end(call_id, caller.tenant)
         self._limits.end_call(call_id, trio.current_time())
 
-    async def status(self, tenant: str, call_id: str) -> CallStatus:
+    async def status(self, caller: Caller, call_id: str) -> CallStatus:
         """Return the figures of a call. Raises `RefusedError`, 404 for what is not a call of this tenant."""
+        self._count_question(caller, call_id)
+        return await self._transceivers.status(call_id, caller.tenant)
+
+    def _count_question(self, caller: Caller, call_id: str) -> None:
         _check(call_id)
-        return await self._transceivers.status(call_id, tenant)
+        self._limits.ask(caller.account, caller.address, trio.current_time())
 
     async def wait_ended(self, tenant: str, call: Answered) -> str:
         """Return the reason for which a call ended, once it has."""

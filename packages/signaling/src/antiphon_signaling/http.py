@@ -83,11 +83,11 @@ class _CallsApi:
         return Response(restarted.sdp, 200, {"ETag": _etag(restarted.generation)}, media_type=FRAGMENT_TYPE)
 
     async def end(self, request: Request) -> Response:
-        await self._calls.end(self._caller_of(request).tenant, request.path_params["call_id"])
+        await self._calls.end(self._caller_of(request), request.path_params["call_id"])
         return Response(status_code=200)
 
     async def stats(self, request: Request) -> Response:
-        status = await self._calls.status(self._caller_of(request).tenant, request.path_params["call_id"])
+        status = await self._calls.status(self._caller_of(request), request.path_params["call_id"])
         return Response(msgspec.json.encode(status), media_type="application/json")
 
     def _caller_of(self, request: Request) -> Caller:

@@ -16,6 +16,9 @@ from antiphon_signaling.refusals import RefusedError
 
 BURST_SECONDS = 5.0
 """Offers of so many seconds may come at once."""
+QUESTIONS_PER_OFFER = 5
+"""Questions about calls and hang-ups that may come for each offer a caller may send. Each goes to every transceiver,
+whose media waits for up to a millisecond."""
 MAX_CALLS = 20_000
 """Calls remembered. The one longest unreported is forgotten for the next: it only ends to count."""
 MAX_IDLE_ACCOUNTS = 10_000
@@ -37,13 +40,14 @@ class Limit(NamedTuple):
 class _Account:
     """One tenant's or one address's use of a limit."""
 
-    __slots__ = ("calls", "refilled", "setups", "tokens")
+    __slots__ = ("calls", "questions", "refilled", "setups", "tokens")
 
     def __init__(self, limit: Limit, now: float) -> None:
         self.calls = 0
         """Running calls, set-ups included."""
         self.setups = 0
         self.tokens = limit.offers * BURST_SECONDS
+        self.questions = self.tokens * QUESTIONS_PER_OFFER
         self.refilled = now
 
 
@@ -68,6 +72,17 @@ class _Accounts:
             wait = ceil((1 - account.tokens) / self._limit.offers)
             raise self._refusal("offers", f"{self._limit.offers:g} offers a second", wait)
 
+    def check_question(self, name: str, now: float) -> None:
+        """Raise `RefusedError` with 429 when a question would be one too many."""
+        account, allowed = self._find(name, now), self._limit.offers * QUESTIONS_PER_OFFER
+        if account.questions < 1:
+            wait = ceil((1 - account.questions) / allowed)
+            raise self._refusal("questions", f"{allowed:g} questions and hang-ups a second", wait)
+
+    def take_question(self, name: str, now: float) -> None:
+        """Count a question."""
+        self._find(name, now).questions -= 1
+
     def take(self, name: str, now: float) -> None:
         """Count an offer or a restart."""
         self._find(name, now).tokens -= 1
@@ -86,9 +101,11 @@ class _Accounts:
         account = self._busy.get(name) or self._idle.get(name)
         if account is None:
             account = _Account(self._limit, now)
-            account.tokens = self._burst
+            account.tokens, account.questions = self._burst, self._burst * QUESTIONS_PER_OFFER
             self._keep_idle(name, account)
-        account.tokens = min(self._burst, account.tokens + (now - account.refilled) * self._limit.offers)
+        earned = (now - account.refilled) * self._limit.offers
+        account.tokens = min(self._burst, account.tokens + earned)
+        account.questions = min(self._burst, account.questions / QUESTIONS_PER_OFFER + earned) * QUESTIONS_PER_OFFER
         account.refilled = now
         return account
 
@@ -120,6 +137,8 @@ class LimitCounters:
     def __init__(self) -> None:
         self.calls_forgotten = 0
         """Calls that no longer count although nobody reported their end."""
+        self.questions_refused = 0
+        """Questions about calls, and hang-ups."""
         self.restarts_refused = 0
 
 
@@ -152,6 +171,18 @@ class Limits:
         except RefusedError:
             self.counters.restarts_refused += 1
             raise
+
+    def ask(self, tenant: str | None, address: str | None, now: float) -> None:
+        """Count a question about a call, or a hang-up. Raises `RefusedError` with 429."""
+        accounts = list(self._accounts_of(Setup(tenant, address, now)))
+        try:
+            for accounts_of_kind, name in accounts:
+                accounts_of_kind.check_question(name, now)
+        except RefusedError:
+            self.counters.questions_refused += 1
+            raise
+        for accounts_of_kind, name in accounts:
+            accounts_of_kind.take_question(name, now)
 
     def place(self, setup: Setup, call_id: str, transceiver: str, now: float) -> None:
         """Note that a transceiver has taken a call."""

@@ -180,7 +180,7 @@ class _Conversation:
             restarted = await self._calls.restart(self._caller, self._call.call_id, message.sdp.encode())
             await self._send({"type": "answer", "call_id": self._call.call_id, "sdp": restarted.sdp.decode()})
         elif message.type == "hangup":
-            await self._calls.end(self._caller.tenant, self._call.call_id)
+            await self._calls.end(self._caller, self._call.call_id)
         # A trickled candidate has no effect: a lite agent answers to where checks come from.
 
     async def _watch(self, call: Answered) -> None:
