@@ -14,23 +14,28 @@ from antiphon_transceiver.dtls import (
     Closed,
     CloseReason,
     DtlsEndpoint,
+    DtlsRole,
     DtlsVersion,
     HandshakeCompleted,
 )
 from antiphon_transceiver.dtls.extensions import ExtensionType, decode_use_srtp, encode_use_srtp
 from antiphon_transceiver.dtls.messages import (
     CertificateChain,
+    CertificateRequest,
     ClientHello,
     Fragment,
     HandshakeMessage,
     HandshakeType,
     HelloVerifyRequest,
     ServerHello,
+    ServerKeyExchange,
 )
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
+from antiphon_transceiver.dtls.suites import SignatureScheme, verify
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 from support.certificates import certificate
 from support.dtls_peers import end_of, make_peers
+from support.lying_dtls import LyingHandshake
 
 CM, GCM_128, GCM_256 = SrtpProfile.AES128_CM_HMAC_SHA1_80, SrtpProfile.AEAD_AES_128_GCM, SrtpProfile.AEAD_AES_256_GCM
 
@@ -149,6 +154,54 @@ def test_a_client_hello_that_cannot_be_served_is_refused(
     transmit = peers.server.poll_transmit()
     assert transmit is not None
     assert transmit.data[-2:] == bytes((2, alert))
+
+
+@pytest.mark.parametrize(
+    ("offered", "scheme"),
+    [
+        (b"\0\4\5\3\4\3", SignatureScheme.ECDSA_SECP256R1_SHA256),
+        (b"\0\4\6\3\5\3", SignatureScheme.ECDSA_SECP384R1_SHA384),
+        (b"\0\4\6\3\4\1", SignatureScheme.ECDSA_SECP521R1_SHA512),
+    ],
+)
+def test_a_server_signs_with_a_scheme_that_the_client_named(offered: bytes, scheme: SignatureScheme) -> None:
+    """RFC 5246 §7.4.3."""
+    peers = make_peers()
+    peers.client.start(0.0)
+    hello = with_extension(ExtensionType.SIGNATURE_ALGORITHMS, offered)(client_hello(peers.client))
+    peers.server.receive_datagram(in_record(HandshakeMessage(HandshakeType.CLIENT_HELLO, 0, hello.encode())), None, 0.0)
+    answers = {message.type: message.data for message in sent_messages(peers.server)}
+    chosen = ServerKeyExchange.decode(answers[HandshakeType.SERVER_KEY_EXCHANGE])
+    assert chosen.scheme == scheme
+    signed = hello.random + ServerHello.decode(answers[HandshakeType.SERVER_HELLO]).random + chosen.parameters
+    verify(scheme, certificate("server").private_key.public_key(), chosen.signature, signed)
+
+
+def requesting(*schemes: int) -> LyingHandshake:
+    """Make a server that requests a certificate for these signature schemes, and a client."""
+
+    def request(body: bytes) -> bytes:
+        return msgspec.structs.replace(CertificateRequest.decode(body), signature_schemes=schemes).encode()
+
+    return LyingHandshake(
+        DtlsRole.SERVER, lies={HandshakeType.CERTIFICATE_REQUEST: lambda body, knowledge: request(body)}
+    )
+
+
+@pytest.mark.parametrize("schemes", [(0x0503,), (0x0601, 0x0603), (0x0503, 0x0403)])
+def test_a_client_signs_with_a_scheme_that_the_server_requested(schemes: tuple[int, ...]) -> None:
+    """RFC 5246 §7.4.8. Some servers of mbedTLS request the hash of the cipher suite alone."""
+    handshake = requesting(*schemes)
+    assert handshake.run() is None
+    assert handshake.victim.connected
+    assert handshake.liar.connected
+
+
+def test_a_server_that_requests_no_scheme_of_ours_is_refused() -> None:
+    """RSA with SHA-256, and ECDSA with SHA-1."""
+    end = requesting(0x0401, 0x0203).run()
+    assert end is not None
+    assert (end.reason, end.alert) == (CloseReason.ALERT_SENT, AlertDescription.HANDSHAKE_FAILURE)
 
 
 @pytest.mark.parametrize(

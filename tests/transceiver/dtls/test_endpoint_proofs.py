@@ -125,7 +125,7 @@ def test_the_announced_certificate_without_its_key_proves_nothing(role: DtlsRole
 
 
 def forged_verify(data: Callable[[Knowledge], bytes], key: ec.EllipticCurvePrivateKey = HONEST.private_key) -> Lie:
-    return lambda body, knowledge: CertificateVerify(SCHEME, sign(key, data(knowledge))).encode()
+    return lambda body, knowledge: CertificateVerify(SCHEME, sign(key, SCHEME, data(knowledge))).encode()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_signature_in_a_scheme_that_fits_neither_offer_nor_key_is_refused(sche
 def forged_exchange(data: Callable[[ServerKeyExchange, Knowledge], bytes]) -> Lie:
     def lie(body: bytes, knowledge: Knowledge) -> bytes:
         true = ServerKeyExchange.decode(body)
-        signature = sign(HONEST.private_key, data(true, knowledge))
+        signature = sign(HONEST.private_key, SCHEME, data(true, knowledge))
         return ServerKeyExchange(true.group, true.public, SCHEME, signature).encode()
 
     return lie

@@ -30,7 +30,7 @@ def test_a_server_of_ours_chooses_by_its_certificate() -> None:
 @pytest.mark.parametrize(
     ("scheme", "key", "signature"),
     [
-        (SignatureScheme.ECDSA_SECP256R1_SHA256, EC_KEY, sign(EC_KEY, DATA)),
+        *((scheme, EC_KEY, sign(EC_KEY, scheme, DATA)) for scheme in ECDSA_SCHEMES),
         *(
             (scheme, key, key.sign(DATA, ec.ECDSA(digest)))
             for scheme, digest in ECDSA_SCHEMES.items()

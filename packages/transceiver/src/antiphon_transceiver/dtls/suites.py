@@ -1,6 +1,6 @@
 """What is negotiated: cipher suites, key exchange groups and signature schemes. Each list is best first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -100,7 +100,14 @@ SIGNATURE_SCHEMES = (
     SignatureScheme.RSA_PSS_RSAE_SHA256,
     SignatureScheme.RSA_PKCS1_SHA256,
 )
-"""What a peer may sign with; we sign with the first."""
+"""What a peer may sign with."""
+
+OWN_SCHEMES = {
+    SignatureScheme.ECDSA_SECP256R1_SHA256: SHA256(),
+    SignatureScheme.ECDSA_SECP384R1_SHA384: SHA384(),
+    SignatureScheme.ECDSA_SECP521R1_SHA512: SHA512(),
+}
+"""What we can sign with, best first, and the hash. Some servers of mbedTLS ask for the hash of the cipher suite alone."""
 
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
@@ -112,9 +119,14 @@ MAX_RSA_EXPONENT = 1 << 32
 """65537 in practice. With an exponent as long as the modulus, a check of 2048 bits takes 4 ms instead of 0.02."""
 
 
-def sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
+def choose_scheme(accepted: Collection[int]) -> SignatureScheme | None:
+    """Return the scheme to sign with, None where the peer accepts none of ours (RFC 5246 §7.4.3 and §7.4.8)."""
+    return next((scheme for scheme in OWN_SCHEMES if scheme in accepted), None)
+
+
+def sign(key: ec.EllipticCurvePrivateKey, scheme: SignatureScheme, data: bytes) -> bytes:
     """Sign with our certificate's key, the same bytes every time (RFC 6979)."""
-    return key.sign(data, ec.ECDSA(SHA256(), deterministic_signing=True))
+    return key.sign(data, ec.ECDSA(OWN_SCHEMES[scheme], deterministic_signing=True))
 
 
 def check_public_key(key: PublicKeyTypes) -> PeerKey:

@@ -28,7 +28,15 @@ from antiphon_transceiver.dtls.messages import (
     ServerKeyExchange,
 )
 from antiphon_transceiver.dtls.record import VERSION_DTLS_1_2, RecordProtection
-from antiphon_transceiver.dtls.suites import GROUPS, SIGNATURE_SCHEMES, SUITES, CipherSuite, SignatureScheme, sign
+from antiphon_transceiver.dtls.suites import (
+    GROUPS,
+    SIGNATURE_SCHEMES,
+    SUITES,
+    CipherSuite,
+    SignatureScheme,
+    choose_scheme,
+    sign,
+)
 from antiphon_transceiver.dtls.v12 import states
 from antiphon_transceiver.dtls.v12.handshake import Handshake
 from antiphon_transceiver.dtls.v12.states import State
@@ -40,6 +48,7 @@ class ClientHandshake(Handshake):
     transitions = states.CLIENT
     _offered_extensions: frozenset[int]
     _exchange: ServerKeyExchange
+    _scheme: SignatureScheme
 
     def _make_handlers(self) -> Mapping[int, Callable[[bytes], None]]:
         return {
@@ -126,11 +135,10 @@ class ClientHandshake(Handshake):
 
     def _receive_certificate_request(self, body: bytes) -> None:
         request = CertificateRequest.decode(body)
-        if (
-            CERTIFICATE_TYPE_ECDSA not in request.certificate_types
-            or SignatureScheme.ECDSA_SECP256R1_SHA256 not in request.signature_schemes
-        ):
+        scheme = choose_scheme(request.signature_schemes)
+        if scheme is None or CERTIFICATE_TYPE_ECDSA not in request.certificate_types:
             raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the server takes no ECDSA P-256 certificate")
+        self._scheme = scheme
 
     def _receive_server_hello_done(self, body: bytes) -> None:
         if body:
@@ -140,8 +148,8 @@ class ClientHandshake(Handshake):
         self._send_certificate()
         self._send(HandshakeType.CLIENT_KEY_EXCHANGE, ClientKeyExchange(share.public).encode())
         self._agree(shared_secret)
-        signature = sign(self.config.certificate.private_key, self._transcript_so_far)
-        verification = CertificateVerify(SignatureScheme.ECDSA_SECP256R1_SHA256, signature)
+        signature = sign(self.config.certificate.private_key, self._scheme, self._transcript_so_far)
+        verification = CertificateVerify(self._scheme, signature)
         self._send(HandshakeType.CERTIFICATE_VERIFY, verification.encode())
         self._send_finished(b"client finished")
 

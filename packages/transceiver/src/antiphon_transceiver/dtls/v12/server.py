@@ -34,6 +34,7 @@ from antiphon_transceiver.dtls.suites import (
     CipherSuite,
     NamedGroup,
     SignatureScheme,
+    choose_scheme,
     sign,
 )
 from antiphon_transceiver.dtls.v12 import states
@@ -68,14 +69,14 @@ class ServerHandshake(Handshake):
         if COMPRESSION_NULL[0] not in hello.compression_methods:
             raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the client insists on compression")
         self._check_common_extensions(hello.extensions)
-        _check_signature_algorithms(hello.extensions)
+        scheme = _choose_scheme(hello.extensions)
         self.cipher_suite = _choose_suite(hello.cipher_suites)
         self.srtp_profile = self._choose_profile(hello.extensions.get(ExtensionType.USE_SRTP))
         self.client_random = hello.random
         self.server_random = self.config.random(RANDOM_SIZE)
         self._send_server_hello(hello, self.cipher_suite)
         self._send_certificate()
-        self._send_server_key_exchange(_choose_group(hello.extensions))
+        self._send_server_key_exchange(_choose_group(hello.extensions), scheme)
         request = CertificateRequest(CERTIFICATE_TYPES, SIGNATURE_SCHEMES)
         self._send(HandshakeType.CERTIFICATE_REQUEST, request.encode())
         self._send(HandshakeType.SERVER_HELLO_DONE, b"")
@@ -107,11 +108,12 @@ class ServerHandshake(Handshake):
         )
         self._send(HandshakeType.SERVER_HELLO, answer.encode())
 
-    def _send_server_key_exchange(self, group: NamedGroup) -> None:
+    def _send_server_key_exchange(self, group: NamedGroup, scheme: SignatureScheme) -> None:
         self._share = generate_key_share(group, self.config.random)
         parameters = encode_ecdh_parameters(group, self._share.public)
-        signature = sign(self.config.certificate.private_key, self.client_random + self.server_random + parameters)
-        exchange = ServerKeyExchange(group, self._share.public, SignatureScheme.ECDSA_SECP256R1_SHA256, signature)
+        signed = self.client_random + self.server_random + parameters
+        signature = sign(self.config.certificate.private_key, scheme, signed)
+        exchange = ServerKeyExchange(group, self._share.public, scheme, signature)
         self._send(HandshakeType.SERVER_KEY_EXCHANGE, exchange.encode())
 
     def _receive_client_key_exchange(self, body: bytes) -> None:
@@ -143,8 +145,10 @@ def _choose_group(extensions: Mapping[int, bytes]) -> NamedGroup:
     raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client has no group of ours")
 
 
-def _check_signature_algorithms(extensions: Mapping[int, bytes]) -> None:
-    """A client that names none would want SHA-1 (RFC 5246 §7.4.1.4.1)."""
+def _choose_scheme(extensions: Mapping[int, bytes]) -> SignatureScheme:
+    """Choose what we sign with. A client that names none would want SHA-1 (RFC 5246 §7.4.1.4.1)."""
     offered = extensions.get(ExtensionType.SIGNATURE_ALGORITHMS)
-    if offered is None or SignatureScheme.ECDSA_SECP256R1_SHA256 not in decode_uint16_list(offered):
+    scheme = None if offered is None else choose_scheme(decode_uint16_list(offered))
+    if scheme is None:
         raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client has no signature scheme of ours")
+    return scheme
