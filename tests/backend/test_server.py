@@ -13,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from antiphon_backend import Call, Handler, Interrupted, RefuseCall
+from antiphon_backend.core import HANDLERS_PER_SLOT
 from antiphon_backend.server import GRACE, HANDSHAKE_TIMEOUT
 from antiphon_common import frames
 from antiphon_common.json_objects import pack
@@ -241,6 +242,28 @@ async def test_a_handler_that_does_not_stop_is_cancelled_in_the_end(mock_clock: 
         with trio.fail_after(3 * GRACE):
             await cancelled.wait()
         assert trio.current_time() - before >= GRACE
+
+
+async def test_calls_that_end_at_once_do_not_heap_up_slow_handlers(runtime: Runtime) -> None:
+    """A slot is free once its call is over, while its handler may have ten seconds left."""
+    slots, running, most = 3, 0, 0
+
+    async def slow(call: Call) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            running -= 1
+
+    async with serving(slow, runtime=runtime, slots=slots) as url, transceiver_end(url) as end:
+        for number in range(1, 41):
+            started = frames.Started(number, f"rtc_{number}", "acme", "pcm16/24000")
+            await end.say(started, frames.Ended(number, "hangup"))
+        refused = await end.hear(frames.Refused, 40 - HANDLERS_PER_SLOT * slots)
+        assert {frame.code for frame in refused} == {"full"}
+        assert most == HANDLERS_PER_SLOT * slots
 
 
 async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> None:

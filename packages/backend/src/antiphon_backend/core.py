@@ -38,6 +38,9 @@ MAX_EVENT_BYTES = 1 << 20
 MAX_EVENTS = 1024
 """The same for events, since short ones take more memory than their bytes."""
 
+HANDLERS_PER_SLOT = 2
+"""Handlers that may run for each slot: that of a call, and that of the call before it, which has time to finish."""
+
 _FRAME_TICKS = FRAME_MS * TICKS_PER_MS
 
 
@@ -64,6 +67,13 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
+        self.handlers = 0
+        """Handlers that run, also those whose calls are over."""
+
+    @property
+    def full(self) -> bool:
+        """Whether there is room for no other call."""
+        return self.taken >= self.limit or self.handlers >= HANDLERS_PER_SLOT * self.limit
 
 
 class CallOffered(NamedTuple):
@@ -360,6 +370,10 @@ class BackendSession:
         self._crowded[call] = None
         return True
 
+    def finished(self) -> None:
+        """Note that the handler of a call has ended."""
+        self._slots.handlers -= 1
+
     def forget(self, call: CallCore) -> None:
         """Free the slot of a call that is over."""
         if self._calls.pop(call.started.call, None) is not None:
@@ -375,12 +389,13 @@ class BackendSession:
             known.end("bad_frame")
         elif self._draining:
             self.send(frames.Refused(number, "draining", "the backend is about to stop"))
-        elif slots.taken >= slots.limit:
+        elif slots.full:
             self.send(frames.Refused(number, "full", f"all {slots.limit} slots are taken"))
         elif started.format not in self._formats:
             self.send(frames.Refused(number, "format", f"no audio in {started.format} was offered"))
         else:
             slots.taken += 1
+            slots.handlers += 1
             call = self._calls[number] = CallCore(self, started)
             self._events.append(CallOffered(call))
 

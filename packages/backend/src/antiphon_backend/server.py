@@ -256,5 +256,6 @@ class _Connection:
             core.end("backend_error")
         finally:
             del self._calls[core]
+            self._session.finished()
             self._pump.wake()
             self._backend.went_quiet()
