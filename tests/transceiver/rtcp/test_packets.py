@@ -64,11 +64,40 @@ def test_other_types_and_profile_extensions_are_skipped() -> None:
     assert decode_rtcp(compound) == [ReceiverReport(7), *COMPOUND]
 
 
-def test_only_the_last_packet_may_be_padded() -> None:
+def test_any_packet_may_be_padded() -> None:
+    """RFC 3550 §6.4.1 pads the last one; some senders pad the others too."""
     padded = bytes.fromhex("a0c90002 00000007 00000004")
     assert decode_rtcp(encode_rtcp(COMPOUND) + padded) == [*COMPOUND, ReceiverReport(7)]
+    assert decode_rtcp(padded + encode_rtcp(COMPOUND)) == [ReceiverReport(7), *COMPOUND]
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        "80c90000",
+        "a0c90001 00000007",
+        "81c90001 00000007",
+        "81ca0003 00000007 01066162 63646566",
+        "82cb0001 00000007",
+        "8fcd0004 00000007 00000008 00010032 00000000",
+    ],
+    ids=["header", "padding bit alone", "missing block", "SDES without an end", "missing source", "feedback cut short"],
+)
+def test_a_malformed_packet_does_not_hide_the_others(malformed: str) -> None:
+    """As with libwebrtc, each packet of a compound stands for itself."""
+    broken, errors = bytes.fromhex(malformed), list[DecodeError]()
+    for compound in (broken + encode_rtcp(COMPOUND), encode_rtcp(COMPOUND) + broken):
+        assert decode_rtcp(compound, errors.append) == list(COMPOUND)
+    assert len(errors) == 2
     with pytest.raises(DecodeError):
-        decode_rtcp(padded + encode_rtcp(COMPOUND))
+        decode_rtcp(broken + encode_rtcp(COMPOUND))
+
+
+@pytest.mark.parametrize("rest", ["80", "0000", "00c90001 00000007", "80c90009 00000007"])
+def test_what_stands_before_a_broken_end_is_taken(rest: str) -> None:
+    errors: list[DecodeError] = []
+    assert decode_rtcp(encode_rtcp(COMPOUND) + bytes.fromhex(rest), errors.append) == list(COMPOUND)
+    assert len(errors) == 1
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,16 @@ def test_malformed_reports_are_counted() -> None:
     assert (reporter.counters.malformed, reporter.counters.received) == (1, 1)
 
 
+def test_a_report_beside_a_malformed_packet_counts_as_both() -> None:
+    """A source description with a wrong length behind it, as some phones send."""
+    reporter = make_reporter(1)
+    block = ReportBlock(1, 0, 0, 0, 0, 0, 0)
+    taken = reporter.receive(encode_rtcp((ReceiverReport(5, (block,)),)) + bytes.fromhex("81ca0001 00000005"), 0.0)
+    assert taken == [ReceiverReport(5, (block,))]
+    assert reporter.peer_report == block
+    assert (reporter.counters.malformed, reporter.counters.received) == (1, 1)
+
+
 @pytest.mark.parametrize("reduced_size", [False, True])
 def test_feedback_travels_alone_only_where_that_was_negotiated(reduced_size: bool) -> None:
     reporter = Reporter(1, "cname", RATE, random.Random(1).randbytes, 0.0, reduced_size=reduced_size)

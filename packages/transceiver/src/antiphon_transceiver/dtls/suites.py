@@ -107,7 +107,7 @@ OWN_SCHEMES = {
     SignatureScheme.ECDSA_SECP384R1_SHA384: SHA384(),
     SignatureScheme.ECDSA_SECP521R1_SHA512: SHA512(),
 }
-"""What we can sign with, best first, and the hash. Some servers of mbedTLS ask for the hash of the cipher suite alone."""
+"""What we can sign with, best first, and the hash. Some servers of mbedTLS request that of the cipher suite alone."""
 
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 

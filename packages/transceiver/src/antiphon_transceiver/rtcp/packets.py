@@ -189,50 +189,72 @@ def encode_rtcp(packets: Sequence[RtcpPacket]) -> bytes:
     return b"".join(packet.encode() for packet in packets)
 
 
-def decode_rtcp(data: bytes) -> list[RtcpPacket]:
-    """Return the packets of a compound that we know; those of other types are skipped.
+def _refuse(error: DecodeError) -> None:
+    raise error
 
-    Raise DecodeError when lengths do not fit. The order of the packets is not checked: feedback may travel without a
+
+def decode_rtcp(data: bytes, skip: Callable[[DecodeError], None] = _refuse) -> list[RtcpPacket]:
+    """Return the packets of a compound that we know; those of other types are left out.
+
+    Malformed packets are given to `skip` and left out, or else raise DecodeError. What follows a length that does not
+    fit, or `MAX_PACKETS` packets, is malformed. The order of the packets is not checked: feedback may travel without a
     report (RFC 5506). Transport-wide feedback is left out once it is about more than `MAX_STATUSES` packets in all.
     """
     packets: list[RtcpPacket] = []
     statuses = 0
-    for packet_type, count, body in _split(data):
-        if packet_type == FEEDBACK_TYPE and count == TransportFeedback.FORMAT:
-            reported = TransportFeedback.count_statuses(body)
-            statuses += reported
-            if reported <= MAX_STATUSES < statuses:
-                continue
-        decode_body = _DECODERS.get(packet_type)
-        packet = decode_body(count, body) if decode_body is not None else None
+    for packet_type, count, body in _split(data, skip):
+        try:
+            if packet_type == FEEDBACK_TYPE and count == TransportFeedback.FORMAT:
+                reported = TransportFeedback.count_statuses(body)
+                statuses += reported
+                if reported <= MAX_STATUSES < statuses:
+                    continue
+            decode_body = _DECODERS.get(packet_type)
+            packet = decode_body(count, body) if decode_body is not None else None
+        except DecodeError as error:
+            skip(error)
+            continue
         if packet is not None:
             packets.append(packet)
     return packets
 
 
-def _split(data: bytes) -> list[tuple[int, int, bytes]]:
-    """Return type, count or format, and body of each packet in a compound."""
+def _split(data: bytes, skip: Callable[[DecodeError], None]) -> list[tuple[int, int, bytes]]:
+    """Return type, count or format, and body of each packet in a compound.
+
+    RFC 3550 §6.4.1 pads only the last packet. Some senders pad others; what the padding covers is clear anyhow.
+    """
     parts: list[tuple[int, int, bytes]] = []
     position, end = 0, len(data)
     while position < end:
-        if end - position < _HEADER.size:
-            raise DecodeError("RTCP packet without a header")
-        first, packet_type, words = _HEADER.unpack_from(data, position)
-        if first & 0xC0 != 0x80:
-            raise DecodeError("RTCP version is not 2")
-        begin = position + _HEADER.size
-        position = begin + 4 * words
-        if position > end:
-            raise DecodeError(f"an RTCP packet of {words} words, {end - begin} bytes left")
-        body = data[begin:position]
-        if first & 0x20:
-            if position < end:
-                raise DecodeError("only the last RTCP packet may be padded")
-            body = _strip_padding(body)
-        parts.append((packet_type, first & 0x1F, body))
-        if len(parts) > MAX_PACKETS:
-            raise DecodeError(f"more than {MAX_PACKETS} packets in an RTCP compound")
+        try:
+            packet_type, first, begin, position = _pull_header(data, position)
+        except DecodeError as error:
+            skip(error)
+            break
+        if len(parts) == MAX_PACKETS:
+            skip(DecodeError(f"more than {MAX_PACKETS} packets in an RTCP compound"))
+            break
+        try:
+            body = data[begin:position]
+            parts.append((packet_type, first & 0x1F, _strip_padding(body) if first & 0x20 else body))
+        except DecodeError as error:
+            skip(error)
     return parts
+
+
+def _pull_header(data: bytes, position: int) -> tuple[int, int, int, int]:
+    """Return a packet's type and first byte, and where its body begins and ends."""
+    end = len(data)
+    if end - position < _HEADER.size:
+        raise DecodeError("RTCP packet without a header")
+    first, packet_type, words = _HEADER.unpack_from(data, position)
+    if first & 0xC0 != 0x80:
+        raise DecodeError("RTCP version is not 2")
+    begin = position + _HEADER.size
+    if begin + 4 * words > end:
+        raise DecodeError(f"an RTCP packet of {words} words, {end - begin} bytes left")
+    return packet_type, first, begin, begin + 4 * words
 
 
 def _frame(packet_type: int, count: int, body: bytes) -> bytes:

@@ -29,7 +29,7 @@ MAX_SOURCES = MAX_REPORT_BLOCKS
 
 
 class ReporterCounters:
-    """Compound packets received, and those that broke the format."""
+    """Compound packets received, and those in which something broke the format."""
 
     __slots__ = ("malformed", "received", "sent")
 
@@ -103,12 +103,14 @@ class Reporter:
         source.packet_received(packet.sequence, packet.timestamp, now, timed=timed)
 
     def receive(self, data: bytes, now: float) -> Sequence[RtcpPacket]:
-        """Take one authenticated compound packet, and return what is in it; a malformed one is counted and dropped."""
-        try:
-            packets = decode_rtcp(data)
-        except DecodeError:
+        """Take one authenticated compound packet, and return what is in it. Malformed packets in it are left out, and
+        the compound is counted."""
+        malformed: list[DecodeError] = []
+        packets = decode_rtcp(data, malformed.append)
+        if malformed:
             self.counters.malformed += 1
-            return ()
+            if not packets:
+                return ()
         self.counters.received += 1
         for packet in packets:
             self._receive_packet(packet, now)
