@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from antiphon_common.keys import KeyRing
+from antiphon_common.keys import Key, KeyRing
 from antiphon_common.link import Moved
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.cache import (
@@ -262,3 +262,25 @@ def test_what_waits_to_be_written_is_bounded() -> None:
     cache.failed_to_write(0.0)
     written = sum(len(batch) for batch in iter(lambda: cache.take_writes(0.0), []))
     assert (written, cache.counters.unwritten) == (MAX_WRITES, 10)
+
+
+@pytest.mark.parametrize("first", [20, 22, 63, 128, 191])
+def test_packets_of_dtls_and_media_wait_for_the_cache(store: Store, first: int) -> None:
+    """ChangeCipherSpec is 20, the first of DTLS's content types (RFC 7983 §7)."""
+    relay, other = fresh(), fresh()
+    relay.transceiver().confirm(client(0))
+    store.write(relay)
+    packet = bytes((first,)) + bytes(20)
+    assert other.receive(packet, client(0)) == []
+    assert store.answer(other) == [Seen(packet, client(0), other.transceiver().link)]
+
+
+def test_entries_are_sealed_with_the_key_of_a_clock_that_was_set() -> None:
+    relay = fresh(keys=KeyRing([Key(0, bytes(32)), Key(1, bytes(range(32)), mint_from=100_000)]))
+    owner = relay.transceiver()
+    owner.confirm(client(0))
+    [(_, before)] = cache_of(relay).take_writes(relay.now)
+    relay.core.set_unix_offset(200_000.0)
+    cache_of(relay).failed_to_write(relay.now)
+    [(_, after)] = cache_of(relay).take_writes(relay.now)
+    assert (before[0], after[0]) == (0, 1)

@@ -147,6 +147,16 @@ def test_what_an_owner_sends_keeps_its_flow(relay: Relay) -> None:
     assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
 
 
+def test_an_owner_that_goes_on_sending_is_never_followed(relay: Relay) -> None:
+    """Each of its packets says that it lives, also those whose link header is known."""
+    owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
+    owner.confirm(client(0))
+    for _ in range(300):
+        relay.wait(0.1)
+        assert stranger.send(STUN_RESPONSE, client(0)) == []
+        assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
+
+
 def test_an_owners_provisional_flows_are_capped(relay: Relay) -> None:
     busy, other = relay.transceiver(9000), relay.transceiver(9001)
     other.send(STUN_RESPONSE, client(60000))

@@ -85,6 +85,10 @@ def test_one_owners_flood_does_not_starve_the_others(upwards: bool) -> None:
     shares = overload.run(1.0)
     assert shares[0] > 0.1
     assert min(shares[1:]) >= LIVE, shares
+    counters = overload.relay.counters
+    counted, other = (counters.shed, counters.shed_downlink)[:: 1 if upwards else -1]
+    assert counted > 10_000
+    assert other == 0
 
 
 def test_confirmed_flows_go_before_provisional_ones_and_those_before_unknown_paths() -> None:

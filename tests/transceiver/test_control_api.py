@@ -19,6 +19,7 @@ from antiphon_common.control import (
     Fingerprint,
     IceParameters,
     IceUpdate,
+    Origin,
     authorization,
 )
 from antiphon_common.keys import KeyRing
@@ -217,6 +218,35 @@ async def test_who_waits_for_the_end_of_a_call_learns_it_at_once(client: httpx.A
             assert not ended
             await client.delete("/calls/rtc_1?tenant=acme")
     assert ended == ["hangup"]
+
+
+async def test_who_waits_for_longer_than_allowed_is_told_that_the_call_goes_on(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("antiphon_transceiver.control_api.MAX_WAIT", 0.05)
+    await start(client)
+    with trio.fail_after(10):
+        assert (await status_of(client, "rtc_1", "acme", wait=1e9)).json()["state"] == "new"
+
+
+async def test_a_call_that_may_never_restart_again_names_no_time_to_try(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("antiphon_transceiver.call.MAX_RESTARTS", 2)
+    await start(client)
+    answers = [await client.patch("/calls/rtc_1?tenant=acme", content=msgspec.json.encode(RESTART)) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert "retry-after" not in answers[-1].headers
+
+
+@pytest.mark.parametrize(
+    "origin", [Origin(0, "127.0.0.1", 0), Origin(0, "192.0.2.1", 9), Origin(7, "127.0.0.1", 9), Origin(0, "host", 9)]
+)
+async def test_calls_of_an_address_that_no_token_can_name_are_not_taken_over(
+    client: httpx.AsyncClient, origin: Origin
+) -> None:
+    refused = await client.post("/moved", content=msgspec.json.encode(origin))
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
 
 
 async def test_running_calls_are_listed(client: httpx.AsyncClient) -> None:

@@ -137,10 +137,33 @@ def test_keys_that_a_stranger_chose_are_forgotten() -> None:
     assert schedule is not None
     strangers = RecordLayer()
     strangers.protect(*schedule.protections())
-    peers.server.receive_datagram(strangers.encode(ContentType.ALERT, 1, bytes((2, 40))), None, 0.0)
+    goodbyes = [strangers.encode(ContentType.ALERT, 1, bytes((2, 40))) for _ in range(100)]
+    peers.server.receive_datagram(goodbyes[-1], None, 0.0)  # its number is far ahead of the client's
     assert peers.server.counters.doubted == 1
     peers.network.left.rewrite = lambda datagram: [datagram]
     assert peers.network.run(lambda: peers.connected, limit=DOUBT_SECONDS)
+
+
+def test_a_flight_of_the_peer_ends_the_doubt_even_if_the_next_one_is_slow() -> None:
+    """A stranger's alert comes before the ClientHello; then the network is down for longer than a doubt lasts."""
+    peers = make_peers()
+    peers.server.receive_datagram(plain(ContentType.ALERT, bytes((2, 40))), None, 0.0)
+    assert peers.server.counters.doubted == 1
+    peers.network.left.rewrite = lambda datagram: (
+        [datagram] if not peers.network.left.sent or peers.network.now > 2 * DOUBT_SECONDS else []
+    )
+    peers.shake_hands(limit=2.0)
+
+
+@pytest.mark.parametrize("role", DtlsRole)
+@pytest.mark.parametrize("nth", range(2))
+def test_records_of_an_epoch_that_never_comes_are_dropped(role: DtlsRole, nth: int) -> None:
+    """No keys will ever open them, so none is held for its keys (RFC 6347 §4.1)."""
+    peers = make_peers()
+    strays = [bytes((23, 0xFE, 0xFD, 0, 2, 0, 0, 0, 0, 0, number, 0, 32)) + bytes(32) for number in range(20)]
+    check_survival(peers, role, nth, [b"".join(strays)])
+    endpoint = peers.client if role is DtlsRole.CLIENT else peers.server
+    assert (endpoint.counters.unexpected, endpoint.counters.early_dropped) == (20, 0)
 
 
 @pytest.mark.parametrize("role", DtlsRole)

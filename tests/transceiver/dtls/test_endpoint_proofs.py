@@ -184,6 +184,20 @@ def test_server_key_exchange_that_signs_something_else_is_refused(lie: Lie) -> N
     assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
+@pytest.mark.parametrize("group", [0, 22, 30, 0x11EC])
+def test_a_group_that_was_not_offered_is_refused(group: int) -> None:
+    """Its parameters are signed as they should be."""
+
+    def lie(body: bytes, knowledge: Knowledge) -> bytes:
+        public = ServerKeyExchange.decode(body).public
+        parameters = encode_ecdh_parameters(group, public)
+        signature = sign(HONEST.private_key, SCHEME, knowledge.client_random + knowledge.server_random + parameters)
+        return ServerKeyExchange(group, public, SCHEME, signature).encode()
+
+    handshake = LyingHandshake(DtlsRole.SERVER, lies={HandshakeType.SERVER_KEY_EXCHANGE: lie})
+    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.ILLEGAL_PARAMETER)
+
+
 # Finished
 
 

@@ -87,3 +87,19 @@ def test_the_last_flight_is_sent_again_for_each_datagram_that_shows_it_was_lost(
     assert server.counters.retransmissions - before == client.counters.retransmissions == 3
     network.right.rewrite = lambda datagram: [datagram]
     assert network.run(lambda: peers.connected, limit=3.0)
+
+
+def test_data_of_a_client_that_is_connected_asks_for_no_flight() -> None:
+    """Only Finished that comes again shows that the last flight was lost (RFC 6347 §4.2.4)."""
+    client, server, network = peers = make_peers(0, DELAY)
+    network.right.rewrite = lambda datagram: [] if server.connected else [datagram]
+    client.start(0.0)
+    network.run(lambda: server.counters.retransmissions > 0, limit=2.0)
+    network.right.rewrite = lambda datagram: [datagram]
+    assert network.run(lambda: peers.connected, limit=4.0)
+    network.run(limit=network.now + 1.0)
+    before = server.counters.retransmissions
+    for _ in range(5):
+        client.send_application_data(b"data")
+    network.run(limit=network.now + 1.0)
+    assert server.counters.retransmissions == before
