@@ -149,6 +149,20 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     assert [int(part.partition(b";")[0]) for part in answer.split(b"q=")[1:]] == list(range(100))
 
 
+@pytest.mark.parametrize("piece", [1, 1000])
+@pytest.mark.parametrize("before", [b"\r\n", b"\n", b"\r\n\r\n"])
+async def test_empty_lines_before_a_request_are_left_out(before: bytes, piece: int) -> None:
+    """RFC 9112 §2.2. Some clients end a body with a line end that its Content-Length does not count."""
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+    async with serving(HttpServer(echo, Timeouts(head=1.0))) as connect, await connect() as stream:
+        data = before + post + before + GET + before
+        for start in range(0, len(data), piece):
+            await stream.send_all(data[start : start + piece])
+        answers = await read_all(stream)
+    assert answers.count(b"HTTP/1.1") == answers.count(b"HTTP/1.1 200") == 2
+    assert answers.endswith(b"q=1")
+
+
 async def test_a_body_that_nobody_read_does_not_disturb_the_next_request() -> None:
     async with serving(HttpServer(echo)) as connect, await connect() as stream:
         body = b"y" * (MAX_DISCARDED // 2)

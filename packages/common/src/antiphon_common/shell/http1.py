@@ -21,6 +21,9 @@ MAX_HEAD = 16 * 1024
 MAX_DISCARDED = 256 * 1024
 """Bytes of a body that nobody read and that are read away, so that the client comes to read the answer."""
 
+EMPTY_LINES = b"\r\n"
+"""What empty lines consist of."""
+
 MAX_PIECES = 4096
 """Pieces in which a body may come: chunks, or what single reads find. One of 192 KiB has a dozen; in chunks of one byte
 it would take seconds of work."""
@@ -98,7 +101,7 @@ class Http1Connection:
                     return request, _encode_head(request) + self.parser.trailing_data[0]
                 if not await _Exchange(self, request).run():
                     break
-                self.parser.start_next_cycle()
+                self._start_next_cycle()
         except h11.RemoteProtocolError as error:
             await self._refuse(error.error_status_hint)
         except BROKEN:
@@ -121,8 +124,23 @@ class Http1Connection:
     async def next_event(self) -> Any:
         """Return the parser's next event, reading as needed. Raises h11.RemoteProtocolError, or one of BROKEN."""
         while (event := self.parser.next_event()) is h11.NEED_DATA:
-            self.parser.receive_data(bytes(await self._stream.receive_some(READ_BYTES)))
+            data = bytes(await self._stream.receive_some(READ_BYTES))
+            if data and self.parser.their_state is h11.IDLE and not self.parser.trailing_data[0]:
+                data = data.lstrip(EMPTY_LINES)
+                if not data:
+                    continue
+            self.parser.receive_data(data)
         return event
+
+    def _start_next_cycle(self) -> None:
+        """Make ready for the next request. Empty lines before it are left out (RFC 9112 §2.2): some clients end a body
+        with one that its length does not count."""
+        self.parser.start_next_cycle()
+        pipelined = self.parser.trailing_data[0]
+        if pipelined[:1] and pipelined[:1] in EMPTY_LINES:
+            self.parser = h11.Connection(h11.SERVER, MAX_HEAD)
+            if rest := pipelined.lstrip(EMPTY_LINES):
+                self.parser.receive_data(rest)
 
     async def send(self, event: Any) -> None:
         """Send one event. Raises one of BROKEN, TimeoutError when the client does not take it in time."""
