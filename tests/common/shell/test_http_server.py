@@ -14,7 +14,16 @@ import trio
 import trio.testing
 
 from antiphon_common.shell.admin import listen_tcp
-from antiphon_common.shell.http1 import MAX_DISCARDED, MAX_HEAD, MAX_PIECES, Http1Connection, Peers, Timeouts
+from antiphon_common.shell.http1 import (
+    HEADERS_PER_REQUEST,
+    MAX_DISCARDED,
+    MAX_HEAD,
+    MAX_PIECES,
+    PIECES_PER_REQUEST,
+    Http1Connection,
+    Peers,
+    Timeouts,
+)
 from antiphon_common.shell.http_connections import (
     REQUEST_BURST,
     REQUESTS_PER_SECOND,
@@ -322,6 +331,46 @@ async def test_a_request_waits_until_its_time_has_come(autojump_clock: trio.test
         await read_until(client, b"q=1")
         assert trio.current_time() - began == pytest.approx(3.0)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "more"),
+    [
+        (b"GET /q HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 20 + b"\r\n", 0),
+        (b"GET /q HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 3 * HEADERS_PER_REQUEST + b"\r\n", 3),
+        (
+            b"POST /q HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"1\r\nx\r\n" * 5 * PIECES_PER_REQUEST
+            + b"0\r\n\r\n",
+            5,
+        ),
+        (
+            b"POST /deaf HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"1\r\nx\r\n" * 5 * PIECES_PER_REQUEST
+            + b"0\r\n\r\n",
+            5,
+        ),
+    ],
+    ids=["few headers", "many headers", "many chunks", "many chunks that nobody reads"],
+)
+async def test_a_dear_request_counts_as_several(request_bytes: bytes, more: int) -> None:
+    """RFC 9112 §7.1: a chunk may have one byte. Each costs as much as a packet of media, and comes without a key."""
+    client, server = trio.testing.memory_stream_pair()
+    counted = 0
+
+    def pace() -> float:
+        nonlocal counted
+        counted += 1
+        return 0.0
+
+    peers = Peers(("192.0.2.1", 0), ("192.0.2.2", 80), "http")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Http1Connection(echo, server, peers, Timeouts(), pace=pace).run)
+        await client.send_all(request_bytes)
+        await read_until(client, b" 200 ")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert counted == 1 + more + 1, "the request, what it costs more, and the next one, which is waited for"
 
 
 @pytest.mark.parametrize("path", [b"/", b"/deaf"])
