@@ -9,6 +9,7 @@ from antiphon_common.keys import Key, KeyRing
 from antiphon_common.link import DOWNLINK, HEADER_SIZE, Confirm, Hello, LinkKeys
 from antiphon_common.ownership import MAX_PROVISIONAL, PROVISIONAL_SECONDS
 from antiphon_relay.flows import CHECKS_AT_ONCE, SILENT_SECONDS, TAKEOVER_SECONDS
+from antiphon_relay.forwarder import TOKEN_CHECKS_AT_ONCE
 from support.relaying import INGRESS, LAST_PORT, Relay, Seen, binding_request, client
 
 RTP, DTLS, STUN_RESPONSE = b"\x80\x6frtp", b"\x16\xfe\xfddtls", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
@@ -155,6 +156,39 @@ def test_an_owner_that_goes_on_sending_is_never_followed(relay: Relay) -> None:
         relay.wait(0.1)
         assert stranger.send(STUN_RESPONSE, client(0)) == []
         assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
+
+
+def test_a_released_flow_is_not_found_by_its_link_header_either(relay: Relay) -> None:
+    first, second = relay.transceiver(9000), relay.transceiver(9001)
+    first.confirm(client(0))
+    assert first.send(RTP, client(0)) == first.send(RTP, client(0)) == [Seen(RTP, client(0))]
+    first.release(client(0))
+    second.confirm(client(0))
+    assert first.send(RTP, client(0)) == []
+    assert relay.counters.not_owner == 1
+
+
+def test_requests_of_a_provisional_flow_use_up_the_limit_of_their_token(relay: Relay) -> None:
+    """A stranger whose check was answered is no confirmed caller, and gets no limit of its own."""
+    owner = relay.transceiver()
+    request = binding_request(owner.token())
+    owner.send(STUN_RESPONSE, client(0))
+    passed = sum(len(relay.receive(request, client(0))) for _ in range(2 * TOKEN_CHECKS_AT_ONCE))
+    assert passed in (TOKEN_CHECKS_AT_ONCE - 1, TOKEN_CHECKS_AT_ONCE), "up to rounding"
+    assert relay.counters.over_token_limit == 2 * TOKEN_CHECKS_AT_ONCE - passed
+
+
+def test_hello_follows_a_change_of_key() -> None:
+    relay = Relay(KeyRing([Key(0, bytes(32), retire_after=1030), Key(1, bytes(range(32)), mint_from=1020)]))
+    relay.core.know([("10.0.0.5", 9000)])
+    key_ids = []
+    for _ in range(40):
+        relay.now += 1
+        relay.core.handle_timeout(relay.now)
+        key_ids += [data[1] for data, _ in relay.core.link_outbox]
+        relay.core.link_outbox.clear()
+    assert set(key_ids) == {0, 1}
+    assert set(key_ids[30:]) == {1}
 
 
 def test_an_owners_provisional_flows_are_capped(relay: Relay) -> None:

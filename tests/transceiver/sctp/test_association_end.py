@@ -6,8 +6,9 @@ from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.sctp import CloseReason
 from antiphon_transceiver.sctp.association import SHUTDOWN_DEADLINE
 from antiphon_transceiver.sctp.chunks import Abort, Heartbeat, HeartbeatAck, Unknown
-from antiphon_transceiver.sctp.heartbeat import HEARTBEAT_INTERVAL
+from antiphon_transceiver.sctp.heartbeat import HEARTBEAT_INTERVAL, Heartbeats
 from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.parameters import Parameter
 from support.impairment import Impairment
 from support.sctp_peers import SctpPeers, chunks_of, closings, forge, make_sctp_peers, messages
 
@@ -136,3 +137,35 @@ def test_unknown_chunks_say_what_to_do_with_them(kind: int, reported: bool, goes
     peers.network.drain()
     kinds = [name for sent in peers.network.right.sent[before:] for name in chunks_of(sent)]
     assert ("Error" in kinds, "HeartbeatAck" in kinds) == (reported, goes_on)
+
+
+def test_data_that_waits_goes_before_an_answer_to_the_peers_shutdown() -> None:
+    """Whoever is told of the end still sends what it has (RFC 9260 §9.2)."""
+    peers = make_sctp_peers(impairment=Impairment(delay=0.05)).establish()
+    channel = peers.server.open_channel("test")
+    peers.run(1.0)
+    for _ in range(20):
+        peers.server.send(channel, bytes(5000))
+    peers.client.close(peers.network.now)
+    peers.run(5.0)
+    assert len(messages(peers.network.left)) == 20
+    assert closings(peers.network.left)
+    assert closings(peers.network.right)
+
+
+def test_what_an_abort_says_is_kept_short() -> None:
+    peers = make_sctp_peers().establish()
+    abort = Abort(tuple(Parameter(13, b"") for _ in range(200)))
+    peers.server.receive_datagram(forge(peers.network.left, abort), peers.network.left.path, peers.network.now)
+    peers.network.drain()
+    (closed,) = closings(peers.network.right)
+    assert closed.reason is CloseReason.ABORT_RECEIVED
+    assert len(closed.detail) < 200
+
+
+def test_a_heartbeat_ack_measures_once() -> None:
+    """One that comes again would say that the path became slow."""
+    heartbeats = Heartbeats()
+    sent = heartbeats.make(bytes(8), 1.0)
+    assert heartbeats.answered(sent.value, 1.25) == 0.25
+    assert heartbeats.answered(sent.value, 9.0) is None

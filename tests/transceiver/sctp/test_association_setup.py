@@ -7,9 +7,9 @@ import pytest
 
 from antiphon_transceiver.sctp import Closed, CloseReason, DataChannelEvent
 from antiphon_transceiver.sctp.association import SETUP_DEADLINE
-from antiphon_transceiver.sctp.chunks import Error, Init
+from antiphon_transceiver.sctp.chunks import Abort, CookieEcho, Error, Init, InitAck, ShutdownAck, ShutdownComplete
 from antiphon_transceiver.sctp.packet import Packet
-from antiphon_transceiver.sctp.parameters import Cause, Parameter
+from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType
 from antiphon_transceiver.sctp.rto import INITIAL_RTO
 from support.impairment import Impairment
 from support.memory_network import Station
@@ -133,6 +133,39 @@ def test_an_init_repeated_late_changes_nothing_and_a_restart_is_refused() -> Non
     channel = peers.client.open_channel("after")
     peers.client.send(channel, "still here")
     assert peers.network.run(lambda: "still here" in messages(peers.network.right), limit=peers.network.now + 1)
+
+
+def test_an_init_vouches_for_no_chunk_behind_it() -> None:
+    """It has no verification tag, which a stranger would have to know for any other chunk (RFC 9260 §8.5.1)."""
+    peers = make_sctp_peers().establish()
+    for behind in (Abort(()), ShutdownAck(), ShutdownComplete()):
+        packet = Packet(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1), behind]).encode()
+        peers.server.receive_datagram(packet, peers.network.left.path, peers.network.now)
+    peers.network.drain()
+    assert peers.established
+    assert peers.server.association.counters.unexpected == 3
+    exchange(peers)
+
+
+def test_a_cookie_of_another_peer_is_not_acknowledged_once_established() -> None:
+    """Its INIT was answered before; RFC 9260 §5.2.4 D asks for the tag of the peer."""
+    peers = make_sctp_peers()
+    early = Packet(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1)]).encode()
+    peers.server.receive_datagram(early, peers.network.left.path, 0.0)
+    transmit = peers.server.poll_transmit()
+    assert transmit is not None
+    (answer,) = Packet.decode(transmit.data).chunks
+    assert isinstance(answer, InitAck)
+    cookie = answer.parameter(ParameterType.STATE_COOKIE)
+    assert cookie is not None
+    peers.establish()
+    before = len(peers.network.right.sent)
+    echo = forge(peers.network.left, CookieEcho(cookie))
+    peers.server.receive_datagram(echo, peers.network.left.path, peers.network.now)
+    peers.network.drain()
+    assert len(peers.network.right.sent) == before
+    assert peers.server.association.counters.unexpected == 1
+    exchange(peers)
 
 
 def test_packets_of_another_association_are_dropped() -> None:

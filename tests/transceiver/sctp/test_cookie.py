@@ -3,7 +3,9 @@
 import pytest
 
 from antiphon_common.errors import DecodeError
+from antiphon_transceiver.sctp.chunks import Init
 from antiphon_transceiver.sctp.cookie import COOKIE_LIFETIME, CookieJar, Peer, StaleCookieError
+from antiphon_transceiver.sctp.parameters import Parameter, ParameterType
 from support.comparisons import record_comparisons
 
 PEER = Peer(1, 65536, 300, 1024, 0xFFFFFFFF, True, False)
@@ -12,6 +14,14 @@ JAR = CookieJar(bytes(32))
 
 def test_a_cookie_brings_the_peer_back() -> None:
     assert JAR.read(JAR.make(PEER, 5.0), 5.0 + COOKIE_LIFETIME) == PEER
+
+
+@pytest.mark.parametrize("extensions", [(), (192,), (130,), (130, 192)])
+def test_a_peer_can_do_what_its_init_says(extensions: tuple[int, ...]) -> None:
+    """130 is RE-CONFIG, 192 FORWARD TSN (RFC 5061 §4.2.7)."""
+    supported = Parameter(ParameterType.SUPPORTED_EXTENSIONS, bytes(extensions))
+    peer = Peer.of(Init(1, 65536, 10, 10, 1, (supported,)))
+    assert (peer.reconfig, peer.forward_tsn) == (130 in extensions, 192 in extensions)
 
 
 def test_a_cookie_grows_stale() -> None:

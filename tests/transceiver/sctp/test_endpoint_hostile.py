@@ -159,6 +159,21 @@ def test_a_reset_request_out_of_sequence_resets_nothing(ahead: int) -> None:
     assert messages(peers.network.right) == ["still open"]
 
 
+def test_no_more_than_two_parameters_of_a_re_config_are_read() -> None:
+    """RFC 6525 §3.1 allows no more; each may cost an answer."""
+    peers = make_sctp_peers().establish()
+    channel = peers.client.open_channel("test")
+    peers.run(1.0)
+    last = last_data(peers.network.left)
+    requests = [
+        OutgoingResetRequest(first_request(peers) + number & 0xFFFFFFFF, 0, last.tsn, (channel,)) for number in range(5)
+    ]
+    datagram = forge(peers.network.left, Reconfig(tuple(request.encode() for request in requests)))
+    peers.server.receive_datagram(datagram, peers.network.left.path, peers.network.now)
+    peers.network.drain()
+    assert len(results(peers)) == 2
+
+
 def first_request(peers: SctpPeers) -> int:
     """Return the sequence number of the first reset request of the client (RFC 6525 §5.1.1)."""
     sent = [chunk for datagram in peers.network.left.sent for chunk in Packet.decode(datagram).chunks]
