@@ -1,21 +1,43 @@
-"""One battlefield for all floods; its table is printed at the end."""
+"""One setup for all floods; its tables are printed at the end."""
 
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from support.battle import HEADING
 from support.battlefield import TRANSCEIVERS, Battlefield
-from support.processes import apart
+from support.flood_scenario import SCENARIO_HEADING
+from support.line_process import LineProcess, python_path
+from support.processes import Service, apart
 
 
 @pytest.fixture(scope="session")
-def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Battlefield]:
-    with apart(audio="opus", transceivers=TRANSCEIVERS, capacity=200) as deployment:
+def junk_backend() -> Iterator[LineProcess]:
+    backend = LineProcess("support.junk_backend")
+    try:
+        backend.wait_ready()
+        yield backend
+    finally:
+        backend.kill()
+
+
+@pytest.fixture(scope="session")
+def field(tmp_path_factory: pytest.TempPathFactory, junk_backend: LineProcess) -> Iterator[Battlefield]:
+    with ExitStack() as stack:
+        command = ("env", f"PYTHONPATH={python_path()}", sys.executable, "-m")
+        events = stack.enter_context(
+            Service("support.events_backend", "--listen", "127.0.0.1:0", command=command)
+        ).wait_ready()
+        backends = {"junk": junk_backend.ready, "events": events.ready}
+        deployment = stack.enter_context(
+            apart(audio="opus", transceivers=TRANSCEIVERS, capacity=200, backends=backends)
+        )
         field = Battlefield(deployment, tmp_path_factory.mktemp("flood"))
-        try:
-            yield field
-        finally:
-            field.close()
+        stack.callback(field.close)
+        yield field
         print(f"\n\nThe relay sustains {field.sustained:,.0f} packets a second.\n{HEADING}")
         print("\n".join(field.table))
+        print(f"\n{SCENARIO_HEADING}")
+        print("\n".join(field.scenarios))

@@ -1,8 +1,6 @@
 """Limits of a tenant, with real calls."""
 
 import contextlib
-import resource
-import socket
 from pathlib import Path
 
 import httpx
@@ -11,6 +9,7 @@ import trio
 from antiphon.client.call import ClientCall
 from antiphon.client.load import LoadSettings, run_load
 from antiphon_transceiver.dtls import Certificate
+from support.idle_connections import allow_files, connect
 from support.processes import all_in_one
 
 KEY, OTHER = "acme-key-of-16-characters", "other-key-of-16-characters"
@@ -35,24 +34,13 @@ async def test_calls_that_connect_make_room_for_others_and_offers_that_never_che
             assert [await offer(KEY), await offer(OTHER)] == [429, 201]
 
 
-IDLE = (
-    b"",
-    b"GET / HTTP/1.1\r\nHost: ",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n\r\n",
-)
-
-
 async def test_two_thousand_idle_connections_keep_no_caller_out() -> None:
-    """Without a key, with half a request, with the preface of HTTP/2, and with an upgrade to it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    """Without a key, with half a request, with the preface of HTTP/2, with an upgrade to it, and WebSockets."""
+    connections = allow_files(2100)
     with all_in_one() as deployment, contextlib.ExitStack() as held:
         host, port = deployment.url.removeprefix("http://").rstrip("/").split(":")
-        for number in range(min(2100, wanted - 500)):
-            idle = held.enter_context(socket.create_connection((host, int(port)), timeout=30))
-            idle.sendall(IDLE[number % len(IDLE)])
+        for number in range(connections):
+            connect(held, (host, int(port)), number)
         report = await run_load(LoadSettings(deployment.url, calls=3, seconds=0.5))
         assert [call.failure for call in report.calls] == [None] * 3
 

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,9 +20,9 @@ from antiphon_common.link import Confirm, LinkKeys, LinkMessage, Release
 from antiphon_common.routing import RouteTokens
 from support.callers import Figures
 from support.flood import Address, Flood, FloodSource, Sources, Strangers, rtp_packets
+from support.line_process import LineProcess
 from support.processes import Deployment, Service, read_metrics
 
-TESTS = Path(__file__).parent.parent
 RELAY_CORE, FLOOD_CORE = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 LIVE_CALLS = 10
 TRANSCEIVERS = 2
@@ -46,28 +44,15 @@ class LiveCalls:
     """The ten calls, in a process of their own; `who` has the port of each and the server's ufrag."""
 
     def __init__(self, url: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.callers", url, str(LIVE_CALLS)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
-        )  # fmt: skip
-        line = self._read()
-        assert line.startswith("ready "), "the live calls did not connect"
-        self.who: list[tuple[int, str]] = [(port, ufrag) for port, ufrag in json.loads(line.removeprefix("ready "))]
+        self._process = LineProcess("support.callers", url, str(LIVE_CALLS))
+        who = json.loads(self._process.wait_ready())
+        self.who: list[tuple[int, str]] = [(port, ufrag) for port, ufrag in who]
 
     def figures(self) -> Figures:
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return msgspec.json.decode(self._read(), type=Figures)
+        return msgspec.json.decode(self._process.ask(), type=Figures)
 
     def end(self) -> None:
-        self._process.communicate()
-        assert self._process.returncode == 0
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        self._process.end()
 
 
 class Battlefield:
@@ -89,6 +74,7 @@ class Battlefield:
         self.claimed: Counter[Address] = Counter()
         """Bytes sent by all floods so far in the name of each source."""
         self.table: list[str] = []
+        self.scenarios: list[str] = []
 
     def close(self) -> None:
         self.live.end()

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -54,10 +54,14 @@ class Caller:
         local: tuple[str, int] = ("127.0.0.1", 0),
         *,
         data_channels: bool = False,
+        make: Callable[..., ClientCall] = ClientCall,
+        model: str = "",
     ) -> None:
+        """`make` makes the core, and is called as `ClientCall` is; `model` names the backend."""
         now = trio.current_time()
         ntp_offset = time.time() - now + NTP_EPOCH
-        self.core = ClientCall(certificate, os.urandom, now, ntp_offset=ntp_offset, data_channels=data_channels)
+        self.core = make(certificate, os.urandom, now, ntp_offset=ntp_offset, data_channels=data_channels)
+        self._query = {"model": model} if model else {}
         self.events: list[dict[str, Any]] = []
         self.driven = DrivenCall(self.core, self._listen, local)
         self.ice = IceParameters("", "")
@@ -72,7 +76,10 @@ class Caller:
     async def offer(self, http: httpx.AsyncClient) -> str:
         """Post the offer and return the answer; nothing is sent to the relay yet."""
         response = await http.post(
-            "/v1/realtime/calls", content=self.core.offer(), headers={"Content-Type": "application/sdp"}
+            "/v1/realtime/calls",
+            params=self._query,
+            content=self.core.offer(),
+            headers={"Content-Type": "application/sdp"},
         )
         response.raise_for_status()
         self.call_id = response.headers["Location"].rpartition("/")[2]

@@ -129,10 +129,12 @@ class Deployment:
         relay_admin: str,
         *transceiver_admins: str,
         secret_file: Path | None = None,
+        signaling_admin: str = "",
     ) -> None:
         self.url = url.rstrip("/")
         self.services = services
         self.relay_admin = relay_admin
+        self.signaling_admin = signaling_admin
         self.transceiver_admins = transceiver_admins
         self.transceiver_admin = transceiver_admins[0]
         self.secret_file = secret_file
@@ -179,11 +181,13 @@ def apart(
     transceivers: int = 1,
     advertise: str | None = None,
     shared: Sequence[str] = (),
+    backends: Mapping[str, str] | None = None,
 ) -> Iterator[Deployment]:
     """Run each service as a process of its own, as the README's recipe does, on free ports.
 
     The second transceiver is `services["transceiver 2"]`. `advertise` is told to callers in place of the relay's media
     address; `shared` are more settings of relay, transceivers and signaling. With `--redis` they find each other there.
+    `backends` are the URLs of further backends by name.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -198,10 +202,11 @@ def apart(
         slots = ("--slots", str(capacity * transceivers))
         model = start("backend", f"antiphon_backend.{backend}", "--listen", "127.0.0.1:0", *slots)
         admin = [f"127.0.0.1:{free_port()}" for _ in range(2 + transceivers)]
+        others = [word for name, there in (backends or {}).items() for word in ("--backend", f"{name}={there}")]
         controls = [
             start(
                 "transceiver" if number == 1 else f"transceiver {number}", "antiphon_transceiver", *secret,
-                "--control", "127.0.0.1:0", "--backend", f"{backend}={model}", "--audio", audio,
+                "--control", "127.0.0.1:0", "--backend", f"{backend}={model}", *others, "--audio", audio,
                 "--capacity", str(capacity), "--admin", admin[1 + number],
             )
             for number in range(1, transceivers + 1)
@@ -213,7 +218,7 @@ def apart(
             "signaling", "antiphon_signaling", *secret, "--http", "127.0.0.1:0", "--advertise", told,
             "--admin", admin[1], *found,
         )  # fmt: skip
-        yield Deployment(url, services, admin[0], *admin[2:], secret_file=Path(secret[1]))
+        yield Deployment(url, services, admin[0], *admin[2:], secret_file=Path(secret[1]), signaling_admin=admin[1])
 
 
 def read_metrics(address: str) -> dict[str, float]:

@@ -8,10 +8,10 @@ from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
 from antiphon_transceiver.dtls.endpoint import MAX_FRAGMENTS, MAX_RECORDS, MAX_REJECTIONS
 from antiphon_transceiver.dtls.messages import Fragment, HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
+from support.dtls_datagrams import DATAGRAM, fill, handshake, record
 from support.dtls_peers import make_peers
 from support.work import Work, work_of
 
-DATAGRAM = 1500
 MAX_CALLS, MAX_LINES = 2000, 4500
 """Of one datagram in any state. The flights of a handshake cost 650 to 1030 calls and 960 to 1830 lines, without their
 arithmetic in C."""
@@ -52,26 +52,6 @@ STATES: States = {
     "client, connected": lambda: connected(DtlsRole.CLIENT),
     "closing": closing,
 }
-
-
-def fill(item: Callable[[int], bytes]) -> bytes:
-    """Return a datagram full of records."""
-    datagram = b""
-    for number in range(DATAGRAM):
-        more = item(number)
-        if len(datagram) + len(more) > DATAGRAM:
-            break
-        datagram += more
-    return datagram
-
-
-def record(content_type: int, payload: bytes, *, epoch: int = 0, sequence: int = 0) -> bytes:
-    number = epoch.to_bytes(2, "big") + sequence.to_bytes(6, "big")
-    return bytes((content_type, 0xFE, 0xFD)) + number + len(payload).to_bytes(2, "big") + payload
-
-
-def handshake(message_type: int, length: int, sequence: int, offset: int, data: bytes) -> bytes:
-    return record(ContentType.HANDSHAKE, Fragment(message_type, length, sequence, offset, data).encode())
 
 
 TYPES = (

@@ -22,9 +22,17 @@ from antiphon_transceiver.rtcp import (
 from antiphon_transceiver.rtcp.feedback import MAX_STATUSES
 from antiphon_transceiver.rtcp.packet_feedback import MAX_ASKED
 from antiphon_transceiver.rtp import RtpOptions, RtpPacket
+from support.rtcp_compounds import (
+    NONE_RECEIVED,
+    PACKET_SIZE,
+    RUN_OF_ONE,
+    SMALL,
+    filled,
+)
+from support.rtcp_compounds import nack as nack_of
+from support.rtcp_compounds import transport_feedback as feedback_of
 from support.work import Work, work_of
 
-PACKET_SIZE = 1200
 MAX_CALLS, MAX_LINES = 2_000, 10_000
 """What one compound may cost: some 0.4 ms."""
 
@@ -57,23 +65,13 @@ class Call:
             pass
 
 
-def filled(packet: bytes) -> bytes:
-    """Return a compound that repeats a packet as often as is taken."""
-    return packet * min(PACKET_SIZE // len(packet), 64)
-
-
 def transport_feedback(count: int, chunks: bytes, deltas: bytes = b"", base: int = 300 - 256) -> bytes:
-    body = struct.pack("!IIHHI", 1, OUR_SSRC, base, count, 0) + chunks + deltas
-    body += bytes(-len(body) % 4)
-    return struct.pack("!BBH", 0x8F, 205, len(body) // 4) + body
+    return feedback_of(OUR_SSRC, base, count, chunks, deltas)
 
 
 def nack(sequence: int, following: int = 0xFFFF) -> bytes:
-    return struct.pack("!BBHIIHH", 0x81, 205, 3, 1, OUR_SSRC, sequence, following)
+    return nack_of(OUR_SSRC, sequence, following)
 
-
-NONE_RECEIVED = struct.pack("!H", MAX_STATUSES)
-RUN_OF_ONE, SMALL, LARGE = struct.pack("!H", 1), struct.pack("!H", 0x2001), struct.pack("!H", 0x4001)
 
 COMPOUNDS = {
     "transport-wide feedback on as many packets as may be": filled(transport_feedback(MAX_STATUSES, NONE_RECEIVED)),

@@ -1,0 +1,150 @@
+"""A real call whose caller writes what it likes, under the call's own DTLS and SRTP keys.
+
+It looks into the core of the client, as test code may. A client that keeps to the protocols needs no such methods.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from antiphon.client.call import ClientCall
+from antiphon_common.core import Path
+from antiphon_common.demux import Protocol, classify
+from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
+from antiphon_transceiver import dtls
+from antiphon_transceiver.dtls.record import ContentType
+from antiphon_transceiver.rtp import RtpOptions
+from antiphon_transceiver.sctp.chunks import Chunk, Data
+from antiphon_transceiver.sctp.dcep import PayloadProtocol
+from antiphon_transceiver.sctp.packet import HEADER_SIZE, Packet, encode_packet
+
+OPTIONS = RtpOptions({TRANSPORT_SEQUENCE: 4}, feedback=("nack", "transport-cc"), reduced_size=True)
+PACKET_SIZE = 1140
+"""Bytes of the longest SCTP packet: a datagram of 1,200 with the record around it."""
+
+
+class FloodingCall(ClientCall):
+    """A caller that can protect any content. After `take_over` no SCTP leaves but what `sctp` makes."""
+
+    def __init__(
+        self, certificate: dtls.Certificate, random: Callable[[int], bytes], now: float, **options: Any
+    ) -> None:
+        super().__init__(certificate, random, now, **{"options": OPTIONS, **options})
+        self.next_tsn = self.next_ssn = 0
+        """Of our DATA chunks; the SSN is that of `events_channel`."""
+        self.acknowledged = self.newest_tsn = 0
+        """TSNs of the server: what we acknowledged last, and the newest that came."""
+        self.server_sequence = 0
+        """Of the newest RTP packet."""
+        self._tag = 0
+        self._taken_over = False
+
+    @property
+    def server_ssrc(self) -> int:
+        return self.feedback._source
+
+    @property
+    def transport_base(self) -> int:
+        """About the newest transport-wide sequence number that came from the server."""
+        arriving = self.feedback._arriving
+        return (arriving._next_base or 0) if arriving is not None else 0
+
+    def rtcp(self, compound: bytes) -> bytes:
+        """Return a compound as SRTCP."""
+        assert self._srtp is not None
+        return self._srtp.protect_rtcp(compound)
+
+    def record(self, content_type: ContentType, content: bytes) -> bytes:
+        """Return one protected record."""
+        assert self._dtls is not None
+        return self._dtls._records.encode(content_type, 1, content)
+
+    def sctp(self, chunks: Iterable[bytes]) -> bytes:
+        """Return a packet with these encoded chunks, in a record."""
+        return self.record(ContentType.APPLICATION_DATA, encode_packet(5000, 5000, self._tag, list(chunks)))
+
+    def sctp_packets(self, chunks: Iterable[Chunk]) -> Iterator[bytes]:
+        """Yield the chunks in as few packets as they fit."""
+        packet: list[bytes] = []
+        room = PACKET_SIZE - HEADER_SIZE
+        for chunk in chunks:
+            encoded = chunk.encode()
+            if len(encoded) > room:
+                yield self.sctp(packet)
+                packet, room = [], PACKET_SIZE - HEADER_SIZE
+            packet.append(encoded)
+            room -= len(encoded)
+        yield self.sctp(packet)
+
+    def data(self, ahead: int, payload: bytes = b"{}", **fields: Any) -> Data:
+        """Return the DATA chunk `ahead` behind the next one, on the channel of events unless `fields` differ."""
+        values = {"stream": self.events_channel, "ssn": self.next_ssn, "ppid": int(PayloadProtocol.STRING)} | fields
+        return Data(self.next_tsn + ahead & 0xFFFFFFFF, payload=payload, **values)
+
+    def take_over(self) -> None:
+        """Take the place of the client's own SCTP, at the numbers where it stands."""
+        assert self.channels is not None
+        association = self.channels.association
+        assert association._peer is not None
+        self._tag = association._peer.tag
+        self.next_tsn = association.outbound._next_tsn & 0xFFFFFFFF
+        self.next_ssn = 1  # behind the OPEN of the channel
+        self.acknowledged = self.newest_tsn = association.inbound.tsns.cumulative & 0xFFFFFFFF
+        self._taken_over = True
+
+    def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
+        super().receive_datagram(data, source, now)
+        if classify(data) == Protocol.RTP:
+            self.server_sequence = int.from_bytes(data[2:4], "big")
+
+    def send(self, datagram: bytes) -> None:
+        """Queue a datagram to the server."""
+        self._send(datagram)
+
+    def _drain_dtls(self, endpoint: dtls.DtlsEndpoint, now: float) -> None:
+        if not self._taken_over:
+            super()._drain_dtls(endpoint, now)
+            return
+        while (event := endpoint.poll_event()) is not None:
+            if isinstance(event, dtls.ApplicationDataReceived):
+                self._note_data(event.data)
+            elif isinstance(event, dtls.Closed):
+                self._close(f"DTLS: {event.reason.name.lower()} {event.detail}")
+        self._drain_dtls_output()
+
+    def handle_timeout(self, now: float) -> None:
+        channels = self.channels
+        if self._taken_over:
+            self.channels = None
+        super().handle_timeout(now)
+        self.channels = channels
+
+    def poll_timeout(self) -> float | None:
+        channels = self.channels
+        if self._taken_over:
+            self.channels = None
+        deadline = super().poll_timeout()
+        self.channels = channels
+        return deadline
+
+    def _note_data(self, packet: bytes) -> None:
+        for chunk in Packet.decode(packet).chunks:
+            if isinstance(chunk, Data) and (chunk.tsn - self.newest_tsn & 0xFFFFFFFF) < 1 << 31:
+                self.newest_tsn = chunk.tsn
+
+
+class HalfOpenCall(FloodingCall):
+    """A caller that sends its ClientHello and takes no part in the handshake after that."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, setup="active", **options)
+
+    @property
+    def checked(self) -> bool:
+        """Whether ICE is connected and the ClientHello sent."""
+        return self._path is not None and self._dtls is None
+
+    def _ice_connected(self, path: Path, now: float) -> None:
+        super()._ice_connected(path, now)
+        if self._dtls is not None:
+            self._drain_dtls_output()
+            self._dtls = None
