@@ -180,7 +180,7 @@ def test_a_long_message_is_taken_in_steps_in_order() -> None:
     assert [frame for step in steps for frame in step] == batch
 
 
-@pytest.mark.parametrize(("size", "at_most"), [(10, STEP_FRAMES // EVENT_FRAMES), (200_000, 1)])
+@pytest.mark.parametrize(("size", "at_most"), [(10, STEP_FRAMES // EVENT_FRAMES), (1200, 4), (200_000, 1)])
 def test_steps_are_the_shorter_the_more_there_is_to_convert(size: int, at_most: int) -> None:
     end = connection()
     event = frames.ServerEvent(1, json_objects.pack({"text": "x" * size}))
