@@ -184,8 +184,8 @@ def test_a_long_message_is_taken_in_steps_in_order() -> None:
 def test_steps_are_the_shorter_the_more_there_is_to_convert(size: int, at_most: int) -> None:
     end = connection()
     event = frames.ServerEvent(1, json_objects.pack({"text": "x" * size}))
-    steps = list(end.receive_in_steps(frames.encode([event] * 4)))
-    assert [frame for step in steps for frame in step] == [event] * 4
+    steps = list(end.receive_in_steps(frames.encode([event] * 12)))
+    assert [frame for step in steps for frame in step] == [event] * 12
     assert max(map(len, steps)) <= at_most
 
 
