@@ -216,7 +216,7 @@ def fleet(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
 def abuse(session: nox.Session) -> None:
-    """Flood relay, transceivers and signaling beside ten live calls, also from one of the callers; needs CAP_NET_RAW."""
+    """Flood all services beside ten live calls, from outside and from one of the callers; needs CAP_NET_RAW."""
     need(session, "gcc", "libc6-dev", "libopus0")
     run_tests(session, "abuse", "-s", MEASURING_LIMIT)
 
