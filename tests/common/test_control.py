@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from antiphon_common.control import CallStatus, LinkInfo, decode
+from antiphon_common.control import CallStatus, LinkInfo, authorization, decode, is_authorized
 from antiphon_common.errors import DecodeError
+from antiphon_common.keys import MAX_KEY_ID, Key, KeyRing
 
 
 def test_a_message_comes_back_as_it_was() -> None:
@@ -25,3 +26,9 @@ def test_what_is_no_message_raises_decode_error(body: bytes) -> None:
 def test_a_message_nested_without_end_raises_decode_error() -> None:
     with pytest.raises(DecodeError):
         decode(b'{"call_id": "rtc_1", "state": "new", "statistics": {"a": ' + b"[" * 100_000, CallStatus)
+
+
+@pytest.mark.parametrize("key_id", [0, 1, MAX_KEY_ID])
+def test_the_control_key_of_any_id_is_accepted(key_id: int) -> None:
+    keys = KeyRing([Key(key_id, bytes(32))]).control
+    assert is_authorized(keys, authorization(keys, 0), 0)

@@ -119,3 +119,14 @@ def test_no_text_form_shows_a_secret() -> None:
         assert repr(secret) not in shown
         assert secret.hex() not in shown
         assert base64.b64encode(secret).decode() not in shown
+
+
+def test_keys_that_were_replaced_are_used_for_every_purpose() -> None:
+    held = KeyRing([Key(0, SECRET)])
+    purposes = held.route, held.link, held.control
+    other = KeyRing([Key(5, SECRET[::-1])])
+    held.replace(other)
+    assert [purpose.minting(0) for purpose in purposes] == [
+        purpose.minting(0) for purpose in (other.route, other.link, other.control)
+    ]
+    assert not any(purpose.accepting(0, 0) for purpose in purposes)

@@ -103,3 +103,15 @@ def test_everything_of_one_owner_can_be_released() -> None:
     table.release_all("nobody")
     assert len(table) == 1
     assert table.lookup(b"third") == "b"
+
+
+def test_provisional_paths_that_are_handed_over_are_bounded_too() -> None:
+    table: OwnershipTable[str] = OwnershipTable(max_provisional=3, max_confirmed=2)
+    for owner in ("a", "b"):
+        for number in range(3):
+            table.answered(b"provisional %d of %s" % (number, owner.encode()), owner, 0.0)
+        for number in range(2):
+            table.confirm(b"confirmed %d of %s" % (number, owner.encode()), owner, 0.0)
+    table.hand_over("a", "b", 1.0)
+    assert (len(table), table.confirmed) == (5, 2)
+    assert table.counters.evicted == 5

@@ -4,7 +4,7 @@ import pytest
 
 from antiphon_common.settings import Address, FrontSettings, SettingsError
 from antiphon_common.settings.values import read_network
-from antiphon_signaling.credentials import MAX_HOPS, ApiKeys, Credentials, forwarded_address, make_credentials
+from antiphon_signaling.credentials import MAX_HOPS, ApiKeys, Credentials, forwarded_address, joined, make_credentials
 from antiphon_signaling.refusals import RefusedError
 from support.comparisons import record_comparisons
 from support.work import work_of
@@ -200,3 +200,25 @@ def test_reading_forwarded_for_costs_no_more_for_a_chain_without_end() -> None:
     assert work(1800) <= work(MAX_HOPS)
     assert forwarded_address("192.0.2.7" + ", 10.0.0.1" * (MAX_HOPS - 1), "10.0.0.1", proxies) == "192.0.2.7"
     assert forwarded_address("192.0.2.7" + ", 10.0.0.1" * MAX_HOPS, "10.0.0.1", proxies) == "10.0.0.1"
+
+
+@pytest.mark.parametrize("kind", ["file", "none", "made"])
+def test_addresses_behind_a_proxy_are_told_apart_however_callers_are_known(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text("acme:acme-key-of-16-bytes\n")
+    file.chmod(0o600)
+    front = FrontSettings(
+        http=Address("0.0.0.0", 443),
+        proxy=(read_network("10.0.0.0/8"),),
+        api_key_file=str(file) if kind == "file" else None,
+        no_auth=kind == "none",
+    )
+    credentials, key = make_credentials(front, bytes)
+    headers = {"x-forwarded-for": "192.0.2.7", "authorization": f"Bearer {key or 'acme-key-of-16-bytes'}"}
+    assert credentials.identify(headers, "10.0.0.1").address == "192.0.2.7"
+
+
+def test_the_last_of_several_forwarding_headers_does_not_hide_the_others() -> None:
+    """A proxy may add a header of its own to that of the proxy before it (RFC 9110 §5.2)."""
+    headers = joined([("x-forwarded-for", "192.0.2.7"), ("x-forwarded-for", "10.0.0.2")])
+    assert forwarded_address(headers["x-forwarded-for"], "10.0.0.1", (read_network("10.0.0.0/8"),)) == "192.0.2.7"

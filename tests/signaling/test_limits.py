@@ -329,3 +329,12 @@ async def test_questions_are_limited_over_http_too(
     assert statuses[:25] == [404] * 25
     assert 429 in statuses
     assert "retry-after" in answers[statuses.index(429)].headers
+
+
+def test_quiet_hours_earn_no_more_offers_than_a_burst() -> None:
+    limits = Limits(Limit(10**6, 10**6, 2.0), MANY)
+    for _ in range(3):
+        limits.begin("acme", None, 0.0)
+    for _ in range(int(2.0 * BURST_SECONDS)):
+        limits.begin("acme", None, 36_000.0)
+    refusal(limits, "acme", None, 36_000.0)
