@@ -213,6 +213,15 @@ def test_a_message_of_junk_is_not_read_to_its_end() -> None:
     assert end.counters.frames <= MAX_JUNK + 2 * STEP_FRAMES
 
 
+def test_a_frame_that_is_nested_as_deeply_as_a_message_is_long_ends_the_connection() -> None:
+    """Passing over it costs 0.2 s; a shallower one is the loss of its call alone."""
+    nested = b"\x93\x11\x07\x81\xa1a" + b"\x91" * 900_000 + b"\xc0"
+    end = connection()
+    steps = sum(1 for _ in end.receive_in_steps(b"\x91" + nested))
+    assert closed_with(end) is CloseCode.PROTOCOL_ERROR
+    assert steps == MAX_JUNK + 1
+
+
 def test_junk_is_forgiven_with_time() -> None:
     end = connection()
     for second in range(1, 200):

@@ -47,8 +47,8 @@ EVENT_FRAME_BYTES = 1 << 7
 event of 1,200 bytes in short arrays takes 0.3 ms."""
 
 MAX_JUNK = 100
-"""Messages that are no arrays of frames, and malformed frames about no call, before the connection is given up: an end
-with one bug goes on, one that speaks another protocol does not."""
+"""Messages that are no arrays of frames, malformed frames about no call, and steps through frames that are nested too
+deeply, before the connection is given up: an end with one bug goes on, one that speaks another protocol does not."""
 
 FORGIVEN_JUNK = 10
 """How many of them are forgiven with each ping, once a second."""
@@ -152,6 +152,7 @@ class FrameConnection:
         for raw in batch:
             if raw is None:
                 room = 0
+                self._count_junk("frames that are nested too deeply")
             else:
                 self.counters.frames += 1
                 frame = frames.decode_frame(raw)
