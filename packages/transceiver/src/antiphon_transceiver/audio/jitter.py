@@ -162,7 +162,7 @@ class JitterBuffer:
         if took > transit.smallest + self.target or position < self._next_position or extended < self._next_sequence:
             self._receive_late(LatePacket(extended, timestamp, payload, repeated, now, took), largest)
             return
-        if self._late.packets and self._doubt(LatePacket(extended, timestamp, payload, repeated, now, took)):
+        if self._late.packets and self._ends_late_run(LatePacket(extended, timestamp, payload, repeated, now, took)):
             return
         paid_until = self._paid_until
         paid_until = (paid_until if paid_until > now else now) + duration * _COST
@@ -391,7 +391,7 @@ class JitterBuffer:
             self._resume(packet.arrived)
         self.counters.late = self._late.dropped
 
-    def _doubt(self, packet: LatePacket) -> bool:
+    def _ends_late_run(self, packet: LatePacket) -> bool:
         """End a run of late packets with a timely one. Return True if it shows that they were not late: then all of
         them were taken, this one as well."""
         resumed = self._late.is_continued(packet.transit, packet.arrived)
