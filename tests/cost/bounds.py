@@ -65,31 +65,64 @@ class Budgeted:
 
 BOUNDS: dict[str, Bound] = {
     # Decoders without a state, which see each byte a few times: decoded, encoded, decoded again.
-    "decoder": Linear(10_000, 40),
+    "decoder": Linear(5_000, 15),
     # The same, where 24 bytes may tell of 1,023 packets.
-    "decoder of RTCP": Linear(45_000, 40),
+    "decoder of RTCP": Linear(27_000, 20),
     # libopus decodes three packets and conceals three times, and G.711 is resampled.
     "decoder of audio": Linear(100_000, 20),
     # SDP is read line by line, written, and read again.
     "description": Linear(30_000, 20, 1 << 20, 40),
     # JSON: brackets and commas are counted before any object is built.
-    "object": Linear(30_000, 4, 1 << 20, 20),
+    "object": Linear(20_000, 0.5, 600 << 10, 12),
     # A message of a backend has up to a mebibyte. It is taken in steps, and other calls get their turn after each: no
     # step reads more than 16,384 elements of MessagePack, which take 3 ms.
     "backend": Linear(400_000, 0.2, 1 << 20, 4),
     # One datagram of STUN that a stranger can send: the relay reads it, the agent hashes it.
-    "ice": Linear(10_000, 10),
-    "relay": Linear(10_000, 45),
+    "ice": Linear(3_000, 4),
+    # A stranger's datagram is looked up, and a flow that is not known waits for Redis, or is dropped.
+    "relay, public side": Linear(1_500, 2),
+    "relay, flow cache full": Linear(1_500, 2),
+    # A message of an owner may name a path in each 20 bytes.
+    "relay, link": Linear(10_000, 45),
+    # An answer of Redis has 27 bytes for each of 512 paths, and lets go the four packets that wait for each.
+    "relay, answers of the flow cache": Linear(100_000, 45),
     # Handshakes hash, sign and verify: one datagram may bring a whole flight.
     "dtls": Linear(35_000, 30),
-    # An authenticated caller's packets. Each chunk or packet inside has a price of its own, the smallest has 4 bytes.
-    # A SACK of 20 bytes may name everything that is in flight, a FORWARD TSN drop everything that is held.
-    "sctp": Linear(60_000, 30),
+    # An authenticated caller's packets. Each of at most 64 chunks inside has a price of its own, the smallest has 4
+    # bytes. A SACK of 20 bytes may name everything that is in flight, a FORWARD TSN drop everything that is held.
+    "sctp": Linear(45_000, 30),
+    # Each SACK may let packets leave, where chunks are in flight or lost.
+    "sctp, outstanding": Linear(70_000, 40),
+    "sctp, outstanding and abandoned": Linear(70_000, 40),
+    "sctp, outstanding and lost": Linear(70_000, 40),
+    # A channel in each chunk; headers of chunks are not among the bytes.
+    "sctp, dcep": Linear(75_000, 10),
+    "sctp, dcep and channels full": Linear(75_000, 10),
     "rtcp": Linear(30_000, 20),
     # One packet releases audio that waited for it, each packet of which is decoded, and may end a concealment.
     "rtp": Linear(110_000, 20),
+    # Of G.711 the longest concealment has 40 pieces of 2.5 ms. Each is resampled, and all are encoded again.
+    "rtp, pcmu for opus, jitter buffer full": Linear(270_000, 20),
+    "rtp, pcmu for pcm16/24000, jitter buffer full": Linear(170_000, 20),
     "session": Budgeted(),
     # A datagram of the link, from the relay to the end of what it does to a call.
-    "transceiver": Linear(30_000, 30),
+    "transceiver": Linear(4_500, 4),
+    # An entry of the registry is hashed and decoded, whoever wrote it.
+    "registry": Linear(2_000, 0.3),
+    # What one read finds: 16 KiB of empty headers cost h11 about 40 units a byte. After 32 pieces of a body other tasks
+    # get their turn.
+    "http": Linear(60_000, 60),
+    # A whole connection where each byte comes alone, so that h11 looks for the end of a head or a line each time.
+    "http, requests, trickled": Linear(50_000, 700),
+    # A form, or a message with an offer in it, has the price of its SDP.
+    "http, offers": Linear(80_000, 3),
+    "http, forms": Linear(80_000, 3),
+    "websocket, of a caller, message": Linear(80_000, 3),
+    # Other tasks get their turn after 32 frames, or after each read.
+    "websocket": Linear(40_000, 0.1),
+    # A head of 8 KiB, parsed by h11 and wsproto.
+    "websocket, of a backend, handshake": Linear(20_000, 50),
+    # A read of 1 KiB holds 170 empty frames with masks.
+    "websocket, of a caller, frames": Linear(150_000, 0.2),
 }
-"""By the kind of what is bounded; `cost.targets` says which is whose."""
+"""By target, or by target and state; `cost.targets` says which decoder is of which kind."""

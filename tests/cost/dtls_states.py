@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
+from antiphon_transceiver.dtls.endpoint import MAX_FRAGMENTS
 from antiphon_transceiver.dtls.flights import MAX_AHEAD, MAX_PIECES
 from antiphon_transceiver.dtls.messages import Fragment, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
@@ -37,8 +38,11 @@ def _between(role: DtlsRole, steps: int, *, pieces: bool) -> Callable[[], Ready]
         if pieces:
             first = _next_sequence(endpoint)
             for sequence in range(first, first + MAX_AHEAD):
-                endpoint.receive_datagram(_records(_pieces(kind, sequence, range(1, 2 * MAX_PIECES - 2, 2))), None, now)
-                drain(endpoint, now)
+                held = _pieces(kind, sequence, range(1, 2 * MAX_PIECES - 2, 2))
+                for start in range(0, len(held), MAX_FRAGMENTS):
+                    endpoint.receive_datagram(_records(held[start : start + MAX_FRAGMENTS], in_one=True), None, now)
+                    drain(endpoint, now)
+            assert endpoint._reassembler.held == MAX_AHEAD * (MAX_PIECES - 1), "bytes, each in its piece"
 
         def receive(data: bytes) -> None:
             endpoint.receive_datagram(data, None, now)

@@ -45,6 +45,22 @@ class Lines:
         return element[:8].decode("latin-1").strip()
 
 
+class Rows:
+    """Elements of one size."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def split(self, data: bytes) -> list[bytes]:
+        return [data[start : start + self._size] for start in range(0, len(data), self._size)]
+
+    def join(self, elements: Sequence[bytes]) -> bytes:
+        return b"".join(one[: self._size].ljust(self._size, b"\0") for one in elements)
+
+    def name(self, element: bytes) -> str:
+        return "row"
+
+
 class SctpChunks:
     """Chunks of one SCTP packet, without its header (RFC 9260 §3.2)."""
 

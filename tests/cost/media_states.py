@@ -5,6 +5,7 @@ from random import Random
 
 from antiphon_common.control import Codec
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
+from antiphon_transceiver.audio.jitter import MAX_HELD
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtcp import (
     GenericNack,
@@ -17,7 +18,10 @@ from antiphon_transceiver.rtcp import (
     TransportFeedback,
     encode_rtcp,
 )
+from antiphon_transceiver.rtcp.reporter import MAX_SOURCES
+from antiphon_transceiver.rtcp.transport import REMEMBERED
 from antiphon_transceiver.rtp import RtpOptions
+from antiphon_transceiver.rtp.retransmission import KEPT_PACKETS
 from cost.drive import take_all
 from cost.grammars import RtcpPackets, Whole
 from cost.search import Ready
@@ -44,6 +48,11 @@ class Listener:
         self.payload_type = OPUS if codec == "opus" else 0
         self.step = FRAME if codec == "opus" else 160
         self.payload = SAID if codec == "opus" else bytes(160)
+
+    def shorten(self) -> None:
+        """Go on with packets of 2.5 ms: a burst has a limit in seconds."""
+        self.step //= 8
+        self.payload = b"\xe0\xff\xfe" if self.payload_type else bytes(20)
 
     def receive(self, packet: bytes) -> None:
         stream, now = self.stream, self.now
@@ -148,6 +157,7 @@ def _begin(listener: Listener) -> None:
 def _sent_tables_full(listener: Listener) -> None:
     _begin(listener)
     listener.play(400)
+    assert listener.stream.counters.rtp_sent >= REMEMBERED > KEPT_PACKETS
 
 
 def _jitter_buffer_full(listener: Listener) -> None:
@@ -155,14 +165,19 @@ def _jitter_buffer_full(listener: Listener) -> None:
     for number in range(10):
         listener.receive(listener.extended(number, number))
         listener.now += 0.02
-    for number in range(12, 500, 2):
+    listener.shorten()
+    for number in range(12, 12 + 4 * MAX_HELD, 2):
         listener.receive(listener.extended(number, 12 + number % 128))
+    counters = listener.stream.uplink.jitter.counters
+    assert counters.received > 10 + MAX_HELD, "more are not held"
+    assert not counters.excess
 
 
 def _many_sources(listener: Listener) -> None:
     for source in range(1, 40):
         listener.receive(listener.rtp(0, source=source))
     _begin(listener)
+    assert len(listener.stream.reporter.sources) == MAX_SOURCES
 
 
 _KINDS: dict[str, Callable[[Listener], None]] = {

@@ -45,4 +45,8 @@ FAULTS = {
         "rtcp",
         Patch("            if reported <= MAX_STATUSES < statuses:", "            if reported > MAX_STATUSES:"),
     ),
+    "no turn for other tasks between the pieces of a body": Fault(
+        "http",
+        Patch("        if not self._pieces % PIECES_PER_REQUEST:", "        if not self._pieces:"),
+    ),
 }

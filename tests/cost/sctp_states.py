@@ -21,13 +21,14 @@ from antiphon_transceiver.sctp.chunks import (
     Shutdown,
     Unknown,
 )
-from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
+from antiphon_transceiver.sctp.dcep import ACK, Open, PayloadProtocol
+from antiphon_transceiver.sctp.endpoint import MAX_CHANNELS
 from antiphon_transceiver.sctp.outbound import MAX_OUTSTANDING
 from antiphon_transceiver.sctp.parameters import OutgoingResetRequest
-from antiphon_transceiver.sctp.reassembly import MAX_HELD
-from antiphon_transceiver.sctp.received import MAX_AHEAD
+from antiphon_transceiver.sctp.reassembly import MAX_HELD, MAX_PARTIAL
+from antiphon_transceiver.sctp.received import MAX_AHEAD, MAX_RANGES
 from cost.drive import drain
-from cost.grammars import SctpChunks
+from cost.grammars import Messages, SctpChunks
 from cost.search import Ready
 from support.memory_network import MemoryNetwork
 
@@ -60,6 +61,16 @@ class Peer:
     def sent_tsn(self) -> int:
         """The last TSN that the peer acknowledged of ours."""
         return int(self.association.outbound.cumulative_tsn & 0xFFFFFFFF)
+
+    @property
+    def ranges(self) -> int:
+        """How many ranges of TSNs came behind holes."""
+        return len(self.association.inbound.tsns.sack(0, 1 << 16).gaps)
+
+    @property
+    def held(self) -> int:
+        """How many chunks wait, for others of their message or for their turn."""
+        return int(self.association.inbound.reassembler.chunks)
 
     def at(self, offset: int) -> int:
         """Return the TSN `offset` behind the last that came."""
@@ -169,39 +180,47 @@ def setting_up() -> Ready:
 def holes_held() -> Ready:
     """Behind each second TSN is a hole, and there are as many holes as are kept."""
     peer = connected()
-    peer.receive_all(peer.data(2 * number, ssn=1 + number) for number in range(1, 257))
-    duplicates = [peer.data(2 * number) for number in range(200, 257)]
+    peer.receive_all(peer.data(2 * number, ssn=1 + number) for number in range(1, MAX_RANGES + 1))
+    assert peer.ranges == MAX_RANGES
+    duplicates = [peer.data(2 * number) for number in range(MAX_RANGES - 56, MAX_RANGES + 1)]
     return peer.ready(duplicates, [peer.data(2 * number + 1) for number in range(100)], peer.data(1))
 
 
 def fragments_held() -> Ready:
-    """Middles of messages, each of another one, behind a hole of many TSNs."""
+    """Middles of nearly as many messages as may be held, the last of them behind a hole."""
     peer = connected()
     parts = {"beginning": False, "ending": False, "payload": b"x"}
-    peer.receive_all(peer.data(offset, ssn=offset & 0xFFFF, **parts) for offset in range(150, MAX_AHEAD - 60))
+    most = MAX_PARTIAL - 60
+    peer.receive_all(peer.data(offset, ssn=offset, **parts) for offset in range(1, most + 2) if offset != most - 100)
+    assert peer.held == most
+    peer.tsn = peer.at(most - 101)
     forwards = [ForwardTsn(peer.at(turn)) for turn in range(1, 140)]
     return peer.ready(
         forwards,
-        ForwardTsn(peer.at(149)),
-        ForwardTsn(peer.at(MAX_AHEAD - 61)),
-        [peer.data(offset, **parts) for offset in range(MAX_AHEAD - 60, MAX_AHEAD)],
+        ForwardTsn(peer.at(101)),
+        ForwardTsn(peer.at(102)),
+        ForwardTsn(peer.at(MAX_AHEAD)),
+        [peer.data(offset, ssn=offset, **parts) for offset in range(103, 163)],
+        [peer.data(offset, ssn=offset, **parts) for offset in range(104, 204, 2)],
     )
 
 
 def fragments_of_one_message() -> Ready:
-    """Every second fragment of a message."""
+    """Every second fragment of a message, as many as there may be holes."""
     peer = connected()
     parts = {"beginning": False, "ending": False, "payload": b"x"}
-    peer.receive_all(peer.data(offset, **parts) for offset in range(2, 512, 2))
+    peer.receive_all(peer.data(offset, **parts) for offset in range(2, MAX_AHEAD + 1, 2))
+    assert peer.ranges == peer.held == MAX_RANGES
     return peer.ready([peer.data(offset, **parts) for offset in range(3, 100, 2)], peer.data(1, ending=False))
 
 
 def messages_waiting() -> Ready:
     """Whole messages of one stream, behind the first in its order."""
     peer = connected()
-    peer.receive_all(peer.data(offset, ssn=peer.ssn + offset - 1) for offset in range(2, MAX_AHEAD))
+    peer.receive_all(peer.data(offset, ssn=peer.ssn + offset - 1) for offset in range(2, MAX_AHEAD + 1))
+    assert peer.held == MAX_AHEAD - 1
     first = peer.data(1)
-    return peer.ready(first, ForwardTsn(peer.at(1), ((0, peer.ssn),)), ForwardTsn(peer.at(MAX_AHEAD - 1)))
+    return peer.ready(first, ForwardTsn(peer.at(1), ((0, peer.ssn),)), ForwardTsn(peer.at(MAX_AHEAD)))
 
 
 def messages_waiting_in_streams() -> Ready:
@@ -210,6 +229,7 @@ def messages_waiting_in_streams() -> Ready:
     peer.receive_all(
         peer.data(offset, ssn=1 + offset // 1000, stream=1 + offset % 1000) for offset in range(1, MAX_HELD - 20)
     )
+    assert peer.held == MAX_HELD - 21
     peer.tsn = peer.at(MAX_HELD - 21)
     forward = ForwardTsn(peer.at(1), tuple((stream, 30) for stream in range(250)))
     return peer.ready(forward, [peer.data(stream, ssn=0, stream=stream) for stream in range(1, 50)])
@@ -275,11 +295,12 @@ def _outstanding(max_retransmits: int | None = None) -> Peer:
             drain(endpoint, peer.now)
     for _ in range(200):  # each lets a burst leave
         peer.receive_all([Heartbeat(b"")])
+    waiting = peer.association.outbound
+    assert waiting.buffered(channel) - waiting.messages == MAX_OUTSTANDING, "messages of one byte, each in its chunk"
     return peer
 
 
-def channels_full() -> Ready:
-    """As many channels as there may be, all with events on them."""
+def _full() -> Peer:
     peer = connected()
     opened = Open(LABEL, "", True, None, None).encode()
     peer.receive_all(
@@ -287,6 +308,13 @@ def channels_full() -> Ready:
         for number in range(1, 140)
     )
     peer.tsn = peer.at(139)
+    assert len(peer.association.inbound.reassembler.streams) >= MAX_CHANNELS
+    return peer
+
+
+def channels_full() -> Ready:
+    """As many channels as there may be, all with events on them."""
+    peer = _full()
     resets = OutgoingResetRequest(peer.at(1), 0, peer.tsn, ())
     return peer.ready(Reconfig((resets.encode(),)), [peer.data(n, stream=2 * n, ssn=1) for n in range(1, 50)])
 
@@ -297,6 +325,43 @@ def closing() -> Ready:
     peer.endpoint.close(peer.now)
     drain(peer.core, peer.now)
     return peer.ready()
+
+
+def _dcep(peer: Peer) -> Ready:
+    """Messages of DCEP (RFC 8832), each with its stream before it: a number, or 0 for the next one that is free."""
+    grammar = Messages()
+
+    def wrap(data: bytes) -> bytes:
+        chunks = []
+        for offset, one in enumerate(grammar.split(data), 1):
+            stream = 2 * one[0] or 2 * (300 + offset)
+            chunks.append(peer.data(offset, stream=stream, ssn=0, ppid=PayloadProtocol.DCEP, payload=one[3:] or b"\0"))
+        return b"".join(chunk.encode() for chunk in chunks)
+
+    opened = [
+        Open(LABEL, "", True, None, None),
+        Open("", "", True, None, None),
+        Open("a", "b", False, 5, None),
+        Open("\ud7ff" * 300, "", True, None, 500),
+        Open("a" * 400, "b" * 400, True, None, None),
+    ]
+    messages = [one.encode() for one in opened] + [
+        ACK,
+        b"\3",
+        b"\xff" * 12,
+        b"\3" + bytes(7) + b"\1\x90\1\x90" + b"\xff" * 800,
+    ]
+    once = [bytes((number,)) + len(one).to_bytes(2, "big") + one for one in messages for number in (0, 1)]
+    seeds = [*once, *(one * max(1, ROOM // (len(one) + 16)) for one in once)]
+    return Ready(peer.receive, seeds, grammar, ROOM, wrap=wrap)
+
+
+def dcep() -> Ready:
+    return _dcep(connected())
+
+
+def dcep_and_channels_full() -> Ready:
+    return _dcep(_full())
 
 
 STATES: dict[str, Callable[[], Ready]] = {
@@ -313,6 +378,8 @@ STATES: dict[str, Callable[[], Ready]] = {
         outstanding_and_abandoned,
         outstanding_and_lost,
         channels_full,
+        dcep,
+        dcep_and_channels_full,
         closing,
     )
 }

@@ -7,7 +7,9 @@ from cost import (
     backend_states,
     decoder_states,
     dtls_states,
+    http_states,
     media_states,
+    redis_states,
     sctp_states,
     session_states,
     transport_states,
@@ -50,12 +52,16 @@ def _states() -> Iterator[State]:
         ("rtcp", media_states.RTCP_STATES),
         ("rtp", media_states.RTP_STATES),
         ("session", session_states.STATES),
-        ("relay", transport_states.RELAY_STATES),
+        ("relay", transport_states.RELAY_STATES | redis_states.CACHE_STATES),
+        ("registry", redis_states.REGISTRY_STATES),
         ("transceiver", transport_states.STATES),
         ("backend", backend_states.STATES),
+        ("http", http_states.HTTP_STATES),
+        ("websocket", http_states.WEBSOCKET_STATES),
     ):
         for name, prepare in states.items():
-            yield State(target, name, BOUNDS[target], prepare)
+            bound = BOUNDS.get(f"{target}, {name}") or BOUNDS[target]
+            yield State(target, name, bound, prepare)
 
 
 STATES = tuple(_states())

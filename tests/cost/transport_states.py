@@ -61,6 +61,7 @@ def _ice(paths: int, *, sign: bool) -> Callable[[], Ready]:
             check = signed(request(USERNAME, PRIORITY, CONTROLLING, NOMINATION, number=number), b"p" * 24)
             agent.receive_datagram(check, Path.of("192.0.2.7", 1000 + number, ingress=1), now)
             drain(agent, now)
+        assert len(agent.paths) == paths
         source = Path.of("192.0.2.9", 5000, ingress=1)
 
         def receive(data: bytes) -> None:
@@ -104,6 +105,7 @@ def relay_public() -> Ready:
     for number in range(4000):
         path = Path.of(f"198.18.{number // 250}.{number % 250}", 2000, ingress=1)
         relay.core.receive_datagram(keys.encode(Confirm(path), now), owner, now)
+    assert len(relay.core.flows) >= 4000
     known, stranger = Path.of(*world.clients[0].address, ingress=1), Path.of("198.51.100.7", 7777, ingress=1)
     seeds = [source + data for data in _datagrams(world) for source in (b"k", b"s")]
 

@@ -1,7 +1,7 @@
-"""Counts the work of our packages: the same number for the same input on every machine and Python.
+"""Counts the work of our packages, and of parsers they use: the same number for the same input on every machine.
 
-An import hook rewrites the source of our packages before it is compiled, so that each block of statements adds what it
-takes to a counter. One unit is about one operation of the interpreter: a call is three, an attribute, a subscript or an
+An import hook rewrites the source of these packages before it is compiled: each block of statements adds what it takes
+to a counter. One unit is about one operation of the interpreter: a call is three, an attribute, a subscript or an
 operator is one. Loops inside C count as well, where a profiler of calls sees nothing: a slice, a concatenation, `in` on
 a list, `sorted`, `list.insert` and their like add what they go through. Cryptography and codecs have fixed prices.
 """
@@ -16,7 +16,10 @@ from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 OURS = ("antiphon_common", "antiphon_relay", "antiphon_transceiver", "antiphon_signaling", "antiphon_backend")
-"""Packages whose work counts: all but `antiphon`, whose client only gets cores ready."""
+"""Our packages whose work counts: all but `antiphon`, whose client only gets cores ready."""
+
+PARSERS = ("h11", "wsproto", "trio_websocket", "starlette", "python_multipart")
+"""Packages of others that parse in Python what peers send: their work counts too."""
 
 CALL, OPERATION = 3, 1
 """Units of a call and of any other operation."""
@@ -25,7 +28,8 @@ ELEMENTS, BYTES = 4, 64
 """Elements of a list and bytes of a string that C goes through for one unit."""
 
 PARSED_BYTES = 8
-"""The same for bytes of JSON or MessagePack, where msgspec decodes or encodes them."""
+"""The same for bytes of JSON or MessagePack, where msgspec decodes or encodes them, and of text that a regular
+expression goes through."""
 
 PRICES = {
     "antiphon_transceiver.audio.opus": {"_run": 2_000, "encode": 10_000},
@@ -54,22 +58,28 @@ LINEAR = frozenset(
         "issuperset",
         "join",
         "lower",
+        "partition",
         "remove",
         "replace",
         "reverse",
         "rfind",
         "rindex",
+        "rpartition",
         "rsplit",
         "sort",
         "split",
         "splitlines",
         "strip",
+        "translate",
         "union",
         "update",
         "upper",
     ]
 )
 """Methods of built-in types that go through the whole of what they belong to, or of their arguments."""
+
+EXPRESSIONS = frozenset(["findall", "finditer", "fullmatch", "match", "search", "sub"])
+"""Methods of regular expressions."""
 
 CONSUMERS = frozenset(
     [
@@ -122,6 +132,11 @@ def measure(action: Callable[[], object], limit: int) -> int:
     return max(count[0], _dearest[0])
 
 
+def begin() -> None:
+    """Forget what was counted: what the action does from now on is what is measured."""
+    count[0], _dearest[0] = 0, 0
+
+
 def step() -> None:
     """Say that others get their turn now, before the action that is measured goes on."""
     _dearest[0] = max(_dearest[0], count[0])
@@ -162,8 +177,9 @@ def parsed(value: Any) -> Any:
 
 
 def shifted(value: Any) -> Any:
-    """Count moving the elements behind one that enters or leaves a list, and return the list."""
-    if type(value) is list or type(value) is bytearray:
+    """Count moving the elements behind one that enters or leaves a list, and return the list. A bytearray moves none
+    when it loses its first bytes."""
+    if type(value) is list:
         count[0] += len(value) // ELEMENTS
     return value
 
@@ -262,6 +278,8 @@ class _Counting(ast.NodeTransformer):
             if called.attr in LINEAR:
                 called.value = _call("sized", called.value)
                 node.args = [_call("sized", argument) for argument in node.args]
+            elif called.attr in EXPRESSIONS:
+                node.args = [_call("parsed", argument) for argument in node.args]
             elif called.attr == "pop" and node.args:
                 called.value = _call("shifted", called.value)
         return node
@@ -316,9 +334,12 @@ class _Counting(ast.NodeTransformer):
 
 
 def _first_statement(body: list[ast.stmt]) -> int:
-    """Return where a statement may stand: behind the docstring."""
+    """Return where a statement may stand: behind the docstring and imports from __future__."""
     first = body[0] if body else None
-    return 1 if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else 0
+    index = 1 if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else 0
+    while index < len(body) and getattr(body[index], "module", None) == "__future__":
+        index += 1
+    return index
 
 
 def _call(hook: str, argument: ast.expr) -> ast.expr:
@@ -407,7 +428,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.partition(".")[0] not in OURS:
+        if fullname.partition(".")[0] not in (*OURS, *PARSERS):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
@@ -416,8 +437,8 @@ class _Finder(MetaPathFinder):
 
 
 def install(patches: Sequence[Patch] = ()) -> None:
-    """Count the work of our packages that are imported from now on, with patches in their sources."""
-    early = [name for name in sys.modules if name.partition(".")[0] in OURS]
+    """Count the work of packages that are imported from now on, with patches in their sources."""
+    early = [name for name in sys.modules if name.partition(".")[0] in (*OURS, *PARSERS)]
     if early:
         raise RuntimeError(f"imported before their work could be counted: {', '.join(early)}")
     _Loader.patches = patches

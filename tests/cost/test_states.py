@@ -1,0 +1,16 @@
+"""Every state is what its name says: what prepares it compares its tables with the constants that bound them."""
+
+from collections.abc import Callable
+
+import pytest
+
+from cost.search import Ready
+from cost.targets import STATES
+
+PREPARED = {f"{state.target}, {state.name}": state.prepare for state in STATES if state.target != "decoder"}
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_state_is_what_its_name_says(name: str) -> None:
+    prepare: Callable[[], Ready] = PREPARED[name]
+    assert prepare().seeds
