@@ -76,7 +76,6 @@ class Address:
     one does not wait until what was said before has been played."""
 
     def __init__(self, fleet: "Fleet") -> None:
-        self.slots = Slots(SLOTS)
         self.connected = self.hung = False
         self._fleet = fleet
         self._poems: dict[CallCore, int] = {}
@@ -86,7 +85,8 @@ class Address:
 
     def connect(self) -> None:
         """Start, and be dialled."""
-        self.slots.taken = 0
+        self.slots = Slots(SLOTS)
+        self._handled: set[CallCore] = set()
         self.connected, self.hung = True, False
         self.session = BackendSession(self.slots, ("opus",), ConnectionCounters(), self._fleet.now)
         self.link = BackendLink(self._fleet.group.counters, self._fleet.now)
@@ -136,6 +136,7 @@ class Address:
         while (event := self.session.poll_event()) is not None:
             call = event.call
             if isinstance(event, CallOffered):
+                self._handled.add(call)
                 call.accept()
                 session = unpack(call.started.session)
                 if session["model"] == "poet":
@@ -146,6 +147,9 @@ class Address:
             self._listen(call)
             if call in self._poems:
                 self._recite(call)
+            if call.state is CallState.OVER and call in self._handled:
+                self._handled.remove(call)
+                self.session.finished()
 
     def _listen(self, call: CallCore) -> None:
         while call.audio.frames:
