@@ -65,15 +65,15 @@ class Budgeted:
 
 BOUNDS: dict[str, Bound] = {
     # Decoders without a state, which see each byte a few times: decoded, encoded, decoded again.
-    "decoder": Linear(5_000, 15),
-    # The same, where 24 bytes may tell of 1,023 packets.
-    "decoder of RTCP": Linear(27_000, 20),
-    # libopus decodes three packets and conceals three times, and G.711 is resampled.
-    "decoder of audio": Linear(100_000, 20),
+    "decoder": Linear(5_000, 20),
+    # The same, where 24 bytes may tell of 1,023 packets once, and each 4 bytes of a NACK of 17.
+    "decoder of RTCP": Linear(27_000, 70),
+    # libopus decodes three packets and conceals three times, and G.711 is resampled, a byte for each sample.
+    "decoder of audio": Linear(110_000, 70),
     # SDP is read line by line, written, and read again.
     "description": Linear(30_000, 20, 1 << 20, 40),
     # JSON: brackets and commas are counted before any object is built.
-    "object": Linear(20_000, 0.5, 600 << 10, 12),
+    "object": Linear(20_000, 0.5, 800 << 10, 16),
     # A message of a backend has up to a mebibyte. It is taken in steps, and other calls get their turn after each: no
     # step reads more than 16,384 elements of MessagePack, which take 3 ms.
     "backend": Linear(400_000, 0.2, 1 << 20, 4),
