@@ -121,7 +121,7 @@ def simulate(session: nox.Session) -> None:
     """Simulate calls from a seed, `-- --calls N --seed S`: faults, attackers, and what must always hold."""
     need(session, "libopus0")
     python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
-    session.run(python, "-m", "support.simulate", *session.posargs, env={"PYTHONPATH": path}, external=True)
+    session.run(python, "-m", "support.sim.simulate", *session.posargs, env={"PYTHONPATH": path}, external=True)
 
 
 @nox.session(venv_backend="none", requires=["system"])

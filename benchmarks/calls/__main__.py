@@ -23,8 +23,8 @@ from typing import NamedTuple
 import trio
 
 from antiphon.client.load import Load, LoadSettings
-from support.processes import Service, apart
-from support.usage import Usage
+from support.processes.services import Service, apart
+from support.processes.usage import Usage
 
 OWN = ("relay", "transceiver", "backend")
 DUE = {"pcm16": 1 / 3}

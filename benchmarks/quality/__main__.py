@@ -32,8 +32,8 @@ import numpy as np
 from benchmarks.quality.score import Score, find_lag, score
 
 from antiphon_transceiver.audio import libopus
-from support.listeners import Listener, aiortc, antiphon
-from support.lossy_speech import Condition, carry, encode, encode_as_we_do, load_speech
+from support.audio.listeners import Listener, aiortc, antiphon
+from support.audio.lossy_speech import Condition, carry, encode, encode_as_we_do, load_speech
 
 AIORTC, FEC_ALONE, FEC_AND_RED, OWN_RED = "aiortc", "up, FEC", "up, FEC+RED", "down, RED"
 WAYS = (AIORTC, FEC_ALONE, FEC_AND_RED, OWN_RED)

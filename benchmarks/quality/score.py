@@ -6,8 +6,8 @@ import numpy as np
 from pesq import pesq
 from pystoi import stoi
 
-from support.correlation import resample
-from support.lossy_speech import RATE, Samples
+from support.audio.correlation import resample
+from support.audio.lossy_speech import RATE, Samples
 
 SCORED_RATE = 16_000
 LONGEST_LAG = RATE // 20

@@ -24,7 +24,7 @@ from antiphon_common.core import Path
 from antiphon_common.keys import KeyRing
 from antiphon_common.link import DOWNLINK, Confirm, LinkKeys
 from antiphon_common.sockaddr import encode_address
-from support.ports import free_udp_port
+from support.processes.ports import free_udp_port
 
 HERE = FilePath(__file__).parent
 RATES = (20_000, 50_000, 100_000)

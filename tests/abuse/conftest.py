@@ -6,16 +6,16 @@ from contextlib import ExitStack
 
 import pytest
 
-from support.battle import HEADING
-from support.battlefield import TRANSCEIVERS, Battlefield
-from support.flood_scenario import SCENARIO_HEADING
-from support.line_process import LineProcess, python_path
-from support.processes import Service, apart
+from support.floods.scenario import SCENARIO_HEADING
+from support.floods.setup import TRANSCEIVERS, Battlefield
+from support.floods.spoofed_flood import HEADING
+from support.processes.line_process import LineProcess, python_path
+from support.processes.services import Service, apart
 
 
 @pytest.fixture(scope="session")
 def junk_backend() -> Iterator[LineProcess]:
-    backend = LineProcess("support.junk_backend")
+    backend = LineProcess("support.floods.junk_backend")
     try:
         backend.wait_ready()
         yield backend
@@ -28,7 +28,7 @@ def field(tmp_path_factory: pytest.TempPathFactory, junk_backend: LineProcess) -
     with ExitStack() as stack:
         command = ("env", f"PYTHONPATH={python_path()}", sys.executable, "-m")
         events = stack.enter_context(
-            Service("support.events_backend", "--listen", "127.0.0.1:0", command=command)
+            Service("support.processes.events_backend", "--listen", "127.0.0.1:0", command=command)
         ).wait_ready()
         backends = {"junk": junk_backend.ready, "events": events.ready}
         deployment = stack.enter_context(

@@ -4,12 +4,12 @@ import msgspec
 import pytest
 import trio
 
-from support.battle import telephone
-from support.battlefield import Battlefield
-from support.flood_scenario import Impact, Sender, run_scenario
-from support.flooding_caller import Report
-from support.invariants import assert_unharmed
-from support.line_process import LineProcess
+from support.floods.flooding_caller import Report
+from support.floods.invariants import assert_unharmed
+from support.floods.scenario import Impact, Sender, run_scenario
+from support.floods.setup import Battlefield
+from support.floods.spoofed_flood import telephone
+from support.processes.line_process import LineProcess
 
 RATE = 1_000_000.0
 """Bits a second of UDP payload."""
@@ -23,7 +23,7 @@ async def flooded(
     field: Battlefield, flood: str, *, model: str = "loopback", rate: float = RATE, seconds: float = SECONDS
 ) -> tuple[Impact, Report]:
     """Run the scenario of one flooding caller, a process of its own."""
-    process = LineProcess("support.flooding_caller", field.deployment.url, flood, model)
+    process = LineProcess("support.floods.flooding_caller", field.deployment.url, flood, model)
     reports: list[Report] = []
 
     async def send() -> Sender:

@@ -8,9 +8,9 @@ import trio
 
 from antiphon_common.control import IceParameters
 from antiphon_transceiver.ice.paths import MAX_PATHS
-from support.battle import HEADING, Outcome, fight, telephone
-from support.battlefield import LIVE_CALLS, TRANSCEIVERS, Battlefield
-from support.flood import STRANGERS, Address, Flood, Sources, checks, junk, rtp_packets
+from support.floods.packet_flood import STRANGERS, Address, Flood, Sources, checks, junk, rtp_packets
+from support.floods.setup import LIVE_CALLS, TRANSCEIVERS, Battlefield
+from support.floods.spoofed_flood import HEADING, Outcome, fight, telephone
 
 PACKETS = 1_000_000
 TOLERATED_LOSS = 0.01

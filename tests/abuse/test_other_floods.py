@@ -9,15 +9,15 @@ import msgspec
 import pytest
 import trio
 
-from support.battle import Telephone, telephone
-from support.battlefield import Battlefield
-from support.callers import ANSWER_SECONDS
-from support.flood import STRANGERS, Flood, Sources, check
-from support.flood_scenario import Sender, run_scenario
-from support.idle_connections import allow_files, connect
-from support.invariants import assert_unharmed
-from support.junk_backend import KINDS, Report
-from support.line_process import LineProcess
+from support.floods.idle_connections import allow_files, connect
+from support.floods.invariants import assert_unharmed
+from support.floods.junk_backend import KINDS, Report
+from support.floods.packet_flood import STRANGERS, Flood, Sources, check
+from support.floods.scenario import Sender, run_scenario
+from support.floods.setup import Battlefield
+from support.floods.spoofed_flood import Telephone, telephone
+from support.peers.callers import ANSWER_SECONDS
+from support.processes.line_process import LineProcess
 
 SECONDS = 10.0
 

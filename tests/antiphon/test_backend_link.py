@@ -15,8 +15,8 @@ from antiphon_common.json_objects import pack
 from antiphon_common.shell.supervise import Runtime
 from antiphon_transceiver.backends import BackendCall, BackendPool, InboundFrame, NoCapacity
 from antiphon_transceiver.backends.connection import Endpoint
-from support.backend_calls import serving
-from support.waiting import until
+from support.fakes.backend_calls import serving
+from support.processes.waiting import until
 
 
 class Caller:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from antiphon.__main__ import COMMANDS, main
-from support.callers import calling
-from support.processes import all_in_one
+from support.peers.callers import calling
+from support.processes.services import all_in_one
 
 FREE_PORTS = {f"ANTIPHON_{name}": "127.0.0.1:0" for name in ("MEDIA", "HTTP", "CONTROL", "ADMIN")}
 

@@ -16,9 +16,9 @@ from antiphon.client.call import ClientCall
 from antiphon_common.control import authorization
 from antiphon_common.keys import KeyRing
 from antiphon_transceiver.dtls import Certificate
-from support.callers import calling
-from support.processes import Deployment, Service, all_in_one, apart
-from support.waiting import until_told
+from support.peers.callers import calling
+from support.processes.services import Deployment, Service, all_in_one, apart
+from support.processes.waiting import until_told
 
 SOON = 5.0
 """Seconds within which a service takes nothing new, on a machine with other things to do."""

@@ -9,8 +9,8 @@ import trio
 from antiphon.client.call import ClientCall
 from antiphon.client.load import LoadSettings, run_load
 from antiphon_transceiver.dtls import Certificate
-from support.idle_connections import allow_files, connect
-from support.processes import all_in_one
+from support.floods.idle_connections import allow_files, connect
+from support.processes.services import all_in_one
 
 KEY, OTHER = "acme-key-of-16-characters", "other-key-of-16-characters"
 

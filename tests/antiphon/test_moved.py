@@ -6,9 +6,9 @@ import httpx
 
 from antiphon_common.control import Load, authorization
 from antiphon_common.keys import KeyRing
-from support.callers import calling
-from support.processes import apart, read_metrics
-from support.waiting import until_told
+from support.peers.callers import calling
+from support.processes.services import apart, read_metrics
+from support.processes.waiting import until_told
 
 SOON = 10.0
 """Seconds in which a message gets to another process and packets follow, on a machine with other things to do."""

@@ -7,9 +7,9 @@ import httpx
 import pytest
 import trio
 
-from support.callers import Callers, calling
-from support.processes import apart
-from support.redis_server import RedisServer, redis_server
+from support.peers.callers import Callers, calling
+from support.processes.redis_server import RedisServer, redis_server
+from support.processes.services import apart
 
 LISTED_SECONDS = 10.0
 

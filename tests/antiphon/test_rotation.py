@@ -8,8 +8,8 @@ import trio
 from antiphon import keygen
 from antiphon_common.keys import KeyRing
 from antiphon_common.link import VERIFIED_SECONDS
-from support.callers import Caller, Callers, calling
-from support.processes import apart
+from support.peers.callers import Caller, Callers, calling
+from support.processes.services import apart
 
 MINT, RETIRE = 3, 8
 

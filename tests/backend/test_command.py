@@ -15,8 +15,8 @@ import trio
 from antiphon_backend import run_backend
 from antiphon_backend.loopback import loopback
 from antiphon_common import frames
-from support.frame_end import transceiver_end
-from support.ports import free_port
+from support.fakes.frame_end import transceiver_end
+from support.processes.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ from antiphon_backend.echo import LEAD_SECONDS, MAX_TURN_SECONDS, TAIL_SECONDS, 
 from antiphon_backend.gate import ONSET_SECONDS, PAUSE_SECONDS
 from antiphon_common import frames
 from antiphon_common.shell.supervise import Runtime
-from support.backend_calls import serving
-from support.frame_end import transceiver_end
+from support.fakes.backend_calls import serving
+from support.fakes.frame_end import transceiver_end
 
 RATE = 24000
 FRAME = 480

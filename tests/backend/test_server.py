@@ -18,8 +18,8 @@ from antiphon_backend.server import GRACE, HANDSHAKE_TIMEOUT
 from antiphon_common import frames
 from antiphon_common.json_objects import pack
 from antiphon_common.shell.supervise import Runtime
-from support.backend_calls import serving
-from support.frame_end import FrameEnd, transceiver_end
+from support.fakes.backend_calls import serving
+from support.fakes.frame_end import FrameEnd, transceiver_end
 
 FRAME = bytes(960)
 STARTED = frames.Started(1, "rtc_1", "acme", "pcm16/24000", pack({"model": "m", "voice": "v"}), pack({"user": "7"}))

@@ -9,7 +9,7 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.link import HEADER_SIZE, TAG_SIZE, LinkKeys
 from antiphon_common.registry import Registered, RegistryReader, seal
 from antiphon_common.stun import Message, MessageClass
-from support.comparisons import record_comparisons
+from support.fakes.comparisons import record_comparisons
 
 KEYS = KeyRing.generate(lambda size: bytes(range(size)))
 

@@ -10,7 +10,7 @@ import pytest
 
 from antiphon_common import frames, json_objects
 from antiphon_common.errors import DecodeError
-from support.mutation import mutations
+from support.floods.mutation import mutations
 
 REPOSITORY = Path(__file__).parents[2]
 VECTORS: list[dict[str, Any]] = json.loads((REPOSITORY / "tests/vectors/frames.json").read_text())["frames"]

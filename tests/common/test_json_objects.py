@@ -22,7 +22,7 @@ from antiphon_common.json_objects import (
     validate,
     walk,
 )
-from support.mutation import mutations
+from support.floods.mutation import mutations
 
 TEXTS = ["", "plain", 'quo"te', "back\\slash", '\\"', "[{,:}]", "\\\\", "ü€😀", "\x1f\n", '":"', "]" * 20]
 SCALARS: list[Any] = [None, True, False, 0, -1, 127, -33, 2**32, 2**64 - 1, -(2**63), 1.5, -1e300, *TEXTS]

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from antiphon.client.load import LoadSettings, run_load
-from support.processes import Service
+from support.processes.services import Service
 
 SERVICES = ("relay", "transceiver", "signaling", "backend")
 MODULES = {name: f"antiphon_{name}" for name in SERVICES} | {"backend": "antiphon_backend.loopback"}

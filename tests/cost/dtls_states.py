@@ -16,7 +16,7 @@ from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_rec
 from cost.drive import drain
 from cost.grammars import Fragments, Messages
 from cost.search import Ready
-from support.dtls_peers import DtlsPeers, make_peers
+from support.peers.dtls_pair import DtlsPeers, make_peers
 
 FIRST_OF_PEER = {DtlsRole.CLIENT: HandshakeType.SERVER_HELLO, DtlsRole.SERVER: HandshakeType.CLIENT_HELLO}
 LENGTH = 2000

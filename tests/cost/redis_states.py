@@ -15,7 +15,7 @@ from antiphon_relay.cache import ABSENT_SECONDS, BATCH, MAX_ABSENT, MAX_PACKETS,
 from cost.drive import take_all
 from cost.grammars import Rows, Whole
 from cost.search import Ready
-from support.relaying import Relay, client
+from support.sim.relay_harness import Relay, client
 
 NOW = 1000.0
 ENTRY = 1 << 16

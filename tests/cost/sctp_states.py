@@ -30,7 +30,7 @@ from antiphon_transceiver.sctp.received import MAX_AHEAD, MAX_RANGES
 from cost.drive import drain
 from cost.grammars import Messages, SctpChunks
 from cost.search import Ready
-from support.memory_network import MemoryNetwork
+from support.sim.memory_network import MemoryNetwork
 
 LABEL = "oai-events"
 """Of a channel for events."""

@@ -19,7 +19,7 @@ from cost.media_states import Listener
 from cost.sctp_states import Peer, encode, usual
 from cost.search import Ready
 from cost.transport_states import requests, signed
-from support.session_pair import Pair
+from support.sim.session_pair import Pair
 
 STUN, RTP, RTCP, CHANNELS = b"S", b"T", b"C", b"D"
 OPTIONS = RtpOptions({MID: 1, AUDIO_LEVEL: 2, TRANSPORT_SEQUENCE: 4}, "0", ("nack", "transport-cc"), reduced_size=True)

@@ -16,7 +16,7 @@ from antiphon_transceiver.ice.paths import MAX_PATHS
 from cost.drive import drain, take_all
 from cost.grammars import StunAttributes, Whole
 from cost.search import Ready
-from support.world import World
+from support.sim.world import World
 
 LOCAL, REMOTE = IceParameters("local", "p" * 24), IceParameters("remote", "q" * 24)
 USERNAME = b"\0\6\0\x0clocal:remote"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from antiphon_common.settings import FrontSettings, RelaySettings, SharedSettings, TransceiverSettings, parse
-from support.kustomize import Manifest, containers, render
+from support.processes.kustomize import Manifest, containers, render
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OVERLAYS = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.ports import free_port
-from support.processes import Service, all_in_one
+from support.processes.ports import free_port
+from support.processes.services import Service, all_in_one
 
 MONITORING = Path(__file__).parents[2] / "deploy/monitoring"
 REFERENCE = Path(__file__).parents[2] / "docs/reference/metrics.md"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Playwright
 
-from support.browser import TalkPage, chromium
-from support.correlation import RATE, Samples, known_speech, write_wav
-from support.processes import running
+from support.audio.correlation import RATE, Samples, known_speech, write_wav
+from support.peers.browser import TalkPage, chromium
+from support.processes.services import running
 
 PAUSE_SECONDS = 1.8
 """How much longer than a turn the caller is silent after it."""

@@ -1,8 +1,8 @@
 """The embedded echo backend: a turn comes back once the caller pauses."""
 
-from support.aiortc_peer import call_in_thread
-from support.correlation import Samples, judge
-from support.processes import all_in_one
+from support.audio.correlation import Samples, judge
+from support.peers.aiortc_peer import call_in_thread
+from support.processes.services import all_in_one
 
 
 def test_a_turn_comes_back_after_the_pause(turns: Samples, turn_seconds: float) -> None:

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.aiortc_peer import call_in_thread
-from support.browser import TalkPage
-from support.correlation import Likeness, Samples, judge
-from support.processes import Deployment, all_in_one, apart
+from support.audio.correlation import Likeness, Samples, judge
+from support.peers.aiortc_peer import call_in_thread
+from support.peers.browser import TalkPage
+from support.processes.services import Deployment, all_in_one, apart
 
 SECONDS = 33.0
 WINDOWS = 30

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from antiphon_common.demux import Protocol
-from support.browser import TalkPage
-from support.processes import apart
-from support.tap import tapped
+from support.net.packet_capture import tapped
+from support.peers.browser import TalkPage
+from support.processes.services import apart
 
 SECONDS = 12.0
 TOLERANCE = 0.01

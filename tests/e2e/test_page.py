@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from support.browser import TalkPage
-from support.processes import Deployment, all_in_one
+from support.peers.browser import TalkPage
+from support.processes.services import Deployment, all_in_one
 
 FREED_SECONDS = 1.0
 SWING = 20

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Playwright
 
-from support.aiortc_peer import call_in_thread
-from support.browser import chromium
-from support.correlation import Likeness, Samples, judge, write_wav
-from support.ports import free_port
-from support.processes import Service, all_in_one
-from support.recipes import ROOT, blocks, recipe
+from support.audio.correlation import Likeness, Samples, judge, write_wav
+from support.peers.aiortc_peer import call_in_thread
+from support.peers.browser import chromium
+from support.processes.ports import free_port
+from support.processes.recipes import ROOT, blocks, recipe
+from support.processes.services import Service, all_in_one
 
 
 @pytest.fixture

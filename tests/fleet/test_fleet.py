@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 from playwright.sync_api import Playwright
 
-from support.fleet import CALLERS, PAIR, RELAYS, URL, URL_BY_LONE, WORKERS, Fleet, fleet
-from support.fleet_callers import Heard
+from support.processes.fleet import CALLERS, PAIR, RELAYS, URL, URL_BY_LONE, WORKERS, Fleet, fleet
+from support.processes.fleet_callers import Heard
 
 SETTLE_SECONDS = 2.0
 REDIS_SECONDS = 60.0

@@ -32,9 +32,9 @@ from antiphon_transceiver.sctp.checksum import checksum
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
 from antiphon_transceiver.switchboard import CallEnded, Switchboard
 from fuzz.driving import MAX_OUTPUT, SOURCE, drain, drive, pieces, rest
-from support.certificates import certificate
-from support.memory_network import MemoryNetwork
-from support.world import World
+from support.peers.certificates import certificate
+from support.sim.memory_network import MemoryNetwork
+from support.sim.world import World
 
 RED = 111
 """What RED repeats, in inputs that may be RED."""

@@ -46,7 +46,7 @@ from antiphon_transceiver.sctp.dcep import decode_message as decode_channel_mess
 from antiphon_transceiver.sctp.dcep import encode_message as encode_channel_message
 from antiphon_transceiver.sctp.packet import Packet
 from antiphon_transceiver.sctp.parameters import OutgoingResetRequest, ReconfigResponse, decode_parameters
-from support.certificates import certificate
+from support.peers.certificates import certificate
 
 KEYS = KeyRing.parse("0:" + "A" * 43 + "=")
 

@@ -35,10 +35,10 @@ from antiphon_transceiver.sctp.dcep import Open
 from antiphon_transceiver.sctp.parameters import OutgoingResetRequest
 from fuzz.cores import RED, data_channels, media_stream
 from fuzz.targets import TARGETS
-from support.certificates import certificate
-from support.dtls_peers import make_peers
-from support.memory_network import MemoryNetwork
-from support.world import World
+from support.peers.certificates import certificate
+from support.peers.dtls_pair import make_peers
+from support.sim.memory_network import MemoryNetwork
+from support.sim.world import World
 
 CORPUS = File(__file__).parent / "corpus"
 VECTORS = File(__file__).parents[1] / "vectors"

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from support.processes import STOP_SECONDS, Service
+from support.processes.services import STOP_SECONDS, Service
 
 USER = 65532
 ISOLATION = "--isolation=chroot"

@@ -11,11 +11,11 @@ import pytest
 from aiortc import RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
 from antiphon.client.speech import Speech
-from support.aiortc_callers import EncodedSpeaker
-from support.aiortc_peer import run_in_thread
-from support.answering import answer_events
-from support.backend_calls import serving_in_thread
-from support.processes import Deployment, all_in_one
+from support.fakes.backend_calls import serving_in_thread
+from support.peers.aiortc_callers import EncodedSpeaker
+from support.peers.aiortc_peer import run_in_thread
+from support.processes.answering_backend import answer_events
+from support.processes.services import Deployment, all_in_one
 
 PATIENCE = 15.0
 SIZE = 65_536

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Playwright
 
-from support.answering import answer_events
-from support.backend_calls import serving_in_thread
-from support.browser import TalkPage, chromium
-from support.correlation import known_speech, write_wav
-from support.processes import Deployment, all_in_one
+from support.audio.correlation import known_speech, write_wav
+from support.fakes.backend_calls import serving_in_thread
+from support.peers.browser import TalkPage, chromium
+from support.processes.answering_backend import answer_events
+from support.processes.services import Deployment, all_in_one
 
 SIZE = 65_536
 

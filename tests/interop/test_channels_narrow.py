@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Playwright
 
-from support.answering import answer_events
-from support.backend_calls import serving_in_thread
-from support.browser import TalkPage, chromium
-from support.correlation import known_speech, write_wav
-from support.detour import Detour, detour
-from support.impairment import Impairment
-from support.ports import free_udp_port
-from support.processes import all_in_one
+from support.audio.correlation import known_speech, write_wav
+from support.fakes.backend_calls import serving_in_thread
+from support.net.impairment import Impairment
+from support.net.rerouting import Detour, detour
+from support.peers.browser import TalkPage, chromium
+from support.processes.answering_backend import answer_events
+from support.processes.ports import free_udp_port
+from support.processes.services import all_in_one
 
 SIZE = 65_536
 ROUNDS = 9

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Playwright
 
-from support.browser import chromium
-from support.correlation import judge, known_speech, write_wav
-from support.processes import all_in_one
+from support.audio.correlation import judge, known_speech, write_wav
+from support.peers.browser import chromium
+from support.processes.services import all_in_one
 
 SECONDS = 6.0
 

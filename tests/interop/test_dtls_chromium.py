@@ -4,9 +4,9 @@ from pathlib import Path
 
 from playwright.sync_api import Playwright
 
-from support.browser import chromium
-from support.correlation import known_speech, write_wav
-from support.processes import all_in_one
+from support.audio.correlation import known_speech, write_wav
+from support.peers.browser import chromium
+from support.processes.services import all_in_one
 
 USE_RSA = """
 async () => {

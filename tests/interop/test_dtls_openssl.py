@@ -30,7 +30,7 @@ from antiphon_transceiver.dtls import (
 )
 from antiphon_transceiver.dtls.certificate import NOT_AFTER, NOT_BEFORE, fingerprint_of
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.certificates import certificate
+from support.peers.certificates import certificate
 
 PATIENCE = 10.0
 """Seconds until a test gives up on OpenSSL."""

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 from antiphon_common.shell.interfaces import default_address
-from support.answering import repeating_backend
-from support.processes import all_in_one
+from support.processes.answering_backend import repeating_backend
+from support.processes.services import all_in_one
 
 PEER = Path(__file__).parents[1] / "support" / "peers" / "gstreamer_peer.py"
 DEBIAN_PYTHON = "/usr/bin/python3"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Playwright
 
-from support.browser import TalkPage, chromium
-from support.correlation import known_speech, write_wav
-from support.processes import Deployment, all_in_one
+from support.audio.correlation import known_speech, write_wav
+from support.peers.browser import TalkPage, chromium
+from support.processes.services import Deployment, all_in_one
 
 RESTARTS = 2
 DEADLINE_SECONDS = 15.0

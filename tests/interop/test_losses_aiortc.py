@@ -7,8 +7,8 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from support.listeners import Listener, aiortc, antiphon
-from support.lossy_speech import Condition, carry, encode, load_speech
+from support.audio.listeners import Listener, aiortc, antiphon
+from support.audio.lossy_speech import Condition, carry, encode, load_speech
 
 SEEDS = range(1, 6)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from support.aiortc_peer import call_in_thread
-from support.correlation import judge, known_speech
-from support.processes import Service, all_in_one, read_metrics
+from support.audio.correlation import judge, known_speech
+from support.peers.aiortc_peer import call_in_thread
+from support.processes.services import Service, all_in_one, read_metrics
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
 SECONDS = 8.0

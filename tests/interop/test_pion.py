@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from antiphon.client.speech import Speech
-from support.answering import repeating_backend
-from support.processes import all_in_one
+from support.processes.answering_backend import repeating_backend
+from support.processes.services import all_in_one
 
 SOURCE = Path(__file__).parents[1] / "support" / "peers" / "pion_peer.go"
 DEBIAN_GO = Path("/usr/share/gocode")

@@ -20,8 +20,8 @@ from antiphon_transceiver.sctp import (
     MessageReceived,
 )
 from antiphon_transceiver.sctp.endpoint import DTLS_OVERHEAD
-from support.asynchronous import run_in_thread
-from support.impairment import PERFECT, ImpairedLink, Impairment
+from support.net.impairment import PERFECT, ImpairedLink, Impairment
+from support.peers.asynchronous import run_in_thread
 
 PATIENCE = 20.0
 """Seconds until a test gives up; aiortc repeats a lost packet after 1 to 3 s."""

@@ -9,9 +9,9 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaBlackhole
 
 from antiphon.client.speech import Speech
-from support.aiortc_callers import CONNECT_SECONDS, EncodedSpeaker
-from support.asynchronous import run_in_thread
-from support.processes import all_in_one
+from support.peers.aiortc_callers import CONNECT_SECONDS, EncodedSpeaker
+from support.peers.asynchronous import run_in_thread
+from support.processes.services import all_in_one
 
 ENOUGH = 25
 """RTP packets, of 20 ms each."""

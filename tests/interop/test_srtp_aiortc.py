@@ -6,9 +6,9 @@ import pytest
 from aiortc import rtcdtlstransport
 from aiortc.rtcdtlstransport import SRTP_PROFILES, SRTPProtectionProfile
 
-from support.aiortc_peer import call_in_thread
-from support.correlation import judge, known_speech
-from support.processes import Deployment, all_in_one
+from support.audio.correlation import judge, known_speech
+from support.peers.aiortc_peer import call_in_thread
+from support.processes.services import Deployment, all_in_one
 
 SECONDS = 6.0
 """Long enough for reports in both directions."""

@@ -1,6 +1,6 @@
 """How soon a relay that has just begun serves 2,000 flows which arrive at once."""
 
-from support.relay_burst import FLOWS, Burst, announced, cached
+from support.floods.relay_burst import FLOWS, Burst, announced, cached
 
 DUE_SECONDS = 1.0
 ATTEMPTS = 3

@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from antiphon.client.load import Load, LoadSettings
-from support import aiortc_callers
-from support.processes import Deployment, apart
-from support.usage import Usage, open_descriptors
+from support.peers import aiortc_callers
+from support.processes.services import Deployment, apart
+from support.processes.usage import Usage, open_descriptors
 
 CALLS = 100
 AIORTC_CALLS = 2
@@ -110,7 +110,7 @@ def test_silent_callers_are_forgotten(deployment: Deployment) -> None:
 @contextmanager
 def aiortc_calls(url: str) -> Iterator["subprocess.Popen[str]"]:
     """Calls of aiortc that are up and talk until their standard input ends, which `communicate` does."""
-    command = [sys.executable, "-m", "support.aiortc_callers", url, str(AIORTC_CALLS)]
+    command = [sys.executable, "-m", "support.peers.aiortc_callers", url, str(AIORTC_CALLS)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import Playwright
 
 from antiphon_transceiver.audio.adaptation import RUN_SHARE
-from support.browser import TalkPage
-from support.impairment import PERFECT, Bursts, Impairment
-from support.internet import Internet, Recording, internet
-from support.listening import WINDOW_SECONDS
+from support.audio.listening import WINDOW_SECONDS
+from support.net.impairment import PERFECT, Bursts, Impairment
+from support.net.internet import Internet, Recording, internet
+from support.peers.browser import TalkPage
 
 FAR_AWAY = Impairment(delay=0.02)
 SECONDS = 16.0

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Playwright
 
-from support.impairment import PERFECT, Impairment
-from support.internet import Internet, internet
+from support.net.impairment import PERFECT, Impairment
+from support.net.internet import Internet, internet
 
 SIZE = 65_536
 ROUNDS = 9
@@ -29,7 +29,7 @@ async (length) => {
 
 @pytest.fixture(scope="module")
 def between(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
-    with internet(playwright, tmp_path_factory.mktemp("caller"), "support.answering") as between:
+    with internet(playwright, tmp_path_factory.mktemp("caller"), "support.processes.answering_backend") as between:
         yield between
 
 

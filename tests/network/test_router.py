@@ -9,9 +9,9 @@ from statistics import median
 import msgspec
 import pytest
 
-from support.impairment import PERFECT, Bursts, Impairment
-from support.namespaces import HostPlan, Network, network
-from support.udp_probe import Echo
+from support.net.impairment import PERFECT, Bursts, Impairment
+from support.net.namespaces import HostPlan, Network, network
+from support.net.udp_probe import Echo
 
 SERVER, SERVER6 = "198.51.100.2", "2001:db8::2"
 NAT = "203.0.113.7"
@@ -28,7 +28,7 @@ def net() -> Iterator[Network]:
         HostPlan("client", ("198.51.100.3", "2001:db8::3")),
         HostPlan("hidden", ("192.168.1.2",), nat=NAT),
     )
-    probe = (sys.executable, "-m", "support.udp_probe", "echo")
+    probe = (sys.executable, "-m", "support.net.udp_probe", "echo")
     with (
         network(*plans, seed=1) as net,
         net["server"].start(*probe, SERVER, str(PORT)) as echo,
@@ -51,7 +51,7 @@ def probe(
     net: Network, host: str = "client", *, count: int = 500, interval: float = 0.002, size: int = 200, to: str = SERVER
 ) -> list[Echo]:
     arguments = (to, str(PORT), str(count), str(interval), str(size))
-    printed = net[host].run(sys.executable, "-m", "support.udp_probe", "probe", *arguments)
+    printed = net[host].run(sys.executable, "-m", "support.net.udp_probe", "probe", *arguments)
     return msgspec.json.decode(printed, type=list[Echo])
 
 
@@ -152,7 +152,7 @@ def median_ms(echoes: list[Echo], direction: str) -> float:
 
 
 def test_what_a_killed_run_left_is_taken_down() -> None:
-    script = "import os; from support.namespaces import *\nwith network(HostPlan('a', ('192.0.2.1',))): os._exit(0)"
+    script = "import os; from support.net.namespaces import *\nwith network(HostPlan('a', ('192.0.2.1',))): os._exit(0)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     killed = subprocess.Popen([sys.executable, "-c", script], env=environment)
     assert killed.wait() == 0

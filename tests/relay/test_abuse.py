@@ -8,7 +8,7 @@ import pytest
 from antiphon_relay.flows import PACKETS_AT_ONCE, PACKETS_WINDOW
 from antiphon_relay.forwarder import MAX_OWNERS, OWNER_CHECKS_AT_ONCE, TOKEN_CHECKS_AT_ONCE, TOKEN_CHECKS_PER_SECOND
 from antiphon_relay.shares import SPARED_CONFIRMED, SPARED_PROVISIONAL, SPARED_UNKNOWN
-from support.relaying import Relay, Seen, Transceiver, binding_request, client
+from support.sim.relay_harness import Relay, Seen, Transceiver, binding_request, client
 
 RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
 FLOOD = 20_000

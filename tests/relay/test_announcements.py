@@ -10,7 +10,7 @@ from antiphon_common.sockaddr import encode_address
 from antiphon_relay.flows import TAKEOVER_SECONDS
 from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_KNOWN
 from antiphon_relay.moves import MAX_MOVES, MOVED_SECONDS
-from support.relaying import (
+from support.sim.relay_harness import (
     CLUSTER,
     CLUSTER6,
     FIRST_PORT,

@@ -1,6 +1,6 @@
 """2,000 flows arrive at once at a relay that has just begun; `nox -s load` measures how soon they are served."""
 
-from support.relay_burst import announced, cached
+from support.floods.relay_burst import announced, cached
 
 
 async def test_a_fresh_relay_serves_2000_flows_announced_by_their_owner() -> None:

@@ -22,8 +22,8 @@ from antiphon_relay.cache import (
     WRITE_INTERVAL,
     FlowCache,
 )
-from support.comparisons import record_comparisons
-from support.relaying import Relay, Seen, client
+from support.fakes.comparisons import record_comparisons
+from support.sim.relay_harness import Relay, Seen, client
 
 RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
 

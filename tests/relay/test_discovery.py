@@ -15,9 +15,9 @@ from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.discovery import discover
 from antiphon_relay.service import RelayPorts, serve_relay
-from support.link_owner import LinkOwner, connected, exchange, settle
-from support.redis_server import redis_server
-from support.relaying import binding_request
+from support.fakes.link_owner import LinkOwner, connected, exchange, settle
+from support.processes.redis_server import redis_server
+from support.sim.relay_harness import binding_request
 
 KEYS = KeyRing.generate(os.urandom)
 SETTINGS = RelaySettings(media=(Media(Address("127.0.0.1", 0)),))

@@ -5,7 +5,7 @@ import pytest
 from antiphon_common.link import Disown, Moved, Owner
 from antiphon_relay.disowned import DISOWNED_SECONDS, MAX_DISOWNED
 from antiphon_relay.forwarder import OWNER_CHECKS_AT_ONCE
-from support.relaying import Relay, Seen, Transceiver, binding_request, client
+from support.sim.relay_harness import Relay, Seen, Transceiver, binding_request, client
 
 
 @pytest.fixture

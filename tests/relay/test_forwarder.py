@@ -10,7 +10,7 @@ from antiphon_common.link import DOWNLINK, HEADER_SIZE, Confirm, Hello, LinkKeys
 from antiphon_common.ownership import MAX_PROVISIONAL, PROVISIONAL_SECONDS
 from antiphon_relay.flows import CHECKS_AT_ONCE, SILENT_SECONDS, TAKEOVER_SECONDS
 from antiphon_relay.forwarder import TOKEN_CHECKS_AT_ONCE
-from support.relaying import INGRESS, LAST_PORT, Relay, Seen, binding_request, client
+from support.sim.relay_harness import INGRESS, LAST_PORT, Relay, Seen, binding_request, client
 
 RTP, DTLS, STUN_RESPONSE = b"\x80\x6frtp", b"\x16\xfe\xfddtls", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
 CLIENTS = [client(0), client(0, host="2001:db8::77")]

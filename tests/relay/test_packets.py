@@ -19,8 +19,8 @@ from antiphon_relay.flows import Datagram, Ingress
 from antiphon_relay.forwarder import Forwarder
 from antiphon_relay.media import MediaSocket
 from antiphon_relay.packets import PacketLoop
-from support.link_owner import LinkOwner
-from support.relaying import binding_request
+from support.fakes.link_owner import LinkOwner
+from support.sim.relay_harness import binding_request
 
 POISON = b"\x80\x6fpoison"
 RTP = b"\x80\x6frtp"

@@ -21,9 +21,9 @@ from antiphon_common.sockaddr import encode_address
 from antiphon_relay import forwarder
 from antiphon_relay.cache import KEPT_SECONDS, FlowCache
 from antiphon_relay.service import RelayPorts, serve_relay
-from support.link_owner import LinkOwner, settle
-from support.redis_server import Garbler, RedisServer, garbling, redis_server
-from support.relaying import binding_request
+from support.fakes.link_owner import LinkOwner, settle
+from support.processes.redis_server import Garbler, RedisServer, garbling, redis_server
+from support.sim.relay_harness import binding_request
 
 KEYS = KeyRing.generate(os.urandom)
 NETWORK = ClusterNetwork(0, ip_network("127.0.0.0/24"), 1, 65535)

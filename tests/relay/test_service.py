@@ -17,8 +17,8 @@ from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.media import MediaSocket
 from antiphon_relay.packets import PacketLoop
 from antiphon_relay.service import RelayPorts, serve_relay
-from support.link_owner import LinkOwner, connected, exchange
-from support.relaying import Relay, binding_request
+from support.fakes.link_owner import LinkOwner, connected, exchange
+from support.sim.relay_harness import Relay, binding_request
 
 KEYS = KeyRing.generate(bytes)
 SHARED = SharedSettings(

@@ -8,7 +8,7 @@ from antiphon_common.link import DOWNLINK
 from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.flows import Datagram
-from support.relaying import Relay, Transceiver, client
+from support.sim.relay_harness import Relay, Transceiver, client
 
 READ_SECONDS, FORWARD_SECONDS = 3e-6, 9e-6
 """What a packet costs here: 83,000 a second can be forwarded."""

@@ -19,9 +19,9 @@ from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettin
 from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.service import RelayPorts, serve_relay
-from support.link_owner import LinkOwner, connected, exchange, settle
-from support.processes import Service
-from support.relaying import binding_request
+from support.fakes.link_owner import LinkOwner, connected, exchange, settle
+from support.processes.services import Service
+from support.sim.relay_harness import binding_request
 
 KEYS = KeyRing.generate(os.urandom)
 WORKERS = 2

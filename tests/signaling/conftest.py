@@ -11,7 +11,7 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.settings import Address, FrontSettings, SharedSettings
 from antiphon_common.shell.supervise import Drain
 from antiphon_signaling import SignalingPorts, serve_signaling
-from support.fake_transceiver import FakeTransceiver
+from support.fakes.transceiver import FakeTransceiver
 
 OFFER = (Path(__file__).parent / "offers" / "chromium-156.sdp").read_bytes()
 KEYS = KeyRing.generate(lambda size: bytes(range(size)))

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from support.fake_transceiver import FakeTransceiver
+from support.fakes.transceiver import FakeTransceiver
 
 CALLS = "/v1/realtime/calls"
 PAGE = {"Origin": "https://app.example"}

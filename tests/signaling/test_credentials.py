@@ -6,8 +6,8 @@ from antiphon_common.settings import Address, FrontSettings, SettingsError
 from antiphon_common.settings.values import read_network
 from antiphon_signaling.credentials import MAX_HOPS, ApiKeys, Credentials, forwarded_address, joined, make_credentials
 from antiphon_signaling.refusals import RefusedError
-from support.comparisons import record_comparisons
-from support.work import work_of
+from support.fakes.comparisons import record_comparisons
+from support.sim.work_counter import work_of
 
 # fmt: off
 PROXIES = [

@@ -11,7 +11,7 @@ from antiphon_common.shell.supervise import Drain
 from antiphon_signaling import SignalingPorts
 from antiphon_signaling.http import MAX_BODY, MAX_DRAINED
 from antiphon_signaling.sdp import SessionDescription
-from support.fake_transceiver import ACCEPTED, FakeTransceiver
+from support.fakes.transceiver import ACCEPTED, FakeTransceiver
 
 CALLS = "/v1/realtime/calls"
 SDP = {"Content-Type": "application/sdp"}

@@ -24,7 +24,7 @@ from antiphon_signaling.limits import (
     Setup,
 )
 from antiphon_signaling.refusals import RefusedError
-from support.fake_transceiver import FakeTransceiver
+from support.fakes.transceiver import FakeTransceiver
 
 StartSignaling = Callable[..., Awaitable[SignalingPorts]]
 

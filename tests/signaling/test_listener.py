@@ -18,7 +18,7 @@ from antiphon_signaling import SignalingPorts, listener
 from antiphon_signaling.http import BODY_SECONDS, MAX_DRAINED
 from antiphon_signaling.listener import Listener, Upgraded
 from antiphon_signaling.tls import make_tls
-from support.fake_transceiver import FakeTransceiver
+from support.fakes.transceiver import FakeTransceiver
 
 StartSignaling = Callable[..., Awaitable[SignalingPorts]]
 

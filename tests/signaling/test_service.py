@@ -15,7 +15,7 @@ from antiphon_common.settings import Address, FrontSettings, SettingsError
 from antiphon_signaling import SignalingPorts
 from antiphon_signaling.service import advertised_addresses, told_key
 from antiphon_signaling.tls import make_tls
-from support.fake_transceiver import FakeTransceiver
+from support.fakes.transceiver import FakeTransceiver
 
 CALLS = "/v1/realtime/calls"
 SDP = {"Content-Type": "application/sdp"}

@@ -12,7 +12,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 
 from antiphon_common.shell.supervise import Drain
 from antiphon_signaling import SignalingPorts, websocket
-from support.fake_transceiver import FakeTransceiver
+from support.fakes.transceiver import FakeTransceiver
 
 StartSignaling = Callable[..., Awaitable[SignalingPorts]]
 

@@ -13,10 +13,10 @@ from antiphon_common.link import HEADER_SIZE, MESSAGE
 from antiphon_common.sockaddr import decode_address
 from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
 from antiphon_transceiver.switchboard import CallEnded
-from support.actors import INGRESS, Address, Client
-from support.flood import checks, junk
-from support.impairment import Impairment
-from support.world import World
+from support.floods.packet_flood import checks, junk
+from support.net.impairment import Impairment
+from support.sim.actors import INGRESS, Address, Client
+from support.sim.world import World
 
 FAR_AWAY = Impairment(delay=0.025)
 SETUP_SECONDS = 5.0

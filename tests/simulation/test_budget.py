@@ -13,10 +13,10 @@ from antiphon_transceiver.ice.paths import MAX_PATHS
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.sctp.association import BufferFullError
 from antiphon_transceiver.switchboard import CallEnded, CallThrottled
-from support.actors import Client
-from support.flood import checks
-from support.impairment import Impairment
-from support.world import World
+from support.floods.packet_flood import checks
+from support.net.impairment import Impairment
+from support.sim.actors import Client
+from support.sim.world import World
 
 CALLS = 10
 SETUP_SECONDS = 5.0

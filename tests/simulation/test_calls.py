@@ -12,8 +12,8 @@ from antiphon_transceiver.call import MAX_RESTARTS, RESTART_SECONDS, RESTARTS_AT
 from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.switchboard import CallEnded, CallReported
-from support.impairment import PERFECT, ImpairedLink, Impairment
-from support.world import Client, World, certificate, opus_packet
+from support.net.impairment import PERFECT, ImpairedLink, Impairment
+from support.sim.world import Client, World, certificate, opus_packet
 
 SETUP_SECONDS = 5.0
 FAR_AWAY = Impairment(delay=0.025)

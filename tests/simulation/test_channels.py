@@ -13,10 +13,10 @@ from antiphon_transceiver.events import Ended, EventReceived
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.sctp import ChannelClosed, ChannelOpened, MessageReceived
 from antiphon_transceiver.sctp.packet import encode_packet
-from support.impairment import PERFECT, Impairment
-from support.mutation import mutations
-from support.session_pair import FAR_AWAY, Pair
-from support.world import Client, World
+from support.floods.mutation import mutations
+from support.net.impairment import PERFECT, Impairment
+from support.sim.session_pair import FAR_AWAY, Pair
+from support.sim.world import Client, World
 
 UDP_AND_IPV6 = 48
 NARROW = 1200 - UDP_AND_IPV6

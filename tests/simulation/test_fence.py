@@ -14,12 +14,12 @@ from antiphon_transceiver.call import Call
 from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.switchboard import CallEnded, CallRaised, Switchboard
-from support.actors import INGRESS, UNIX_START, Client
-from support.certificates import certificate
-from support.cluster import Cluster
-from support.flood import check
-from support.impairment import Impairment
-from support.world import World
+from support.floods.packet_flood import check
+from support.net.impairment import Impairment
+from support.peers.certificates import certificate
+from support.sim.actors import INGRESS, UNIX_START, Client
+from support.sim.relay_cluster import Cluster
+from support.sim.world import World
 
 SETUP_SECONDS = 5.0
 FAR_AWAY = Impairment(delay=0.025)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from support.dtls_peers import make_peers
-from support.impairment import Impairment
+from support.net.impairment import Impairment
+from support.peers.dtls_pair import make_peers
 
 SEEDS = range(200)
 BAD_NETWORK = Impairment(loss=0.2, duplication=0.1, reordering=0.2, delay=0.025, mtu=1200)

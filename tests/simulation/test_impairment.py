@@ -5,8 +5,8 @@ from statistics import mean
 
 import pytest
 
-from support.impairment import PERFECT, Bursts, Change, ImpairedLink, Impairment, outage
-from support.middleboxes import Nat, Spreader
+from support.net.impairment import PERFECT, Bursts, Change, ImpairedLink, Impairment, outage
+from support.net.middleboxes import Nat, Spreader
 
 COUNT = 20_000
 INTERVAL = 0.02

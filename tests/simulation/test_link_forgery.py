@@ -6,9 +6,9 @@ from antiphon.client.descriptions import read_answer
 from antiphon_common.core import Path
 from antiphon_common.link import HEADER_SIZE, TAG_SIZE, Hello, LinkKeys
 from antiphon_transceiver.switchboard import Switchboard
-from support.actors import INGRESS
-from support.flood import checks
-from support.world import World
+from support.floods.packet_flood import checks
+from support.sim.actors import INGRESS
+from support.sim.world import World
 
 STRANGER = Path.of("203.0.113.99", 40000, ingress=INGRESS)
 STRANGE_RELAY = ("10.0.0.99", 9999)

@@ -4,7 +4,7 @@ import struct
 
 from antiphon_common.demux import Protocol, classify
 from antiphon_transceiver.events import MediaEnded
-from support.session_pair import Pair, opus_packet
+from support.sim.session_pair import Pair, opus_packet
 
 PAYLOAD_TYPE = 111
 SSRC = 0x1234

@@ -7,9 +7,9 @@ import pytest
 from antiphon_common.core import Path
 from antiphon_common.link import Owner
 from antiphon_transceiver.switchboard import CallEnded
-from support.cluster import Cluster, Gaps
-from support.impairment import Impairment
-from support.world import Client
+from support.net.impairment import Impairment
+from support.sim.relay_cluster import Cluster, Gaps
+from support.sim.world import Client
 
 FAR_AWAY = Impairment(delay=0.025)
 SETUP_SECONDS = 5.0

@@ -20,9 +20,9 @@ from antiphon_transceiver.audio import jitter
 from antiphon_transceiver.backends import BackendCall
 from antiphon_transceiver.sctp.chunks import Data
 from antiphon_transceiver.sctp.reassembly import Reassembler, StreamMessage, _Run
-from support.plan import CallPlan, Plan, draw
-from support.scenario import Outcome, simulate
-from support.simulate import Progress
+from support.sim.scenario import Outcome, simulate
+from support.sim.scenario_plan import CallPlan, Plan, draw
+from support.sim.simulate import Progress
 
 SEEDS = range(1, 13)
 MOST_SIMULATIONS = 40
@@ -40,7 +40,7 @@ def test_nothing_goes_wrong(seed: int) -> None:
 
 def test_a_seed_gives_the_same_bytes_in_every_process() -> None:
     """Also where Python hashes differently."""
-    script = "from support.scenario import simulate; print([simulate(seed).digest for seed in (3, 4)])"
+    script = "from support.sim.scenario import simulate; print([simulate(seed).digest for seed in (3, 4)])"
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     runs = [
         subprocess.run(

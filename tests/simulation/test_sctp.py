@@ -6,8 +6,8 @@ import pytest
 
 from antiphon_transceiver.sctp import DEFAULT_MTU
 from antiphon_transceiver.sctp.endpoint import DTLS_OVERHEAD
-from support.impairment import Impairment
-from support.sctp_peers import make_sctp_peers, messages, opened
+from support.net.impairment import Impairment
+from support.peers.sctp_pair import make_sctp_peers, messages, opened
 
 SEEDS = range(100)
 SIZE = 65_536

@@ -7,7 +7,7 @@ import pytest
 from antiphon_common.control import Codec
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio import MIN_TARGET, RedEncoder
-from support.senders import FRAME, Clock, Listener, Network, Packet, number_of, opus, rtp, speak
+from support.sim.sender_clocks import FRAME, Clock, Listener, Network, Packet, number_of, opus, rtp, speak
 
 CLEAN = Network()
 NETWORKS = {

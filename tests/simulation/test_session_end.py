@@ -7,8 +7,8 @@ from antiphon.client.call import Event as ClientEvent
 from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.events import Ended, Event
 from antiphon_transceiver.outcome import EndReason
-from support.memory_network import MemoryNetwork, Station
-from support.session_pair import Pair
+from support.sim.memory_network import MemoryNetwork, Station
+from support.sim.session_pair import Pair
 
 
 def deafen(

@@ -10,8 +10,8 @@ from antiphon_transceiver.events import Connected, MediaEnded
 from antiphon_transceiver.rtp import RtpOptions, RtpSender
 from antiphon_transceiver.session import MAX_GOODBYES
 from antiphon_transceiver.srtp import SrtpProfile
-from support.impairment import PERFECT, Impairment
-from support.session_pair import Pair
+from support.net.impairment import PERFECT, Impairment
+from support.sim.session_pair import Pair
 
 EXTENSIONS = {AUDIO_LEVEL: 1, ABSOLUTE_SEND_TIME: 2, TRANSPORT_SEQUENCE: 3, MID: 4}
 LIKE_A_BROWSER = RtpOptions(EXTENSIONS, "0", ("transport-cc",), reduced_size=True)

@@ -6,7 +6,7 @@ from antiphon_common.core import Path
 from antiphon_common.stun import Attribute, Message, MessageClass, success_response
 from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.outcome import EndReason
-from support.session_pair import Pair, opus_packet
+from support.sim.session_pair import Pair, opus_packet
 
 FIRST_INGRESS, SECOND_INGRESS = 0, 2
 VICTIM = Path.of("203.0.113.9", 9)

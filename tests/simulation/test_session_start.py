@@ -7,7 +7,7 @@ from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.events import Connected as SessionConnected
 from antiphon_transceiver.events import MediaStarted
 from antiphon_transceiver.session import MAX_EARLY_PACKETS
-from support.session_pair import Pair
+from support.sim.session_pair import Pair
 
 STRANGER = Path.of("203.0.113.9", 9)
 

@@ -10,8 +10,8 @@ from antiphon_common.demux import Protocol, classify
 from antiphon_transceiver.ice import PROBE_AFTER
 from antiphon_transceiver.ice.agent import LONGEST_WAIT
 from antiphon_transceiver.switchboard import CallReported
-from support.impairment import Impairment
-from support.world import Client, World
+from support.net.impairment import Impairment
+from support.sim.world import Client, World
 
 ROUND_TRIP = 0.05
 

@@ -7,10 +7,10 @@ from antiphon_common.core import Path
 from antiphon_common.link import LinkKeys
 from antiphon_transceiver.call import RESTARTS_AT_ONCE
 from antiphon_transceiver.outcome import EndReason
-from support.actors import INGRESS, UNIX_START, Client
-from support.flood import check
-from support.impairment import Impairment
-from support.world import World
+from support.floods.packet_flood import check
+from support.net.impairment import Impairment
+from support.sim.actors import INGRESS, UNIX_START, Client
+from support.sim.world import World
 
 STALE = 200
 FLOOD_BITS = 7_000_000

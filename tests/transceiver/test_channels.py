@@ -12,10 +12,10 @@ from antiphon_transceiver.sctp import ChannelClosed, DataChannelEndpoint, DataCh
 from antiphon_transceiver.sctp.chunks import Data
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
 from antiphon_transceiver.sctp.packet import Packet
-from support.impairment import Impairment
-from support.memory_network import MemoryNetwork
-from support.sctp_peers import forge, last_data
-from support.work import work_of
+from support.net.impairment import Impairment
+from support.peers.sctp_pair import forge, last_data
+from support.sim.memory_network import MemoryNetwork
+from support.sim.work_counter import work_of
 
 FAR = Impairment(delay=0.02)
 EVENT = '{"type":"response.create"}'

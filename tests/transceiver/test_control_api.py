@@ -28,8 +28,8 @@ from antiphon_common.shell.control_client import ControlAuth
 from antiphon_common.shell.supervise import Drain
 from antiphon_transceiver.control_api import MAX_BODY
 from antiphon_transceiver.service import serve_transceiver
-from support.fake_backend import fake_backend
-from support.waiting import until
+from support.fakes.backend import fake_backend
+from support.processes.waiting import until
 
 KEYS = KeyRing.generate(lambda size: bytes(range(size)))
 OTHERS = KeyRing.generate(lambda size: bytes(range(1, size + 1)))

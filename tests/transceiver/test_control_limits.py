@@ -18,7 +18,7 @@ from antiphon_common.json_objects import MAX_ELEMENTS, MAX_NESTING, unpack
 from antiphon_common.keys import KeyRing
 from antiphon_common.settings import Address, Backend, SharedSettings, TransceiverSettings
 from antiphon_transceiver.service import serve_transceiver
-from support.fake_backend import fake_backend
+from support.fakes.backend import fake_backend
 
 HELLO = frames.Hello(frames.VERSION, 8, ("pcm16/24000",))
 

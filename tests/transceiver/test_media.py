@@ -19,9 +19,9 @@ from antiphon_transceiver.rtcp import (
     encode_rtcp,
 )
 from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpSender, decode_rtp
-from support import senders
-from support.senders import Listener, Packet, rtp
-from support.speech import speech
+from support.audio.speech import speech
+from support.sim import sender_clocks
+from support.sim.sender_clocks import Listener, Packet, rtp
 
 START = 1000.0
 FRAME = 0.02
@@ -166,7 +166,7 @@ def test_g711_is_spoken_both_ways(format: str) -> None:
     assert steps == {160}
 
 
-def listen(packets: list[Packet], codec: Codec = senders.OPUS, format: str = "opus") -> Listener:
+def listen(packets: list[Packet], codec: Codec = sender_clocks.OPUS, format: str = "opus") -> Listener:
     listener = Listener(codec, format)
     listener.receive(packets)
     return listener
@@ -176,7 +176,7 @@ def assert_nothing_missed(listener: Listener, count: int, others: int) -> None:
     """All audio was heard, and nothing is reported, asked for or concealed as lost, save at the end of the stream."""
     assert listener.numbers == list(range(count))
     assert listener.requested == []
-    assert listener.stream.reporter.sources[senders.SSRC].packets_lost == 0
+    assert listener.stream.reporter.sources[sender_clocks.SSRC].packets_lost == 0
     statistics = listener.stream.statistics()
     assert (statistics["received_lost"], statistics["uplink"]["lost"]) == (0, 0)
     assert len(listener.concealed) <= 5
@@ -206,13 +206,13 @@ def test_other_payload_types_beside_the_audio_and_in_its_stead_are_not_lost(payl
             packets.append(Packet(now, rtp(sequence, 100 * 960, payload, payload_type)))
             sequence += 1
         if not instead:
-            packets.append(Packet(now + 0.0001, rtp(sequence, index * 960, senders.opus(number))))
+            packets.append(Packet(now + 0.0001, rtp(sequence, index * 960, sender_clocks.opus(number))))
             sequence, number = sequence + 1, number + 1
     listener = listen(packets)
     assert_nothing_missed(listener, 375, 75)
     positions = [frame.position // 960 for _, frame in listener.heard]
     assert positions[:200] + positions[200:375] == [*range(200), *range(225, 400)]
-    assert listener.stream.reporter.sources[senders.SSRC].jitter < 0.001
+    assert listener.stream.reporter.sources[sender_clocks.SSRC].jitter < 0.001
 
 
 def test_comfort_noise_of_g711_is_followed_by_a_pause_not_by_a_loss() -> None:
@@ -238,11 +238,11 @@ def test_another_type_that_comes_late_or_beside_a_loss_hides_none() -> None:
         if index in events:
             packets.append(Packet(media * FRAME + 0.025, rtp(index, 0, EVENT, 126)))
         elif index != 51:
-            packets.append(Packet(media * FRAME, rtp(index, media * 960, senders.opus(media))))
+            packets.append(Packet(media * FRAME, rtp(index, media * 960, sender_clocks.opus(media))))
     listener = listen(packets)
     assert listener.numbers == [number for number in range(91) if number != 46]
     assert {sequence for sequence in listener.requested if sequence not in events} == {51}
-    assert listener.stream.reporter.sources[senders.SSRC].packets_lost == 1
+    assert listener.stream.reporter.sources[sender_clocks.SSRC].packets_lost == 1
     assert [frame.position // 960 for frame in listener.concealed] == [46, 91, 92, 93, 94, 95]
 
 
@@ -252,7 +252,7 @@ def test_transport_wide_feedback_acknowledges_packets_of_every_type_and_source()
     for index in range(10):
         extension = bytes((0x31,)) + index.to_bytes(2, "big") + b"\0"
         payload_type, ssrc = ((111, 7), (126, 7), (97, 8), (63, 7), (111, 7))[index % 5]
-        payload = senders.opus(index) if payload_type == 111 else b"\xff"
+        payload = sender_clocks.opus(index) if payload_type == 111 else b"\xff"
         packet = RtpPacket(False, payload_type, index, index * 960, ssrc, payload, (), 0xBEDE, extension)
         stream.receive_rtp(packet.encode(), index * 0.012)
     (feedback,) = [
@@ -320,7 +320,7 @@ def test_another_type_of_a_source_unknown_or_ended_is_nobodys() -> None:
 
 def test_statistics_show_audio_that_came_faster_than_time() -> None:
     listener = listen(
-        [Packet(index * FRAME / 60, rtp(index, index * 960, senders.opus(index))) for index in range(3000)]
+        [Packet(index * FRAME / 60, rtp(index, index * 960, sender_clocks.opus(index))) for index in range(3000)]
     )
     assert listener.stream.statistics()["uplink"]["excess"] > 2800
     assert len(listener.heard) * FRAME < 4
@@ -331,9 +331,9 @@ def test_another_source_of_another_type_disturbs_no_request() -> None:
     other = RtpPacket(False, 97, 40_000, 0, 99, bytes(200)).encode()
     listener = listen(
         [
-            Packet(0.0, rtp(0, 0, senders.opus(0))),
+            Packet(0.0, rtp(0, 0, sender_clocks.opus(0))),
             Packet(0.01, other),
-            Packet(0.04, rtp(2, 1920, senders.opus(2))),
+            Packet(0.04, rtp(2, 1920, sender_clocks.opus(2))),
         ]
     )
     assert set(listener.requested) == {1}
@@ -342,8 +342,8 @@ def test_another_source_of_another_type_disturbs_no_request() -> None:
 def test_telephone_events_do_not_disturb_the_jitter_reported() -> None:
     packets = []
     for index in range(50):
-        packets.append(Packet(index * FRAME, rtp(2 * index, index * 960, senders.opus(index))))
+        packets.append(Packet(index * FRAME, rtp(2 * index, index * 960, sender_clocks.opus(index))))
         packets.append(Packet(index * FRAME + 0.005, rtp(2 * index + 1, 0, EVENT, 126)))
     listener = listen(packets)
-    assert listener.stream.reporter.sources[senders.SSRC].jitter == pytest.approx(0, abs=1e-6)
+    assert listener.stream.reporter.sources[sender_clocks.SSRC].jitter == pytest.approx(0, abs=1e-6)
     assert listener.numbers == list(range(50))

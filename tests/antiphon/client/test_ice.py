@@ -8,8 +8,8 @@ from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
 from antiphon_common.stun import Attribute, ErrorCode, Message, MessageClass, error_response, success_response
 from antiphon_transceiver import ice
-from support.impairment import PERFECT, Impairment
-from support.memory_network import MemoryNetwork
+from support.net.impairment import PERFECT, Impairment
+from support.sim.memory_network import MemoryNetwork
 
 SERVER = IceParameters("ServerUfragOf23IceChars", "server-password-of-32-characters")
 CLIENT = IceParameters("clnt", "client-password-24-chars")

@@ -33,7 +33,7 @@ from antiphon_common.shell.http_connections import (
     connection_limit,
 )
 from antiphon_common.shell.http_server import HttpServer
-from support.asynchronous import run_in_thread
+from support.peers.asynchronous import run_in_thread
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 QUICK = Timeouts(head=0.1, body=0.1, write=0.1, discard=0.1)

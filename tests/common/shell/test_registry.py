@@ -12,7 +12,7 @@ from antiphon_common.control import LinkInfo, Load
 from antiphon_common.keys import KeyRing
 from antiphon_common.registry import Registered, seal
 from antiphon_common.shell.registry import connect, keep_registered, watch_members
-from support.redis_server import RedisServer, garbling, redis_server
+from support.processes.redis_server import RedisServer, garbling, redis_server
 
 KEYS = KeyRing.generate(lambda size: bytes(range(size))).control
 FOREIGN = KeyRing.generate(bytes).control

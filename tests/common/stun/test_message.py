@@ -23,7 +23,7 @@ from antiphon_common.stun import (
     error_response,
     success_response,
 )
-from support.work import work_of
+from support.sim.work_counter import work_of
 
 VECTORS: dict[str, Any] = json.loads((FilePath(__file__).parents[2] / "vectors" / "stun_rfc5769.json").read_text())
 PASSWORD = VECTORS["password"].encode()

@@ -3,7 +3,7 @@ import pytest
 from antiphon_common.control import Codec
 from antiphon_transceiver.audio import OpusEncoder, SendAdaptation, carries_fec
 from antiphon_transceiver.audio.adaptation import BITRATE, LEVELS
-from support.speech import speech
+from support.audio.speech import speech
 
 PLAIN = Codec("opus", 111, 48_000, parameters={"useinbandfec": "1"})
 REPEATED = Codec("opus", 111, 48_000, parameters={"useinbandfec": "1"}, redundancy=63)

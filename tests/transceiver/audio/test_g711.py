@@ -6,7 +6,7 @@ import pytest
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver.audio import OpusEncoder
 from antiphon_transceiver.audio.g711 import FADE, G711Decoder, G711Encoder, OpusToG711
-from support.speech import correlation, speech
+from support.audio.speech import correlation, speech
 
 LAWS = ("pcmu", "pcma")
 EVERY_CODE = bytes(range(256))

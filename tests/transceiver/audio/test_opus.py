@@ -5,7 +5,7 @@ import pytest
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.audio import OpusDecoder, OpusEncoder, carries_fec, packet_duration
-from support.speech import correlation, speech
+from support.audio.speech import correlation, speech
 
 RATES = (16_000, 24_000, 48_000)
 

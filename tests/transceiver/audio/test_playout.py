@@ -14,8 +14,8 @@ from antiphon_transceiver.audio import (
 )
 from antiphon_transceiver.audio.g711 import G711Decoder
 from antiphon_transceiver.audio.playout import CREDIT_STEP_MS, MAX_ENTRIES, MAX_LATE, MAX_RESPONSES, PARTIAL_WAIT
-from support.speech import correlation, speech
-from support.work import work_of
+from support.audio.speech import correlation, speech
+from support.sim.work_counter import work_of
 
 START = 1000.0
 RATE = 24_000

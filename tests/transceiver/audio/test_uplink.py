@@ -13,7 +13,7 @@ from antiphon_transceiver.audio import (
     packet_duration,
 )
 from antiphon_transceiver.audio.g711 import G711Encoder
-from support.speech import correlation, speech
+from support.audio.speech import correlation, speech
 
 RATES = {"pcm16/16000": 16_000, "pcm16/24000": 24_000, "pcm16/48000": 48_000}
 

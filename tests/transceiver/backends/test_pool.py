@@ -24,8 +24,8 @@ from antiphon_common.json_objects import pack
 from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendPool, InboundFrame, NoBackend, NoCapacity
 from antiphon_transceiver.backends.call import RESUME_SECONDS, CallState
 from antiphon_transceiver.backends.pool import RESOLVE_INTERVAL
-from support.fake_backend import fake_backend
-from support.waiting import until
+from support.fakes.backend import fake_backend
+from support.processes.waiting import until
 
 HELLO = frames.Hello(frames.VERSION, 2, ("pcm16/24000",))
 FRAME = bytes(960)

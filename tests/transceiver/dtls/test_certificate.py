@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from antiphon_common.control import Fingerprint
 from antiphon_transceiver.dtls.alerts import AlertDescription, CertificateMismatchError, HandshakeError
 from antiphon_transceiver.dtls.certificate import check_fingerprint, load_public_key
-from support.certificates import certificate
-from support.der import certificate_der, rsa_key_info
+from support.peers.certificates import certificate
+from support.peers.der import certificate_der, rsa_key_info
 
 OURS, OTHER = certificate("client"), certificate("other")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from support.comparisons import record_comparisons
-from support.dtls_peers import make_peers
+from support.fakes.comparisons import record_comparisons
+from support.peers.dtls_pair import make_peers
 
 VERIFY_DATA_SIZE = 12
 

@@ -13,9 +13,9 @@ from antiphon_transceiver.dtls import (
 from antiphon_transceiver.dtls.messages import HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.certificates import certificate
-from support.dtls_peers import DtlsPeers, end_of, make_peers
-from support.memory_network import MemoryNetwork
+from support.peers.certificates import certificate
+from support.peers.dtls_pair import DtlsPeers, end_of, make_peers
+from support.sim.memory_network import MemoryNetwork
 
 
 def last_event(events: list[object]) -> Closed:

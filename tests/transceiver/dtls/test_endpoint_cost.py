@@ -8,9 +8,9 @@ from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
 from antiphon_transceiver.dtls.endpoint import MAX_FRAGMENTS, MAX_RECORDS, MAX_REJECTIONS
 from antiphon_transceiver.dtls.messages import Fragment, HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
-from support.dtls_datagrams import DATAGRAM, fill, handshake, record
-from support.dtls_peers import make_peers
-from support.work import Work, work_of
+from support.peers.dtls_datagrams import DATAGRAM, fill, handshake, record
+from support.peers.dtls_pair import make_peers
+from support.sim.work_counter import Work, work_of
 
 MAX_CALLS, MAX_LINES = 2000, 4500
 """Of one datagram in any state. The flights of a handshake cost 650 to 1030 calls and 960 to 1830 lines, without their

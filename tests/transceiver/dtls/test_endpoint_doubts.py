@@ -9,10 +9,10 @@ from antiphon_transceiver.dtls.endpoint import DOUBT_SECONDS
 from antiphon_transceiver.dtls.messages import CertificateChain, ClientKeyExchange, HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.certificates import certificate
-from support.dtls_peers import DtlsPeers, make_peers
-from support.impairment import Impairment
-from support.memory_network import MemoryNetwork
+from support.net.impairment import Impairment
+from support.peers.certificates import certificate
+from support.peers.dtls_pair import DtlsPeers, make_peers
+from support.sim.memory_network import MemoryNetwork
 
 OF_SERVER = (
     HandshakeType.SERVER_HELLO,

@@ -12,8 +12,8 @@ from antiphon_common.wire import Reader
 from antiphon_transceiver.dtls import CipherSuite
 from antiphon_transceiver.dtls.messages import Fragment, HandshakeMessage, HandshakeType, ServerHello
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
-from support.dtls_peers import make_peers
-from support.impairment import Impairment
+from support.net.impairment import Impairment
+from support.peers.dtls_pair import make_peers
 
 Item = TypeVar("Item")
 

@@ -33,9 +33,9 @@ from antiphon_transceiver.dtls.messages import (
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
 from antiphon_transceiver.dtls.suites import SignatureScheme, verify
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.certificates import certificate
-from support.dtls_peers import end_of, make_peers
-from support.lying_dtls import LyingHandshake
+from support.peers.certificates import certificate
+from support.peers.dtls_pair import end_of, make_peers
+from support.peers.lying_dtls import LyingHandshake
 
 CM, GCM_128, GCM_256 = SrtpProfile.AES128_CM_HMAC_SHA1_80, SrtpProfile.AEAD_AES_128_GCM, SrtpProfile.AEAD_AES_256_GCM
 

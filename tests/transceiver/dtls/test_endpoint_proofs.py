@@ -18,7 +18,7 @@ from antiphon_transceiver.dtls.messages import (
 )
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.dtls.suites import SignatureScheme, sign
-from support.lying_dtls import HONEST, OWN, Knowledge, Lie, LyingHandshake
+from support.peers.lying_dtls import HONEST, OWN, Knowledge, Lie, LyingHandshake
 
 SCHEME = SignatureScheme.ECDSA_SECP256R1_SHA256
 LABELS = {DtlsRole.CLIENT: b"client finished", DtlsRole.SERVER: b"server finished"}

@@ -3,8 +3,8 @@
 import pytest
 
 from antiphon_transceiver.dtls import Closed, CloseReason, DtlsEndpoint
-from support.dtls_peers import make_peers
-from support.impairment import Impairment
+from support.net.impairment import Impairment
+from support.peers.dtls_pair import make_peers
 
 DELAY = Impairment(delay=0.025)
 

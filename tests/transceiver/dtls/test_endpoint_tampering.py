@@ -6,7 +6,7 @@ import pytest
 
 from antiphon_transceiver.dtls import ApplicationDataReceived, DtlsEndpoint, HandshakeCompleted
 from antiphon_transceiver.dtls.record import ContentType, split_records
-from support.dtls_peers import make_peers
+from support.peers.dtls_pair import make_peers
 
 POSITIONS = 40
 """Bytes changed in each handshake datagram, spread evenly."""

@@ -9,8 +9,8 @@ from antiphon_common.errors import DecodeError
 from antiphon_transceiver.dtls import Certificate, Closed, DtlsEndpoint, DtlsRole, HandshakeCompleted
 from antiphon_transceiver.dtls.x509 import find_public_key_info
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from support.certificates import certificate
-from support.der import (
+from support.peers.certificates import certificate
+from support.peers.der import (
     NULL,
     OID_EC_SHA256,
     OID_RSA_SHA1,
@@ -21,7 +21,7 @@ from support.der import (
     sequence,
     time,
 )
-from support.memory_network import MemoryNetwork
+from support.sim.memory_network import MemoryNetwork
 
 KEY = certificate("peer").private_key
 KEY_INFO = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -11,7 +11,7 @@ from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
 from antiphon_common.stun import Attribute, Message, MessageClass, success_response
 from antiphon_transceiver import ice
-from support.ice import CLIENT, LAPTOP, PHONE, SERVER, Peer
+from support.peers.ice_peer import CLIENT, LAPTOP, PHONE, SERVER, Peer
 
 
 @pytest.mark.parametrize("path", [LAPTOP, PHONE], ids=["IPv4", "IPv6"])

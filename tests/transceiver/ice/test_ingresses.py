@@ -8,7 +8,7 @@ import pytest
 from antiphon_common.core import Path
 from antiphon_common.stun import Message, MessageClass
 from antiphon_transceiver import ice
-from support.ice import LAPTOP, Peer
+from support.peers.ice_peer import LAPTOP, Peer
 
 FIRST = LAPTOP._replace(ingress=1)
 SECOND = LAPTOP._replace(ingress=2)

@@ -5,7 +5,7 @@ import pytest
 from antiphon_common.core import Path
 from antiphon_common.stun import ErrorCode, MessageClass, error_response
 from antiphon_transceiver import ice
-from support.ice import CLIENT, LAPTOP, PHONE, Peer
+from support.peers.ice_peer import CLIENT, LAPTOP, PHONE, Peer
 
 
 def test_the_life_of_a_call_on_one_path() -> None:

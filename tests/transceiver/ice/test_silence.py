@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from antiphon_transceiver import ice
-from support.ice import LAPTOP, PHONE, Peer
+from support.peers.ice_peer import LAPTOP, PHONE, Peer
 
 
 def connected() -> tuple[Peer, float]:

@@ -5,7 +5,7 @@ import pytest
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.rtcp import GenericNack, RtcpPacket, TransportFeedback, decode_rtcp, encode_rtcp
 from antiphon_transceiver.rtcp.feedback import MAX_SEQUENCES, MAX_STATUSES
-from support.mutation import mutations
+from support.floods.mutation import mutations
 
 
 def feedback(*deltas: int | None, base: int = 5) -> TransportFeedback:

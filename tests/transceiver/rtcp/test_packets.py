@@ -15,7 +15,7 @@ from antiphon_transceiver.rtcp import (
     decode_rtcp,
     encode_rtcp,
 )
-from support.mutation import mutations
+from support.floods.mutation import mutations
 
 BLOCK = ReportBlock(
     ssrc=2, fraction_lost=255, packets_lost=-0x800000, highest_sequence=0x1FFFF, jitter=3, last_sr=4, delay=0xFFFFFFFF

@@ -22,16 +22,16 @@ from antiphon_transceiver.rtcp import (
 from antiphon_transceiver.rtcp.feedback import MAX_STATUSES
 from antiphon_transceiver.rtcp.packet_feedback import MAX_ASKED
 from antiphon_transceiver.rtp import RtpOptions, RtpPacket
-from support.rtcp_compounds import (
+from support.peers.rtcp_compounds import (
     NONE_RECEIVED,
     PACKET_SIZE,
     RUN_OF_ONE,
     SMALL,
     filled,
 )
-from support.rtcp_compounds import nack as nack_of
-from support.rtcp_compounds import transport_feedback as feedback_of
-from support.work import Work, work_of
+from support.peers.rtcp_compounds import nack as nack_of
+from support.peers.rtcp_compounds import transport_feedback as feedback_of
+from support.sim.work_counter import Work, work_of
 
 MAX_CALLS, MAX_LINES = 2_000, 10_000
 """What one compound may cost: some 0.4 ms."""

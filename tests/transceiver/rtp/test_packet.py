@@ -5,7 +5,7 @@ import pytest
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.rtp import RtpPacket, decode_rtp
-from support.mutation import mutations
+from support.floods.mutation import mutations
 
 PLAIN = RtpPacket(True, 111, 65535, 0xFFFFFFFF, 0x80000001, b"payload")
 

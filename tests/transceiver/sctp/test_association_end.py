@@ -9,8 +9,8 @@ from antiphon_transceiver.sctp.chunks import Abort, Heartbeat, HeartbeatAck, Unk
 from antiphon_transceiver.sctp.heartbeat import HEARTBEAT_INTERVAL, Heartbeats
 from antiphon_transceiver.sctp.packet import Packet
 from antiphon_transceiver.sctp.parameters import Parameter
-from support.impairment import Impairment
-from support.sctp_peers import SctpPeers, chunks_of, closings, forge, make_sctp_peers, messages
+from support.net.impairment import Impairment
+from support.peers.sctp_pair import SctpPeers, chunks_of, closings, forge, make_sctp_peers, messages
 
 FAR = Impairment(delay=0.05)
 

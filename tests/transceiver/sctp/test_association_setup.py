@@ -11,9 +11,9 @@ from antiphon_transceiver.sctp.chunks import Abort, CookieEcho, Error, Init, Ini
 from antiphon_transceiver.sctp.packet import Packet
 from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType
 from antiphon_transceiver.sctp.rto import INITIAL_RTO
-from support.impairment import Impairment
-from support.memory_network import Station
-from support.sctp_peers import SctpPeers, chunks_of, closings, forge, make_sctp_peers, messages
+from support.net.impairment import Impairment
+from support.peers.sctp_pair import SctpPeers, chunks_of, closings, forge, make_sctp_peers, messages
+from support.sim.memory_network import Station
 
 FAR = Impairment(delay=0.05)
 

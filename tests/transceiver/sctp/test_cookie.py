@@ -6,7 +6,7 @@ from antiphon_common.errors import DecodeError
 from antiphon_transceiver.sctp.chunks import Init
 from antiphon_transceiver.sctp.cookie import COOKIE_LIFETIME, CookieJar, Peer, StaleCookieError
 from antiphon_transceiver.sctp.parameters import Parameter, ParameterType
-from support.comparisons import record_comparisons
+from support.fakes.comparisons import record_comparisons
 
 PEER = Peer(1, 65536, 300, 1024, 0xFFFFFFFF, True, False)
 JAR = CookieJar(bytes(32))

@@ -14,8 +14,8 @@ from antiphon_transceiver.sctp.endpoint import MAX_CHANNELS
 from antiphon_transceiver.sctp.inbound import RECEIVE_BUFFER
 from antiphon_transceiver.sctp.packet import Packet
 from antiphon_transceiver.sctp.parameters import ParameterType, ReconfigResponse, ReconfigResult
-from support.impairment import Impairment
-from support.sctp_peers import SctpPeers, chunks_of, data_of, forge, last_data, make_sctp_peers, messages, opened
+from support.net.impairment import Impairment
+from support.peers.sctp_pair import SctpPeers, chunks_of, data_of, forge, last_data, make_sctp_peers, messages, opened
 
 FAR = Impairment(delay=0.05)
 

@@ -26,9 +26,9 @@ from antiphon_transceiver.sctp.chunks import (
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
 from antiphon_transceiver.sctp.packet import HEADER_SIZE, Packet
 from antiphon_transceiver.sctp.parameters import OutgoingResetRequest, Parameter
-from support.impairment import Impairment
-from support.sctp_peers import SctpPeers, chunks_of, forge, last_data, make_sctp_peers
-from support.work import Work, work_of
+from support.net.impairment import Impairment
+from support.peers.sctp_pair import SctpPeers, chunks_of, forge, last_data, make_sctp_peers
+from support.sim.work_counter import Work, work_of
 
 PACKET_SIZE = 1200
 MAX_CALLS, MAX_LINES = 3_000, 10_000

@@ -8,8 +8,8 @@ from antiphon_transceiver.sctp import DEFAULT_MTU
 from antiphon_transceiver.sctp.chunks import ForwardTsn
 from antiphon_transceiver.sctp.endpoint import DTLS_OVERHEAD, MIN_MTU
 from antiphon_transceiver.sctp.packet import Packet
-from support.impairment import Impairment
-from support.sctp_peers import SctpPeers, data_of, make_sctp_peers, messages
+from support.net.impairment import Impairment
+from support.peers.sctp_pair import SctpPeers, data_of, make_sctp_peers, messages
 
 FAR = Impairment(delay=0.05)
 

@@ -9,8 +9,8 @@ from antiphon_transceiver.sctp.endpoint import LOW_BUFFERED
 from antiphon_transceiver.sctp.inbound import RECEIVE_BUFFER
 from antiphon_transceiver.sctp.packet import Packet
 from antiphon_transceiver.sctp.rto import MAX_SACK_DELAY
-from support.impairment import Impairment
-from support.sctp_peers import SctpPeers, chunks_of, closings, data_of, forge, last_data, make_sctp_peers, messages
+from support.net.impairment import Impairment
+from support.peers.sctp_pair import SctpPeers, chunks_of, closings, data_of, forge, last_data, make_sctp_peers, messages
 
 FAR = Impairment(delay=0.05)
 

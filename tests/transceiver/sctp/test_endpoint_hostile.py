@@ -20,9 +20,9 @@ from antiphon_transceiver.sctp.parameters import (
     ReconfigResult,
 )
 from antiphon_transceiver.sctp.reassembly import MAX_HELD, MAX_PARTIAL
-from support.impairment import Impairment
-from support.mutation import mutations
-from support.sctp_peers import SctpPeers, forge, last_data, make_sctp_peers, messages
+from support.floods.mutation import mutations
+from support.net.impairment import Impairment
+from support.peers.sctp_pair import SctpPeers, forge, last_data, make_sctp_peers, messages
 
 BAD = Impairment(loss=0.05, delay=0.01, reordering=0.2, duplication=0.1)
 

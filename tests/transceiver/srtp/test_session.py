@@ -7,8 +7,8 @@ from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.srtp import SrtpError, SrtpProfile, SrtpSession, keying_material_length
 from antiphon_transceiver.srtp.gcm import GcmTransform
 from antiphon_transceiver.srtp.session import MAX_STREAMS
-from support.mutation import mutations
-from support.work import work_of
+from support.floods.mutation import mutations
+from support.sim.work_counter import work_of
 
 RTCP = struct.pack("!BBHI", 0x80, 201, 1, 77) + struct.pack("!BBHI", 0x81, 203, 1, 77)
 

@@ -1,0 +1,92 @@
+"""What two receivers make of the same packets: ours, and aiortc's jitter buffer with its decoder."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from aiortc.codecs.opus import OpusDecoder as AiortcDecoder
+from aiortc.jitterbuffer import JitterBuffer as AiortcBuffer
+from aiortc.rtp import RtpPacket
+from av import AudioFrame
+
+from antiphon_transceiver.audio import RedEncoder, UplinkAudio, UplinkFrame, decode_red
+from support.audio.lossy_speech import FRAME_SECONDS, RATE, TICKS, Arrival, Samples
+
+OPUS_PAYLOAD_TYPE = 111
+
+SHIFT = 1000.0
+"""Seconds on the receivers' clock at which the stream begins."""
+
+
+class Heard(NamedTuple):
+    """What came out: the sound where its timestamps put it, with silence where there was none; the seconds from when
+    each received packet was ready until it was handed on; and counts of packets."""
+
+    sound: Samples
+    delays: list[float]
+    lost: int
+    discarded: int
+    recovered_fec: int = 0
+    recovered_red: int = 0
+    concealed: int = 0
+
+
+Listener = Callable[[Sequence[bytes], Sequence[Arrival]], Heard]
+
+
+def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances: Sequence[int] = ()) -> Heard:
+    """Listen as a transceiver does for a backend that takes PCM. Each packet repeats, as RED, those so many before."""
+    uplink, red = UplinkAudio(f"pcm16/{RATE}"), RedEncoder(OPUS_PAYLOAD_TYPE)
+    payloads = [red.encode(packet, index * TICKS, distances) for index, packet in enumerate(packets)]
+    released: list[tuple[float, UplinkFrame]] = []
+
+    def poll(now: float) -> None:
+        while (frame := uplink.poll(now)) is not None:
+            released.append((now, frame))
+
+    for time, index in arrivals:
+        while (timeout := uplink.poll_timeout()) is not None and timeout < time + SHIFT:
+            poll(timeout)
+        payload, repeated = decode_red(payloads[index], OPUS_PAYLOAD_TYPE)
+        uplink.receive(index & 0xFFFF, index * TICKS, payload, time + SHIFT, repeated)
+        poll(time + SHIFT)
+
+    first = arrivals[0].packet * TICKS
+    sound = np.zeros(len(packets) * TICKS, np.float32)
+    delays = []
+    for now, frame in released:
+        pcm = np.frombuffer(frame.data, "<i2").astype(np.float32) / 32768
+        start = first + frame.position
+        sound[start : start + len(pcm)] = pcm[: len(sound) - start]
+        if not frame.origin:
+            delays.append(now - SHIFT - start / RATE)
+    counters = uplink.jitter.counters
+    return Heard(
+        sound,
+        delays,
+        lost=len(packets) - len(arrivals),
+        discarded=counters.late,
+        recovered_fec=counters.recovered - counters.redundant,
+        recovered_red=counters.redundant,
+        concealed=counters.concealed,
+    )
+
+
+def aiortc(packets: Sequence[bytes], arrivals: Sequence[Arrival]) -> Heard:
+    """Listen as RTCRtpReceiver does. It knows neither RED nor in-band FEC nor concealment."""
+    buffer, decoder = AiortcBuffer(capacity=16, prefetch=4), AiortcDecoder()
+    sound = np.zeros(len(packets) * TICKS, np.float32)
+    delays = []
+    for time, index in arrivals:
+        packet = RtpPacket(payload_type=OPUS_PAYLOAD_TYPE, sequence_number=index & 0xFFFF, timestamp=index * TICKS)
+        packet.payload = packet._data = packets[index]  # type: ignore[attr-defined]  # as it does
+        _, encoded = buffer.add(packet)
+        if encoded is None:
+            continue
+        delays.append(time - encoded.timestamp // TICKS * FRAME_SECONDS)
+        for frame in decoder.decode(encoded):
+            assert isinstance(frame, AudioFrame)
+            stereo = frame.to_ndarray().reshape(-1, 2).astype(np.float32) / 32768
+            sound[encoded.timestamp : encoded.timestamp + len(stereo)] = stereo.mean(axis=1)
+    waiting = sum(packet is not None for packet in buffer._packets)
+    return Heard(sound, delays, len(packets) - len(arrivals), len(arrivals) - len(delays) - waiting)

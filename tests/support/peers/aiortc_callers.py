@@ -1,0 +1,104 @@
+"""Callers of another make in a process of their own, that count packets: aiortc, with speech encoded beforehand.
+
+`python -m support.peers.aiortc_callers URL CALLS` makes the calls, prints `ready`, talks until standard input
+ends, waits for what is still under way, and prints the `Counts` of all calls.
+"""
+
+import asyncio
+import fractions
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import httpx
+from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
+from av.packet import Packet
+
+from antiphon.client.load import LINGER
+from antiphon.client.speech import Speech
+
+CONNECT_SECONDS = 30.0
+TICKS = 960
+CLOCK_RATE = 48_000
+
+
+class Counts(NamedTuple):
+    """RTP packets, and all datagrams but STUN's."""
+
+    rtp_sent: int
+    rtp_received: int
+    sent: int
+    received: int
+
+
+class EncodedSpeaker(MediaStreamTrack):
+    """Says Opus packets of 20 ms over and over in real time, until `silent`."""
+
+    kind = "audio"
+
+    def __init__(self, packets: Sequence[bytes]) -> None:
+        super().__init__()
+        self.silent = False
+        self._packets = packets
+        self._said = 0
+        self._began = time.monotonic()
+
+    async def recv(self) -> "Packet[Any]":
+        if self.silent:
+            await asyncio.Future()
+        await asyncio.sleep(max(0.0, self._began + self._said * TICKS / CLOCK_RATE - time.monotonic()))
+        packet = Packet(self._packets[self._said % len(self._packets)])
+        packet.time_base = fractions.Fraction(1, CLOCK_RATE)
+        packet.pts = self._said * TICKS
+        self._said += 1
+        return packet
+
+
+class Caller:
+    """One call."""
+
+    def __init__(self, speech: Speech) -> None:
+        self.call_id = ""
+        self.speaker = EncodedSpeaker(speech.packets)
+        self.peer = RTCPeerConnection()
+        self.peer.addTrack(self.speaker)
+
+    async def connect(self, http: httpx.AsyncClient) -> None:
+        """Make the call; return once it is up."""
+        connected = asyncio.Event()
+        peer = self.peer
+        peer.on("connectionstatechange", lambda: connected.set() if peer.connectionState == "connected" else None)
+        await peer.setLocalDescription(await peer.createOffer())
+        headers = {"Content-Type": "application/sdp"}
+        answer = await http.post("/v1/realtime/calls", content=peer.localDescription.sdp, headers=headers)
+        assert answer.status_code == httpx.codes.CREATED, answer.text
+        self.call_id = answer.headers["Location"].rpartition("/")[2]
+        await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
+        await asyncio.wait_for(connected.wait(), CONNECT_SECONDS)
+
+    async def counts(self) -> Counts:
+        report = {entry.type: entry for entry in (await self.peer.getStats()).values()}
+        rtp_sent, rtp_received = report["outbound-rtp"].packetsSent, report["inbound-rtp"].packetsReceived
+        return Counts(rtp_sent, rtp_received, report["transport"].packetsSent, report["transport"].packetsReceived)
+
+
+async def main(url: str, calls: int) -> None:
+    speech = Speech.shipped()
+    callers = [Caller(speech) for _ in range(calls)]
+    async with httpx.AsyncClient(base_url=url, timeout=CONNECT_SECONDS) as http:
+        for caller in callers:
+            await caller.connect(http)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    for caller in callers:
+        caller.speaker.silent = True
+    await asyncio.sleep(LINGER)
+    counts = [await caller.counts() for caller in callers]
+    print(*map(sum, zip(*counts, strict=True)), flush=True)
+    for caller in callers:
+        await caller.peer.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

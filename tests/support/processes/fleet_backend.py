@@ -1,0 +1,54 @@
+"""A backend that never stops speaking, and measures the gaps in what it hears.
+
+`python -m support.processes.fleet_backend HOST:PORT SLOTS` prints `ready ws://…`, and then, for each line that it reads, a
+JSON object: the gaps of each call, by call id.
+"""
+
+import sys
+from functools import partial
+
+import trio
+
+from antiphon.client.speech import Speech
+from antiphon_backend import Call, serve_backend
+from antiphon_common.frames import Origin
+from support.net.gaps import Gap, answer_lines
+
+
+class Listener:
+    """The handler, and what it heard."""
+
+    def __init__(self, speech: Speech) -> None:
+        self._packets = speech.packets
+        self._gaps: dict[str, Gap] = {}
+
+    async def handle(self, call: Call) -> None:
+        gap = self._gaps[call.id] = Gap()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._speak, call)
+            async for audio in call:
+                if audio.data and audio.origin != Origin.CONCEALED:
+                    gap.heard()
+            nursery.cancel_scope.cancel()
+
+    def figures(self) -> dict[str, Gap]:
+        return {call: gap.take() for call, gap in self._gaps.items()}
+
+    async def _speak(self, call: Call) -> None:
+        index = 0
+        while await call.say(self._packets[index % len(self._packets)]):
+            index += 1
+
+
+async def main(address: str, slots: int) -> None:
+    host, _, port = address.rpartition(":")
+    listener = Listener(Speech.shipped())
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_backend, listener.handle, host, int(port), slots=slots, formats=("opus",))
+        print("ready", await nursery.start(serve), flush=True)
+        await answer_lines(listener.figures)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1], int(sys.argv[2]))

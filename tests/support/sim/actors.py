@@ -1,0 +1,228 @@
+"""The near side of a simulated call: callers and relays, each a real core, with what its shell would do; no socket."""
+
+from functools import cache
+from math import inf
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from antiphon.client.call import AudioReceived, ClientCall, Closed, Connected
+from antiphon.client.call import Event as ClientEvent
+from antiphon_common.core import Path
+from antiphon_common.link import LinkKeys
+from antiphon_common.routing import RouteTokens
+from antiphon_common.sockaddr import encode_address
+from antiphon_relay.flows import Datagram, Ingress
+from antiphon_relay.forwarder import Forwarder
+from antiphon_transceiver.sctp import MessageReceived
+from support.net.impairment import ImpairedLink, Impairment
+from support.sim.caller_codecs import OpusCaller
+from support.sim.speech_source import FRAME_SECONDS, UP, opus_packet
+
+if TYPE_CHECKING:
+    from support.sim.world import World
+
+Address = tuple[str, int]
+
+INGRESS = 1
+MEDIA = ("192.0.2.1", 3478)
+"""Where callers reach the first ingress; the second is at 192.0.2.2, and so on."""
+
+UNIX_START = 1_800_000_000.0
+"""Unix time when the world's begins, in seconds, as machines have it whose clock nobody has set."""
+
+encoded = cache(encode_address)
+"""The kernel's form of an address."""
+
+path_from = cache(Path.of)
+
+
+class Actor(Protocol):
+    """What the world's loop needs of anybody: to be woken at `due`, and drained after each touch. `queued` is when the
+    loop will look at it."""
+
+    due: float
+    queued: float
+
+    def handle_timeout(self, now: float) -> None: ...
+
+    def drain(self) -> None:
+        """Send on what the core has to say."""
+
+    def poll_timeout(self) -> float | None: ...
+
+
+class Client:
+    """A caller that says numbered packets and keeps what comes back. Change `address` for a NAT rebinding."""
+
+    def __init__(
+        self,
+        world: "World",
+        core: ClientCall,
+        number: int,
+        address: Address,
+        impairment: Impairment,
+        random: Random,
+        codec: OpusCaller,
+    ) -> None:
+        self.core = core
+        self.codec = codec
+        self.number = number
+        self.call_id = f"rtc_{number}"
+        self.uplink = ImpairedLink(impairment, random)
+        self.downlink = ImpairedLink(impairment, random)
+        self.events: list[ClientEvent] = []
+        self.heard: list[AudioReceived] = []
+        self.next_frame: float | None = None
+        self.said: list[bytes] = []
+        """The packets of Opus, or what would be said in it."""
+        self.connected = False
+        self.closed: Closed | None = None
+        self.present = True
+        """False once the client has vanished: it neither sends nor hears."""
+        self.paths: set[Path] = set()
+        """Every path it ever had; its call may be on no other."""
+        self.honest = True
+        """False for one that claims another's address, where it hears nothing."""
+        self.legible = True
+        """Whether what it hears are still packets of `opus_packet`: not if they were decoded on the way."""
+        self.home = b""
+        """The encoded link address of the transceiver that has its call."""
+        self.due = self.queued = inf
+        self._world = world
+        self.address = address
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    @address.setter
+    def address(self, address: Address) -> None:
+        self._address = address
+        self.paths.update(path_from(*address, ingress=ingress) for ingress in self._world.ingresses)
+        self.key = path_from(*address, ingress=INGRESS).encode()
+
+    @property
+    def at_home(self) -> bool:
+        """Whether what is sent from its address is its own call's, and nobody else's."""
+        return self.connected and self.honest and self.present and self.closed is None
+
+    def talk(self) -> None:
+        """Begin to say a packet each 20 ms."""
+        self.next_frame = self._world.now
+        self._world.touch(self)
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the wall clock, by which its reports tell the time, forward by some seconds, or back."""
+        self.core.reporter.sender._ntp_offset += seconds
+
+    def vanish(self) -> None:
+        """Lose the network for good, without a word."""
+        self.present = False
+        self._world.touch(self)
+
+    def poll_timeout(self) -> float | None:
+        if self.core.closed is not None or not self.present:
+            return None
+        deadline = self.core.poll_timeout()
+        if self.next_frame is None or (deadline is not None and deadline < self.next_frame):
+            return deadline
+        return self.next_frame
+
+    def handle_timeout(self, now: float) -> None:
+        if self.next_frame is not None and now >= self.next_frame:
+            number, speaker = len(self.said), UP | self.number
+            said = self.codec.say(number, speaker)
+            self.core.send_audio(said.payload, said.timestamp, now, said.payload_type)
+            self.said.append(opus_packet(number, speaker))
+            self.next_frame += FRAME_SECONDS
+        self.core.handle_timeout(now)
+
+    def receive(self, data: bytes, source: Address = MEDIA) -> None:
+        if self.present:
+            self.core.receive_datagram(data, path_from(*source), self._world.now)
+            self._world.touch(self)
+
+    def drain(self) -> None:
+        core = self.core
+        while (transmit := core.poll_transmit()) is not None:
+            if self.present:
+                self._world.send_up(self, transmit.data, transmit.path)
+        while (event := core.poll_event()) is not None:
+            self.events.append(event)
+            if isinstance(event, AudioReceived):
+                self.heard.append(event)
+                self._world.watch.client_heard(self, event)
+            elif isinstance(event, MessageReceived):
+                self._world.watch.client_read(self, event)
+            elif isinstance(event, Connected):
+                self.connected = True
+            elif isinstance(event, Closed):
+                self.closed = event
+                self.next_frame = None
+
+
+class Relay:
+    """A forwarder at its link address. It may forget everything, or die."""
+
+    def __init__(self, world: "World", number: int, ingress: int) -> None:
+        self.address = (f"10.0.0.{number}", 7000)
+        self.alive = True
+        self.due = self.queued = inf
+        self._unix_offset = UNIX_START
+        self._world = world
+        self._ingress = ingress
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, with nothing but the keys."""
+        world = self._world
+        self.ingress = Ingress(self._ingress, 16)
+        self.core = Forwarder(
+            [self.ingress],
+            16,
+            RouteTokens(world.keys.route),
+            world.networks,
+            LinkKeys(world.keys.link),
+            world.random.randbytes,
+            unix_offset=self._unix_offset,
+        )
+        self._world.touch(self)
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the wall clock forward by some seconds, or back."""
+        self._unix_offset += seconds
+        self.core.set_unix_offset(self._unix_offset)
+
+    def die(self) -> None:
+        self.alive = False
+        self._world.touch(self)
+
+    def receive_media(self, data: bytes, source: Address) -> None:
+        if self.alive:
+            self.core.forward_uplink(self.ingress, [(data, encoded(*source))], self._world.now)
+            self._world.touch(self)
+
+    def receive_link(self, data: bytes, source: Address) -> None:
+        if self.alive:
+            self.core.forward_downlink([(data, encoded(*source))], self._world.now)
+            self._world.touch(self)
+
+    def poll_timeout(self) -> float | None:
+        return self.core.poll_timeout() if self.alive else None
+
+    def handle_timeout(self, now: float) -> None:
+        self.core.handle_timeout(now)
+
+    def drain(self) -> None:
+        for data, target in _take(self.core.link_outbox):
+            self._world.deliver_to_transceiver(data, target, self.address)
+        for data, target in _take(self.ingress.outbox):
+            if self.ingress.away:
+                continue  # the kernel sends nothing from an address that is not there
+            self._world.send_down(data, target, self._ingress)
+
+
+def _take(outbox: list[Datagram]) -> list[Datagram]:
+    taken = outbox[:]
+    outbox.clear()
+    return taken

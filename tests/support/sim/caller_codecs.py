@@ -1,0 +1,91 @@
+"""What simulated callers speak: Opus, Opus with RED, or G.711. Packets of Opus say whose they are and which."""
+
+from typing import NamedTuple
+
+from antiphon.client.call import AudioReceived
+from antiphon.client.descriptions import OPUS_PAYLOAD_TYPE
+from antiphon_transceiver.audio import RedEncoder, decode_red
+from antiphon_transceiver.audio.adaptation import APART, NEAREST
+from support.sim.speech_source import FRAME_TICKS, opus_packet
+
+RED_PAYLOAD_TYPE = 63
+G711_FRAME = 160
+"""Samples, and bytes, of 20 ms."""
+
+
+class Said(NamedTuple):
+    """A packet to send: its type, what is in it, and when it was said in ticks of the codec's clock."""
+
+    payload_type: int
+    payload: bytes
+    timestamp: int
+
+
+class OpusCaller:
+    """Says 20 ms with each packet."""
+
+    legible = True
+    """Whether packets are still numbered when they have come through."""
+
+    def offer(self, sdp: str) -> str:
+        """Return an offer of Opus as one of this codec."""
+        return sdp
+
+    def say(self, number: int, speaker: int) -> Said:
+        return Said(OPUS_PAYLOAD_TYPE, opus_packet(number, speaker), number * FRAME_TICKS)
+
+    def read(self, heard: AudioReceived) -> tuple[bytes, list[bytes]]:
+        """Return what a packet says, and what it repeats of those before it, oldest first."""
+        if heard.payload_type != RED_PAYLOAD_TYPE:
+            return heard.payload, []
+        payload, repeated = decode_red(heard.payload, OPUS_PAYLOAD_TYPE)
+        return payload, [block.payload for block in repeated]
+
+
+class RedCaller(OpusCaller):
+    """Repeats with each packet those so many before it, and takes RED."""
+
+    def __init__(self, distances: tuple[int, ...]) -> None:
+        self._distances = distances
+        self._encoder = RedEncoder(OPUS_PAYLOAD_TYPE)
+
+    def offer(self, sdp: str) -> str:
+        opus = f"a=rtpmap:{OPUS_PAYLOAD_TYPE} opus/48000/2\r\n"
+        red = f"a=rtpmap:{RED_PAYLOAD_TYPE} red/48000/2\r\na=fmtp:{RED_PAYLOAD_TYPE} 111/111\r\n"
+        return sdp.replace(f"SAVPF {OPUS_PAYLOAD_TYPE}", f"SAVPF {OPUS_PAYLOAD_TYPE} {RED_PAYLOAD_TYPE}").replace(
+            opus, opus + red
+        )
+
+    def say(self, number: int, speaker: int) -> Said:
+        _, payload, timestamp = super().say(number, speaker)
+        return Said(RED_PAYLOAD_TYPE, self._encoder.encode(payload, timestamp, self._distances), timestamp)
+
+
+class G711Caller(OpusCaller):
+    """An old telephone: `pcmu` or `pcma`, and nothing else."""
+
+    legible = False
+
+    def __init__(self, codec: str) -> None:
+        self._codec = codec
+        self._payload_type = {"pcmu": 0, "pcma": 8}[codec]
+
+    def offer(self, sdp: str) -> str:
+        lines = [line for line in sdp.split("\r\n") if not line.startswith("a=fmtp:")]
+        opus, own = f":{OPUS_PAYLOAD_TYPE} ", f":{self._payload_type} "
+        return (
+            "\r\n".join(lines)
+            .replace(f"SAVPF {OPUS_PAYLOAD_TYPE}", f"SAVPF {self._payload_type}")
+            .replace(opus, own)
+            .replace("opus/48000/2", f"{self._codec.upper()}/8000")
+        )
+
+    def say(self, number: int, speaker: int) -> Said:
+        return Said(self._payload_type, number.to_bytes(4, "big") * (G711_FRAME // 4), number * G711_FRAME)
+
+
+def caller_codec(name: str) -> OpusCaller:
+    """Return the codec of a name: `opus`, `red1` as browsers repeat, `red2` as we do, `pcmu` or `pcma`."""
+    if name == "opus":
+        return OpusCaller()
+    return RedCaller(APART if name == "red2" else NEAREST[:1]) if name.startswith("red") else G711Caller(name)

@@ -1,0 +1,255 @@
+"""The far side of a simulated call: transceivers and the addresses of their backends, each a real core, with what its
+shell would do, and no socket."""
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from antiphon_backend.core import BackendSession, CallChanged, CallCore, CallOffered, CallState, Slots
+from antiphon_common.frame_connection import ConnectionCounters
+from antiphon_common.json_objects import unpack
+from antiphon_common.link import LinkKeys, Owner
+from antiphon_common.routing import RouteTokens
+from antiphon_common.sockaddr import encode_address
+from antiphon_transceiver.backends import BackendGroup, BackendLink
+from antiphon_transceiver.backends.call import LinkCounters
+from antiphon_transceiver.switchboard import Event, Switchboard
+from support.peers.certificates import certificate
+from support.sim.actors import UNIX_START, Address
+from support.sim.sequenced_events import LETTER
+from support.sim.speech_source import DOWN, opus_packet
+
+if TYPE_CHECKING:
+    from support.sim.world import World
+
+BACKEND_DELAY = 0.0005
+"""Seconds that a message takes between a transceiver and a backend."""
+
+CODECS = ("opus", "pcm16/24000")
+BACKEND_SLOTS = 1000
+REDIAL_SECONDS = 0.2
+
+STORY_SECONDS = 3.0
+"""Less than the credit, so that the end of each story is cut off."""
+
+
+class Transceiver:
+    """A switchboard at its link address, and one connection to each address of a backend of its own."""
+
+    def __init__(self, world: "World", number: int, backends: int) -> None:
+        self.address = (f"10.0.1.{number}", 7000)
+        self.encoded_address = encode_address(*self.address)
+        owner = Owner(0, world.networks.host_of(0, self.address[0]), self.address[1])
+        self._unix_offset = UNIX_START
+        self.switchboard = Switchboard(
+            owner,
+            RouteTokens(world.keys.route),
+            LinkKeys(world.keys.link),
+            certificate("transceiver"),
+            world.random.randbytes,
+            unix_offset=self._unix_offset,
+            ntp_offset=self._unix_offset,
+        )
+        self.events: list[Event] = []
+        self.due = self.queued = inf
+        self._world = world
+        self.group = BackendGroup("opus", LinkCounters())
+        self.told: dict[str, int] = {}
+        """How many packets of stories each call was told, by whatever address."""
+        self.backends = [Backend(world, self) for _ in range(backends)]
+
+    @property
+    def serves(self) -> bool:
+        """Whether its backend takes calls now."""
+        return self.group.free_slots(self._world.now) > 0
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the wall clock forward by some seconds, or back."""
+        self._unix_offset += seconds
+        self.switchboard.set_unix_offset(self._unix_offset)
+
+    def spoken(self, call_id: str) -> "tuple[Backend, CallCore] | None":
+        """Return the backend's half of a call, and where that is."""
+        for backend in self.backends:
+            for call in backend.calls(call_id):
+                return backend, call
+        return None
+
+    def hang_up(self, call_id: str) -> None:
+        """Have the backend end a call once what was said of it has been played."""
+        spoken = self.spoken(call_id)
+        if spoken is not None:
+            backend, call = spoken
+            call.hang_up()
+            self._world.touch(backend)
+
+    def lose(self, link: BackendLink) -> None:
+        """A connection is gone."""
+        self.group.links.remove(link)
+        link.lost()
+        self._deliver(link)
+
+    def receive(self, data: bytes, relay: Address) -> None:
+        self.switchboard.receive_datagram(data, relay, self._world.now)
+        self._world.touch(self)
+
+    def receive_message(self, link: BackendLink, message: bytes) -> None:
+        """Take one message of the backend."""
+        link.receive_message(message, self._world.now)
+        self._deliver(link)
+
+    def poll_timeout(self) -> float | None:
+        earliest = self.switchboard.poll_timeout()
+        for poll_timeout in (self.group.poll_timeout, *(link.poll_timeout for link in self.group.links)):
+            deadline = poll_timeout()
+            if deadline is not None and (earliest is None or deadline < earliest):
+                earliest = deadline
+        return earliest
+
+    def handle_timeout(self, now: float) -> None:
+        self.switchboard.handle_timeout(now)
+        for backend in self.backends:
+            backend.keep_alive(now)
+        look = self.group.poll_timeout()
+        if look is not None and look <= now:
+            self.group.handle_timeout(now)
+            self._deliver(self.group)
+
+    def drain(self) -> None:
+        board, world = self.switchboard, self._world
+        while (transmit := board.poll_transmit()) is not None:
+            world.deliver_to_relay(transmit.data, transmit.relay, self.address)
+        while (event := board.poll_event()) is not None:
+            self.events.append(event)
+        for backend in self.backends:
+            link = backend.link
+            while link in self.group.links and (message := link.poll_transmit()) is not None:
+                world.deliver_to_backend(backend, link, message)
+
+    def _deliver(self, source: BackendLink | BackendGroup) -> None:
+        now = self._world.now
+        while (delivery := source.poll_event()) is not None:
+            if not self.group.keep(delivery, now):
+                delivery.call.sink(delivery.frame, now)
+        self._world.touch(self)
+
+
+class Backend:
+    """One address of a model, which does what a call's session asks for.
+
+    `loopback` returns every frame; `stories` tells one after the other, as far ahead as credit lets it, and breaks some
+    of them off; `silent` only listens. All of them read letters, and leave other events.
+    """
+
+    def __init__(self, world: "World", transceiver: Transceiver) -> None:
+        self.transceiver = transceiver
+        self.due = self.queued = inf
+        self._world = world
+        self.connect()
+
+    @property
+    def lives(self) -> bool:
+        """Whether it reads what it is sent."""
+        return self.link in self.transceiver.group.links and not self.hung
+
+    def connect(self) -> None:
+        """Start, and be dialled."""
+        self.hung = False
+        self._away = REDIAL_SECONDS
+        self.session = BackendSession(Slots(BACKEND_SLOTS), CODECS, ConnectionCounters(), self._world.now)
+        self.link = BackendLink(self.transceiver.group.counters, self._world.now)
+        self.transceiver.group.links.append(self.link)
+        self._world.touch(self.transceiver)
+        self._world.touch(self)
+
+    def die(self, away: float = REDIAL_SECONDS) -> None:
+        """Stop at once, which the transceiver's kernel is told, and start again after `away` seconds."""
+        if self.link not in self.transceiver.group.links:
+            return
+        self._tell_loss()
+        self.session.lost()
+        while self.session.poll_event() is not None:
+            pass
+        self.transceiver.lose(self.link)
+        self._world.later(away, self.connect)
+
+    def hang(self, away: float = REDIAL_SECONDS) -> None:
+        """Do nothing any more, until the transceiver gives up."""
+        self._away = away
+        self.hung = True
+        self._world.later(2 * BACKEND_DELAY, self._tell_loss)
+
+    def _tell_loss(self) -> None:
+        self._world.watch.backend_gone(call.call_id for call in self.link._calls.values())
+
+    def keep_alive(self, now: float) -> None:
+        """Let the transceiver's end of the connection do what is due."""
+        if self.link in self.transceiver.group.links:
+            self.link.handle_timeout(now)
+            if self.link.closing is not None:
+                self.die(self._away)
+
+    def calls(self, call_id: str) -> list[CallCore]:
+        calls = self.session._calls.values() if self.lives else ()
+        return [call for call in calls if call.started.call_id == call_id]
+
+    def receive(self, link: BackendLink, message: bytes) -> None:
+        if link is self.link and self.lives:
+            self.session.receive_message(message, self._world.now)
+            self._world.touch(self)
+
+    def poll_timeout(self) -> float | None:
+        return self.session.poll_timeout() if self.lives else None
+
+    def handle_timeout(self, now: float) -> None:
+        self.session.handle_timeout(now)
+
+    def drain(self) -> None:
+        if not self.lives:
+            return
+        while (event := self.session.poll_event()) is not None:
+            if isinstance(event, CallOffered):
+                self._take(event.call)
+            elif isinstance(event, CallChanged):
+                self._look_at(event.call)
+        while (message := self.session.poll_transmit()) is not None:
+            self._world.deliver_from_backend(self.transceiver, self.link, message)
+
+    def _take(self, call: CallCore) -> None:
+        call.start_response()
+        if _behaviour(call) == "stories":
+            self.transceiver.told.setdefault(call.started.call_id, 0)
+            self._world.later(STORY_SECONDS, self._break_off, call)
+
+    def _look_at(self, call: CallCore) -> None:
+        behaviour, watch = _behaviour(call), self._world.watch
+        while call.audio.frames:
+            frame = call.audio.frames.popleft()
+            watch.backend_heard(call, frame)
+            if behaviour == "loopback" and frame.data and call.reason is None:
+                call.say(frame.data)
+        while call.events.frames and unpack(call.events.frames[0]).get("type") == LETTER:
+            watch.backend_read(call, call.events.pop())
+        if behaviour == "stories" and call.reason is None:
+            self._tell(call)
+
+    def _tell(self, call: CallCore) -> None:
+        if call.state is not CallState.ACCEPTED:
+            return
+        call_id, told = call.started.call_id, self.transceiver.told
+        tag, number = DOWN | int(call_id.removeprefix("rtc_")), told[call_id]
+        while call.say(packet := opus_packet(number, tag)) == len(packet):
+            number += 1
+        told[call_id] = number
+
+    def _break_off(self, call: CallCore) -> None:
+        """Let the caller interrupt, and begin the next story."""
+        if call.state is CallState.ACCEPTED and self.lives:
+            call.clear()
+            call.start_response()
+            self._tell(call)
+            self._world.later(STORY_SECONDS, self._break_off, call)
+            self._world.touch(self)
+
+
+def _behaviour(call: CallCore) -> object:
+    return unpack(call.started.session).get("behaviour", "loopback")

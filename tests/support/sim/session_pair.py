@@ -1,0 +1,99 @@
+"""One session and its caller, both the real cores, and nothing between them but a network."""
+
+from random import Random
+
+from antiphon.client.call import AudioReceived as AudioHeard
+from antiphon.client.call import ClientCall, Connected
+from antiphon.client.call import Event as ClientEvent
+from antiphon_common.control import CallAccepted, IceParameters
+from antiphon_signaling.sdp import read_offer, write_answer
+from antiphon_transceiver.audio import UplinkFrame
+from antiphon_transceiver.events import Event
+from antiphon_transceiver.ice import ice_password, ice_ufrag
+from antiphon_transceiver.media import AudioStream
+from antiphon_transceiver.rtp import RtpOptions
+from antiphon_transceiver.session import Session
+from antiphon_transceiver.srtp import SrtpProfile
+from support.net.impairment import Impairment
+from support.peers.certificates import certificate
+from support.sim.memory_network import MemoryNetwork
+
+FAR_AWAY = Impairment(delay=0.025)
+FRAME_SECONDS, TICKS_PER_SECOND = 0.02, 48000
+
+
+class Pair:
+    """A caller (left) and the session that answers it (right), connecting."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        impairment: Impairment = FAR_AWAY,
+        *,
+        presents: str = "client",
+        profiles: tuple[SrtpProfile, ...] = tuple(SrtpProfile),
+        options: RtpOptions | None = None,
+        data_channels: bool = False,
+    ) -> None:
+        """`presents` names the certificate that the caller shows, be it announced or not; `profiles`, `options` and
+        `data_channels` are what it offers."""
+        random = Random(seed).randbytes
+        self.client = ClientCall(
+            certificate("client"),
+            random,
+            0.0,
+            srtp_profiles=profiles,
+            options=options,
+            data_channels=data_channels,
+        )
+        offer = read_offer(self.client.offer().encode())
+        request = offer.call_request("rtc_1", "tenant", {})
+        local = IceParameters(ice_ufrag(random), ice_password(random))
+        stream = AudioStream(request.codec, "opus", "cname", random, 0.0, RtpOptions.of(request))
+        self.session = Session(request, local, certificate("server"), stream, random, 0.0)
+        fingerprint = certificate("server").fingerprint()
+        self.accepted = CallAccepted(local, self.session.setup, fingerprint, stream.ssrc, "cname", self.session.sctp)
+        self._said = 0
+        self.network: MemoryNetwork[ClientEvent, Event] = MemoryNetwork(
+            self.client, self.session, impairment, seed=seed
+        )
+        self.client.certificate = certificate(presents)
+        path = self.network.right.path
+        answer = write_answer(offer, self.accepted, [(path.host, path.port)], 1)
+        self.client.accept(answer.encode().decode(), 0.0)
+
+    def connect(self) -> "Pair":
+        assert self.network.run(lambda: any(isinstance(e, Connected) for e in self.network.left.events), limit=5.0)
+        self.network.run(limit=self.network.now + 0.2)
+        return self
+
+    def talk(self, seconds: float) -> None:
+        """Let both sides say a numbered packet each 20 ms, and wait until the last has come."""
+        for _ in range(round(seconds / FRAME_SECONDS)):
+            packet = opus_packet(self._said)
+            self.client.send_audio(packet, round(self.network.now * TICKS_PER_SECOND), self.network.now)
+            self.session.play(1, packet)
+            self.network.drain()
+            self._said += 1
+            self.network.run(limit=self.network.now + FRAME_SECONDS)
+        self.network.run(limit=self.network.now + 0.2)
+
+    @property
+    def caller_heard(self) -> list[int]:
+        """The numbers of the packets that came to the caller, as they came."""
+        return [number_of(event.payload) for event in self.network.left.events if isinstance(event, AudioHeard)]
+
+    @property
+    def backend_heard(self) -> list[int]:
+        """The numbers of the packets that came to the backend, as it was given them."""
+        events = self.network.right.events
+        return [number_of(event.data) for event in events if isinstance(event, UplinkFrame) and event.data]
+
+
+def opus_packet(number: int) -> bytes:
+    """Return bytes that pass for 20 ms of Opus (CELT, fullband, one frame) and carry a number."""
+    return bytes((31 << 3,)) + number.to_bytes(4, "big") * 10
+
+
+def number_of(packet: bytes) -> int:
+    return int.from_bytes(packet[1:5], "big")
