@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import trio
 
-from antiphon.client.load import Load, LoadSettings
+from antiphon.shell.load_run import Load, LoadSettings
 from support.processes.services import Service, apart
 from support.processes.usage import Usage
 

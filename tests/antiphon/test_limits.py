@@ -7,7 +7,7 @@ import httpx
 import trio
 
 from antiphon.client.call import ClientCall
-from antiphon.client.load import LoadSettings, run_load
+from antiphon.shell.load_run import LoadSettings, run_load
 from antiphon_transceiver.dtls import Certificate
 from support.floods.idle_connections import allow_files, connect
 from support.processes.services import all_in_one

@@ -5,7 +5,7 @@ import time
 import pytest
 import trio
 
-from antiphon import keygen
+from antiphon.shell import keygen
 from antiphon_common.keys import KeyRing
 from antiphon_common.link import VERIFIED_SECONDS
 from support.peers.callers import Caller, Callers, calling

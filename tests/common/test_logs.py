@@ -6,7 +6,7 @@ import pytest
 
 from antiphon_common import logs
 
-logger = logging.getLogger("antiphon_relay.service")
+logger = logging.getLogger("antiphon_relay.shell.service")
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def test_text_is_one_line_with_fields(capsys: pytest.CaptureFixture[str]) -> Non
     logger.info("call ended", extra={"call": "rtc_1", "reason": 'said "no"\nand left', "empty": ""})
     line = capsys.readouterr().err
     assert line.endswith(
-        ' info    antiphon_relay.service: call ended call=rtc_1 reason="said \\"no\\"\\nand left" empty=""\n'
+        ' info    antiphon_relay.shell.service: call ended call=rtc_1 reason="said \\"no\\"\\nand left" empty=""\n'
     )
 
 

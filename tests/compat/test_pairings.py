@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from antiphon.client.load import LoadSettings, run_load
+from antiphon.shell.load_run import LoadSettings, run_load
 from support.processes.services import Service
 
 SERVICES = ("relay", "transceiver", "signaling", "backend")

@@ -9,8 +9,8 @@ import msgspec
 from antiphon_common import control, frames
 from antiphon_common.control import CallRequest
 from antiphon_common.errors import DecodeError
-from antiphon_signaling.calls import read_session
 from antiphon_signaling.refusals import RefusedError
+from antiphon_signaling.shell.calls import read_session
 from antiphon_transceiver.channels import read_event
 from cost import work
 from cost.grammars import DtlsRecords, Grammar, Lines, RtcpPackets, SctpChunks, SizedList, StunAttributes, Whole

@@ -16,12 +16,12 @@ from wsproto import ConnectionType
 from antiphon_common.shell.http1 import READ_BYTES, Http1Connection, Peers, Timeouts
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.websocket import WebSocket, WebSocketClosed
-from antiphon_signaling.calls import CallMetrics, Calls
 from antiphon_signaling.credentials import Credentials
-from antiphon_signaling.http import CALLS_PATH, MAX_BODY, make_app
 from antiphon_signaling.limits import Limit, Limits
 from antiphon_signaling.refusals import busy
-from antiphon_signaling.websocket import PATH, SignalingSocket
+from antiphon_signaling.shell.calls import CallMetrics, Calls
+from antiphon_signaling.shell.http import CALLS_PATH, MAX_BODY, make_app
+from antiphon_signaling.shell.websocket import PATH, SignalingSocket
 from cost.asynchronous import AnyioFeed, Feed, run
 from cost.decoder_states import descriptions, json_objects
 from cost.grammars import Lines, Messages, Whole

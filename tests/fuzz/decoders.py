@@ -24,10 +24,10 @@ from antiphon_common.link import LinkKeys, decode_message, encode_message
 from antiphon_common.routing import RouteTokens
 from antiphon_common.settings import SettingsError, values
 from antiphon_common.stun.message import MAX_ATTRIBUTES
-from antiphon_signaling.calls import read_session
 from antiphon_signaling.credentials import ApiKeys
 from antiphon_signaling.refusals import RefusedError
 from antiphon_signaling.sdp import OfferError, SessionDescription, read_fragment, read_offer, write_answer
+from antiphon_signaling.shell.calls import read_session
 from antiphon_transceiver.audio.g711 import G711Decoder
 from antiphon_transceiver.audio.opus import OpusDecoder
 from antiphon_transceiver.audio.red import decode_red

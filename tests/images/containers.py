@@ -29,7 +29,7 @@ exec chroot "$root" setpriv --reuid={USER} --regid={USER} --clear-groups --no-ne
 process 1 is the program, as a user without capabilities. The network is the machine's."""
 UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", CONFINE, "confine")
 
-WORKER = b"antiphon_relay.worker_process"
+WORKER = b"antiphon_relay.shell.worker_process"
 
 
 class Buildah:

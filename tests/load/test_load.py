@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 import trio
 
-from antiphon.client.load import Load, LoadSettings
+from antiphon.shell.load_run import Load, LoadSettings
 from support.peers import aiortc_callers
 from support.processes.services import Deployment, apart
 from support.processes.usage import Usage, open_descriptors

@@ -14,8 +14,8 @@ import httpx
 import msgspec
 import trio
 
-from antiphon.client.driver import CallDriver
 from antiphon.client.speech import Speech
+from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
 from support.floods.caller_floods import FLOODS, dtls_fragments, dtls_refused
 from support.floods.flooding_call import FloodingCall, HalfOpenCall

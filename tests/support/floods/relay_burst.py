@@ -15,7 +15,7 @@ from antiphon_common.link import Confirm, LinkKeys
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
 from antiphon_common.shell.registry import connect
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_relay.service import RelayPorts, serve_relay
+from antiphon_relay.shell.service import RelayPorts, serve_relay
 from support.fakes.link_owner import LinkOwner
 from support.processes.redis_server import redis_server
 

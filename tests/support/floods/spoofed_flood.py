@@ -8,8 +8,8 @@ from typing import NamedTuple
 import httpx
 import trio
 
-from antiphon.client.driver import CallDriver
 from antiphon.client.speech import Speech
+from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
 from support.floods.packet_flood import Address, Flood, Sent
 from support.floods.setup import Battlefield, Watch

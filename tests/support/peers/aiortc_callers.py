@@ -15,8 +15,8 @@ import httpx
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from av.packet import Packet
 
-from antiphon.client.load import LINGER
 from antiphon.client.speech import Speech
+from antiphon.shell.load_run import LINGER
 
 CONNECT_SECONDS = 30.0
 TICKS = 960

@@ -1,7 +1,7 @@
 """Real calls that count what they say and hear, from addresses of choice.
 
-`python -m support.peers.callers URL CALLS` makes calls that talk until standard input ends. It prints `ready` and a JSON
-list of [port, ufrag of the server's side], and then, for each line it reads, its figures as JSON.
+`python -m support.peers.callers URL CALLS` makes calls that talk until standard input ends. It prints `ready` and a
+JSON list of [port, ufrag of the server's side], and then, for each line it reads, its figures as JSON.
 """
 
 import json
@@ -19,8 +19,8 @@ import trio
 
 from antiphon.client.call import AudioReceived, ClientCall, Closed, Connected, Event
 from antiphon.client.descriptions import read_answer
-from antiphon.client.driver import CallDriver, DrivenCall
 from antiphon.client.speech import Speech
+from antiphon.shell.client_driver import CallDriver, DrivenCall
 from antiphon_common.control import IceParameters
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.rtcp import NTP_EPOCH

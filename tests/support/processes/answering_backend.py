@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 import anyio
 
 from antiphon_backend import Call
-from antiphon_backend.command import run_backend
 from antiphon_backend.loopback import loopback
+from antiphon_backend.shell.command import run_backend
 from support.fakes.backend_calls import serving_in_thread
 
 

@@ -6,7 +6,7 @@ Start it with `python -m support.processes.events_backend`.
 import anyio
 
 from antiphon_backend import Call
-from antiphon_backend.command import run_backend
+from antiphon_backend.shell.command import run_backend
 
 FORMATS = ("pcm16/24000", "opus")
 SPACING = 0.01

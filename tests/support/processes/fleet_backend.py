@@ -1,7 +1,7 @@
 """A backend that never stops speaking, and measures the gaps in what it hears.
 
-`python -m support.processes.fleet_backend HOST:PORT SLOTS` prints `ready ws://…`, and then, for each line that it reads, a
-JSON object: the gaps of each call, by call id.
+`python -m support.processes.fleet_backend HOST:PORT SLOTS` prints `ready ws://…`, and then, for each line that it
+reads, a JSON object: the gaps of each call, by call id.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Callers that measure the gaps in what they hear: the test client's cores, and aiortc.
 
 `python -m support.processes.fleet_callers URL ADDRESS SPEAKING LISTENING` makes that many calls from one address; those
-that only listen send no audio. `python -m support.processes.fleet_callers --aiortc URL SPEAKING` makes calls of aiortc's.
-Both print `ready`, and then, for each line that they read, a JSON object: each call's `Heard`, by call id.
+that only listen send no audio. `python -m support.processes.fleet_callers --aiortc URL SPEAKING` makes calls of
+aiortc's. Both print `ready`, and then, for each line that they read, a JSON object: each call's `Heard`, by call id.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ import msgspec
 import trio
 
 from antiphon.client.call import AudioReceived, Closed, Event
-from antiphon.client.driver import CallDriver
 from antiphon.client.speech import Speech
+from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
 from support.net.gaps import Gap, answer_lines
 from support.peers import aiortc_callers

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = {"keygen": "antiphon.keygen", "load": "antiphon.load"}
+COMMANDS = {"keygen": "antiphon.shell.keygen", "load": "antiphon.shell.load"}
 """The module of each command has `main(arguments)`; it is imported when the command is given, and not before."""
 
-SERVE = "antiphon.serve"
+SERVE = "antiphon.shell.serve"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

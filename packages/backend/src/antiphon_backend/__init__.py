@@ -7,9 +7,9 @@ async def parrot(call: Call) -> None:
 run_backend(parrot)
 """
 
-from antiphon_backend.call import Call, ClientEvents, RefuseCall, Response
-from antiphon_backend.command import run_backend
-from antiphon_backend.server import Handler, serve_backend
+from antiphon_backend.shell.call import Call, ClientEvents, RefuseCall, Response
+from antiphon_backend.shell.command import run_backend
+from antiphon_backend.shell.server import Handler, serve_backend
 from antiphon_common.formats import AudioFormat
 from antiphon_common.frames import Audio, Interrupted, Origin
 

@@ -4,9 +4,9 @@ from collections import deque
 
 import anyio
 
-from antiphon_backend.call import Call
-from antiphon_backend.command import run_backend
 from antiphon_backend.gate import PAUSE_SECONDS, EnergyGate
+from antiphon_backend.shell.call import Call
+from antiphon_backend.shell.command import run_backend
 
 FORMATS = ("pcm16/24000", "pcm16/16000", "pcm16/48000")
 

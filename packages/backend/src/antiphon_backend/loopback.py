@@ -1,7 +1,7 @@
 """Says every frame back at once: `python -m antiphon_backend.loopback`. What latency is measured with."""
 
-from antiphon_backend.call import Call
-from antiphon_backend.command import run_backend
+from antiphon_backend.shell.call import Call
+from antiphon_backend.shell.command import run_backend
 
 FORMATS = ("pcm16/24000", "pcm16/16000", "pcm16/48000", "opus")
 

@@ -6,7 +6,7 @@ from antiphon_common import logs
 from antiphon_common.settings import Address, RelaySettings, SharedSettings, parse
 from antiphon_common.shell.secrets import follow_keys, load_keys
 from antiphon_common.shell.supervise import Drain, run_service
-from antiphon_relay.service import RelayPorts, serve_relay
+from antiphon_relay.shell.service import RelayPorts, serve_relay
 
 DESCRIPTION = "Forwards the datagrams of voice calls to their owners; decrypts nothing."
 

@@ -11,7 +11,7 @@ from antiphon_common.metrics import export_counters, export_gauge
 from antiphon_common.shell.system_calls import UdpCounters
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.forwarder import Forwarder
-from antiphon_relay.handover import Figures, Sample
+from antiphon_relay.shell.worker_ipc import Figures, Sample
 
 
 class _SocketCollector(Collector):

@@ -6,7 +6,7 @@ from antiphon_common import logs
 from antiphon_common.settings import FrontSettings, SharedSettings, parse
 from antiphon_common.shell.secrets import follow_keys, load_keys
 from antiphon_common.shell.supervise import Drain, run_service
-from antiphon_signaling.service import SignalingPorts, serve_alone
+from antiphon_signaling.shell.service import SignalingPorts, serve_alone
 
 DESCRIPTION = "Takes callers' offers over HTTP and WebSocket, finds a transceiver for each, and serves the talk page."
 

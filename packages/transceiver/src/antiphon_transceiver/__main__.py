@@ -6,7 +6,7 @@ from antiphon_common import logs
 from antiphon_common.settings import SharedSettings, TransceiverSettings, parse
 from antiphon_common.shell.secrets import follow_keys, load_keys
 from antiphon_common.shell.supervise import Drain, run_service
-from antiphon_transceiver.service import TransceiverPorts, serve_transceiver
+from antiphon_transceiver.shell.service import TransceiverPorts, serve_transceiver
 
 DESCRIPTION = "Owns voice calls: ICE, DTLS, SRTP, Opus, playout, and the link to the inference backend."
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from antiphon.client.load import LoadReport
+from antiphon.shell.load_run import LoadReport
 
 
 def format_report(report: LoadReport) -> str:

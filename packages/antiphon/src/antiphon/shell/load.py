@@ -1,0 +1,50 @@
+"""`antiphon load`: makes real calls and says how they went."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import trio
+
+from antiphon.client.report import format_report
+from antiphon.shell.load_run import LoadError, LoadSettings, run_load
+
+DESCRIPTION = """Make real calls, with ICE, DTLS, SRTP and Opus speech, to an Antiphon server, and say how they went.
+Where the server gives packets back untouched (`--backend loopback --audio opus`) the delay of the whole way is
+measured too."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Make the calls and print the report; exit with 1 when a call failed."""
+    settings = _parse(arguments)
+    try:
+        report = trio.run(run_load, settings, _progress)
+    except LoadError as error:
+        raise SystemExit(f"antiphon load: {error}") from None
+    print(format_report(report))
+    if any(call.failure is not None for call in report.calls):
+        raise SystemExit(1)
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _parse(arguments: Sequence[str]) -> LoadSettings:
+    defaults = LoadSettings("http://127.0.0.1:8080")
+    parser = argparse.ArgumentParser(
+        prog="antiphon load", description=DESCRIPTION, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("url", nargs="?", default=defaults.url, help="the signaling server")
+    parser.add_argument("--calls", type=int, default=defaults.calls, help="calls at once")
+    parser.add_argument("--seconds", type=float, default=defaults.seconds, help="how long they talk once all are up")
+    parser.add_argument("--rate", type=float, default=defaults.rate, help="calls set up per second")
+    parser.add_argument("--key", help="API key, where the server asks for one")
+    parser.add_argument("--model", help="the backend to talk to, where the server has several")
+    parser.add_argument("--no-verify", action="store_true", help="take any certificate, such as a self-signed one")
+    given = parser.parse_args(arguments)
+    if given.calls < 1 or given.seconds <= 0 or given.rate <= 0:
+        parser.error("--calls, --seconds and --rate are above zero")
+    return LoadSettings(
+        given.url, given.calls, given.seconds, given.rate, given.key, given.model, verify_tls=not given.no_verify
+    )

@@ -1,0 +1,245 @@
+"""Makes many real calls at once, listens to them, and says how they went and how busy the client itself was."""
+
+import os
+import resource
+import time
+from collections.abc import Callable
+
+import httpx
+import msgspec
+import trio
+
+from antiphon.client.call import AudioReceived, ClientCall, Closed, Connected, Event
+from antiphon.client.speech import Speech
+from antiphon.shell.client_driver import CallDriver, DrivenCall
+from antiphon_common.errors import AntiphonError, DecodeError
+from antiphon_transceiver.dtls import Certificate
+from antiphon_transceiver.rtcp import NTP_EPOCH
+
+CONNECT_TIMEOUT = 30.0
+"""Seconds after which a call that did not connect counts as failed."""
+
+LINGER = 1.0
+"""Seconds that what is still under way, or waits to be played, gets to arrive after the last packet was sent."""
+
+Progress = Callable[[str], None]
+
+
+class LoadSettings(msgspec.Struct, frozen=True):
+    """`calls` at once, set up at `rate` per second, talking for `seconds` more once all are up. `url` is that of the
+    signaling server, `key` its API key."""
+
+    url: str
+    calls: int = 10
+    seconds: float = 10.0
+    rate: float = 20.0
+    key: str | None = None
+    model: str | None = None
+    verify_tls: bool = True
+
+
+class CallReport(msgspec.Struct):
+    """How one call went. Times are in seconds since its offer was posted; None where that did not happen.
+
+    `echo_delays` are there only when the server gives packets back untouched (backend `loopback`, audio `opus`).
+    """
+
+    answered_after: float | None = None
+    connected_after: float | None = None
+    first_audio_after: float | None = None
+    failure: str | None = None
+    sent: int = 0
+    received: int = 0
+    lost: int = 0
+    jitter: float = 0.0
+    round_trip: float | None = None
+    echo_delays: list[float] = msgspec.field(default_factory=list)
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """A whole run: `seconds` of talking, of which the client itself was `busy` (a share of one processor)."""
+
+    calls: list[CallReport]
+    seconds: float
+    busy: float
+
+
+class LoadError(AntiphonError):
+    """The run cannot be made; the message says what to do."""
+
+
+class _Caller:
+    """One call of a run: sets it up, talks, and keeps its report."""
+
+    def __init__(self, driver: CallDriver, certificate: Certificate, speech: Speech) -> None:
+        now = trio.current_time()
+        core = ClientCall(certificate, os.urandom, now, ntp_offset=time.time() - now + NTP_EPOCH)
+        self.report = CallReport()
+        self.call = DrivenCall(core, self._listen)
+        self._driver = driver
+        self._speech = speech
+        self._offered = now
+        self._connected = trio.Event()
+
+    async def connect(self, http: httpx.AsyncClient, settings: LoadSettings) -> None:
+        """Post the offer and wait until media flows, or note why it does not."""
+        self._offered = trio.current_time()
+        parameters = {"model": settings.model} if settings.model else {}
+        headers = {"Content-Type": "application/sdp"}
+        offer = self.call.core.offer()
+        try:
+            response = await http.post("/v1/realtime/calls", content=offer, params=parameters, headers=headers)
+        except httpx.HTTPError as error:
+            self.report.failure = f"no answer: {error!r}"
+            return
+        if response.status_code != httpx.codes.CREATED:
+            self.report.failure = f"HTTP {response.status_code}: {_error_message(response)}"
+            return
+        now = trio.current_time()
+        self.report.answered_after = now - self._offered
+        try:
+            self.call.core.accept(response.text, now)
+        except DecodeError as error:
+            self.report.failure = str(error)
+            return
+        self._driver.add(self.call)
+        with trio.move_on_after(CONNECT_TIMEOUT):
+            await self._connected.wait()
+        if self.report.connected_after is None:
+            self.report.failure = self.report.failure or f"not connected after {CONNECT_TIMEOUT:g} s"
+
+    def hang_up(self) -> None:
+        """Close the call and complete its report."""
+        core, report = self.call.core, self.report
+        report.sent = self.call.spoken
+        report.round_trip = core.reporter.round_trip
+        sources = core.reporter.sources.values()
+        report.jitter = max((source.jitter for source in sources), default=0.0)
+        report.lost = sum(source.packets_lost for source in sources)
+        core.close(trio.current_time())
+        if report.answered_after is not None:
+            self._driver.touch(self.call)
+            self._driver.remove(self.call)
+        else:
+            self.call.socket.close()
+
+    def _listen(self, event: Event, now: float) -> None:
+        report = self.report
+        match event:
+            case Connected():
+                report.connected_after = now - self._offered
+                self.call.speak(self._speech.packets, now)
+                self._connected.set()
+            case AudioReceived():
+                if report.first_audio_after is None:
+                    report.first_audio_after = now - self._offered
+                report.received += 1
+                index = self._speech.index_of.get(event.payload)
+                if index is not None:
+                    report.echo_delays.append(now - self.call.said_at(index))
+            case Closed():
+                if event.reason != "closed":
+                    report.failure = report.failure or event.reason
+                self._connected.set()
+
+
+class Load:
+    """Calls to one server, any number of them, all made by one task. `run` serves them; meanwhile `add` and `talk`
+    as often as wanted, then `fall_silent` and `hang_up`."""
+
+    def __init__(self, settings: LoadSettings) -> None:
+        self.driver = CallDriver()
+        self._settings = settings
+        self._certificate = Certificate.generate()
+        self._speech = Speech.shipped()
+        self._callers: list[_Caller] = []
+        headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
+        self._http = httpx.AsyncClient(
+            base_url=settings.url, headers=headers, verify=settings.verify_tls, timeout=CONNECT_TIMEOUT
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the calls until cancelled."""
+        async with self._http:
+            task_status.started()
+            await self.driver.run()
+
+    @property
+    def reports(self) -> list[CallReport]:
+        """How each call goes, in the order they were made; complete once they have hung up."""
+        return [caller.report for caller in self._callers]
+
+    @property
+    def connected(self) -> int:
+        """How many calls are up."""
+        return sum(report.failure is None for report in self.reports)
+
+    @property
+    def datagrams(self) -> tuple[int, int]:
+        """How many were sent and received in all."""
+        calls = [caller.call for caller in self._callers]
+        return sum(call.packets_sent for call in calls), sum(call.packets_received for call in calls)
+
+    async def add(self, calls: int, progress: Progress = lambda line: None) -> None:
+        """Make that many more calls, at the rate of the settings; return when each is connected or has failed."""
+        async with trio.open_nursery() as nursery:
+            for number in range(1, calls + 1):
+                caller = _Caller(self.driver, self._certificate, self._speech)
+                self._callers.append(caller)
+                nursery.start_soon(caller.connect, self._http, self._settings)
+                await trio.sleep(1 / self._settings.rate)
+                if number % 50 == 0:
+                    progress(f"{number} of {calls} offers made")
+
+    async def talk(self, seconds: float) -> tuple[float, float]:
+        """Let the calls talk; return how long that took and the share of a processor that this process was busy."""
+        began, cpu = trio.current_time(), _cpu_seconds()
+        await trio.sleep(seconds)
+        elapsed = trio.current_time() - began
+        return elapsed, (_cpu_seconds() - cpu) / elapsed
+
+    async def fall_silent(self) -> None:
+        """Say nothing more, and hear what is still under way."""
+        for caller in self._callers:
+            caller.call.silence()
+        await trio.sleep(LINGER)
+
+    def hang_up(self) -> None:
+        """End every call."""
+        for caller in self._callers:
+            caller.hang_up()
+
+
+async def run_load(settings: LoadSettings, progress: Progress = lambda line: None) -> LoadReport:
+    """Make the calls and return what became of them. Raises LoadError when the server cannot be reached at all."""
+    await _check_reachable(settings)
+    load = Load(settings)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(load.run)
+        await load.add(settings.calls, progress)
+        progress(f"{load.connected} of {settings.calls} calls connected; talking for {settings.seconds:g} s")
+        seconds, busy = await load.talk(settings.seconds)
+        await load.fall_silent()
+        load.hang_up()
+        nursery.cancel_scope.cancel()
+    return LoadReport(load.reports, seconds, busy)
+
+
+async def _check_reachable(settings: LoadSettings) -> None:
+    try:
+        async with httpx.AsyncClient(verify=settings.verify_tls) as http:
+            await http.get(settings.url)
+    except httpx.HTTPError as error:
+        raise LoadError(f"{settings.url} cannot be reached ({error}): is `python -m antiphon` running there?") from None
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _error_message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]

@@ -1,0 +1,1 @@
+"""The code that owns sockets, task groups and the clock, on Trio or asyncio."""

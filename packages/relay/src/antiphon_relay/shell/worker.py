@@ -1,0 +1,67 @@
+"""A relay worker: the forwarder and the packet loop, over sockets that are open already."""
+
+import os
+from collections.abc import Sequence
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from antiphon_common.keys import KeyRing
+from antiphon_common.link import LinkKeys
+from antiphon_common.routing import ClusterNetworks, RouteTokens
+from antiphon_common.settings import ClusterNetwork
+from antiphon_common.shell.clock import follow_wall_clock, unix_offset
+from antiphon_common.shell.udp import BatchSocket
+from antiphon_common.sockaddr import encode_address
+from antiphon_relay.cache import FlowCache
+from antiphon_relay.forwarder import Forwarder
+from antiphon_relay.metrics import export
+from antiphon_relay.shell.packet_loop import PacketLoop
+from antiphon_relay.shell.public_sockets import MediaSocket
+
+
+class Worker:
+    """Forwards over these sockets while it `run`s; its metrics go into `registry`. With `redis`, a URL, it shares its
+    flows with the other relays of the cluster. `gather` as in `PacketLoop`."""
+
+    def __init__(
+        self,
+        media: Sequence[MediaSocket],
+        link: BatchSocket,
+        networks: Sequence[ClusterNetwork],
+        keys: KeyRing,
+        registry: CollectorRegistry,
+        *,
+        cluster: int = 0,
+        redis: str | None = None,
+        gather: bool = True,
+    ) -> None:
+        ahead = unix_offset()
+        self._redis = redis
+        self._cache = FlowCache(cluster, keys.link, unix_offset=ahead) if redis is not None else None
+        self.forwarder = Forwarder(
+            [ingress for ingress, _, _ in media],
+            len(encode_address(*link.address)),
+            RouteTokens(keys.route),
+            ClusterNetworks(networks),
+            LinkKeys(keys.link),
+            os.urandom,
+            unix_offset=ahead,
+            cache=self._cache,
+        )
+        self.loop = PacketLoop(self.forwarder, media, link, gather=gather)
+        sockets = {str(advertised): sock for _, sock, advertised in media}
+        export(registry, self.forwarder, sockets | {"link": link})
+
+    def uplink(self) -> int:
+        """How many packets of clients were forwarded so far."""
+        return self.forwarder.counters.uplink
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            if self._redis is not None and self._cache is not None:
+                from antiphon_relay.shell.redis_cache import keep_flow_cache  # coredis takes half a second
+
+                nursery.start_soon(keep_flow_cache, self._redis, self._cache, self.forwarder, self.loop)
+            nursery.start_soon(follow_wall_clock, self.forwarder.set_unix_offset)
+            nursery.start_soon(self.loop.run)

@@ -1,0 +1,157 @@
+"""Puts the service together."""
+
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import NamedTuple, TextIO
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from antiphon_common.keys import KeyRing
+from antiphon_common.metrics import export_counters
+from antiphon_common.settings import Address, FrontSettings, SharedSettings, is_loopback
+from antiphon_common.settings.values import MEDIA_PORT
+from antiphon_common.shell.admin import listen_tcp, serve_admin
+from antiphon_common.shell.interfaces import default_address
+from antiphon_common.shell.supervise import Drain
+from antiphon_signaling.credentials import is_in, make_credentials
+from antiphon_signaling.fleet import Fleet
+from antiphon_signaling.limits import Limit, Limits
+from antiphon_signaling.shell.calls import CallMetrics, Calls
+from antiphon_signaling.shell.discovery import follow_calls, keep_informed
+from antiphon_signaling.shell.http import make_app
+from antiphon_signaling.shell.listener import Listener
+from antiphon_signaling.shell.placement import Transceivers, open_client
+from antiphon_signaling.shell.tls import make_tls
+from antiphon_signaling.shell.websocket import SignalingSocket
+
+WILDCARDS = ("0.0.0.0", "::")
+LOCALHOST = "127.0.0.1"
+
+
+class SignalingPorts(NamedTuple):
+    """Where signaling listens: `url` is for people, `address` what was bound. `idle` tells whether nobody is being
+    answered, and no WebSocket is open."""
+
+    url: str
+    address: Address
+    idle: Callable[[], bool]
+
+
+async def serve_signaling(
+    front: FrontSettings,
+    shared: SharedSettings,
+    keys: KeyRing,
+    ingresses: Sequence[tuple[str, int]],
+    *,
+    registry: CollectorRegistry | None = None,
+    drain: Drain | None = None,
+    task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve offers, the WebSocket and the talk page until cancelled; calls go on without it. Once `drain` has begun no
+    offer is taken.
+
+    `ingresses` are the relay's advertised media addresses, the best first; `--advertise` goes before them, and without
+    either it is this machine's. Metrics go into `registry`. Raises SettingsError and OSError at start.
+    """
+    registry = registry or CollectorRegistry()
+    drain = drain or Drain(shared.drain)
+    advertised = advertised_addresses(front, ingresses)
+    hosts = list(dict.fromkeys([front.http.host, *(address.host for address in advertised)]))
+    credentials, made_key = make_credentials(front, os.urandom)
+    tls, fingerprint = make_tls(front, hosts)
+    async with open_client(keys.control) as client, trio.open_nursery() as nursery:
+        fleet = Fleet(shared.asked, Random(os.urandom(16)).randrange)
+        await nursery.start(keep_informed, fleet, client, shared, keys.control)
+        limits = Limits(
+            Limit(front.tenant_calls, front.tenant_setups, front.tenant_offers),
+            Limit(front.address_calls, front.address_setups, front.address_offers),
+        )
+        nursery.start_soon(follow_calls, limits, client)
+        calls = Calls(Transceivers(fleet, client), advertised, os.urandom, CallMetrics(registry), drain, limits)
+        listener = Listener(
+            make_app(calls, credentials),
+            SignalingSocket(calls, credentials, drain).serve,
+            tls,
+            is_shared=partial(is_in, networks=front.proxy),
+        )
+        export_counters(registry, "antiphon_signaling", listener.counters)
+        export_counters(registry, "antiphon_signaling", limits.counters)
+        listening = listen_tcp(*front.http)
+        bound = Address(*listening.getsockname()[:2])
+        url = _url_of(bound, advertised, secure=tls is not None)
+        if fingerprint is not None:
+            print(f"certificate made for {', '.join(hosts)}: SHA-256 {fingerprint}", file=sys.stderr)
+        with told_key(url, made_key, sys.stderr):
+            nursery.start_soon(listener.run, listening)
+            task_status.started(SignalingPorts(url, bound, listener.idle))
+            await trio.sleep_forever()
+
+
+async def serve_alone(
+    front: FrontSettings,
+    shared: SharedSettings,
+    keys: KeyRing,
+    drain: Drain,
+    *,
+    task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve signaling as a service of its own: with its admin port, and without a relay to ask for addresses. Returns
+    when `drain` is to leave and nobody is connected any more."""
+    registry = CollectorRegistry()
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_signaling, front, shared, keys, (), registry=registry, drain=drain)
+        ports: SignalingPorts = await nursery.start(serve)
+        if shared.admin is not None:
+            await nursery.start(
+                partial(
+                    serve_admin, shared.admin, lambda: True, lambda: not drain.begun, registry, names=shared.admin_name
+                )
+            )
+        task_status.started(ports)
+        await drain.wait_left(ports.idle)
+        nursery.cancel_scope.cancel()
+
+
+def advertised_addresses(front: FrontSettings, ingresses: Sequence[tuple[str, int]]) -> list[Address]:
+    """Return the media addresses that callers are told, each once, the best first."""
+    port = ingresses[0][1] if ingresses else MEDIA_PORT
+    if front.advertise:
+        return list(dict.fromkeys(Address(host, given or port) for host, given in front.advertise))
+    if ingresses:
+        return list(dict.fromkeys(Address(host, given) for host, given in ingresses))
+    return [Address(host, port) for host in dict.fromkeys([default_address(socket.AF_INET) or LOCALHOST, LOCALHOST])]
+
+
+def _url_of(bound: Address, advertised: Sequence[Address], *, secure: bool) -> str:
+    reachable = (address.host for address in advertised if not is_loopback(address.host))
+    host = next(reachable, LOCALHOST) if bound.host in WILDCARDS else bound.host
+    return f"{'https' if secure else 'http'}://{Address(host, bound.port)}/"
+
+
+@contextmanager
+def told_key(url: str, key: str | None, stream: TextIO) -> Iterator[None]:
+    """Tell the person at a terminal the URL with the key that was made. What is no terminal may be a log that others
+    read: then the key is in a file of its owner's while this runs, and its name is told."""
+    if key is None:
+        yield
+        return
+    if stream.isatty():
+        print(f"open {url}#key={key}", file=stream, flush=True)
+        yield
+        return
+    descriptor, name = tempfile.mkstemp(prefix="antiphon-", suffix=".key")  # its mode is 0600
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{key}\n")
+        print(f"the API key is in {name}", file=stream, flush=True)
+        yield
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,161 @@
+"""The transceiver as a service: opens its sockets, then runs link, backends, control API and admin port together."""
+
+import logging
+import os
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import NamedTuple
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from antiphon_common.control import LinkInfo
+from antiphon_common.keys import KeyRing
+from antiphon_common.link import LinkKeys, Owner
+from antiphon_common.metrics import export_counters, export_gauge
+from antiphon_common.registry import Registered
+from antiphon_common.routing import ClusterNetworks, RouteTokens
+from antiphon_common.settings import Address, SettingsError, SharedSettings, TransceiverSettings, backend_urls
+from antiphon_common.shell.admin import serve_admin, serve_http
+from antiphon_common.shell.clock import follow_wall_clock, unix_offset
+from antiphon_common.shell.registry import keep_registered
+from antiphon_common.shell.supervise import Drain
+from antiphon_common.shell.udp import BatchSocket
+from antiphon_transceiver.backends import BackendPool
+from antiphon_transceiver.dtls import Certificate
+from antiphon_transceiver.metrics import TransceiverMetrics
+from antiphon_transceiver.minutes import LOOK_SECONDS, MinuteWatch
+from antiphon_transceiver.rtcp import NTP_EPOCH
+from antiphon_transceiver.shell.control_api import control_app
+from antiphon_transceiver.shell.server import TransceiverServer
+from antiphon_transceiver.switchboard import Switchboard
+
+log = logging.getLogger(__name__)
+
+Network = IPv4Network | IPv6Network
+
+
+class TransceiverPorts(NamedTuple):
+    """Where a started transceiver is reached: its control URL, and its link address."""
+
+    control_url: str
+    link: Address
+
+
+async def serve_transceiver(
+    settings: TransceiverSettings,
+    shared: SharedSettings,
+    keys: KeyRing,
+    *,
+    registry: CollectorRegistry | None = None,
+    drain: Drain | None = None,
+    task_status: trio.TaskStatus[TransceiverPorts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run until cancelled, or until `drain` is to leave and the last call is over; started once calls can be placed.
+    Metrics go into `registry`."""
+    if shared.redis is not None and ip_address(settings.control.host).is_unspecified:
+        raise SettingsError(f"--control {settings.control} is no address that others could find with --redis: name one")
+    registry = registry or CollectorRegistry()
+    metrics = TransceiverMetrics(registry)
+    with BatchSocket.open(settings.link) as link:
+        bound = Address(*link.address)
+        advertised = settings.link_advertise or bound
+        networks = ClusterNetworks(shared.transceiver_network)
+        switchboard = _switchboard(shared.cluster, networks, keys, advertised)
+        backends = backend_urls(settings)
+        pool = BackendPool(backends, settings.audio)
+        server = TransceiverServer(
+            switchboard,
+            link,
+            pool,
+            metrics,
+            backends=tuple(backends),
+            capacity=settings.capacity,
+            is_relay=RelayFilter(shared.relay_network),
+            drain=drain or Drain(shared.drain),
+        )
+        minutes = MinuteWatch()
+        _export(registry, server, link, pool, minutes)
+        info = LinkInfo(shared.cluster, (str(advertised),))
+        app = control_app(server, info, keys.control, networks)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(pool.run)
+            nursery.start_soon(server.run)
+            nursery.start_soon(follow_wall_clock, switchboard.set_unix_offset)
+            nursery.start_soon(_count_minutes, switchboard, minutes)
+            control = await nursery.start(partial(serve_http, app, *settings.control, is_shared=lambda host: True))
+            if shared.admin is not None:
+                await nursery.start(
+                    partial(serve_admin, shared.admin, lambda: True, server.ready, registry, names=shared.admin_name)
+                )
+            ports = TransceiverPorts(f"http://{Address(*control)}", bound)
+            log.info("transceiver ready", extra={"control": ports.control_url, "link": str(bound)})
+            if shared.redis is not None:
+                describe = partial(_describe, ports.control_url, info, server)
+                nursery.start_soon(keep_registered, shared.redis, keys.control, describe)
+            task_status.started(ports)
+            await server.leave()
+            nursery.cancel_scope.cancel()
+
+
+async def _count_minutes(switchboard: Switchboard, minutes: MinuteWatch) -> None:
+    while True:
+        switchboard.inspect(minutes.look, trio.current_time())
+        await trio.sleep(LOOK_SECONDS)
+
+
+def _describe(control_url: str, link: LinkInfo, server: TransceiverServer) -> Registered:
+    return Registered(control_url, link, server.load())
+
+
+class RelayFilter:
+    """Tells whether a host may be a relay, remembering the answers."""
+
+    MAX_REMEMBERED = 4096
+    """Hosts remembered; a stranger that sends from more makes it begin anew."""
+
+    def __init__(self, networks: tuple[Network, ...]) -> None:
+        self._networks = networks
+        self._known: dict[str, bool] = {}
+
+    def __call__(self, host: str) -> bool:
+        allowed = self._known.get(host)
+        if allowed is None:
+            if len(self._known) >= self.MAX_REMEMBERED:
+                self._known.clear()
+            address = ip_address(host)
+            allowed = self._known[host] = any(address in network for network in self._networks)
+        return allowed
+
+
+def _switchboard(cluster: int, networks: ClusterNetworks, keys: KeyRing, advertised: Address) -> Switchboard:
+    owner = Owner(cluster, networks.host_of(cluster, advertised.host), advertised.port)
+    ahead = unix_offset()
+    return Switchboard(
+        owner,
+        RouteTokens(keys.route),
+        LinkKeys(keys.link),
+        Certificate.generate(),
+        os.urandom,
+        unix_offset=ahead,
+        ntp_offset=ahead + NTP_EPOCH,
+    )
+
+
+def _export(
+    registry: CollectorRegistry, server: TransceiverServer, link: BatchSocket, pool: BackendPool, minutes: MinuteWatch
+) -> None:
+    switchboard = server.switchboard
+    export_counters(registry, "antiphon_transceiver", minutes.counters)
+    export_counters(registry, "antiphon_transceiver_link", switchboard.counters)
+    export_counters(registry, "antiphon_transceiver_relays", switchboard.relays.counters)
+    export_counters(registry, "antiphon_transceiver_socket", link.counters)
+    export_counters(registry, "antiphon_transceiver_paths", switchboard.paths.counters)
+    export_counters(registry, "antiphon_transceiver_backend", pool.counters)
+    export_gauge(registry, "antiphon_calls", "Calls at this moment", lambda: len(switchboard))
+    export_gauge(registry, "antiphon_transceiver_capacity", "Calls at once, at most", lambda: server.load().capacity)
+    export_gauge(
+        registry, "antiphon_transceiver_draining", "1 while no new calls are taken", lambda: server.load().draining
+    )
+    export_gauge(registry, "antiphon_transceiver_relays", "Relays that are heard", lambda: switchboard.relays.live)
+    export_gauge(registry, "antiphon_transceiver_paths", "Entries of the path table", lambda: len(switchboard.paths))

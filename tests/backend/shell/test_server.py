@@ -1,0 +1,365 @@
+"""The SDK over real WebSockets: handlers on one side, what a transceiver says and hears on the other.
+
+The handlers run under Trio and, in a thread, under asyncio; the test itself is Trio's.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import anyio
+import pytest
+import trio
+from trio.testing import MockClock
+
+from antiphon_backend import Call, Handler, Interrupted, RefuseCall
+from antiphon_backend.core import HANDLERS_PER_SLOT
+from antiphon_backend.shell.server import GRACE, HANDSHAKE_TIMEOUT
+from antiphon_common import frames
+from antiphon_common.json_objects import pack
+from antiphon_common.shell.supervise import Runtime
+from support.fakes.backend_calls import serving
+from support.fakes.frame_end import FrameEnd, transceiver_end
+
+FRAME = bytes(960)
+STARTED = frames.Started(1, "rtc_1", "acme", "pcm16/24000", pack({"model": "m", "voice": "v"}), pack({"user": "7"}))
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    """What the handlers of a test run under, one after the other."""
+    chosen: Runtime = request.param
+    return chosen
+
+
+@asynccontextmanager
+async def called(
+    handler: Handler, runtime: Runtime = "trio", *, credit: int = frames.CREDIT_MS, started: frames.Started = STARTED
+) -> AsyncIterator[FrameEnd]:
+    """Serve a handler and start a call with credit."""
+    async with serving(handler, runtime=runtime) as url, transceiver_end(url) as end:
+        await end.say(started, frames.Credit(1, credit))
+        yield end
+
+
+async def loopback(call: Call) -> None:
+    async for audio in call:
+        await call.say(audio.data)
+
+
+async def test_a_handler_sees_its_call_and_talks_in_it(runtime: Runtime) -> None:
+    seen: list[Call] = []
+
+    async def handler(call: Call) -> None:
+        seen.append(call)
+        await loopback(call)
+
+    async with called(handler, runtime) as end:
+        await end.hear(frames.Accepted)
+        await end.say(*[frames.Audio(1, bytes([index]) * 960, index * 480) for index in range(100)])
+        assert await end.hear(frames.ResponseStarted) == [frames.ResponseStarted(1, 1)]
+        back = await end.hear(frames.Audio, 100)
+        assert [frame.data[0] for frame in back] == list(range(100))
+        assert {frame.response for frame in back} == {1}
+    assert (seen[0].id, seen[0].tenant, seen[0].format.name) == ("rtc_1", "acme", "pcm16/24000")
+    assert (seen[0].session, seen[0].metadata) == ({"model": "m", "voice": "v"}, {"user": "7"})
+
+
+async def test_saying_more_than_there_is_credit_for_waits_for_more(runtime: Runtime) -> None:
+    async def handler(call: Call) -> None:
+        assert await call.say(bytes(960 * 100))
+
+    async with called(handler, runtime, credit=1000) as end:
+        assert len(await end.hear(frames.Audio, 50)) == 50
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        await end.say(frames.Credit(1, 1000))
+        assert len(await end.hear(frames.Audio, 50)) == 50
+        assert await end.hear(frames.HangUp) == [frames.HangUp(1)]
+
+
+async def test_an_interruption_cuts_off_what_is_being_said(runtime: Runtime) -> None:
+    outcomes: list[object] = []
+
+    async def handler(call: Call) -> None:
+        response = call.start_response()
+        outcomes.append(await response.say(bytes(960 * 1000)))
+        outcomes.append(await call.say(FRAME))
+        outcomes.append(response.heard_ms)
+        call.start_response()
+        outcomes.append(await call.say(FRAME))
+        outcomes.append(await call.wait_interrupted())
+
+    async with called(handler, runtime) as end:
+        await end.hear(frames.Audio, 200)
+        await end.say(frames.Interrupted(1, 1, 1700), frames.Credit(1, 4000))
+        assert await end.hear(frames.Audio) == [frames.Audio(1, FRAME, response=2)]
+        await end.say(frames.Interrupted(1, 2, 5))
+        await end.hear(frames.HangUp)
+    assert outcomes == [False, False, 1700, True, Interrupted(1, 2, 5)]
+
+
+async def test_a_handler_that_fails_ends_its_own_call_with_one_line(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(call: Call) -> None:
+        async for audio in call:
+            if call.id == "rtc_1":
+                raise RuntimeError("planted")
+            await call.say(audio.data)
+
+    async with called(handler, runtime) as end:
+        await end.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(2, 4000))
+        await end.hear(frames.Accepted, 2)
+        await end.say(frames.Audio(1, FRAME), frames.Audio(2, FRAME))
+        assert await end.hear(frames.Ended) == [frames.Ended(1, "backend_error")]
+        await end.say(frames.Audio(2, FRAME, 480))
+        assert (await end.hear(frames.Audio))[0].call == 2
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.__dict__["call"] for record in errors] == ["rtc_1"]
+
+
+async def test_a_handler_may_refuse_and_one_that_takes_no_notice_has_declined(runtime: Runtime) -> None:
+    async def picky(call: Call) -> None:
+        if call.tenant == "acme":
+            raise RefuseCall("unpaid", "the last invoice is open")
+
+    async with called(picky, runtime) as end:
+        assert await end.hear(frames.Refused) == [frames.Refused(1, "unpaid", "the last invoice is open")]
+        await end.say(frames.Started(2, "rtc_2", "other", "pcm16/24000"))
+        [refused] = await end.hear(frames.Refused)
+        assert (refused.call, refused.code) == (2, "declined")
+
+
+async def test_slots_are_enforced_over_all_connections() -> None:
+    async with serving(loopback, slots=2) as url, transceiver_end(url) as one, transceiver_end(url) as other:
+        await one.say(STARTED)
+        await one.hear(frames.Accepted)
+        await other.say(STARTED)
+        await other.hear(frames.Accepted)
+        await other.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
+        assert [refused.code for refused in await other.hear(frames.Refused)] == ["full"]
+        await one.cut()
+        await other.say(frames.Ping(1))
+        await other.hear(frames.Pong)
+        with trio.fail_after(5):
+            number = 2
+            while True:
+                number += 1
+                await other.say(frames.Started(number, "rtc_3", "acme", "pcm16/24000"))
+                answer = (await other.hear((frames.Accepted, frames.Refused)))[0]  # type: ignore[arg-type]
+                if isinstance(answer, frames.Accepted):
+                    break
+
+
+async def test_when_the_call_ends_listening_ends_and_speaking_fails(runtime: Runtime) -> None:
+    outcomes: list[object] = []
+
+    async def handler(call: Call) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(speak, call)
+            async for _ in call:
+                pass
+        outcomes.append(call.ended)
+
+    async def speak(call: Call) -> None:
+        outcomes.append(await call.say(bytes(960 * 1000)))
+
+    async with called(handler, runtime) as end:
+        await end.hear(frames.Audio, 200)
+        await end.say(frames.Ended(1, "hangup"))
+        with trio.fail_after(5):
+            while len(outcomes) < 2:
+                await trio.sleep(0.01)
+    assert outcomes == [False, "hangup"]
+
+
+async def test_events_go_both_ways(runtime: Runtime) -> None:
+    async def handler(call: Call) -> None:
+        async for event in call.events():
+            await call.send_event({"type": "heard", "event": event})
+
+    async with called(handler, runtime) as end:
+        await end.say(*[frames.ClientEvent(1, pack({"type": f"event {number}"})) for number in range(3)])
+        assert await end.hear(frames.ServerEvent, 3) == [
+            frames.ServerEvent(1, pack({"type": "heard", "event": {"type": f"event {number}"}})) for number in range(3)
+        ]
+        await end.say(frames.Ended(1, "hangup"), frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
+        assert await end.hear(frames.Accepted) == [frames.Accepted(2)]
+
+
+async def test_an_event_that_fits_no_frame_is_the_handlers_mistake(runtime: Runtime) -> None:
+    async def handler(call: Call) -> None:
+        with pytest.raises(ValueError, match="bytes"):
+            await call.send_event({"text": "x" * frames.MAX_EVENT_SIZE})
+        await call.send_event({"text": "fine"})
+
+    async with called(handler, runtime) as end:
+        assert await end.hear(frames.ServerEvent) == [frames.ServerEvent(1, pack({"text": "fine"}))]
+
+
+async def test_a_resumed_call_says_where_it_goes_on_and_may_clear_what_was_said_before(runtime: Runtime) -> None:
+    async def handler(call: Call) -> None:
+        if call.resumed_ms == 61_000:
+            await call.clear()
+            async for audio in call:
+                await call.say(audio.data)
+
+    resumed = frames.Started(1, "rtc_1", "acme", "pcm16/24000", resumed_ms=61_000)
+    async with called(handler, runtime, started=resumed) as end:
+        await end.hear(frames.Accepted)
+        await end.say(frames.Audio(1, FRAME, 61_000 * 24))
+        assert await end.hear((frames.Clear, frames.Audio), 2) == [  # type: ignore[arg-type]
+            frames.Clear(1, 0),
+            frames.Audio(1, FRAME, response=1),
+        ]
+
+
+async def test_a_message_that_is_too_long_closes_its_connection(runtime: Runtime) -> None:
+    async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
+        await end.hear(frames.Hello)
+        await end.say_raw(bytes(frames.MAX_MESSAGE_SIZE + 1))
+        with trio.fail_after(5):
+            while end.closed_with is None:
+                await trio.sleep(0.01)
+        assert end.closed_with == 1009
+
+
+async def test_a_handler_that_does_not_stop_is_cancelled_in_the_end(mock_clock: MockClock) -> None:
+    cancelled = trio.Event()
+    mock_clock.rate = 20
+
+    async def handler(call: Call) -> None:
+        try:
+            call.start_response()
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with called(handler) as end:
+        await end.hear(frames.Accepted)
+        before = trio.current_time()
+        await end.say(frames.Ended(1, "hangup"))
+        with trio.fail_after(3 * GRACE):
+            await cancelled.wait()
+        assert trio.current_time() - before >= GRACE
+
+
+async def test_calls_that_end_at_once_do_not_heap_up_slow_handlers(runtime: Runtime) -> None:
+    """A slot is free once its call is over, while its handler may have ten seconds left."""
+    slots, running, most = 3, 0, 0
+
+    async def slow(call: Call) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            running -= 1
+
+    async with serving(slow, runtime=runtime, slots=slots) as url, transceiver_end(url) as end:
+        for number in range(1, 41):
+            started = frames.Started(number, f"rtc_{number}", "acme", "pcm16/24000")
+            await end.say(started, frames.Ended(number, "hangup"))
+        refused = await end.hear(frames.Refused, 40 - HANDLERS_PER_SLOT * slots)
+        assert {frame.code for frame in refused} == {"full"}
+        assert most == HANDLERS_PER_SLOT * slots
+
+
+async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> None:
+    drain = trio.Event()
+    async with trio.open_nursery() as nursery, serving(loopback, drain=drain) as url, transceiver_end(url) as end:
+        await end.say(STARTED)
+        await end.hear(frames.Accepted)
+        drain.set()
+        await end.hear(frames.Drain)
+        await end.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(1, 4000), frames.Audio(1, FRAME))
+        assert [refused.code for refused in await end.hear(frames.Refused)] == ["draining"]
+        await end.hear(frames.Audio)
+        with pytest.raises(OSError, match=r"."):
+            await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+        await end.say(frames.Ended(1, "hangup"))
+        with trio.fail_after(5):
+            while end.closed_with is None:
+                await trio.sleep(0.01)
+        assert end.closed_with == 1001
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01 what"])
+async def test_what_is_no_transceiver_disturbs_nobody(runtime: Runtime, junk: bytes) -> None:
+    async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
+        stranger = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+        await stranger.send_all(junk)
+        await end.say(STARTED, frames.Credit(1, 4000))
+        await end.hear(frames.Accepted)
+        await end.say_raw(b"\xc1 garbage")
+        await end.say(frames.Audio(1, FRAME))
+        await end.hear(frames.Audio)
+        await stranger.aclose()
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: backend\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+async def answer_to(url: str, request: bytes) -> bytes:
+    """Return the first line that a backend answers to bytes of the test's own."""
+    async with await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2])) as stream:
+        await stream.send_all(request)
+        with trio.fail_after(5):
+            answer = bytes(await stream.receive_some(4096))
+    return answer.partition(b"\r\n")[0]
+
+
+async def test_a_web_page_gets_no_connection(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    """Every page may open a WebSocket to every address that its browser reaches; what it cannot leave out is Origin."""
+    async with serving(loopback, runtime=runtime) as url:
+        answer = await answer_to(url, HANDSHAKE + b"Origin: https://evil.example\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert (await answer_to(url, HANDSHAKE + b"\r\n")).startswith(b"HTTP/1.1 101 ")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("host", [b"\xff\xfe", b"x" * 10_000])
+async def test_a_bad_handshake_logs_no_traceback(host: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(loopback) as url:
+        with suppress(trio.BrokenResourceError):
+            await answer_to(url, HANDSHAKE.replace(b"backend", host) + b"\r\n")
+        async with transceiver_end(url) as end:
+            await end.hear(frames.Hello)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_connections_that_say_nothing_are_bounded_and_end(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_clock.rate = 1
+    monkeypatch.setattr("antiphon_backend.shell.server.MAX_CONNECTIONS", 8)
+    async with serving(loopback) as url, transceiver_end(url) as end, AsyncExitStack() as idle:
+        await end.hear(frames.Hello)
+        port = int(url.rpartition(":")[2])
+        streams = [await idle.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port)) for _ in range(8)]
+        with trio.fail_after(HANDSHAKE_TIMEOUT / 2):
+            assert await streams[-1].receive_some(1) == b"", "one connection too many"
+        await end.say(STARTED)
+        await end.hear(frames.Accepted)
+        mock_clock.rate = 20
+        with trio.fail_after(20 * HANDSHAKE_TIMEOUT):
+            for stream in streams:
+                assert await stream.receive_some(1) == b""
+        mock_clock.rate = 1
+        async with transceiver_end(url) as other:
+            await other.hear(frames.Hello)
+
+
+async def test_deep_nesting_in_one_frame_ends_its_call_and_no_other(runtime: Runtime) -> None:
+    async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
+        await end.say(STARTED, frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(2, 4000))
+        await end.hear(frames.Accepted, 2)
+        nested = b"\x93\x10\x01\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
+        await end.say_raw(b"\x92" + nested + bytes(frames.encode_frame(frames.Audio(2, FRAME))))
+        assert await end.hear(frames.Ended) == [frames.Ended(1, "bad_frame")]
+        assert await end.hear(frames.Audio) == [frames.Audio(2, FRAME, response=1)]
