@@ -101,7 +101,7 @@ def test_a_frame_of_the_backend_down_to_the_rtp_packet() -> None:
         walk.follow(there.drain)
         sent.append(walk)
 
-    there.receive_message = followed  # type: ignore[method-assign]
+    there.receive_message = followed  # type: ignore[method-assign, assignment]
     there.handle_timeout = followed_to_its_end  # type: ignore[method-assign]
     world.run(0.5)
     walk = median_walk(received)
