@@ -42,7 +42,7 @@ MANY = 4090
 """Messages of ours that wait: nearly as many as are taken at once."""
 
 
-class Peer:
+class HostilePeer:
     """The peer of a core with data channels: it knows the numbers that would be next, and keeps no state of its own."""
 
     def __init__(self, core: Any, now: float, *, tag: int | None = None) -> None:
@@ -105,7 +105,7 @@ class Peer:
         return Ready(self.receive, [encode(seed) for seed in (*seeds, *usual(self))], SctpChunks(), numbers=numbers)
 
 
-def connected(core: Any | None = None, *, established: bool = True) -> Peer:
+def connected(core: Any | None = None, *, established: bool = True) -> HostilePeer:
     """Return the peer of a core, with a channel for events open, or while both sides only begin."""
     core = core or CallChannels(SctpParameters(5000, 0), False, Random(2).randbytes)
     before = DataChannelEndpoint(True, Random(1).randbytes)
@@ -114,12 +114,12 @@ def connected(core: Any | None = None, *, established: bool = True) -> Peer:
     core.start(0.0, None)
     if not established:
         network.drain()
-        return Peer(core, network.now, tag=0)
+        return HostilePeer(core, network.now, tag=0)
     channel = before.open_channel(LABEL)
     network.run(lambda: before.established, limit=1.0)
     before.send(channel, "{}")
     network.run(limit=network.now + 1.0)
-    return Peer(core, network.now)
+    return HostilePeer(core, network.now)
 
 
 def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -139,7 +139,7 @@ def encode(seed: Any) -> bytes:
     return next(packed(chunk if isinstance(chunk, bytes) else chunk.encode() for chunk in chunks), b"")
 
 
-def usual(peer: Peer) -> Sequence[Any]:
+def usual(peer: HostilePeer) -> Sequence[Any]:
     """Return packets that make sense in any state, each rich in what it consists of."""
     sent, tsn = peer.sent_tsn, peer.tsn
     gaps = tuple((2 * number + 2, 2 * number + 2) for number in range(250))
@@ -269,7 +269,7 @@ def _sacks_of_everything() -> list[Any]:
     ]
 
 
-def _outstanding(max_retransmits: int | None = None) -> Peer:
+def _outstanding(max_retransmits: int | None = None) -> HostilePeer:
     peer = connected(DataChannelEndpoint(False, Random(2).randbytes))
     endpoint = peer.endpoint
     channel = endpoint.open_channel("many", max_retransmits=max_retransmits)
@@ -300,7 +300,7 @@ def _outstanding(max_retransmits: int | None = None) -> Peer:
     return peer
 
 
-def _full() -> Peer:
+def _full() -> HostilePeer:
     peer = connected()
     opened = Open(LABEL, "", True, None, None).encode()
     peer.receive_all(
@@ -327,7 +327,7 @@ def closing() -> Ready:
     return peer.ready()
 
 
-def _dcep(peer: Peer) -> Ready:
+def _dcep(peer: HostilePeer) -> Ready:
     """Messages of DCEP (RFC 8832), each with its stream before it: a number, or 0 for the next one that is free."""
     grammar = Messages()
 

@@ -16,7 +16,7 @@ from cost.bounds import UNITS_PER_MICROSECOND
 from cost.drive import drain
 from cost.grammars import Grammar, RtcpPackets, SctpChunks, StunAttributes, Whole
 from cost.media_states import Listener
-from cost.sctp_states import Peer, encode, usual
+from cost.sctp_states import HostilePeer, encode, usual
 from cost.search import Ready
 from cost.transport_states import requests, signed
 from support.sim.session_pair import Pair
@@ -54,7 +54,7 @@ def _session(talks: float) -> Callable[[], Ready]:
         network, client, session = pair.network, pair.client, pair.session
         now, path = network.now, network.left.path
         caller: Any = client
-        peer = Peer(session.channels, now)
+        peer = HostilePeer(session.channels, now)
         numbers = count(1_000_000)
 
         def protect(data: bytes) -> bytes:

@@ -44,7 +44,7 @@ from antiphon_transceiver.sctp.chunks import decode_chunks
 from antiphon_transceiver.sctp.dcep import Open
 from antiphon_transceiver.sctp.dcep import decode_message as decode_channel_message
 from antiphon_transceiver.sctp.dcep import encode_message as encode_channel_message
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.parameters import OutgoingResetRequest, ReconfigResponse, decode_parameters
 from support.peers.certificates import certificate
 
@@ -145,10 +145,10 @@ def sctp_packet(data: bytes) -> None:
     if len(data) >= 12:
         data = data[:8] + checksum(data) + data[12:]
     try:
-        packet = Packet.decode(data)
+        packet = SctpPacket.decode(data)
     except DecodeError:
         return
-    assert Packet.decode(packet.encode()) == packet
+    assert SctpPacket.decode(packet.encode()) == packet
 
 
 def sctp_parameters(data: bytes) -> None:

@@ -21,8 +21,8 @@ from cryptography.x509.oid import NameOID
 from antiphon_transceiver.dtls import (
     ApplicationDataReceived,
     CipherSuite,
-    Closed,
-    CloseReason,
+    DtlsClosed,
+    DtlsCloseReason,
     DtlsEndpoint,
     DtlsEvent,
     DtlsRole,
@@ -293,8 +293,8 @@ def test_a_client_without_a_certificate_is_refused() -> None:
     with against_client("-use_srtp", "SRTP_AEAD_AES_128_GCM") as conversation:
         conversation.run(lambda: bool(conversation.events), "end")
         (closed,) = conversation.events
-        assert isinstance(closed, Closed)
-        assert closed.reason is CloseReason.CERTIFICATE_MISMATCH
+        assert isinstance(closed, DtlsClosed)
+        assert closed.reason is DtlsCloseReason.CERTIFICATE_MISMATCH
 
 
 @pytest.mark.parametrize(
@@ -309,8 +309,8 @@ def test_a_client_with_nothing_in_common_is_refused(option: tuple[str, str], ide
     with against_client(*identity, *option) as conversation:
         conversation.run(lambda: bool(conversation.events), "end")
         (closed,) = conversation.events
-        assert isinstance(closed, Closed)
-        assert closed.reason is CloseReason.ALERT_SENT
+        assert isinstance(closed, DtlsClosed)
+        assert closed.reason is DtlsCloseReason.ALERT_SENT
         conversation.run(lambda: b"handshake failure" in conversation.output, "alert in OpenSSL")
 
 
@@ -321,8 +321,8 @@ def test_close_notify_from_a_client(identity: list[str]) -> None:
         conversation.process.stdin.close()
         conversation.run(lambda: conversation.endpoint.closed, "close_notify")
         closed = conversation.events[-1]
-        assert isinstance(closed, Closed)
-        assert closed.reason is CloseReason.CLOSE_NOTIFY
+        assert isinstance(closed, DtlsClosed)
+        assert closed.reason is DtlsCloseReason.CLOSE_NOTIFY
 
 
 @pytest.mark.parametrize("command", ["s_client", "s_server"])

@@ -11,10 +11,10 @@ from aiortc import RTCDataChannel, RTCDataChannelParameters, RTCSctpTransport
 from antiphon_common.core import Path
 from antiphon_transceiver.sctp import (
     DEFAULT_MTU,
+    AssociationClosed,
+    AssociationCloseReason,
     ChannelClosed,
     ChannelOpened,
-    Closed,
-    CloseReason,
     DataChannelEndpoint,
     DataChannelEvent,
     MessageReceived,
@@ -271,8 +271,10 @@ def test_an_association_ends_on_both_sides(we_end: bool) -> None:
             await conversation.sctp.stop()
         await conversation.wait(lambda: conversation.endpoint.closed, "the end here")
         await conversation.wait(lambda: conversation.sctp.state == "closed", "the end there")
-        (closed,) = [event for event in conversation.events if isinstance(event, Closed)]
-        assert closed.reason is (CloseReason.LOCAL_CLOSE if we_end else CloseReason.ABORT_RECEIVED)
+        (closed,) = [event for event in conversation.events if isinstance(event, AssociationClosed)]
+        assert closed.reason is (
+            AssociationCloseReason.LOCAL_CLOSE if we_end else AssociationCloseReason.ABORT_RECEIVED
+        )
         await conversation.stop()
 
     run_in_thread(talk())

@@ -19,7 +19,7 @@ from antiphon_relay.forwarder import Forwarder
 from antiphon_transceiver.audio import jitter
 from antiphon_transceiver.backends import BackendCall
 from antiphon_transceiver.sctp.chunks import Data
-from antiphon_transceiver.sctp.reassembly import Reassembler, StreamMessage, _Run
+from antiphon_transceiver.sctp.reassembly import MessageReassembler, StreamMessage, _Run
 from support.sim.scenario import Outcome, simulate
 from support.sim.scenario_plan import CallPlan, Plan, draw
 from support.sim.simulate import Progress
@@ -155,10 +155,10 @@ def grant_twice(patch: pytest.MonkeyPatch) -> None:
 def deliver_unordered(patch: pytest.MonkeyPatch) -> None:
     """SCTP hands on a message once it is whole, whether or not it is its turn."""
 
-    def finish(self: Reassembler, chunk: Data, message: StreamMessage) -> list[StreamMessage]:
+    def finish(self: MessageReassembler, chunk: Data, message: StreamMessage) -> list[StreamMessage]:
         return [message]
 
-    patch.setattr(Reassembler, "_finish", finish)
+    patch.setattr(MessageReassembler, "_finish", finish)
 
 
 def glue_messages(patch: pytest.MonkeyPatch) -> None:

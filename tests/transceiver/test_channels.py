@@ -11,7 +11,7 @@ from antiphon_transceiver.events import EventReceived, MessageRefused
 from antiphon_transceiver.sctp import ChannelClosed, DataChannelEndpoint, DataChannelEvent, MessageReceived
 from antiphon_transceiver.sctp.chunks import Data
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 from support.net.impairment import Impairment
 from support.peers.sctp_pair import forge, last_data
 from support.sim.memory_network import MemoryNetwork
@@ -282,5 +282,5 @@ def test_a_packet_of_malformed_events_is_answered_with_a_few_errors() -> None:
     work = work_of(lambda: call.channels.receive_datagram(datagram, None, call.network.now))
     assert work.calls < 4_000
     call.run()
-    assert len(Packet.decode(datagram).chunks) == call.channels.counters.malformed == 58
+    assert len(SctpPacket.decode(datagram).chunks) == call.channels.counters.malformed == 58
     assert len(call.received) == MAX_ERRORS

@@ -15,7 +15,7 @@ from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.sctp.chunks import Chunk, Data
 from antiphon_transceiver.sctp.dcep import PayloadProtocol
-from antiphon_transceiver.sctp.packet import HEADER_SIZE, Packet, encode_packet
+from antiphon_transceiver.sctp.packet import HEADER_SIZE, SctpPacket, encode_packet
 
 OPTIONS = RtpOptions({TRANSPORT_SEQUENCE: 4}, feedback=("nack", "transport-cc"), reduced_size=True)
 PACKET_SIZE = 1140
@@ -107,7 +107,7 @@ class FloodingCall(ClientCall):
         while (event := endpoint.poll_event()) is not None:
             if isinstance(event, dtls.ApplicationDataReceived):
                 self._note_data(event.data)
-            elif isinstance(event, dtls.Closed):
+            elif isinstance(event, dtls.DtlsClosed):
                 self._close(f"DTLS: {event.reason.name.lower()} {event.detail}")
         self._drain_dtls_output()
 
@@ -127,7 +127,7 @@ class FloodingCall(ClientCall):
         return deadline
 
     def _note_data(self, packet: bytes) -> None:
-        for chunk in Packet.decode(packet).chunks:
+        for chunk in SctpPacket.decode(packet).chunks:
             if isinstance(chunk, Data) and (chunk.tsn - self.newest_tsn & 0xFFFFFFFF) < 1 << 31:
                 self.newest_tsn = chunk.tsn
 

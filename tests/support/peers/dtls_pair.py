@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from antiphon_transceiver.dtls import Closed, DtlsEndpoint, DtlsEvent, DtlsRole, HandshakeCompleted
+from antiphon_transceiver.dtls import DtlsClosed, DtlsEndpoint, DtlsEvent, DtlsRole, HandshakeCompleted
 from antiphon_transceiver.dtls.endpoint import DOUBT_SECONDS
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 from support.net.impairment import PERFECT, Impairment
@@ -12,7 +12,7 @@ from support.peers.certificates import certificate
 from support.sim.memory_network import MemoryNetwork
 
 
-def end_of(endpoint: DtlsEndpoint) -> Closed:
+def end_of(endpoint: DtlsEndpoint) -> DtlsClosed:
     """Let pass the time for which an endpoint doubts that its handshake has failed, and return how it ended."""
     assert endpoint.poll_event() is None, "it might have been a stranger"
     deadline = 0.0
@@ -21,7 +21,7 @@ def end_of(endpoint: DtlsEndpoint) -> Closed:
         endpoint.handle_timeout(deadline)
     assert deadline <= DOUBT_SECONDS + 0.1
     (event,) = iter(endpoint.poll_event, None)
-    assert isinstance(event, Closed)
+    assert isinstance(event, DtlsClosed)
     return event
 
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import NamedTuple
 
 from antiphon_common.control import Fingerprint
-from antiphon_transceiver.dtls import Certificate, Closed, DtlsEndpoint, DtlsEvent, DtlsRole
+from antiphon_transceiver.dtls import Certificate, DtlsClosed, DtlsEndpoint, DtlsEvent, DtlsRole
 from antiphon_transceiver.dtls.messages import HandshakeType
 from antiphon_transceiver.dtls.v12.client import ClientHandshake
 from antiphon_transceiver.dtls.v12.handshake import HandshakeConfig
@@ -93,8 +93,8 @@ class LyingHandshake:
         self.liar_end, self.victim_end = stations if liar is DtlsRole.CLIENT else stations[::-1]
         client.start(0.0)
 
-    def run(self, limit: float = 2.0) -> Closed | None:
+    def run(self, limit: float = 2.0) -> DtlsClosed | None:
         """Let both try; return how the victim ended, or None if it did not."""
         self.network.run(limit=limit)
-        ends = [event for event in self.victim_end.events if isinstance(event, Closed)]
+        ends = [event for event in self.victim_end.events if isinstance(event, DtlsClosed)]
         return ends[0] if ends else None

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 from antiphon_transceiver.sctp import (
     DEFAULT_MTU,
+    AssociationClosed,
     ChannelOpened,
-    Closed,
     DataChannelEndpoint,
     DataChannelEvent,
     MessageReceived,
 )
 from antiphon_transceiver.sctp.chunks import Chunk, Data
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 from support.net.impairment import PERFECT, Impairment
 from support.sim.memory_network import MemoryNetwork, Station
 
@@ -57,22 +57,22 @@ def opened(station: Station[DataChannelEvent]) -> list[ChannelOpened]:
     return [event for event in station.events if isinstance(event, ChannelOpened)]
 
 
-def closings(station: Station[DataChannelEvent]) -> list[Closed]:
-    return [event for event in station.events if isinstance(event, Closed)]
+def closings(station: Station[DataChannelEvent]) -> list[AssociationClosed]:
+    return [event for event in station.events if isinstance(event, AssociationClosed)]
 
 
 def forge(sender: Station[DataChannelEvent], *chunks: Chunk) -> bytes:
     """Return a packet that the other side will take for one of `sender`, which has sent something before."""
-    return Packet.decode(sender.sent[-1])._replace(chunks=chunks).encode()
+    return SctpPacket.decode(sender.sent[-1])._replace(chunks=chunks).encode()
 
 
 def chunks_of(datagram: bytes) -> list[str]:
     """Return the names of the chunks in a packet."""
-    return [type(chunk).__name__ for chunk in Packet.decode(datagram).chunks]
+    return [type(chunk).__name__ for chunk in SctpPacket.decode(datagram).chunks]
 
 
 def data_of(datagram: bytes) -> list[Data]:
-    return [chunk for chunk in Packet.decode(datagram).chunks if isinstance(chunk, Data)]
+    return [chunk for chunk in SctpPacket.decode(datagram).chunks if isinstance(chunk, Data)]
 
 
 def last_data(station: Station[DataChannelEvent]) -> Data:

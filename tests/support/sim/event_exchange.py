@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from antiphon_transceiver.sctp.states import SETTING_UP, State
+from antiphon_transceiver.sctp.states import SETTING_UP, AssociationState
 from support.sim.actors import Client
 from support.sim.world import World
 
@@ -18,7 +18,7 @@ LONGEST, LONGEST_SHARE = 200_000, 0.02
 SHORT_SIZES: Final = (2, 200, 700)
 """For a narrow path, where more would crowd out the audio."""
 
-WRITABLE: Final = SETTING_UP | {State.ESTABLISHED}
+WRITABLE: Final = SETTING_UP | {AssociationState.ESTABLISHED}
 """States of an association that takes messages."""
 
 MOST_OUTSTANDING = 250_000

@@ -5,8 +5,8 @@ import pytest
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.dtls import (
     AlertDescription,
-    Closed,
-    CloseReason,
+    DtlsClosed,
+    DtlsCloseReason,
     DtlsEndpoint,
     DtlsRole,
 )
@@ -18,9 +18,9 @@ from support.peers.dtls_pair import DtlsPeers, end_of, make_peers
 from support.sim.memory_network import MemoryNetwork
 
 
-def last_event(events: list[object]) -> Closed:
+def last_event(events: list[object]) -> DtlsClosed:
     event = events[-1]
-    assert isinstance(event, Closed)
+    assert isinstance(event, DtlsClosed)
     return event
 
 
@@ -30,8 +30,8 @@ def test_close_notify_closes_both_sides(closing: str) -> None:
     closer, other = (network.left, network.right) if closing == "client" else (network.right, network.left)
     (client if closing == "client" else server).close(network.now)
     network.run(limit=1.0)
-    assert closer.events[-1] == Closed(CloseReason.LOCAL_CLOSE, None, "")
-    assert other.events[-1] == Closed(CloseReason.CLOSE_NOTIFY, AlertDescription.CLOSE_NOTIFY, "")
+    assert closer.events[-1] == DtlsClosed(DtlsCloseReason.LOCAL_CLOSE, None, "")
+    assert other.events[-1] == DtlsClosed(DtlsCloseReason.CLOSE_NOTIFY, AlertDescription.CLOSE_NOTIFY, "")
     assert client.closed
     assert server.closed
     with pytest.raises(LocalProtocolError):
@@ -45,7 +45,7 @@ def test_closing_twice_and_using_what_is_closed_is_harmless() -> None:
     assert client.poll_timeout() is None
     client.receive_datagram(b"\x16", None, 0.0)
     client.handle_timeout(100.0)
-    assert client.poll_event() == Closed(CloseReason.LOCAL_CLOSE, None, "")
+    assert client.poll_event() == DtlsClosed(DtlsCloseReason.LOCAL_CLOSE, None, "")
     assert client.poll_event() is None
 
 
@@ -89,7 +89,7 @@ def test_a_fatal_alert_that_gets_lost_is_said_again() -> None:
     network.left.rewrite = lambda datagram: [] if client.closed and network.now < 0.3 else [datagram]
     client.start(0.0)
     assert network.run(lambda: server.closed, limit=1.0)
-    assert last_event([*network.right.events]).reason is CloseReason.ALERT_RECEIVED
+    assert last_event([*network.right.events]).reason is DtlsCloseReason.ALERT_RECEIVED
 
 
 @pytest.mark.parametrize("wrong", ["client", "server"])
@@ -105,9 +105,9 @@ def test_another_certificate_than_the_announced_one_ends_the_handshake(wrong: st
     network.run(limit=1.0)
     checker, shower = (network.right, network.left) if wrong == "client" else (network.left, network.right)
     mismatch = last_event([*checker.events])
-    assert (mismatch.reason, mismatch.alert) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    assert (mismatch.reason, mismatch.alert) == (DtlsCloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
     refused = last_event([*shower.events])
-    assert (refused.reason, refused.alert) == (CloseReason.ALERT_RECEIVED, AlertDescription.BAD_CERTIFICATE)
+    assert (refused.reason, refused.alert) == (DtlsCloseReason.ALERT_RECEIVED, AlertDescription.BAD_CERTIFICATE)
 
 
 def test_a_message_out_of_turn_ends_the_handshake() -> None:
@@ -115,7 +115,7 @@ def test_a_message_out_of_turn_ends_the_handshake() -> None:
     message = HandshakeMessage(HandshakeType.CLIENT_KEY_EXCHANGE, 0, b"\0")
     server.receive_datagram(RecordLayer().encode(ContentType.HANDSHAKE, 0, message.encode()), None, 0.0)
     closed = end_of(server)
-    assert (closed.reason, closed.alert) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
+    assert (closed.reason, closed.alert) == (DtlsCloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
     assert "WAIT_CLIENT_HELLO" in closed.detail
 
 
@@ -191,4 +191,4 @@ def test_an_alert_in_the_clear_counts_only_before_the_handshake_is_complete() ->
     fresh = make_peers().client
     fresh.start(0.0)
     fresh.receive_datagram(alert, None, 0.0)
-    assert end_of(fresh) == Closed(CloseReason.ALERT_RECEIVED, 40, "alert 40 from the peer")
+    assert end_of(fresh) == DtlsClosed(DtlsCloseReason.ALERT_RECEIVED, 40, "alert 40 from the peer")

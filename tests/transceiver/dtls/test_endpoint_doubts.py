@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from antiphon_transceiver.dtls import Closed, CloseReason, DtlsEndpoint, DtlsRole
+from antiphon_transceiver.dtls import DtlsClosed, DtlsCloseReason, DtlsEndpoint, DtlsRole
 from antiphon_transceiver.dtls.endpoint import DOUBT_SECONDS
 from antiphon_transceiver.dtls.messages import CertificateChain, ClientKeyExchange, HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
@@ -192,10 +192,10 @@ def test_a_real_failure_is_seen_by_the_other_side_within_a_second(role: DtlsRole
     failed = client if role is DtlsRole.CLIENT else server
     assert network.run(lambda: failed.counters.doubted > 0, limit=1.0)
     assert network.run(lambda: bool(refused.events), limit=network.now + 1.0)
-    assert [reason(event) for event in failing.events] == [CloseReason.CERTIFICATE_MISMATCH]
-    assert [reason(event) for event in refused.events] == [CloseReason.ALERT_RECEIVED]
+    assert [reason(event) for event in failing.events] == [DtlsCloseReason.CERTIFICATE_MISMATCH]
+    assert [reason(event) for event in refused.events] == [DtlsCloseReason.ALERT_RECEIVED]
 
 
-def reason(event: object) -> CloseReason:
-    assert isinstance(event, Closed)
+def reason(event: object) -> DtlsCloseReason:
+    assert isinstance(event, DtlsClosed)
     return event.reason

@@ -11,8 +11,8 @@ from antiphon_transceiver.dtls import (
     AlertDescription,
     ApplicationDataReceived,
     CipherSuite,
-    Closed,
-    CloseReason,
+    DtlsClosed,
+    DtlsCloseReason,
     DtlsEndpoint,
     DtlsRole,
     DtlsVersion,
@@ -106,8 +106,8 @@ def test_gcm_is_chosen_whenever_it_is_offered(
     peers.network.run(limit=1.0)
     event = peers.network.left.events[0]
     if isinstance(agreed, str):
-        reason = CloseReason.ALERT_SENT if agreed == "client" else CloseReason.ALERT_RECEIVED
-        assert isinstance(event, Closed)
+        reason = DtlsCloseReason.ALERT_SENT if agreed == "client" else DtlsCloseReason.ALERT_RECEIVED
+        assert isinstance(event, DtlsClosed)
         assert (event.reason, event.alert) == (reason, AlertDescription.HANDSHAKE_FAILURE)
     else:
         assert isinstance(event, HandshakeCompleted)
@@ -150,7 +150,7 @@ def test_a_client_hello_that_cannot_be_served_is_refused(
     hello = change(client_hello(peers.client))
     peers.server.receive_datagram(in_record(HandshakeMessage(HandshakeType.CLIENT_HELLO, 0, hello.encode())), None, 0.0)
     end = end_of(peers.server)
-    assert (end.reason, end.alert) == (CloseReason.ALERT_SENT, alert)
+    assert (end.reason, end.alert) == (DtlsCloseReason.ALERT_SENT, alert)
     transmit = peers.server.poll_transmit()
     assert transmit is not None
     assert transmit.data[-2:] == bytes((2, alert))
@@ -201,7 +201,7 @@ def test_a_server_that_requests_no_scheme_of_ours_is_refused() -> None:
     """RSA with SHA-256, and ECDSA with SHA-1."""
     end = requesting(0x0401, 0x0203).run()
     assert end is not None
-    assert (end.reason, end.alert) == (CloseReason.ALERT_SENT, AlertDescription.HANDSHAKE_FAILURE)
+    assert (end.reason, end.alert) == (DtlsCloseReason.ALERT_SENT, AlertDescription.HANDSHAKE_FAILURE)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_server_hello_that_fits_to_no_offer_is_refused(hello: ServerHello, ale
     client.start(0.0)
     client.receive_datagram(in_record(HandshakeMessage(HandshakeType.SERVER_HELLO, 0, hello.encode())), None, 0.0)
     end = end_of(client)
-    assert (end.reason, end.alert) == (CloseReason.ALERT_SENT, alert)
+    assert (end.reason, end.alert) == (DtlsCloseReason.ALERT_SENT, alert)
 
 
 def test_a_server_certificate_must_have_the_key_that_the_suite_names() -> None:
@@ -287,7 +287,7 @@ def test_a_server_certificate_must_have_the_key_that_the_suite_names() -> None:
     client.receive_datagram(in_record(HandshakeMessage(HandshakeType.SERVER_HELLO, 0, hello)), None, 0.0)
     client.receive_datagram(in_record(HandshakeMessage(HandshakeType.CERTIFICATE, 1, chain)), None, 0.0)
     end = end_of(client)
-    assert (end.reason, end.alert) == (CloseReason.ALERT_SENT, AlertDescription.ILLEGAL_PARAMETER)
+    assert (end.reason, end.alert) == (DtlsCloseReason.ALERT_SENT, AlertDescription.ILLEGAL_PARAMETER)
 
 
 def test_a_hello_verify_request_is_answered_once_with_its_cookie() -> None:

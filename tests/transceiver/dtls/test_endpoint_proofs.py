@@ -6,7 +6,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from antiphon_common.errors import LocalProtocolError
-from antiphon_transceiver.dtls import AlertDescription, Certificate, Closed, CloseReason, DtlsRole, HandshakeCompleted
+from antiphon_transceiver.dtls import (
+    AlertDescription,
+    Certificate,
+    DtlsClosed,
+    DtlsCloseReason,
+    DtlsRole,
+    HandshakeCompleted,
+)
 from antiphon_transceiver.dtls.messages import (
     MAX_CERTIFICATES,
     CertificateChain,
@@ -32,14 +39,14 @@ def sent_as(change: Callable[[bytes], bytes]) -> Lie:
     return lambda body, knowledge: change(body)
 
 
-def refusal(handshake: LyingHandshake) -> tuple[CloseReason, int | None]:
+def refusal(handshake: LyingHandshake) -> tuple[DtlsCloseReason, int | None]:
     """Run to the end, which both sides must see, and return the victim's reason and alert."""
     end = handshake.run()
     assert not handshake.victim.connected
     assert not any(isinstance(event, HandshakeCompleted) for event in handshake.victim_end.events)
     assert end is not None, "the handshake goes on"
-    (seen,) = (event for event in handshake.liar_end.events if isinstance(event, Closed))
-    assert (seen.reason, seen.alert) == (CloseReason.ALERT_RECEIVED, end.alert), "the peer was sent the same alert"
+    (seen,) = (event for event in handshake.liar_end.events if isinstance(event, DtlsClosed))
+    assert (seen.reason, seen.alert) == (DtlsCloseReason.ALERT_RECEIVED, end.alert), "the peer was sent the same alert"
     return end.reason, end.alert
 
 
@@ -58,7 +65,7 @@ def test_a_peer_that_lies_in_nothing_is_accepted(role: DtlsRole) -> None:
 @pytest.mark.parametrize("role", DtlsRole)
 def test_a_certificate_that_was_not_announced_is_refused(role: DtlsRole) -> None:
     assert refusal(LyingHandshake(role, shown=OWN)) == (
-        CloseReason.CERTIFICATE_MISMATCH,
+        DtlsCloseReason.CERTIFICATE_MISMATCH,
         AlertDescription.BAD_CERTIFICATE,
     )
 
@@ -68,7 +75,7 @@ def test_an_empty_certificate_list_is_refused(role: DtlsRole) -> None:
     handshake = LyingHandshake(
         role, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: CertificateChain(()).encode())}
     )
-    assert refusal(handshake) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    assert refusal(handshake) == (DtlsCloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -77,14 +84,14 @@ def test_the_announced_certificate_behind_another_vouches_for_nothing(role: Dtls
     """The key is taken from the first certificate, so the fingerprint is too."""
     chain = CertificateChain((OWN.der, *[OWN.der] * between, HONEST.der)).encode()
     handshake = LyingHandshake(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
-    assert refusal(handshake) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    assert refusal(handshake) == (DtlsCloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_the_key_of_a_later_certificate_signs_nothing(role: DtlsRole) -> None:
     chain = CertificateChain((HONEST.der, OWN.der)).encode()
     handshake = LyingHandshake(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
-    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -98,7 +105,7 @@ def test_a_chain_behind_the_announced_certificate_does_no_harm_unless_it_has_no_
         handshake.run()
         assert handshake.victim.connected
     else:
-        assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR)
+        assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -109,7 +116,7 @@ def test_a_weaker_fingerprint_that_fits_does_not_outvote_the_strongest(
 ) -> None:
     announced = [OWN.fingerprint("sha-256"), HONEST.fingerprint(strong)]
     handshake = LyingHandshake(role, shown=OWN, announced=announced if weak_first else announced[::-1])
-    assert refusal(handshake) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    assert refusal(handshake) == (DtlsCloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
 
 # Signatures: ServerKeyExchange and CertificateVerify
@@ -119,7 +126,7 @@ def test_a_weaker_fingerprint_that_fits_does_not_outvote_the_strongest(
 def test_the_announced_certificate_without_its_key_proves_nothing(role: DtlsRole) -> None:
     """Whoever recorded a handshake knows the certificate."""
     assert refusal(LyingHandshake(role, shown=Certificate(HONEST.der, OWN.private_key))) == (
-        CloseReason.ALERT_SENT,
+        DtlsCloseReason.ALERT_SENT,
         AlertDescription.DECRYPT_ERROR,
     )
 
@@ -141,7 +148,7 @@ def forged_verify(data: Callable[[Knowledge], bytes], key: ec.EllipticCurvePriva
 )
 def test_certificate_verify_that_signs_something_else_is_refused(lie: Lie) -> None:
     handshake = LyingHandshake(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie})
-    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("scheme", [0x0401, 0x0804, 0x0203, 0x0503, 0x0000])
@@ -150,7 +157,7 @@ def test_a_signature_in_a_scheme_that_fits_neither_offer_nor_key_is_refused(sche
         return CertificateVerify(scheme, CertificateVerify.decode(body).signature).encode()
 
     reason, alert = refusal(LyingHandshake(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie}))
-    assert reason is CloseReason.ALERT_SENT
+    assert reason is DtlsCloseReason.ALERT_SENT
     assert alert in (AlertDescription.ILLEGAL_PARAMETER, AlertDescription.DECRYPT_ERROR)
 
 
@@ -181,7 +188,7 @@ def forged_exchange(data: Callable[[ServerKeyExchange, Knowledge], bytes]) -> Li
 )
 def test_server_key_exchange_that_signs_something_else_is_refused(lie: Lie) -> None:
     handshake = LyingHandshake(DtlsRole.SERVER, lies={HandshakeType.SERVER_KEY_EXCHANGE: lie})
-    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("group", [0, 22, 30, 0x11EC])
@@ -195,7 +202,7 @@ def test_a_group_that_was_not_offered_is_refused(group: int) -> None:
         return ServerKeyExchange(group, public, SCHEME, signature).encode()
 
     handshake = LyingHandshake(DtlsRole.SERVER, lies={HandshakeType.SERVER_KEY_EXCHANGE: lie})
-    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.ILLEGAL_PARAMETER)
+    assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.ILLEGAL_PARAMETER)
 
 
 # Finished
@@ -228,7 +235,7 @@ def verify_data(label: bytes, transcript: Callable[[Knowledge], bytes] = lambda 
 )
 def test_finished_with_wrong_verify_data_is_refused(role: DtlsRole, lie: Lie) -> None:
     handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: lie})
-    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -236,7 +243,7 @@ def test_finished_under_the_other_sides_label_is_refused(role: DtlsRole) -> None
     """Who reflects our own Finished has the other label."""
     other = next(label for of, label in LABELS.items() if of is not role)
     handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: verify_data(other)})
-    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -249,7 +256,7 @@ def test_finished_over_another_transcript_is_refused(role: DtlsRole) -> None:
         return known.transcript[:middle] + bit + known.transcript[middle + 1 :]
 
     handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: verify_data(LABELS[role], changed)})
-    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
+    assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -263,7 +270,7 @@ def test_without_finished_there_is_no_connection(role: DtlsRole) -> None:
         handshake.victim.send_application_data(b"data")
     end = handshake.run(limit=40.0)
     assert end is not None
-    assert end.reason is CloseReason.TIMEOUT
+    assert end.reason is DtlsCloseReason.TIMEOUT
 
 
 @pytest.mark.parametrize("role", DtlsRole)
@@ -318,14 +325,14 @@ def test_application_data_in_a_record_that_nobody_protected_is_dropped(role: Dtl
 def test_a_proof_that_is_left_out_is_missed(role: DtlsRole, left_out: HandshakeType) -> None:
     """Sequence numbers and transcript go on without it. A server that asks for no certificate authenticates nobody."""
     handshake = LyingHandshake(role, lies={left_out: omit})
-    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
+    assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
 
 
 def test_neither_certificate_nor_certificate_verify_makes_no_anonymous_client() -> None:
     handshake = LyingHandshake(
         DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE: omit, HandshakeType.CERTIFICATE_VERIFY: omit}
     )
-    assert refusal(handshake) == (CloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
+    assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
 
 
 def test_an_empty_certificate_list_without_certificate_verify_is_no_way_in() -> None:
@@ -337,4 +344,4 @@ def test_an_empty_certificate_list_without_certificate_verify_is_no_way_in() -> 
             HandshakeType.CERTIFICATE_VERIFY: omit,
         },
     )
-    assert refusal(handshake) == (CloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
+    assert refusal(handshake) == (DtlsCloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)

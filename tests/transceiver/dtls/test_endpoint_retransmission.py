@@ -2,7 +2,7 @@
 
 import pytest
 
-from antiphon_transceiver.dtls import Closed, CloseReason, DtlsEndpoint
+from antiphon_transceiver.dtls import DtlsClosed, DtlsCloseReason, DtlsEndpoint
 from support.net.impairment import Impairment
 from support.peers.dtls_pair import make_peers
 
@@ -44,7 +44,7 @@ def test_a_client_without_a_server_doubles_its_patience_and_gives_up_after_30_se
     sent = timeouts(client)
     assert sent[:6] == [0.1, 0.3, 0.7, 1.5, 2.5, 3.5]
     assert 29.0 < sent[-1] < 30.0
-    assert client.poll_event() == Closed(CloseReason.TIMEOUT, None, "no handshake in state WAIT_SERVER_HELLO")
+    assert client.poll_event() == DtlsClosed(DtlsCloseReason.TIMEOUT, None, "no handshake in state WAIT_SERVER_HELLO")
     assert client.poll_timeout() is None
 
 
@@ -56,8 +56,8 @@ def test_a_server_without_a_client_gives_up_after_30_seconds() -> None:
     assert server.poll_event() is None
     server.handle_timeout(35.0)
     event = server.poll_event()
-    assert isinstance(event, Closed)
-    assert event.reason is CloseReason.TIMEOUT
+    assert isinstance(event, DtlsClosed)
+    assert event.reason is DtlsCloseReason.TIMEOUT
 
 
 def test_an_early_timeout_does_nothing() -> None:

@@ -10,7 +10,7 @@ from antiphon_transceiver.dtls.flights import (
     MAX_MESSAGE,
     MAX_PIECES,
     ChangeCipherSpec,
-    Reassembler,
+    HandshakeReassembler,
     RetransmissionTimer,
     pack_flight,
 )
@@ -24,7 +24,7 @@ MESSAGES = [
 ]
 
 
-def pop_all(reassembler: Reassembler) -> list[HandshakeMessage]:
+def pop_all(reassembler: HandshakeReassembler) -> list[HandshakeMessage]:
     return list(iter(reassembler.pop, None))
 
 
@@ -33,7 +33,7 @@ def test_a_packed_flight_fits_the_mtu_and_comes_out_whole(mtu: int) -> None:
     datagrams = pack_flight(MESSAGES, RecordLayer(), mtu)
     assert all(len(datagram) <= mtu for datagram in datagrams)
     assert all(len(datagram) > mtu / 2 for datagram in datagrams[:-1]), "datagrams are filled"
-    reassembler = Reassembler()
+    reassembler = HandshakeReassembler()
     for record in itertools.chain.from_iterable(map(split_records, datagrams)):
         assert reassembler.push(Fragment.pull(Reader(record.payload)))
     assert pop_all(reassembler) == MESSAGES
@@ -66,7 +66,7 @@ def test_fragments_may_come_in_any_order_overlapping_and_twice(seed: int) -> Non
         fragments.append(message.fragment(0, 0 if size else 1))
     fragments += random.sample(fragments, 5)
     random.shuffle(fragments)
-    reassembler = Reassembler()
+    reassembler = HandshakeReassembler()
     messages = []
     for fragment in fragments:
         reassembler.push(fragment)
@@ -75,7 +75,7 @@ def test_fragments_may_come_in_any_order_overlapping_and_twice(seed: int) -> Non
 
 
 def test_a_message_waits_for_those_before_it() -> None:
-    reassembler = Reassembler()
+    reassembler = HandshakeReassembler()
     for message in reversed(MESSAGES):
         assert reassembler.pop() is None
         reassembler.push(message.fragment(0, 5000))
@@ -84,7 +84,7 @@ def test_a_message_waits_for_those_before_it() -> None:
 
 @pytest.mark.parametrize("stray", [(11, 12, 0, 0, b"a"), (14, 10, 0, 5, b"a"), (11, 10, 0, 5, b"abcde")])
 def test_what_came_last_takes_the_place_of_what_it_contradicts(stray: tuple[int, int, int, int, bytes]) -> None:
-    reassembler = Reassembler()
+    reassembler = HandshakeReassembler()
     assert reassembler.push(Fragment(*stray))
     assert reassembler.pop() is None
     assert reassembler.push(Fragment(11, 10, 0, 0, b"01234"))
@@ -93,7 +93,7 @@ def test_what_came_last_takes_the_place_of_what_it_contradicts(stray: tuple[int,
 
 
 def test_messages_come_again_after_going_back() -> None:
-    reassembler = Reassembler()
+    reassembler = HandshakeReassembler()
     reassembler.push(MESSAGES[2].fragment(0, 0))
     for _ in range(2):
         for message in MESSAGES[:2]:
@@ -108,7 +108,7 @@ def test_messages_come_again_after_going_back() -> None:
 
 
 def test_what_is_held_is_bounded() -> None:
-    reassembler = Reassembler()
+    reassembler = HandshakeReassembler()
     assert not reassembler.push(Fragment(11, 10, MAX_AHEAD, 0, b"far ahead"[:9]))
     assert not reassembler.push(Fragment(11, MAX_MESSAGE + 1, 0, 0, b"too long"))
     pieces, held = [], []

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from antiphon_common.errors import DecodeError
-from antiphon_transceiver.dtls import Certificate, Closed, DtlsEndpoint, DtlsRole, HandshakeCompleted
+from antiphon_transceiver.dtls import Certificate, DtlsClosed, DtlsEndpoint, DtlsRole, HandshakeCompleted
 from antiphon_transceiver.dtls.x509 import find_public_key_info
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 from support.peers.certificates import certificate
@@ -59,7 +59,7 @@ def test_a_peer_with_an_odd_certificate_is_recognised_by_its_fingerprint(kind: s
     (peer if role is DtlsRole.CLIENT else victim).start(0.0)
     network.run(lambda: bool(network.left.events and network.right.events), limit=2.0)
     assert [type(event) for event in network.right.events] == [HandshakeCompleted]
-    assert not any(isinstance(event, Closed) for event in network.left.events)
+    assert not any(isinstance(event, DtlsClosed) for event in network.left.events)
 
 
 def test_rsa_keys_without_null_parameters_are_found() -> None:

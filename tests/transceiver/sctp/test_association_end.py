@@ -3,11 +3,11 @@
 import pytest
 
 from antiphon_common.errors import LocalProtocolError
-from antiphon_transceiver.sctp import CloseReason
+from antiphon_transceiver.sctp import AssociationCloseReason
 from antiphon_transceiver.sctp.association import SHUTDOWN_DEADLINE
 from antiphon_transceiver.sctp.chunks import Abort, Heartbeat, HeartbeatAck, Unknown
 from antiphon_transceiver.sctp.heartbeat import HEARTBEAT_INTERVAL, Heartbeats
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.parameters import Parameter
 from support.net.impairment import Impairment
 from support.peers.sctp_pair import SctpPeers, chunks_of, closings, forge, make_sctp_peers, messages
@@ -15,7 +15,7 @@ from support.peers.sctp_pair import SctpPeers, chunks_of, closings, forge, make_
 FAR = Impairment(delay=0.05)
 
 
-def reasons(peers: SctpPeers) -> tuple[list[CloseReason], list[CloseReason]]:
+def reasons(peers: SctpPeers) -> tuple[list[AssociationCloseReason], list[AssociationCloseReason]]:
     left, right = closings(peers.network.left), closings(peers.network.right)
     return [closed.reason for closed in left], [closed.reason for closed in right]
 
@@ -26,7 +26,7 @@ def test_closing_delivers_everything_first() -> None:
     peers.client.close(peers.network.now)
     assert peers.network.run(lambda: peers.client.closed and peers.server.closed, limit=10.0)
     assert messages(peers.network.right) == [bytes(200_000)]
-    assert reasons(peers) == ([CloseReason.LOCAL_CLOSE], [CloseReason.PEER_CLOSED])
+    assert reasons(peers) == ([AssociationCloseReason.LOCAL_CLOSE], [AssociationCloseReason.PEER_CLOSED])
     assert chunks_of(peers.network.left.sent[-1]) == ["ShutdownComplete"]
     with pytest.raises(LocalProtocolError):
         peers.client.open_channel("too late")
@@ -37,7 +37,7 @@ def test_both_close_at_once() -> None:
     peers.client.close(peers.network.now)
     peers.server.close(peers.network.now)
     assert peers.network.run(lambda: peers.client.closed and peers.server.closed, limit=1.0)
-    assert reasons(peers) == ([CloseReason.LOCAL_CLOSE], [CloseReason.LOCAL_CLOSE])
+    assert reasons(peers) == ([AssociationCloseReason.LOCAL_CLOSE], [AssociationCloseReason.LOCAL_CLOSE])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -47,7 +47,7 @@ def test_closing_over_a_bad_network_ends_in_time(seed: int) -> None:
     peers.client.close(began)
     assert peers.network.run(lambda: peers.client.closed, limit=began + SHUTDOWN_DEADLINE), f"seed {seed}"
     assert peers.network.run(lambda: peers.server.closed, limit=began + 2 * SHUTDOWN_DEADLINE), f"seed {seed}"
-    assert reasons(peers)[0] == [CloseReason.LOCAL_CLOSE]
+    assert reasons(peers)[0] == [AssociationCloseReason.LOCAL_CLOSE]
 
 
 def test_closing_without_an_answer_aborts_at_the_deadline() -> None:
@@ -65,12 +65,12 @@ def test_an_abort_ends_both_at_once() -> None:
     peers.client.abort(peers.network.now)
     assert reasons(peers)[0] == []  # not polled yet
     assert peers.network.run(lambda: peers.server.closed, limit=peers.network.now + 0.06)
-    assert reasons(peers) == ([CloseReason.LOCAL_CLOSE], [CloseReason.ABORT_RECEIVED])
+    assert reasons(peers) == ([AssociationCloseReason.LOCAL_CLOSE], [AssociationCloseReason.ABORT_RECEIVED])
 
 
 def test_an_abort_counts_only_with_a_right_tag() -> None:
     peers = make_sctp_peers().establish()
-    ours, theirs = Packet.decode(peers.network.left.sent[-1]), Packet.decode(peers.network.right.sent[-1])
+    ours, theirs = SctpPacket.decode(peers.network.left.sent[-1]), SctpPacket.decode(peers.network.right.sent[-1])
     path = peers.network.left.path
     for wrong in (ours._replace(tag=9, chunks=[Abort()]), ours._replace(chunks=[Abort((), True)])):
         peers.server.receive_datagram(wrong.encode(), path, 1.0)
@@ -89,7 +89,7 @@ def test_a_peer_that_falls_silent_is_given_up() -> None:
     peers.client.send(channel, "anybody?")
     assert peers.network.run(lambda: peers.client.closed, limit=100.0)
     assert 20.0 < peers.network.now - began < 40.0
-    assert reasons(peers)[0] == [CloseReason.TIMEOUT]
+    assert reasons(peers)[0] == [AssociationCloseReason.TIMEOUT]
 
 
 def test_an_idle_path_is_measured() -> None:
@@ -121,7 +121,7 @@ def test_a_heartbeat_comes_back_as_it_was_unless_it_is_too_long() -> None:
         packet = forge(peers.network.left, Heartbeat(value))
         peers.server.receive_datagram(packet, peers.network.left.path, peers.network.now)
         peers.network.drain()
-        answers = [Packet.decode(sent).chunks for sent in peers.network.right.sent[before:]]
+        answers = [SctpPacket.decode(sent).chunks for sent in peers.network.right.sent[before:]]
         assert answers == ([[HeartbeatAck(value)]] if answered else [])
 
 
@@ -159,7 +159,7 @@ def test_what_an_abort_says_is_kept_short() -> None:
     peers.server.receive_datagram(forge(peers.network.left, abort), peers.network.left.path, peers.network.now)
     peers.network.drain()
     (closed,) = closings(peers.network.right)
-    assert closed.reason is CloseReason.ABORT_RECEIVED
+    assert closed.reason is AssociationCloseReason.ABORT_RECEIVED
     assert len(closed.detail) < 200
 
 

@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 
-from antiphon_transceiver.sctp import Closed, CloseReason, DataChannelEvent
+from antiphon_transceiver.sctp import AssociationClosed, AssociationCloseReason, DataChannelEvent
 from antiphon_transceiver.sctp.association import SETUP_DEADLINE
 from antiphon_transceiver.sctp.chunks import Abort, CookieEcho, Error, Init, InitAck, ShutdownAck, ShutdownComplete
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType
 from antiphon_transceiver.sctp.rto import INITIAL_RTO
 from support.net.impairment import Impairment
@@ -100,7 +100,7 @@ def test_nobody_there() -> None:
     peers.network.run(lambda: bool(peers.network.left.events), limit=100.0)
     assert peers.network.now == SETUP_DEADLINE
     (closed,) = closings(peers.network.left)
-    assert closed.reason is CloseReason.TIMEOUT
+    assert closed.reason is AssociationCloseReason.TIMEOUT
     assert peers.client.poll_timeout() is None
 
 
@@ -125,7 +125,7 @@ def test_an_init_repeated_late_changes_nothing_and_a_restart_is_refused() -> Non
     peers.network.drain()
     assert chunks_of(peers.network.right.sent[-1]) == ["InitAck"]
     before = len(peers.network.right.sent)
-    restart = Packet(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1)]).encode()
+    restart = SctpPacket(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1)]).encode()
     peers.server.receive_datagram(restart, peers.network.left.path, peers.network.now)
     peers.network.drain()
     assert len(peers.network.right.sent) == before
@@ -139,7 +139,7 @@ def test_an_init_vouches_for_no_chunk_behind_it() -> None:
     """It has no verification tag, which a stranger would have to know for any other chunk (RFC 9260 §8.5.1)."""
     peers = make_sctp_peers().establish()
     for behind in (Abort(()), ShutdownAck(), ShutdownComplete()):
-        packet = Packet(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1), behind]).encode()
+        packet = SctpPacket(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1), behind]).encode()
         peers.server.receive_datagram(packet, peers.network.left.path, peers.network.now)
     peers.network.drain()
     assert peers.established
@@ -150,11 +150,11 @@ def test_an_init_vouches_for_no_chunk_behind_it() -> None:
 def test_a_cookie_of_another_peer_is_not_acknowledged_once_established() -> None:
     """Its INIT was answered before; RFC 9260 §5.2.4 D asks for the tag of the peer."""
     peers = make_sctp_peers()
-    early = Packet(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1)]).encode()
+    early = SctpPacket(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1)]).encode()
     peers.server.receive_datagram(early, peers.network.left.path, 0.0)
     transmit = peers.server.poll_transmit()
     assert transmit is not None
-    (answer,) = Packet.decode(transmit.data).chunks
+    (answer,) = SctpPacket.decode(transmit.data).chunks
     assert isinstance(answer, InitAck)
     cookie = answer.parameter(ParameterType.STATE_COOKIE)
     assert cookie is not None
@@ -171,7 +171,7 @@ def test_a_cookie_of_another_peer_is_not_acknowledged_once_established() -> None
 def test_packets_of_another_association_are_dropped() -> None:
     peers = make_sctp_peers().establish()
     exchange(peers)
-    packet = Packet.decode(peers.network.left.sent[-1])
+    packet = SctpPacket.decode(peers.network.left.sent[-1])
     for stranger in (
         packet._replace(tag=packet.tag ^ 1),
         packet._replace(source_port=1),
@@ -189,6 +189,6 @@ def test_the_same_entropy_makes_the_same_bytes() -> None:
         peers.run(5.0)
         peers.client.close(peers.network.now)
         peers.run(5.0)
-        assert peers.network.left.events[-1] == Closed(CloseReason.LOCAL_CLOSE, "")
+        assert peers.network.left.events[-1] == AssociationClosed(AssociationCloseReason.LOCAL_CLOSE, "")
         sent.append((peers.network.left.sent, peers.network.right.sent))
     assert sent[0] == sent[1]

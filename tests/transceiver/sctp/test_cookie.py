@@ -4,11 +4,11 @@ import pytest
 
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver.sctp.chunks import Init
-from antiphon_transceiver.sctp.cookie import COOKIE_LIFETIME, CookieJar, Peer, StaleCookieError
+from antiphon_transceiver.sctp.cookie import COOKIE_LIFETIME, CookieJar, PeerParameters, StaleCookieError
 from antiphon_transceiver.sctp.parameters import Parameter, ParameterType
 from support.fakes.comparisons import record_comparisons
 
-PEER = Peer(1, 65536, 300, 1024, 0xFFFFFFFF, True, False)
+PEER = PeerParameters(1, 65536, 300, 1024, 0xFFFFFFFF, True, False)
 JAR = CookieJar(bytes(32))
 
 
@@ -20,7 +20,7 @@ def test_a_cookie_brings_the_peer_back() -> None:
 def test_a_peer_can_do_what_its_init_says(extensions: tuple[int, ...]) -> None:
     """130 is RE-CONFIG, 192 FORWARD TSN (RFC 5061 §4.2.7)."""
     supported = Parameter(ParameterType.SUPPORTED_EXTENSIONS, bytes(extensions))
-    peer = Peer.of(Init(1, 65536, 10, 10, 1, (supported,)))
+    peer = PeerParameters.of(Init(1, 65536, 10, 10, 1, (supported,)))
     assert (peer.reconfig, peer.forward_tsn) == (130 in extensions, 192 in extensions)
 
 

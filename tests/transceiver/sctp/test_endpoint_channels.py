@@ -12,7 +12,7 @@ from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
 from antiphon_transceiver.sctp.early import MAX_EARLY_BYTES, MAX_EARLY_MESSAGES
 from antiphon_transceiver.sctp.endpoint import MAX_CHANNELS
 from antiphon_transceiver.sctp.inbound import RECEIVE_BUFFER
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.parameters import ParameterType, ReconfigResponse, ReconfigResult
 from support.net.impairment import Impairment
 from support.peers.sctp_pair import SctpPeers, chunks_of, data_of, forge, last_data, make_sctp_peers, messages, opened
@@ -131,7 +131,7 @@ def answer_first_reset_with(result: ReconfigResult) -> Callable[[bytes], list[by
     seen: list[ReconfigResponse] = []
 
     def rewrite(datagram: bytes) -> list[bytes]:
-        packet = Packet.decode(datagram)
+        packet = SctpPacket.decode(datagram)
         for chunk in packet.chunks:
             if isinstance(chunk, Reconfig) and chunk.parameters[0].type == ParameterType.RECONFIG_RESPONSE and not seen:
                 response = ReconfigResponse.decode(chunk.parameters[0].value)
@@ -147,7 +147,7 @@ def rewriting_init(change: Callable[[Init], Init]) -> Callable[[bytes], list[byt
     """Change INIT and INIT ACK on their way."""
 
     def rewrite(datagram: bytes) -> list[bytes]:
-        packet = Packet.decode(datagram)
+        packet = SctpPacket.decode(datagram)
         changed = [change(chunk) if isinstance(chunk, Init) else chunk for chunk in packet.chunks]
         return [packet._replace(chunks=changed).encode()]
 
@@ -258,7 +258,7 @@ def test_a_channel_whose_opening_is_never_acknowledged_carries_messages() -> Non
 
 def without_acknowledgement(datagram: bytes) -> list[bytes]:
     """Replace the ACK of a channel by a DCEP message that means nothing."""
-    packet = Packet.decode(datagram)
+    packet = SctpPacket.decode(datagram)
     changed = [
         msgspec.structs.replace(chunk, payload=b"\xff")
         if isinstance(chunk, Data) and chunk.payload == dcep.ACK

@@ -24,7 +24,7 @@ from antiphon_transceiver.sctp.chunks import (
     Unknown,
 )
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
-from antiphon_transceiver.sctp.packet import HEADER_SIZE, Packet
+from antiphon_transceiver.sctp.packet import HEADER_SIZE, SctpPacket
 from antiphon_transceiver.sctp.parameters import OutgoingResetRequest, Parameter
 from support.net.impairment import Impairment
 from support.peers.sctp_pair import SctpPeers, chunks_of, forge, last_data, make_sctp_peers
@@ -149,7 +149,7 @@ class SilentPeer:
 
     def init(self, *parameters: Parameter) -> Init:
         """Return the INIT of the client once more, with other parameters."""
-        sent = (chunk for datagram in self.peers.network.left.sent for chunk in Packet.decode(datagram).chunks)
+        sent = (chunk for datagram in self.peers.network.left.sent for chunk in SctpPacket.decode(datagram).chunks)
         init = next(chunk for chunk in sent if isinstance(chunk, Init))
         return msgspec.structs.replace(init, parameters=parameters)
 

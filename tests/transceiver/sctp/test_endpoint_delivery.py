@@ -7,7 +7,7 @@ import pytest
 from antiphon_transceiver.sctp import DEFAULT_MTU
 from antiphon_transceiver.sctp.chunks import ForwardTsn
 from antiphon_transceiver.sctp.endpoint import DTLS_OVERHEAD, MIN_MTU
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 from support.net.impairment import Impairment
 from support.peers.sctp_pair import SctpPeers, data_of, make_sctp_peers, messages
 
@@ -135,7 +135,7 @@ def lose_first_forward_tsn(peers: SctpPeers) -> Callable[[bytes], list[bytes]]:
     seen: list[bytes] = []
 
     def rewrite(datagram: bytes) -> list[bytes]:
-        if any(isinstance(chunk, ForwardTsn) for chunk in Packet.decode(datagram).chunks) and not seen:
+        if any(isinstance(chunk, ForwardTsn) for chunk in SctpPacket.decode(datagram).chunks) and not seen:
             seen.append(datagram)
             return []
         return [datagram]

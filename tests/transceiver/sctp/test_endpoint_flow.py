@@ -7,7 +7,7 @@ from antiphon_transceiver.sctp.association import MAX_BURST, MAX_QUEUED_MESSAGES
 from antiphon_transceiver.sctp.chunks import Data, Sack
 from antiphon_transceiver.sctp.endpoint import LOW_BUFFERED
 from antiphon_transceiver.sctp.inbound import RECEIVE_BUFFER
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.rto import MAX_SACK_DELAY
 from support.net.impairment import Impairment
 from support.peers.sctp_pair import SctpPeers, chunks_of, closings, data_of, forge, last_data, make_sctp_peers, messages
@@ -22,7 +22,7 @@ def open_channel(peers: SctpPeers) -> int:
 
 
 def last_sack(peers: SctpPeers) -> Sack:
-    packets = (Packet.decode(datagram) for datagram in reversed(peers.network.right.sent))
+    packets = (SctpPacket.decode(datagram) for datagram in reversed(peers.network.right.sent))
     return next(chunk for packet in packets for chunk in packet.chunks if isinstance(chunk, Sack))
 
 

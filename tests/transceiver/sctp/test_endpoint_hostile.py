@@ -12,7 +12,7 @@ from antiphon_transceiver.sctp.checksum import checksum
 from antiphon_transceiver.sctp.chunks import Data, ForwardTsn, Init, Reconfig, Sack
 from antiphon_transceiver.sctp.dcep import PayloadProtocol
 from antiphon_transceiver.sctp.inbound import MAX_HELD_BYTES
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.parameters import (
     OutgoingResetRequest,
     ParameterType,
@@ -176,13 +176,13 @@ def test_no_more_than_two_parameters_of_a_re_config_are_read() -> None:
 
 def first_request(peers: SctpPeers) -> int:
     """Return the sequence number of the first reset request of the client (RFC 6525 §5.1.1)."""
-    sent = [chunk for datagram in peers.network.left.sent for chunk in Packet.decode(datagram).chunks]
+    sent = [chunk for datagram in peers.network.left.sent for chunk in SctpPacket.decode(datagram).chunks]
     return next(chunk for chunk in sent if isinstance(chunk, Init)).initial_tsn
 
 
 def results(peers: SctpPeers) -> list[int]:
     """Return how the server answered reset requests."""
-    sent = [chunk for datagram in peers.network.right.sent for chunk in Packet.decode(datagram).chunks]
+    sent = [chunk for datagram in peers.network.right.sent for chunk in SctpPacket.decode(datagram).chunks]
     parameters = [parameter for chunk in sent if isinstance(chunk, Reconfig) for parameter in chunk.parameters]
     responses = [parameter for parameter in parameters if parameter.type == ParameterType.RECONFIG_RESPONSE]
     return [ReconfigResponse.decode(response.value).result for response in responses]
@@ -214,7 +214,7 @@ def lying(random: Random) -> Callable[[bytes], list[bytes]]:
     """Replace the gap blocks of SACKs."""
 
     def rewrite(datagram: bytes) -> list[bytes]:
-        packet = Packet.decode(datagram)
+        packet = SctpPacket.decode(datagram)
         changed = [lie(chunk, random) if isinstance(chunk, Sack) else chunk for chunk in packet.chunks]
         return [packet._replace(chunks=changed).encode()]
 

@@ -4,7 +4,7 @@ from antiphon_transceiver.sctp.chunks import Data, Sack
 from antiphon_transceiver.sctp.congestion import CongestionControl
 from antiphon_transceiver.sctp.outbound import Outbound
 from antiphon_transceiver.sctp.outgoing import OutboundMessage
-from antiphon_transceiver.sctp.packet import Packet, encode_packet
+from antiphon_transceiver.sctp.packet import SctpPacket, encode_packet
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
 
 
@@ -20,7 +20,7 @@ def test_stream_sequence_numbers_wrap_behind_65535() -> None:
         wire = outbound.take(1188, 0.0, empty=1188)
         sent += len(wire)
         outbound.receive_sack(Sack(sent - 1, 1 << 20), 0.0)
-    chunks = Packet.decode(encode_packet(1, 1, 1, wire)).chunks
+    chunks = SctpPacket.decode(encode_packet(1, 1, 1, wire)).chunks
     ssns = [chunk.ssn for chunk in chunks if isinstance(chunk, Data)]
     assert ssns == [(sent - len(wire) + number) % 65536 for number in range(len(wire))]
     assert ssns[-1] < 100

@@ -4,13 +4,13 @@ import pytest
 
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver.sctp import chunks
-from antiphon_transceiver.sctp.packet import Packet
+from antiphon_transceiver.sctp.packet import SctpPacket
 
-PACKET = Packet(5000, 5001, 0xDEADBEEF, [chunks.CookieAck(), chunks.Data(1, 2, 3, 51, b"hello")])
+PACKET = SctpPacket(5000, 5001, 0xDEADBEEF, [chunks.CookieAck(), chunks.Data(1, 2, 3, 51, b"hello")])
 
 
 def test_decoding_inverts_encoding() -> None:
-    assert Packet.decode(PACKET.encode()) == PACKET
+    assert SctpPacket.decode(PACKET.encode()) == PACKET
 
 
 @pytest.mark.parametrize("position", range(0, len(PACKET.encode()), 3))
@@ -18,10 +18,10 @@ def test_a_changed_byte_is_noticed(position: int) -> None:
     changed = bytearray(PACKET.encode())
     changed[position] ^= 0x40
     with pytest.raises(DecodeError):
-        Packet.decode(bytes(changed))
+        SctpPacket.decode(bytes(changed))
 
 
-@pytest.mark.parametrize("data", [b"", PACKET.encode()[:11], Packet(1, 2, 3, []).encode()], ids=len)
+@pytest.mark.parametrize("data", [b"", PACKET.encode()[:11], SctpPacket(1, 2, 3, []).encode()], ids=len)
 def test_a_packet_without_chunks_is_none(data: bytes) -> None:
     with pytest.raises(DecodeError):
-        Packet.decode(data)
+        SctpPacket.decode(data)

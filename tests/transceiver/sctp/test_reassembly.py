@@ -6,7 +6,7 @@ import pytest
 
 from antiphon_common.errors import RemoteProtocolError
 from antiphon_transceiver.sctp.chunks import Data
-from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, Reassembler
+from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, MessageReassembler
 
 
 def fragments(first_tsn: int, stream: int, ssn: int, text: str, *, unordered: bool = False) -> list[Data]:
@@ -18,7 +18,7 @@ def fragments(first_tsn: int, stream: int, ssn: int, text: str, *, unordered: bo
     ]
 
 
-def push(reassembler: Reassembler, *chunks: Data) -> list[str]:
+def push(reassembler: MessageReassembler, *chunks: Data) -> list[str]:
     return [message.data.decode() for chunk in chunks for message in reassembler.push(chunk.tsn, chunk)]
 
 
@@ -26,7 +26,7 @@ def push(reassembler: Reassembler, *chunks: Data) -> list[str]:
 def test_fragments_in_any_order(seed: int) -> None:
     sent = fragments(0, 1, 0, "one") + fragments(3, 1, 1, "two") + fragments(6, 2, 0, "six")
     Random(seed).shuffle(sent)
-    reassembler = Reassembler()
+    reassembler = MessageReassembler()
     received = push(reassembler, *sent)
     assert sorted(received) == ["one", "six", "two"]
     assert received.index("one") < received.index("two")
@@ -34,20 +34,20 @@ def test_fragments_in_any_order(seed: int) -> None:
 
 
 def test_an_unordered_message_waits_for_nobody() -> None:
-    reassembler = Reassembler()
+    reassembler = MessageReassembler()
     assert push(reassembler, *fragments(3, 1, 1, "late"), *fragments(7, 1, 0, "now", unordered=True)) == ["now"]
     assert reassembler.size == 4
     assert push(reassembler, *fragments(0, 1, 0, "one")) == ["one", "late"]
 
 
 def test_neighbours_of_different_messages_never_join() -> None:
-    reassembler = Reassembler()
+    reassembler = MessageReassembler()
     begun, ended = fragments(0, 1, 0, "ab")[0], fragments(1, 1, 1, "xy")[1]
     assert push(reassembler, begun, Data(1, 2, 0, 51, b"z", False, True), ended) == []
 
 
 def test_skipping_gives_up_what_lacks_a_piece_and_lets_out_the_rest() -> None:
-    reassembler = Reassembler()
+    reassembler = MessageReassembler()
     abandoned, waiting = fragments(0, 1, 0, "abc"), fragments(3, 1, 1, "ok")
     running = fragments(5, 2, 0, "run")
     assert push(reassembler, abandoned[0], abandoned[2], *waiting, running[0]) == []
@@ -58,14 +58,14 @@ def test_skipping_gives_up_what_lacks_a_piece_and_lets_out_the_rest() -> None:
 
 
 def test_skipping_delivers_what_came_among_the_skipped() -> None:
-    reassembler = Reassembler()
+    reassembler = MessageReassembler()
     push(reassembler, *fragments(1, 1, 1, "b"), *fragments(3, 1, 3, "d"))
     assert [m.data for m in reassembler.skip(2, ((1, 2),))] == [b"b", b"d"]
     assert push(reassembler, *fragments(4, 1, 4, "e")) == ["e"]
 
 
 def test_sequence_numbers_wrap() -> None:
-    reassembler = Reassembler()
+    reassembler = MessageReassembler()
     texts = [str(number) for number in range(65530, 65545)]
     for number in range(65530):
         reassembler.push(number, Data(number, 1, number, 51, b"x"))
@@ -74,7 +74,7 @@ def test_sequence_numbers_wrap() -> None:
 
 
 def test_a_reset_stream_begins_with_zero_again() -> None:
-    reassembler = Reassembler()
+    reassembler = MessageReassembler()
     assert push(reassembler, *fragments(0, 1, 0, "a"), *fragments(2, 1, 2, "c")) == ["a"]
     reassembler.reset_streams([1])
     assert reassembler.size == 0
@@ -82,7 +82,7 @@ def test_a_reset_stream_begins_with_zero_again() -> None:
 
 
 def test_a_message_has_a_longest_size() -> None:
-    reassembler = Reassembler()
+    reassembler = MessageReassembler()
     part = bytes(MAX_MESSAGE_SIZE // 4)
     for number in range(4):
         reassembler.push(number, Data(number, 1, 0, 53, part, number == 0, False))
@@ -94,7 +94,7 @@ def test_a_message_has_a_longest_size() -> None:
 def test_messages_come_whole_and_in_order_whatever_arrives_first_and_whatever_is_skipped(seed: int) -> None:
     """Messages of three streams, cut and shuffled; some lose a fragment and are skipped by a FORWARD TSN."""
     print("seed", seed)
-    random, reassembler = Random(seed), Reassembler()
+    random, reassembler = Random(seed), MessageReassembler()
     chunks: list[Data] = []
     texts: dict[int, list[str]] = {stream: [] for stream in range(3)}
     lost: dict[int, int] = {}

@@ -16,7 +16,7 @@ PROFILES = {
 }
 
 
-class Peers:
+class LibsrtpPeers:
     """Our session as the DTLS server, and libsrtp as the client."""
 
     def __init__(self, profile: SrtpProfile) -> None:
@@ -36,8 +36,8 @@ class Peers:
 
 
 @pytest.fixture(params=list(PROFILES), ids=lambda profile: profile.name)
-def peers(request: pytest.FixtureRequest) -> Peers:
-    return Peers(request.param)
+def peers(request: pytest.FixtureRequest) -> LibsrtpPeers:
+    return LibsrtpPeers(request.param)
 
 
 def rtp(index: int, ssrc: int) -> bytes:
@@ -49,7 +49,7 @@ def rtcp(ssrc: int) -> bytes:
 
 
 @pytest.mark.parametrize("ssrc", [0, 1, 0x80000000, 0xFFFFFFFF])
-def test_rtcp_is_keyed_apart_from_rtp(peers: Peers, ssrc: int) -> None:
+def test_rtcp_is_keyed_apart_from_rtp(peers: LibsrtpPeers, ssrc: int) -> None:
     """RFC 3711 §4.3.2: other keys and, with GCM, another salt (RFC 7714 §9.1)."""
     for index in range(3):
         assert peers.reader.unprotect_rtcp(peers.ours.protect_rtcp(rtcp(ssrc))) == rtcp(ssrc)
@@ -58,7 +58,7 @@ def test_rtcp_is_keyed_apart_from_rtp(peers: Peers, ssrc: int) -> None:
         assert peers.ours.unprotect_rtp(peers.sender.protect(rtp(index, ssrc))) == rtp(index, ssrc)
 
 
-def test_a_source_that_wrapped_before_it_was_heard(peers: Peers) -> None:
+def test_a_source_that_wrapped_before_it_was_heard(peers: LibsrtpPeers) -> None:
     for index in range(65500, 65600):
         packet = peers.sender.protect(rtp(index, 7))
         if index >= 65550:
@@ -66,7 +66,7 @@ def test_a_source_that_wrapped_before_it_was_heard(peers: Peers) -> None:
     assert peers.ours.unprotect_rtcp(peers.sender.protect_rtcp(rtcp(7))) == rtcp(7)
 
 
-def test_sources_that_were_evicted_on_our_side_go_on(peers: Peers) -> None:
+def test_sources_that_were_evicted_on_our_side_go_on(peers: LibsrtpPeers) -> None:
     last = 0x10000 + 5
     for index in (30_000, 60_000, last):
         assert peers.ours.unprotect_rtp(peers.sender.protect(rtp(index, 7))) == rtp(index, 7)

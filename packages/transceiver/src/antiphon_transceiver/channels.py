@@ -20,9 +20,9 @@ from antiphon_transceiver.event_channels import EventChannels
 from antiphon_transceiver.events import EventReceived, MessageRefused
 from antiphon_transceiver.sctp import (
     MAX_MESSAGE_SIZE,
+    AssociationClosed,
     ChannelClosed,
     ChannelOpened,
-    Closed,
     DataChannelEndpoint,
     MessageReceived,
 )
@@ -78,7 +78,7 @@ class CallChannels:
 
     def __init__(self, peer: SctpParameters, is_dtls_client: bool, random: Callable[[int], bytes]) -> None:
         self.counters = ChannelCounters()
-        self.end: Closed | None = None
+        self.end: AssociationClosed | None = None
         """How the association ended, if it did before the call."""
         self._endpoint = DataChannelEndpoint(
             is_dtls_client,
@@ -189,7 +189,7 @@ class CallChannels:
                     self._channels.opened(channel, label, now)
                 case ChannelClosed(channel):
                     self._channels.closed(channel)
-                case Closed():
+                case AssociationClosed():
                     self._receive_end(event)
         self._send_waiting()
 
@@ -214,7 +214,7 @@ class CallChannels:
         if self._errors <= MAX_ERRORS:
             self.refuse(code, message, event_id)
 
-    def _receive_end(self, end: Closed) -> None:
+    def _receive_end(self, end: AssociationClosed) -> None:
         self.end = end
         self._channels.clear()
         self.counters.dropped += len(self._waiting)

@@ -288,12 +288,12 @@ class Session:
         self._events.append(events.Connected(profile, first_check - self._started, now - self._started))
         self._take_early(self._srtp, now)
 
-    def _dtls_closed(self, event: dtls.Closed) -> None:
+    def _dtls_closed(self, event: dtls.DtlsClosed) -> None:
         reason = {
-            dtls.CloseReason.CLOSE_NOTIFY: EndReason.CLOSE_NOTIFY,
-            dtls.CloseReason.LOCAL_CLOSE: EndReason.HANGUP,
-            dtls.CloseReason.CERTIFICATE_MISMATCH: EndReason.CERTIFICATE_MISMATCH,
-            dtls.CloseReason.TIMEOUT: EndReason.DTLS_TIMEOUT,
+            dtls.DtlsCloseReason.CLOSE_NOTIFY: EndReason.CLOSE_NOTIFY,
+            dtls.DtlsCloseReason.LOCAL_CLOSE: EndReason.HANGUP,
+            dtls.DtlsCloseReason.CERTIFICATE_MISMATCH: EndReason.CERTIFICATE_MISMATCH,
+            dtls.DtlsCloseReason.TIMEOUT: EndReason.DTLS_TIMEOUT,
         }.get(event.reason, EndReason.DTLS_ALERT)
         self._end(reason, event.detail)
 
@@ -432,7 +432,7 @@ class Session:
             case dtls.HandshakeCompleted():
                 assert event.srtp_profile is not None  # we offered some, and require one
                 self._handshake_completed(event.srtp_profile, now)
-            case dtls.Closed():
+            case dtls.DtlsClosed():
                 self._flush_machines()
                 self._dtls_closed(event)
 

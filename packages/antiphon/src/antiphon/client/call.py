@@ -277,7 +277,7 @@ class ClientCall:
                 self._handshake_completed(endpoint, event.srtp_profile, now)
             elif isinstance(event, dtls.ApplicationDataReceived) and self.channels is not None:
                 self.channels.receive_datagram(event.data, None, now)
-            elif isinstance(event, dtls.Closed):
+            elif isinstance(event, dtls.DtlsClosed):
                 self._close(f"DTLS: {event.reason.name.lower()} {event.detail}")
         if self.channels is not None:
             self._drain_channels(self.channels, endpoint)

@@ -5,8 +5,8 @@ from antiphon_transceiver.dtls.certificate import Certificate
 from antiphon_transceiver.dtls.endpoint import DtlsCounters, DtlsEndpoint
 from antiphon_transceiver.dtls.events import (
     ApplicationDataReceived,
-    Closed,
-    CloseReason,
+    DtlsClosed,
+    DtlsCloseReason,
     DtlsEvent,
     DtlsRole,
     DtlsVersion,
@@ -19,8 +19,8 @@ __all__ = [
     "ApplicationDataReceived",
     "Certificate",
     "CipherSuite",
-    "CloseReason",
-    "Closed",
+    "DtlsCloseReason",
+    "DtlsClosed",
     "DtlsCounters",
     "DtlsEndpoint",
     "DtlsEvent",

@@ -20,8 +20,8 @@ from antiphon_transceiver.dtls.alerts import (
 from antiphon_transceiver.dtls.certificate import Certificate
 from antiphon_transceiver.dtls.events import (
     ApplicationDataReceived,
-    Closed,
-    CloseReason,
+    DtlsClosed,
+    DtlsCloseReason,
     DtlsEvent,
     DtlsRole,
     DtlsVersion,
@@ -30,7 +30,7 @@ from antiphon_transceiver.dtls.events import (
 from antiphon_transceiver.dtls.flights import (
     ChangeCipherSpec,
     Flight,
-    Reassembler,
+    HandshakeReassembler,
     RetransmissionTimer,
     epoch_of,
     pack_flight,
@@ -96,7 +96,7 @@ class Doubt(NamedTuple):
     peer disproves the doubt. A peer that really has failed sends none, or another one as bad.
     """
 
-    end: Closed
+    end: DtlsClosed
     deadline: float
 
 
@@ -104,8 +104,8 @@ class DtlsEndpoint:
     """One side of a DTLS association, made for the one peer that SDP announced.
 
     Its five methods are those of `antiphon_common.core.Core`; every `Transmit` has path None. It begins with `start`,
-    or as server with the first datagram, and ends with `Closed`. Whoever goes on to drive it until `poll_timeout` is
-    None lets it repeat its last words, since an alert may get lost. Datagrams of flights have at most `mtu` bytes.
+    or as server with the first datagram, and ends with `DtlsClosed`. Drive it on until `poll_timeout` is None: its
+    close alert may get lost, and is retransmitted until then. Datagrams of flights have at most `mtu` bytes.
     `random` gives entropy; with the same entropy and input the output is the same.
     """
 
@@ -127,7 +127,7 @@ class DtlsEndpoint:
         config = HandshakeConfig(certificate, tuple(peer_fingerprints), _best_first(srtp_profiles), random)
         self._handshake = self._make_handshake(config)
         self._records = RecordLayer()
-        self._reassembler = Reassembler()
+        self._reassembler = HandshakeReassembler()
         self._timer = RetransmissionTimer()
         self._flight: Flight = ()
         self._epoch = 0
@@ -193,7 +193,7 @@ class DtlsEndpoint:
         """Tell the peer that we are done. Harmless when closed already."""
         if not self._closed:
             self._say_farewell(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY, now)
-            self._end(Closed(CloseReason.LOCAL_CLOSE, None, ""))
+            self._end(DtlsClosed(DtlsCloseReason.LOCAL_CLOSE, None, ""))
 
     # The five methods.
 
@@ -223,7 +223,7 @@ class DtlsEndpoint:
         elif self._doubt is not None and now >= self._doubt.deadline:
             self._conclude(self._doubt.end, now)
         elif now >= self._give_up_at:
-            self._end(Closed(CloseReason.TIMEOUT, None, f"no handshake in state {self._handshake.state.name}"))
+            self._end(DtlsClosed(DtlsCloseReason.TIMEOUT, None, f"no handshake in state {self._handshake.state.name}"))
         elif self._timer.deadline is not None and now >= self._timer.deadline:
             self._transmit_flight()
             self.counters.retransmissions += 1
@@ -344,11 +344,11 @@ class DtlsEndpoint:
             while not self._handshake.connected and (message := self._reassembler.pop()) is not None:
                 self._receive_message(message, now)
         except CertificateMismatchError as error:
-            self._reject(Closed(CloseReason.CERTIFICATE_MISMATCH, error.alert, str(error)), now)
+            self._reject(DtlsClosed(DtlsCloseReason.CERTIFICATE_MISMATCH, error.alert, str(error)), now)
         except HandshakeError as error:
-            self._reject(Closed(CloseReason.ALERT_SENT, error.alert, str(error)), now)
+            self._reject(DtlsClosed(DtlsCloseReason.ALERT_SENT, error.alert, str(error)), now)
         except DecodeError as error:
-            self._reject(Closed(CloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR, str(error)), now)
+            self._reject(DtlsClosed(DtlsCloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR, str(error)), now)
 
     def _receive_message(self, message: HandshakeMessage, now: float) -> None:
         self._timer.answer_began(now)
@@ -381,9 +381,9 @@ class DtlsEndpoint:
             self._farewell.understood()
             return
         if description == AlertDescription.CLOSE_NOTIFY:
-            end = Closed(CloseReason.CLOSE_NOTIFY, description, "")
+            end = DtlsClosed(DtlsCloseReason.CLOSE_NOTIFY, description, "")
         elif level == AlertLevel.FATAL:
-            end = Closed(CloseReason.ALERT_RECEIVED, description, f"alert {description} from the peer")
+            end = DtlsClosed(DtlsCloseReason.ALERT_RECEIVED, description, f"alert {description} from the peer")
         else:
             return
         if self._handshake.connected:
@@ -391,13 +391,13 @@ class DtlsEndpoint:
         else:
             self._doubt_it(end, now)
 
-    def _doubt_it(self, end: Closed, now: float) -> None:
+    def _doubt_it(self, end: DtlsClosed, now: float) -> None:
         """Remember why the handshake ends if nothing better comes."""
         self.counters.doubted += 1
         if self._doubt is None:
             self._doubt = Doubt(end, now + DOUBT_SECONDS)
 
-    def _reject(self, end: Closed, now: float) -> None:
+    def _reject(self, end: DtlsClosed, now: float) -> None:
         """Forget what the peer seems to have said since our last flight left."""
         self._doubt_it(end, now)
         self._rejections += 1
@@ -408,11 +408,11 @@ class DtlsEndpoint:
         if self._handshake.schedule is None:
             self._records.forget_protection()
 
-    def _conclude(self, end: Closed, now: float) -> None:
+    def _conclude(self, end: DtlsClosed, now: float) -> None:
         """End for good, and say so to a peer that does not know."""
-        if end.reason is CloseReason.CLOSE_NOTIFY:
+        if end.reason is DtlsCloseReason.CLOSE_NOTIFY:
             self._send_alert(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
-        elif end.reason is not CloseReason.ALERT_RECEIVED and end.alert is not None:
+        elif end.reason is not DtlsCloseReason.ALERT_RECEIVED and end.alert is not None:
             self._say_farewell(AlertLevel.FATAL, AlertDescription(end.alert), now)
         self._end(end)
 
@@ -427,7 +427,7 @@ class DtlsEndpoint:
             self._send_alert(farewell.level, farewell.description)
             farewell.said_again(now)
 
-    def _end(self, end: Closed) -> None:
+    def _end(self, end: DtlsClosed) -> None:
         self._closed = True
         self._timer.stop()
         self._early.clear()

@@ -19,7 +19,7 @@ class DtlsVersion(IntEnum):
     DTLS_1_2 = 0xFEFD
 
 
-class CloseReason(Enum):
+class DtlsCloseReason(Enum):
     """Why an endpoint is closed; the value is fit for a log."""
 
     CLOSE_NOTIFY = "the peer closed"
@@ -43,12 +43,12 @@ class ApplicationDataReceived(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class Closed(msgspec.Struct, frozen=True):
+class DtlsClosed(msgspec.Struct, frozen=True):
     """The last event of an endpoint. `alert` is the number of the alert sent or received, if there was one."""
 
-    reason: CloseReason
+    reason: DtlsCloseReason
     alert: int | None
     detail: str
 
 
-DtlsEvent = HandshakeCompleted | ApplicationDataReceived | Closed
+DtlsEvent = HandshakeCompleted | ApplicationDataReceived | DtlsClosed

@@ -119,7 +119,7 @@ class _Partial:
         return (first, last) if first < last else (0, 0)
 
 
-class Reassembler:
+class HandshakeReassembler:
     """Puts the peer's messages together and in order.
 
     Whatever contradicts what is held, or finds no room beside it, takes its place. The peer sends everything again

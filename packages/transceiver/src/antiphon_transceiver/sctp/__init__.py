@@ -4,11 +4,11 @@ from antiphon_transceiver.sctp.association import Association, AssociationCounte
 from antiphon_transceiver.sctp.channel import DataChannelCounters
 from antiphon_transceiver.sctp.endpoint import DEFAULT_MTU, DataChannelEndpoint
 from antiphon_transceiver.sctp.events import (
+    AssociationClosed,
+    AssociationCloseReason,
     BufferedAmountLow,
     ChannelClosed,
     ChannelOpened,
-    Closed,
-    CloseReason,
     DataChannelEvent,
     MessageReceived,
 )
@@ -18,13 +18,13 @@ __all__ = [
     "DEFAULT_MTU",
     "MAX_MESSAGE_SIZE",
     "Association",
+    "AssociationCloseReason",
+    "AssociationClosed",
     "AssociationCounters",
     "BufferFullError",
     "BufferedAmountLow",
     "ChannelClosed",
     "ChannelOpened",
-    "CloseReason",
-    "Closed",
     "DataChannelCounters",
     "DataChannelEndpoint",
     "DataChannelEvent",

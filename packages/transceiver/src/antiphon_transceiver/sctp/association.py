@@ -10,18 +10,18 @@ from antiphon_transceiver.sctp import chunks
 from antiphon_transceiver.sctp.chunks import HEADER_SIZE as CHUNK_HEADER_SIZE
 from antiphon_transceiver.sctp.chunks import SACK_SIZE, Chunk
 from antiphon_transceiver.sctp.congestion import CongestionControl
-from antiphon_transceiver.sctp.cookie import EXTENSIONS, SECRET_SIZE, CookieJar, Peer, StaleCookieError
-from antiphon_transceiver.sctp.events import Closed, CloseReason, Established, StreamsReset
+from antiphon_transceiver.sctp.cookie import EXTENSIONS, SECRET_SIZE, CookieJar, PeerParameters, StaleCookieError
+from antiphon_transceiver.sctp.events import AssociationClosed, AssociationCloseReason, Established, StreamsReset
 from antiphon_transceiver.sctp.heartbeat import HEARTBEAT_INFO_SIZE, Heartbeats
 from antiphon_transceiver.sctp.inbound import MAX_STREAMS, RECEIVE_BUFFER, Inbound
 from antiphon_transceiver.sctp.outbound import Outbound
 from antiphon_transceiver.sctp.outgoing import OutboundMessage
-from antiphon_transceiver.sctp.packet import HEADER_SIZE, Packet, encode_packet
+from antiphon_transceiver.sctp.packet import HEADER_SIZE, SctpPacket, encode_packet
 from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType
 from antiphon_transceiver.sctp.reassembly import StreamMessage
 from antiphon_transceiver.sctp.resets import StreamResets
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
-from antiphon_transceiver.sctp.states import EXPECTED, SENDING, SETTING_UP, State
+from antiphon_transceiver.sctp.states import EXPECTED, SENDING, SETTING_UP, AssociationState
 
 PORT = 5000
 """Of both sides, unless SDP says otherwise (RFC 8841 §5)."""
@@ -53,7 +53,7 @@ MAX_RETRANSMISSIONS = 30
 to a minute apart)."""
 
 MAX_CAUSES = 4
-"""Error causes of an ABORT that `Closed` names; there is one as a rule."""
+"""Error causes of an ABORT that `AssociationClosed` names; there is one as a rule."""
 
 
 class AssociationCounters:
@@ -71,7 +71,7 @@ class BufferFullError(LocalProtocolError):
     """There is no room to send this now; wait for what is buffered to be acknowledged."""
 
 
-AssociationEvent = Established | StreamMessage | StreamsReset | Closed
+AssociationEvent = Established | StreamMessage | StreamsReset | AssociationClosed
 
 
 class Association:
@@ -79,9 +79,9 @@ class Association:
 
     Its five methods are those of `antiphon_common.core.Core`; a datagram is the content of one DTLS record, at most
     `packet_size` bytes, and every `Transmit` has path None. It begins with `start`, or with the INIT of the peer, and
-    ends with `Closed`. `send`, `reset_streams` and `release` only queue: what follows from them leaves with the next
-    `flush`, which `poll_timeout` asks for at once. A restart (RFC 9260 §5.2.4 A) is refused: over DTLS it is a new
-    association.
+    ends with `AssociationClosed`. `send`, `reset_streams` and `release` only queue: what follows from them leaves with
+    the next `flush`, which `poll_timeout` asks for at once. A restart (RFC 9260 §5.2.4 A) is refused: over DTLS it is a
+    new association.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Association:
         remote_port: int = PORT,
     ) -> None:
         self.counters = AssociationCounters()
-        self.state = State.CLOSED
+        self.state = AssociationState.CLOSED
         self.packet_size = packet_size // 4 * 4
         self.rto = RetransmissionTimeout()
         self.congestion = CongestionControl(self.packet_size - HEADER_SIZE)
@@ -104,7 +104,7 @@ class Association:
         self._cookies = CookieJar(random(SECRET_SIZE))
         self.outbound = Outbound(self._initial_tsn, self.congestion, self.rto)
         self.inbound = Inbound()
-        self._peer: Peer | None = None
+        self._peer: PeerParameters | None = None
         self._resets = StreamResets(self._initial_tsn, self.rto)
         self._control: deque[bytes] = deque()
         self._setup_chunk = b""
@@ -113,7 +113,7 @@ class Association:
         self._retry_at: float | None = None
         """When to repeat what sets up or shuts down (T1 and T2)."""
         self._retries = 0
-        self._close_reason = CloseReason.PEER_CLOSED
+        self._close_reason = AssociationCloseReason.PEER_CLOSED
         self._heartbeats = Heartbeats()
         self._dirty = False
         self._burst = 0
@@ -146,11 +146,11 @@ class Association:
 
         `round_trip` in seconds, as DTLS measured it, says when to repeat what gets lost.
         """
-        if self.state is not State.CLOSED:
+        if self.state is not AssociationState.CLOSED:
             return
         if round_trip is not None:
             self.rto.measure(round_trip)
-        self.state = State.COOKIE_WAIT
+        self.state = AssociationState.COOKIE_WAIT
         self._setup_chunk = chunks.Init(*self._init_fields(), EXTENSIONS).encode()
         self._give_up_at = now + SETUP_DEADLINE
         self._send_setup(now)
@@ -169,7 +169,7 @@ class Association:
 
         Raise BufferFullError if there is no room.
         """
-        if self.state not in SETTING_UP and self.state is not State.ESTABLISHED:
+        if self.state not in SETTING_UP and self.state is not AssociationState.ESTABLISHED:
             raise LocalProtocolError(f"a message in state {self.state.name}")
         if not data:
             raise LocalProtocolError("an empty message")
@@ -192,26 +192,26 @@ class Association:
         """End it once all is delivered (RFC 9260 §9.2), or after 5 s in any case."""
         if self.state in SETTING_UP:
             self.abort(now)
-        elif self.state is State.ESTABLISHED:
-            self.state = State.SHUTDOWN_PENDING
-            self._close_reason = CloseReason.LOCAL_CLOSE
+        elif self.state is AssociationState.ESTABLISHED:
+            self.state = AssociationState.SHUTDOWN_PENDING
+            self._close_reason = AssociationCloseReason.LOCAL_CLOSE
             self._give_up_at = now + SHUTDOWN_DEADLINE
             self.flush(now)
 
     def abort(self, now: float) -> None:
         """End it at once and say so."""
-        if self.state is not State.ENDED:
-            self._abort(CloseReason.LOCAL_CLOSE, Cause.USER_INITIATED_ABORT, "")
+        if self.state is not AssociationState.ENDED:
+            self._abort(AssociationCloseReason.LOCAL_CLOSE, Cause.USER_INITIATED_ABORT, "")
 
     # The five methods.
 
     def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
         """Take one packet of the peer; `source` does not matter here."""
         self._now = now
-        if self.state is State.ENDED:
+        if self.state is AssociationState.ENDED:
             return
         try:
-            packet = Packet.decode(data)
+            packet = SctpPacket.decode(data)
         except DecodeError:
             self.counters.malformed += 1
             return
@@ -220,15 +220,15 @@ class Association:
         except DecodeError:
             self.counters.malformed += 1
         except RemoteProtocolError as error:
-            self._abort(CloseReason.ABORT_SENT, Cause.PROTOCOL_VIOLATION, str(error))
+            self._abort(AssociationCloseReason.ABORT_SENT, Cause.PROTOCOL_VIOLATION, str(error))
         self.flush(now)
 
     def handle_timeout(self, now: float) -> None:
         self._now = now
-        if self.state is State.ENDED:
+        if self.state is AssociationState.ENDED:
             return
         if self._give_up_at is not None and now >= self._give_up_at:
-            reason = self._close_reason if self.state not in SETTING_UP else CloseReason.TIMEOUT
+            reason = self._close_reason if self.state not in SETTING_UP else AssociationCloseReason.TIMEOUT
             self._abort(reason, Cause.USER_INITIATED_ABORT, f"no answer in state {self.state.name}")
             return
         if self._retry_at is not None and now >= self._retry_at:
@@ -241,7 +241,9 @@ class Association:
         if self._heartbeats.deadline is not None and now >= self._heartbeats.deadline:
             self._send_heartbeat(now)
         if max(self.outbound.unanswered, self._resets.unanswered, self._retries) > MAX_RETRANSMISSIONS:
-            self._abort(CloseReason.TIMEOUT, Cause.USER_INITIATED_ABORT, f"no answer in state {self.state.name}")
+            self._abort(
+                AssociationCloseReason.TIMEOUT, Cause.USER_INITIATED_ABORT, f"no answer in state {self.state.name}"
+            )
             return
         self.flush(now)
 
@@ -254,7 +256,7 @@ class Association:
     def poll_timeout(self) -> float | None:
         if self._events:
             return self._now
-        if self.state is State.ENDED:
+        if self.state is AssociationState.ENDED:
             return None
         if self._dirty or self._burst:
             return self._now
@@ -264,7 +266,7 @@ class Association:
 
     # Incoming packets.
 
-    def _receive_packet(self, packet: Packet, now: float) -> None:
+    def _receive_packet(self, packet: SctpPacket, now: float) -> None:
         if not self._is_ours(packet):
             self.counters.unexpected += 1
             return
@@ -285,7 +287,7 @@ class Association:
         if has_data:
             self.inbound.tsns.packet_received(now, at_once=at_once)
 
-    def _is_ours(self, packet: Packet) -> bool:
+    def _is_ours(self, packet: SctpPacket) -> bool:
         """Check ports and verification tag (RFC 9260 §8.5)."""
         if (packet.destination_port, packet.source_port) != self._ports:
             return False
@@ -303,8 +305,8 @@ class Association:
 
     def _receive_init(self, init: chunks.Init, now: float) -> None:
         """Answer with the numbers of our own INIT, so that two that cross make one association (RFC 9260 §5.2.1)."""
-        peer = Peer.of(init)
-        if self.state is State.ESTABLISHED and (self._peer is None or peer.tag != self._peer.tag):
+        peer = PeerParameters.of(init)
+        if self.state is AssociationState.ESTABLISHED and (self._peer is None or peer.tag != self._peer.tag):
             self.counters.unexpected += 1
             return
         cookie = Parameter(ParameterType.STATE_COOKIE, self._cookies.make(peer, now))
@@ -317,8 +319,8 @@ class Association:
             raise RemoteProtocolError("an INIT ACK without a cookie")
         if HEADER_SIZE + CHUNK_HEADER_SIZE + len(cookie) > self.packet_size:
             raise RemoteProtocolError(f"a cookie of {len(cookie)} bytes")
-        self._adopt(Peer.of(answer))
-        self.state = State.COOKIE_ECHOED
+        self._adopt(PeerParameters.of(answer))
+        self.state = AssociationState.COOKIE_ECHOED
         self._setup_chunk = chunks.CookieEcho(cookie).encode()
         self._retries = 0
         self._send_setup(now)
@@ -329,26 +331,26 @@ class Association:
         except StaleCookieError:
             self._queue(chunks.Error((Parameter(Cause.STALE_COOKIE, bytes(4)),)))
             return
-        if self.state is State.ESTABLISHED and (self._peer is None or peer.tag != self._peer.tag):
+        if self.state is AssociationState.ESTABLISHED and (self._peer is None or peer.tag != self._peer.tag):
             self.counters.unexpected += 1
             return
         self._queue(chunks.CookieAck())
-        if self.state is not State.ESTABLISHED:
+        if self.state is not AssociationState.ESTABLISHED:
             self._adopt(peer)
             self._establish(now)
 
     def _receive_cookie_ack(self, _: chunks.CookieAck, now: float) -> None:
-        if self.state is State.COOKIE_ECHOED:  # else the peer's own cookie was faster
+        if self.state is AssociationState.COOKIE_ECHOED:  # else the peer's own cookie was faster
             self._establish(now)
 
     def _receive_error(self, error: chunks.Error, now: float) -> None:
         stale = any(cause.type == Cause.STALE_COOKIE for cause in error.parameters)
-        if stale and self.state is State.COOKIE_ECHOED:  # RFC 9260 §5.2.6
-            self.state = State.COOKIE_WAIT
+        if stale and self.state is AssociationState.COOKIE_ECHOED:  # RFC 9260 §5.2.6
+            self.state = AssociationState.COOKIE_WAIT
             self._setup_chunk = chunks.Init(*self._init_fields(), EXTENSIONS).encode()
             self._send_setup(now)
 
-    def _adopt(self, peer: Peer) -> None:
+    def _adopt(self, peer: PeerParameters) -> None:
         """Take what the peer said of itself; harmless when it is known already."""
         if self._peer is not None and self._peer.tag == peer.tag:
             return
@@ -359,7 +361,7 @@ class Association:
         self._resets.begin(peer.initial_tsn, supported=peer.reconfig)
 
     def _establish(self, now: float) -> None:
-        self.state = State.ESTABLISHED
+        self.state = AssociationState.ESTABLISHED
         self._setup_chunk = b""
         self._give_up_at = self._retry_at = None
         self._retries = 0
@@ -368,7 +370,7 @@ class Association:
 
     def _send_setup(self, now: float) -> None:
         """Send INIT, which has no tag yet, or COOKIE ECHO, which may have data behind it."""
-        if self.state is State.COOKIE_WAIT:
+        if self.state is AssociationState.COOKIE_WAIT:
             self._transmit([self._setup_chunk], 0)
         else:
             self._control.appendleft(self._setup_chunk)
@@ -377,7 +379,7 @@ class Association:
     # Data.
 
     def _receive_data(self, data: chunks.Data, now: float) -> None:
-        if self.state is State.COOKIE_ECHOED:
+        if self.state is AssociationState.COOKIE_ECHOED:
             self._establish(now)
         self._events.extend(self.inbound.receive(data))
 
@@ -430,17 +432,17 @@ class Association:
 
     def _send_heartbeat(self, now: float) -> None:
         self._heartbeats.postpone(now)
-        if self.outbound.idle and self.state is State.ESTABLISHED:
+        if self.outbound.idle and self.state is AssociationState.ESTABLISHED:
             self._queue(self._heartbeats.make(self._random(HEARTBEAT_INFO_SIZE), now))
 
     # The end.
 
     def _receive_shutdown(self, shutdown: chunks.Shutdown, now: float) -> None:
         self.outbound.acknowledge(shutdown.cumulative_tsn, now)
-        if self.state is State.SHUTDOWN_SENT:
+        if self.state is AssociationState.SHUTDOWN_SENT:
             self._send_shutdown_ack(now)  # both ended it at once (RFC 9260 §9.2)
-        elif self.state is not State.SHUTDOWN_ACK_SENT:
-            self.state = State.SHUTDOWN_RECEIVED
+        elif self.state is not AssociationState.SHUTDOWN_ACK_SENT:
+            self.state = AssociationState.SHUTDOWN_RECEIVED
             self._give_up_at = now + SHUTDOWN_DEADLINE
 
     def _receive_shutdown_ack(self, _: chunks.ShutdownAck, now: float) -> None:
@@ -452,14 +454,14 @@ class Association:
 
     def _receive_abort(self, abort: chunks.Abort, now: float) -> None:
         detail = ", ".join([f"cause {cause.type}" for cause in abort.causes[:MAX_CAUSES]])
-        self._end(CloseReason.ABORT_RECEIVED, detail)
+        self._end(AssociationCloseReason.ABORT_RECEIVED, detail)
 
     def _continue_shutdown(self, now: float) -> None:
         """Go on with the end once everything is acknowledged."""
-        if self.state is State.SHUTDOWN_PENDING and self.outbound.idle:
-            self.state = State.SHUTDOWN_SENT
+        if self.state is AssociationState.SHUTDOWN_PENDING and self.outbound.idle:
+            self.state = AssociationState.SHUTDOWN_SENT
             self._send_shutdown(now)
-        elif self.state is State.SHUTDOWN_RECEIVED and self.outbound.idle:
+        elif self.state is AssociationState.SHUTDOWN_RECEIVED and self.outbound.idle:
             self._send_shutdown_ack(now)
 
     def _send_shutdown(self, now: float) -> None:
@@ -467,7 +469,7 @@ class Association:
         self._retry_at = now + self.rto.value
 
     def _send_shutdown_ack(self, now: float) -> None:
-        self.state = State.SHUTDOWN_ACK_SENT
+        self.state = AssociationState.SHUTDOWN_ACK_SENT
         self._queue(chunks.ShutdownAck())
         self._retry_at = now + self.rto.value
 
@@ -475,22 +477,22 @@ class Association:
         """Repeat what T1 or T2 waits an answer for."""
         self._retries += 1
         self.rto.back_off()
-        if self.state is State.SHUTDOWN_SENT:
+        if self.state is AssociationState.SHUTDOWN_SENT:
             self._send_shutdown(now)
-        elif self.state is State.SHUTDOWN_ACK_SENT:
+        elif self.state is AssociationState.SHUTDOWN_ACK_SENT:
             self._send_shutdown_ack(now)
         else:
             self._send_setup(now)
 
-    def _abort(self, reason: CloseReason, cause: Cause, detail: str) -> None:
+    def _abort(self, reason: AssociationCloseReason, cause: Cause, detail: str) -> None:
         if self._peer is not None:
             self._transmit_to_peer([chunks.Abort((Parameter(cause, detail.encode()[:64]),)).encode()])
         self._end(reason, detail)
 
-    def _end(self, reason: CloseReason, detail: str) -> None:
-        self.state = State.ENDED
+    def _end(self, reason: AssociationCloseReason, detail: str) -> None:
+        self.state = AssociationState.ENDED
         self._control.clear()
-        self._events.append(Closed(reason, detail))
+        self._events.append(AssociationClosed(reason, detail))
 
     # Outgoing packets.
 
@@ -499,9 +501,9 @@ class Association:
         self._now = now
         self._dirty = False
         self.outbound.start_lifetimes(now)
-        if self.state is State.ENDED:
+        if self.state is AssociationState.ENDED:
             return
-        if self.state is State.ESTABLISHED:
+        if self.state is AssociationState.ESTABLISHED:
             self._request_resets(now)
         self._continue_shutdown(now)
         burst, self._burst = self._burst, 0
@@ -524,7 +526,9 @@ class Association:
             packet.append(self._control.popleft())
             room -= len(packet[-1])
         # Before COOKIE ACK data may only come right behind the cookie (RFC 9260 §5.1 C).
-        may_send = self.state in SENDING or (self.state is State.COOKIE_ECHOED and packet[:1] == [self._setup_chunk])
+        may_send = self.state in SENDING or (
+            self.state is AssociationState.COOKIE_ECHOED and packet[:1] == [self._setup_chunk]
+        )
         tsns = self.inbound.tsns
         if tsns.due and room >= SACK_SIZE:
             packet.append(self.inbound.sack(room).encode())

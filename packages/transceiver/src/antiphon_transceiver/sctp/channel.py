@@ -15,7 +15,7 @@ class ChannelState(Enum):
     """One direction is reset or about to be; the channel is closed once both are (RFC 8831 §6.7)."""
 
 
-class Channel(msgspec.Struct, eq=False):
+class DataChannel(msgspec.Struct, eq=False):
     """`opening` says what the opener asked for."""
 
     opening: ChannelOpened
@@ -28,7 +28,7 @@ class Channel(msgspec.Struct, eq=False):
         return self.opening.id
 
     @classmethod
-    def of_peer(cls, opening: ChannelOpened) -> "Channel":
+    def of_peer(cls, opening: ChannelOpened) -> "DataChannel":
         """Return an open channel of the peer. Its label and protocol, up to 4 KiB, are not kept."""
         return cls(msgspec.structs.replace(opening, label="", protocol=""), ChannelState.OPEN)
 

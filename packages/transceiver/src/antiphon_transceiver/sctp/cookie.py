@@ -23,7 +23,7 @@ EXTENSIONS = (
 """What our INIT and INIT ACK say we can do besides RFC 9260."""
 
 
-class Peer(msgspec.Struct, frozen=True):
+class PeerParameters(msgspec.Struct, frozen=True):
     """The other side as its INIT or INIT ACK describes it."""
 
     tag: int
@@ -35,7 +35,7 @@ class Peer(msgspec.Struct, frozen=True):
     reconfig: bool
 
     @classmethod
-    def of(cls, init: Init) -> "Peer":
+    def of(cls, init: Init) -> "PeerParameters":
         extensions = init.parameter(ParameterType.SUPPORTED_EXTENSIONS) or b""
         return cls(
             init.tag,
@@ -58,7 +58,7 @@ class CookieJar:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
-    def make(self, peer: Peer, now: float) -> bytes:
+    def make(self, peer: PeerParameters, now: float) -> bytes:
         """Return a cookie that holds what the peer asked for (RFC 9260 §5.1.3)."""
         body = _BODY.pack(
             now,
@@ -72,7 +72,7 @@ class CookieJar:
         )
         return self._authenticate(body) + body
 
-    def read(self, cookie: bytes, now: float) -> Peer:
+    def read(self, cookie: bytes, now: float) -> PeerParameters:
         """Return the peer that a cookie of ours describes; raise DecodeError if it is not, or too old."""
         tag, body = cookie[:_TAG_SIZE], cookie[_TAG_SIZE:]
         if len(body) != _BODY.size or not hmac.compare_digest(tag, self._authenticate(body)):
@@ -80,7 +80,7 @@ class CookieJar:
         made_at, *fields = _BODY.unpack(body)
         if now - made_at > COOKIE_LIFETIME:
             raise StaleCookieError("a cookie too old")
-        return Peer(*fields)
+        return PeerParameters(*fields)
 
     def _authenticate(self, body: bytes) -> bytes:
         return hmac.digest(self._secret, body, "sha256")[:_TAG_SIZE]

@@ -7,21 +7,21 @@ from antiphon_common.core import Path, Transmit
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.sctp import dcep
 from antiphon_transceiver.sctp.association import PORT, Association, AssociationEvent
-from antiphon_transceiver.sctp.channel import Channel, ChannelState, DataChannelCounters
+from antiphon_transceiver.sctp.channel import ChannelState, DataChannel, DataChannelCounters
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol, decode_message, encode_message
 from antiphon_transceiver.sctp.early import EarlyMessages
 from antiphon_transceiver.sctp.events import (
+    AssociationClosed,
     BufferedAmountLow,
     ChannelClosed,
     ChannelOpened,
-    Closed,
     DataChannelEvent,
     Established,
     MessageReceived,
     StreamsReset,
 )
 from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, StreamMessage
-from antiphon_transceiver.sctp.states import State
+from antiphon_transceiver.sctp.states import AssociationState
 
 DTLS_OVERHEAD = 13 + 8 + 16
 """Bytes a DTLS 1.2 record with AES-GCM adds to an SCTP packet; other suites and DTLS 1.3 add less."""
@@ -68,7 +68,7 @@ class DataChannelEndpoint:
         )
         self._parity = 0 if is_dtls_client else 1  # RFC 8832 §6
         self._max_message_size = min(peer_max_message_size or MAX_MESSAGE_SIZE, MAX_MESSAGE_SIZE)
-        self._channels: dict[int, Channel] = {}
+        self._channels: dict[int, DataChannel] = {}
         self._early = EarlyMessages()
         self._watched: set[int] = set()
         """Channels with more than `LOW_BUFFERED` to be acknowledged."""
@@ -78,11 +78,11 @@ class DataChannelEndpoint:
     @property
     def established(self) -> bool:
         """Whether data can flow; messages are taken before that, and wait."""
-        return self.association.state is State.ESTABLISHED
+        return self.association.state is AssociationState.ESTABLISHED
 
     @property
     def closed(self) -> bool:
-        return self.association.state is State.ENDED
+        return self.association.state is AssociationState.ENDED
 
     # What our user does.
 
@@ -124,7 +124,7 @@ class DataChannelEndpoint:
         if number in self._channels or not 0 <= number < self.association.streams:
             raise LocalProtocolError(f"channel {number} is taken or out of range")
         opening = ChannelOpened(number, label, protocol, ordered, max_retransmits, max_lifetime, False)
-        channel = self._channels[number] = Channel(opening, ChannelState.CONNECTING)
+        channel = self._channels[number] = DataChannel(opening, ChannelState.CONNECTING)
         if id is None:
             self.association.send(number, PayloadProtocol.DCEP, announcement)
         else:
@@ -164,7 +164,7 @@ class DataChannelEndpoint:
         return self.association.outbound.buffered(id)
 
     def close(self, now: float) -> None:
-        """End the association once all is delivered, or after 5 s; `Closed` follows."""
+        """End the association once all is delivered, or after 5 s; `AssociationClosed` follows."""
         self.association.shutdown(now)
         self._receive_events(now)
 
@@ -220,7 +220,7 @@ class DataChannelEndpoint:
                 self._receive_established()
             case StreamsReset():
                 self._receive_resets(event.outgoing, event.incoming)
-            case Closed():
+            case AssociationClosed():
                 self._channels.clear()
                 self._watched.clear()
                 self._tell(event)
@@ -255,7 +255,7 @@ class DataChannelEndpoint:
             self.counters.malformed += 1
         self.association.release(len(message.data))
 
-    def _receive_dcep(self, message: StreamMessage, channel: Channel | None) -> None:
+    def _receive_dcep(self, message: StreamMessage, channel: DataChannel | None) -> None:
         if message.data[:1] == dcep.ACK:  # some pad it
             if channel is not None and channel.state is ChannelState.CONNECTING:
                 self._acknowledged(channel)
@@ -279,12 +279,12 @@ class DataChannelEndpoint:
             return
         if self._reply(number, dcep.ACK):
             opening = request.opened(number)
-            self._channels[number] = Channel.of_peer(opening)
+            self._channels[number] = DataChannel.of_peer(opening)
             self._tell(opening)
             for message in self._early.pop(number):
                 self._receive_early(message)
 
-    def _receive_same_open(self, channel: Channel) -> None:
+    def _receive_same_open(self, channel: DataChannel) -> None:
         """Acknowledge an OPEN on a channel that we opened as well: the two become one, with what we asked for."""
         if self._reply(channel.id, dcep.ACK) and channel.state is ChannelState.CONNECTING:
             self._acknowledged(channel)
@@ -309,11 +309,11 @@ class DataChannelEndpoint:
         self.counters.refused += 1
         self.association.reset_streams([number])
 
-    def _acknowledged(self, channel: Channel) -> None:
+    def _acknowledged(self, channel: DataChannel) -> None:
         channel.state = ChannelState.OPEN
         self._tell(channel.opening)
 
-    def _begin_closing(self, channel: Channel) -> None:
+    def _begin_closing(self, channel: DataChannel) -> None:
         if channel.state is not ChannelState.CLOSING:
             channel.state = ChannelState.CLOSING
             self.association.reset_streams([channel.id])
@@ -346,7 +346,14 @@ class DataChannelEndpoint:
         raise LocalProtocolError("no free stream")
 
 
-_USABLE = frozenset({State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED, State.ESTABLISHED})
+_USABLE = frozenset(
+    {
+        AssociationState.CLOSED,
+        AssociationState.COOKIE_WAIT,
+        AssociationState.COOKIE_ECHOED,
+        AssociationState.ESTABLISHED,
+    }
+)
 
 
 def _packet_size(mtu: int) -> int:

@@ -5,7 +5,7 @@ from enum import Enum
 import msgspec
 
 
-class CloseReason(Enum):
+class AssociationCloseReason(Enum):
     """Why an association is over; the value is fit for a log."""
 
     PEER_CLOSED = "the peer closed"
@@ -46,10 +46,10 @@ class ChannelClosed(msgspec.Struct, frozen=True):
     id: int
 
 
-class Closed(msgspec.Struct, frozen=True):
+class AssociationClosed(msgspec.Struct, frozen=True):
     """The last event: the association is over, and every channel with it."""
 
-    reason: CloseReason
+    reason: AssociationCloseReason
     detail: str
 
 
@@ -64,4 +64,4 @@ class StreamsReset(msgspec.Struct, frozen=True):
     incoming: tuple[int, ...]
 
 
-DataChannelEvent = ChannelOpened | MessageReceived | BufferedAmountLow | ChannelClosed | Closed
+DataChannelEvent = ChannelOpened | MessageReceived | BufferedAmountLow | ChannelClosed | AssociationClosed

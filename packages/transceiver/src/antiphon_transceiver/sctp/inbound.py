@@ -2,7 +2,7 @@
 
 from antiphon_common.errors import RemoteProtocolError
 from antiphon_transceiver.sctp.chunks import Data, ForwardTsn, Sack
-from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, Reassembler, StreamMessage, total_size
+from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, MessageReassembler, StreamMessage, total_size
 from antiphon_transceiver.sctp.received import ReceivedTsns
 
 MAX_STREAMS = 1024
@@ -30,7 +30,7 @@ class Inbound:
     def __init__(self) -> None:
         self.counters = InboundCounters()
         self.tsns = ReceivedTsns(0)
-        self.reassembler = Reassembler()
+        self.reassembler = MessageReassembler()
         self._unread = 0
         """Bytes of messages that were delivered but not released."""
         self._advertised = RECEIVE_BUFFER

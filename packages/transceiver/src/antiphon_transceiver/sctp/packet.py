@@ -17,7 +17,7 @@ MAX_CHUNKS = 64
 _HEADER = Struct("!HHII")
 
 
-class Packet(NamedTuple):
+class SctpPacket(NamedTuple):
     """A packet and its chunks (RFC 9260 §3)."""
 
     source_port: int

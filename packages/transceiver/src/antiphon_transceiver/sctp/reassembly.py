@@ -54,7 +54,7 @@ class _Run:
         self.ending = other.ending
 
 
-class Reassembler:
+class MessageReassembler:
     """Holds what cannot be delivered yet. `size` in bytes and `chunks` say how much that is."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from enum import Enum, auto
 from antiphon_transceiver.sctp.chunks import ChunkType
 
 
-class State(Enum):
+class AssociationState(Enum):
     CLOSED = auto()
     """Not begun, but an INIT of the peer is answered."""
     COOKIE_WAIT = auto()
@@ -34,29 +34,38 @@ class State(Enum):
     """Over for good."""
 
 
-SETTING_UP = frozenset({State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED})
-SENDING = frozenset({State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_RECEIVED})
+SETTING_UP = frozenset({AssociationState.CLOSED, AssociationState.COOKIE_WAIT, AssociationState.COOKIE_ECHOED})
+SENDING = frozenset(
+    {AssociationState.ESTABLISHED, AssociationState.SHUTDOWN_PENDING, AssociationState.SHUTDOWN_RECEIVED}
+)
 """Data may leave; what is new of our user only in the first of them."""
 
-RECEIVING = frozenset({State.COOKIE_ECHOED, State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_SENT})
+RECEIVING = frozenset(
+    {
+        AssociationState.COOKIE_ECHOED,
+        AssociationState.ESTABLISHED,
+        AssociationState.SHUTDOWN_PENDING,
+        AssociationState.SHUTDOWN_SENT,
+    }
+)
 """Data is taken. In COOKIE_ECHOED it overtook the COOKIE ACK, since who sends data has our cookie."""
 
-_HAS_PEER = RECEIVING | {State.SHUTDOWN_RECEIVED, State.SHUTDOWN_ACK_SENT}
+_HAS_PEER = RECEIVING | {AssociationState.SHUTDOWN_RECEIVED, AssociationState.SHUTDOWN_ACK_SENT}
 
-EXPECTED: Mapping[int, frozenset[State]] = {
+EXPECTED: Mapping[int, frozenset[AssociationState]] = {
     ChunkType.DATA: RECEIVING,
-    ChunkType.INIT: SETTING_UP | {State.ESTABLISHED},
-    ChunkType.INIT_ACK: frozenset({State.COOKIE_WAIT}),
-    ChunkType.SACK: SENDING | {State.COOKIE_ECHOED},
+    ChunkType.INIT: SETTING_UP | {AssociationState.ESTABLISHED},
+    ChunkType.INIT_ACK: frozenset({AssociationState.COOKIE_WAIT}),
+    ChunkType.SACK: SENDING | {AssociationState.COOKIE_ECHOED},
     ChunkType.HEARTBEAT: _HAS_PEER,
     ChunkType.HEARTBEAT_ACK: _HAS_PEER,
-    ChunkType.ABORT: _HAS_PEER | {State.COOKIE_WAIT},
+    ChunkType.ABORT: _HAS_PEER | {AssociationState.COOKIE_WAIT},
     ChunkType.SHUTDOWN: _HAS_PEER,
-    ChunkType.SHUTDOWN_ACK: frozenset({State.SHUTDOWN_SENT, State.SHUTDOWN_ACK_SENT}),
+    ChunkType.SHUTDOWN_ACK: frozenset({AssociationState.SHUTDOWN_SENT, AssociationState.SHUTDOWN_ACK_SENT}),
     ChunkType.ERROR: _HAS_PEER,
-    ChunkType.COOKIE_ECHO: SETTING_UP | {State.ESTABLISHED},
-    ChunkType.COOKIE_ACK: frozenset({State.COOKIE_ECHOED, State.ESTABLISHED}),
-    ChunkType.SHUTDOWN_COMPLETE: frozenset({State.SHUTDOWN_ACK_SENT}),
+    ChunkType.COOKIE_ECHO: SETTING_UP | {AssociationState.ESTABLISHED},
+    ChunkType.COOKIE_ACK: frozenset({AssociationState.COOKIE_ECHOED, AssociationState.ESTABLISHED}),
+    ChunkType.SHUTDOWN_COMPLETE: frozenset({AssociationState.SHUTDOWN_ACK_SENT}),
     ChunkType.RECONFIG: SENDING,
     ChunkType.FORWARD_TSN: RECEIVING,
 }

@@ -39,12 +39,12 @@ from antiphon_transceiver.dtls.suites import (
 )
 from antiphon_transceiver.dtls.v12 import states
 from antiphon_transceiver.dtls.v12.handshake import Handshake
-from antiphon_transceiver.dtls.v12.states import State
+from antiphon_transceiver.dtls.v12.states import HandshakeState
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 
 
 class ClientHandshake(Handshake):
-    initial = State.WAIT_SERVER_HELLO
+    initial = HandshakeState.WAIT_SERVER_HELLO
     transitions = states.CLIENT
     _offered_extensions: frozenset[int]
     _exchange: ServerKeyExchange

@@ -21,7 +21,7 @@ from antiphon_transceiver.dtls.messages import CertificateChain, CertificateVeri
 from antiphon_transceiver.dtls.record import RecordProtection
 from antiphon_transceiver.dtls.suites import CipherSuite, PeerKey, verify
 from antiphon_transceiver.dtls.v12.schedule import KeySchedule
-from antiphon_transceiver.dtls.v12.states import State, Transitions
+from antiphon_transceiver.dtls.v12.states import HandshakeState, Transitions
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 
 Checkpoint = Mapping[str, Any]
@@ -40,7 +40,7 @@ class HandshakeConfig(msgspec.Struct, frozen=True):
 class Handshake(ABC):
     """One side's handshake: takes the peer's messages in order, returns our flights."""
 
-    initial: ClassVar[State]
+    initial: ClassVar[HandshakeState]
     transitions: ClassVar[Transitions]
 
     def __init__(self, config: HandshakeConfig) -> None:
@@ -67,7 +67,7 @@ class Handshake(ABC):
 
     @property
     def connected(self) -> bool:
-        return self.state is State.CONNECTED
+        return self.state is HandshakeState.CONNECTED
 
     def is_of_peer(self, message_type: int) -> bool:
         """Tell whether the peer's role ever sends this. What it never sends is a stranger's, as long as nothing is

@@ -39,12 +39,12 @@ from antiphon_transceiver.dtls.suites import (
 )
 from antiphon_transceiver.dtls.v12 import states
 from antiphon_transceiver.dtls.v12.handshake import Handshake
-from antiphon_transceiver.dtls.v12.states import State
+from antiphon_transceiver.dtls.v12.states import HandshakeState
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 
 
 class ServerHandshake(Handshake):
-    initial = State.WAIT_CLIENT_HELLO
+    initial = HandshakeState.WAIT_CLIENT_HELLO
     transitions = states.SERVER
     _share: KeyShare
 

@@ -27,7 +27,7 @@ from enum import Enum, auto
 from antiphon_transceiver.dtls.messages import HandshakeType
 
 
-class State(Enum):
+class HandshakeState(Enum):
     WAIT_CLIENT_HELLO = auto()
     WAIT_SERVER_HELLO = auto()
     WAIT_VERIFIED_SERVER_HELLO = auto()
@@ -41,23 +41,29 @@ class State(Enum):
     CONNECTED = auto()
 
 
-Transitions = Mapping[tuple[State, int], State]
+Transitions = Mapping[tuple[HandshakeState, int], HandshakeState]
 
 CLIENT: Transitions = {
-    (State.WAIT_SERVER_HELLO, HandshakeType.HELLO_VERIFY_REQUEST): State.WAIT_VERIFIED_SERVER_HELLO,
-    (State.WAIT_SERVER_HELLO, HandshakeType.SERVER_HELLO): State.WAIT_CERTIFICATE,
-    (State.WAIT_VERIFIED_SERVER_HELLO, HandshakeType.SERVER_HELLO): State.WAIT_CERTIFICATE,
-    (State.WAIT_CERTIFICATE, HandshakeType.CERTIFICATE): State.WAIT_SERVER_KEY_EXCHANGE,
-    (State.WAIT_SERVER_KEY_EXCHANGE, HandshakeType.SERVER_KEY_EXCHANGE): State.WAIT_CERTIFICATE_REQUEST,
-    (State.WAIT_CERTIFICATE_REQUEST, HandshakeType.CERTIFICATE_REQUEST): State.WAIT_SERVER_HELLO_DONE,
-    (State.WAIT_SERVER_HELLO_DONE, HandshakeType.SERVER_HELLO_DONE): State.WAIT_FINISHED,
-    (State.WAIT_FINISHED, HandshakeType.FINISHED): State.CONNECTED,
+    (HandshakeState.WAIT_SERVER_HELLO, HandshakeType.HELLO_VERIFY_REQUEST): HandshakeState.WAIT_VERIFIED_SERVER_HELLO,
+    (HandshakeState.WAIT_SERVER_HELLO, HandshakeType.SERVER_HELLO): HandshakeState.WAIT_CERTIFICATE,
+    (HandshakeState.WAIT_VERIFIED_SERVER_HELLO, HandshakeType.SERVER_HELLO): HandshakeState.WAIT_CERTIFICATE,
+    (HandshakeState.WAIT_CERTIFICATE, HandshakeType.CERTIFICATE): HandshakeState.WAIT_SERVER_KEY_EXCHANGE,
+    (
+        HandshakeState.WAIT_SERVER_KEY_EXCHANGE,
+        HandshakeType.SERVER_KEY_EXCHANGE,
+    ): HandshakeState.WAIT_CERTIFICATE_REQUEST,
+    (HandshakeState.WAIT_CERTIFICATE_REQUEST, HandshakeType.CERTIFICATE_REQUEST): HandshakeState.WAIT_SERVER_HELLO_DONE,
+    (HandshakeState.WAIT_SERVER_HELLO_DONE, HandshakeType.SERVER_HELLO_DONE): HandshakeState.WAIT_FINISHED,
+    (HandshakeState.WAIT_FINISHED, HandshakeType.FINISHED): HandshakeState.CONNECTED,
 }
 
 SERVER: Transitions = {
-    (State.WAIT_CLIENT_HELLO, HandshakeType.CLIENT_HELLO): State.WAIT_CERTIFICATE,
-    (State.WAIT_CERTIFICATE, HandshakeType.CERTIFICATE): State.WAIT_CLIENT_KEY_EXCHANGE,
-    (State.WAIT_CLIENT_KEY_EXCHANGE, HandshakeType.CLIENT_KEY_EXCHANGE): State.WAIT_CERTIFICATE_VERIFY,
-    (State.WAIT_CERTIFICATE_VERIFY, HandshakeType.CERTIFICATE_VERIFY): State.WAIT_FINISHED,
-    (State.WAIT_FINISHED, HandshakeType.FINISHED): State.CONNECTED,
+    (HandshakeState.WAIT_CLIENT_HELLO, HandshakeType.CLIENT_HELLO): HandshakeState.WAIT_CERTIFICATE,
+    (HandshakeState.WAIT_CERTIFICATE, HandshakeType.CERTIFICATE): HandshakeState.WAIT_CLIENT_KEY_EXCHANGE,
+    (
+        HandshakeState.WAIT_CLIENT_KEY_EXCHANGE,
+        HandshakeType.CLIENT_KEY_EXCHANGE,
+    ): HandshakeState.WAIT_CERTIFICATE_VERIFY,
+    (HandshakeState.WAIT_CERTIFICATE_VERIFY, HandshakeType.CERTIFICATE_VERIFY): HandshakeState.WAIT_FINISHED,
+    (HandshakeState.WAIT_FINISHED, HandshakeType.FINISHED): HandshakeState.CONNECTED,
 }
