@@ -26,11 +26,11 @@ from antiphon_common.link import (
     Announce,
     Confirm,
     Disown,
-    Hello,
     LinkKeys,
     LinkMessage,
     Moved,
     Owner,
+    RelayHello,
     Release,
     decode_message,
     encode_message,
@@ -42,8 +42,8 @@ PATH = Path.of("192.0.2.1", 50000, ingress=7)
 REMEMBERED_BYTES = 256
 """Memory that one remembered header may take: 32 bytes, an object around them, and its share of a hash table."""
 MESSAGES: list[LinkMessage] = [
-    Hello((1, 65535), 2**64 - 1),
-    Hello((), 0),
+    RelayHello((1, 65535), 2**64 - 1),
+    RelayHello((), 0),
     Confirm(PATH),
     Release(Path.of("2001:db8::1", 1)),
     Announce(()),
@@ -71,7 +71,7 @@ def test_message_vectors(vector: dict[str, Any]) -> None:
     message: LinkMessage
     match vector["message"]:
         case "hello":
-            message = Hello(tuple(vector["ingresses"]), vector["boot_id"])
+            message = RelayHello(tuple(vector["ingresses"]), vector["boot_id"])
         case "confirm":
             message = Confirm(paths[0])
         case "release":
@@ -101,7 +101,7 @@ def test_no_bit_of_what_the_tag_covers_can_change(datagram: bytes) -> None:
 
 
 def test_a_hello_tells_which_shared_addresses_are_away() -> None:
-    hello = Hello((7, 8), 1, away=(8,))
+    hello = RelayHello((7, 8), 1, away=(8,))
     assert decode_message(encode_message(hello)) == hello
 
 

@@ -14,7 +14,7 @@ from antiphon_common import frames
 from antiphon_common.control import Codec, IceParameters, IceUpdate
 from antiphon_common.core import Path
 from antiphon_common.demux import Protocol, classify
-from antiphon_common.link import Announce, Confirm, Hello, Moved, Owner, Release, encode_message
+from antiphon_common.link import Announce, Confirm, Moved, Owner, RelayHello, Release, encode_message
 from antiphon_common.rtp_extensions import MID, TRANSPORT_SEQUENCE
 from antiphon_common.wire import Reader
 from antiphon_signaling.sdp import read_offer
@@ -177,7 +177,8 @@ def link_messages() -> list[bytes]:
     paths = (Path.of("203.0.113.1", 40_000, ingress=1), Path.of("203.0.113.2", 1, ingress=1))
     moved = Moved(Owner(0, 1, 7000), Owner(0, 2, 7000))
     return [
-        encode_message(one) for one in (Hello((1,), 7), Confirm(paths[0]), Announce(paths), moved, Release(paths[0]))
+        encode_message(one)
+        for one in (RelayHello((1,), 7), Confirm(paths[0]), Announce(paths), moved, Release(paths[0]))
     ]
 
 

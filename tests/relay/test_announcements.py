@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from antiphon_common.core import Path
-from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Hello, Moved, Owner, decode_message
+from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Moved, Owner, RelayHello, decode_message
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.flows import TAKEOVER_SECONDS
 from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_KNOWN
@@ -42,7 +42,7 @@ def test_known_transceivers_hear_hello_forty_times_a_second(relay: Relay) -> Non
     relay.core.know([("10.0.0.5", 9000), ("10.0.0.6", 9001), ("10.0.0.5", 9000)])
     links = [Path.of("10.0.0.5", 9000, ingress=LINK), Path.of("10.0.0.6", 9001, ingress=LINK)]
     heard = hellos(relay, 1)
-    assert {message for _, message in heard} == {Hello((INGRESS, INGRESS6), 0)}
+    assert {message for _, message in heard} == {RelayHello((INGRESS, INGRESS6), 0)}
     counts = Counter(link for link, _ in heard)
     assert set(counts) == set(links)
     assert all(abs(count - 1 / HELLO_INTERVAL) <= 1 for count in counts.values())
@@ -55,7 +55,7 @@ def test_each_start_has_a_boot_id_of_its_own() -> None:
     for fill in (b"\1", b"\2"):
         relay = Relay(random=lambda size, fill=fill: fill * size)  # type: ignore[misc]
         relay.core.know([("10.0.0.5", 9000)])
-        boots |= {message.boot_id for _, message in hellos(relay, 1) if isinstance(message, Hello)}
+        boots |= {message.boot_id for _, message in hellos(relay, 1) if isinstance(message, RelayHello)}
     assert boots == {0x0101010101010101, 0x0202020202020202}
 
 

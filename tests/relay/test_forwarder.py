@@ -6,7 +6,7 @@ import pytest
 
 from antiphon_common.core import Path
 from antiphon_common.keys import Key, KeyRing
-from antiphon_common.link import DOWNLINK, HEADER_SIZE, Confirm, Hello, LinkKeys
+from antiphon_common.link import DOWNLINK, HEADER_SIZE, Confirm, LinkKeys, RelayHello
 from antiphon_common.ownership import MAX_PROVISIONAL, PROVISIONAL_SECONDS
 from antiphon_relay.flows import CHECKS_AT_ONCE, SILENT_SECONDS, TAKEOVER_SECONDS
 from antiphon_relay.forwarder import TOKEN_CHECKS_AT_ONCE
@@ -226,7 +226,7 @@ def test_paths_that_are_not_this_relays_are_refused(relay: Relay) -> None:
 
 
 def test_messages_that_are_not_for_relays_are_skipped(relay: Relay) -> None:
-    assert relay.transceiver().tell(Hello((1,), 2)) == []
+    assert relay.transceiver().tell(RelayHello((1,), 2)) == []
     assert relay.counters.skipped_messages == 1
 
 

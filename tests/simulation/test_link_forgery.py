@@ -4,7 +4,7 @@ import pytest
 
 from antiphon.client.descriptions import read_answer
 from antiphon_common.core import Path
-from antiphon_common.link import HEADER_SIZE, TAG_SIZE, Hello, LinkKeys
+from antiphon_common.link import HEADER_SIZE, TAG_SIZE, LinkKeys, RelayHello
 from antiphon_transceiver.switchboard import Switchboard
 from support.floods.packet_flood import checks
 from support.sim.actors import INGRESS
@@ -59,5 +59,5 @@ def test_a_hello_with_a_wrong_tag_announces_no_relay(*, right: bool) -> None:
     world = World()
     live_call(world)
     switchboard = world.transceivers[0].switchboard
-    datagram = LinkKeys(world.keys.link).encode(Hello((INGRESS,), boot_id=77), world.now)
+    datagram = LinkKeys(world.keys.link).encode(RelayHello((INGRESS,), boot_id=77), world.now)
     assert (answers(switchboard, datagram if right else retagged(datagram), world.now) > 0) is right

@@ -9,10 +9,10 @@ from antiphon_common.link import (
     VERIFIED_SECONDS,
     Announce,
     Confirm,
-    Hello,
     LinkMessage,
     Moved,
     Owner,
+    RelayHello,
     Release,
 )
 from antiphon_transceiver.relays import (
@@ -48,12 +48,12 @@ class Cluster:
     def __init__(self) -> None:
         self.relays = Relays(OWNER)
         self.now = 0.0
-        self.hellos: dict[Address, Hello] = {}
+        self.hellos: dict[Address, RelayHello] = {}
         self.told: dict[Address, list[LinkMessage]] = {}
         self.events: list[object] = []
 
     def begin(self, address: Address, *ingresses: int, boot_id: int = 1) -> None:
-        self.hellos[address] = Hello(ingresses or (1,), boot_id)
+        self.hellos[address] = RelayHello(ingresses or (1,), boot_id)
         self.told[address] = []
         self.relays.receive_hello(self.hellos[address], address, self.now)
         self.turn()
@@ -225,16 +225,16 @@ def test_an_address_is_followed_from_one_relay_that_lives_to_another() -> None:
     cluster = Cluster()
     for address, away in ((FIRST, ()), (NEIGHBOUR, ()), (SECOND, (1,))):
         cluster.begin(address)
-        cluster.hellos[address] = Hello((1,), 1, away)
+        cluster.hellos[address] = RelayHello((1,), 1, away)
     cluster.run(HELLO_INTERVAL)
     assert cluster.relays.serves(FIRST, 1)
     assert not cluster.relays.serves(SECOND, 1)
     cluster.events.clear()
     for address in (FIRST, NEIGHBOUR):
-        cluster.hellos[address] = Hello((1,), 1, (1,))
+        cluster.hellos[address] = RelayHello((1,), 1, (1,))
     cluster.run(HELLO_INTERVAL)
     assert cluster.relays.instead_of(FIRST, 1) is None  # nobody has the address yet
-    cluster.hellos[SECOND] = Hello((1,), 1)
+    cluster.hellos[SECOND] = RelayHello((1,), 1)
     cluster.run(HELLO_INTERVAL)
     assert cluster.events == 3 * [AddressMoved(1)]
     assert cluster.relays.instead_of(FIRST, 1) == SECOND
@@ -255,11 +255,11 @@ def test_of_strange_hosts_the_one_stands_in_that_packets_come_by() -> None:
 def test_what_is_held_is_bounded_and_nobody_alive_is_displaced() -> None:
     relays = Relays(OWNER)
     for number in range(MAX_RELAYS + 10):
-        relays.receive_hello(Hello((1,), number), ("10.0.0.1", number), 0.0)
+        relays.receive_hello(RelayHello((1,), number), ("10.0.0.1", number), 0.0)
     assert (len(relays), relays.counters.refused) == (MAX_RELAYS, 10)
-    relays.receive_hello(Hello((1,), 0), ("10.0.0.1", 0), SILENT_AFTER)
+    relays.receive_hello(RelayHello((1,), 0), ("10.0.0.1", 0), SILENT_AFTER)
     relays.handle_timeout(1.5 * SILENT_AFTER)
-    relays.receive_hello(Hello((1,), 0), SECOND, 1.5 * SILENT_AFTER)
+    relays.receive_hello(RelayHello((1,), 0), SECOND, 1.5 * SILENT_AFTER)
     assert len(relays) == MAX_RELAYS
     assert relays.is_live(SECOND)
     assert relays.is_live(("10.0.0.1", 0))
@@ -274,7 +274,7 @@ def test_what_is_held_is_bounded_and_nobody_alive_is_displaced() -> None:
 def test_only_the_very_bytes_of_an_authenticated_hello_are_known_again_and_not_for_long() -> None:
     relays = Relays(OWNER)
     assert not relays.repeats_hello(b"hello", FIRST, 0.0)
-    relays.receive_hello(Hello((1,), 1), FIRST, 0.0, b"hello")
+    relays.receive_hello(RelayHello((1,), 1), FIRST, 0.0, b"hello")
     assert not relays.repeats_hello(b"hellO", FIRST, 0.05)
     assert not relays.repeats_hello(b"hello", SECOND, 0.05)
     assert relays.repeats_hello(b"hello", FIRST, 0.05)

@@ -22,8 +22,8 @@ from antiphon_common.link import (
     PATH_STOP,
     Announce,
     Confirm,
-    Hello,
     LinkKeys,
+    RelayHello,
     decode_message,
 )
 from antiphon_common.routing import RouteToken, RouteTokens
@@ -86,7 +86,7 @@ class LinkOwner:
 
     def _receive_message(self, body: bytes, relay: Address) -> None:
         hello = decode_message(body)
-        assert isinstance(hello, Hello)
+        assert isinstance(hello, RelayHello)
         self.away[relay] = hello.away
         if self.boots.get(relay) == hello.boot_id:
             return

@@ -101,7 +101,7 @@ def _tag(key: bytes, data: bytes) -> bytes:
     return blake2b(data, digest_size=TAG_SIZE, key=key).digest()
 
 
-class Hello(NamedTuple):
+class RelayHello(NamedTuple):
     """A relay to the transceivers of its cluster: it is alive. A new `boot_id` means that it knows no flows. `away` are
     those of its ingresses whose shared address another host has now: nothing can leave by them."""
 
@@ -149,7 +149,7 @@ class Disown(NamedTuple):
     ufrag: bytes
 
 
-LinkMessage = Hello | Confirm | Release | Announce | Moved | Disown
+LinkMessage = RelayHello | Confirm | Release | Announce | Moved | Disown
 _Item = TypeVar("_Item")
 
 
@@ -175,7 +175,7 @@ def decode_message(body: bytes) -> LinkMessage | None:
 def _encode_payload(message: LinkMessage) -> tuple[int, bytes]:
     writer = Writer()
     match message:
-        case Hello(ingresses, boot_id, away):
+        case RelayHello(ingresses, boot_id, away):
             writer.push_uint64(boot_id)
             for ids in (ingresses, away) if away else (ingresses,):
                 writer.push_block(b"".join(ingress.to_bytes(2, "big") for ingress in ids[:MAX_INGRESSES]), 2)
@@ -201,11 +201,11 @@ def _pull_path(reader: Reader) -> Path:
     return Path.decode(reader.pull_bytes(PATH_SIZE))
 
 
-def _pull_hello(reader: Reader) -> Hello:
+def _pull_hello(reader: Reader) -> RelayHello:
     boot_id = reader.pull_uint64()
     ingresses = _pull_all(reader, Reader.pull_uint16, MAX_INGRESSES)
     away = _pull_all(reader, Reader.pull_uint16, MAX_INGRESSES) if reader.remaining else ()
-    return Hello(ingresses, boot_id, away)
+    return RelayHello(ingresses, boot_id, away)
 
 
 def _pull_owner(reader: Reader) -> Owner:

@@ -32,10 +32,10 @@ from antiphon_common.link import (
     Announce,
     Confirm,
     Disown,
-    Hello,
     LinkKeys,
     Moved,
     Owner,
+    RelayHello,
     Release,
     decode_message,
 )
@@ -272,7 +272,7 @@ class Forwarder:
         if not self._hello or away != self._away:
             self._away = away
             ingresses = tuple(ingress.id for ingress in self.ingresses.values())
-            self._hello = self._link_keys.encode(Hello(ingresses, self._boot_id, away), now + self._unix_offset)
+            self._hello = self._link_keys.encode(RelayHello(ingresses, self._boot_id, away), now + self._unix_offset)
         self.link_outbox.extend([(self._hello, address) for address in self.known])
 
     def _expire(self, now: float) -> None:

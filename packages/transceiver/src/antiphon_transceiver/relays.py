@@ -26,10 +26,10 @@ from antiphon_common.link import (
     VERIFIED_SECONDS,
     Announce,
     Confirm,
-    Hello,
     LinkMessage,
     Moved,
     Owner,
+    RelayHello,
     Release,
 )
 
@@ -113,7 +113,7 @@ class RelayCounters:
 class _Relay:
     __slots__ = ("address", "away", "boot_id", "delivered", "heard", "hello", "hello_until", "ingresses", "silent")
 
-    def __init__(self, address: Address, hello: Hello) -> None:
+    def __init__(self, address: Address, hello: RelayHello) -> None:
         self.address = address
         self.boot_id = hello.boot_id
         self.ingresses = hello.ingresses
@@ -195,7 +195,7 @@ class Relays:
 
     # What relays say
 
-    def receive_hello(self, hello: Hello, address: Address, now: float, datagram: bytes = b"") -> None:
+    def receive_hello(self, hello: RelayHello, address: Address, now: float, datagram: bytes = b"") -> None:
         """Take a HELLO, authenticated, from the address it came from. The same `datagram` will be known again."""
         self.counters.hellos += 1
         relay = self._relays.get(address)
@@ -230,7 +230,7 @@ class Relays:
             relay.delivered = now
             self._hear(relay, now)
 
-    def _begin(self, address: Address, hello: Hello, now: float) -> _Relay:
+    def _begin(self, address: Address, hello: RelayHello, now: float) -> _Relay:
         relay = self._relays[address] = self._new_relays[address] = _Relay(address, hello)
         for ingress in hello.ingresses:
             self._by_ingress.setdefault(ingress, {})[address] = relay

@@ -20,9 +20,9 @@ from antiphon_common.link import (
     PATH_START,
     PATH_STOP,
     Disown,
-    Hello,
     LinkKeys,
     Owner,
+    RelayHello,
     decode_message,
 )
 from antiphon_common.ownership import OwnershipTable
@@ -421,7 +421,7 @@ class Switchboard:
         except DecodeError:
             self.counters.malformed_messages += 1
             return
-        if isinstance(message, Hello):
+        if isinstance(message, RelayHello):
             self.relays.receive_hello(message, relay, now, data)
         else:
             self.counters.skipped_messages += 1
