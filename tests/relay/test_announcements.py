@@ -9,7 +9,7 @@ from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Moved, 
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.flows import TAKEOVER_SECONDS
 from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_KNOWN
-from antiphon_relay.moves import MAX_MOVES, MOVED_SECONDS
+from antiphon_relay.redirects import MAX_REDIRECTS, REDIRECT_SECONDS
 from support.sim.relay_harness import (
     CLUSTER,
     CLUSTER6,
@@ -89,88 +89,88 @@ def test_announcements_keep_the_paths_of_an_owner_that_sends_elsewhere(relay: Re
         assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
 
 
-@pytest.mark.parametrize("sender", ["origin", "successor"])
+@pytest.mark.parametrize("sender", ["previous", "successor"])
 def test_the_calls_of_one_transceiver_move_to_another(relay: Relay, sender: str) -> None:
-    ends = {"origin": relay.transceiver(9000), "successor": relay.transceiver(9001)}
-    origin, successor = ends.values()
-    request = binding_request(origin.token())
-    origin.confirm(client(0))
-    origin.send(ANSWER, client(1))
-    assert relay.receive(request, client(2)) == [Seen(request, client(2), origin.link)]
-    ends[sender].tell(Moved(origin.owner, successor.owner))
+    ends = {"previous": relay.transceiver(9000), "successor": relay.transceiver(9001)}
+    previous, successor = ends.values()
+    request = binding_request(previous.token())
+    previous.confirm(client(0))
+    previous.send(ANSWER, client(1))
+    assert relay.receive(request, client(2)) == [Seen(request, client(2), previous.link)]
+    ends[sender].tell(Moved(previous.owner, successor.owner))
     for path in (client(0), client(1)):
         assert relay.receive(RTP, path) == [Seen(RTP, path, successor.link)]
         assert successor.send(RTP, path) == [Seen(RTP, path)]
     assert relay.receive(request, client(2)) == [Seen(request, client(2), successor.link)]
-    assert origin.send(RTP, client(0)) == []
+    assert previous.send(RTP, client(0)) == []
 
 
 def test_only_the_two_concerned_may_move_calls(relay: Relay) -> None:
-    origin, successor, stranger = (relay.transceiver(port) for port in (9000, 9001, 9002))
-    origin.confirm(client(0))
+    previous, successor, stranger = (relay.transceiver(port) for port in (9000, 9001, 9002))
+    previous.confirm(client(0))
     outside = Owner(CLUSTER, 5, LAST_PORT + 1)
     for moved in (
-        Moved(origin.owner, successor.owner),
-        Moved(origin.owner, origin.owner),
+        Moved(previous.owner, successor.owner),
+        Moved(previous.owner, previous.owner),
         Moved(stranger.owner, outside),
         Moved(outside, stranger.owner),
     ):
         stranger.tell(moved)
     assert relay.counters.moved_refused == 4
-    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), origin.link)]
+    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), previous.link)]
 
 
 def test_an_entry_ends_when_nobody_repeats_it(relay: Relay) -> None:
-    origin, successor = relay.transceiver(9000), relay.transceiver(9001)
-    request = binding_request(origin.token())
+    previous, successor = relay.transceiver(9000), relay.transceiver(9001)
+    request = binding_request(previous.token())
     for _ in range(3):
-        successor.tell(Moved(origin.owner, successor.owner))
-        relay.wait(MOVED_SECONDS - 5)
+        successor.tell(Moved(previous.owner, successor.owner))
+        relay.wait(REDIRECT_SECONDS - 5)
         assert relay.receive(request, client(0)) == [Seen(request, client(0), successor.link)]
     relay.wait(10)
-    assert relay.receive(request, client(0)) == [Seen(request, client(0), origin.link)]
+    assert relay.receive(request, client(0)) == [Seen(request, client(0), previous.link)]
 
 
 def test_calls_move_on_and_come_back(relay: Relay) -> None:
     first, second, third = (relay.transceiver(port) for port in (9000, 9001, 9002))
     request = binding_request(first.token())
     first.confirm(client(0))
-    for origin, successor in ((first, second), (second, third), (third, first)):
-        successor.tell(Moved(origin.owner, successor.owner))
+    for previous, successor in ((first, second), (second, third), (third, first)):
+        successor.tell(Moved(previous.owner, successor.owner))
         assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), successor.link)]
         assert relay.receive(request, client(1)) == [Seen(request, client(1), successor.link)]
 
 
 def test_entries_are_bounded(relay: Relay) -> None:
     successor = relay.transceiver(9000)
-    for number in range(MAX_MOVES + 10):
-        origin = Owner(CLUSTER, 10 + number // 10, FIRST_PORT + number % 10)
-        successor.tell(Moved(origin, successor.owner))
-    assert len(relay.core.moves) == MAX_MOVES
+    for number in range(MAX_REDIRECTS + 10):
+        previous = Owner(CLUSTER, 10 + number // 10, FIRST_PORT + number % 10)
+        successor.tell(Moved(previous, successor.owner))
+    assert len(relay.core.redirects) == MAX_REDIRECTS
     assert relay.counters.moved_refused == 10
 
 
 def test_calls_cannot_move_to_where_the_link_does_not_lead(relay: Relay) -> None:
     """A successor of another address family: its address would not fit the link's socket."""
-    origin = relay.transceiver()
-    origin.confirm(client(0))
-    origin.tell(Moved(origin.owner, Owner(CLUSTER6, 5, FIRST_PORT)))
+    previous = relay.transceiver()
+    previous.confirm(client(0))
+    previous.tell(Moved(previous.owner, Owner(CLUSTER6, 5, FIRST_PORT)))
     assert relay.counters.moved_refused == 1
-    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), origin.link)]
-    request = binding_request(origin.token())
-    assert relay.receive(request, client(1)) == [Seen(request, client(1), origin.link)]
+    assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), previous.link)]
+    request = binding_request(previous.token())
+    assert relay.receive(request, client(1)) == [Seen(request, client(1), previous.link)]
 
 
 def test_an_address_is_followed_only_as_long_as_its_calls_are_elsewhere(relay: Relay) -> None:
     """Flows of the cache name addresses; calls that come back, or a move that nobody repeats, end the detour."""
-    origin, successor = relay.transceiver(9000), relay.transceiver(9001)
-    moves = relay.core.moves
-    theirs, ours = (encode_address(end.link.host, end.link.port) for end in (origin, successor))
-    assert moves.follow_address(theirs) == theirs
-    successor.tell(Moved(origin.owner, successor.owner))
-    assert moves.follow_address(theirs) == ours
-    origin.tell(Moved(successor.owner, origin.owner))
-    assert moves.follow_address(theirs) == theirs
-    assert moves.follow_address(ours) == theirs
-    relay.wait(MOVED_SECONDS + 1)
-    assert moves.follow_address(ours) == ours
+    previous, successor = relay.transceiver(9000), relay.transceiver(9001)
+    redirects = relay.core.redirects
+    theirs, ours = (encode_address(end.link.host, end.link.port) for end in (previous, successor))
+    assert redirects.follow_address(theirs) == theirs
+    successor.tell(Moved(previous.owner, successor.owner))
+    assert redirects.follow_address(theirs) == ours
+    previous.tell(Moved(successor.owner, previous.owner))
+    assert redirects.follow_address(theirs) == theirs
+    assert redirects.follow_address(ours) == theirs
+    relay.wait(REDIRECT_SECONDS + 1)
+    assert redirects.follow_address(ours) == ours

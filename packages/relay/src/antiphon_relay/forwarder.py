@@ -46,7 +46,7 @@ from antiphon_relay.cache import WRITE_INTERVAL, FlowCache
 from antiphon_relay.disowned import DisownedTokens
 from antiphon_relay.flows import BINDING_REQUEST, PATH_HEAD_SIZE, Datagram, Flow, FlowTable, Ingress
 from antiphon_relay.limits import Bucket, BucketArray
-from antiphon_relay.moves import Moves
+from antiphon_relay.redirects import Redirects
 from antiphon_relay.shares import Shares
 
 LINK = 0
@@ -141,7 +141,7 @@ class Forwarder:
         self.cache = cache
         self.ingresses = {ingress.head: ingress for ingress in ingresses}
         self.flows = FlowTable(self.ingresses)
-        self.moves = Moves(networks)
+        self.redirects = Redirects(networks)
         self.disowned = DisownedTokens()
         self.link_outbox: list[Datagram] = []
         self.known: Sequence[bytes] = ()
@@ -248,7 +248,7 @@ class Forwarder:
         """Take what the flow cache has of paths, and let the packets go that wait for them."""
         assert self.cache is not None
         for key, owner, ingress, packets in self.cache.answered(keys, values, now):
-            now_at = self.moves.follow_address(owner)
+            now_at = self.redirects.follow_address(owner)
             if len(now_at) == self._link_address_size and self._is_transceiver(now_at):
                 self._restore(key, now_at, now)
                 self.forward_uplink(ingress, packets, now)
@@ -280,7 +280,7 @@ class Forwarder:
         self.disowned.expire(now)
         if self.cache is not None:
             self.cache.handle_timeout(now)
-        if self.moves.expire(now):
+        if self.redirects.expire(now):
             self._owner_of.clear()
         if now >= self._forget_at:
             self._forget_at = now + REMEMBER_SECONDS
@@ -316,7 +316,7 @@ class Forwarder:
         except DecodeError:
             self.counters.bad_token += 1
             return None
-        address = self.moves.resolve(self.moves.follow(Owner(token.cluster, token.host, token.port)))
+        address = self.redirects.resolve(self.redirects.follow(Owner(token.cluster, token.host, token.port)))
         if len(address) != self._link_address_size:
             self.counters.no_route += 1
             return None
@@ -400,7 +400,7 @@ class Forwarder:
             case Release(path):
                 self.flows.release(path.encode(), source)
             case Moved():
-                self._move(message, source, now)
+                self._redirect(message, source, now)
             case Disown(ufrag):
                 self._disown(ufrag, source, now)
             case _:
@@ -421,10 +421,10 @@ class Forwarder:
             flow.header = self._uplink_header(key, now)
         return flow
 
-    def _move(self, moved: Moved, source: bytes, now: float) -> None:
+    def _redirect(self, moved: Moved, source: bytes, now: float) -> None:
         """Let the calls of one owner, whose tokens stay as they are, be its successor's."""
-        reachable = len(self.moves.resolve(moved.successor)) == self._link_address_size
-        addresses = self.moves.learn(moved, source, now) if reachable else None
+        reachable = len(self.redirects.resolve(moved.successor)) == self._link_address_size
+        addresses = self.redirects.add(moved, source, now) if reachable else None
         if addresses is None:
             self.counters.moved_refused += 1
             return
@@ -440,7 +440,7 @@ class Forwarder:
             self.counters.link_malformed += 1
             return
         owner = Owner(token.cluster, token.host, token.port)
-        if self.moves.follow(owner) != owner or self.moves.resolve(owner) != source:
+        if self.redirects.follow(owner) != owner or self.redirects.resolve(owner) != source:
             self.counters.not_owner += 1
             return
         self._owner_of.pop(ufrag, None)

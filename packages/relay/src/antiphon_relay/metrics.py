@@ -44,7 +44,10 @@ def export(registry: CollectorRegistry, forwarder: Forwarder, sockets: Mapping[s
     )
     registry.register(_SocketCollector(sockets))
     export_gauge(
-        registry, "antiphon_relay_moves", "Transceivers whose calls have gone to another", lambda: len(forwarder.moves)
+        registry,
+        "antiphon_relay_moves",
+        "Transceivers whose calls have gone to another",
+        lambda: len(forwarder.redirects),
     )
 
 
