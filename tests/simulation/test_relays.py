@@ -179,7 +179,7 @@ def test_what_is_for_an_owner_that_is_gone_reaches_its_successor() -> None:
     gone, successor = (there.switchboard for there in world.transceivers)
     for client in clients:
         client.home = world.transceivers[1].encoded_address
-    successor.take_over(Owner(0, 1, 7000), world.now)
+    successor.claim_calls(Owner(0, 1, 7000), world.now)
     world.touch(world.transceivers[1])
     world.run(0.1)
     packets = gone.counters.received - gone.counters.messages

@@ -32,7 +32,7 @@ from antiphon_transceiver.relays import (
 )
 
 HELLO_INTERVAL = 0.025
-OWNER, ORIGIN = Owner(0, 1, 7000), Owner(0, 2, 7000)
+OWNER, PREVIOUS = Owner(0, 1, 7000), Owner(0, 2, 7000)
 FIRST, SECOND = ("10.0.0.1", 7000), ("10.0.0.2", 7000)
 NEIGHBOUR = ("10.0.0.1", 7001)
 """Another worker on the host of the first."""
@@ -124,14 +124,14 @@ def test_who_knows_nothing_is_told_everything_at_once(again: bool) -> None:
     paths = [path(number) for number in range(1, 2 * MAX_ANNOUNCED_PATHS)]
     for one in paths:
         cluster.relays.confirmed(one, FIRST, cluster.now)
-    cluster.relays.take_over(ORIGIN, cluster.now)
+    cluster.relays.claim_calls(PREVIOUS, cluster.now)
     cluster.turn()
     cluster.take_told(FIRST)
     cluster.begin(SECOND, boot_id=2)
     assert cluster.take_told(SECOND) == [
         Announce(tuple(paths[:MAX_ANNOUNCED_PATHS])),
         Announce(tuple(paths[MAX_ANNOUNCED_PATHS:])),
-        Moved(ORIGIN, OWNER),
+        Moved(PREVIOUS, OWNER),
     ]
     assert cluster.take_told(FIRST) == []
 
@@ -142,17 +142,17 @@ def test_everything_is_announced_again_every_few_seconds() -> None:
     for number in range(1, 4):
         cluster.relays.confirmed(path(number), FIRST, cluster.now)
         cluster.run(1.0)
-    cluster.relays.take_over(ORIGIN, cluster.now)
+    cluster.relays.claim_calls(PREVIOUS, cluster.now)
     cluster.take_told(FIRST)
     cluster.run(3 * (REPEAT_INTERVAL + REPEAT_STEP))
     told = cluster.take_told(FIRST)
     announced = [message.paths for message in told if isinstance(message, Announce)]
     assert announced == 3 * [(path(1),), (path(2),), (path(3),)]
-    assert told.count(Moved(ORIGIN, OWNER)) == 4
-    assert cluster.relays.give_up(ORIGIN)
-    assert not cluster.relays.give_up(ORIGIN)
+    assert told.count(Moved(PREVIOUS, OWNER)) == 4
+    assert cluster.relays.stop_claiming(PREVIOUS)
+    assert not cluster.relays.stop_claiming(PREVIOUS)
     cluster.run(2 * REPEAT_INTERVAL)
-    assert Moved(ORIGIN, OWNER) not in cluster.take_told(FIRST)
+    assert Moved(PREVIOUS, OWNER) not in cluster.take_told(FIRST)
 
 
 def test_silence_is_noticed_once_and_what_was_missed_is_made_up_for() -> None:
@@ -264,10 +264,10 @@ def test_what_is_held_is_bounded_and_nobody_alive_is_displaced() -> None:
     assert relays.is_live(SECOND)
     assert relays.is_live(("10.0.0.1", 0))
     for number in range(MAX_MOVED):
-        relays.take_over(Owner(1, number, 1), 0.0)
-    for origin in (OWNER, ORIGIN):
+        relays.claim_calls(Owner(1, number, 1), 0.0)
+    for previous in (OWNER, PREVIOUS):
         with pytest.raises(LocalProtocolError):
-            relays.take_over(origin, 0.0)
+            relays.claim_calls(previous, 0.0)
     assert len(relays.moved) == MAX_MOVED
 
 

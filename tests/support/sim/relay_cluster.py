@@ -81,14 +81,14 @@ class Cluster(World):
 
     def relocate(self, there: Transceiver, address: Address) -> None:
         """Let a transceiver go on at another address with all its calls, as if they had been handed over."""
-        board, origin = there.switchboard, there.switchboard.tokens.owner
+        board, previous = there.switchboard, there.switchboard.tokens.owner
         there.address, there.encoded_address = address, encoded(*address)
         self._transceiver_at = {there.encoded_address: there for there in self.transceivers}
         for client in self.clients:
             if self.find(client) in list(board):
                 client.home = there.encoded_address
         board.tokens.owner = board.relays._owner = Owner(0, self.networks.host_of(0, address[0]), address[1])
-        board.take_over(origin, self.now)
+        board.claim_calls(previous, self.now)
         self.touch(there)
         for relay in self.relays:
             self.greet(relay)

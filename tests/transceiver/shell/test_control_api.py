@@ -19,7 +19,7 @@ from antiphon_common.control import (
     Fingerprint,
     IceParameters,
     IceUpdate,
-    Origin,
+    PreviousOwner,
     authorization,
 )
 from antiphon_common.keys import KeyRing
@@ -240,12 +240,18 @@ async def test_a_call_that_may_never_restart_again_names_no_time_to_try(
 
 
 @pytest.mark.parametrize(
-    "origin", [Origin(0, "127.0.0.1", 0), Origin(0, "192.0.2.1", 9), Origin(7, "127.0.0.1", 9), Origin(0, "host", 9)]
+    "previous",
+    [
+        PreviousOwner(0, "127.0.0.1", 0),
+        PreviousOwner(0, "192.0.2.1", 9),
+        PreviousOwner(7, "127.0.0.1", 9),
+        PreviousOwner(0, "host", 9),
+    ],
 )
 async def test_calls_of_an_address_that_no_token_can_name_are_not_taken_over(
-    client: httpx.AsyncClient, origin: Origin
+    client: httpx.AsyncClient, previous: PreviousOwner
 ) -> None:
-    refused = await client.post("/moved", content=msgspec.json.encode(origin))
+    refused = await client.post("/moved", content=msgspec.json.encode(previous))
     assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
 
 

@@ -11,7 +11,7 @@
 | `GET /load` | | 200 `Load`, for placement |
 | `POST /drain` | | 200 `Load`: no new calls; live ones end after `--drain` seconds, or `?seconds=S` |
 | `DELETE /drain` | | 200 `Load`: new calls again; 409 when the process is about to end |
-| `POST /moved` | `Origin` | 204: relays send here what is for calls whose tokens name that transceiver |
+| `POST /moved` | `PreviousOwner` | 204: relays send here what is for calls whose tokens name that transceiver |
 | `DELETE /moved?cluster=C&host=H&port=P` | | 204: no more, a minute later; 404 when it was not so |
 """
 
@@ -150,8 +150,8 @@ class Load(msgspec.Struct, frozen=True):
     draining: bool = False
 
 
-class Origin(msgspec.Struct, frozen=True):
-    """The transceiver that calls were moved from: its cluster, and its link address with a numeric host."""
+class PreviousOwner(msgspec.Struct, frozen=True):
+    """The transceiver that had the calls before: its cluster, and its link address with a numeric host."""
 
     cluster: int
     host: str

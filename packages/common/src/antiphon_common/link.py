@@ -137,9 +137,9 @@ class Owner(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """All calls whose tokens name `origin` are now owned by `successor`."""
+    """All calls whose tokens name `previous` are now owned by `successor`."""
 
-    origin: Owner
+    previous: Owner
     successor: Owner
 
 
@@ -187,8 +187,8 @@ def _encode_payload(message: LinkMessage) -> tuple[int, bytes]:
         case Announce(paths):
             writer.push_block(b"".join(path.encode() for path in paths[:MAX_ANNOUNCED_PATHS]), 2)
             return 4, writer.getvalue()
-        case Moved(origin, successor):
-            for owner in (origin, successor):
+        case Moved(previous, successor):
+            for owner in (previous, successor):
                 writer.push_uint16(owner.cluster)
                 writer.push_uint32(owner.host)
                 writer.push_uint16(owner.port)

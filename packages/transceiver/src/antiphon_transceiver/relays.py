@@ -289,22 +289,22 @@ class Relays:
         if paths.pop(path, None) is not None and not paths:
             del self._paths[path.ingress]
 
-    def take_over(self, origin: Owner, now: float) -> None:
-        """Tell every relay, from now on, that the calls whose tokens name `origin` are ours.
+    def claim_calls(self, previous: Owner, now: float) -> None:
+        """Tell every relay, from now on, that the calls whose tokens name `previous` are ours.
 
-        Raises `LocalProtocolError` for our own calls, and for one origin too many.
+        Raises `LocalProtocolError` for our own calls, and beyond `MAX_MOVED` previous owners.
         """
-        if origin == self._owner:
+        if previous == self._owner:
             raise LocalProtocolError("these calls are this transceiver's already")
-        if origin not in self._moved and len(self._moved) >= MAX_MOVED:
+        if previous not in self._moved and len(self._moved) >= MAX_MOVED:
             raise LocalProtocolError(f"this transceiver answers for {MAX_MOVED} others already")
-        self._moved.pop(origin, None)
-        self._moved[origin] = now
-        self._announce_moved([origin], self._relays)
+        self._moved.pop(previous, None)
+        self._moved[previous] = now
+        self._announce_moved([previous], self._relays)
 
-    def give_up(self, origin: Owner) -> bool:
-        """End what `take_over` began; relays forget it by themselves. Return whether there was anything to end."""
-        return self._moved.pop(origin, None) is not None
+    def stop_claiming(self, previous: Owner) -> bool:
+        """Undo `claim_calls`; relays forget it by themselves. Return whether those calls were claimed."""
+        return self._moved.pop(previous, None) is not None
 
     # Time and output
 
@@ -360,9 +360,9 @@ class Relays:
             self.counters.announced += len(batch)
             self._notices.append(Notice(Announce(batch), told))
 
-    def _announce_moved(self, origins: Iterable[Owner], relays: Iterable[Address]) -> None:
+    def _announce_moved(self, owners: Iterable[Owner], relays: Iterable[Address]) -> None:
         told = tuple(relays)
-        self._notices.extend(Notice(Moved(origin, self._owner), told) for origin in origins if told)
+        self._notices.extend(Notice(Moved(previous, self._owner), told) for previous in owners if told)
 
     def _judge_silence(self, now: float) -> None:
         silenced = []

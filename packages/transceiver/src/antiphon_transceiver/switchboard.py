@@ -404,9 +404,9 @@ class Switchboard:
 
     # Relays
 
-    def take_over(self, origin: Owner, now: float) -> None:
-        """Have relays send here what is for calls whose tokens name `origin`. Raises `LocalProtocolError`."""
-        self.relays.take_over(origin, now)
+    def claim_calls(self, previous: Owner, now: float) -> None:
+        """Have relays send here what is for calls whose tokens name `previous`. Raises `LocalProtocolError`."""
+        self.relays.claim_calls(previous, now)
         self._tell_relays(now)
 
     def _receive_message(self, data: bytes, relay: Address, now: float) -> None:

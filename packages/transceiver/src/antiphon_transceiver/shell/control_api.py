@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from antiphon_common.control import CallList, CallRequest, Failure, IceUpdate, LinkInfo, Origin, decode
+from antiphon_common.control import CallList, CallRequest, Failure, IceUpdate, LinkInfo, PreviousOwner, decode
 from antiphon_common.errors import AntiphonError, DecodeError, LocalProtocolError
 from antiphon_common.json_objects import LimitError, check_json
 from antiphon_common.keys import DerivedKeys
@@ -75,8 +75,8 @@ def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys, ne
             route("GET", "/load", api.load),
             route("POST", "/drain", api.begin_drain),
             route("DELETE", "/drain", api.cancel_drain),
-            route("POST", "/moved", api.take_over),
-            route("DELETE", "/moved", api.give_up),
+            route("POST", "/moved", api.claim_calls),
+            route("DELETE", "/moved", api.stop_claiming),
         ]
     )
     app.router.redirect_slashes = False
@@ -152,16 +152,16 @@ class _ControlApi:
             return _failure(409, "leaving", "the process is about to end")
         return _json(200, self._server.load())
 
-    async def take_over(self, request: Request) -> Response:
-        self._server.take_over(_owner(await _read(request, Origin), self._networks))
+    async def claim_calls(self, request: Request) -> Response:
+        self._server.claim_calls(_owner(await _read(request, PreviousOwner), self._networks))
         return Response(status_code=204)
 
-    async def give_up(self, request: Request) -> Response:
+    async def stop_claiming(self, request: Request) -> Response:
         try:
-            origin = msgspec.convert(dict(request.query_params), Origin, strict=False)
+            previous = msgspec.convert(dict(request.query_params), PreviousOwner, strict=False)
         except msgspec.ValidationError as error:
             raise BadRequest(400, "bad_request", str(error)) from None
-        if not self._server.switchboard.relays.give_up(_owner(origin, self._networks)):
+        if not self._server.switchboard.relays.stop_claiming(_owner(previous, self._networks)):
             return _failure(404, "not_moved", "this transceiver does not answer for that one")
         return Response(status_code=204)
 
@@ -191,14 +191,14 @@ async def _read(request: Request, kind: type[Message]) -> Message:
         raise BadRequest(400, "bad_request", str(error)) from None
 
 
-def _owner(origin: Origin, networks: ClusterNetworks) -> Owner:
+def _owner(previous: PreviousOwner, networks: ClusterNetworks) -> Owner:
     """Return an address as route tokens have it; raise BadRequest for one that no token can name."""
     try:
-        owner = Owner(origin.cluster, networks.host_of(origin.cluster, origin.host), origin.port)
+        owner = Owner(previous.cluster, networks.host_of(previous.cluster, previous.host), previous.port)
     except ValueError as error:
         raise BadRequest(400, "bad_request", str(error)) from None
     if networks.resolve(RouteToken(*owner, nonce=0)) is None:
-        raise BadRequest(400, "bad_request", f"port {origin.port} is none of cluster {origin.cluster}'s")
+        raise BadRequest(400, "bad_request", f"port {previous.port} is none of cluster {previous.cluster}'s")
     return owner
 
 

@@ -192,9 +192,9 @@ class TransceiverServer:
             raise NoCall("there is no such call")
         return answer
 
-    def take_over(self, origin: Owner) -> None:
-        """Have relays send here what is for calls whose tokens name `origin`. Raises `LocalProtocolError`."""
-        self.switchboard.take_over(origin, trio.current_time())
+    def claim_calls(self, previous: Owner) -> None:
+        """Have relays send here what is for calls whose tokens name `previous`. Raises `LocalProtocolError`."""
+        self.switchboard.claim_calls(previous, trio.current_time())
         self._flush()
 
     async def wait_ended(self, call_id: str, tenant: str, seconds: float) -> CallStatus | None:
