@@ -11,7 +11,7 @@ from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
 from antiphon_common.link import Announce, Confirm, LinkKeys, LinkMessage, Release
 from antiphon_relay.forwarder import LINK
-from antiphon_transceiver.ice import IceAgent
+from antiphon_transceiver.ice import ControlledAgent
 from antiphon_transceiver.ice.paths import MAX_PATHS
 from cost.drive import drain, take_all
 from cost.grammars import StunAttributes, Whole
@@ -56,7 +56,7 @@ def requests() -> list[bytes]:
 
 def _ice(paths: int, *, sign: bool) -> Callable[[], Ready]:
     def prepare() -> Ready:
-        agent, now = IceAgent(LOCAL, REMOTE, Random(0).randbytes), 1.0
+        agent, now = ControlledAgent(LOCAL, REMOTE, Random(0).randbytes), 1.0
         for number in range(paths):
             check = signed(request(USERNAME, PRIORITY, CONTROLLING, NOMINATION, number=number), b"p" * 24)
             agent.receive_datagram(check, Path.of("192.0.2.7", 1000 + number, ingress=1), now)

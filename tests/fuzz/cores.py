@@ -23,7 +23,7 @@ from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
 from antiphon_transceiver.dtls.messages import HandshakeMessage
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.event_channels import EVENTS_LABEL
-from antiphon_transceiver.ice import IceAgent
+from antiphon_transceiver.ice import ControlledAgent
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.rtp import RtpOptions
@@ -42,14 +42,14 @@ RED = 111
 
 def ice_agent(data: bytes) -> None:
     local, remote = IceParameters("local", "p" * 24), IceParameters("remote", "q" * 24)
-    agent = IceAgent(local, remote, Random(0).randbytes)
+    agent = ControlledAgent(local, remote, Random(0).randbytes)
     drive(agent, data)
 
 
 def signed_ice_agent(data: bytes) -> None:
     """The same, but with checks that a caller signed with the right password."""
     local, remote = IceParameters("local", "p" * 24), IceParameters("remote", "q" * 24)
-    agent = IceAgent(local, remote, Random(0).randbytes)
+    agent = ControlledAgent(local, remote, Random(0).randbytes)
     now = 1.0
     for delay, attributes in pieces(data):
         now += delay

@@ -13,11 +13,11 @@ from typing import TypeVar
 import aioice
 import pytest
 
-from antiphon.client.ice import Connected, ControllingAgent
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
 from antiphon_common.demux import Protocol, classify
 from antiphon_transceiver import ice
+from antiphon_transceiver.ice.controlling import Connected, ControllingAgent
 
 OURS = IceParameters("ServerUfragOf23IceChars", "server-password-of-32-characters".replace("-", "+"))
 THEIRS = IceParameters("clnt", "client+password+24+chars")
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 class Shell:
     """One UDP socket around one of our agents, driven from the test's own thread. Keeps what was no STUN."""
 
-    def __init__(self, agent: ice.IceAgent | ControllingAgent, host: str) -> None:
+    def __init__(self, agent: ice.ControlledAgent | ControllingAgent, host: str) -> None:
         self.agent = agent
         self.events: list[object] = []
         self.received: list[bytes] = []
@@ -68,7 +68,7 @@ class Shell:
 
 
 @contextmanager
-def opened(agent: ice.IceAgent | ControllingAgent, host: str) -> Iterator[Shell]:
+def opened(agent: ice.ControlledAgent | ControllingAgent, host: str) -> Iterator[Shell]:
     shell = Shell(agent, host)
     with shell.socket:
         yield shell
@@ -109,7 +109,7 @@ def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.mark.parametrize("controlling", [True, False], ids=["controlling", "told to yield"])
 def test_a_full_agent_against_our_lite_agent(host: str, controlling: bool) -> None:
-    agent = ice.IceAgent(OURS, THEIRS, os.urandom)
+    agent = ice.ControlledAgent(OURS, THEIRS, os.urandom)
     consented: Future[None] = Future()
 
     async def call() -> bytes:

@@ -8,7 +8,7 @@ from antiphon.client.call import AudioReceived
 from antiphon_common.core import Path
 from antiphon_common.demux import Protocol, classify
 from antiphon_transceiver.ice import PROBE_AFTER
-from antiphon_transceiver.ice.agent import LONGEST_WAIT
+from antiphon_transceiver.ice.controlled import LONGEST_WAIT
 from antiphon_transceiver.switchboard import CallReported
 from support.net.impairment import Impairment
 from support.sim.world import Client, World

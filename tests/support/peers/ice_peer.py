@@ -1,4 +1,4 @@
-"""A hand-driven ICE peer around an `IceAgent`, in virtual time."""
+"""A hand-driven ICE peer around an `ControlledAgent`, in virtual time."""
 
 import random
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Peer:
 
     def __init__(self, *, seed: int = 1) -> None:
         self.random = random.Random(seed)
-        self.agent = ice.IceAgent(SERVER, CLIENT, self.random.randbytes)
+        self.agent = ice.ControlledAgent(SERVER, CLIENT, self.random.randbytes)
         self.now = 1000.0
         self.local = CLIENT
         self.remote = SERVER

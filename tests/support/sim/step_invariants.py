@@ -55,7 +55,7 @@ BOUNDS = {
 }
 """Of containers that may hold more, or must hold less, than `DEFAULT_BOUND` in a world of a few calls."""
 
-PER_CALL = frozenset(("Session", "Call", "BackendCall", "CallCore", "AudioStream", "SrtpSession", "IceAgent"))
+PER_CALL = frozenset(("Session", "Call", "BackendCall", "CallCore", "AudioStream", "SrtpSession", "ControlledAgent"))
 """What nothing may hold once every call is over."""
 
 

@@ -108,7 +108,7 @@ def test_a_backup_that_does_not_answer_is_dropped() -> None:
     peer = connected()
     peer.reachable.discard(SECOND)
     peer.run(45)
-    assert peer.seen() == [ice.PathDropped(SECOND)]
+    assert peer.seen() == [ice.PathReleased(SECOND)]
 
 
 def test_the_backup_takes_over_at_once_and_is_probed() -> None:
@@ -128,7 +128,7 @@ def test_the_backup_takes_over_at_once_and_is_probed() -> None:
 
     peer.reachable.discard(FIRST)
     peer.run(30, path=SECOND)
-    assert [event for _, event in peer.events[1:]] == [ice.PathDropped(FIRST)]
+    assert [event for _, event in peer.events[1:]] == [ice.PathReleased(FIRST)]
     assert peer.agent.selected == SECOND
     assert peer.now == lost + 30
 

@@ -60,7 +60,7 @@ def test_a_check_captured_and_replayed_points_no_call_at_a_stranger() -> None:
     assert peer.agent.selected == LAPTOP
     assert peer.agent.is_validated(LAPTOP)
     assert peer.agent.counters.paths_evicted == 1001 - ice.MAX_PATHS
-    assert len(peer.seen(ice.PathDropped)) == 1001 - ice.MAX_PATHS
+    assert len(peer.seen(ice.PathReleased)) == 1001 - ice.MAX_PATHS
     peer.reachable.add(PHONE)
     peer.check(PHONE, use_candidate=True)
     assert peer.agent.selected == PHONE
@@ -87,7 +87,7 @@ def test_the_selected_path_is_never_evicted_however_long_it_is_silent() -> None:
         peer.agent.validate(path, peer.now)
     peer.drain()
     assert peer.agent.selected == LAPTOP
-    assert peer.seen(ice.PathDropped) == [ice.PathDropped(Path.of("192.0.2.10", 1000))]
+    assert peer.seen(ice.PathReleased) == [ice.PathReleased(Path.of("192.0.2.10", 1000))]
 
 
 def test_only_the_address_asked_can_answer_and_only_with_the_password() -> None:
@@ -189,7 +189,7 @@ def test_silent_paths_are_dropped_but_not_the_selected_one() -> None:
         peer.advance(peer.now + 2)
         peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
     assert set(peer.agent.paths) == {LAPTOP}
-    assert peer.seen(ice.PathDropped) == [ice.PathDropped(PHONE)]
+    assert peer.seen(ice.PathReleased) == [ice.PathReleased(PHONE)]
 
 
 def test_an_error_from_the_peer_validates_nothing() -> None:

@@ -30,7 +30,7 @@ def test_silence_is_probed_at_3_disconnects_at_5_and_expires_at_30_seconds() -> 
     assert [at - start for at, _ in peer.sent][:3] == [3.0, 3.5, 4.5]
     assert [(at - start, event) for at, event in peer.events] == [
         (5.0, ice.Disconnected()),
-        (30.0, ice.PathDropped(LAPTOP)),
+        (30.0, ice.PathReleased(LAPTOP)),
         (30.0, ice.Expired()),
     ]
     assert peer.agent.poll_timeout() is None
@@ -50,7 +50,7 @@ def test_authenticated_media_is_a_sign_of_life_and_a_handshake_packet_is_none() 
     for _ in range(100):
         peer.advance(peer.now + 1)
         peer.agent.heard(LAPTOP, 100, peer.now, authenticated=False)
-    assert [(at - heard_last, event) for at, event in peer.events if not isinstance(event, ice.PathDropped)] == [
+    assert [(at - heard_last, event) for at, event in peer.events if not isinstance(event, ice.PathReleased)] == [
         (5.0, ice.Disconnected()),
         (30.0, ice.Expired()),
     ]

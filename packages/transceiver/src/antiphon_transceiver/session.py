@@ -74,7 +74,7 @@ class Session:
         self.counters = SessionCounters()
         self.role = dtls.DtlsRole.SERVER if request.setup == "active" else dtls.DtlsRole.CLIENT
         self.ended: events.Ended | None = None
-        self.agent = ice.IceAgent(local, request.ice, random)
+        self.agent = ice.ControlledAgent(local, request.ice, random)
         self._dtls = dtls.DtlsEndpoint(self.role, certificate, request.fingerprints, PREFERRED_PROFILES, random)
         self.channels: CallChannels | None = None
         if request.sctp is not None:
@@ -182,7 +182,7 @@ class Session:
 
     def unreachable(self, ingress: int, now: float) -> None:
         """Tell that nothing sent by way of an ingress arrives: from now on everything goes by the best validated path
-        of another one, as `IceAgent.unreachable` says."""
+        of another one, as `ControlledAgent.unreachable` says."""
         if self.ended is None:
             self.agent.unreachable(ingress, now)
             self._drain(now)
@@ -450,7 +450,7 @@ class Session:
             case ice.PathSelected(path):
                 if self._srtp is None:
                     self._handshake_path = path
-            case ice.PathDropped(path):
+            case ice.PathReleased(path):
                 self._events.append(events.PathReleased(path))
             case ice.Disconnected():
                 self._silenced = True

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import msgspec
 
 from antiphon.client.descriptions import OPUS_PAYLOAD_TYPE, Answer, read_answer, write_offer
-from antiphon.client.ice import Connected as IceConnected
-from antiphon.client.ice import ControllingAgent
-from antiphon.client.ice import Failed as IceFailed
 from antiphon_common.control import IceParameters, SctpParameters, Setup
 from antiphon_common.core import Path, Transmit
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver import dtls
 from antiphon_transceiver.ice import ice_password, ice_ufrag
+from antiphon_transceiver.ice.controlling import Connected as IceConnected
+from antiphon_transceiver.ice.controlling import ControllingAgent
+from antiphon_transceiver.ice.controlling import Failed as IceFailed
 from antiphon_transceiver.rtcp import PacketFeedback, Reporter
 from antiphon_transceiver.rtp import RtpOptions, RtpSender, decode_rtp
 from antiphon_transceiver.sctp import MAX_MESSAGE_SIZE, DataChannelEndpoint, DataChannelEvent

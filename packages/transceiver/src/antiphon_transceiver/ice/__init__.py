@@ -1,22 +1,22 @@
 """ICE-lite: answers checks, validates paths, tells where to send."""
 
-from antiphon_transceiver.ice.agent import (
+from antiphon_transceiver.ice.controlled import (
     BACKUP_INTERVAL,
     CONSENT_INTERVAL,
     DISCONNECT_AFTER,
     EXPIRE_AFTER,
     PROBE_AFTER,
     REBOUND_SILENCE,
-    IceAgent,
-    IceCounters,
+    ControlledAgent,
+    ControlledAgentCounters,
 )
 from antiphon_transceiver.ice.credentials import MAX_GENERATIONS, ice_password, ice_ufrag
 from antiphon_transceiver.ice.events import (
     Disconnected,
     Event,
     Expired,
-    PathDropped,
     PathOpened,
+    PathReleased,
     PathSelected,
     PathValidated,
     Reconnected,
@@ -33,13 +33,13 @@ __all__ = [
     "MAX_PATHS",
     "PROBE_AFTER",
     "REBOUND_SILENCE",
+    "ControlledAgent",
+    "ControlledAgentCounters",
     "Disconnected",
     "Event",
     "Expired",
-    "IceAgent",
-    "IceCounters",
-    "PathDropped",
     "PathOpened",
+    "PathReleased",
     "PathSelected",
     "PathValidated",
     "Reconnected",

@@ -23,7 +23,7 @@ class PathSelected(msgspec.Struct, frozen=True):
     path: Path
 
 
-class PathDropped(msgspec.Struct, frozen=True):
+class PathReleased(msgspec.Struct, frozen=True):
     """The path fell silent, had to make room, or went with all others when the agent expired."""
 
     path: Path
@@ -41,4 +41,4 @@ class Expired(msgspec.Struct, frozen=True):
     """Nothing was heard for `EXPIRE_AFTER` seconds. The agent is closed."""
 
 
-Event = PathOpened | PathValidated | PathSelected | PathDropped | Disconnected | Reconnected | Expired
+Event = PathOpened | PathValidated | PathSelected | PathReleased | Disconnected | Reconnected | Expired

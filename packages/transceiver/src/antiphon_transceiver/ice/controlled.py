@@ -38,8 +38,8 @@ from antiphon_transceiver.ice.events import (
     Disconnected,
     Event,
     Expired,
-    PathDropped,
     PathOpened,
+    PathReleased,
     PathSelected,
     PathValidated,
     Reconnected,
@@ -79,7 +79,7 @@ class _Peer(Enum):
 
 
 @dataclass(slots=True)
-class IceCounters:
+class ControlledAgentCounters:
     answered: int = 0
     """Authenticated requests; each was answered, with success or with an error."""
     malformed: int = 0
@@ -97,7 +97,7 @@ class IceCounters:
     paths_evicted: int = 0
 
 
-class IceAgent:
+class ControlledAgent:
     """Answers the peer's checks and knows by which path it can be reached.
 
     Takes STUN datagrams only; the other packets of the call are told by `heard`, `validate` and `sent`, and
@@ -113,7 +113,7 @@ class IceAgent:
         *,
         tie_breaker: int | None = None,
     ) -> None:
-        self.counters = IceCounters()
+        self.counters = ControlledAgentCounters()
         self._random = random
         self._tie_breaker = random(8) if tie_breaker is None else tie_breaker.to_bytes(8, "big")
         self._credentials = Credentials(local, remote)
@@ -441,7 +441,7 @@ class IceAgent:
 
     def _drop(self, state: PathState) -> None:
         self._end_check(state)
-        self._events.append(PathDropped(state.path))
+        self._events.append(PathReleased(state.path))
 
     def _send(self, datagram: bytes, state: PathState) -> bool:
         if not state.may_send(len(datagram)):

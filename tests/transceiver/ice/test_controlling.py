@@ -3,11 +3,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from antiphon.client.ice import Connected, ControllingAgent, Failed, FailureReason
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
 from antiphon_common.stun import Attribute, ErrorCode, Message, MessageClass, error_response, success_response
 from antiphon_transceiver import ice
+from antiphon_transceiver.ice.controlling import Connected, ControllingAgent, Failed, FailureReason
 from support.net.impairment import PERFECT, Impairment
 from support.sim.memory_network import MemoryNetwork
 
@@ -23,7 +23,7 @@ class Call(MemoryNetwork[object, ice.Event]):
     def __init__(self, impairment: Impairment = PERFECT, *, seed: int = 0, consent_use_candidate: bool = True) -> None:
         source = random.Random(seed)
         self.client = ControllingAgent(CLIENT, source.randbytes, consent_use_candidate=consent_use_candidate)
-        self.server = ice.IceAgent(SERVER, CLIENT, source.randbytes)
+        self.server = ice.ControlledAgent(SERVER, CLIENT, source.randbytes)
         super().__init__(self.client, self.server, impairment, seed=seed)
 
     def connect(self, *candidates: Path) -> None:
