@@ -3,15 +3,16 @@
 
 class SwitchboardCounters:
     """Link datagrams dropped, by reason; `downlink` came with a header of the other direction, `throttled` are those
-    that their call's budget could not pay. `disowned` counts notices to relays that the call of a token is over,
-    `rerouted` paths that were given a neighbour of a silent relay, `diverted` calls that changed to another ingress
-    because theirs was lost."""
+    that their call's budget could not pay, `foreign_host` came from no relay's address. `disowned` counts notices to
+    relays that the call of a token is over, `rerouted` paths that were given a neighbour of a silent relay, `diverted`
+    calls that changed to another ingress because theirs was lost."""
 
     __slots__ = (
         "bad_tag",
         "disowned",
         "diverted",
         "downlink",
+        "foreign_host",
         "foreign_path",
         "malformed_messages",
         "messages",
@@ -33,6 +34,7 @@ class SwitchboardCounters:
         self.skipped_messages = 0
         self.rerouted = 0
         self.diverted = 0
+        self.foreign_host = 0
         self.too_short = 0
         self.bad_tag = 0
         self.downlink = 0

@@ -21,7 +21,8 @@ from antiphon_common.shell.control_server import require_key
 from antiphon_common.shell.http1 import App
 from antiphon_transceiver.backends import BackendError
 from antiphon_transceiver.call import TooManyRestarts
-from antiphon_transceiver.shell.server import Draining, Full, NoCall, Stale, TransceiverServer
+from antiphon_transceiver.shell.admission import Admission, Draining, Full
+from antiphon_transceiver.shell.control_operations import ControlOperations, NoCall, Stale
 
 MAX_BODY = 256 * 1024
 """Bytes of a request: a session object with long instructions fits, an attack does not."""
@@ -54,12 +55,14 @@ REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
     (TooManyRestarts, 429, "too_many_restarts"),
     (LocalProtocolError, 409, "conflict"),
 )
-"""The answer to each error of the server, the first that fits: status and code. The message is the error's own."""
+"""The answer to each error of an operation: status and code of the first class that fits. Its message is sent too."""
 
 
-def control_app(server: TransceiverServer, link: LinkInfo, keys: DerivedKeys, networks: ClusterNetworks) -> App:
+def control_app(
+    admission: Admission, operations: ControlOperations, link: LinkInfo, keys: DerivedKeys, networks: ClusterNetworks
+) -> App:
     """Return the ASGI application of one transceiver; `networks` are those of its cluster and all others."""
-    api = _ControlApi(server, link, networks)
+    api = _ControlApi(admission, operations, link, networks)
 
     def route(method: str, path: str, handler: Handler) -> Route:
         return Route(path, _explained(handler), methods=[method])
@@ -105,55 +108,55 @@ def _explained(handler: Handler) -> Handler:
 class _ControlApi:
     """What each request does."""
 
-    def __init__(self, server: TransceiverServer, link: LinkInfo, networks: ClusterNetworks) -> None:
-        self._server = server
+    def __init__(
+        self, admission: Admission, operations: ControlOperations, link: LinkInfo, networks: ClusterNetworks
+    ) -> None:
+        self._admission = admission
+        self._operations = operations
         self._link = link
         self._networks = networks
 
     async def start(self, request: Request) -> Response:
         offer = await _read(request, CallRequest)
-        return _json(201, self._server.start_call(offer))
+        return _json(201, self._admission.open_call(offer))
 
     async def list(self, request: Request) -> Response:
-        calls: tuple[list[str], list[str]] = ([], [])
-        for call in self._server.switchboard:
-            calls[call.connected].append(call.id)
-        return _json(200, CallList(*map(tuple, calls)))
+        return _json(200, CallList(*map(tuple, self._operations.list_calls())))
 
     async def status(self, request: Request) -> Response:
         call_id, tenant = _call_of(request)
         wait = min(_read_seconds(request, "wait") or 0.0, MAX_WAIT)
         if wait > 0:
-            found = await self._server.wait_ended(call_id, tenant, wait)
+            found = await self._operations.wait_ended(call_id, tenant, wait)
         else:
-            found = self._server.status(call_id, tenant)
+            found = self._operations.status(call_id, tenant)
         return _no_call() if found is None else _json(200, found)
 
     async def update(self, request: Request) -> Response:
         change = await _read(request, IceUpdate)
-        answer = self._server.update_ice(*_call_of(request), change)
+        answer = self._operations.update_ice(*_call_of(request), change)
         return Response(status_code=204) if answer is None else _json(200, answer)
 
     async def end(self, request: Request) -> Response:
-        return Response(status_code=204) if self._server.end_call(*_call_of(request)) else _no_call()
+        return Response(status_code=204) if self._operations.end_call(*_call_of(request)) else _no_call()
 
     async def link(self, request: Request) -> Response:
         return _json(200, self._link)
 
     async def load(self, request: Request) -> Response:
-        return _json(200, self._server.load())
+        return _json(200, self._admission.load)
 
     async def begin_drain(self, request: Request) -> Response:
-        self._server.drain.begin(_read_seconds(request, "seconds"))
-        return _json(200, self._server.load())
+        self._admission.drain.begin(_read_seconds(request, "seconds"))
+        return _json(200, self._admission.load)
 
     async def cancel_drain(self, request: Request) -> Response:
-        if not self._server.drain.cancel():
+        if not self._admission.drain.cancel():
             return _failure(409, "leaving", "the process is about to end")
-        return _json(200, self._server.load())
+        return _json(200, self._admission.load)
 
     async def claim_calls(self, request: Request) -> Response:
-        self._server.claim_calls(_owner(await _read(request, PreviousOwner), self._networks))
+        self._operations.claim_calls(_owner(await _read(request, PreviousOwner), self._networks))
         return Response(status_code=204)
 
     async def stop_claiming(self, request: Request) -> Response:
@@ -161,7 +164,7 @@ class _ControlApi:
             previous = msgspec.convert(dict(request.query_params), PreviousOwner, strict=False)
         except msgspec.ValidationError as error:
             raise BadRequest(400, "bad_request", str(error)) from None
-        if not self._server.switchboard.relays.stop_claiming(_owner(previous, self._networks)):
+        if not self._operations.stop_claiming(_owner(previous, self._networks)):
             return _failure(404, "not_moved", "this transceiver does not answer for that one")
         return Response(status_code=204)
 

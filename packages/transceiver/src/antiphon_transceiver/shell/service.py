@@ -3,7 +3,7 @@
 import logging
 import os
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import NamedTuple
 
 import trio
@@ -26,13 +26,14 @@ from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.metrics import TransceiverMetrics
 from antiphon_transceiver.minutes import LOOK_SECONDS, MinuteWatch
 from antiphon_transceiver.rtcp import NTP_EPOCH
+from antiphon_transceiver.shell.admission import Admission
+from antiphon_transceiver.shell.call_log import CallLog
 from antiphon_transceiver.shell.control_api import control_app
-from antiphon_transceiver.shell.server import TransceiverServer
+from antiphon_transceiver.shell.control_operations import ControlOperations
+from antiphon_transceiver.shell.packet_pump import PacketPump, RelayFilter
 from antiphon_transceiver.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
-
-Network = IPv4Network | IPv6Network
 
 
 class TransceiverPorts(NamedTuple):
@@ -56,7 +57,8 @@ async def serve_transceiver(
     if shared.redis is not None and ip_address(settings.control.host).is_unspecified:
         raise SettingsError(f"--control {settings.control} is no address that others could find with --redis: name one")
     registry = registry or CollectorRegistry()
-    metrics = TransceiverMetrics(registry)
+    drain = drain or Drain(shared.drain)
+    call_log = CallLog(TransceiverMetrics(registry))
     with BatchSocket.open(settings.link) as link:
         bound = Address(*link.address)
         advertised = settings.link_advertise or bound
@@ -64,37 +66,41 @@ async def serve_transceiver(
         switchboard = _switchboard(shared.cluster, networks, keys, advertised)
         backends = backend_urls(settings)
         pool = BackendPool(backends, settings.audio)
-        server = TransceiverServer(
-            switchboard,
-            link,
-            pool,
-            metrics,
-            backends=tuple(backends),
-            capacity=settings.capacity,
-            is_relay=RelayFilter(shared.relay_network),
-            drain=drain or Drain(shared.drain),
+        pump = PacketPump(switchboard, link, pool, is_relay=RelayFilter(shared.relay_network))
+        admission = Admission(
+            switchboard, pump, pool, call_log, drain, backends=tuple(backends), capacity=settings.capacity
         )
+        operations = ControlOperations(switchboard, pump)
+        pump.subscribe(call_log.handle_event)
+        pump.subscribe(operations.handle_event)
         minutes = MinuteWatch()
-        _export(registry, server, link, pool, minutes)
+        _export(registry, switchboard, admission, link, pool, minutes)
         info = LinkInfo(shared.cluster, (str(advertised),))
-        app = control_app(server, info, keys.control, networks)
+        app = control_app(admission, operations, info, keys.control, networks)
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
-            nursery.start_soon(server.run)
+            nursery.start_soon(pump.run)
             nursery.start_soon(follow_wall_clock, switchboard.set_unix_offset)
             nursery.start_soon(_count_minutes, switchboard, minutes)
             control = await nursery.start(partial(serve_http, app, *settings.control, is_shared=lambda host: True))
             if shared.admin is not None:
                 await nursery.start(
-                    partial(serve_admin, shared.admin, lambda: True, server.ready, registry, names=shared.admin_name)
+                    partial(
+                        serve_admin,
+                        shared.admin,
+                        lambda: True,
+                        admission.is_ready,
+                        registry,
+                        names=shared.admin_name,
+                    )
                 )
             ports = TransceiverPorts(f"http://{Address(*control)}", bound)
             log.info("transceiver ready", extra={"control": ports.control_url, "link": str(bound)})
             if shared.redis is not None:
-                describe = partial(_describe, ports.control_url, info, server)
+                describe = partial(_describe, ports.control_url, info, admission)
                 nursery.start_soon(keep_registered, shared.redis, keys.control, describe)
             task_status.started(ports)
-            await server.leave()
+            await admission.wait_drained()
             nursery.cancel_scope.cancel()
 
 
@@ -104,28 +110,8 @@ async def _count_minutes(switchboard: Switchboard, minutes: MinuteWatch) -> None
         await trio.sleep(LOOK_SECONDS)
 
 
-def _describe(control_url: str, link: LinkInfo, server: TransceiverServer) -> Registered:
-    return Registered(control_url, link, server.load())
-
-
-class RelayFilter:
-    """Tells whether a host may be a relay, remembering the answers."""
-
-    MAX_REMEMBERED = 4096
-    """Hosts remembered; a stranger that sends from more makes it begin anew."""
-
-    def __init__(self, networks: tuple[Network, ...]) -> None:
-        self._networks = networks
-        self._known: dict[str, bool] = {}
-
-    def __call__(self, host: str) -> bool:
-        allowed = self._known.get(host)
-        if allowed is None:
-            if len(self._known) >= self.MAX_REMEMBERED:
-                self._known.clear()
-            address = ip_address(host)
-            allowed = self._known[host] = any(address in network for network in self._networks)
-        return allowed
+def _describe(control_url: str, link: LinkInfo, admission: Admission) -> Registered:
+    return Registered(control_url, link, admission.load)
 
 
 def _switchboard(cluster: int, networks: ClusterNetworks, keys: KeyRing, advertised: Address) -> Switchboard:
@@ -143,9 +129,13 @@ def _switchboard(cluster: int, networks: ClusterNetworks, keys: KeyRing, adverti
 
 
 def _export(
-    registry: CollectorRegistry, server: TransceiverServer, link: BatchSocket, pool: BackendPool, minutes: MinuteWatch
+    registry: CollectorRegistry,
+    switchboard: Switchboard,
+    admission: Admission,
+    link: BatchSocket,
+    pool: BackendPool,
+    minutes: MinuteWatch,
 ) -> None:
-    switchboard = server.switchboard
     export_counters(registry, "antiphon_transceiver", minutes.counters)
     export_counters(registry, "antiphon_transceiver_link", switchboard.counters)
     export_counters(registry, "antiphon_transceiver_relays", switchboard.relays.counters)
@@ -153,9 +143,9 @@ def _export(
     export_counters(registry, "antiphon_transceiver_paths", switchboard.paths.counters)
     export_counters(registry, "antiphon_transceiver_backend", pool.counters)
     export_gauge(registry, "antiphon_calls", "Calls at this moment", lambda: len(switchboard))
-    export_gauge(registry, "antiphon_transceiver_capacity", "Calls at once, at most", lambda: server.load().capacity)
+    export_gauge(registry, "antiphon_transceiver_capacity", "Calls at once, at most", lambda: admission.load.capacity)
     export_gauge(
-        registry, "antiphon_transceiver_draining", "1 while no new calls are taken", lambda: server.load().draining
+        registry, "antiphon_transceiver_draining", "1 while no new calls are taken", lambda: admission.load.draining
     )
     export_gauge(registry, "antiphon_transceiver_relays", "Relays that are heard", lambda: switchboard.relays.live)
     export_gauge(registry, "antiphon_transceiver_paths", "Entries of the path table", lambda: len(switchboard.paths))
