@@ -29,12 +29,12 @@ from antiphon_common.link import (
     LinkKeys,
     LinkMessage,
     Moved,
-    Owner,
     RelayHello,
     Release,
     decode_message,
     encode_message,
 )
+from antiphon_common.routing import Owner
 
 VECTORS = json.loads((pathlib.Path(__file__).parent.parent / "vectors" / "link.json").read_text())
 SECRET = bytes.fromhex(VECTORS["secret"])

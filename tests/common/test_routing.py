@@ -10,7 +10,7 @@ import pytest
 
 from antiphon_common.errors import DecodeError
 from antiphon_common.keys import Key, KeyRing
-from antiphon_common.routing import TOKEN_SIZE, ClusterNetworks, NetworkError, RouteToken, RouteTokens
+from antiphon_common.routing import TOKEN_SIZE, ClusterNetworks, NetworkError, Owner, RouteToken, RouteTokens
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "route_token.json").read_text())
 SECRET = bytes.fromhex(VECTORS["secret"])
@@ -72,16 +72,13 @@ def test_a_new_key_takes_over_and_the_old_one_ends() -> None:
 def test_an_address_and_its_offset(network: str, address: str, host: int) -> None:
     networks = ClusterNetworks([(1, ip_network(network), 9000, 9999)])
     assert networks.host_of(1, address) == host
-    assert networks.resolve(RouteToken(1, host, 9000, 0)) == (address, 9000)
+    assert networks.resolve(Owner(1, host, 9000)) == (address, 9000)
     assert networks.allow(address, 9999)
 
 
-@pytest.mark.parametrize(
-    "token",
-    [RouteToken(1, 256, 9000, 0), RouteToken(1, 5, 8999, 0), RouteToken(1, 5, 10000, 0), RouteToken(2, 5, 9000, 0)],
-)
-def test_no_token_leads_out_of_its_cluster(token: RouteToken) -> None:
-    assert ClusterNetworks([(1, ip_network("10.1.0.0/24"), 9000, 9999)]).resolve(token) is None
+@pytest.mark.parametrize("owner", [Owner(1, 256, 9000), Owner(1, 5, 8999), Owner(1, 5, 10000), Owner(2, 5, 9000)])
+def test_no_token_leads_out_of_its_cluster(owner: Owner) -> None:
+    assert ClusterNetworks([(1, ip_network("10.1.0.0/24"), 9000, 9999)]).resolve(owner) is None
 
 
 def test_networks_that_a_token_cannot_name() -> None:

@@ -14,7 +14,8 @@ from antiphon_common import frames
 from antiphon_common.control import Codec, IceParameters, IceUpdate
 from antiphon_common.core import Path
 from antiphon_common.demux import Protocol, classify
-from antiphon_common.link import Announce, Confirm, Moved, Owner, RelayHello, Release, encode_message
+from antiphon_common.link import Announce, Confirm, Moved, RelayHello, Release, encode_message
+from antiphon_common.routing import Owner
 from antiphon_common.rtp_extensions import MID, TRANSPORT_SEQUENCE
 from antiphon_common.wire import Reader
 from antiphon_signaling.sdp import read_offer

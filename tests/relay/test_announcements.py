@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from antiphon_common.core import Path
-from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Moved, Owner, RelayHello, decode_message
+from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Moved, RelayHello, decode_message
+from antiphon_common.routing import Owner
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.flows import TAKEOVER_SECONDS
 from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_KNOWN

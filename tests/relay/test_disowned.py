@@ -2,7 +2,8 @@
 
 import pytest
 
-from antiphon_common.link import Disown, Moved, Owner
+from antiphon_common.link import Disown, Moved
+from antiphon_common.routing import Owner
 from antiphon_relay.disowned import DISOWNED_SECONDS, MAX_DISOWNED
 from antiphon_relay.forwarder import OWNER_CHECKS_AT_ONCE
 from support.sim.relay_harness import Relay, Seen, Transceiver, binding_request, client

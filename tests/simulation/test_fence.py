@@ -8,8 +8,8 @@ import pytest
 from antiphon_common import frames
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
-from antiphon_common.link import LinkKeys, Owner
-from antiphon_common.routing import RouteTokens
+from antiphon_common.link import LinkKeys
+from antiphon_common.routing import Owner, RouteTokens
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.outcome import EndReason

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from antiphon_common.core import Path
-from antiphon_common.link import Owner
+from antiphon_common.routing import Owner
 from antiphon_transceiver.switchboard import CallEnded
 from support.net.impairment import Impairment
 from support.sim.relay_cluster import Cluster, Gaps

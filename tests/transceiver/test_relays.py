@@ -11,10 +11,10 @@ from antiphon_common.link import (
     Confirm,
     LinkMessage,
     Moved,
-    Owner,
     RelayHello,
     Release,
 )
+from antiphon_common.routing import Owner
 from antiphon_transceiver.relays import (
     FORGET_AFTER,
     MAX_MOVED,

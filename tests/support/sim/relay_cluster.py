@@ -1,6 +1,6 @@
 """Relays of one cluster that say HELLO, fall and rise, and how long a call's audio stays away meanwhile."""
 
-from antiphon_common.link import Owner
+from antiphon_common.routing import Owner
 from support.sim.actors import INGRESS, Address, Client, Relay, encoded
 from support.sim.step_invariants import Stream
 from support.sim.world import Transceiver, World

@@ -6,18 +6,8 @@ from typing import NamedTuple
 
 from antiphon_common.core import Path
 from antiphon_common.keys import KeyRing
-from antiphon_common.link import (
-    DOWNLINK,
-    HEADER_SIZE,
-    PATH_START,
-    PATH_STOP,
-    Confirm,
-    LinkKeys,
-    LinkMessage,
-    Owner,
-    Release,
-)
-from antiphon_common.routing import ClusterNetworks, RouteToken, RouteTokens
+from antiphon_common.link import DOWNLINK, HEADER_SIZE, PATH_START, PATH_STOP, Confirm, LinkKeys, LinkMessage, Release
+from antiphon_common.routing import ClusterNetworks, Owner, RouteToken, RouteTokens
 from antiphon_relay.cache import FlowCache
 from antiphon_relay.flows import Ingress
 from antiphon_relay.forwarder import LINK, Forwarder

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from antiphon_backend.core import BackendSession, CallChanged, CallCore, CallOffered, CallState, Slots
 from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.json_objects import unpack
-from antiphon_common.link import LinkKeys, Owner
-from antiphon_common.routing import RouteTokens
+from antiphon_common.link import LinkKeys
+from antiphon_common.routing import Owner, RouteTokens
 from antiphon_common.sockaddr import encode_address
 from antiphon_transceiver.backends import BackendGroup, BackendLink
 from antiphon_transceiver.backends.call import LinkCounters

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from antiphon_common.core import PATH_SIZE, Path
 from antiphon_common.errors import DecodeError
 from antiphon_common.keys import DerivedKeys
-from antiphon_common.routing import TOKEN_SIZE
+from antiphon_common.routing import TOKEN_SIZE, Owner
 from antiphon_common.wire import Reader, Writer
 
 VERSION = 1
@@ -126,14 +126,6 @@ class Announce(NamedTuple):
     """An owner's confirmed paths, at most MAX_ANNOUNCED_PATHS in one message."""
 
     paths: tuple[Path, ...]
-
-
-class Owner(NamedTuple):
-    """A transceiver as route tokens name it."""
-
-    cluster: int
-    host: int
-    port: int
 
 
 class Moved(NamedTuple):

@@ -30,14 +30,32 @@ _LAYOUT = struct.Struct("!HIHII")
 _AES_128_KEY_SIZE = 16
 
 
+class Owner(NamedTuple):
+    """A transceiver as route tokens name it: `host` is an offset in the network of `cluster`, `port` is its link port.
+
+    `ClusterNetworks.resolve` turns it into an address.
+    """
+
+    cluster: int
+    host: int
+    port: int
+
+
 class RouteToken(NamedTuple):
-    """The owner of a call: `host` is an offset in the network of `cluster`, `port` its link port. `nonce` is 32 random
-    bits."""
+    """The content of a route token: the three fields of the call's `owner`, and a `nonce` of 32 random bits.
+
+    `RouteTokens` turns it into a ufrag and back.
+    """
 
     cluster: int
     host: int
     port: int
     nonce: int
+
+    @property
+    def owner(self) -> Owner:
+        """The transceiver that has the call."""
+        return Owner(self.cluster, self.host, self.port)
 
 
 class RouteTokens:
@@ -99,12 +117,12 @@ class ClusterNetworks:
                 raise NetworkError(f"{network} is too large for a route token: give cluster {cluster} at most a /96")
             self._routes[cluster] = network, range(first_port, last_port + 1)
 
-    def resolve(self, token: RouteToken) -> tuple[str, int] | None:
-        """Return host and port of a token's owner, or None when its cluster's network or ports do not have it."""
-        network, ports = self._routes.get(token.cluster, (None, range(0)))
-        if network is None or token.host >= network.num_addresses or token.port not in ports:
+    def resolve(self, owner: Owner) -> tuple[str, int] | None:
+        """Return an owner's numeric host and port, or None when they are outside its cluster's network or ports."""
+        network, ports = self._routes.get(owner.cluster, (None, range(0)))
+        if network is None or owner.host >= network.num_addresses or owner.port not in ports:
             return None
-        return str(network[token.host]), token.port
+        return str(network[owner.host]), owner.port
 
     def host_of(self, cluster: int, address: str) -> int:
         """Return what a token says for a numeric address of a cluster; raise NetworkError when that is outside."""

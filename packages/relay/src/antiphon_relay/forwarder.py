@@ -34,7 +34,6 @@ from antiphon_common.link import (
     Disown,
     LinkKeys,
     Moved,
-    Owner,
     RelayHello,
     Release,
     decode_message,
@@ -316,7 +315,7 @@ class Forwarder:
         except DecodeError:
             self.counters.bad_token += 1
             return None
-        address = self.redirects.resolve(self.redirects.follow(Owner(token.cluster, token.host, token.port)))
+        address = self.redirects.resolve(self.redirects.follow(token.owner))
         if len(address) != self._link_address_size:
             self.counters.no_route += 1
             return None
@@ -439,7 +438,7 @@ class Forwarder:
         except DecodeError:
             self.counters.link_malformed += 1
             return
-        owner = Owner(token.cluster, token.host, token.port)
+        owner = token.owner
         if self.redirects.follow(owner) != owner or self.redirects.resolve(owner) != source:
             self.counters.not_owner += 1
             return

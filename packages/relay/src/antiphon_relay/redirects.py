@@ -1,7 +1,7 @@
 """Redirects: transceivers whose calls have all moved to a successor. One entry each, kept while MOVED is repeated."""
 
-from antiphon_common.link import Moved, Owner
-from antiphon_common.routing import ClusterNetworks, RouteToken
+from antiphon_common.link import Moved
+from antiphon_common.routing import ClusterNetworks, Owner
 from antiphon_common.sockaddr import encode_address
 
 MAX_REDIRECTS = 256
@@ -61,7 +61,7 @@ class Redirects:
 
     def resolve(self, owner: Owner) -> bytes:
         """Return an owner's link address, or empty bytes when it is in no cluster's network."""
-        resolved = self._networks.resolve(RouteToken(*owner, nonce=0))
+        resolved = self._networks.resolve(owner)
         return encode_address(*resolved) if resolved else b""
 
     def expire(self, now: float) -> bool:

@@ -28,10 +28,10 @@ from antiphon_common.link import (
     Confirm,
     LinkMessage,
     Moved,
-    Owner,
     RelayHello,
     Release,
 )
+from antiphon_common.routing import Owner
 
 Address = tuple[str, int]
 """Host and port of a relay's link socket."""

@@ -21,12 +21,11 @@ from antiphon_common.link import (
     PATH_STOP,
     Disown,
     LinkKeys,
-    Owner,
     RelayHello,
     decode_message,
 )
 from antiphon_common.ownership import OwnershipTable
-from antiphon_common.routing import RouteTokens
+from antiphon_common.routing import Owner, RouteTokens
 from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import events, relays

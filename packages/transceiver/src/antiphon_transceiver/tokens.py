@@ -4,8 +4,7 @@ from collections.abc import Callable, Container
 
 from antiphon_common.control import IceParameters
 from antiphon_common.errors import DecodeError
-from antiphon_common.link import Owner
-from antiphon_common.routing import RouteToken, RouteTokens
+from antiphon_common.routing import Owner, RouteToken, RouteTokens
 from antiphon_transceiver.ice import ice_password
 
 MAX_NONCE = 0xFFFFFFFF
@@ -36,4 +35,4 @@ class OwnTokens:
             token = self._tokens.read(ufrag, unix_now)
         except DecodeError:
             return False
-        return Owner(token.cluster, token.host, token.port) == self.owner
+        return token.owner == self.owner

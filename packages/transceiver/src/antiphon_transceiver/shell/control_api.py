@@ -15,8 +15,7 @@ from antiphon_common.control import CallList, CallRequest, Failure, IceUpdate, L
 from antiphon_common.errors import AntiphonError, DecodeError, LocalProtocolError
 from antiphon_common.json_objects import LimitError, check_json
 from antiphon_common.keys import DerivedKeys
-from antiphon_common.link import Owner
-from antiphon_common.routing import ClusterNetworks, RouteToken
+from antiphon_common.routing import ClusterNetworks, Owner
 from antiphon_common.shell.control_server import require_key
 from antiphon_common.shell.http1 import App
 from antiphon_transceiver.backends import BackendError
@@ -200,7 +199,7 @@ def _owner(previous: PreviousOwner, networks: ClusterNetworks) -> Owner:
         owner = Owner(previous.cluster, networks.host_of(previous.cluster, previous.host), previous.port)
     except ValueError as error:
         raise BadRequest(400, "bad_request", str(error)) from None
-    if networks.resolve(RouteToken(*owner, nonce=0)) is None:
+    if networks.resolve(owner) is None:
         raise BadRequest(400, "bad_request", f"port {previous.port} is none of cluster {previous.cluster}'s")
     return owner
 

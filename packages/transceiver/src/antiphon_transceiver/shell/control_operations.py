@@ -6,7 +6,7 @@ import trio
 
 from antiphon_common.control import ANY_GENERATION, CallAccepted, CallStatus, IceUpdate
 from antiphon_common.errors import AntiphonError
-from antiphon_common.link import Owner
+from antiphon_common.routing import Owner
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.shell.packet_pump import PacketPump
 from antiphon_transceiver.switchboard import CallEnded, Event, Switchboard

@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from antiphon_common.control import LinkInfo
 from antiphon_common.keys import KeyRing
-from antiphon_common.link import LinkKeys, Owner
+from antiphon_common.link import LinkKeys
 from antiphon_common.metrics import export_counters, export_gauge
 from antiphon_common.registry import Registered
-from antiphon_common.routing import ClusterNetworks, RouteTokens
+from antiphon_common.routing import ClusterNetworks, Owner, RouteTokens
 from antiphon_common.settings import Address, SettingsError, SharedSettings, TransceiverSettings, backend_urls
 from antiphon_common.shell.admin import serve_admin, serve_http
 from antiphon_common.shell.clock import follow_wall_clock, unix_offset
