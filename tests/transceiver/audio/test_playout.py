@@ -140,7 +140,7 @@ def test_a_late_poll_catches_up_and_a_very_late_one_skips_time() -> None:
     assert playout.poll_timeout() == pytest.approx(START + 1.02)
 
 
-def test_deadlines_of_all_calls_lie_on_one_lattice() -> None:
+def test_deadlines_of_all_calls_lie_on_one_packet_grid() -> None:
     for offset in range(100):
         playout = Playout("opus")
         playout.append(1, OPUS_20)

@@ -9,7 +9,7 @@ import trio
 
 from antiphon.client.call import ClientCall, Closed, Event
 from antiphon_common.core import Path
-from antiphon_common.shell.turns import Turns
+from antiphon_common.shell.loop_pacer import LoopPacer
 from antiphon_common.timers import DeadlineQueue
 
 FRAME_SECONDS = 0.02
@@ -17,8 +17,8 @@ FRAME_TICKS = 960
 """One packet of 20 ms, in ticks of 48 kHz."""
 
 MAX_DATAGRAM = 2048
-BEAT = 0.001
-"""Seconds for which packets gather under load; it blurs the delays that are measured by as much."""
+TICK = 0.001
+"""Seconds between two reads under load; measured delays are blurred by as much."""
 
 READ_BUDGET = 16
 """Datagrams read from one socket before the next gets its turn."""
@@ -81,7 +81,7 @@ class CallDriver:
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, DrivenCall] = {}
         self._deadlines: DeadlineQueue[DrivenCall] = DeadlineQueue()
-        self._turns = Turns(self._epoll.fileno(), beat=BEAT)
+        self._pacer = LoopPacer(self._epoll.fileno(), tick=TICK)
 
     def add(self, call: DrivenCall) -> None:
         self._by_descriptor[call.socket.fileno()] = call
@@ -98,14 +98,14 @@ class CallDriver:
     def touch(self, call: DrivenCall) -> None:
         """Carry on what a call has to say after a local action on it."""
         self._settle(call, trio.current_time())
-        self._turns.hasten(self._deadlines.next())
+        self._pacer.wake_by(self._deadlines.next())
 
     async def run(self) -> None:
         """Serve every call until cancelled."""
         try:
             moved = False
             while True:
-                await self._turns.wait(self._deadlines.next(), moved=moved)
+                await self._pacer.wait(self._deadlines.next(), moved=moved)
                 readable = self._epoll.poll(0)
                 for descriptor, _ in readable:
                     self._receive(self._by_descriptor[descriptor])

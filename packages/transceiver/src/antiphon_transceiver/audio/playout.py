@@ -1,8 +1,8 @@
 """Audio of the backend on its way to the caller: a bounded buffer that lets one packet out at each deadline.
 
-Deadlines lie on one lattice for all calls of a process, which bounds how often it wakes: packets are cut to slots of
-2.5 ms, and a talkspurt begins at every second of them, the beat of a busy process (`antiphon_common.shell.turns`). RTP
-timestamps are read off that lattice: they run on with wall time across silence and never go back.
+Deadlines lie on one packet grid for all calls of a process, which bounds how often it wakes. Packets are cut to slots
+of 2.5 ms, and a talkspurt begins at every second slot: a tick of a busy process (`antiphon_common.shell.loop_pacer`).
+RTP timestamps are read off that grid: they run on with wall time across silence and never go back.
 """
 
 from collections import deque

@@ -5,8 +5,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import trio
 
+from antiphon_common.shell.loop_pacer import LoopPacer
 from antiphon_common.shell.system_calls import BATCH
-from antiphon_common.shell.turns import Turns
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver.backends import BackendPool
 from antiphon_transceiver.outcome import EndReason
@@ -52,7 +52,7 @@ class PacketPump:
         self._link = link
         self._pool = pool
         self._is_relay = is_relay
-        self._turns = Turns(link.fileno())
+        self._pacer = LoopPacer(link.fileno())
         self._handlers: list[Callable[[Event], None]] = []
         pool.delivered = self.flush
 
@@ -65,7 +65,7 @@ class PacketPump:
         try:
             moved = False
             while True:
-                await self._turns.wait(self._switchboard.poll_timeout(), moved=moved)
+                await self._pacer.wait(self._switchboard.poll_timeout(), moved=moved)
                 moved = self._receive()
                 self._switchboard.handle_timeout(trio.current_time())
                 self.flush()
@@ -80,7 +80,7 @@ class PacketPump:
         while (event := self._switchboard.poll_event()) is not None:
             for handler in self._handlers:
                 handler(event)
-        self._turns.hasten(self._switchboard.poll_timeout())
+        self._pacer.wake_by(self._switchboard.poll_timeout())
 
     def _receive(self) -> bool:
         """Read the datagrams that wait at the link; return whether there were any."""
