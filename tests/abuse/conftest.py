@@ -1,4 +1,4 @@
-"""One setup for all floods; its tables are printed at the end."""
+"""One setup for all floods. Its tables are printed at the end."""
 
 import sys
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from support.floods.scenario import SCENARIO_HEADING
-from support.floods.setup import TRANSCEIVERS, Battlefield
+from support.floods.setup import TRANSCEIVERS, FloodSetup
 from support.floods.spoofed_flood import HEADING
 from support.processes.line_process import LineProcess, python_path
 from support.processes.services import Service, apart
@@ -24,7 +24,7 @@ def junk_backend() -> Iterator[LineProcess]:
 
 
 @pytest.fixture(scope="session")
-def field(tmp_path_factory: pytest.TempPathFactory, junk_backend: LineProcess) -> Iterator[Battlefield]:
+def setup(tmp_path_factory: pytest.TempPathFactory, junk_backend: LineProcess) -> Iterator[FloodSetup]:
     with ExitStack() as stack:
         command = ("env", f"PYTHONPATH={python_path()}", sys.executable, "-m")
         events = stack.enter_context(
@@ -34,10 +34,10 @@ def field(tmp_path_factory: pytest.TempPathFactory, junk_backend: LineProcess) -
         deployment = stack.enter_context(
             apart(audio="opus", transceivers=TRANSCEIVERS, capacity=200, backends=backends)
         )
-        field = Battlefield(deployment, tmp_path_factory.mktemp("flood"))
-        stack.callback(field.close)
-        yield field
-        print(f"\n\nThe relay sustains {field.sustained:,.0f} packets a second.\n{HEADING}")
-        print("\n".join(field.table))
+        setup = FloodSetup(deployment, tmp_path_factory.mktemp("flood"))
+        stack.callback(setup.close)
+        yield setup
+        print(f"\n\nThe relay sustains {setup.sustained:,.0f} packets a second.\n{HEADING}")
+        print("\n".join(setup.spoofed_rows))
         print(f"\n{SCENARIO_HEADING}")
-        print("\n".join(field.scenarios))
+        print("\n".join(setup.scenario_rows))

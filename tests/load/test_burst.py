@@ -1,6 +1,6 @@
 """How soon a relay that has just begun serves 2,000 flows which arrive at once."""
 
-from support.floods.relay_burst import FLOWS, Burst, announced, cached
+from support.floods.relay_burst import FLOWS, Burst, announced_flows, flows_in_redis
 
 DUE_SECONDS = 1.0
 ATTEMPTS = 3
@@ -15,10 +15,10 @@ async def check(burst: Burst, way: str) -> None:
 
 
 async def test_flows_announced_by_their_owner_are_served_within_a_second() -> None:
-    async with announced() as burst:
+    async with announced_flows() as burst:
         await check(burst, "announcement")
 
 
 async def test_flows_left_in_redis_by_another_relay_are_served_within_a_second() -> None:
-    async with cached() as burst:
+    async with flows_in_redis() as burst:
         await check(burst, "Redis")

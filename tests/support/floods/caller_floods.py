@@ -1,7 +1,7 @@
-"""What a flooding caller sends: the most expensive inputs of each protocol, without end.
+"""Floods within one call: the most expensive inputs of each protocol, as endless iterators of datagrams.
 
-Each flood takes a call and yields datagrams. What it yields follows what the server holds by then, so that each
-datagram costs as much as the server's state allows.
+Each flood takes a call and yields datagrams. It follows the state of the server, so that each datagram costs as much
+as that state allows.
 """
 
 import os
@@ -37,13 +37,13 @@ from support.peers.rtcp_compounds import (
 )
 
 HELD = MAX_AHEAD - 2
-"""Chunks behind a hole, as many as are taken."""
+"""Chunks behind a missing TSN: as many as an association accepts."""
 
 RANGES = 250
 CHUNKS = 58
 """DATA chunks of two bytes in one packet."""
 ROUND = 40
-"""Packets of one kind before the next kind has its turn."""
+"""Packets of one kind before the flood goes on to the next kind."""
 
 TINY = b'{"type":"a"}'
 NESTED_EVENT = 60_000
@@ -52,7 +52,7 @@ FRAGMENT = 1100
 
 
 def chunks_over_held_fragments(call: FloodingCall) -> Iterator[bytes]:
-    """SCTP packets full of chunks, over fragments, ranges and messages that wait for a missing one."""
+    """Yield SCTP packets full of chunks while fragments, ranges and messages wait for a missing TSN."""
     while True:
         yield from _held_fragments(call)
         yield from _ranges(call)
@@ -61,7 +61,7 @@ def chunks_over_held_fragments(call: FloodingCall) -> Iterator[bytes]:
 
 
 def _held_fragments(call: FloodingCall) -> Iterator[bytes]:
-    """First fragments of unordered messages behind a hole, and FORWARD TSNs over them."""
+    """Yield first fragments of unordered messages behind a missing TSN, and FORWARD TSNs over them."""
     part = {"ending": False, "unordered": True}
     yield from call.sctp_packets(call.data(n, b"x", **part) for n in range(70, HELD))
     for _ in range(ROUND):
@@ -71,7 +71,7 @@ def _held_fragments(call: FloodingCall) -> Iterator[bytes]:
 
 
 def _ranges(call: FloodingCall) -> Iterator[bytes]:
-    """Every second fragment, duplicates of them, and what lies between."""
+    """Yield every second fragment, then duplicates of these, then the fragments between."""
     part = {"ending": False, "unordered": True}
     yield from call.sctp_packets(call.data(2 * n, b"x", **part) for n in range(1, RANGES))
     for _ in range(ROUND):
@@ -81,7 +81,7 @@ def _ranges(call: FloodingCall) -> Iterator[bytes]:
 
 
 def _waiting_messages(call: FloodingCall) -> Iterator[bytes]:
-    """Ordered messages that the first one lets out, all at once. Those that were lost are skipped."""
+    """Yield ordered messages that are all delivered once the first one arrives. Lost ones are skipped."""
     first = call.next_ssn
     yield from call.sctp_packets(call.data(n, ssn=first + n & 0xFFFF) for n in range(1, HELD))
     yield call.sctp([call.data(0, ssn=first).encode()])
@@ -90,7 +90,7 @@ def _waiting_messages(call: FloodingCall) -> Iterator[bytes]:
 
 
 def _other_chunks(call: FloodingCall) -> Iterator[bytes]:
-    """Chunks that ask for an answer, and OPENs of new channels."""
+    """Yield chunks that need a response, and DATA_CHANNEL_OPEN messages of new channels."""
     opened = Open("", "", True, None, None).encode()
     dcep = int(PayloadProtocol.DCEP)
     kinds: list[list[Chunk]] = [
@@ -112,13 +112,13 @@ def _other_chunks(call: FloodingCall) -> Iterator[bytes]:
 
 
 def _forward(call: FloodingCall, chunks: int, *streams: tuple[int, int]) -> bytes:
-    """Skip what was sent so far (RFC 3758), and count from there; `streams` are their ids and last SSNs."""
+    """Return a FORWARD TSN (RFC 3758) over the `chunks` sent last. `streams` are pairs of stream id and last SSN."""
     call.next_tsn = call.next_tsn + chunks & 0xFFFFFFFF
     return call.sctp([ForwardTsn(call.next_tsn - 1 & 0xFFFFFFFF, streams).encode()])
 
 
 def sacks_over_outstanding_data(call: FloodingCall) -> Iterator[bytes]:
-    """SACKs with gap blocks over what the server has sent and waits for; now and then one that lets it go on."""
+    """Yield SACKs with gap blocks over the server's outstanding data. From time to time one acknowledges all of it."""
     while True:
         for turn in range(ROUND):
             most = max(4, call.newest_tsn - call.acknowledged & 0xFFFF)
@@ -132,7 +132,7 @@ def sacks_over_outstanding_data(call: FloodingCall) -> Iterator[bytes]:
 
 
 def rtcp_compounds(call: FloodingCall) -> Iterator[bytes]:
-    """Transport-wide feedback on as many packets as may be, with runs, vectors and deltas, and NACKs of everything."""
+    """Yield transport-wide feedback of the largest size, with runs, vectors and deltas, and NACKs of every packet."""
     ssrc = call.server_ssrc
     for turn in count():
         base = call.transport_base - 256
@@ -152,7 +152,7 @@ def rtcp_compounds(call: FloodingCall) -> Iterator[bytes]:
 
 
 def dtls_records(call: FloodingCall) -> Iterator[bytes]:
-    """After the handshake: many records in a datagram, messages of handshakes that are over, and forged records."""
+    """Yield, after the handshake, many records in one datagram, old handshake messages, and forged records."""
     hello = Fragment(HandshakeType.CLIENT_HELLO, 0, 0, 0, b"").encode()
     finished = Fragment(HandshakeType.FINISHED, 12, 4, 0, bytes(12)).encode()
     no_renegotiation = b"\1\x64"
@@ -172,7 +172,7 @@ def dtls_records(call: FloodingCall) -> Iterator[bytes]:
 
 
 def dtls_fragments() -> Iterator[bytes]:
-    """In the middle of a handshake: fragments with holes between them, many in one record, of many messages."""
+    """Yield, during a handshake, fragments with gaps between them, many in one record and of many messages."""
     kinds = (HandshakeType.CERTIFICATE, HandshakeType.CLIENT_KEY_EXCHANGE, HandshakeType.CLIENT_HELLO)
     for turn in count():
         kind, start = kinds[turn % 3], turn * 60 % 12_000
@@ -183,7 +183,7 @@ def dtls_fragments() -> Iterator[bytes]:
 
 
 def dtls_refused() -> Iterator[bytes]:
-    """In the middle of a handshake: messages that are whole and wrong, and alerts that nobody has authenticated."""
+    """Yield, during a handshake, complete messages that are invalid, and unauthenticated alerts."""
     while True:
         yield handshake(HandshakeType.CERTIFICATE, 1, 1, 0, b"x")
         certificates = b"\0\x03\xa8" + bytes(3 * 312)
@@ -193,13 +193,13 @@ def dtls_refused() -> Iterator[bytes]:
 
 
 def tiny_events(call: FloodingCall) -> Iterator[bytes]:
-    """As many events in each packet as fit."""
+    """Yield packets with as many events as fit."""
     while True:
         yield _events(call, [TINY] * 39)
 
 
 def nested_events(call: FloodingCall) -> Iterator[bytes]:
-    """Events as deep as their packet allows, and long ones in fragments, tens of thousands deep."""
+    """Yield events nested as deeply as one packet allows, and fragmented events nested tens of thousands deep."""
     while True:
         for _ in range(ROUND):
             yield _events(call, [_nested(200)] * 5)
@@ -222,7 +222,7 @@ def _nested(size: int) -> bytes:
 
 
 def _events(call: FloodingCall, events: list[bytes]) -> bytes:
-    """Return a packet of unordered messages. What was lost before it is skipped, so that none waits for another."""
+    """Return a packet of unordered messages. It skips lost TSNs, so that no message waits for another."""
     skipped = ForwardTsn(call.next_tsn - 1 & 0xFFFFFFFF)
     chunks = [skipped.encode(), *(call.data(n, event, unordered=True).encode() for n, event in enumerate(events))]
     call.next_tsn = call.next_tsn + len(events) & 0xFFFFFFFF
@@ -237,4 +237,4 @@ FLOODS: dict[str, Callable[[FloodingCall], Iterator[bytes]]] = {
     "tiny-events": tiny_events,
     "nested-events": nested_events,
 }
-"""Floods of a call that is connected, by name."""
+"""Floods of a connected call, by name."""

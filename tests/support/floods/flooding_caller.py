@@ -1,7 +1,7 @@
-"""A caller who floods its own call: `python -m support.floods.flooding_caller URL FLOOD MODEL`.
+"""A caller that floods its own call: `python -m support.floods.flooding_caller URL FLOOD MODEL`.
 
-It connects and prints `ready`, its port and the server's ufrag. A line `RATE SECONDS` starts the flood, in bits a
-second; after it the caller prints a `Report` as JSON, hangs up and ends.
+It connects and prints `ready`, its port and the server's ufrag. A line `RATE SECONDS` starts the flood, in bits per
+second. Afterwards the caller prints a `FloodReport` as JSON, hangs up and exits.
 """
 
 import sys
@@ -22,17 +22,17 @@ from support.floods.flooding_call import FloodingCall, HalfOpenCall
 from support.peers.callers import ANSWER_SECONDS, Caller
 
 HALF_OPEN = "dtls-handshake"
-"""The flood of calls whose handshake never ends."""
+"""The flood of calls whose DTLS handshake never completes."""
 
 LEAD_SECONDS = 1.0
-"""What a call runs before the flood, so that there is something to acknowledge, to ask for and to repeat."""
+"""Seconds of an ordinary call before the flood: the server then has data to acknowledge, request and retransmit."""
 SETTLE_SECONDS = 0.3
 FRAGMENTS, REFUSED = 150, 30
-"""Datagrams of one half-open call before it is refused, and of those that are refused."""
+"""Datagrams that one half-open call sends before the server refuses it, and after."""
 
 
-class Report(msgspec.Struct):
-    """What a flooding caller sent; `cpu` are its own seconds of processor time, `calls` how many calls it made."""
+class FloodReport(msgspec.Struct):
+    """What a flooding caller sent. `cpu` is its own processor time in seconds, `calls` the number of its calls."""
 
     datagrams: int = 0
     bytes: int = 0
@@ -45,20 +45,20 @@ class Report(msgspec.Struct):
     """Datagrams of the call that the transceiver dropped, by reason."""
     throttled: int = 0
     events: int = 0
-    """What reached the transceiver on the channel for events."""
+    """Events that reached the transceiver over the events channel."""
     channels_ended: str = ""
     """Why its data channels ended, if they did."""
     feedback: int = 0
-    """Packets that the transceiver took for received, by transport-wide feedback."""
+    """Packets that the transceiver counts as received because transport-wide feedback reported them."""
     nacks: int = 0
-    """Packets that it was asked for and looked up."""
+    """Packets that NACKs requested and the transceiver looked up."""
 
 
 class FloodingCaller:
-    """Sends at a steady rate for a time."""
+    """Makes one call and sends a flood at a constant rate. Call `connect`, then `flood`, then `hang_up`."""
 
     def __init__(self, http: httpx.AsyncClient, driver: CallDriver, model: str) -> None:
-        self.report = Report()
+        self.report = FloodReport()
         self._http = http
         self._driver = driver
         self._certificate = Certificate.generate()
@@ -70,7 +70,7 @@ class FloodingCaller:
         return Caller(self._driver, self._certificate, self._speech, data_channels=True, make=make, model=self._model)
 
     async def connect(self) -> Caller:
-        """Make a call that talks and whose data channel is open."""
+        """Make a call that sends audio and has an open data channel."""
         caller = self.caller(FloodingCall)
         assert await caller.connect(self._http), caller.closed or "not connected"
         await trio.sleep(LEAD_SECONDS)
@@ -85,8 +85,8 @@ class FloodingCaller:
             await self._send(caller, FLOODS[name](call), rate)
             await trio.sleep_forever()  # the call is over
 
-    async def ask_what_became_of_it(self, caller: Caller) -> None:
-        """Add to the report what the call's statistics say."""
+    async def add_call_statistics(self, caller: Caller) -> None:
+        """Add the transceiver's statistics of the call to the report."""
         answer = (await self._http.get(f"/v1/realtime/calls/{caller.call_id}/stats")).json()
         report, statistics = self.report, answer.get("statistics") or {}
         report.closed = report.closed or answer.get("reason") or ""
@@ -98,7 +98,7 @@ class FloodingCaller:
         report.feedback = (statistics.get("sent_feedback") or {}).get("received", 0)
 
     async def flood_handshakes(self, rate: float, seconds: float) -> None:
-        """Make one half-open call after the other, and send each its fragments and then what it must refuse."""
+        """Make half-open calls one after the other. Each sends fragments, then messages that the server must refuse."""
         self.report.calls = 0
         with trio.move_on_after(seconds):
             while True:
@@ -112,13 +112,13 @@ class FloodingCaller:
                 await self._send(caller, dtls_refused(), rate, REFUSED)
 
     async def hang_up(self) -> None:
-        """End the half-open calls: no close alert of theirs could be authenticated."""
+        """End the half-open calls over HTTP: without keys they cannot send an authenticated close alert."""
         for caller in self._half_open:
             self._driver.remove(caller.driven)
             await self._http.delete(f"/v1/realtime/calls/{caller.call_id}")
 
     async def _send(self, caller: Caller, datagrams: Iterator[bytes], rate: float, most: int = 1 << 30) -> None:
-        """Send until the call is over, `most` datagrams at most. What is late is sent at once, so the rate is kept."""
+        """Send at most `most` datagrams, until the call ends. Late datagrams are sent at once, to keep the rate."""
         due = trio.current_time()
         call: Any = caller.core
         for _, datagram in zip(range(most), datagrams, strict=False):
@@ -158,7 +158,7 @@ async def main(url: str, name: str, model: str) -> None:
         report = flooder.report
         report.seconds, report.cpu = time.monotonic() - began, time.process_time() - cpu
         if caller is not None:
-            await flooder.ask_what_became_of_it(caller)
+            await flooder.add_call_statistics(caller)
         print(msgspec.json.encode(report).decode(), flush=True)
         if caller is not None:
             caller.hang_up()

@@ -1,4 +1,4 @@
-"""Connections to a signaling server that keep their places and ask for nothing."""
+"""Idle connections to a signaling server: each occupies a place and sends no complete request."""
 
 import resource
 import socket
@@ -9,7 +9,7 @@ WEBSOCKET = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 UNREAD = b"\x81\x84\0\0\0\0junk" * 20
-"""Text frames that are answered by errors, which nobody reads."""
+"""Text frames that the server answers with errors. The client does not read them."""
 
 KINDS = (
     b"",
@@ -18,13 +18,13 @@ KINDS = (
     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n\r\n",
     WEBSOCKET + UNREAD,
 )
-"""What each sends first: nothing, half a head, the preface of HTTP/2, an upgrade to it, and a WebSocket."""
+"""First bytes of each kind: none, half a request head, the HTTP/2 preface, an h2c upgrade, and a WebSocket."""
 
 OTHER_FILES = 500
 
 
 def allow_files(count: int) -> int:
-    """Let this process open `count` files besides its own, if the system allows that; return how many it may."""
+    """Raise the limit of open files by `count`, as far as the system allows. Return the number that it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + OTHER_FILES
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -33,7 +33,7 @@ def allow_files(count: int) -> int:
 
 
 def connect(held: ExitStack, address: tuple[str, int], number: int) -> socket.socket:
-    """Open the connection `number`, of the kind whose turn it is; `held` closes it."""
+    """Open the connection `number`; the kinds alternate. `held` closes it."""
     idle = held.enter_context(socket.create_connection(address, timeout=30))
     idle.sendall(KINDS[number % len(KINDS)])
     return idle

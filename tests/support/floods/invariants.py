@@ -1,23 +1,23 @@
-"""What holds of ten live calls in every flood scenario."""
+"""The limits within which ten live calls stay in every flood scenario, and the assertion of all of them."""
 
 from support.floods.scenario import SCENARIO_HEADING, Impact
-from support.floods.setup import LIVE_CALLS, Battlefield
+from support.floods.setup import LIVE_CALLS, FloodSetup
 
 TOLERATED_LOSS = 0.01
 TOLERATED_LOSS_OF_ONE = 0.05
-"""A flood lasts some ten seconds: no caller loses the thread by half a second less."""
+"""Share that one call may lose: half a second of a flood of about ten seconds."""
 
 TOLERATED_DELAY = 0.05
-"""Seconds by which the longest delay of a second, there and back, may grow over the quiet period before."""
+"""Seconds by which the longest round-trip delay of a second may grow over that of the quiet period before."""
 
 TOLERATED_GROWTH = 16 << 20
-"""Bytes: what a call may hold, on both its sides, and what the allocator keeps."""
+"""Bytes of memory growth: buffers of a call in both directions, and memory that the allocator keeps."""
 
 
-def assert_unharmed(setup: Battlefield, impact: Impact) -> None:
-    """Print what a flood did, and check that nobody else noticed it."""
+def assert_unharmed(setup: FloodSetup, impact: Impact) -> None:
+    """Print the impact of a flood, and assert that the live calls stayed within the limits."""
     print(f"\n{SCENARIO_HEADING}\n{impact.row()}")
-    setup.scenarios.append(impact.row())
+    setup.scenario_rows.append(impact.row())
     assert impact.quiet.lost <= TOLERATED_LOSS, "the machine is too busy with other things to measure anything"
     assert impact.alive == LIVE_CALLS
     assert impact.flooded.lost <= TOLERATED_LOSS

@@ -1,7 +1,7 @@
 """A backend that sends junk to every transceiver that connects: `python -m support.floods.junk_backend`.
 
-It prints `ready` and its URL. A line `KIND RATE SECONDS` has it send messages of that kind, in bits a second over all
-connections together; after that it prints a `Report` as JSON. It ends with standard input.
+It prints `ready` and its URL. A line `KIND RATE SECONDS` makes it send messages of that kind, at a rate in bits per
+second over all connections together. Then it prints a `JunkReport` as JSON. It exits when standard input ends.
 """
 
 import sys
@@ -16,7 +16,7 @@ from antiphon_common import frames
 
 HELLO = frames.Hello(frames.VERSION, 8, ("pcm16/24000", "opus"))
 LATE = 4_000_000_000
-"""A call that no transceiver ever began."""
+"""The number of a call that no transceiver started."""
 
 KINDS: dict[str, list[bytes]] = {
     "a million elements": [b"\xdd\x00\x0f\x00\x00" + b"\xc0" * 0xF0000],
@@ -34,8 +34,8 @@ KINDS: dict[str, list[bytes]] = {
 }
 
 
-class Report(msgspec.Struct):
-    """What the backend sent, the connections that took it, and its own seconds of processor time."""
+class JunkReport(msgspec.Struct):
+    """What the backend sent, over how many connections, and its own processor time in seconds."""
 
     messages: int = 0
     bytes: int = 0
@@ -45,10 +45,10 @@ class Report(msgspec.Struct):
 
 
 class JunkBackend:
-    """Says hello on each connection, and answers nothing but pings."""
+    """A backend that sends its Hello on each connection and answers only pings. `flood` sends junk to all of them."""
 
     def __init__(self) -> None:
-        self.report = Report()
+        self.report = JunkReport()
         self._open: set[WebSocketConnection] = set()
 
     async def serve(self, request: WebSocketRequest) -> None:
@@ -66,9 +66,9 @@ class JunkBackend:
         finally:
             self._open.discard(websocket)
 
-    async def flood(self, kind: str, rate: float, seconds: float) -> Report:
-        """Send to whichever connections there are."""
-        self.report = Report(connections=len(self._open))
+    async def flood(self, kind: str, rate: float, seconds: float) -> JunkReport:
+        """Send messages of one kind to every open connection, `rate` bits per second in total."""
+        self.report = JunkReport(connections=len(self._open))
         began, cpu = time.monotonic(), time.process_time()
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:

@@ -1,11 +1,11 @@
-"""Broken copies of good packets."""
+"""Corrupted copies of valid packets."""
 
 import random
 from collections.abc import Iterator
 
 
 def mutations(data: bytes, rng: random.Random, count: int) -> Iterator[bytes]:
-    """Yield copies of `data` with bits flipped, bytes cut off, put in or replaced; none equals `data`."""
+    """Yield `count` copies of `data` with bits flipped, or bytes removed, inserted or replaced. None equals `data`."""
     made = 0
     while made < count:
         broken = bytearray(data)

@@ -1,4 +1,4 @@
-"""Floods from source addresses that are not the sender's: the plans for `flood.c`, and what their victims get back."""
+"""Floods from spoofed source addresses: the plans for `flood.c`, and the backscatter that those addresses receive."""
 
 import ctypes
 import os
@@ -18,9 +18,9 @@ from antiphon_common.control import IceParameters
 from antiphon_common.stun import TRANSACTION_ID_SIZE, Attribute, Message, MessageClass
 
 SOURCE = Path(__file__).with_suffix(".c")
-STRANGERS = "127.64.0.0"
-"""First of the loopback addresses that no service and no caller of these tests lives at."""
-STRANGERS_MASK = 0xFFC00000
+SPOOFED_NETWORK = "127.64.0.0"
+"""First of the loopback addresses that neither a service nor a caller of these tests uses."""
+SPOOFED_MASK = 0xFFC00000
 SO_RCVBUFFORCE, SO_ATTACH_FILTER = 33, 26
 TEMPLATES = 500
 RTP_SIZE = 160
@@ -31,8 +31,8 @@ PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
 Address = tuple[str, int]
 
 
-class Sources(NamedTuple):
-    """Where a flood claims to come from: `addresses` in a row, each with `ports` in a row."""
+class SpoofedSources(NamedTuple):
+    """The source addresses of a flood: `addresses` consecutive hosts, each with `ports` consecutive ports."""
 
     host: str
     addresses: int = 1
@@ -47,14 +47,14 @@ class Sources(NamedTuple):
 
 
 class Flood(NamedTuple):
-    """What is sent, from where. The datagrams are used in turn."""
+    """The datagrams of a flood, used in turn, and their source addresses."""
 
-    sources: Sources
+    sources: SpoofedSources
     datagrams: Sequence[bytes]
 
 
-class Sent(NamedTuple):
-    """What became of a flood: packets, seconds, and the bytes that each source sent."""
+class FloodResult(NamedTuple):
+    """The result of a flood: packets sent, duration in seconds, and bytes sent by each source address."""
 
     packets: int
     seconds: float
@@ -66,7 +66,10 @@ class Sent(NamedTuple):
 
 
 class FloodSource:
-    """The compiled program, on one core. Needs gcc, and the right to send from any address."""
+    """The compiled flood program, pinned to one core. Needs gcc and CAP_NET_RAW.
+
+    Raises RuntimeError without CAP_NET_RAW.
+    """
 
     def __init__(self, folder: Path, core: int) -> None:
         self._folder = folder
@@ -79,8 +82,8 @@ class FloodSource:
                 "floods need CAP_NET_RAW to spoof sources: run as root, or in a container that has it"
             ) from None
 
-    def run(self, flood: Flood, port: int, rate: float, count: int) -> Sent:
-        """Send `count` packets to a port of 127.0.0.1, and wait until that is done."""
+    def run(self, flood: Flood, port: int, rate: float, count: int) -> FloodResult:
+        """Send `count` packets to a port of 127.0.0.1, `rate` packets per second, and wait for the end."""
         plan, report = self._folder / "plan", self._folder / "report"
         sources = flood.sources
         head = struct.pack("=IIHH", int(IPv4Address(sources.host)), sources.addresses, sources.port, sources.ports)
@@ -94,16 +97,18 @@ class FloodSource:
         by_source = zip(
             sources.all(), struct.unpack(f"={report.stat().st_size // 4}I", report.read_bytes()), strict=True
         )
-        return Sent(int(packets), float(seconds), dict(by_source))
+        return FloodResult(int(packets), float(seconds), dict(by_source))
 
 
-class Strangers:
-    """Counts the bytes that arrive at addresses of strangers from one port, by a packet socket on the loopback, until
-    it is closed."""
+class BackscatterCounter:
+    """Counts the bytes that one port sends to spoofed source addresses (backscatter).
+
+    It reads from a packet socket on the loopback interface, in a thread, until `close`.
+    """
 
     def __init__(self, port: int) -> None:
         self.callers: set[Address] = set()
-        """Addresses from which real calls were made: these are no strangers."""
+        """Addresses that real calls used. What they receive is not backscatter."""
         self._got: Counter[Address] = Counter()
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
@@ -116,12 +121,12 @@ class Strangers:
 
     @property
     def got(self) -> dict[Address, int]:
-        """Bytes by address, but for those that had a call of their own."""
+        """Bytes received by address, without the addresses of real calls."""
         return {address: size for address, size in self._got.copy().items() if address not in self.callers}
 
-    def amplification(self, claimed: Mapping[Address, int]) -> float:
-        """Return the most that a stranger got, as a multiple of what was sent in its name."""
-        got = ((size, claimed.get(address, 0)) for address, size in self.got.items())
+    def amplification(self, spoofed_bytes: Mapping[Address, int]) -> float:
+        """Return the largest amplification factor: bytes received by an address over bytes sent from it."""
+        got = ((size, spoofed_bytes.get(address, 0)) for address, size in self.got.items())
         return max((size / sent if sent else inf for size, sent in got), default=0.0)
 
     def close(self) -> None:
@@ -143,17 +148,17 @@ class Strangers:
 
 
 def rtp_packets(seed: int) -> list[bytes]:
-    """Return what passes for media until somebody decrypts it."""
+    """Return packets with a valid RTP header and random content, which fail authentication."""
     random = Random(seed)
     return [b"\x80\x6f" + random.randbytes(RTP_SIZE - 2) for _ in range(TEMPLATES)]
 
 
 def junk(seed: int) -> list[bytes]:
-    """Return what may come from anywhere: noise, media and handshakes of nobody, STUN broken and forged."""
+    """Return packets that need no state of a call: noise, media, handshake records, invalid STUN, forged tokens."""
     random = Random(seed)
 
     def forged() -> bytes:
-        """A token nobody minted, under the id of a real key: what costs most to refuse."""
+        """Return a check with a forged token under the id of a real key: the most expensive one to refuse."""
         ufrag = b"A" + bytes(random.choices(ICE_CHARS, k=21)) + bytes(random.choices(b"AQgw"))
         return check(random, ufrag.decode(), "their", "password" * 3)
 
@@ -171,7 +176,7 @@ def junk(seed: int) -> list[bytes]:
 
 
 def checks(seed: int, server: IceParameters, client_ufrag: str) -> list[bytes]:
-    """Return binding requests as the caller of a call sends them, half of them with a nomination."""
+    """Return valid connectivity checks of a caller. Every second one nominates its pair."""
     random = Random(seed)
     return [
         check(random, server.ufrag, client_ufrag, server.password, nominate=number % 2 == 1)
@@ -180,7 +185,7 @@ def checks(seed: int, server: IceParameters, client_ufrag: str) -> list[bytes]:
 
 
 def check(random: Random, server_ufrag: str, client_ufrag: str, password: str, *, nominate: bool = False) -> bytes:
-    """Return one binding request of a controlling agent."""
+    """Return one connectivity check of a controlling agent (RFC 8445 §7.2.5)."""
     attributes: dict[int, bytes] = {
         Attribute.USERNAME: f"{server_ufrag}:{client_ufrag}".encode(),
         Attribute.ICE_CONTROLLING: bytes(8),
@@ -193,7 +198,7 @@ def check(random: Random, server_ufrag: str, client_ufrag: str, password: str, *
 
 
 def _attach_filter(sock: socket.socket, port: int) -> None:
-    """Let the kernel pass on what was received for a stranger from `port`, and nothing else (classic BPF)."""
+    """Let the kernel deliver only packets received from `port` for a spoofed address (classic BPF)."""
     load_word, load_half, keep, equal, give = 0x20, 0x28, 0x54, 0x15, 0x06
     packet_type, outgoing = 0xFFFFF004, 4  # SKF_AD_OFF + SKF_AD_PKTTYPE, PACKET_OUTGOING
     program = [
@@ -202,8 +207,8 @@ def _attach_filter(sock: socket.socket, port: int) -> None:
         (load_half, 0, 0, 20),
         (equal, 0, 4, port),
         (load_word, 0, 0, 16),
-        (keep, 0, 0, STRANGERS_MASK),
-        (equal, 0, 1, int(IPv4Address(STRANGERS))),
+        (keep, 0, 0, SPOOFED_MASK),
+        (equal, 0, 1, int(IPv4Address(SPOOFED_NETWORK))),
         (give, 0, 0, 0xFFFF),
         (give, 0, 0, 0),
     ]

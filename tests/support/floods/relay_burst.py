@@ -1,4 +1,4 @@
-"""Many flows that arrive at once at a relay which has just begun, and the two ways in which it learns of them."""
+"""Many flows that arrive at once at a relay just started. It learns of them by announcement, or from Redis."""
 
 import os
 import socket
@@ -27,8 +27,8 @@ SPACING = 0.05
 """Seconds between two packets of a call."""
 
 
-class Callers:
-    """Sockets with calls that all came by another relay until now."""
+class BurstCallers:
+    """Sockets of calls that used another relay before. `talk` sends from all of them."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._sockets = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(FLOWS)]
@@ -38,7 +38,10 @@ class Callers:
         self.paths = [Path.of(*sock.getsockname(), ingress=INGRESS) for sock in self._sockets]
 
     async def talk(self, relay: tuple[str, int]) -> float:
-        """Send until each has got an answer; return the seconds that took. Raises TooSlowError after 20 s."""
+        """Send from every socket until each has a response. Return the duration in seconds.
+
+        Raises TooSlowError after 20 s.
+        """
         start = trio.current_time()
         silent = self._sockets
         with trio.fail_after(20):
@@ -63,7 +66,7 @@ def _has_answer(sock: socket.socket) -> bool:
 
 @asynccontextmanager
 async def relay(*, control: tuple[str, ...] = (), redis: str | None = None) -> AsyncIterator[RelayPorts]:
-    """Run a relay that has just begun."""
+    """Run a relay just started."""
     settings = RelaySettings(media=(Media(Address("127.0.0.1", 0), ingress=INGRESS),))
     shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=control, redis=redis)
     async with trio.open_nursery() as nursery:
@@ -76,15 +79,15 @@ async def relay(*, control: tuple[str, ...] = (), redis: str | None = None) -> A
 
 
 Burst = Callable[[], Awaitable[float]]
-"""Starts a relay, sends a packet of every flow, and returns the seconds until the last one is served."""
+"""Starts a relay, sends a packet of every flow, and returns the seconds until the last flow has a response."""
 
 
 @asynccontextmanager
-async def announced() -> AsyncIterator[Burst]:
-    """Yield bursts at relays that learn of the flows by announcements of their owner."""
+async def announced_flows() -> AsyncIterator[Burst]:
+    """Yield bursts at relays to which the owner of the flows announces them."""
     with ExitStack() as stack:
         owner = LinkOwner(KEYS, stack.enter_context(BatchSocket.open(("127.0.0.1", 0))))
-        callers = Callers(stack)
+        callers = BurstCallers(stack)
         owner.paths = dict.fromkeys(callers.paths, Address("127.0.0.1", 1))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(owner.run)
@@ -94,12 +97,12 @@ async def announced() -> AsyncIterator[Burst]:
 
 
 @asynccontextmanager
-async def cached() -> AsyncIterator[Burst]:
-    """Yield bursts at relays that look the flows up in Redis, where another relay has left them."""
+async def flows_in_redis() -> AsyncIterator[Burst]:
+    """Yield bursts at relays that look the flows up in Redis, where another relay stored them."""
     with ExitStack() as stack:
         server = stack.enter_context(redis_server())
         owner = LinkOwner(KEYS, stack.enter_context(BatchSocket.open(("127.0.0.1", 0))), announces=False)
-        callers = Callers(stack)
+        callers = BurstCallers(stack)
         async with trio.open_nursery() as nursery, relay(redis=server.url) as before:
             nursery.start_soon(owner.run)
             for path in callers.paths:
@@ -114,7 +117,7 @@ async def cached() -> AsyncIterator[Burst]:
             nursery.cancel_scope.cancel()
 
 
-async def burst(callers: Callers, *, control: tuple[str, ...] = (), redis: str | None = None) -> float:
-    """Send a packet of every flow to a relay that has just begun; return the seconds until the last one is served."""
+async def burst(callers: BurstCallers, *, control: tuple[str, ...] = (), redis: str | None = None) -> float:
+    """Send a packet of every flow to a relay just started. Return the seconds until the last flow has a response."""
     async with relay(control=control, redis=redis) as ports:
         return await callers.talk((ports.media[0].host, ports.media[0].port))

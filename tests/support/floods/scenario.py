@@ -1,4 +1,7 @@
-"""A flood scenario: a quiet period, then the flood with new callers beside it, and what the live calls had of both."""
+"""A flood scenario of any sender: a quiet period, then the flood, and the quality of the live calls in both.
+
+`spoofed_flood` has the scenario for floods from spoofed source addresses.
+"""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -7,49 +10,49 @@ from typing import NamedTuple
 
 import trio
 
-from support.floods.setup import LIVE_CALLS, Battlefield, Watch, cpu_seconds
-from support.floods.spoofed_flood import MIN_NEW_CALLS, Telephone
+from support.floods.setup import LIVE_CALLS, FloodSetup, ServiceMonitor, cpu_seconds
+from support.floods.spoofed_flood import MIN_NEW_CALLS, CallFactory
 from support.peers.callers import Caller, Figures
 from support.processes.services import read_metrics
 
 QUIET_SECONDS = 4.0
 SPACING = 0.5
-"""Seconds between two new calls: a flood of new calls is another scenario."""
+"""Seconds between two new calls: few enough that they are no flood themselves."""
 
 PACKETS = 50
-"""Of one call in a second."""
+"""Packets of one call in a second."""
 
 EMPTY_SECONDS = 15.0
-"""Time in which tables forget the calls of a scenario."""
+"""Seconds within which the tables drop the calls of a scenario."""
 
 COUNTED = re.compile(
     r"throttled|disowned|over_|shed|bad_|unknown_|late_|refused|lost|evicted|reason=\"over_budget\"|failed|overflowed"
 )
-"""Metrics of which a scenario reports how much they grew."""
+"""Metrics whose growth a scenario reports."""
 
 FORGOTTEN = ("antiphon_calls", "antiphon_transceiver_paths")
 
 
-class Sender(NamedTuple):
-    """What the sender of a flood reports: its rate in bits a second, its share of one core, and remarks."""
+class FloodSender(NamedTuple):
+    """Figures of the flood's sender: its rate in bits per second, its share of one core, and remarks."""
 
     rate: float
     busy: float
     remarks: str = ""
 
 
-class Span(NamedTuple):
-    """What ten live calls had in a span of time: shares lost, and there and back in seconds."""
+class LiveCallQuality(NamedTuple):
+    """Quality of the ten live calls over an interval: shares of packets lost, and round-trip delays in seconds."""
 
     lost: float
     worst_lost: float
     p50: float
     p99: float
     longest: float
-    """The median, over seconds of calls, of the longest delay in each: one stall of the machine does not change it."""
+    """Median over all seconds of the longest delay in each. One stall of the machine does not change it."""
 
     @classmethod
-    def between(cls, before: Figures, after: Figures) -> "Span":
+    def between(cls, before: Figures, after: Figures) -> "LiveCallQuality":
         sent = [now - was for was, now in zip(before.sent, after.sent, strict=True)]
         received = [now - was for was, now in zip(before.received, after.received, strict=True)]
         delays = sorted(after.delays)
@@ -60,32 +63,32 @@ class Span(NamedTuple):
 
 
 class Impact(NamedTuple):
-    """What one flood did to others."""
+    """The effect of one flood on the live calls, new calls, processes and tables. `row` prints it."""
 
     name: str
-    sender: Sender
-    quiet: Span
-    flooded: Span
+    sender: FloodSender
+    quiet: LiveCallQuality
+    flooded: LiveCallQuality
     alive: int
     busy: dict[str, float]
     """Share of a core that each service took."""
     growth: int
     counted: dict[str, float]
     left: dict[str, float]
-    """Gauges of tables after the flood, less what they were before it."""
+    """Growth of the table gauges over the flood, after the tables had time to drop its entries."""
     new_calls: list[Caller]
 
     @property
     def delay_growth(self) -> float:
-        """Seconds that the live calls waited longer than in the quiet period before."""
+        """Seconds by which the longest delays exceed those of the quiet period."""
         return self.flooded.longest - self.quiet.longest
 
     def grown(self, name: str) -> float:
-        """Return by how much the metrics grew whose names contain `name`."""
+        """Return the growth of all metrics whose names contain `name`."""
         return sum(value for metric, value in self.counted.items() if name in metric)
 
     def row(self) -> str:
-        """Return what stands under `SCENARIO_HEADING`, and below it the processes and the metrics that grew."""
+        """Return the row under `SCENARIO_HEADING`, and below it the processes and the metrics that grew."""
         sender, quiet, flooded = self.sender, self.quiet, self.flooded
         columns = (
             f"{self.name:34}{sender.rate / 1e6:>7.2f}{sender.busy:>7.0%}",
@@ -106,16 +109,16 @@ SCENARIO_HEADING = (
 
 
 async def run_scenario(
-    setup: Battlefield, phone: Telephone, name: str, flood: Callable[[], Awaitable[Sender]]
+    setup: FloodSetup, factory: CallFactory, name: str, flood: Callable[[], Awaitable[FloodSender]]
 ) -> Impact:
-    """Measure the live calls in quiet and during `flood`, while new callers call; then wait until tables are empty."""
+    """Measure the live calls before and during `flood` while new calls are made. Then wait until tables are empty."""
     await _until_forgotten(setup, dict.fromkeys(FORGOTTEN, 0.0) | {"antiphon_calls": LIVE_CALLS})
     start = setup.live.figures()
     await trio.sleep(QUIET_SECONDS)
     before, held = setup.live.figures(), _gauges(setup)
-    watch, counters, usage = Watch(setup), _counters(setup), _usage(setup)
+    monitor, counters, usage = ServiceMonitor(setup), _counters(setup), _usage(setup)
     began = trio.current_time()
-    sender: list[Sender] = []
+    sender: list[FloodSender] = []
     new_calls: list[Caller] = []
     done = trio.Event()
 
@@ -127,31 +130,31 @@ async def run_scenario(
         nursery.start_soon(send)
         await trio.sleep(SPACING)
         while len(new_calls) < MIN_NEW_CALLS or not done.is_set():
-            new_calls.append(await phone.call())
+            new_calls.append(await factory.call())
             new_calls[-1].hang_up()
             await trio.sleep(SPACING)
     after, seconds = setup.live.figures(), trio.current_time() - began
     busy = {name: (now - usage[name]) / seconds for name, now in _usage(setup).items()}
-    watch.stop()
-    phone.hang_up()
+    monitor.stop()
+    factory.hang_up()
     left = await _until_forgotten(setup, held)
     grown = {name: value - counters.get(name, 0.0) for name, value in _counters(setup).items()}
     return Impact(
         name,
         sender[0],
-        Span.between(start, before),
-        Span.between(before, after),
+        LiveCallQuality.between(start, before),
+        LiveCallQuality.between(before, after),
         after.alive,
         busy,
-        watch.growth,
+        monitor.growth,
         {name: value for name, value in grown.items() if value},
         left,
         new_calls,
     )
 
 
-async def _until_forgotten(setup: Battlefield, held: dict[str, float]) -> dict[str, float]:
-    """Wait until the tables hold no more than `held`; return how much more they hold when the wait is over."""
+async def _until_forgotten(setup: FloodSetup, held: dict[str, float]) -> dict[str, float]:
+    """Wait until the tables hold no more than `held`. Return the excess when the wait is over."""
     left: dict[str, float] = {}
     with trio.move_on_after(EMPTY_SECONDS):
         while any((left := _excess(setup, held)).values()):
@@ -159,17 +162,17 @@ async def _until_forgotten(setup: Battlefield, held: dict[str, float]) -> dict[s
     return left
 
 
-def _excess(setup: Battlefield, held: dict[str, float]) -> dict[str, float]:
+def _excess(setup: FloodSetup, held: dict[str, float]) -> dict[str, float]:
     return {name: max(0.0, value - held[name]) for name, value in _gauges(setup).items() if held[name]}
 
 
-def _gauges(setup: Battlefield) -> dict[str, float]:
+def _gauges(setup: FloodSetup) -> dict[str, float]:
     everywhere = [read_metrics(address) for address in setup.deployment.transceiver_admins]
     return {name: sum(metrics[name] for metrics in everywhere) for name in FORGOTTEN}
 
 
-def _counters(setup: Battlefield) -> dict[str, float]:
-    """Return the counted metrics, summed over services, without what begins each name."""
+def _counters(setup: FloodSetup) -> dict[str, float]:
+    """Return the counted metrics, summed over services, without the prefix and suffix of their names."""
     deployment = setup.deployment
     counters: dict[str, float] = {}
     for address in (deployment.relay_admin, deployment.signaling_admin, *deployment.transceiver_admins):
@@ -180,5 +183,5 @@ def _counters(setup: Battlefield) -> dict[str, float]:
     return counters
 
 
-def _usage(setup: Battlefield) -> dict[str, float]:
+def _usage(setup: FloodSetup) -> dict[str, float]:
     return {name: cpu_seconds(service) for name, service in setup.deployment.services.items()}

@@ -1,6 +1,6 @@
-"""Services apart as real processes, ten live calls beside them, and what can be seen of both while they are flooded.
+"""The setup of all floods: services as separate processes, ten live calls, and a monitor of the services.
 
-Two cores are enough: the relay stays on one, the flood on the other, and everything else goes where there is room.
+Two cores are enough: the relay runs on one and the flood on the other. The scheduler places all other processes.
 """
 
 import json
@@ -18,7 +18,7 @@ from antiphon_common.core import Path as NetworkPath
 from antiphon_common.keys import KeyRing
 from antiphon_common.link import Confirm, LinkKeys, LinkMessage, Release
 from antiphon_common.routing import RouteTokens
-from support.floods.packet_flood import Address, Flood, FloodSource, Sources, Strangers, rtp_packets
+from support.floods.packet_flood import Address, BackscatterCounter, Flood, FloodSource, SpoofedSources, rtp_packets
 from support.peers.callers import Figures
 from support.processes.line_process import LineProcess
 from support.processes.services import Deployment, Service, read_metrics
@@ -27,10 +27,10 @@ RELAY_CORE, FLOOD_CORE = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(
 LIVE_CALLS = 10
 TRANSCEIVERS = 2
 
-MEASURED = Sources("127.32.0.0", addresses=256, ports=8)
+MEASURED = SpoofedSources("127.32.0.0", addresses=256, ports=8)
 MEASURED_SECONDS = 1.5
 MORE_THAN_ANY_RELAY = 1_000_000
-"""Packets a second that are offered to learn how many go through."""
+"""Packets per second that are offered to measure how many the relay forwards."""
 SAMPLE_SECONDS = 0.5
 
 RELAY_GAUGES = ("antiphon_relay_flows", "antiphon_relay_confirmed_flows")
@@ -41,12 +41,12 @@ TRANSCEIVER_GAUGES = ("antiphon_calls", "antiphon_transceiver_paths")
 
 
 class LiveCalls:
-    """The ten calls, in a process of their own; `who` has the port of each and the server's ufrag."""
+    """Ten calls in a separate process. `callers` has the port of each and the server's ufrag."""
 
     def __init__(self, url: str) -> None:
         self._process = LineProcess("support.peers.callers", url, str(LIVE_CALLS))
-        who = json.loads(self._process.wait_ready())
-        self.who: list[tuple[int, str]] = [(port, ufrag) for port, ufrag in who]
+        callers = json.loads(self._process.wait_ready())
+        self.callers: list[tuple[int, str]] = [(port, ufrag) for port, ufrag in callers]
 
     def figures(self) -> Figures:
         return msgspec.json.decode(self._process.ask(), type=Figures)
@@ -55,8 +55,11 @@ class LiveCalls:
         self._process.end()
 
 
-class Battlefield:
-    """`port` is the relay's on 127.0.0.1; `sustained` the packets a second that it forwards when offered more."""
+class FloodSetup:
+    """Services, live calls, the flood program, and counters of its backscatter. One setup serves all floods.
+
+    `port` is the relay's on 127.0.0.1; `sustained` is its forwarding rate under overload, in packets per second.
+    """
 
     def __init__(self, deployment: Deployment, folder: Path) -> None:
         self.deployment = deployment
@@ -70,22 +73,25 @@ class Battlefield:
         self.source = FloodSource(folder, FLOOD_CORE)
         self.sustained = self._measure()
         self.live = LiveCalls(deployment.url)
-        self.strangers = Strangers(self.port)
-        self.claimed: Counter[Address] = Counter()
-        """Bytes sent by all floods so far in the name of each source."""
-        self.table: list[str] = []
-        self.scenarios: list[str] = []
+        self.backscatter = BackscatterCounter(self.port)
+        self.spoofed_bytes: Counter[Address] = Counter()
+        """Bytes sent from each spoofed source address by all floods so far."""
+        self.spoofed_rows: list[str] = []
+        self.scenario_rows: list[str] = []
 
     def close(self) -> None:
         self.live.end()
-        self.strangers.close()
+        self.backscatter.close()
 
     def transceiver_of(self, ufrag: str) -> int:
-        """Return the link port of the transceiver that a token names."""
+        """Return the link port of the transceiver in a route token."""
         return self._tokens.read(ufrag.encode(), time.time()).port
 
     def _measure(self) -> float:
-        """Flood the relay with media of confirmed flows whose owner is a socket that nobody reads."""
+        """Flood the relay with media of confirmed flows whose owner is a socket without a reader.
+
+        Return the packets forwarded per second.
+        """
         host, _, port = self.relay.wait_for_log(r"relay ready.*\blink=(\S+)")[1].rpartition(":")
         flows = [NetworkPath.of(*source, ingress=self.ingress) for source in MEASURED.all()]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as owner:
@@ -93,56 +99,59 @@ class Battlefield:
             owner.bind(("127.0.0.1", 0))
             keys = LinkKeys(self._keys.link)
 
-            def tell(message: LinkMessage) -> None:
+            def send(message: LinkMessage) -> None:
                 owner.sendto(keys.encode(message, time.time()), (host, int(port)))
 
             for flow in flows:
-                tell(Confirm(flow))
+                send(Confirm(flow))
             while (before := read_metrics(self.deployment.relay_admin))["antiphon_relay_confirmed_flows"] < len(flows):
                 time.sleep(0.01)
             offered = int(MORE_THAN_ANY_RELAY * MEASURED_SECONDS)
             sent = self.source.run(Flood(MEASURED, rtp_packets(1)), self.port, MORE_THAN_ANY_RELAY, offered)
             after = read_metrics(self.deployment.relay_admin)
             for flow in flows:
-                tell(Release(flow))
+                send(Release(flow))
         forwarded = after["antiphon_relay_uplink_total"] - before["antiphon_relay_uplink_total"]
         assert forwarded < sent.packets, "the relay was never offered more than it forwards"
         return forwarded / sent.seconds
 
 
-class Watch:
-    """The highest gauges seen, and what processes cost and grew, from its making to `stop`."""
+class ServiceMonitor:
+    """Records the highest gauges, dropped packets, CPU time and memory growth of the services.
 
-    def __init__(self, field: Battlefield) -> None:
+    It measures from its construction until `stop`; `run` samples the gauges in between.
+    """
+
+    def __init__(self, setup: FloodSetup) -> None:
         self.gauges: dict[str, float] = {}
         self.dropped: dict[str, float] = {}
         self.growth = 0
-        """Bytes of resident memory that the process that grew most gained."""
+        """Growth of resident memory, in bytes, of the process that grew most."""
         self.relay_busy = 0.0
-        self._field = field
-        self._watched = [field.relay, *field.transceivers]
-        self._memory = [resident(service) for service in self._watched]
-        self._began, self._cpu = time.monotonic(), cpu_seconds(field.relay)
+        self._setup = setup
+        self._services = [setup.relay, *setup.transceivers]
+        self._memory = [resident(service) for service in self._services]
+        self._began, self._cpu = time.monotonic(), cpu_seconds(setup.relay)
         self._first = self._read()
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Sample the gauges periodically, until cancelled."""
         while True:
             await trio.to_thread.run_sync(self._look)
             await trio.sleep(SAMPLE_SECONDS)
 
     def stop(self) -> None:
-        self.relay_busy = (cpu_seconds(self._field.relay) - self._cpu) / (time.monotonic() - self._began)
+        self.relay_busy = (cpu_seconds(self._setup.relay) - self._cpu) / (time.monotonic() - self._began)
         self._look()
         for before, after in zip(self._first, self._read(), strict=True):
             for name, value in after.items():
                 gained = value - before.get(name, 0.0)
                 if gained and DROPPED.search(name):
                     self.dropped[name.removeprefix("antiphon_")] = self.dropped.get(name, 0.0) + gained
-        self.growth = max(resident(s) - was for s, was in zip(self._watched, self._memory, strict=True))
+        self.growth = max(resident(s) - was for s, was in zip(self._services, self._memory, strict=True))
 
     def _read(self) -> list[dict[str, float]]:
-        deployment = self._field.deployment
+        deployment = self._setup.deployment
         return [read_metrics(address) for address in (deployment.relay_admin, *deployment.transceiver_admins)]
 
     def _look(self) -> None:
@@ -160,7 +169,7 @@ def pin(pid: int, core: int) -> None:
 
 
 def resident(service: Service) -> int:
-    """Return the bytes of memory that a process occupies."""
+    """Return the resident memory of a process in bytes."""
     pages = int(Path(f"/proc/{service.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -1,4 +1,7 @@
-"""One flood over a battlefield: attackers with calls of their own, new callers meanwhile, and what came of it all."""
+"""The scenario of a flood from spoofed source addresses: run it, make new calls meanwhile, and measure the outcome.
+
+`scenario` has the scenario for floods of any other sender.
+"""
 
 import functools
 from collections.abc import AsyncIterator
@@ -11,17 +14,17 @@ import trio
 from antiphon.client.speech import Speech
 from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
-from support.floods.packet_flood import Address, Flood, Sent
-from support.floods.setup import Battlefield, Watch
+from support.floods.packet_flood import Address, Flood, FloodResult
+from support.floods.setup import FloodSetup, ServiceMonitor
 from support.peers.callers import ANSWER_SECONDS, Caller
 
 NEW_CALL_SECONDS = 5.0
-"""How long a call may take to connect while a flood runs; a caller would wait longer."""
+"""Seconds within which a new call connects while a flood runs."""
 FLOOD_HEAD_START = 1.0
-"""Seconds that attackers use an address before somebody makes a real call from it."""
+"""Seconds for which the flood uses an address before a real call uses it too."""
 MIN_NEW_CALLS = 4
 SETTLE_SECONDS = 0.3
-"""What was sent to strangers has been counted by then."""
+"""Seconds after which all backscatter has been counted."""
 TALK_SECONDS = 0.5
 MAX_OFFERS = 40
 MEBIBYTE = 1 << 20
@@ -30,12 +33,12 @@ MEBIBYTE = 1 << 20
 speech = functools.cache(Speech.shipped)
 
 
-class Telephone:
-    """Makes calls in the test's own process; `hang_up` ends them all."""
+class CallFactory:
+    """Makes calls from the process of the test. `hang_up` ends all of them."""
 
-    def __init__(self, http: httpx.AsyncClient, field: Battlefield, driver: CallDriver) -> None:
+    def __init__(self, http: httpx.AsyncClient, setup: FloodSetup, driver: CallDriver) -> None:
         self._http = http
-        self._field = field
+        self._setup = setup
         self._driver = driver
         self._certificate = Certificate.generate()
         self._speech = speech()
@@ -46,18 +49,21 @@ class Telephone:
         return self._callers[-1]
 
     async def call(self, local: Address = ("127.0.0.1", 0)) -> Caller:
-        """Make a call and talk for a moment; whether that went well is to be seen by what the caller received."""
+        """Make a call and send audio for a moment. `received` of the caller shows whether it worked."""
         caller = self.caller(local)
         if await caller.connect(self._http, NEW_CALL_SECONDS):
             await trio.sleep(TALK_SECONDS)
         return caller
 
     async def offer_to(self, transceiver: int) -> tuple[Caller, str]:
-        """Get an answer from the transceiver with a link port; nothing is sent to the relay yet."""
+        """Return a caller and its answer from the transceiver with this link port. Nothing is sent to the relay yet.
+
+        Raises AssertionError when no offer reaches that transceiver.
+        """
         for _ in range(MAX_OFFERS):
             caller = self.caller()
             answer = await caller.offer(self._http)
-            if self._field.transceiver_of(caller.ice.ufrag) == transceiver:
+            if self._setup.transceiver_of(caller.ice.ufrag) == transceiver:
                 return caller, answer
             caller.hang_up()
         raise AssertionError(f"no offer reached transceiver {transceiver}")
@@ -75,50 +81,53 @@ class Telephone:
 
 
 @asynccontextmanager
-async def telephone(field: Battlefield) -> AsyncIterator[Telephone]:
+async def call_factory(setup: FloodSetup) -> AsyncIterator[CallFactory]:
     driver = CallDriver()
     async with (
-        httpx.AsyncClient(base_url=field.deployment.url, timeout=ANSWER_SECONDS) as http,
+        httpx.AsyncClient(base_url=setup.deployment.url, timeout=ANSWER_SECONDS) as http,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(driver.run)
-        phone = Telephone(http, field, driver)
+        factory = CallFactory(http, setup, driver)
         try:
-            yield phone
+            yield factory
         finally:
-            phone.hang_up()
+            factory.hang_up()
             nursery.cancel_scope.cancel()
 
 
-class Outcome(NamedTuple):
-    """What one flood did. `lost` is the share of what the live calls said that did not come back, `worst_lost` that of
-    the call that lost most; `delay` is the 99th percentile of there and back, in seconds."""
+class FloodOutcome(NamedTuple):
+    """The effect of one spoofed flood.
+
+    `lost` is the share of the live calls' packets that did not come back, `worst_lost` that of the worst call.
+    `delay` is the 99th percentile of the round-trip delay in seconds.
+    """
 
     name: str
-    sent: Sent
+    sent: FloodResult
     lost: float
     worst_lost: float
     delay: float
     alive: int
     foreign: int
-    watch: Watch
-    stranger_bytes: int
-    """Bytes that arrived where nobody calls from."""
+    monitor: ServiceMonitor
+    backscatter_bytes: int
+    """Bytes that arrived at spoofed source addresses."""
     amplification: float
-    """The most that any stranger has got so far, as a multiple of what was sent in its name."""
+    """Largest amplification factor of any spoofed source address so far."""
     new_calls: list[Caller]
 
     def row(self) -> str:
-        """Return what stands under `HEADING`, and below it the packets dropped, by reason."""
-        watch, gauges = self.watch, self.watch.gauges
+        """Return the row under `HEADING`, and below it the dropped packets by reason."""
+        monitor, gauges = self.monitor, self.monitor.gauges
         columns = (
             f"{self.name:52}",
-            f"{self.sent.rate:>9,.0f}{self.sent.packets:>11,}{watch.relay_busy:>6.0%}",
+            f"{self.sent.rate:>9,.0f}{self.sent.packets:>11,}{monitor.relay_busy:>6.0%}",
             f"{self.lost:>8.2%}{self.worst_lost:>8.2%}{self.delay * 1e3:>7.0f}{len(self.new_calls):>5}",
             f"{gauges['antiphon_relay_flows']:>7.0f}{gauges['antiphon_relay_confirmed_flows']:>5.0f}",
-            f"{gauges['antiphon_transceiver_paths']:>7.0f}{watch.growth / MEBIBYTE:>6.1f}{self.amplification:>7.2f}",
+            f"{gauges['antiphon_transceiver_paths']:>7.0f}{monitor.growth / MEBIBYTE:>6.1f}{self.amplification:>7.2f}",
         )
-        dropped = ", ".join(f"{name} {count:,.0f}" for name, count in watch.dropped.items())
+        dropped = ", ".join(f"{name} {count:,.0f}" for name, count in monitor.dropped.items())
         return f"{''.join(columns)}\n    {dropped}"
 
 
@@ -128,51 +137,51 @@ HEADING = (
 )
 
 
-async def fight(
-    field: Battlefield, phone: Telephone, name: str, flood: Flood, count: int, *, real: Address | None = None
-) -> Outcome:
-    """Flood at half of what the relay sustains; meanwhile make new calls, one of them from the address `real`."""
+async def run_spoofed_flood(
+    setup: FloodSetup, factory: CallFactory, name: str, flood: Flood, count: int, *, real: Address | None = None
+) -> FloodOutcome:
+    """Flood at half the rate that the relay sustains. Make new calls meanwhile, one of them from the address `real`."""
     new_calls: list[Caller] = []
-    outcome: list[Sent] = []
-    watch = Watch(field)
+    outcome: list[FloodResult] = []
+    monitor = ServiceMonitor(setup)
     if real is not None:
-        field.strangers.callers.add(real)
-    before, got_before = field.live.figures(), sum(field.strangers.got.values())
+        setup.backscatter.callers.add(real)
+    before, got_before = setup.live.figures(), sum(setup.backscatter.got.values())
     done = trio.Event()
     async with trio.open_nursery() as nursery:
 
         async def attack() -> None:
-            rate = field.sustained / 2
-            outcome.append(await trio.to_thread.run_sync(field.source.run, flood, field.port, rate, count))
+            rate = setup.sustained / 2
+            outcome.append(await trio.to_thread.run_sync(setup.source.run, flood, setup.port, rate, count))
             done.set()
 
         nursery.start_soon(attack)
-        nursery.start_soon(watch.run)
+        nursery.start_soon(monitor.run)
         await trio.sleep(FLOOD_HEAD_START)
         if real is not None:
-            new_calls.append(await phone.call(real))
+            new_calls.append(await factory.call(real))
         while len(new_calls) < MIN_NEW_CALLS or not done.is_set():
-            caller = await phone.call()
+            caller = await factory.call()
             new_calls.append(caller)
             caller.hang_up()
         nursery.cancel_scope.cancel()
-    after = field.live.figures()
-    watch.stop()
+    after = setup.live.figures()
+    monitor.stop()
     await trio.sleep(SETTLE_SECONDS)
-    field.claimed.update(outcome[0].by_source)
-    said = [now - was for was, now in zip(before.sent, after.sent, strict=True)]
-    heard = [now - was for was, now in zip(before.received, after.received, strict=True)]
+    setup.spoofed_bytes.update(outcome[0].by_source)
+    sent = [now - was for was, now in zip(before.sent, after.sent, strict=True)]
+    received = [now - was for was, now in zip(before.received, after.received, strict=True)]
     delays = sorted(after.delays)
-    return Outcome(
+    return FloodOutcome(
         name,
         outcome[0],
-        1 - sum(heard) / sum(said),
-        max(1 - back / there for there, back in zip(said, heard, strict=True)),
+        1 - sum(received) / sum(sent),
+        max(1 - back / there for there, back in zip(sent, received, strict=True)),
         delays[len(delays) * 99 // 100],
         after.alive,
         after.foreign - before.foreign,
-        watch,
-        sum(field.strangers.got.values()) - got_before,
-        field.strangers.amplification(field.claimed),
+        monitor,
+        sum(setup.backscatter.got.values()) - got_before,
+        setup.backscatter.amplification(setup.spoofed_bytes),
         new_calls,
     )
