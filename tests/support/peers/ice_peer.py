@@ -16,7 +16,7 @@ PHONE = Path.of("2001:db8::10", 50001)
 
 class Peer:
     """The client's side, byte by byte. It answers the agent's checks by itself on the paths in `reachable`, which
-    takes no time; everything sent and reported is recorded with its time."""
+    takes no time; everything sent and reported is recorded with its time, apart from the checks that were accepted."""
 
     def __init__(self, *, seed: int = 1) -> None:
         self.random = random.Random(seed)
@@ -26,7 +26,7 @@ class Peer:
         self.remote = SERVER
         self.reachable: set[Path] = set()
         self.sent: list[tuple[float, Transmit]] = []
-        self.events: list[tuple[float, ice.Event]] = []
+        self.events: list[tuple[float, ice.IceEvent]] = []
 
     def request(
         self,
@@ -68,7 +68,8 @@ class Peer:
         """Record what the agent has to say, answering its checks."""
         while True:
             while (event := self.agent.poll_event()) is not None:
-                self.events.append((self.now, event))
+                if not isinstance(event, ice.CheckAccepted):
+                    self.events.append((self.now, event))
             transmit = self.agent.poll_transmit()
             if transmit is None:
                 return
@@ -90,7 +91,7 @@ class Peer:
             self.drain()
         self.now = until
 
-    def seen(self, *kinds: type[ice.Event]) -> list[ice.Event]:
+    def seen(self, *kinds: type[ice.IceEvent]) -> list[ice.IceEvent]:
         """Return the events so far, of these kinds or all."""
         return [event for _, event in self.events if not kinds or isinstance(event, kinds)]
 

@@ -94,7 +94,7 @@ def test_every_check_is_answered_for_an_hour_with_and_without_use_candidate(use_
         peer.advance(peer.now + 5.0)
         assert peer.check(LAPTOP, use_candidate=use_candidate).message_class is MessageClass.SUCCESS
     assert peer.agent.selected == LAPTOP
-    assert not peer.seen(ice.Disconnected, ice.Expired, ice.PathReleased)
+    assert not peer.seen(ice.Disconnected, ice.IceFailed, ice.PathReleased)
 
 
 def test_unknown_comprehension_required_attributes_are_refused_and_named() -> None:

@@ -37,7 +37,7 @@ class Browser(Peer):
         end = self.now + seconds
         while self.now < end:
             self.advance(self.now + 0.5)
-            self.agent.heard(path, 100, self.now, authenticated=True)
+            self.agent.received(path, 100, self.now, authenticated=True)
             self.drain()
             if self.now % 2.5 == 0:
                 self.check(path, use_candidate=True)
@@ -141,15 +141,15 @@ def test_a_silent_backup_has_its_time_to_answer() -> None:
     peer.reachable.clear()
     peer.agent.unreachable(1, peer.now)
     peer.advance(lost + 40)
-    verdicts = [(at - lost, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.Expired)]
-    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.Expired())]
+    verdicts = [(at - lost, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.IceFailed)]
+    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED))]
 
 
 def test_the_selected_path_is_back_when_it_is_heard_again() -> None:
     signs: list[Callable[[Browser], object]] = [
         lambda peer: peer.check(FIRST),
-        lambda peer: peer.agent.heard(FIRST, 100, peer.now, authenticated=True),
-        lambda peer: peer.agent.heard(FIRST_AGAIN, 100, peer.now, authenticated=True),
+        lambda peer: peer.agent.received(FIRST, 100, peer.now, authenticated=True),
+        lambda peer: peer.agent.received(FIRST_AGAIN, 100, peer.now, authenticated=True),
     ]
     for sign in signs:
         peer = connected()
@@ -158,7 +158,7 @@ def test_the_selected_path_is_back_when_it_is_heard_again() -> None:
         peer.agent.unreachable(1, peer.now)
         peer.drain()
         assert peer.agent.selected == SECOND
-        peer.agent.heard(FIRST, 100, peer.now, authenticated=False)
+        peer.agent.received(FIRST, 100, peer.now, authenticated=False)
         assert peer.agent.selected == SECOND
         sign(peer)
         peer.drain()
@@ -171,7 +171,7 @@ def test_a_peer_that_followed_to_the_backup_stays_there() -> None:
         peer.agent.unreachable(1, peer.now)
         peer.advance(peer.now + 2)
     nominated.check(SECOND, use_candidate=True)
-    moved.agent.heard(SECOND, 100, moved.now, authenticated=True)
+    moved.agent.received(SECOND, 100, moved.now, authenticated=True)
     for peer in (nominated, moved):
         peer.check(FIRST)
         assert peer.agent.selected == SECOND
@@ -210,12 +210,12 @@ def test_whatever_happens_a_proved_path_is_selected_and_the_agent_comes_to_rest(
             case "check":
                 peer.send(peer.request(use_candidate=source.random() < 0.3), path)
             case "media":
-                peer.agent.heard(path, 100, peer.now, authenticated=True)
+                peer.agent.received(path, 100, peer.now, authenticated=True)
             case "unreachable":
                 peer.agent.unreachable(path.ingress, peer.now)
                 others = [other for other in peer.agent.paths if other.ingress != path.ingress]
                 for other in others:
-                    peer.agent.heard(other, 100, peer.now, authenticated=True)
+                    peer.agent.received(other, 100, peer.now, authenticated=True)
                 if any(peer.agent.is_validated(other) for other in others):
                     assert peer.agent.selected in others
             case "break":
@@ -232,7 +232,7 @@ def test_whatever_happens_a_proved_path_is_selected_and_the_agent_comes_to_rest(
         if any(peer.agent.is_validated(other) for other in peer.agent.paths):
             assert peer.agent.selected is not None
             assert peer.agent.is_validated(peer.agent.selected)
-        if peer.seen(ice.Expired):
+        if peer.seen(ice.IceFailed):
             break
     print(
         f"{peer.now - 1000:.0f} s, {len(peer.seen(ice.PathSelected))} selected, {len(peer.seen(ice.Disconnected))} lost"

@@ -135,7 +135,7 @@ def test_handshake_bytes_add_to_the_budget_and_validation_ends_it() -> None:
     peer = Peer()
     peer.check(LAPTOP)
     assert not peer.agent.may_send(LAPTOP, 1200)
-    peer.agent.heard(LAPTOP, 400, peer.now, authenticated=False)
+    peer.agent.received(LAPTOP, 400, peer.now, authenticated=False)
     assert peer.agent.may_send(LAPTOP, 1200)
     peer.agent.sent(LAPTOP, 1200)
     assert not peer.agent.may_send(LAPTOP, 1200)
@@ -147,11 +147,11 @@ def test_handshake_bytes_add_to_the_budget_and_validation_ends_it() -> None:
 def test_our_check_is_retransmitted_with_backoff_as_the_budget_allows_and_given_up() -> None:
     peer = Peer()
     peer.check(LAPTOP)
-    peer.agent.heard(LAPTOP, 1000, peer.now, authenticated=False)
+    peer.agent.received(LAPTOP, 1000, peer.now, authenticated=False)
     start = peer.now
     for _ in range(4):
         peer.advance(peer.now + 2)
-        peer.agent.heard(LAPTOP, 10, peer.now, authenticated=True)
+        peer.agent.received(LAPTOP, 10, peer.now, authenticated=True)
     times = [at - start for at, transmit in peer.sent if transmit.data[0] == 0]
     assert times == pytest.approx([0, 0.2, 0.6, 1.4, 3.0, 4.6])
     assert peer.agent.counters.checks_failed == 1
@@ -167,7 +167,7 @@ def test_nat_rebinding_is_followed_without_nomination_once_media_comes_by_the_ne
     peer.check(PHONE)
     assert peer.agent.is_validated(PHONE)
     assert peer.agent.selected == LAPTOP
-    peer.agent.heard(PHONE, 100, peer.now, authenticated=True)
+    peer.agent.received(PHONE, 100, peer.now, authenticated=True)
     assert peer.agent.selected == PHONE
 
 
@@ -177,7 +177,7 @@ def test_media_by_two_paths_at_once_does_not_flap() -> None:
     peer.connect(LAPTOP)
     for frame in range(100):
         peer.now += 0.02
-        peer.agent.heard((LAPTOP, PHONE)[frame % 2], 100, peer.now, authenticated=True)
+        peer.agent.received((LAPTOP, PHONE)[frame % 2], 100, peer.now, authenticated=True)
         assert peer.agent.selected == LAPTOP
 
 
@@ -187,7 +187,7 @@ def test_silent_paths_are_dropped_but_not_the_selected_one() -> None:
     peer.check(PHONE)
     for _ in range(20):
         peer.advance(peer.now + 2)
-        peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
+        peer.agent.received(LAPTOP, 100, peer.now, authenticated=True)
     assert set(peer.agent.paths) == {LAPTOP}
     assert peer.seen(ice.PathReleased) == [ice.PathReleased(PHONE)]
 

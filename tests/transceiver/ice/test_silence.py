@@ -31,7 +31,7 @@ def test_silence_is_probed_at_3_disconnects_at_5_and_expires_at_30_seconds() -> 
     assert [(at - start, event) for at, event in peer.events] == [
         (5.0, ice.Disconnected()),
         (30.0, ice.PathReleased(LAPTOP)),
-        (30.0, ice.Expired()),
+        (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED)),
     ]
     assert peer.agent.poll_timeout() is None
     assert peer.agent.selected is None
@@ -43,16 +43,16 @@ def test_authenticated_media_is_a_sign_of_life_and_a_handshake_packet_is_none() 
     peer.reachable.clear()
     for _ in range(100):
         peer.advance(peer.now + 1)
-        peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
+        peer.agent.received(LAPTOP, 100, peer.now, authenticated=True)
     assert not peer.seen()
     assert len(peer.sent) <= 2 * (peer.now - start) / ice.CONSENT_INTERVAL
     heard_last = peer.now
     for _ in range(100):
         peer.advance(peer.now + 1)
-        peer.agent.heard(LAPTOP, 100, peer.now, authenticated=False)
+        peer.agent.received(LAPTOP, 100, peer.now, authenticated=False)
     assert [(at - heard_last, event) for at, event in peer.events if not isinstance(event, ice.PathReleased)] == [
         (5.0, ice.Disconnected()),
-        (30.0, ice.Expired()),
+        (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED)),
     ]
 
 
@@ -64,7 +64,7 @@ def test_the_selected_path_is_checked_every_few_seconds_while_media_flows(answer
         peer.reachable.clear()
     while peer.now < start + 120:
         peer.advance(peer.now + 0.02)
-        peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
+        peer.agent.received(LAPTOP, 100, peer.now, authenticated=True)
     times = [start, *(at for at, transmit in peer.sent if transmit.path == LAPTOP)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert max(gaps) <= 1.2 * ice.CONSENT_INTERVAL + 0.02 < 10.0 / 2
@@ -81,7 +81,7 @@ def test_the_path_that_is_selected_now_is_the_one_that_is_checked() -> None:
     peer.sent.clear()
     for _ in range(60):
         peer.advance(peer.now + 1)
-        peer.agent.heard(PHONE, 100, peer.now, authenticated=True)
+        peer.agent.received(PHONE, 100, peer.now, authenticated=True)
     assert len(peer.checks_to(PHONE)) >= 12
     assert not peer.checks_to(LAPTOP)
 
@@ -90,7 +90,7 @@ def test_a_probe_ends_when_the_path_comes_back_to_life_by_itself() -> None:
     peer, start = connected()
     peer.reachable.clear()
     peer.advance(start + 3.2)
-    peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
+    peer.agent.received(LAPTOP, 100, peer.now, authenticated=True)
     peer.advance(start + 6)
     assert len(peer.checks_to(LAPTOP)) == 1
     assert not peer.seen()
@@ -107,7 +107,7 @@ def test_a_check_or_an_answer_brings_the_peer_back() -> None:
         elif come_back == "answer":
             peer.answer(peer.checks_to(LAPTOP)[-1], LAPTOP)
         else:
-            peer.agent.heard(LAPTOP, 100, peer.now, authenticated=True)
+            peer.agent.received(LAPTOP, 100, peer.now, authenticated=True)
         peer.drain()
         assert peer.seen() == [ice.Disconnected(), ice.Reconnected()]
         assert peer.agent.selected == LAPTOP
@@ -131,8 +131,8 @@ def test_a_captured_check_replayed_from_elsewhere_keeps_nothing_alive() -> None:
     while peer.now < start + 40:
         peer.advance(peer.now + 1)
         peer.send(captured, PHONE)
-    verdicts = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.Expired)]
-    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.Expired())]
+    verdicts = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.IceFailed)]
+    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED))]
 
 
 def test_another_live_path_takes_over_when_the_selected_one_dies() -> None:
@@ -154,5 +154,5 @@ def test_a_set_up_that_falls_silent_expires_too() -> None:
     peer.check(LAPTOP, use_candidate=True)
     start = peer.now
     peer.advance(start + 60)
-    verdicts = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.Expired)]
-    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.Expired())]
+    verdicts = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.IceFailed)]
+    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED))]

@@ -266,7 +266,7 @@ class Session:
         if source not in self.agent.paths:
             self.counters.unknown_protocol += 1
             return
-        self.agent.heard(source, len(data), now, authenticated=False)
+        self.agent.received(source, len(data), now, authenticated=False)
         self._handshake_path = source
         self._dtls.receive_datagram(data, source, now)
         self._drain(now)
@@ -308,7 +308,7 @@ class Session:
         except DecodeError:
             self.counters.srtp_failed += 1
             return
-        if self.agent.heard(source, len(data), now, authenticated=True):
+        if self.agent.received(source, len(data), now, authenticated=True):
             self._drain(now)
         if self._media_deadline is not None:
             self._media_started(now)
@@ -354,7 +354,7 @@ class Session:
         except DecodeError:
             self.counters.srtp_failed += 1
             return
-        self.agent.heard(source, len(data), now, authenticated=True)
+        self.agent.received(source, len(data), now, authenticated=True)
         if self.stream.receive_rtcp(packet, now) and self._goodbyes < MAX_GOODBYES:
             self._goodbyes += 1
             self._events.append(events.MediaEnded())
@@ -427,7 +427,7 @@ class Session:
         match event:
             case dtls.ApplicationDataReceived(data):
                 if self._handshake_path is not None:
-                    self.agent.heard(self._handshake_path, 0, now, authenticated=True)
+                    self.agent.received(self._handshake_path, 0, now, authenticated=True)
                 self._receive_channels(data, now)
             case dtls.HandshakeCompleted():
                 assert event.srtp_profile is not None  # we offered some, and require one
@@ -436,7 +436,7 @@ class Session:
                 self._flush_machines()
                 self._dtls_closed(event)
 
-    def _handle_ice(self, event: ice.Event, now: float) -> None:
+    def _handle_ice(self, event: ice.IceEvent, now: float) -> None:
         match event:
             case ice.PathOpened(path):
                 self._events.append(events.PathOpened(path))
@@ -459,7 +459,7 @@ class Session:
             case ice.Reconnected():
                 self._silenced = False
                 self._events.append(events.Reconnected())
-            case ice.Expired():
+            case ice.IceFailed():
                 self._end(EndReason.PEER_SILENT, "nothing was heard of the peer")
 
     def _report(self, now: float) -> None:

@@ -13,10 +13,7 @@ from antiphon_common.core import Path, Transmit
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver import dtls
-from antiphon_transceiver.ice import ice_password, ice_ufrag
-from antiphon_transceiver.ice.controlling import Connected as IceConnected
-from antiphon_transceiver.ice.controlling import ControllingAgent
-from antiphon_transceiver.ice.controlling import Failed as IceFailed
+from antiphon_transceiver.ice import ControllingAgent, IceFailed, PathSelected, ice_password, ice_ufrag
 from antiphon_transceiver.rtcp import PacketFeedback, Reporter
 from antiphon_transceiver.rtp import RtpOptions, RtpSender, decode_rtp
 from antiphon_transceiver.sctp import MAX_MESSAGE_SIZE, DataChannelEndpoint, DataChannelEvent
@@ -254,7 +251,7 @@ class ClientCall:
 
     def _drain(self, now: float) -> None:
         while (event := self._ice.poll_event()) is not None:
-            if isinstance(event, IceConnected):
+            if isinstance(event, PathSelected):
                 self._ice_connected(event.path, now)
             elif isinstance(event, IceFailed):
                 self._close(f"ICE: {event.reason}")

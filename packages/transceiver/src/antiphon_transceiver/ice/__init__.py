@@ -1,5 +1,6 @@
-"""ICE-lite: answers checks, validates paths, tells where to send."""
+"""ICE agents of both roles: they check paths, validate them, and select where to send."""
 
+from antiphon_transceiver.ice.agent import IceAgent
 from antiphon_transceiver.ice.controlled import (
     BACKUP_INTERVAL,
     CONSENT_INTERVAL,
@@ -10,11 +11,14 @@ from antiphon_transceiver.ice.controlled import (
     ControlledAgent,
     ControlledAgentCounters,
 )
+from antiphon_transceiver.ice.controlling import ControllingAgent, ControllingAgentCounters
 from antiphon_transceiver.ice.credentials import MAX_GENERATIONS, ice_password, ice_ufrag
 from antiphon_transceiver.ice.events import (
+    CheckAccepted,
     Disconnected,
-    Event,
-    Expired,
+    IceEvent,
+    IceFailed,
+    IceFailure,
     PathOpened,
     PathReleased,
     PathSelected,
@@ -33,11 +37,16 @@ __all__ = [
     "MAX_PATHS",
     "PROBE_AFTER",
     "REBOUND_SILENCE",
+    "CheckAccepted",
     "ControlledAgent",
     "ControlledAgentCounters",
+    "ControllingAgent",
+    "ControllingAgentCounters",
     "Disconnected",
-    "Event",
-    "Expired",
+    "IceAgent",
+    "IceEvent",
+    "IceFailed",
+    "IceFailure",
     "PathOpened",
     "PathReleased",
     "PathSelected",

@@ -35,9 +35,11 @@ from antiphon_common.stun import (
 )
 from antiphon_transceiver.ice.credentials import Credentials, Generation
 from antiphon_transceiver.ice.events import (
+    CheckAccepted,
     Disconnected,
-    Event,
-    Expired,
+    IceEvent,
+    IceFailed,
+    IceFailure,
     PathOpened,
     PathReleased,
     PathSelected,
@@ -100,7 +102,7 @@ class ControlledAgentCounters:
 class ControlledAgent:
     """Answers the peer's checks and knows by which path it can be reached.
 
-    Takes STUN datagrams only; the other packets of the call are told by `heard`, `validate` and `sent`, and
+    Takes STUN datagrams only; the other packets of the call are reported by `received`, `validate` and `sent`, and
     `may_send` says whether a path takes one more. Nothing happens before the first valid check: how long to wait for
     that is the caller's business.
     """
@@ -127,7 +129,7 @@ class ControlledAgent:
         self._peer = _Peer.UNKNOWN
         self._last_heard = inf
         self._transmits: deque[Transmit] = deque()
-        self._events: deque[Event] = deque()
+        self._events: deque[IceEvent] = deque()
 
     @property
     def selected(self) -> Path | None:
@@ -141,6 +143,11 @@ class ControlledAgent:
     def paths(self) -> KeysView[Path]:
         """The paths with an authenticated check, at most `MAX_PATHS`."""
         return self._table.paths
+
+    @property
+    def rejected_checks(self) -> bool:
+        """Whether checks arrived that were not authentic."""
+        return bool(self.counters.bad_integrity or self.counters.unknown_username)
 
     def is_validated(self, path: Path) -> bool:
         state = self._table.get(path)
@@ -162,7 +169,7 @@ class ControlledAgent:
 
     # The call's other packets
 
-    def heard(self, path: Path, size: int, now: float, *, authenticated: bool) -> bool:
+    def received(self, path: Path, size: int, now: float, *, authenticated: bool) -> bool:
         """Tell of a datagram of `size` bytes that was no STUN. `authenticated`: it is a sign of life (SRTP, or DTLS
         after the handshake), not just a part of a handshake. Return whether events or datagrams are to be polled."""
         state = self._table.get(path)
@@ -249,7 +256,7 @@ class ControlledAgent:
     def poll_transmit(self) -> Transmit | None:
         return self._transmits.popleft() if self._transmits else None
 
-    def poll_event(self) -> Event | None:
+    def poll_event(self) -> IceEvent | None:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
@@ -275,6 +282,7 @@ class ControlledAgent:
         state = self._learn(source, generation, size, now)
         answer = self._answer(message, source)
         self.counters.answered += 1
+        self._events.append(CheckAccepted(source))
         self._send(answer.encode(generation.password), state)
         if answer.message_class is not MessageClass.SUCCESS:
             return
@@ -479,4 +487,4 @@ class ControlledAgent:
         self._peer = _Peer.EXPIRED
         for state in self._table.clear():
             self._drop(state)
-        self._events.append(Expired())
+        self._events.append(IceFailed(IceFailure.CONSENT_EXPIRED))

@@ -5,12 +5,10 @@ that is answered too, the agent is connected, and checks consent for as long as 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 from math import inf
-
-import msgspec
 
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path, Transmit
@@ -25,6 +23,14 @@ from antiphon_common.stun import (
     Transaction,
     error_response,
     success_response,
+)
+from antiphon_transceiver.ice.events import (
+    CheckAccepted,
+    IceEvent,
+    IceFailed,
+    IceFailure,
+    PathSelected,
+    PathValidated,
 )
 
 PACING = 0.05
@@ -41,29 +47,8 @@ PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
 """Of the peer-reflexive candidate that a check may reveal (RFC 8445 §7.1.1)."""
 
 
-class Connected(msgspec.Struct, frozen=True):
-    """The nomination of `path` was answered; again after each `nominate`."""
-
-    path: Path
-
-
-class FailureReason(StrEnum):
-    NO_ANSWER = "no candidate answered"
-    CONSENT_EXPIRED = "consent expired"
-    ROLE_CONFLICT = "the peer insists on the controlling role"
-
-
-class Failed(msgspec.Struct, frozen=True):
-    """The agent is closed."""
-
-    reason: FailureReason
-
-
-Event = Connected | Failed
-
-
 @dataclass(slots=True)
-class Counters:
+class ControllingAgentCounters:
     malformed: int = 0
     unauthenticated: int = 0
     """Requests for another ufrag, and whatever has a wrong MESSAGE-INTEGRITY."""
@@ -107,8 +92,9 @@ class ControllingAgent:
     ) -> None:
         """`consent_interval` is in seconds and varies by a fifth; `consent_use_candidate` is how Chromium does it
         (True) or Firefox (False)."""
-        self.counters = Counters()
+        self.counters = ControllingAgentCounters()
         self.selected: Path | None = None
+        """The pair that was nominated last; still that of the generation before while a restart is under way."""
         self.mapped: tuple[bytes, int] | None = None
         """Our own address and port as the peer saw them last."""
         self._local_ufrag = local.ufrag.encode()
@@ -120,15 +106,55 @@ class ControllingAgent:
         self._consent_interval = consent_interval
         self._consent_use_candidate = consent_use_candidate
         self._pairs: dict[Path, _Pair] = {}
+        self._nominated = False
+        """Whether a pair of this generation was nominated, and that was answered."""
         self._next_check_at = inf
         self._consent_check: bytes | None = None
         self._consent_check_at = inf
         self._consent_expires_at = inf
         self._closed = False
         self._transmits: deque[Transmit] = deque()
-        self._events: deque[Event] = deque()
+        self._events: deque[IceEvent] = deque()
+
+    @property
+    def paths(self) -> Collection[Path]:
+        """The candidates of the peer, at most `MAX_CANDIDATES`, and the selected path."""
+        return self._pairs.keys() if self.selected is None else self._pairs.keys() | {self.selected}
+
+    @property
+    def rejected_checks(self) -> bool:
+        """Whether checks arrived that were not authentic."""
+        return self.counters.unauthenticated > 0
+
+    def is_validated(self, path: Path) -> bool:
+        """Return whether the peer answered a check of ours to `path`."""
+        pair = self._pairs.get(path)
+        return pair is not None and pair.state is _State.SUCCEEDED
+
+    # The call's other packets: they neither move the call nor renew consent, which only checks do (RFC 7675 §5.1)
+
+    def received(self, path: Path, size: int, now: float, *, authenticated: bool) -> bool:
+        return False
+
+    def may_send(self, path: Path, size: int) -> bool:
+        return True
+
+    def sent(self, path: Path, size: int) -> None:
+        pass
+
+    def validate(self, path: Path, now: float) -> None:
+        pass
 
     # Local actions
+
+    def restart(self, local: IceParameters) -> None:
+        """Begin another ICE generation (RFC 8445 §9). `selected` stays until `start` has led to another nomination."""
+        self._local_ufrag, self._local_password = local.ufrag.encode(), local.password.encode()
+        self._remote_password = self._username = b""
+        self._pairs.clear()
+        self._nominated = False
+        self._next_check_at = self._consent_check_at = self._consent_expires_at = inf
+        self._consent_check = None
 
     def start(self, remote: IceParameters, candidates: Iterable[Path], now: float) -> None:
         """Begin to check; more candidates may follow."""
@@ -184,14 +210,14 @@ class ControllingAgent:
             if pair.check is not None and now >= pair.check.deadline:
                 self._retransmit(pair, pair.check, now)
         if now >= self._consent_expires_at:
-            self._fail(FailureReason.CONSENT_EXPIRED)
+            self._fail(IceFailure.CONSENT_EXPIRED)
         elif now >= self._consent_check_at:
             self._check_consent(now)
 
     def poll_transmit(self) -> Transmit | None:
         return self._transmits.popleft() if self._transmits else None
 
-    def poll_event(self) -> Event | None:
+    def poll_event(self) -> IceEvent | None:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
@@ -263,7 +289,7 @@ class ControllingAgent:
     def _receive_error(self, message: Message, pair: _Pair, now: float) -> None:
         code = message.error_code
         if code is not None and code[0] == ErrorCode.ROLE_CONFLICT:
-            self._fail(FailureReason.ROLE_CONFLICT)
+            self._fail(IceFailure.ROLE_CONFLICT)
         elif pair.check is not None and pair.check.transaction_id == message.transaction_id:
             pair.check = None
             pair.state = _State.FAILED
@@ -271,31 +297,34 @@ class ControllingAgent:
 
     def _succeed(self, pair: _Pair, now: float) -> None:
         pair.check = None
-        pair.state = _State.SUCCEEDED
+        if pair.state is not _State.SUCCEEDED:
+            pair.state = _State.SUCCEEDED
+            self._events.append(PathValidated(pair.path))
         if not pair.nominating:
             self._nominate_best(now)
             return
         pair.nominating = False
+        self._nominated = True
         self.selected = pair.path
         for other in self._pairs.values():
             other.check = None
         self._next_check_at = inf
         self._consent_expires_at = now + CONSENT_LIFETIME
         self._plan_consent_check(now)
-        self._events.append(Connected(pair.path))
+        self._events.append(PathSelected(pair.path))
 
     # Nomination
 
     def _nominate_best(self, now: float) -> None:
         """Nominate the first candidate that answered; fail once none can any more."""
         pairs = self._pairs.values()
-        if self.selected is not None or any(pair.nominating and pair.check is not None for pair in pairs):
+        if self._nominated or any(pair.nominating and pair.check is not None for pair in pairs):
             return
         best = next((pair for pair in pairs if pair.state is _State.SUCCEEDED), None)
         if best is not None:
             self._nominate(best, now)
         elif all(pair.state is _State.FAILED for pair in pairs):
-            self._fail(FailureReason.NO_ANSWER)
+            self._fail(IceFailure.NO_ANSWER)
 
     def _nominate(self, pair: _Pair, now: float) -> None:
         self._check(pair, now, nominating=True)
@@ -324,13 +353,14 @@ class ControllingAgent:
         elif tie_breaker is not None and self._tie_breaker >= tie_breaker.to_bytes(8, "big"):
             response = error_response(message, ErrorCode.ROLE_CONFLICT)
         elif tie_breaker is not None:
-            self._fail(FailureReason.ROLE_CONFLICT)
+            self._fail(IceFailure.ROLE_CONFLICT)
             return
         else:
             response = success_response(message, source.address, source.port)
         self.counters.answered += 1
+        self._events.append(CheckAccepted(source))
         self._transmits.append(Transmit(response.encode(self._local_password), source))
-        if response.message_class is MessageClass.SUCCESS and self._username and self.selected is None:
+        if response.message_class is MessageClass.SUCCESS and self._username and not self._nominated:
             self._trigger_check(source, now)
 
     def _trigger_check(self, source: Path, now: float) -> None:
@@ -340,6 +370,6 @@ class ControllingAgent:
         if pair is not None and pair.state in (_State.WAITING, _State.FAILED):
             self._check(pair, now)
 
-    def _fail(self, reason: FailureReason) -> None:
+    def _fail(self, reason: IceFailure) -> None:
         self._closed = True
-        self._events.append(Failed(reason))
+        self._events.append(IceFailed(reason))
