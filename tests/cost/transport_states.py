@@ -139,11 +139,11 @@ def _transceiver(*, known: bool) -> Callable[[], Ready]:
         there: Any = world.transceivers[0]
         address = world.clients[0].address if known else ("198.51.100.7", 7777)
         header = LinkKeys(world.keys.link).header(Path.of(*address, ingress=1), 0, world.now)
-        relay, now, board = world.relays[0].address, world.now, there.switchboard
+        relay, now, router = world.relays[0].address, world.now, there.router
 
         def receive(data: bytes) -> None:
-            board.receive_datagram(header + data, relay, now)
-            drain(board, now)
+            router.receive_datagram(header + data, relay, now)
+            drain(router, now)
             while (message := there.backends[0].link.poll_transmit()) is not None:
                 assert message
 

@@ -18,6 +18,7 @@ from antiphon_transceiver.audio import JitterBuffer, OverrunError, Playout
 from antiphon_transceiver.audio.red import decode_red
 from antiphon_transceiver.backends.call import LinkCounters
 from antiphon_transceiver.backends.link import BackendLink
+from antiphon_transceiver.call_router import CallEnded, CallRouter
 from antiphon_transceiver.channels import CallChannels, read_event
 from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
 from antiphon_transceiver.dtls.messages import HandshakeMessage
@@ -30,7 +31,6 @@ from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.sctp import DataChannelEndpoint
 from antiphon_transceiver.sctp.checksum import checksum
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
-from antiphon_transceiver.switchboard import CallEnded, Switchboard
 from fuzz.driving import MAX_OUTPUT, SOURCE, drain, drive, pieces, rest
 from support.peers.certificates import certificate
 from support.sim.memory_network import MemoryNetwork
@@ -308,7 +308,7 @@ def link(data: bytes) -> None:
     world = World(0)
     client = world.call()
     world.run(1.0, lambda: client.connected)
-    relay, board, keys = world.relays[0], world.transceivers[0].switchboard, LinkKeys(world.keys.link)
+    relay, router, keys = world.relays[0], world.transceivers[0].router, LinkKeys(world.keys.link)
     header, now = keys.header(Path.of(*client.address, ingress=1), 0, world.now), world.now
     for delay, piece in pieces(data):
         now += delay
@@ -323,12 +323,12 @@ def link(data: bytes) -> None:
             relay.core.handle_timeout(now)
             drain(relay.core)
         else:
-            board.receive_datagram(datagram, relay.address, now)
-            board.handle_timeout(now)
-            take_events(board)
+            router.receive_datagram(datagram, relay.address, now)
+            router.handle_timeout(now)
+            take_events(router)
 
 
-def switchboard(data: bytes) -> None:
+def call_router(data: bytes) -> None:
     """Link datagrams with good headers, and whatever behind them, beside a live call."""
     world = World(0)
     client = world.call()
@@ -337,7 +337,7 @@ def switchboard(data: bytes) -> None:
     for delay, payload in pieces(data):
         world.run(delay / 10)
         there = world.transceivers[0]
-        there.switchboard.receive_datagram(header + payload, ("10.0.0.1", 7000), world.now)
+        there.router.receive_datagram(header + payload, ("10.0.0.1", 7000), world.now)
         world.drain()
     world.run(0.1)
     for there in world.transceivers:
@@ -345,10 +345,10 @@ def switchboard(data: bytes) -> None:
             check_event(event)
 
 
-def take_events(board: Switchboard) -> None:
-    while (event := board.poll_event()) is not None:
+def take_events(router: CallRouter) -> None:
+    while (event := router.poll_event()) is not None:
         check_event(event)
-    drain(board)
+    drain(router)
 
 
 def check_event(event: object) -> None:

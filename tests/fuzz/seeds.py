@@ -244,7 +244,7 @@ def core_seeds() -> dict[str, list[bytes]]:
         "backend_session": [as_pieces([started, *recorded_frames()])],
         "relay": [as_pieces(every)],
         "link": [as_pieces([side + message for side in (b"r", b"t") for message in links])],
-        "switchboard": [as_pieces(every)],
+        "call_router": [as_pieces(every)],
     }
 
 

@@ -51,5 +51,5 @@ TARGETS: dict[str, Target] = {
     "backend_session": cores.backend_session,
     "relay": cores.relay_uplink,
     "link": cores.link,
-    "switchboard": cores.switchboard,
+    "call_router": cores.call_router,
 }

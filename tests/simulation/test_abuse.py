@@ -11,8 +11,8 @@ from antiphon_common.control import IceParameters
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.link import HEADER_SIZE, MESSAGE
 from antiphon_common.sockaddr import decode_address
+from antiphon_transceiver.call_router import CallEnded
 from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
-from antiphon_transceiver.switchboard import CallEnded
 from support.floods.packet_flood import checks, junk
 from support.net.impairment import Impairment
 from support.sim.actors import INGRESS, Address, Client
@@ -59,10 +59,10 @@ class Watched(World):
             self.run(1 / PACKETS_PER_SECOND)
 
     def check_bounds(self) -> None:
-        calls = sum(len(there.switchboard) for there in self.transceivers)
+        calls = sum(len(there.router) for there in self.transceivers)
         assert len(self.relay.flows) <= MAX_PATHS * calls
         for there in self.transceivers:
-            assert len(there.switchboard.paths) <= MAX_PATHS * len(there.switchboard)
+            assert len(there.router.paths) <= MAX_PATHS * len(there.router)
 
 
 class Attacker:
@@ -105,11 +105,11 @@ def test_who_proves_nothing_gets_nothing_and_leaves_no_trace(*, forged: bool) ->
     assert live is not None
     tokens = [attacker.server.ufrag, live.ufrags[0].decode()]
     wrong = [request for ufrag in tokens for request in checks(1, IceParameters(ufrag, "wrong" * 5), "them")]
-    flows, paths = len(world.relay.flows), len(world.transceivers[0].switchboard.paths)
+    flows, paths = len(world.relay.flows), len(world.transceivers[0].router.paths)
     strangers = addresses(5000)
     world.flood(wrong if forged else junk(1), strangers)
     assert not any(world.got[stranger] for stranger in strangers)
-    assert (len(world.relay.flows), len(world.transceivers[0].switchboard.paths)) == (flows, paths)
+    assert (len(world.relay.flows), len(world.transceivers[0].router.paths)) == (flows, paths)
     assert_lossless(world, callers)
 
 
@@ -229,7 +229,7 @@ def test_a_transceiver_takes_nothing_that_goes_towards_callers() -> None:
     world.run(8)
     media = [data for data in downwards if not data[0] & MESSAGE]
     assert any(data[HEADER_SIZE] <= 3 for data in media)
-    counters = there.switchboard.counters
+    counters = there.router.counters
     before = counters.unknown_ufrag, counters.unknown_path, counters.foreign_path
     for data in media:
         there.receive(data, relay.address)

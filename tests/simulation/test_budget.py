@@ -9,10 +9,10 @@ from antiphon.client.descriptions import read_answer
 from antiphon_common import frames
 from antiphon_transceiver.budget import BURST, EVENT, OVER_SECONDS, RATE, price_of
 from antiphon_transceiver.call import Call
+from antiphon_transceiver.call_router import CallEnded, CallThrottled
 from antiphon_transceiver.ice.paths import MAX_PATHS
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.sctp.association import BufferFullError
-from antiphon_transceiver.switchboard import CallEnded, CallThrottled
 from support.floods.packet_flood import checks
 from support.net.impairment import Impairment
 from support.sim.actors import Client
@@ -46,7 +46,7 @@ class Scene:
         for client in self.others:
             client.talk()
         world.run(1.0)
-        self.board = world.transceivers[0].switchboard
+        self.router = world.transceivers[0].router
         found = world.find(self.greedy)
         assert found is not None
         self.call: Call = found
@@ -72,7 +72,7 @@ class Scene:
         world, sent = self.world, 0
         began = world.now
         next_check = began
-        while world.now < began + seconds and self.call in list(self.board):
+        while world.now < began + seconds and self.call in list(self.router):
             if world.now >= next_check:
                 next_check += 2.0
                 for address in self.addresses:
@@ -117,9 +117,9 @@ def test_a_call_that_is_flooded_for_long_is_ended_and_no_other_notices() -> None
     assert (end.call, end.reason) == (scene.call, EndReason.OVER_BUDGET)
     assert OVER_SECONDS <= elapsed <= OVER_SECONDS + 1
     assert [event.call for event in scene.of_kind(CallThrottled)] == [scene.call]
-    status = scene.board.status(scene.call.id, "tenant", scene.world.now)
+    status = scene.router.status(scene.call.id, "tenant", scene.world.now)
     assert status is not None
-    assert status.statistics["throttled"] == scene.board.counters.throttled > 0
+    assert status.statistics["throttled"] == scene.router.counters.throttled > 0
     scene.check_others()
 
 
@@ -149,7 +149,7 @@ def test_tiny_messages_are_paid_one_by_one(message: str) -> None:
     taken = channels.counters.received + channels.counters.malformed
     assert taken * EVENT.base + scene.spent <= BURST + RATE * (world.now - began) + EVENTS_IN_ONE * EVENT.base
     assert taken * EVENT.base > 0.1 * RATE
-    assert scene.board.counters.throttled
+    assert scene.router.counters.throttled
     scene.check_others()
 
 
@@ -173,6 +173,6 @@ def test_a_caller_with_audio_feedback_and_long_messages_is_never_slowed() -> Non
         client.core.send_message('{"type":"x","audio":"' + "A" * 200_000 + '"}')
         scene.world.touch(client)
         scene.world.run(3)
-    assert scene.board.counters.throttled == 0
+    assert scene.router.counters.throttled == 0
     assert scene.world.find(client) is scene.call
     scene.check_others()

@@ -9,9 +9,9 @@ from antiphon_common import frames
 from antiphon_common.control import IceParameters
 from antiphon_transceiver.backends.call import RESUME_SECONDS
 from antiphon_transceiver.call import MAX_RESTARTS, RESTART_SECONDS, RESTARTS_AT_ONCE, TooManyRestarts
+from antiphon_transceiver.call_router import CallEnded, CallReported
 from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.switchboard import CallEnded, CallReported
 from support.net.impairment import PERFECT, ImpairedLink, Impairment
 from support.sim.world import Client, World, certificate, opus_packet
 
@@ -77,7 +77,7 @@ def test_close_notify_frees_everything_at_once() -> None:
     world.run(1)
     assert world.find(other) is not None
     assert len(world.relay.flows) == 1
-    assert len(world.transceivers[0].switchboard.paths) == 1
+    assert len(world.transceivers[0].router.paths) == 1
 
 
 def test_a_silent_client_is_disconnected_after_five_seconds_and_freed_after_thirty() -> None:
@@ -90,8 +90,8 @@ def test_a_silent_client_is_disconnected_after_five_seconds_and_freed_after_thir
     reports = [event for event in world.transceivers[0].events if isinstance(event, CallReported)]
     assert [type(report.event).__name__ for report in reports] == ["MediaStarted", "Disconnected"]
     assert [event.reason for event in ends(world)] == [EndReason.PEER_SILENT]
-    switchboard = world.transceivers[0].switchboard
-    assert len(switchboard) == len(switchboard.paths) == 0
+    router = world.transceivers[0].router
+    assert len(router) == len(router.paths) == 0
     assert len(world.relay.flows) == 0
     assert world.now - vanished == pytest.approx(40, abs=1)
 
@@ -104,7 +104,7 @@ def test_a_path_whose_release_got_lost_is_released_again_with_the_call(monkeypat
         lossy.setattr(world, "deliver_to_relay", lambda data, target, source: None)
         world.run(10)
     assert len(world.relay.flows) == 1
-    assert world.transceivers[0].switchboard.paths.confirmed == 0
+    assert world.transceivers[0].router.paths.confirmed == 0
     assert world.run(30, lambda: world.find(client) is None)
     world.run(0.1)
     assert len(world.relay.flows) == 0
@@ -244,22 +244,22 @@ def test_ice_restarts_have_a_limit_at_once_and_one_in_all() -> None:
     """Each makes a route token; a client whose network comes and goes has enough of them."""
     world = World()
     (client,) = start(world)
-    call, board, remote = world.find(client), world.transceivers[0].switchboard, IceParameters("them", "password" * 3)
+    call, router, remote = world.find(client), world.transceivers[0].router, IceParameters("them", "password" * 3)
     assert call is not None
     for _ in range(RESTARTS_AT_ONCE):
-        assert board.restart_ice(call, remote, world.now)
+        assert router.restart_ice(call, remote, world.now)
     ufrags = list(call.ufrags)
     with pytest.raises(TooManyRestarts) as refused:
-        board.restart_ice(call, remote, world.now)
+        router.restart_ice(call, remote, world.now)
     assert refused.value.retry_after == RESTART_SECONDS
     assert call.ufrags == ufrags
     world.run(RESTART_SECONDS + 0.1)
-    assert board.restart_ice(call, remote, world.now)
+    assert router.restart_ice(call, remote, world.now)
     later = world.now
     for number in range(RESTARTS_AT_ONCE + 1, MAX_RESTARTS):
-        assert board.restart_ice(call, remote, later + number * (RESTART_SECONDS + 0.1))
+        assert router.restart_ice(call, remote, later + number * (RESTART_SECONDS + 0.1))
     with pytest.raises(TooManyRestarts) as refused:
-        board.restart_ice(call, remote, later + 2 * MAX_RESTARTS * RESTART_SECONDS)
+        router.restart_ice(call, remote, later + 2 * MAX_RESTARTS * RESTART_SECONDS)
     assert refused.value.retry_after is None
     assert world.find(client) is call
 

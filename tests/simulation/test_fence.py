@@ -11,9 +11,9 @@ from antiphon_common.core import Path
 from antiphon_common.link import LinkKeys
 from antiphon_common.routing import Owner, RouteTokens
 from antiphon_transceiver.call import Call
+from antiphon_transceiver.call_router import CallEnded, CallRaised, CallRouter
 from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.switchboard import CallEnded, CallRaised, Switchboard
 from support.floods.packet_flood import check
 from support.net.impairment import Impairment
 from support.peers.certificates import certificate
@@ -56,7 +56,7 @@ class Scene:
         for client in self.clients:
             client.talk()
         world.run(1.0)
-        self.board = world.transceivers[0].switchboard
+        self.router = world.transceivers[0].router
         self.victim = self.clients[0]
         self.call = self.call_of(self.victim)
         self.others = [self.call_of(client) for client in self.clients[1:]]
@@ -80,26 +80,26 @@ class Scene:
     def check(self, raised: int = 0) -> None:
         """Let time pass, and see that the broken call is gone without a trace, and the others are well. `raised` says
         how often it may raise after its end."""
-        world, board = self.world, self.board
+        world, router = self.world, self.router
         world.run(NEXT_CHECK)
         (end,) = self.of_kind(CallEnded)
         assert (end.call, end.reason, type(end.error)) == (self.call, EndReason.INTERNAL_ERROR, Planted)
         assert [event.call for event in self.of_kind(CallRaised)] == [self.call] * raised
-        status = board.status(self.call.id, "tenant", world.now)
+        status = router.status(self.call.id, "tenant", world.now)
         assert status is not None
         assert (status.state, status.reason) == ("ended", EndReason.INTERNAL_ERROR)
-        assert list(board) == self.others
+        assert list(router) == self.others
         for client, call in zip(self.clients[1:], self.others, strict=True):
             assert len(client.said) - len(client.heard) < 10
             assert self.call_of(client) is call
         paths = {path.encode() for call in self.others for path in call.routes}
-        assert len(board.paths) == len(paths)
+        assert len(router.paths) == len(paths)
         assert all(len(relay.core.flows) <= len(paths) for relay in world.relays)
-        before = board.counters.unknown_ufrag
+        before = router.counters.unknown_ufrag
         self.victim.core.close(world.now)
         header = LinkKeys(world.keys.link).header(Path.of("198.51.100.1", 1, ingress=INGRESS), 0, UNIX_START)
-        board.receive_datagram(header + self.a_check(), world.relays[0].address, world.now)
-        assert board.counters.unknown_ufrag == before + 1
+        router.receive_datagram(header + self.a_check(), world.relays[0].address, world.now)
+        assert router.counters.unknown_ufrag == before + 1
 
     def a_check(self) -> bytes:
         """Return a binding request for the broken call, from nobody."""
@@ -135,21 +135,21 @@ def test_an_exception_of_a_backends_half_ends_its_call_alone(method: str) -> Non
 def test_an_exception_in_what_was_asked_of_a_call_ends_it_alone(entry: str) -> None:
     """Requests of the control API, a drain, a frame, and figures."""
     scene = Scene()
-    board, call, now = scene.board, scene.call, scene.world.now
+    router, call, now = scene.router, scene.call, scene.world.now
     scene.break_session("statistics", "close", "announce_end", "restart_ice", "hang_up_when_played", "state")
     match entry:
         case "status":
-            board.status(call.id, "tenant", now)
+            router.status(call.id, "tenant", now)
         case "end":
-            board.end(call, EndReason.HANGUP, "", now)
+            router.end(call, EndReason.HANGUP, "", now)
         case "announce_end":
-            board.announce_end(call, "code", "message", now)
+            router.announce_end(call, "code", "message", now)
         case "restart_ice":
-            assert board.restart_ice(call, IceParameters("remote", "password" * 3), now) is None
+            assert router.restart_ice(call, IceParameters("remote", "password" * 3), now) is None
         case "receive_frame":
-            board.receive_frame(call, frames.HangUp(call.backend.number), now)
+            router.receive_frame(call, frames.HangUp(call.backend.number), now)
         case "inspect":
-            board.inspect(lambda session, now: explode() if session is call.session else None, now)
+            router.inspect(lambda session, now: explode() if session is call.session else None, now)
     scene.world.drain()
     scene.check()
 
@@ -158,7 +158,7 @@ def test_an_exception_while_a_call_ends_ends_it_all_the_same() -> None:
     """The backend's half cannot be ended, neither with the call nor after the exception."""
     scene = Scene()
     scene.break_backend("end")
-    scene.board.end(scene.call, EndReason.HANGUP, "", scene.world.now)
+    scene.router.end(scene.call, EndReason.HANGUP, "", scene.world.now)
     scene.world.drain()
     scene.check(raised=1)
 
@@ -166,13 +166,13 @@ def test_an_exception_while_a_call_ends_ends_it_all_the_same() -> None:
 def test_an_exception_after_the_end_of_a_call_is_reported_and_ends_nothing() -> None:
     """The close alert is repeated some time after the call has ended (RFC 5246 §7.2.1)."""
     scene = Scene()
-    scene.board.end(scene.call, EndReason.HANGUP, "", scene.world.now)
+    scene.router.end(scene.call, EndReason.HANGUP, "", scene.world.now)
     scene.world.drain()
     scene.break_session("handle_timeout")
     scene.world.run(NEXT_CHECK)
     assert [end.reason for end in scene.of_kind(CallEnded)] == [EndReason.HANGUP]
     assert [event.call for event in scene.of_kind(CallRaised)] == [scene.call]
-    assert list(scene.board) == scene.others
+    assert list(scene.router) == scene.others
 
 
 def test_an_exception_while_a_call_changes_its_ingress_ends_it_alone() -> None:
@@ -181,14 +181,14 @@ def test_an_exception_while_a_call_changes_its_ingress_ends_it_alone() -> None:
     scene.world.relays[0].die()
     scene.world.run(NEXT_CHECK)
     assert [(end.call, end.reason) for end in scene.of_kind(CallEnded)] == [(scene.call, EndReason.INTERNAL_ERROR)]
-    assert list(scene.board) == scene.others
+    assert list(scene.router) == scene.others
 
 
 def test_a_nonce_drawn_twice_makes_two_ufrags() -> None:
     """Entropy that repeats itself: calls, and the generations of one call, still have ufrags of their own."""
     world = World()
     there = world.transceivers[0]
-    board = there.switchboard = Switchboard(
+    router = there.router = CallRouter(
         Owner(0, 1, 7000),
         RouteTokens(world.keys.route),
         LinkKeys(world.keys.link),
@@ -199,14 +199,14 @@ def test_a_nonce_drawn_twice_makes_two_ufrags() -> None:
     )
     for _ in range(3):
         world.call()
-    calls = list(board)
+    calls = list(router)
     for _ in range(MAX_GENERATIONS + 1):
-        assert board.restart_ice(calls[0], IceParameters("remote", "password" * 3), world.now) is not None
+        assert router.restart_ice(calls[0], IceParameters("remote", "password" * 3), world.now) is not None
     ufrags = [ufrag for call in calls for ufrag in call.ufrags]
     assert len(set(ufrags)) == len(ufrags) == 2 + MAX_GENERATIONS
     for call in calls:
-        board.end(call, EndReason.HANGUP, "", world.now)
-    assert len(board) == 0
+        router.end(call, EndReason.HANGUP, "", world.now)
+    assert len(router) == 0
 
 
 def test_a_call_that_failed_is_not_asked_anything_more() -> None:

@@ -5,7 +5,7 @@ import pytest
 from antiphon.client.descriptions import read_answer
 from antiphon_common.core import Path
 from antiphon_common.link import HEADER_SIZE, TAG_SIZE, LinkKeys, RelayHello
-from antiphon_transceiver.switchboard import Switchboard
+from antiphon_transceiver.call_router import CallRouter
 from support.floods.packet_flood import checks
 from support.sim.actors import INGRESS
 from support.sim.world import World
@@ -19,11 +19,11 @@ def retagged(datagram: bytes) -> bytes:
     return datagram[: HEADER_SIZE - TAG_SIZE] + bytes(TAG_SIZE) + datagram[HEADER_SIZE:]
 
 
-def answers(switchboard: Switchboard, datagram: bytes, now: float) -> int:
+def answers(router: CallRouter, datagram: bytes, now: float) -> int:
     """Return how many datagrams a transceiver sends to a host that it does not know and that sends it this one."""
-    switchboard.receive_datagram(datagram, STRANGE_RELAY, now)
-    switchboard.handle_timeout(now)
-    return sum(sent.relay == STRANGE_RELAY for sent in iter(switchboard.poll_transmit, None))
+    router.receive_datagram(datagram, STRANGE_RELAY, now)
+    router.handle_timeout(now)
+    return sum(sent.relay == STRANGE_RELAY for sent in iter(router.poll_transmit, None))
 
 
 def live_call(world: World) -> tuple[str, list[bytes]]:
@@ -44,11 +44,11 @@ def live_call(world: World) -> tuple[str, list[bytes]]:
 def test_a_valid_check_behind_a_header_with_a_wrong_tag_opens_no_path(*, right: bool) -> None:
     world = World()
     _, requests = live_call(world)
-    switchboard = world.transceivers[0].switchboard
-    paths, counted = len(switchboard.paths), switchboard.counters.bad_tag
+    router = world.transceivers[0].router
+    paths, counted = len(router.paths), router.counters.bad_tag
     datagram = LinkKeys(world.keys.link).header(STRANGER, 0, world.now) + requests[0]
-    sent = answers(switchboard, datagram if right else retagged(datagram), world.now)
-    assert (sent > 0, len(switchboard.paths) - paths, switchboard.counters.bad_tag - counted) == (
+    sent = answers(router, datagram if right else retagged(datagram), world.now)
+    assert (sent > 0, len(router.paths) - paths, router.counters.bad_tag - counted) == (
         (True, 1, 0) if right else (False, 0, 1)
     )
 
@@ -58,6 +58,6 @@ def test_a_hello_with_a_wrong_tag_announces_no_relay(*, right: bool) -> None:
     """A relay that knows nothing yet is sent the paths of all calls at once."""
     world = World()
     live_call(world)
-    switchboard = world.transceivers[0].switchboard
+    router = world.transceivers[0].router
     datagram = LinkKeys(world.keys.link).encode(RelayHello((INGRESS,), boot_id=77), world.now)
-    assert (answers(switchboard, datagram if right else retagged(datagram), world.now) > 0) is right
+    assert (answers(router, datagram if right else retagged(datagram), world.now) > 0) is right

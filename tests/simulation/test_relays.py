@@ -6,7 +6,7 @@ import pytest
 
 from antiphon_common.core import Path
 from antiphon_common.routing import Owner
-from antiphon_transceiver.switchboard import CallEnded
+from antiphon_transceiver.call_router import CallEnded
 from support.net.impairment import Impairment
 from support.sim.relay_cluster import Cluster, Gaps
 from support.sim.world import Client
@@ -176,7 +176,7 @@ def test_calls_follow_a_transceiver_to_another_address() -> None:
 def test_what_is_for_an_owner_that_is_gone_reaches_its_successor() -> None:
     world = Cluster(transceivers=2)
     clients = start(world, 3)
-    gone, successor = (there.switchboard for there in world.transceivers)
+    gone, successor = (there.router for there in world.transceivers)
     for client in clients:
         client.home = world.transceivers[1].encoded_address
     successor.claim_calls(Owner(0, 1, 7000), world.now)

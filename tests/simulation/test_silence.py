@@ -7,9 +7,9 @@ import pytest
 from antiphon.client.call import AudioReceived
 from antiphon_common.core import Path
 from antiphon_common.demux import Protocol, classify
+from antiphon_transceiver.call_router import CallReported
 from antiphon_transceiver.ice import PROBE_AFTER
 from antiphon_transceiver.ice.controlled import LONGEST_WAIT
-from antiphon_transceiver.switchboard import CallReported
 from support.net.impairment import Impairment
 from support.sim.world import Client, World
 
@@ -72,13 +72,13 @@ def test_a_caller_that_comes_back_without_checks_is_heard_and_hears(gap: float, 
 
 def test_the_path_of_a_caller_that_came_back_with_media_is_confirmed_again() -> None:
     world, _, filtered = talking()
-    confirmed = world.transceivers[0].switchboard.paths.confirmed
+    confirmed = world.transceivers[0].router.paths.confirmed
     filtered.lets = lambda datagram: False
     world.run(10.0)
-    assert world.transceivers[0].switchboard.paths.confirmed == 0
+    assert world.transceivers[0].router.paths.confirmed == 0
     filtered.lets = is_media
     world.run(1.0)
-    assert world.transceivers[0].switchboard.paths.confirmed == confirmed == 1
+    assert world.transceivers[0].router.paths.confirmed == confirmed == 1
 
 
 def test_another_caller_takes_the_address_of_one_that_is_silent() -> None:
@@ -104,7 +104,7 @@ def test_the_checks_of_a_silent_call_take_no_path_that_another_caller_has_not_pr
     filtered.lets = lambda datagram: classify(datagram) == Protocol.STUN and not is_answer(datagram)
     other = world.call(address=silent.address, impairment=Impairment(delay=ROUND_TRIP / 2))
     world.run(0.5)
-    paths = world.transceivers[0].switchboard.paths
+    paths = world.transceivers[0].router.paths
     assert paths.confirmed == 0
     for _ in range(16):
         assert paths.lookup(other.key) is world.find(other)

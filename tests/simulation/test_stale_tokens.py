@@ -21,7 +21,7 @@ FAR_AWAY = Impairment(delay=0.025)
 
 def stale_tokens(world: World, number: int) -> list[str]:
     """Return the ufrags of calls that restarted ICE as often as they may, and are over."""
-    board = world.transceivers[0].switchboard
+    router = world.transceivers[0].router
     ufrags: list[str] = []
     while len(ufrags) < number:
         client = world.call()
@@ -29,10 +29,10 @@ def stale_tokens(world: World, number: int) -> list[str]:
         assert call is not None
         ufrags.append(call.answer.ice.ufrag)
         for _ in range(RESTARTS_AT_ONCE):
-            answer = board.restart_ice(call, IceParameters("them", "password" * 3), world.now)
+            answer = router.restart_ice(call, IceParameters("them", "password" * 3), world.now)
             assert answer is not None
             ufrags.append(answer.ice.ufrag)
-        board.end(call, EndReason.HANGUP, "", world.now)
+        router.end(call, EndReason.HANGUP, "", world.now)
         client.vanish()
     world.run(5.0)
     return ufrags[:number]
@@ -68,13 +68,13 @@ def connect(world: World) -> list[Client]:
 
 def test_stale_tokens_keep_no_caller_out() -> None:
     world = World(seed=21)
-    board = world.transceivers[0].switchboard
+    router = world.transceivers[0].router
     ufrags = stale_tokens(world, STALE)
     Replay(world, ufrags, seed=21)
     world.run(1.0)
-    reached = board.counters.unknown_ufrag
+    reached = router.counters.unknown_ufrag
     assert len(connect(world)) == NEW_CALLS
-    assert board.counters.unknown_ufrag - reached < STALE
+    assert router.counters.unknown_ufrag - reached < STALE
     assert world.relay.counters.over_owner_limit == 0
 
 
@@ -97,15 +97,15 @@ def test_a_transceiver_disowns_its_own_tokens_alone() -> None:
     world = World(seed=23, transceivers=2)
     clients = [world.call(number) for number in (0, 1)]
     own, others = (call.answer.ice.ufrag for call in map(world.find, clients) if call is not None)
-    board = world.transceivers[0].switchboard
-    for call in list(board):
-        board.end(call, EndReason.HANGUP, "", world.now)
+    router = world.transceivers[0].router
+    for call in list(router):
+        router.end(call, EndReason.HANGUP, "", world.now)
     for client in clients:
         client.vanish()
     world.run(5.0)
     header = LinkKeys(world.keys.link).header(Path.of("198.51.100.1", 1, ingress=INGRESS), 0, UNIX_START)
-    before = board.counters.disowned
+    before = router.counters.disowned
     for ufrag in (own, others, own[:-1] + ("A" if own[-1] != "A" else "Q"), "A" * 22):
         request = check(Random(1), ufrag, "them", "password" * 3)
-        board.receive_datagram(header + request, world.relays[0].address, world.now)
-    assert board.counters.disowned == before + 1
+        router.receive_datagram(header + request, world.relays[0].address, world.now)
+    assert router.counters.disowned == before + 1

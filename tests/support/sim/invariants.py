@@ -5,8 +5,8 @@ from math import sqrt
 
 from antiphon.client.call import Connected
 from antiphon_transceiver.backends.call import RESUME_SECONDS
+from antiphon_transceiver.call_router import CallEnded
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.switchboard import CallEnded
 from support.net.impairment import Impairment
 from support.sim.actors import Client
 from support.sim.scenario_plan import CallPlan, Ending, Plan

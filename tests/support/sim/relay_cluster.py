@@ -81,14 +81,14 @@ class Cluster(World):
 
     def relocate(self, there: Transceiver, address: Address) -> None:
         """Let a transceiver go on at another address with all its calls, as if they had been handed over."""
-        board, previous = there.switchboard, there.switchboard.tokens.owner
+        router, previous = there.router, there.router.tokens.owner
         there.address, there.encoded_address = address, encoded(*address)
         self._transceiver_at = {there.encoded_address: there for there in self.transceivers}
         for client in self.clients:
-            if self.find(client) in list(board):
+            if self.find(client) in list(router):
                 client.home = there.encoded_address
-        board.tokens.owner = board.relays._owner = Owner(0, self.networks.host_of(0, address[0]), address[1])
-        board.claim_calls(previous, self.now)
+        router.tokens.owner = router.relays._owner = Owner(0, self.networks.host_of(0, address[0]), address[1])
+        router.claim_calls(previous, self.now)
         self.touch(there)
         for relay in self.relays:
             self.greet(relay)

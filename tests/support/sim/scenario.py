@@ -164,7 +164,7 @@ class Simulation:
         elif ending == "vanish":
             client.vanish()
         elif call is not None and ending == "hang_up":
-            there.switchboard.end(call, EndReason.HANGUP, "", world.now)
+            there.router.end(call, EndReason.HANGUP, "", world.now)
         elif call is not None:
             there.hang_up(client.call_id)
         world.touch(client)

@@ -12,7 +12,7 @@ from antiphon_common.routing import Owner, RouteTokens
 from antiphon_common.sockaddr import encode_address
 from antiphon_transceiver.backends import BackendGroup, BackendLink
 from antiphon_transceiver.backends.call import LinkCounters
-from antiphon_transceiver.switchboard import Event, Switchboard
+from antiphon_transceiver.call_router import CallRouter, Event
 from support.peers.certificates import certificate
 from support.sim.actors import UNIX_START, Address
 from support.sim.sequenced_events import LETTER
@@ -33,14 +33,14 @@ STORY_SECONDS = 3.0
 
 
 class Transceiver:
-    """A switchboard at its link address, and one connection to each address of a backend of its own."""
+    """A call router at its link address, and one connection to each address of a backend of its own."""
 
     def __init__(self, world: "World", number: int, backends: int) -> None:
         self.address = (f"10.0.1.{number}", 7000)
         self.encoded_address = encode_address(*self.address)
         owner = Owner(0, world.networks.host_of(0, self.address[0]), self.address[1])
         self._unix_offset = UNIX_START
-        self.switchboard = Switchboard(
+        self.router = CallRouter(
             owner,
             RouteTokens(world.keys.route),
             LinkKeys(world.keys.link),
@@ -65,7 +65,7 @@ class Transceiver:
     def set_clock(self, seconds: float) -> None:
         """Set the wall clock forward by some seconds, or back."""
         self._unix_offset += seconds
-        self.switchboard.set_unix_offset(self._unix_offset)
+        self.router.set_unix_offset(self._unix_offset)
 
     def spoken(self, call_id: str) -> "tuple[Backend, CallCore] | None":
         """Return the backend's half of a call, and where that is."""
@@ -89,7 +89,7 @@ class Transceiver:
         self._deliver(link)
 
     def receive(self, data: bytes, relay: Address) -> None:
-        self.switchboard.receive_datagram(data, relay, self._world.now)
+        self.router.receive_datagram(data, relay, self._world.now)
         self._world.touch(self)
 
     def receive_message(self, link: BackendLink, message: bytes) -> None:
@@ -98,7 +98,7 @@ class Transceiver:
         self._deliver(link)
 
     def poll_timeout(self) -> float | None:
-        earliest = self.switchboard.poll_timeout()
+        earliest = self.router.poll_timeout()
         for poll_timeout in (self.group.poll_timeout, *(link.poll_timeout for link in self.group.links)):
             deadline = poll_timeout()
             if deadline is not None and (earliest is None or deadline < earliest):
@@ -106,7 +106,7 @@ class Transceiver:
         return earliest
 
     def handle_timeout(self, now: float) -> None:
-        self.switchboard.handle_timeout(now)
+        self.router.handle_timeout(now)
         for backend in self.backends:
             backend.keep_alive(now)
         look = self.group.poll_timeout()
@@ -115,10 +115,10 @@ class Transceiver:
             self._deliver(self.group)
 
     def drain(self) -> None:
-        board, world = self.switchboard, self._world
-        while (transmit := board.poll_transmit()) is not None:
+        router, world = self.router, self._world
+        while (transmit := router.poll_transmit()) is not None:
             world.deliver_to_relay(transmit.data, transmit.relay, self.address)
-        while (event := board.poll_event()) is not None:
+        while (event := router.poll_event()) is not None:
             self.events.append(event)
         for backend in self.backends:
             link = backend.link

@@ -246,7 +246,7 @@ class Watch:
 
     def _check_transceiver(self, there: Transceiver) -> None:
         """Its calls keep within bounds and at their clients, and none has another's path."""
-        paths, address = there.switchboard.paths, there.encoded_address
+        paths, address = there.router.paths, there.encoded_address
         for client, call in list(self._running.values()):
             if client.home == address:
                 self._check_call(client, call)
@@ -291,7 +291,7 @@ class Watch:
         world, objects = self._world, Counter[str]()
         cores: dict[Actor, list[object]] = {relay: [relay.core] for relay in world.relays}
         for there in world.transceivers:
-            cores[there] = [there.switchboard, there.group]
+            cores[there] = [there.router, there.group]
             for backend in there.backends:
                 cores[backend] = [backend.link, backend.session]
         for actor, roots in cores.items():
@@ -313,8 +313,8 @@ class Watch:
         world = self._world
         backends = [backend for there in world.transceivers for backend in there.backends]
         held = {
-            "calls": sum(len(there.switchboard) for there in world.transceivers),
-            "paths": sum(len(there.switchboard.paths) for there in world.transceivers),
+            "calls": sum(len(there.router) for there in world.transceivers),
+            "paths": sum(len(there.router.paths) for there in world.transceivers),
             "calls of a link": sum(backend.link.calls for backend in backends),
             "calls of a backend": sum(backend.session.calls for backend in backends),
             "flows": sum(len(relay.core.flows) for relay in world.relays if relay.alive),

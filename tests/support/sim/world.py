@@ -154,28 +154,28 @@ class World:
         offer = read_offer(client.codec.offer(client.core.restart_ice()).encode())
         call = self.find(client)
         assert call is not None
-        switchboard = next(there.switchboard for there in self.transceivers if call in list(there.switchboard))
-        accepted = switchboard.restart_ice(call, offer.ice, self.now)
+        router = next(there.router for there in self.transceivers if call in list(there.router))
+        accepted = router.restart_ice(call, offer.ice, self.now)
         assert accepted is not None
         client.core.accept(write_answer(offer, accepted, [*self.ingresses.values()], 1).encode().decode(), self.now)
         self.drain()
 
     def place(self, transceiver: int, request: CallRequest, audio_format: str = "opus") -> CallAccepted:
         there = self.transceivers[transceiver]
-        switchboard = there.switchboard
+        router = there.router
 
         def sink(frame: InboundFrame, now: float) -> None:
-            found = switchboard.find(request.call_id, request.tenant)
+            found = router.find(request.call_id, request.tenant)
             if found is not None:
-                switchboard.receive_frame(found, frame, now)
+                router.receive_frame(found, frame, now)
 
         there.group.preferred_format = audio_format
         backend = there.group.open(request.call_id, request.tenant, request.session, {}, sink, self.now)
-        return switchboard.place(request, backend, self.now)
+        return router.place(request, backend, self.now)
 
     def find(self, client: Client) -> Call | None:
         """Return the transceiver's half of a client's call while it runs."""
-        found = (there.switchboard.find(client.call_id, "tenant") for there in self.transceivers)
+        found = (there.router.find(client.call_id, "tenant") for there in self.transceivers)
         return next((call for call in found if call is not None), None)
 
     def backend_call(self, client: Client) -> CallCore | None:

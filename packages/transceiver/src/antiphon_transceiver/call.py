@@ -1,4 +1,4 @@
-"""One call as the switchboard holds it: its session, the backend's half, and the relays that its paths come through."""
+"""One call as the call router holds it: its session, the backend's half, and the relays that its paths come through."""
 
 from contextlib import suppress
 from math import ceil
@@ -138,7 +138,7 @@ class Call:
         except EventRefused as error:
             self.session.refuse_event(event_id_of(event), str(error))
 
-    def settle(self) -> None:
+    def return_credit(self) -> None:
         """Give the backend credit for what has been played meanwhile."""
         drained = self.session.stream.playout.take_drained()
         if drained:

@@ -1,7 +1,7 @@
-"""What the switchboard counts, for metrics."""
+"""What the call router counts, for metrics."""
 
 
-class SwitchboardCounters:
+class CallRouterCounters:
     """Link datagrams dropped, by reason; `downlink` came with a header of the other direction, `throttled` are those
     that their call's budget could not pay, `foreign_host` came from no relay's address. `disowned` counts notices to
     relays that the call of a token is over, `rerouted` paths that were given a neighbour of a silent relay, `diverted`

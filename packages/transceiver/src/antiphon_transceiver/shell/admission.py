@@ -9,10 +9,10 @@ from antiphon_common.control import CallAccepted, CallRequest, Load
 from antiphon_common.errors import AntiphonError
 from antiphon_common.shell.supervise import Drain
 from antiphon_transceiver.backends import BackendError, BackendPool, InboundFrame, NoCapacity
+from antiphon_transceiver.call_router import CallRouter
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.shell.call_log import CallLog
 from antiphon_transceiver.shell.packet_pump import PacketPump
-from antiphon_transceiver.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Admission:
 
     def __init__(
         self,
-        switchboard: Switchboard,
+        router: CallRouter,
         pump: PacketPump,
         pool: BackendPool,
         call_log: CallLog,
@@ -49,7 +49,7 @@ class Admission:
         capacity: int,
     ) -> None:
         self.drain = drain
-        self._switchboard = switchboard
+        self._router = router
         self._pump = pump
         self._pool = pool
         self._log = call_log
@@ -63,7 +63,7 @@ class Admission:
     @property
     def load(self) -> Load:
         """How many calls there are, how many there may be, and whether new ones are refused."""
-        return Load(len(self._switchboard), self._capacity, self.drain.begun)
+        return Load(len(self._router), self._capacity, self.drain.begun)
 
     def open_call(self, request: CallRequest) -> CallAccepted:
         """Open a call at a backend and here.
@@ -78,7 +78,7 @@ class Admission:
         try:
             if self.drain.begun:
                 raise Draining("this transceiver takes no new calls")
-            if len(self._switchboard) >= self._capacity:
+            if len(self._router) >= self._capacity:
                 raise Full(f"all {self._capacity} places of this transceiver are taken")
             return self._open(request)
         except Draining as error:
@@ -93,14 +93,14 @@ class Admission:
 
     def _open(self, request: CallRequest) -> CallAccepted:
         def sink(frame: InboundFrame, now: float) -> None:
-            call = self._switchboard.find(request.call_id, request.tenant)
+            call = self._router.find(request.call_id, request.tenant)
             if call is not None:
-                self._switchboard.receive_frame(call, frame, now)
+                self._router.receive_frame(call, frame, now)
 
         name = str(request.session.get("model") or self._backends[0])
         backend = self._pool.open(name, request.call_id, request.tenant, request.session, request.metadata, sink)
         try:
-            return self._switchboard.place(request, backend, trio.current_time())
+            return self._router.place(request, backend, trio.current_time())
         except BaseException:
             backend.end(EndReason.INTERNAL_ERROR)
             raise
@@ -109,16 +109,16 @@ class Admission:
 
     async def wait_drained(self) -> None:
         """Return when the process is to end and has no calls any more. Calls that outlast the drain are ended."""
-        await self.drain.wait_left(lambda: not len(self._switchboard), self._end_calls)
+        await self.drain.wait_left(lambda: not len(self._router), self._end_calls)
 
     async def _end_calls(self) -> None:
         """End every call, after its caller and the requests that wait for its end could read why."""
-        log.warning("calls end, because the time to drain is up", extra={"calls": len(self._switchboard)})
-        for call in list(self._switchboard):
-            self._switchboard.announce_end(call, DRAINED_CODE, DRAINED_MESSAGE, trio.current_time())
+        log.warning("calls end, because the time to drain is up", extra={"calls": len(self._router)})
+        for call in list(self._router):
+            self._router.announce_end(call, DRAINED_CODE, DRAINED_MESSAGE, trio.current_time())
         self._pump.flush()
         await trio.sleep(CLOSE_SECONDS)
-        for call in list(self._switchboard):
-            self._switchboard.end(call, EndReason.DRAINED, DRAINED_MESSAGE, trio.current_time())
+        for call in list(self._router):
+            self._router.end(call, EndReason.DRAINED, DRAINED_MESSAGE, trio.current_time())
         self._pump.flush()
         await trio.sleep(CLOSE_SECONDS)

@@ -6,10 +6,7 @@ from antiphon_common.control import CallRequest
 from antiphon_common.core import Path
 from antiphon_transceiver import events
 from antiphon_transceiver.call import Call
-from antiphon_transceiver.metrics import TransceiverMetrics
-from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.relays import AddressMoved, IngressFound, IngressLost, RelayBegan, RelaySilenced
-from antiphon_transceiver.switchboard import (
+from antiphon_transceiver.call_router import (
     CallConnected,
     CallEnded,
     CallRaised,
@@ -17,6 +14,9 @@ from antiphon_transceiver.switchboard import (
     CallThrottled,
     Event,
 )
+from antiphon_transceiver.metrics import TransceiverMetrics
+from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.relays import AddressMoved, IngressFound, IngressLost, RelayBegan, RelaySilenced
 
 log = logging.getLogger(__name__)
 

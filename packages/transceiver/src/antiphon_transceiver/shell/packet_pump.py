@@ -9,8 +9,8 @@ from antiphon_common.shell.loop_pacer import LoopPacer
 from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver.backends import BackendPool
+from antiphon_transceiver.call_router import CallRouter, Event
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.switchboard import Event, Switchboard
 
 DRAIN_BUDGET = 8
 """Batches read from the link before other tasks run."""
@@ -46,9 +46,9 @@ class PacketPump:
     """
 
     def __init__(
-        self, switchboard: Switchboard, link: BatchSocket, pool: BackendPool, *, is_relay: Callable[[str], bool]
+        self, router: CallRouter, link: BatchSocket, pool: BackendPool, *, is_relay: Callable[[str], bool]
     ) -> None:
-        self._switchboard = switchboard
+        self._router = router
         self._link = link
         self._pool = pool
         self._is_relay = is_relay
@@ -65,26 +65,26 @@ class PacketPump:
         try:
             moved = False
             while True:
-                await self._pacer.wait(self._switchboard.poll_timeout(), moved=moved)
+                await self._pacer.wait(self._router.poll_timeout(), moved=moved)
                 moved = self._receive()
-                self._switchboard.handle_timeout(trio.current_time())
+                self._router.handle_timeout(trio.current_time())
                 self.flush()
         finally:
-            for call in list(self._switchboard):
-                self._switchboard.end(call, EndReason.SHUTDOWN, "the transceiver stops", trio.current_time())
+            for call in list(self._router):
+                self._router.end(call, EndReason.SHUTDOWN, "the transceiver stops", trio.current_time())
             self.flush()
 
     def flush(self) -> None:
         """Send what the router has queued, pass on its events, and wake the loop in time for its next deadline."""
         self._send()
-        while (event := self._switchboard.poll_event()) is not None:
+        while (event := self._router.poll_event()) is not None:
             for handler in self._handlers:
                 handler(event)
-        self._pacer.wake_by(self._switchboard.poll_timeout())
+        self._pacer.wake_by(self._router.poll_timeout())
 
     def _receive(self) -> bool:
         """Read the datagrams that wait at the link; return whether there were any."""
-        switchboard = self._switchboard
+        router = self._router
         moved = False
         for _ in range(DRAIN_BUDGET):
             batch = self._link.receive_batch()
@@ -92,17 +92,17 @@ class PacketPump:
             now = trio.current_time()
             for data, relay in batch:
                 if self._is_relay(relay[0]):
-                    switchboard.receive_datagram(data, relay, now)
+                    router.receive_datagram(data, relay, now)
                 else:
-                    switchboard.counters.foreign_host += 1
+                    router.counters.foreign_host += 1
             if len(batch) < BATCH:
                 break
             self._send()
         return moved
 
     def _send(self) -> None:
-        switchboard = self._switchboard
-        while (transmit := switchboard.poll_transmit()) is not None:
+        router = self._router
+        while (transmit := router.poll_transmit()) is not None:
             self._link.queue(transmit.data, transmit.relay)
         self._link.flush()
         self._pool.flush()

@@ -22,6 +22,7 @@ from antiphon_common.shell.registry import keep_registered
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver.backends import BackendPool
+from antiphon_transceiver.call_router import CallRouter
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.metrics import TransceiverMetrics
 from antiphon_transceiver.minutes import LOOK_SECONDS, MinuteWatch
@@ -31,7 +32,6 @@ from antiphon_transceiver.shell.call_log import CallLog
 from antiphon_transceiver.shell.control_api import control_app
 from antiphon_transceiver.shell.control_operations import ControlOperations
 from antiphon_transceiver.shell.packet_pump import PacketPump, RelayFilter
-from antiphon_transceiver.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 
@@ -63,35 +63,28 @@ async def serve_transceiver(
         bound = Address(*link.address)
         advertised = settings.link_advertise or bound
         networks = ClusterNetworks(shared.transceiver_network)
-        switchboard = _switchboard(shared.cluster, networks, keys, advertised)
+        router = _call_router(shared.cluster, networks, keys, advertised)
         backends = backend_urls(settings)
         pool = BackendPool(backends, settings.audio)
-        pump = PacketPump(switchboard, link, pool, is_relay=RelayFilter(shared.relay_network))
-        admission = Admission(
-            switchboard, pump, pool, call_log, drain, backends=tuple(backends), capacity=settings.capacity
-        )
-        operations = ControlOperations(switchboard, pump)
+        pump = PacketPump(router, link, pool, is_relay=RelayFilter(shared.relay_network))
+        admission = Admission(router, pump, pool, call_log, drain, backends=tuple(backends), capacity=settings.capacity)
+        operations = ControlOperations(router, pump)
         pump.subscribe(call_log.handle_event)
         pump.subscribe(operations.handle_event)
         minutes = MinuteWatch()
-        _export(registry, switchboard, admission, link, pool, minutes)
+        _export(registry, router, admission, link, pool, minutes)
         info = LinkInfo(shared.cluster, (str(advertised),))
         app = control_app(admission, operations, info, keys.control, networks)
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
             nursery.start_soon(pump.run)
-            nursery.start_soon(follow_wall_clock, switchboard.set_unix_offset)
-            nursery.start_soon(_count_minutes, switchboard, minutes)
+            nursery.start_soon(follow_wall_clock, router.set_unix_offset)
+            nursery.start_soon(_count_minutes, router, minutes)
             control = await nursery.start(partial(serve_http, app, *settings.control, is_shared=lambda host: True))
             if shared.admin is not None:
                 await nursery.start(
                     partial(
-                        serve_admin,
-                        shared.admin,
-                        lambda: True,
-                        admission.is_ready,
-                        registry,
-                        names=shared.admin_name,
+                        serve_admin, shared.admin, lambda: True, admission.is_ready, registry, names=shared.admin_name
                     )
                 )
             ports = TransceiverPorts(f"http://{Address(*control)}", bound)
@@ -104,9 +97,9 @@ async def serve_transceiver(
             nursery.cancel_scope.cancel()
 
 
-async def _count_minutes(switchboard: Switchboard, minutes: MinuteWatch) -> None:
+async def _count_minutes(router: CallRouter, minutes: MinuteWatch) -> None:
     while True:
-        switchboard.inspect(minutes.look, trio.current_time())
+        router.inspect(minutes.look, trio.current_time())
         await trio.sleep(LOOK_SECONDS)
 
 
@@ -114,10 +107,10 @@ def _describe(control_url: str, link: LinkInfo, admission: Admission) -> Registe
     return Registered(control_url, link, admission.load)
 
 
-def _switchboard(cluster: int, networks: ClusterNetworks, keys: KeyRing, advertised: Address) -> Switchboard:
+def _call_router(cluster: int, networks: ClusterNetworks, keys: KeyRing, advertised: Address) -> CallRouter:
     owner = Owner(cluster, networks.host_of(cluster, advertised.host), advertised.port)
     ahead = unix_offset()
-    return Switchboard(
+    return CallRouter(
         owner,
         RouteTokens(keys.route),
         LinkKeys(keys.link),
@@ -130,22 +123,22 @@ def _switchboard(cluster: int, networks: ClusterNetworks, keys: KeyRing, adverti
 
 def _export(
     registry: CollectorRegistry,
-    switchboard: Switchboard,
+    router: CallRouter,
     admission: Admission,
     link: BatchSocket,
     pool: BackendPool,
     minutes: MinuteWatch,
 ) -> None:
     export_counters(registry, "antiphon_transceiver", minutes.counters)
-    export_counters(registry, "antiphon_transceiver_link", switchboard.counters)
-    export_counters(registry, "antiphon_transceiver_relays", switchboard.relays.counters)
+    export_counters(registry, "antiphon_transceiver_link", router.counters)
+    export_counters(registry, "antiphon_transceiver_relays", router.relays.counters)
     export_counters(registry, "antiphon_transceiver_socket", link.counters)
-    export_counters(registry, "antiphon_transceiver_paths", switchboard.paths.counters)
+    export_counters(registry, "antiphon_transceiver_paths", router.paths.counters)
     export_counters(registry, "antiphon_transceiver_backend", pool.counters)
-    export_gauge(registry, "antiphon_calls", "Calls at this moment", lambda: len(switchboard))
+    export_gauge(registry, "antiphon_calls", "Calls at this moment", lambda: len(router))
     export_gauge(registry, "antiphon_transceiver_capacity", "Calls at once, at most", lambda: admission.load.capacity)
     export_gauge(
         registry, "antiphon_transceiver_draining", "1 while no new calls are taken", lambda: admission.load.draining
     )
-    export_gauge(registry, "antiphon_transceiver_relays", "Relays that are heard", lambda: switchboard.relays.live)
-    export_gauge(registry, "antiphon_transceiver_paths", "Entries of the path table", lambda: len(switchboard.paths))
+    export_gauge(registry, "antiphon_transceiver_relays", "Relays that are heard", lambda: router.relays.live)
+    export_gauge(registry, "antiphon_transceiver_paths", "Entries of the path table", lambda: len(router.paths))

@@ -34,7 +34,7 @@ from antiphon_transceiver.backends.call import BackendCall, InboundFrame
 from antiphon_transceiver.budget import EVENT, frame_price
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_table import CallTable
-from antiphon_transceiver.counters import SwitchboardCounters
+from antiphon_transceiver.counters import CallRouterCounters
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
@@ -102,7 +102,7 @@ class CallRaised(NamedTuple):
 Event = CallConnected | CallThrottled | CallReported | CallEnded | CallRaised | relays.Event
 
 
-class Switchboard:
+class CallRouter:
     """Every call of one process. `unix_offset` added to `now` gives Unix time, `ntp_offset` NTP time, in seconds. NTP
     time stays what it was when somebody sets the wall clock: callers compare one report with another."""
 
@@ -117,7 +117,7 @@ class Switchboard:
         unix_offset: float,
         ntp_offset: float,
     ) -> None:
-        self.counters = SwitchboardCounters()
+        self.counters = CallRouterCounters()
         self.paths: OwnershipTable[Call] = OwnershipTable()
         self.relays = Relays(owner)
         self.tokens = OwnTokens(owner, tokens, random)
@@ -320,7 +320,7 @@ class Switchboard:
         try:
             result = action(*arguments)
             if not call.failed:
-                self._settle(call, now)
+                self._flush(call, now)
             return result
         except Exception as error:  # a failure in one call never touches another
             self._fail(call, error, now)
@@ -328,7 +328,7 @@ class Switchboard:
 
     # Downlink
 
-    def _settle(self, call: Call, now: float) -> None:
+    def _flush(self, call: Call, now: float) -> None:
         """Carry on what a call's session has to say, and note when it wants to be woken."""
         session = call.session
         while (transmit := session.poll_transmit()) is not None:
@@ -340,7 +340,7 @@ class Switchboard:
         while (event := session.poll_event()) is not None:
             self._handle(call, event, now)
         if session.ended is None:
-            call.settle()
+            call.return_credit()
         self._deadlines.set(call, session.poll_timeout())
 
     def _handle(self, call: Call, event: events.Event, now: float) -> None:
@@ -445,12 +445,12 @@ class Switchboard:
                     self.counters.rerouted += reroute(moved, self.relays)
                 case relays.IngressLost(ingress):
                     for call in list(self._calls):
-                        self._enter(call, now, self._divert, call, ingress, now)
+                        self._enter(call, now, self._switch_ingress, call, ingress, now)
 
     def _routes(self) -> Iterator[Route]:
         return (route for call in self._calls for route in call.routes.values())
 
-    def _divert(self, call: Call, ingress: int, now: float) -> None:
+    def _switch_ingress(self, call: Call, ingress: int, now: float) -> None:
         """Have a call send over another ingress than one that is lost, if it can."""
         before = call.session.agent.selected
         call.session.unreachable(ingress, now)
