@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from antiphon_relay.fair_share import RESERVED_CONFIRMED, RESERVED_PROVISIONAL, RESERVED_UNKNOWN
 from antiphon_relay.flows import PACKETS_AT_ONCE, PACKETS_WINDOW
 from antiphon_relay.forwarder import MAX_OWNERS, OWNER_CHECKS_AT_ONCE, TOKEN_CHECKS_AT_ONCE, TOKEN_CHECKS_PER_SECOND
-from antiphon_relay.shares import SPARED_CONFIRMED, SPARED_PROVISIONAL, SPARED_UNKNOWN
 from support.sim.relay_harness import Relay, Seen, Transceiver, binding_request, client
 
 RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
@@ -146,21 +146,21 @@ def test_under_pressure_confirmed_flows_go_first_then_provisional_then_unknown()
         owner.confirm(client(number))
     addresses = {flow.key: address for address, flow in ingress.flows.items()}
 
-    def passed(numbers: Sequence[int], *, pressed: bool) -> int:
+    def passed(numbers: Sequence[int], *, overloaded: bool) -> int:
         batch = [
             (binding_request(owner.token(n)), addresses.get(client(n).encode(), b"\2\0" + bytes(14))) for n in numbers
         ]
-        relay.core.forward_uplink(ingress, batch, relay.now, pressed=pressed)
+        relay.core.forward_uplink(ingress, batch, relay.now, overloaded=overloaded)
         count = len(relay.core.link_outbox)
         relay.core.link_outbox.clear()
         return count
 
     unknown = range(300, 400)
-    assert [passed(numbers, pressed=False) for numbers in (confirmed, provisional, unknown)] == [100, 100, 100]
-    expected = [SPARED_UNKNOWN, SPARED_PROVISIONAL, len(confirmed)]
-    assert [passed(numbers, pressed=True) for numbers in (unknown, provisional, confirmed)] == expected
-    assert passed([*unknown, *provisional, *confirmed], pressed=True) == sum(expected)
-    assert passed([confirmed[0]] * 60, pressed=True) == SPARED_CONFIRMED
+    assert [passed(numbers, overloaded=False) for numbers in (confirmed, provisional, unknown)] == [100, 100, 100]
+    expected = [RESERVED_UNKNOWN, RESERVED_PROVISIONAL, len(confirmed)]
+    assert [passed(numbers, overloaded=True) for numbers in (unknown, provisional, confirmed)] == expected
+    assert passed([*unknown, *provisional, *confirmed], overloaded=True) == sum(expected)
+    assert passed([confirmed[0]] * 60, overloaded=True) == RESERVED_CONFIRMED
 
 
 def test_under_pressure_media_of_confirmed_flows_leaves_first_and_requests_last() -> None:
@@ -177,7 +177,7 @@ def test_under_pressure_media_of_confirmed_flows_leaves_first_and_requests_last(
         (early, addresses[client(1).encode()]),
         (late, addresses[client(2).encode()]),
     ]
-    relay.core.forward_uplink(ingress, batch, relay.now, pressed=True)
+    relay.core.forward_uplink(ingress, batch, relay.now, overloaded=True)
     assert [seen.data for seen in relay.drain()] == [late, early, request]
 
 

@@ -29,8 +29,10 @@ RTP = b"\x80\x6frtp"
 class Fragile(Forwarder):
     """Raises over a packet, with what was to be sent left in its outbox, or leaves what no socket can send."""
 
-    def forward_uplink(self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, pressed: bool = False) -> None:
-        super().forward_uplink(ingress, batch, now, pressed=pressed)
+    def forward_uplink(
+        self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, overloaded: bool = False
+    ) -> None:
+        super().forward_uplink(ingress, batch, now, overloaded=overloaded)
         if any(data == POISON for data, _ in batch):
             self.link_outbox.append((b"", b"an address of no family"))
         if any(data == POISON[:-1] for data, _ in batch):

@@ -43,10 +43,10 @@ from antiphon_common.sockaddr import decode_address, encode_address, from_port_a
 from antiphon_common.stun import peek_username
 from antiphon_relay.cache import WRITE_INTERVAL, FlowCache
 from antiphon_relay.disowned import DisownedTokens
+from antiphon_relay.fair_share import FairShareLimiter
 from antiphon_relay.flows import BINDING_REQUEST, PATH_HEAD_SIZE, Datagram, Flow, FlowTable, Ingress
 from antiphon_relay.limits import Bucket, BucketArray
 from antiphon_relay.redirects import Redirects
-from antiphon_relay.shares import Shares
 
 LINK = 0
 """The ingress id that stands for the link; public addresses have others."""
@@ -154,8 +154,8 @@ class Forwarder:
         self._owners: dict[bytes, _Owner] = {}
         self._owner_of: dict[bytes, _Owner] = {}
         self._transceivers: set[bytes] = set()
-        self._uplink_shares = {head: Shares() for head in self.ingresses}
-        self._downlink_shares = Shares()
+        self._uplink_limiters = {head: FairShareLimiter() for head in self.ingresses}
+        self._downlink_limiter = FairShareLimiter()
         self._boot_id = int.from_bytes(random(8), "big")
         self._hello = b""
         self._away: tuple[int, ...] = ()
@@ -175,12 +175,14 @@ class Forwarder:
 
     # Batches
 
-    def forward_uplink(self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, pressed: bool = False) -> None:
-        """Take clients' datagrams, with their sources, into `link_outbox`. `pressed` says that they come faster
+    def forward_uplink(
+        self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, overloaded: bool = False
+    ) -> None:
+        """Take clients' datagrams, with their sources, into `link_outbox`. `overloaded` says that they come faster
         than they can be moved."""
-        shares = self._uplink_shares[ingress.head]
-        if pressed or shares.active:
-            kept = shares.cut_uplink(ingress.flows, batch, now, pressed=pressed)
+        limiter = self._uplink_limiters[ingress.head]
+        if overloaded or limiter.active:
+            kept = limiter.limit_uplink(ingress.flows, batch, now, overloaded=overloaded)
             self.counters.shed += len(batch) - len(kept)
             batch = kept
         flows, outbox = ingress.flows, self.link_outbox
@@ -202,11 +204,11 @@ class Forwarder:
                 self.counters.unknown += 1
         self.counters.uplink += len(outbox) - before
 
-    def forward_downlink(self, batch: Sequence[Datagram], now: float, *, pressed: bool = False) -> None:
+    def forward_downlink(self, batch: Sequence[Datagram], now: float, *, overloaded: bool = False) -> None:
         """Take link datagrams, with their sources, into the outboxes of the ingresses."""
         by_header = self.flows.by_header
-        if pressed or self._downlink_shares.active:
-            kept = self._downlink_shares.cut_downlink(by_header, batch, now, pressed=pressed)
+        if overloaded or self._downlink_limiter.active:
+            kept = self._downlink_limiter.limit_downlink(by_header, batch, now, overloaded=overloaded)
             self.counters.shed_downlink += len(batch) - len(kept)
             batch = kept
         forwarded = 0

@@ -26,7 +26,7 @@ GATHER_ABOVE = 10_000.0
 """Packets a second from which on they are let gather: four for each nap."""
 NAP_SECONDS = 0.0004
 """What gathering adds to a packet's delay at most."""
-PRESSED_AFTER = 4
+OVERLOADED_AFTER = 4
 """Whole batches of one socket in a row that mean more than a gathered heap: the loop is not keeping up."""
 SETTLE_SECONDS = 0.04
 """How long clients' packets wait in the kernel after the first HELLO: a transceiver answers it within two of its
@@ -177,7 +177,7 @@ class PacketLoop:
             nonlocal full_batches
             batch = receive()
             full_batches = full_batches + 1 if len(batch) == BATCH else 0
-            forwarder.forward_uplink(ingress, batch, now, pressed=full_batches >= PRESSED_AFTER)
+            forwarder.forward_uplink(ingress, batch, now, overloaded=full_batches >= OVERLOADED_AFTER)
             if forwarder.link_outbox:
                 link.send(forwarder.link_outbox)
                 forwarder.link_outbox.clear()
@@ -190,7 +190,7 @@ class PacketLoop:
     def _receive_link(self, now: float) -> int:
         batch = self._link.receive()
         self._full_batches = self._full_batches + 1 if len(batch) == BATCH else 0
-        self._forwarder.forward_downlink(batch, now, pressed=self._full_batches >= PRESSED_AFTER)
+        self._forwarder.forward_downlink(batch, now, overloaded=self._full_batches >= OVERLOADED_AFTER)
         for ingress, sock in self._media:
             if ingress.outbox:
                 sock.send(ingress.outbox)

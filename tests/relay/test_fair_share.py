@@ -53,17 +53,17 @@ class Overload:
                         queue.append(datagrams[int(due[index] * rate) % len(datagrams)])
             batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
             full = full + 1 if len(batch) == BATCH else 0
-            out = self._forward(batch, pressed=full >= 4)
+            out = self._forward(batch, overloaded=full >= 4)
             came.update(data[-1] for data, _ in out if counts)
             self.relay.now += max(1e-4, len(batch) * READ_SECONDS + len(out) * FORWARD_SECONDS)
         return [came[index] / offered[index] for index in range(len(self.offers))]
 
-    def _forward(self, batch: list[Datagram], *, pressed: bool) -> list[Datagram]:
+    def _forward(self, batch: list[Datagram], *, overloaded: bool) -> list[Datagram]:
         core, now = self.relay.core, self.relay.now
         if self._upwards:
-            core.forward_uplink(self._ingress, batch, now, pressed=pressed)
+            core.forward_uplink(self._ingress, batch, now, overloaded=overloaded)
         else:
-            core.forward_downlink(batch, now, pressed=pressed)
+            core.forward_downlink(batch, now, overloaded=overloaded)
         outbox = core.link_outbox if self._upwards else self._ingress.outbox
         out = outbox.copy()
         outbox.clear()
