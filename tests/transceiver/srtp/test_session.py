@@ -32,7 +32,7 @@ def sessions(profile: SrtpProfile) -> tuple[SrtpSession, SrtpSession]:
 Sessions = tuple[SrtpSession, SrtpSession]
 
 
-def test_each_side_reads_the_other(sessions: Sessions) -> None:
+def test_each_side_unprotects_the_packets_of_the_other(sessions: Sessions) -> None:
     for sender, receiver in (sessions, sessions[::-1]):
         for sequence in range(3):
             protected = sender.protect_rtp(rtp(sequence))
@@ -41,7 +41,7 @@ def test_each_side_reads_the_other(sessions: Sessions) -> None:
         assert receiver.unprotect_rtcp(sender.protect_rtcp(RTCP)) == RTCP
 
 
-def test_nobody_reads_their_own(sessions: Sessions) -> None:
+def test_a_session_does_not_unprotect_its_own_packets(sessions: Sessions) -> None:
     client, _ = sessions
     with pytest.raises(SrtpError):
         client.unprotect_rtp(client.protect_rtp(rtp(0)))
@@ -95,7 +95,7 @@ def test_replays_are_refused(sessions: Sessions) -> None:
     assert server.counters.unauthentic == 0
 
 
-def test_late_packets_are_read_across_the_wrap(sessions: Sessions) -> None:
+def test_late_packets_are_unprotected_across_the_wrap(sessions: Sessions) -> None:
     client, server = sessions
     order = [65530, 65535, 65536, 65533, 65540, 65534, 65537, 65531]
     packets = {index: client.protect_rtp(rtp(index)) for index in sorted(order)}
@@ -109,13 +109,13 @@ def test_a_long_stream_with_gaps_keeps_its_rollover_counter(sessions: Sessions) 
         assert server.unprotect_rtp(client.protect_rtp(rtp(index))) == rtp(index)
 
 
-def test_forgeries_neither_move_the_window_nor_take_room(sessions: Sessions) -> None:
+def test_forged_packets_neither_move_the_replay_window_nor_take_a_context(sessions: Sessions) -> None:
     client, server = sessions
     server.unprotect_rtp(client.protect_rtp(rtp(1)))
     for ssrc in range(1000):
         with pytest.raises(SrtpError):
             server.unprotect_rtp(rtp(30_000, ssrc=ssrc) + bytes(16))
-    for _ in range(4):  # would carry a window past the wrap, if forgeries moved it
+    for _ in range(4):  # would move the window past the wrap, if a forged packet moved it
         with pytest.raises(SrtpError):
             server.unprotect_rtp(rtp(30_000) + bytes(16))
     assert server.counters.unauthentic == 1004
@@ -136,12 +136,12 @@ def test_contexts_are_bounded_and_sources_are_not(sessions: Sessions) -> None:
 
 
 def test_packets_of_an_evicted_source_cannot_be_replayed(sessions: Sessions) -> None:
-    """RFC 3711 §3.3.2: a recording of the call stays useless however many sources came after it."""
+    """However many sources came after them (RFC 3711 §3.3.2)."""
     client, server = sessions
     packets = [client.protect_rtp(rtp(sequence)) for sequence in range(300)]
     reports = [client.protect_rtcp(RTCP) for _ in range(200)]
     for sequence, packet in enumerate(packets):
-        if sequence % 7:  # those that were lost cannot be told from those that came
+        if sequence % 7:  # packets that were lost are refused as well
             server.unprotect_rtp(packet)
     for report in reports:
         server.unprotect_rtcp(report)
@@ -157,7 +157,7 @@ def test_packets_of_an_evicted_source_cannot_be_replayed(sessions: Sessions) -> 
 
 
 @pytest.mark.parametrize("reached", [5, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 3 * 0x10000 + 77])
-def test_an_evicted_source_comes_back_and_goes_on(sessions: Sessions, reached: int) -> None:
+def test_an_evicted_source_that_returns_continues_its_indices(sessions: Sessions, reached: int) -> None:
     """On both sides: no index is used twice, and the rollover counters stay equal."""
     client, server = sessions
     for index in [*range(0, reached, 0x7000), reached]:
@@ -179,7 +179,7 @@ def test_an_evicted_source_comes_back_and_goes_on(sessions: Sessions, reached: i
     assert server.unprotect_rtp(client.protect_rtp(rtp(reached + 0x7000))) == rtp(reached + 0x7000)
 
 
-def test_only_an_authentic_packet_evicts_or_brings_back(sessions: Sessions) -> None:
+def test_only_an_authentic_packet_evicts_or_restores_a_source(sessions: Sessions) -> None:
     client, server = sessions
     late = {ssrc: client.protect_rtp(rtp(4, ssrc=ssrc)) for ssrc in (0, 1)}
     for ssrc in range(MAX_STREAMS + 1):
@@ -204,7 +204,7 @@ def test_a_forged_packet_is_tried_twice_at_most(sessions: Sessions, sequence: in
         with pytest.raises(SrtpError):
             server.unprotect_rtp(rtp(sequence + 1, ssrc=ssrc) + bytes(16))
 
-    refuse(0)  # the cipher of sources that come back is made once
+    refuse(0)  # the cipher of sources that return is made once
     for ssrc in (2 * MAX_STREAMS - 1, 0, 5000):
         assert work_of(lambda ssrc=ssrc: refuse(ssrc)).calls <= 100  # type: ignore[misc]
 
@@ -230,7 +230,7 @@ def test_only_a_source_without_a_context_is_tried_with_the_next_rollover_counter
         assert len(tried) == expected
 
 
-def test_when_no_more_sources_can_be_remembered_new_ones_are_refused(
+def test_new_sources_are_refused_when_no_more_evicted_ones_can_be_kept(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("antiphon_transceiver.srtp.evicted.MAX_EVICTED", 10)
@@ -245,7 +245,7 @@ def test_when_no_more_sources_can_be_remembered_new_ones_are_refused(
     assert server.counters.streams_refused == 1
     for ssrc, sequence in ((0, 1), (last - 1, 1), (0, 2), (11, 1)):
         packet = rtp(sequence, ssrc=ssrc)
-        assert server.unprotect_rtp(client.protect_rtp(packet)) == packet, "sources that were there are heard still"
+        assert server.unprotect_rtp(client.protect_rtp(packet)) == packet, "sources that are kept are still accepted"
 
 
 @pytest.mark.parametrize(("first", "lost"), [(65500, 50), (65535, 1), (65535, 0x7FFF), (40000, 0x10000 - 40000)])
@@ -258,8 +258,8 @@ def test_a_source_whose_number_wrapped_before_its_first_packet_arrived(
     packets = [client.protect_rtp(rtp(first + number)) for number in range(lost)]
     if report_first:
         server.unprotect_rtcp(client.protect_rtcp(RTCP))
-    heard = first + lost
-    for index in (heard, heard + 2, *range(heard + 0x7000, heard + 0x20000, 0x7000)):
+    received = first + lost
+    for index in (received, received + 2, *range(received + 0x7000, received + 0x20000, 0x7000)):
         assert server.unprotect_rtp(client.protect_rtp(rtp(index))) == rtp(index)
     assert server.unprotect_rtcp(client.protect_rtcp(RTCP)) == RTCP
     for packet in packets:
@@ -268,7 +268,7 @@ def test_a_source_whose_number_wrapped_before_its_first_packet_arrived(
 
 
 @pytest.mark.parametrize("back", ["evicted", "wrapped"])
-def test_every_bit_of_a_source_that_is_new_again_counts(sessions: Sessions, back: str) -> None:
+def test_every_bit_of_a_packet_of_a_restored_source_is_authenticated(sessions: Sessions, back: str) -> None:
     client, server = sessions
     if back == "evicted":
         server.unprotect_rtp(client.protect_rtp(rtp(65_534)))
@@ -288,7 +288,7 @@ def test_every_bit_of_a_source_that_is_new_again_counts(sessions: Sessions, back
     assert server.unprotect_rtcp(report) == RTCP
 
 
-def test_late_packets_from_before_the_wrap_that_was_missed_are_read(sessions: Sessions) -> None:
+def test_late_packets_from_before_a_missed_wrap_are_unprotected(sessions: Sessions) -> None:
     client, server = sessions
     early = [client.protect_rtp(rtp(index)) for index in range(65530, 65536)]
     assert server.unprotect_rtp(client.protect_rtp(rtp(65536))) == rtp(65536)
@@ -306,7 +306,7 @@ def test_a_new_source_starts_its_own_count(sessions: Sessions) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_mutated_packets_are_refused_and_leave_no_trace(sessions: Sessions, seed: int) -> None:
+def test_mutated_packets_are_refused_and_change_no_state(sessions: Sessions, seed: int) -> None:
     client, server = sessions
     print("seed", seed)
     rng = random.Random(seed)

@@ -1,14 +1,14 @@
 """AES128_CM_HMAC_SHA1_80 (RFC 3711 §4.1.1, §4.2.1) on libsrtp.
 
-libsrtp keeps indices of its own and lets nobody set them, so both countings must stay equal. They do, because
+libsrtp keeps packet indices of its own and offers no way to set them, so both counts must stay equal. They do, because
 
 - both follow RFC 3711 §3.3.1, from rollover counter zero for a source's first packet;
-- libsrtp sees only packets that passed our check first, and its windows are as wide as ours, so it refuses none as old;
-- both move on the same packets: received ones that libsrtp finds authentic, and sent ones that it protects. (One that
-  it refuses leaves it a packet behind, and an estimate errs only 2^15 packets behind.)
+- libsrtp gets only packets that passed our check first, and its windows are as wide as ours, so it refuses none as old;
+- both advance on the same packets: received ones that libsrtp finds authentic, and sent ones that it protects. (A
+  packet that it refuses leaves its count one behind; an estimate fails only at 2^15 packets behind.)
 
-A source whose count does not begin at zero goes by `indexed` instead. libsrtp counts SRTCP indices from 1 where we
-count from 0; they travel, so only that each is new matters.
+A source whose index does not begin at zero uses `indexed` instead. libsrtp counts SRTCP indices from 1, we count from
+0. The index is in the packet, so both are right as long as none repeats.
 """
 
 from contextlib import suppress
@@ -23,15 +23,18 @@ from antiphon_transceiver.srtp.streams import WINDOW_SIZE
 TAG_SIZE = 10
 MAX_CLEAR_SIZE = 1352
 MAX_PROTECTED_SIZE = 1500
-"""pylibsrtp works in a buffer of 1500 bytes, and on sending wants up to 148 of it kept free."""
+"""pylibsrtp works in a buffer of 1500 bytes, and keeps up to 148 of it free when it protects."""
 
 
 class CounterModeTransform:
-    """Protects one direction under its master keys; libsrtp derives the session keys."""
+    """AES-CM with HMAC-SHA1 for one direction, as a `Transform`.
+
+    Made with the direction's master keys; libsrtp derives the session keys from them.
+    """
 
     rtp_overhead = TAG_SIZE
     rtcp_index_end = TAG_SIZE
-    """Bytes behind the SRTCP index: the tag comes last (RFC 3711 §3.4)."""
+    """Bytes after the SRTCP index: the tag is last (RFC 3711 §3.4)."""
     rtcp_overhead = 4 + TAG_SIZE
 
     def __init__(self, master: Keys, *, inbound: bool) -> None:
@@ -47,15 +50,22 @@ class CounterModeTransform:
 
     @property
     def indexed(self) -> IndexedCounterMode:
+        """The same cipher with explicit indices, made at its first use."""
         if self._indexed is None:
             self._indexed = IndexedCounterMode(self._master)
         return self._indexed
 
     def forget(self, ssrc: int) -> None:
-        with suppress(Error):  # libsrtp never saw a source that went by `indexed` from its first packet
+        """Free what libsrtp keeps for a source."""
+        with suppress(Error):  # libsrtp has no source that used `indexed` from its first packet
             self._session.remove_stream(ssrc)
 
     def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes:
+        """Return the SRTP packet.
+
+        Raises:
+            LocalProtocolError: The packet has more than `MAX_CLEAR_SIZE` bytes, or libsrtp refuses it.
+        """
         if len(packet) > MAX_CLEAR_SIZE:
             raise LocalProtocolError(f"an RTP packet of {len(packet)} bytes is too long")
         try:
@@ -72,6 +82,11 @@ class CounterModeTransform:
             return None
 
     def protect_rtcp(self, packet: bytes, ssrc: int, index: int) -> bytes:
+        """Return the SRTCP packet.
+
+        Raises:
+            LocalProtocolError: The packet has more than `MAX_CLEAR_SIZE` bytes, or libsrtp refuses it.
+        """
         if len(packet) > MAX_CLEAR_SIZE:
             raise LocalProtocolError(f"an RTCP packet of {len(packet)} bytes is too long")
         try:

@@ -11,11 +11,14 @@ ENCRYPTED_FLAG = 0x80000000
 
 
 class GcmTransform:
-    """Protects one direction under the session keys of RTP and of RTCP."""
+    """AES-GCM for one direction, as a `Transform`.
+
+    Made with the direction's session keys for RTP and for RTCP.
+    """
 
     rtp_overhead = TAG_SIZE
     rtcp_index_end = 0
-    """Bytes behind the SRTCP index: with AES-GCM it comes last (RFC 7714 §9.2)."""
+    """Bytes after the SRTCP index: with AES-GCM the index is last (RFC 7714 §9.2)."""
     rtcp_overhead = TAG_SIZE + 4
 
     def __init__(self, rtp: Keys, rtcp: Keys) -> None:
@@ -26,10 +29,11 @@ class GcmTransform:
 
     @property
     def indexed(self) -> "GcmTransform":
+        """This transform: it uses the index of its caller for every source."""
         return self
 
     def forget(self, ssrc: int) -> None:
-        """Nothing is kept of a source."""
+        """Do nothing: this transform keeps no state for a source."""
 
     def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes:
         nonce = (self._rtp_salt ^ (ssrc << 48 | index)).to_bytes(12, "big")  # RFC 7714 §8.1
@@ -55,7 +59,7 @@ class GcmTransform:
         try:
             if trailer[0] & 0x80:
                 return body[:8] + self._rtcp.decrypt(nonce, body[8:], body[:8] + trailer)
-            # RFC 7714 §9.3: a peer may authenticate RTCP without encrypting it.
+            # The E bit is clear: the packet is authenticated but not encrypted (RFC 7714 §9.3).
             clear = body[:-TAG_SIZE]
             self._rtcp.decrypt(nonce, body[-TAG_SIZE:], clear + trailer)
         except InvalidTag:

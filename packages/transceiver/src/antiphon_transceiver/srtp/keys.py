@@ -1,4 +1,4 @@
-"""Master keys out of DTLS (RFC 5764 §4.2) and session keys out of those (RFC 3711 §4.3)."""
+"""Derives SRTP master keys from DTLS (RFC 5764 §4.2), and session keys from master keys (RFC 3711 §4.3)."""
 
 from enum import IntEnum
 from typing import NamedTuple
@@ -9,11 +9,14 @@ from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 
 EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
-"""What DTLS exports the master keys under (RFC 5764 §4.2)."""
+"""The label under which DTLS exports the master keys (RFC 5764 §4.2)."""
 
 
 class Label(IntEnum):
-    """What a session key is for (RFC 3711 §4.3.1, §4.3.2)."""
+    """The label of a session key (RFC 3711 §4.3.1, §4.3.2).
+
+    Pass one to `derive`, to select what the key is for.
+    """
 
     RTP_ENCRYPTION = 0
     RTP_AUTHENTICATION = 1
@@ -24,7 +27,10 @@ class Label(IntEnum):
 
 
 class Keys(NamedTuple):
-    """A key and its salt: a direction's master pair, or the session pair of RTP or RTCP."""
+    """A key and its salt: the master pair of a direction, or its session pair for RTP or RTCP.
+
+    `split_keying_material` returns master pairs, `derive_pair` session pairs. The text form shows neither.
+    """
 
     key: bytes
     salt: bytes
@@ -34,12 +40,16 @@ class Keys(NamedTuple):
 
 
 def keying_material_length(profile: SrtpProfile) -> int:
-    """Return how many bytes to export from DTLS under `EXPORTER_LABEL`."""
+    """Return the number of bytes to export from DTLS under `EXPORTER_LABEL`."""
     return 2 * (profile.key_length + profile.salt_length)
 
 
 def split_keying_material(profile: SrtpProfile, exported: bytes) -> tuple[Keys, Keys]:
-    """Return the master keys of the DTLS client's packets, then of the server's (RFC 5764 §4.2)."""
+    """Return the master keys for the packets of the DTLS client, then for those of the server (RFC 5764 §4.2).
+
+    Raises:
+        LocalProtocolError: `exported` has not `keying_material_length(profile)` bytes.
+    """
     if len(exported) != keying_material_length(profile):
         raise LocalProtocolError(f"{len(exported)} bytes of keying material do not fit {profile.name}")
     key, salt = profile.key_length, profile.salt_length
@@ -48,10 +58,10 @@ def split_keying_material(profile: SrtpProfile, exported: bytes) -> tuple[Keys, 
 
 
 def derive(master: Keys, label: Label, length: int) -> bytes:
-    """Return `length` bytes of the AES-CM key stream that `label` selects; the key derivation rate is zero.
+    """Return a session key of `length` bytes (RFC 3711 §4.3.1); the key derivation rate is zero.
 
-    The 12-byte salts of RFC 7714 §11 count as 14 bytes that end in zeros. With a 32-byte master key this is
-    AES_256_CM_PRF (RFC 6188 §3.1).
+    A salt of 12 bytes is extended to 14 with zeros (RFC 7714 §11). A master key of 32 bytes selects AES_256_CM_PRF
+    (RFC 6188 §3.1).
     """
     salt = int.from_bytes(master.salt.ljust(14, b"\0"), "big")
     counter = (salt ^ label << 48) << 16
@@ -60,5 +70,5 @@ def derive(master: Keys, label: Label, length: int) -> bytes:
 
 
 def derive_pair(master: Keys, key_label: Label, salt_label: Label) -> Keys:
-    """Return session key and session salt, as long as the master's."""
+    """Return a session key and a session salt, each as long as the master's."""
     return Keys(derive(master, key_label, len(master.key)), derive(master, salt_label, len(master.salt)))

@@ -4,7 +4,10 @@ from enum import IntEnum
 
 
 class SrtpProfile(IntEnum):
-    """A protection profile by the number `use_srtp` gives it."""
+    """An SRTP protection profile, by its number in the use_srtp extension (RFC 5764 §4.1.2).
+
+    DTLS negotiates one; `SrtpSession` is made with it.
+    """
 
     AES128_CM_HMAC_SHA1_80 = 0x0001
     AEAD_AES_128_GCM = 0x0007
@@ -26,4 +29,4 @@ PREFERRED_PROFILES = (
     SrtpProfile.AEAD_AES_256_GCM,
     SrtpProfile.AES128_CM_HMAC_SHA1_80,
 )
-"""Best first: GCM whenever it is offered, since it costs half of what AES-CM does."""
+"""In order of preference: AES-GCM takes half the time of AES-CM."""

@@ -14,8 +14,8 @@ from antiphon_transceiver.srtp.streams import MAX_RTCP_INDEX, NOTHING_REACHED, R
 from antiphon_transceiver.srtp.transform import Transform
 
 MAX_STREAMS = 32
-"""Contexts of one direction at once. A call has one or two, but push-to-talk devices, holds and restarted encoders take
-a new source each time. The oldest context is evicted; `EvictedSources` keeps the replay protection of its source."""
+"""Cryptographic contexts of one direction. A call has one or two sources, but push-to-talk devices, holds and restarted
+encoders use a new one each time. The oldest context is evicted; `EvictedSources` keeps its replay protection."""
 
 _RTP_HEADER = struct.Struct("!BxH4xI")
 _RTP_HEADER_SIZE = 12
@@ -24,7 +24,7 @@ _RTCP_HEADER_SIZE = 8
 
 @dataclass(slots=True)
 class SrtpCounters:
-    """Packets received and refused, by reason."""
+    """Received packets that were refused, by reason. `SrtpSession.counters` holds one."""
 
     malformed: int = 0
     replayed: int = 0
@@ -33,11 +33,11 @@ class SrtpCounters:
 
 
 class SrtpSession:
-    """SRTP and SRTCP of one call.
+    """SRTP and SRTCP of one call, both directions.
 
-    `exported` is what DTLS exports under `EXPORTER_LABEL`, `keying_material_length(profile)` bytes; `is_client`
-    says whether we are the DTLS client. The methods take and return whole packets. Those that unprotect raise
-    SrtpError; those that protect raise LocalProtocolError, above all when an index would be used twice.
+    Make it when DTLS is connected. `exported` is the keying material exported under `EXPORTER_LABEL`, of
+    `keying_material_length(profile)` bytes; `is_client` is True if we are the DTLS client. Each method takes a whole
+    packet and returns a whole packet.
     """
 
     __slots__ = ("_inbound", "_outbound", "_received", "_received_before", "_sent", "_sent_before", "counters")
@@ -54,7 +54,11 @@ class SrtpSession:
         self.counters = SrtpCounters()
 
     def protect_rtp(self, packet: bytes) -> bytes:
-        """Return the SRTP packet of an RTP packet."""
+        """Return the SRTP packet of an RTP packet.
+
+        Raises:
+            LocalProtocolError: The packet is not RTP, its index was used before, or the key's last index was used.
+        """
         try:
             header_length, sequence, ssrc = _read_rtp_header(packet, 0)
         except SrtpError as error:
@@ -63,7 +67,11 @@ class SrtpSession:
         return stream.transform.protect_rtp(packet, header_length, ssrc, stream.take_rtp(sequence))
 
     def unprotect_rtp(self, packet: bytes) -> bytes:
-        """Return the RTP packet of an SRTP packet."""
+        """Return the RTP packet of an SRTP packet (RFC 3711 §3.3).
+
+        Raises:
+            SrtpError: The packet is malformed, replayed, not authentic, or of one source too many.
+        """
         try:
             header_length, sequence, ssrc = _read_rtp_header(packet, self._inbound.rtp_overhead)
         except SrtpError:
@@ -73,7 +81,7 @@ class SrtpSession:
         index = stream.estimate_rtp(sequence)
         if index is None:
             self.counters.replayed += 1
-            raise SrtpError(f"RTP packet {sequence} was seen before or is too old")
+            raise SrtpError(f"RTP packet {sequence} is replayed or too old")
         clear = stream.transform.unprotect_rtp(packet, header_length, ssrc, index)
         if clear is None and stream.may_have_wrapped(sequence):
             index += ROLLOVER
@@ -89,7 +97,11 @@ class SrtpSession:
         return clear
 
     def protect_rtcp(self, packet: bytes) -> bytes:
-        """Return the SRTCP packet of a compound RTCP packet."""
+        """Return the SRTCP packet of a compound RTCP packet.
+
+        Raises:
+            LocalProtocolError: The packet has less than 8 bytes, or the key's last index was used.
+        """
         if len(packet) < _RTCP_HEADER_SIZE:
             raise LocalProtocolError("an RTCP packet has at least 8 bytes")
         ssrc = int.from_bytes(packet[4:8], "big")
@@ -97,7 +109,11 @@ class SrtpSession:
         return stream.transform.protect_rtcp(packet, ssrc, stream.take_rtcp())
 
     def unprotect_rtcp(self, packet: bytes) -> bytes:
-        """Return the compound RTCP packet of an SRTCP packet."""
+        """Return the compound RTCP packet of an SRTCP packet (RFC 3711 §3.4).
+
+        Raises:
+            SrtpError: The packet is malformed, replayed, not authentic, or of one source too many.
+        """
         inbound = self._inbound
         if len(packet) < _RTCP_HEADER_SIZE + inbound.rtcp_overhead:
             self.counters.malformed += 1
@@ -108,7 +124,7 @@ class SrtpSession:
         stream = self._received.get(ssrc) or self._new_receive_stream(ssrc)
         if not stream.rtcp.check(index):
             self.counters.replayed += 1
-            raise SrtpError(f"RTCP packet {index} was seen before or is too old")
+            raise SrtpError(f"RTCP packet {index} is replayed or too old")
         clear = stream.transform.unprotect_rtcp(packet, ssrc, index)
         if clear is None:
             self.counters.unauthentic += 1
@@ -122,7 +138,7 @@ class SrtpSession:
         reached = self._sent_before.get(ssrc)
         if len(self._sent) >= MAX_STREAMS:
             if reached is None and self._sent_before.full:
-                raise LocalProtocolError("a call has sent from more sources than it can remember")
+                raise LocalProtocolError("the call has sent from too many sources")
             oldest = next(iter(self._sent))
             self._sent_before.add(oldest, self._sent.pop(oldest).reached)
             self._outbound.forget(oldest)
@@ -132,17 +148,17 @@ class SrtpSession:
         return stream
 
     def _new_receive_stream(self, ssrc: int) -> ReceiveStream:
-        """Return a stream that is kept only once a packet of it proved authentic."""
+        """Return a stream for a source without a context. It is kept once a packet of it is authentic."""
         reached = self._received_before.get(ssrc)
         if reached is not None:
             return ReceiveStream(self._inbound.indexed, reached)
         if len(self._received) >= MAX_STREAMS and self._received_before.full:
             self.counters.streams_refused += 1
-            raise SrtpError("a call has received from more sources than it can remember")
+            raise SrtpError("the call has received from too many sources")
         return ReceiveStream(self._inbound)
 
     def _keep_receive_stream(self, ssrc: int, stream: ReceiveStream) -> None:
-        """Keep the stream of an authentic packet; evict the oldest if there are too many."""
+        """Keep the stream of an authentic packet; evict the oldest stream if there are too many."""
         self._received_before.discard(ssrc)
         if len(self._received) >= MAX_STREAMS:
             oldest = next(iter(self._received))
@@ -161,7 +177,7 @@ def _make_transform(profile: SrtpProfile, master: Keys, *, inbound: bool) -> Tra
 
 
 def _read_rtp_header(packet: bytes, trailer: int) -> tuple[int, int, int]:
-    """Return header length, sequence number and SSRC; raise SrtpError unless `trailer` bytes follow the header."""
+    """Return header length, sequence number and SSRC; raise SrtpError unless `trailer` bytes fit after the header."""
     size = len(packet) - trailer
     if size < _RTP_HEADER_SIZE:
         raise SrtpError("RTP packet is too short")

@@ -1,7 +1,7 @@
 """Packet indices of one synchronisation source (SSRC), in one direction.
 
-An SRTP index is 48 bits: the sequence number that travels and the rollover counter (ROC) that both sides count. An
-SRTCP index is 31 bits and travels whole.
+An SRTP index has 48 bits: the sequence number in the packet, and the rollover counter (ROC) that both sides count. An
+SRTCP index has 31 bits, all of them in the packet.
 """
 
 from antiphon_common.errors import LocalProtocolError
@@ -10,8 +10,8 @@ from antiphon_transceiver.srtp.evicted import Reached
 from antiphon_transceiver.srtp.transform import Transform
 
 WINDOW_SIZE = 128
-"""Packets that may arrive late: 2.5 s of 20 ms frames, longer than any jitter buffer waits. libsrtp's
-window for SRTCP has this size too."""
+"""Packets of the replay window: 2.5 s of 20 ms frames, longer than any jitter buffer waits. libsrtp's window for SRTCP
+has the same size."""
 
 MAX_RTP_INDEX = (1 << 48) - 1
 MAX_RTCP_INDEX = (1 << 31) - 1
@@ -21,13 +21,13 @@ MAX_RTCP_INDEX = (1 << 31) - 1
 NOTHING_REACHED = Reached(-1, -1)
 
 ROLLOVER = 1 << 16
-"""What one rollover adds to an RTP index."""
+"""RTP indices of one rollover."""
 
 
 class SendStream:
-    """Hands out each index once, ever: with AES-GCM and AES-CM alike a repeated one would give the key stream away.
+    """The indices of a source that we send. It returns each index once, since a repeated one reveals the key stream.
 
-    Nothing up to what was `reached` is used again. `transform` is what protects its packets.
+    Take an index for each packet, and protect the packet with `transform`. Indices begin above those `reached`.
     """
 
     __slots__ = ("_next_rtcp", "_window", "transform")
@@ -39,10 +39,15 @@ class SendStream:
 
     @property
     def reached(self) -> Reached:
+        """The highest indices taken."""
         return Reached(self._window.highest, self._next_rtcp - 1)
 
     def take_rtp(self, sequence: int) -> int:
-        """Return the packet index of `sequence`; raise LocalProtocolError if it was, or may have been, used."""
+        """Return the packet index of `sequence`.
+
+        Raises:
+            LocalProtocolError: The index was used, or may have been used, or the key's last index was used.
+        """
         window = self._window
         index = window.highest + 1
         if index & 0xFFFF != sequence:
@@ -55,7 +60,11 @@ class SendStream:
         return index
 
     def take_rtcp(self) -> int:
-        """Return the next SRTCP index; raise LocalProtocolError after the last."""
+        """Return the next SRTCP index.
+
+        Raises:
+            LocalProtocolError: The key's last index was used.
+        """
         index = self._next_rtcp
         if index > MAX_RTCP_INDEX:
             raise LocalProtocolError("the key has protected all the packets it may")
@@ -64,9 +73,10 @@ class SendStream:
 
 
 class ReceiveStream:
-    """Estimates and remembers the indices received. Only an authenticated packet may be passed to an `accept`.
+    """The replay windows of a source that we receive (RFC 3711 §3.3.2).
 
-    Nothing up to what was `reached` is taken again. `transform` is what unprotects its packets.
+    Check an index, unprotect the packet with `transform`, and call `accept` only if the packet is authentic. Indices
+    up to those `reached` are refused.
     """
 
     __slots__ = ("rtcp", "rtp", "transform")
@@ -78,15 +88,19 @@ class ReceiveStream:
 
     @property
     def reached(self) -> Reached:
+        """The highest indices accepted."""
         return Reached(self.rtp.highest, self.rtcp.highest)
 
     def estimate_rtp(self, sequence: int) -> int | None:
-        """Return the packet index that `sequence` must have, or None when it was seen before or is too old."""
+        """Return the packet index of `sequence` (RFC 3711 §3.3.1), or None if it is replayed or too old."""
         window = self.rtp
         index = estimate_index(sequence, window.highest)
         return index if index <= MAX_RTP_INDEX and window.check(index) else None
 
     def may_have_wrapped(self, sequence: int) -> bool:
-        """Whether the first packet to come may belong to rollover 1: the stream began shortly before its number
-        wrapped, and what came before was lost. A number in the upper half would mean half a turn was lost."""
+        """Return True if the first packet received may belong to rollover 1.
+
+        That happens if the stream began shortly before its sequence number wrapped and those packets were lost. A
+        sequence number in the upper half would mean that more than 2^15 packets were lost.
+        """
         return self.rtp.highest < 0 and sequence < ROLLOVER // 2

@@ -1,4 +1,4 @@
-"""What a cipher offers to the streams it protects."""
+"""The interface of the ciphers that protect RTP and RTCP."""
 
 from typing import Protocol
 
@@ -6,15 +6,16 @@ from typing import Protocol
 class Transform(Protocol):
     """A cipher with its keys for one direction.
 
-    `index` is what `SendStream` or `ReceiveStream` found. Unprotecting returns None for what is not authentic.
+    Call it with the index that `SendStream` or `ReceiveStream` returned. A protected packet is longer by the overhead.
+    `unprotect_rtp` and `unprotect_rtcp` return None for a packet that is not authentic.
     """
 
     rtp_overhead: int
     """Bytes that protecting adds to a packet."""
     rtcp_overhead: int
-    """The same of RTCP: the tag and the four bytes of the index (RFC 3711 §3.4, RFC 7714 §9)."""
+    """Bytes that protecting adds to an RTCP packet: the tag and the index (RFC 3711 §3.4, RFC 7714 §9)."""
     rtcp_index_end: int
-    """Bytes behind the index of an RTCP packet: the tag follows it, or stands before it."""
+    """Bytes of an RTCP packet after the index: the size of the tag, or 0 if the tag is before the index."""
 
     def protect_rtp(self, packet: bytes, header_length: int, ssrc: int, index: int) -> bytes: ...
 
@@ -26,7 +27,7 @@ class Transform(Protocol):
 
     @property
     def indexed(self) -> "Transform":
-        """The same cipher for sources whose count does not begin at zero."""
+        """The same cipher for sources whose index does not begin at zero."""
 
     def forget(self, ssrc: int) -> None:
-        """Release what is kept of a source that was evicted."""
+        """Free what is kept for a source that was evicted."""

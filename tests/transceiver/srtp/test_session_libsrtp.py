@@ -1,4 +1,4 @@
-"""SRTP and SRTCP beside libsrtp: what one protects the other reads, for sources of every history."""
+"""SRTP and SRTCP against libsrtp: each side unprotects what the other protects, for sources of every history."""
 
 import random
 import struct
@@ -17,7 +17,7 @@ PROFILES = {
 
 
 class LibsrtpPeers:
-    """Our session as the DTLS server, and libsrtp as the client."""
+    """Our session as the DTLS server, and libsrtp sessions as the client."""
 
     def __init__(self, profile: SrtpProfile) -> None:
         exported = random.Random(profile).randbytes(keying_material_length(profile))
@@ -49,7 +49,7 @@ def rtcp(ssrc: int) -> bytes:
 
 
 @pytest.mark.parametrize("ssrc", [0, 1, 0x80000000, 0xFFFFFFFF])
-def test_rtcp_is_keyed_apart_from_rtp(peers: LibsrtpPeers, ssrc: int) -> None:
+def test_rtcp_has_other_keys_than_rtp(peers: LibsrtpPeers, ssrc: int) -> None:
     """RFC 3711 §4.3.2: other keys and, with GCM, another salt (RFC 7714 §9.1)."""
     for index in range(3):
         assert peers.reader.unprotect_rtcp(peers.ours.protect_rtcp(rtcp(ssrc))) == rtcp(ssrc)
@@ -58,7 +58,7 @@ def test_rtcp_is_keyed_apart_from_rtp(peers: LibsrtpPeers, ssrc: int) -> None:
         assert peers.ours.unprotect_rtp(peers.sender.protect(rtp(index, ssrc))) == rtp(index, ssrc)
 
 
-def test_a_source_that_wrapped_before_it_was_heard(peers: LibsrtpPeers) -> None:
+def test_a_source_that_wrapped_before_its_first_packet_was_received(peers: LibsrtpPeers) -> None:
     for index in range(65500, 65600):
         packet = peers.sender.protect(rtp(index, 7))
         if index >= 65550:
@@ -66,7 +66,7 @@ def test_a_source_that_wrapped_before_it_was_heard(peers: LibsrtpPeers) -> None:
     assert peers.ours.unprotect_rtcp(peers.sender.protect_rtcp(rtcp(7))) == rtcp(7)
 
 
-def test_sources_that_were_evicted_on_our_side_go_on(peers: LibsrtpPeers) -> None:
+def test_sources_that_were_evicted_on_our_side_continue(peers: LibsrtpPeers) -> None:
     last = 0x10000 + 5
     for index in (30_000, 60_000, last):
         assert peers.ours.unprotect_rtp(peers.sender.protect(rtp(index, 7))) == rtp(index, 7)
