@@ -80,8 +80,8 @@ def test_an_rtp_packet_up_to_the_message_for_the_backend() -> None:
     world.run(1)
     walk = median_walk(walks)
     print(walk)
-    assert len(walk.files) <= 24
-    assert walk.calls.total() <= 75
+    assert len(walk.files) <= 23
+    assert walk.calls.total() <= 72
 
 
 def test_a_frame_of_the_backend_down_to_the_rtp_packet() -> None:

@@ -297,6 +297,37 @@ def test_late_packets_from_before_a_missed_wrap_are_unprotected(sessions: Sessio
         server.unprotect_rtp(early[-1])
 
 
+def test_packets_in_order_are_refused_past_the_last_index(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like any other (RFC 3711 §9.2)."""
+    client, server = sessions
+    packets = [client.protect_rtp(rtp(index)) for index in range(8)]
+    for module in ("session", "streams"):
+        monkeypatch.setattr(f"antiphon_transceiver.srtp.{module}.MAX_RTP_INDEX", 5)
+    for index in range(6):
+        assert server.unprotect_rtp(packets[index]) == rtp(index)
+    for packet in packets[6:]:
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp(packet)
+
+
+@pytest.mark.parametrize("evicting", ["sent", "received"])
+def test_an_eviction_in_one_direction_leaves_the_same_ssrc_of_the_other(sessions: Sessions, evicting: str) -> None:
+    """Both sides may choose one SSRC. Its rollover counter in the other direction is kept."""
+    client, server = sessions
+    for index in (0x7000, 0xE000, 0x10005):
+        server.unprotect_rtp(client.protect_rtp(rtp(index)))
+        client.unprotect_rtp(server.protect_rtp(rtp(index)))
+    for ssrc in range(1000, 1000 + MAX_STREAMS):
+        if evicting == "sent":
+            server.protect_rtp(rtp(0, ssrc=ssrc))
+        else:
+            server.unprotect_rtp(client.protect_rtp(rtp(0, ssrc=ssrc)))
+    if evicting == "sent":
+        assert server.unprotect_rtp(client.protect_rtp(rtp(0x10006))) == rtp(0x10006)
+    else:
+        assert client.unprotect_rtp(server.protect_rtp(rtp(0x10006))) == rtp(0x10006)
+
+
 def test_a_new_source_starts_its_own_count(sessions: Sessions) -> None:
     client, server = sessions
     for index in range(65_000, 66_000, 100):
@@ -329,6 +360,20 @@ def test_junk_of_any_size_is_refused(sessions: Sessions, size: int) -> None:
             server.unprotect_rtp(bytes([first] * size))
         with pytest.raises(SrtpError):
             server.unprotect_rtcp(bytes([first] * size))
+
+
+def test_packets_too_short_for_header_and_tag_count_as_malformed(sessions: Sessions, profile: SrtpProfile) -> None:
+    """Nothing is decrypted of them."""
+    _, server = sessions
+    tag = 10 if profile is SrtpProfile.AES128_CM_HMAC_SHA1_80 else 16
+    for size in range(12 + tag):
+        with pytest.raises(SrtpError):
+            server.unprotect_rtp((b"\x80" + bytes(100))[:size])
+    assert (server.counters.malformed, server.counters.unauthentic) == (12 + tag, 0)
+    for size in range(8 + 4 + tag):
+        with pytest.raises(SrtpError):
+            server.unprotect_rtcp((b"\x80" + bytes(100))[:size])
+    assert (server.counters.malformed, server.counters.unauthentic) == (12 + tag + 8 + 4 + tag, 0)
 
 
 @pytest.mark.parametrize("packet", [b"", bytes(12), b"\x80" * 11, b"\x9f" + bytes(11)])

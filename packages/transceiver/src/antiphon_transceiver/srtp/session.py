@@ -10,7 +10,14 @@ from antiphon_transceiver.srtp.evicted import EvictedSources
 from antiphon_transceiver.srtp.gcm import GcmTransform
 from antiphon_transceiver.srtp.keys import Keys, Label, derive_pair, split_keying_material
 from antiphon_transceiver.srtp.profiles import SrtpProfile
-from antiphon_transceiver.srtp.streams import MAX_RTCP_INDEX, NOTHING_REACHED, ROLLOVER, ReceiveStream, SendStream
+from antiphon_transceiver.srtp.streams import (
+    MAX_RTCP_INDEX,
+    MAX_RTP_INDEX,
+    NOTHING_REACHED,
+    ROLLOVER,
+    ReceiveStream,
+    SendStream,
+)
 from antiphon_transceiver.srtp.transform import Transform
 
 MAX_STREAMS = 32
@@ -78,7 +85,10 @@ class SrtpSession:
             self.counters.malformed += 1
             raise
         stream = self._received.get(ssrc) or self._new_receive_stream(ssrc)
-        index = stream.estimate_rtp(sequence)
+        following = stream.rtp.highest + 1
+        in_order = following & 0xFFFF == sequence and following <= MAX_RTP_INDEX
+        # In order, the index is known to be that of RFC 3711 §3.3.1, and to be new.
+        index = following if in_order else stream.estimate_rtp(sequence)
         if index is None:
             self.counters.replayed += 1
             raise SrtpError(f"RTP packet {sequence} is replayed or too old")
