@@ -297,6 +297,8 @@ def test_only_feedback_that_is_spoken_is_answered_once_each() -> None:
         (without("a=ice-ufrag"), "no_ice_credentials"),
         (without("a=ice-pwd"), "no_ice_credentials"),
         (edited("ice-pwd:c", "ice-pwd:!"), "bad_ice_credentials"),
+        (edited("a=ice-pwd:", f"a=ice-pwd:{'x' * 21}\r\na=was:"), "bad_ice_credentials"),
+        (edited("a=ice-pwd:", f"a=ice-pwd:{'x' * 257}\r\na=was:"), "bad_ice_credentials"),
         (without("a=fingerprint"), "no_fingerprint"),
         (edited("fingerprint:sha-256", "fingerprint:sha-1"), "no_fingerprint"),
         (audio_only(*[f"a=fingerprint:sha-256 {DIGEST}"] * (MAX_FINGERPRINTS + 1)), "bad_fingerprint"),

@@ -75,6 +75,7 @@ def test_rsa_keys_without_null_parameters_are_found() -> None:
         b"\x30\x80\0\0",
         b"\x30\x85\0\0\0\0\0",
         b"\x30\x84\xff\xff\xff\xff",
+        certificate_der(KEY_INFO, serial=b"\x02\x80"),  # an indefinite length, which DER does not have
         sequence(),
         sequence(sequence()),
         sequence(sequence(*[integer(1)] * 6)),
