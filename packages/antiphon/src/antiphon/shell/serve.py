@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from antiphon_backend import echo, loopback, serve_backend
 from antiphon_common import logs
 from antiphon_common.keys import KeyRing
+from antiphon_common.metrics import SummedMetrics, take_snapshot
 from antiphon_common.settings import (
     Address,
     Backend,
@@ -29,7 +30,6 @@ from antiphon_common.shell.admin import serve_admin
 from antiphon_common.shell.interfaces import default_address
 from antiphon_common.shell.secrets import follow_keys, read_keys
 from antiphon_common.shell.supervise import Drain, run_service
-from antiphon_relay.metrics import WorkerFigures, take_figures
 from antiphon_relay.shell.public_sockets import WILDCARDS
 from antiphon_relay.shell.service import AdvertisedMedia, RelayPorts, serve_relay
 from antiphon_signaling import SignalingPorts, serve_signaling
@@ -124,9 +124,9 @@ class _Sums(Collector):
         return self._registries[-1]
 
     def collect(self) -> Iterator[Metric]:
-        sums = WorkerFigures()
-        for place, registry in enumerate(self._registries):
-            sums.update(place, take_figures(registry))
+        sums = SummedMetrics()
+        for source, registry in enumerate(self._registries):
+            sums.update(source, take_snapshot(registry))
         yield from sums.collect()
 
 

@@ -18,10 +18,9 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from antiphon_common.keys import KeyRing
-from antiphon_common.metrics import export_counters, export_gauge
+from antiphon_common.metrics import SummedMetrics, export_counters, export_gauge
 from antiphon_common.settings import Address, RelaySettings, SharedSettings
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_relay.metrics import WorkerFigures
 from antiphon_relay.shell.public_sockets import MediaError, MediaSocket, open_again, open_media
 from antiphon_relay.shell.worker_ipc import MAX_DESCRIPTORS, Adopt, Channel, Know, Media, Rekey, Report
 
@@ -143,12 +142,12 @@ class Supervisor:
         self._secrets = keys.format()
         self._known: tuple[tuple[str, int], ...] = ()
         self._places = _open_places(settings, workers, stack)
-        self._figures = WorkerFigures()
+        self._metrics = SummedMetrics()
         self._ended_uplink = 0
         self._wanted = trio.open_memory_channel[None](0)
         self._spares = trio.open_memory_channel[_Process](workers)
         self._first_core = randbelow(os.cpu_count() or 1)  # relays of one host know nothing of each other
-        registry.register(self._figures)
+        registry.register(self._metrics)
         export_counters(registry, "antiphon_relay_worker", self.counters)
         export_gauge(
             registry,
@@ -265,7 +264,7 @@ class Supervisor:
         place.report = report
         if report.healthy:
             place.healthy_until = trio.current_time() + HEALTHY_SECONDS
-        self._figures.update(place.index, report.figures)
+        self._metrics.update(place.index, report.metrics)
 
     def _adopt(self, place: _Place) -> Adopt:
         cores = sorted(os.sched_getaffinity(0))  # an orchestrator may change what is ours
@@ -282,7 +281,7 @@ class Supervisor:
     def _vacate(self, place: _Place) -> None:
         if place.report is not None:
             self._ended_uplink += place.report.uplink
-        self._figures.end(place.index)
+        self._metrics.remove(place.index)
         place.worker = place.report = None
 
     async def _watch_keys(self) -> None:

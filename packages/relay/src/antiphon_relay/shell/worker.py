@@ -50,8 +50,8 @@ class Worker:
             cache=self._cache,
         )
         self.loop = PacketLoop(self.forwarder, media, link, gather=gather)
-        sockets = {str(advertised): sock for _, sock, advertised in media}
-        export(registry, self.forwarder, sockets | {"link": link})
+        sockets = {str(advertised): sock.counters for _, sock, advertised in media}
+        export(registry, self.forwarder, sockets | {"link": link.counters})
 
     def uplink(self) -> int:
         """How many packets of clients were forwarded so far."""

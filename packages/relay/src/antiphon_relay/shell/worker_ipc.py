@@ -7,8 +7,10 @@ from typing import Self
 import msgspec
 import trio
 
+from antiphon_common.metrics import MetricFamily
+
 MAX_MESSAGE = 1 << 20
-"""Bytes: a worker's figures are some tens of thousands, for each public address a few hundred."""
+"""Bytes: a worker's metrics are some tens of thousands, for each public address a few hundred."""
 MAX_DESCRIPTORS = 253
 """What the kernel passes with one message (SCM_MAX_FD), and so how many sockets a worker can have."""
 
@@ -52,28 +54,13 @@ class Rekey(msgspec.Struct, frozen=True, tag="rekey"):
         return "Rekey()"
 
 
-class Sample(msgspec.Struct, frozen=True, array_like=True):
-    name: str
-    labels: dict[str, str]
-    value: float
-
-
-class Figures(msgspec.Struct, frozen=True, array_like=True):
-    """One metric family of Prometheus."""
-
-    name: str
-    help: str
-    kind: str
-    samples: tuple[Sample, ...]
-
-
 class Report(msgspec.Struct, frozen=True, tag="report"):
     """From a worker, at once when it has begun and then regularly. `uplink` counts the clients' packets that it
     forwarded."""
 
     healthy: bool
     uplink: int
-    figures: tuple[Figures, ...]
+    metrics: tuple[MetricFamily, ...]
 
 
 Message = Adopt | Know | Rekey | Report

@@ -16,12 +16,12 @@ from prometheus_client import CollectorRegistry
 
 from antiphon_common import logs
 from antiphon_common.keys import KeyRing
+from antiphon_common.metrics import take_snapshot
 from antiphon_common.settings import Address
 from antiphon_common.settings.values import read_cluster_network
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.sockaddr import SIZE
 from antiphon_relay.flows import Ingress
-from antiphon_relay.metrics import take_figures
 from antiphon_relay.shell.public_sockets import MediaSocket
 from antiphon_relay.shell.worker import Worker
 from antiphon_relay.shell.worker_ipc import Adopt, Channel, Know, Rekey, Report
@@ -77,7 +77,7 @@ async def _serve(channel: Channel) -> None:
 
 async def _report(channel: Channel, worker: Worker, registry: CollectorRegistry) -> None:
     while True:
-        channel.send(Report(worker.loop.healthy(), worker.uplink(), take_figures(registry)))
+        channel.send(Report(worker.loop.healthy(), worker.uplink(), take_snapshot(registry)))
         await trio.sleep(REPORT_SECONDS)
 
 
