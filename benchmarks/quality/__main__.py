@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.quality.score import Score, find_lag, score
 
 from antiphon_transceiver.audio import libopus
-from support.audio.listeners import Listener, aiortc, antiphon
+from support.audio.listeners import Receiver, aiortc, antiphon
 from support.audio.lossy_speech import Condition, carry, encode, encode_as_we_do, load_speech
 
 AIORTC, FEC_ALONE, FEC_AND_RED, OWN_RED = "aiortc", "up, FEC", "up, FEC+RED", "down, RED"
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if judge(rows) else 1
 
 
-def travel(name: str, condition: Condition) -> tuple[list[bytes], Listener]:
+def travel(name: str, condition: Condition) -> tuple[list[bytes], Receiver]:
     """Return what is sent that way, told of these losses, and who listens."""
     if name == OWN_RED:
         packets, distances = encode_as_we_do(load_speech(), condition)

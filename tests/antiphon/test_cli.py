@@ -76,7 +76,7 @@ async def test_one_admin_port_counts_for_every_service_and_all_backends() -> Non
     with all_in_one("--backend", "echo", "--capacity", "7") as deployment:
         async with calling(deployment.url) as callers:
             call = await callers.call()
-            await callers.hear(call, 1)
+            await callers.wait_for_audio(call, 1)
             metrics = deployment.relay_metrics()
             call.hang_up()
     services = {name.split("_")[1] for name in metrics if name.startswith("antiphon_")}

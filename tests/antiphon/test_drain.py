@@ -18,7 +18,7 @@ from antiphon_common.keys import KeyRing
 from antiphon_transceiver.dtls import Certificate
 from support.peers.callers import calling
 from support.processes.services import Deployment, Service, all_in_one, apart
-from support.processes.waiting import until_told
+from support.processes.waiting import until_reported
 
 SOON = 5.0
 """Seconds within which a service takes nothing new, on a machine with other things to do."""
@@ -57,11 +57,11 @@ async def test_a_transceiver_takes_no_new_calls_and_ends_with_its_last_one() -> 
         async with calling(deployment.url) as callers:
             caller = await callers.call()
             transceiver.terminate()
-            await until_told(lambda: status(admin, "/readyz") == 503, SOON)
+            await until_reported(lambda: status(admin, "/readyz") == 503, SOON)
             refused = await callers.offer()
             assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
             assert status(admin, "/healthz") == 200
-            await callers.hear(caller, 50)
+            await callers.wait_for_audio(caller, 50)
             caller.hang_up()
             assert await ended(transceiver) == 0
 
@@ -76,7 +76,7 @@ async def test_at_the_deadline_callers_are_told_and_calls_end() -> None:
                 with trio.fail_after(DEADLINE + SOON):
                     told = json.loads(await watching.get_message())
             assert told == {"type": "ended", "call_id": watched, "reason": "drained"}
-            await until_told(lambda: bool(caller.closed), 5.0)
+            await until_reported(lambda: bool(caller.closed), 5.0)
             assert [event["error"]["code"] for event in caller.events] == ["drained"]
             assert await ended(transceiver) == 0
         transceiver.wait_for_log(r"call ended.*reason=drained")
@@ -96,7 +96,7 @@ async def test_a_drain_over_the_control_api_can_be_taken_back() -> None:
             again = await callers.call()
             assert (await operator.post("/drain", params={"seconds": "soon"})).status_code == 400
             assert (await operator.post("/drain", params={"seconds": "0"})).status_code == 200
-            await until_told(lambda: bool(caller.closed and again.closed), 5.0)
+            await until_reported(lambda: bool(caller.closed and again.closed), 5.0)
             assert (await operator.delete("/drain")).status_code == 200
             assert (await callers.offer()).status_code == 201
 
@@ -115,7 +115,7 @@ async def test_calls_outlive_the_signaling_server_that_made_them() -> None:
                 with pytest.raises(ConnectionClosed, match="1001"), trio.fail_after(5):
                     await watching.get_message()
             assert await ended(signaling) == 0
-            await callers.hear(caller, 50)
+            await callers.wait_for_audio(caller, 50)
             assert deployment.calls() == 2
 
 
@@ -129,9 +129,9 @@ async def test_a_relay_forwards_while_clients_still_come_to_it() -> None:
         async with calling(deployment.url) as callers:
             caller = await callers.call()
             relay.terminate()
-            await until_told(lambda: not _relay_is_ready(deployment), SOON)
+            await until_reported(lambda: not _relay_is_ready(deployment), SOON)
             assert status(deployment.relay_admin, "/healthz") == 200
-            await callers.hear(caller, 150)
+            await callers.wait_for_audio(caller, 150)
             caller.hang_up()
             assert await ended(relay) == 0
 
@@ -142,8 +142,8 @@ async def test_all_in_one_ends_with_its_last_call() -> None:
         async with calling(deployment.url) as callers:
             caller = await callers.call()
             service.terminate()
-            await until_told(lambda: status(deployment.relay_admin, "/readyz") == 503, SOON)
+            await until_reported(lambda: status(deployment.relay_admin, "/readyz") == 503, SOON)
             assert (await callers.offer()).json()["error"]["code"] == "draining"
-            await callers.hear(caller, 50)
+            await callers.wait_for_audio(caller, 50)
             caller.hang_up()
             assert await ended(service) == 0

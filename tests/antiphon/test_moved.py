@@ -8,7 +8,7 @@ from antiphon_common.control import Load, authorization
 from antiphon_common.keys import KeyRing
 from support.peers.callers import calling
 from support.processes.services import apart, read_metrics
-from support.processes.waiting import until_told
+from support.processes.waiting import until_reported
 
 SOON = 10.0
 """Seconds in which a message gets to another process and packets follow, on a machine with other things to do."""
@@ -36,7 +36,7 @@ async def test_a_relay_sends_a_successor_what_is_for_another_transceivers_calls(
                 assert (await operator.post(f"{successor}/moved", json=moved | wrong)).status_code == 400
             assert (await operator.post(f"{origin}/moved", json=moved)).status_code == 409
             assert (await operator.post(f"{successor}/moved", json=moved)).status_code == 204
-            await until_told(lambda: stray() > 50, SOON)
+            await until_reported(lambda: stray() > 50, SOON)
             assert deployment.relay_metrics()["antiphon_relay_moves"] == 1
             assert (await operator.delete(f"{successor}/moved", params=moved)).status_code == 204
             assert (await operator.delete(f"{successor}/moved", params=moved)).status_code == 404

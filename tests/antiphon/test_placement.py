@@ -63,7 +63,7 @@ async def test_calls_are_placed_while_redis_is_gone(how: str, redis: RedisServer
                 (await callers.call()).hang_up()
             await trio.sleep(4)  # longer than a lease
             (await callers.call()).hang_up()
-            await callers.hear(live, 10)
+            await callers.wait_for_audio(live, 10)
             deployment.services["transceiver 2"].kill()
             await until_placed(callers)
             redis.start() if how == "killed" else redis.resume()

@@ -31,17 +31,17 @@ async def test_a_call_outlives_the_keys_it_began_with(capsys: pytest.CaptureFixt
                 await trio.to_thread.run_sync(log, r'keys read again ids="0 1" minting=0')
             old, new = KeyRing.load(file).keys
             while not new.mints(time.time()):
-                await callers.hear(before, 1)
+                await callers.wait_for_audio(before, 1)
             between = await callers.call()
             while old.accepts(time.time() - VERIFIED_SECONDS - 1):
-                await callers.hear(before, 1)
-                await callers.hear(between, 1)
+                await callers.wait_for_audio(before, 1)
+                await callers.wait_for_audio(between, 1)
             after = await callers.call()
             assert [call.ice.ufrag[0] for call in (before, between, after)] == ["A", "B", "B"]
             answered = await checks_answered(callers, before)
             with trio.fail_after(20):
                 while await checks_answered(callers, before) == answered:
-                    await callers.hear(before, 10)
+                    await callers.wait_for_audio(before, 10)
             for call in (before, between, after):
-                await callers.hear(call, 50)
+                await callers.wait_for_audio(call, 50)
                 call.hang_up()

@@ -1,4 +1,4 @@
-"""What all end-to-end tests share: the known sound, Chromium with it as microphone, and logs of what failed."""
+"""Fixtures of all end-to-end tests: the known speech, Chromium with it as microphone, and logs of failed services."""
 
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -12,12 +12,12 @@ from support.peers.browser import TalkPage, chromium
 from support.processes.services import running
 
 PAUSE_SECONDS = 1.8
-"""How much longer than a turn the caller is silent after it."""
+"""Seconds by which the pause after a turn is longer than the turn."""
 
 
 @pytest.fixture(scope="session")
 def known() -> Samples:
-    """The speech that callers say, at 48 kHz."""
+    """The speech that callers send, at 48 kHz."""
     return known_speech()
 
 
@@ -28,7 +28,7 @@ def turn_seconds() -> float:
 
 @pytest.fixture(scope="session")
 def turns(known: Samples, turn_seconds: float) -> Samples:
-    """A turn of the speech, and a pause in which it can be said back."""
+    """A turn of speech, and a pause in which its echo can be played."""
     pause = np.zeros(round((turn_seconds + PAUSE_SECONDS) * RATE), np.float32)
     return np.concatenate([known[: round(turn_seconds * RATE)], pause])
 
@@ -37,7 +37,7 @@ def turns(known: Samples, turn_seconds: float) -> Samples:
 def new_tab(
     playwright: Playwright, known: Samples, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], TalkPage]]:
-    """Open tabs in one Chromium whose microphone says the known speech over and over."""
+    """Open tabs in one Chromium whose microphone plays the known speech in a loop."""
     microphone: Path = write_wav(tmp_path_factory.mktemp("microphone") / "speech.wav", known)
     with chromium(playwright, microphone) as new_tab:
         yield new_tab

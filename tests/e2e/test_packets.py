@@ -1,4 +1,4 @@
-"""No packet is lost or invented between the caller and the relay, and each is accounted for."""
+"""The relay's packet counters equal those of Chromium."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from antiphon_common.demux import Protocol
-from support.net.packet_capture import tapped
+from support.net.packet_capture import packet_capture
 from support.peers.browser import TalkPage
 from support.processes.services import apart
 
@@ -14,11 +14,11 @@ SECONDS = 12.0
 TOLERANCE = 0.01
 
 
-def test_the_relay_counts_what_the_caller_counts(new_tab: Callable[[], TalkPage]) -> None:
-    """RTP is what getStats says; STUN, DTLS and RTCP are counted on the way to the relay."""
-    with tapped() as tap, apart(advertise=tap.address) as deployment:
+def test_the_relay_counts_the_same_packets_as_the_caller(new_tab: Callable[[], TalkPage]) -> None:
+    """getStats counts RTP. A capture between caller and relay counts STUN, DTLS and RTCP."""
+    with packet_capture() as capture, apart(advertise=capture.address) as deployment:
         relay = deployment.media
-        tap.forward_to(relay)
+        capture.forward_to(relay)
         tab = new_tab()
         tab.open(deployment.url)
         tab.talk()
@@ -29,7 +29,7 @@ def test_the_relay_counts_what_the_caller_counts(new_tab: Callable[[], TalkPage]
         received = sum(report["packetsReceived"] for report in tab.statistics("inbound-rtp"))
         pairs = tab.statistics("candidate-pair")
         metrics = deployment.relay_metrics()
-        up, down = Counter(tap.up), Counter(tap.down)
+        up, down = Counter(capture.up), Counter(capture.down)
         tab.hang_up()
         tab.page.close()
     relay_received = metrics[f'antiphon_relay_socket_received_total{{socket="{relay}"}}']
@@ -40,7 +40,7 @@ def test_the_relay_counts_what_the_caller_counts(new_tab: Callable[[], TalkPage]
     assert received > SECONDS * 45
     assert relay_received == pytest.approx(sent + up.total() - up[Protocol.RTP], rel=TOLERANCE)
     assert relay_sent == pytest.approx(received + down.total() - down[Protocol.RTP], rel=TOLERANCE)
-    # The same once more by the caller's figures alone: RTP, RTCP and DTLS of each pair, and its checks and answers.
+    # The same by the caller's figures alone: RTP, RTCP and DTLS of each pair, and its checks and responses.
     assert relay_received == pytest.approx(_total(pairs, "Sent"), rel=TOLERANCE)
     assert relay_sent == pytest.approx(_total(pairs, "Received"), rel=TOLERANCE)
 

@@ -1,4 +1,4 @@
-"""The talk page as a person uses it."""
+"""The talk page in Chromium."""
 
 import time
 import urllib.request
@@ -11,7 +11,7 @@ from support.processes.services import Deployment, all_in_one
 
 FREED_SECONDS = 1.0
 SWING = 20
-"""Of 100: how far speech moves a level meter."""
+"""Least range, of 100, over which speech moves a level meter."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_level_meters_follow_both_sides(tab: TalkPage) -> None:
     levels: list[tuple[int, int]] = []
 
     def moved() -> bool:
-        """Look once more; tell whether both meters have stood low and high."""
+        """Read both meters. Return whether each has moved by more than `SWING` so far."""
         levels.append((tab.level("local"), tab.level("remote")))
         return all(max(side) - min(side) > SWING for side in zip(*levels, strict=True))
 
@@ -75,7 +75,7 @@ def test_closing_the_tab_ends_the_call(deployment: Deployment, new_tab: Callable
     wait_until(lambda: deployment.calls() == 0, FREED_SECONDS)
 
 
-def test_a_full_server_is_told_in_plain_words(tab: TalkPage, new_tab: Callable[[], TalkPage]) -> None:
+def test_the_page_reports_a_busy_server(tab: TalkPage, new_tab: Callable[[], TalkPage]) -> None:
     tab.talk()
     late = new_tab()
     late.open(tab.page.url.partition("/?")[0])
@@ -97,7 +97,7 @@ def test_a_call_ended_by_the_server_ends_on_the_page(deployment: Deployment, tab
     assert not tab.page.is_visible("#problem")
 
 
-def test_a_lost_server_is_told_in_plain_words(new_tab: Callable[[], TalkPage]) -> None:
+def test_the_page_reports_an_unreachable_server(new_tab: Callable[[], TalkPage]) -> None:
     tab = new_tab()
     with all_in_one() as deployment:
         tab.open(deployment.url)
@@ -107,7 +107,7 @@ def test_a_lost_server_is_told_in_plain_words(new_tab: Callable[[], TalkPage]) -
     tab.page.close()
 
 
-def test_an_unknown_backend_is_told_in_plain_words(deployment: Deployment, tab: TalkPage) -> None:
+def test_the_page_reports_an_unknown_backend(deployment: Deployment, tab: TalkPage) -> None:
     tab.open(deployment.url, "model=nobody")
     tab.press()
     tab.wait_state("ended")

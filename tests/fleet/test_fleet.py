@@ -1,4 +1,4 @@
-"""A cluster loses its members one by one while it holds calls. Every row of the table that this prints is an event."""
+"""A cluster loses its members one by one while it has calls. It prints a table with a row for each event."""
 
 import os
 import signal
@@ -14,28 +14,29 @@ import pytest
 from playwright.sync_api import Playwright
 
 from support.processes.fleet import CALLERS, PAIR, RELAYS, URL, URL_BY_LONE, WORKERS, Fleet, fleet
-from support.processes.fleet_callers import Heard
+from support.processes.fleet_callers import ReceivedAudio
 
 SETTLE_SECONDS = 2.0
 REDIS_SECONDS = 60.0
 FRESH_SECONDS = 1.0
-"""A call of which nothing came for so long at the end of an event is lost."""
+"""A call without a packet for this long at the end of an event is lost."""
 
 UNTOUCHED = 0.06
-"""Seconds: a gap of less is none that the event made."""
+"""Gaps shorter than this, in seconds, are not caused by the event."""
 
 
 SHARED_MACHINE = 0.85
-"""Seconds for which a machine stalls at most, as what else runs on it takes its time from the cluster. Unless `--due`
-is given, a gap may be so much longer than is due. What the cluster does not repair by itself takes longer: callers' own
-checks are seconds apart."""
+"""Longest stall of a shared machine in seconds. Without `--due`, a gap may be longer than allowed by this much.
+
+A failure that the cluster does not repair by itself takes longer still: callers' checks are seconds apart.
+"""
 
 
 class Due(NamedTuple):
-    """How many seconds of silence an event may cost the calls by the shared address, and the one by the lone ingress.
+    """Longest gaps in seconds that an event may cause: in calls by the shared address, and in that by the lone ingress.
 
-    Added to it is what a gap was while nothing happened, and how long the machine stalled: by how much the gaps of the
-    others became longer in that direction.
+    The gaps without an event are added, and the stall of the machine: the growth of the other calls' gaps in that
+    direction.
     """
 
     shared: float = 0.15
@@ -46,10 +47,9 @@ class Due(NamedTuple):
 USUAL, ANYTHING = Due(), Due(shared=inf)
 
 
-class Longest(NamedTuple):
-    """The longest gaps, in seconds: of callers that speak and hear speech, up and down, and of those that only listen;
-    of what others' clients hear, which are looked at from outside, with 10 to 50 ms between two looks; and of the call
-    by the lone ingress."""
+class LongestGaps(NamedTuple):
+    """The longest gaps in seconds: of callers that send and receive audio, up and down; of callers that only listen; of
+    foreign clients, whose counters are read every 10 to 50 ms; and of the call by the lone ingress."""
 
     up: float
     down: float
@@ -58,16 +58,16 @@ class Longest(NamedTuple):
     lone_up: float
     lone_down: float
     lost_calls: list[str]
-    """Who they are, and why each is over, if it is."""
+    """Their ids, and the reason of each that ended."""
     untouched_lost: int
-    """Packets that calls without a gap lost all the same."""
+    """Packets lost by calls without a gap."""
 
     @property
     def gaps(self) -> tuple[float, ...]:
         return self.up, self.down, self.listening, self.others, self.lone_up, self.lone_down
 
-    def beyond(self, due: Due, before: "Longest") -> float:
-        """Return by how much a gap is longer than is due, at most; `before` are those while nothing happened."""
+    def beyond(self, due: Due, before: "LongestGaps") -> float:
+        """Return the largest excess of a gap over its limit. `before` are the gaps without an event."""
         down, down_before = max(self.down, self.listening), max(before.down, before.listening)
         up_later, down_later = self.up - before.up, down - down_before
         lone_up_later, lone_down_later = self.lone_up - before.lone_up, self.lone_down - before.lone_down
@@ -83,16 +83,15 @@ class Longest(NamedTuple):
 
 
 def _stalled(beside: float) -> float:
-    """Return for how long the machine itself stalled, if a gap of calls that the event did not touch became so much
-    longer."""
+    """Return how long the machine stalled, given the growth of a gap in calls that the event did not affect."""
     return min(max(0.0, beside), SHARED_MACHINE)
 
 
 COLUMNS = ("up", "down", "listening", "others", "lone up", "lone down", "lost calls")
 
 
-class Watch:
-    """The calls that a fleet holds, and what each event did to them."""
+class GapMonitor:
+    """Measures the gaps that each event causes in the calls of a fleet. `expect` runs an event."""
 
     def __init__(self, running: Fleet, lone: str, tolerance: float) -> None:
         self.fleet = running
@@ -104,9 +103,8 @@ class Watch:
         self._before = self._measure(lambda: None, 4.0)
         print(f"{'nothing':34}{self._before}", flush=True)
 
-    def expect(self, name: str, event: Callable[[], object], seconds: float, due: Due = USUAL) -> Longest:
-        """Let something happen, look for so many seconds at what it does, and print it. No call is to be lost, nor to
-        fall silent for longer than is due."""
+    def expect(self, name: str, event: Callable[[], object], seconds: float, due: Due = USUAL) -> LongestGaps:
+        """Run an event, measure for `seconds`, print the gaps, and record lost calls and excessive gaps as failures."""
         longest = self._measure(event, seconds)
         if longest.lost_calls:
             self.failures.append(f"{name}: calls lost: {', '.join(longest.lost_calls)}")
@@ -117,44 +115,44 @@ class Watch:
         time.sleep(SETTLE_SECONDS)
         return longest
 
-    def _measure(self, event: Callable[[], object], seconds: float) -> Longest:
+    def _measure(self, event: Callable[[], object], seconds: float) -> LongestGaps:
         self._take()
         event()
         time.sleep(seconds)
         return self._take()
 
-    def _take(self) -> Longest:
-        down, up = self.fleet.heard_by_callers(), self.fleet.heard_by_backends()
+    def _take(self) -> LongestGaps:
+        down, up = self.fleet.received_by_callers(), self.fleet.received_by_backends()
         now = time.monotonic()
         lost = [
-            f"{call} ({'foreign, ' * heard.foreign}{heard.gap.packets} packets) {heard.closed}"
-            for call, heard in down.items()
-            if heard.closed or now - heard.gap.last > FRESH_SECONDS
+            f"{call} ({'foreign, ' * received.foreign}{received.gap.packets} packets) {received.closed}"
+            for call, received in down.items()
+            if received.closed or now - received.gap.last > FRESH_SECONDS
         ]
-        shared = {call: heard for call, heard in down.items() if call != self._lone}
-        new_losses = {call: heard.lost - self._losses.get(call, 0) for call, heard in shared.items()}
-        self._losses = {call: heard.lost for call, heard in down.items()}
+        shared = {call: received for call, received in down.items() if call != self._lone}
+        new_losses = {call: received.lost - self._losses.get(call, 0) for call, received in shared.items()}
+        self._losses = {call: received.lost for call, received in down.items()}
 
-        def longest(of: Iterable[Heard]) -> float:
-            return max(heard.gap.longest for heard in of)
+        def longest(of: Iterable[ReceivedAudio]) -> float:
+            return max(received.gap.longest for received in of)
 
-        return Longest(
-            max(up[call].longest for call, heard in shared.items() if heard.speaks),
-            longest(heard for heard in shared.values() if heard.speaks and not heard.foreign),
-            longest(heard for heard in shared.values() if not heard.speaks),
-            longest(heard for heard in shared.values() if heard.foreign),
+        return LongestGaps(
+            max(up[call].longest for call, received in shared.items() if received.speaks),
+            longest(received for received in shared.values() if received.speaks and not received.foreign),
+            longest(received for received in shared.values() if not received.speaks),
+            longest(received for received in shared.values() if received.foreign),
             up[self._lone].longest,
             down[self._lone].gap.longest,
             lost,
-            sum(new_losses[call] for call, heard in shared.items() if heard.gap.longest < UNTOUCHED),
+            sum(new_losses[call] for call, received in shared.items() if received.gap.longest < UNTOUCHED),
         )
 
 
 @contextmanager
-def watching(playwright: Playwright, folder: Path, tolerance: float, *, redis: bool) -> Iterator[Watch]:
-    """Hold twenty calls: sixteen of the test client, two of aiortc, two of Chromium, one of them by the lone ingress.
+def monitored_fleet(playwright: Playwright, folder: Path, tolerance: float, *, redis: bool) -> Iterator[GapMonitor]:
+    """Make twenty calls: sixteen of the test client, two of aiortc, two of Chromium, one of them by the lone ingress.
 
-    Every failure is told at the end, so that none hides the others.
+    All failures are reported together at the end.
     """
     with fleet(folder, redis=redis) as running, running.browser(playwright):
         running.wait_for_holder()
@@ -162,9 +160,9 @@ def watching(playwright: Playwright, folder: Path, tolerance: float, *, redis: b
         running.browse(URL)
         lone = running.browse(URL_BY_LONE)
         time.sleep(SETTLE_SECONDS)
-        watch = Watch(running, lone.call_id, tolerance)
-        yield watch
-        assert not watch.failures, "\n".join(watch.failures)
+        monitor = GapMonitor(running, lone.call_id, tolerance)
+        yield monitor
+        assert not monitor.failures, "\n".join(monitor.failures)
 
 
 @pytest.fixture
@@ -172,46 +170,48 @@ def tolerance(request: pytest.FixtureRequest) -> float:
     return 0.0 if request.config.getoption("--due") else SHARED_MACHINE
 
 
-def test_members_are_lost_one_by_one(playwright: Playwright, tmp_path: Path, tolerance: float) -> None:
-    with watching(playwright, tmp_path, tolerance, redis=True) as watch:
-        lose_relays(watch)
-        lose_the_lone_relay(watch)
-        lose_redis(watch)
-        roll(watch)
-        lose_the_rest(watch)
+def test_calls_survive_the_loss_of_each_member(playwright: Playwright, tmp_path: Path, tolerance: float) -> None:
+    with monitored_fleet(playwright, tmp_path, tolerance, redis=True) as monitor:
+        lose_relays(monitor)
+        lose_the_lone_relay(monitor)
+        lose_redis(monitor)
+        roll(monitor)
+        lose_the_rest(monitor)
 
 
-def test_relays_are_lost_without_redis(playwright: Playwright, tmp_path: Path, tolerance: float) -> None:
-    with watching(playwright, tmp_path, tolerance, redis=False) as watch:
-        lose_relays(watch)
+def test_calls_survive_the_loss_of_relays_without_redis(
+    playwright: Playwright, tmp_path: Path, tolerance: float
+) -> None:
+    with monitored_fleet(playwright, tmp_path, tolerance, redis=False) as monitor:
+        lose_relays(monitor)
 
 
-def lose_relays(watch: Watch) -> None:
-    """Workers, a host that has the shared address, and a load balancer that keeps no flow together."""
-    cluster = watch.fleet
+def lose_relays(monitor: GapMonitor) -> None:
+    """Kill workers and the host that has the shared address, and spread packets over both relays."""
+    cluster = monitor.fleet
     for pid in cluster.workers(cluster.holder())[:WORKERS]:
-        killed = watch.expect("a worker is killed", partial(os.kill, pid, signal.SIGKILL), 3.0)
+        killed = monitor.expect("a worker is killed", partial(os.kill, pid, signal.SIGKILL), 3.0)
         if killed.untouched_lost:
-            watch.failures.append(f"flows of other workers lost {killed.untouched_lost} packets")
+            monitor.failures.append(f"flows of other workers lost {killed.untouched_lost} packets")
     holder = cluster.holder()
-    watch.expect("the host of the shared address", partial(cluster.kill_host, holder), 4.0)
-    watch.expect("it comes back", partial(cluster.revive_host, holder), 3.0)
+    monitor.expect("the host of the shared address", partial(cluster.kill_host, holder), 4.0)
+    monitor.expect("it comes back", partial(cluster.revive_host, holder), 3.0)
     with cluster.spraying():
-        watch.expect("packets sprayed over both relays", lambda: None, 5.0)
+        monitor.expect("packets sprayed over both relays", lambda: None, 5.0)
     cluster.wait_for_holder()
 
 
-def lose_the_lone_relay(watch: Watch) -> None:
-    watch.expect(
-        "the lone relay's host", partial(watch.fleet.kill_host, "relay-c"), 8.0, Due(lone_up=4.0, lone_down=0.15)
+def lose_the_lone_relay(monitor: GapMonitor) -> None:
+    monitor.expect(
+        "the lone relay's host", partial(monitor.fleet.kill_host, "relay-c"), 8.0, Due(lone_up=4.0, lone_down=0.15)
     )
-    watch.fleet.revive_host("relay-c")
+    monitor.fleet.revive_host("relay-c")
 
 
-def lose_redis(watch: Watch) -> None:
-    cluster = watch.fleet
-    watch.expect("Redis stops", cluster.stop_redis, REDIS_SECONDS)
-    watch.expect("Redis comes back", cluster.start_redis, 3.0)
+def lose_redis(monitor: GapMonitor) -> None:
+    cluster = monitor.fleet
+    monitor.expect("Redis stops", cluster.stop_redis, REDIS_SECONDS)
+    monitor.expect("Redis comes back", cluster.start_redis, 3.0)
 
     def forget_everything() -> None:
         cluster.flush_redis()
@@ -219,12 +219,12 @@ def lose_redis(watch: Watch) -> None:
             cluster.kill_service(name)
         cluster.start_services(*RELAYS)
 
-    watch.expect("Redis flushed, all relays restarted", forget_everything, 6.0, ANYTHING)
+    monitor.expect("Redis flushed, all relays restarted", forget_everything, 6.0, ANYTHING)
 
 
-def roll(watch: Watch) -> None:
-    """A rollout: each member leaves in order, and comes back."""
-    cluster = watch.fleet
+def roll(monitor: GapMonitor) -> None:
+    """Replace each member in turn, as a rollout does."""
+    cluster = monitor.fleet
 
     def replace(name: str) -> None:
         if name in PAIR:
@@ -235,13 +235,13 @@ def roll(watch: Watch) -> None:
             cluster.start_keepalived(name)
 
     for name in RELAYS:
-        watch.expect(f"{name} is rolled", partial(replace, name), 5.0, USUAL if name in PAIR else ANYTHING)
+        monitor.expect(f"{name} is rolled", partial(replace, name), 5.0, USUAL if name in PAIR else ANYTHING)
     for name in ("signaling-1", "signaling-2"):
-        watch.expect(f"{name} is rolled", partial(replace, name), 2.0)
+        monitor.expect(f"{name} is rolled", partial(replace, name), 2.0)
 
 
-def lose_the_rest(watch: Watch) -> None:
-    cluster = watch.fleet
-    watch.expect("keys are rotated", partial(cluster.rotate_keys, 5.0), 9.0)
-    watch.expect("a backend's host", partial(cluster.kill_host, "backend-1"), 8.0, ANYTHING)
-    watch.expect("the callers' path, for 3 s", partial(cluster.network.interrupt, CALLERS, 3.0), 12.0, ANYTHING)
+def lose_the_rest(monitor: GapMonitor) -> None:
+    cluster = monitor.fleet
+    monitor.expect("keys are rotated", partial(cluster.rotate_keys, 5.0), 9.0)
+    monitor.expect("a backend's host", partial(cluster.kill_host, "backend-1"), 8.0, ANYTHING)
+    monitor.expect("the callers' path, for 3 s", partial(cluster.network.interrupt, CALLERS, 3.0), 12.0, ANYTHING)

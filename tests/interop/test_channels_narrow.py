@@ -12,7 +12,7 @@ from playwright.sync_api import Playwright
 from support.audio.correlation import known_speech, write_wav
 from support.fakes.backend_calls import serving_in_thread
 from support.net.impairment import Impairment
-from support.net.rerouting import Detour, detour
+from support.net.rerouting import Rerouting, rerouting
 from support.peers.browser import TalkPage, chromium
 from support.processes.answering_backend import answer_events
 from support.processes.ports import free_udp_port
@@ -37,17 +37,17 @@ async (length) => {
 
 
 @pytest.fixture(params=[0.0, 0.05], ids=["clean", "5 % loss"])
-def narrow(request: pytest.FixtureRequest) -> Iterator[Detour]:
+def path(request: pytest.FixtureRequest) -> Iterator[Rerouting]:
     impairment = Impairment(delay=0.01, loss=request.param, mtu=MTU - UDP_AND_IPV4)
-    with detour(("127.0.0.1", free_udp_port()), impairment) as narrow:
-        yield narrow
+    with rerouting(("127.0.0.1", free_udp_port()), impairment) as path:
+        yield path
 
 
 @pytest.fixture
-def tab(narrow: Detour, playwright: Playwright, tmp_path: Path) -> Iterator[TalkPage]:
+def tab(path: Rerouting, playwright: Playwright, tmp_path: Path) -> Iterator[TalkPage]:
     """Return the page in a call whose channel is open."""
     microphone = write_wav(tmp_path / "speech.wav", known_speech())
-    settings = ("--media", f"127.0.0.1:{narrow.relay[1]}", "--advertise", f"127.0.0.1:{narrow.address[1]}")
+    settings = ("--media", f"127.0.0.1:{path.relay[1]}", "--advertise", f"127.0.0.1:{path.address[1]}")
     with (
         serving_in_thread(answer_events) as url,
         all_in_one(*settings, backend=f"test={url}") as deployment,
@@ -60,14 +60,14 @@ def tab(narrow: Detour, playwright: Playwright, tmp_path: Path) -> Iterator[Talk
         yield tab
 
 
-def test_64_kib_both_ways(narrow: Detour, tab: TalkPage) -> None:
+def test_64_kib_both_ways(path: Rerouting, tab: TalkPage) -> None:
     """There and back one after the other, so that each round carries 128 KiB. Where datagrams get lost a round may wait
     for one that was lost twice, but not most."""
     rounds = [tab.page.evaluate(SEND_AND_TIME, SIZE) for _ in range(ROUNDS)]
     durations = sorted(seconds for seconds, _ in rounds)
-    loss = narrow.down.impairment.loss
+    loss = path.down.impairment.loss
     print(f"\nChromium: 64 KiB and back at {loss:.0%} loss: {', '.join(f'{s:.2f}' for s in durations)} s", end="")
     assert [length for _, length in rounds] == [SIZE] * ROUNDS
     assert durations[ROUNDS // 2 if loss else -1] < SECONDS
-    assert narrow.down.too_long == 0
-    assert bool(loss) == bool(narrow.down.lost)
+    assert path.down.too_long == 0
+    assert bool(loss) == bool(path.down.lost)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Playwright
 
-from support.audio.correlation import judge, known_speech, write_wav
+from support.audio.correlation import known_speech, measure, write_wav
 from support.peers.browser import chromium
 from support.processes.services import all_in_one
 
@@ -58,7 +58,7 @@ def test_what_chromium_prefers_is_spoken(
         with urllib.request.urlopen(f"{deployment.url}/v1/realtime/calls/{tab.call_id}/stats", timeout=5) as answer:
             statistics: dict[str, Any] = json.load(answer)["statistics"]
         tab.hang_up()
-    likeness = judge(stereo.heard, stereo.said, known)
+    likeness = measure(stereo.received, stereo.sent, known)
     bitrate = outbound["bytesSent"] / outbound["packetsSent"] * 8 * 50 / 1000
     print(f"\n{spoken}, {bitrate:.0f} kbit/s: {likeness}", end="")
     assert codecs[outbound["codecId"]] == codecs[inbound["codecId"]] == spoken

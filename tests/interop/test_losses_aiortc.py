@@ -7,7 +7,7 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from support.audio.listeners import Listener, aiortc, antiphon
+from support.audio.listeners import Receiver, aiortc, antiphon
 from support.audio.lossy_speech import Condition, carry, encode, load_speech
 
 SEEDS = range(1, 6)
@@ -18,7 +18,7 @@ def packets_for(loss: float) -> list[bytes]:
     return encode(load_speech(), loss)
 
 
-def likeness(listener: Listener, condition: Condition) -> float:
+def likeness(listener: Receiver, condition: Condition) -> float:
     """Mean correlation, over the networks of all seeds, of what is heard with what would be without losses."""
     packets = packets_for(condition.loss)
     whole = listener(packets, carry(packets, Condition(0), 0)).sound

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from support.audio.correlation import judge, known_speech
+from support.audio.correlation import known_speech, measure
 from support.peers.aiortc_peer import call_in_thread
 from support.processes.services import Service, all_in_one, read_metrics
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
 SECONDS = 8.0
-LIKENESS = 0.8
+MIN_CORRELATION = 0.8
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +44,9 @@ def test_what_a_caller_says_comes_back(parrot: str) -> None:
     known = known_speech()
     with running(parrot) as backend, all_in_one(backend=f"parrot={backend.ready}") as deployment:
         recording = call_in_thread(deployment.url, known, SECONDS, "http")
-    likeness = judge(recording.heard, recording.said, known)
+    likeness = measure(recording.received, recording.sent, known)
     print(f"\nnode: {likeness}", end="")
-    assert likeness.median > LIKENESS
+    assert likeness.median > MIN_CORRELATION
 
 
 def test_a_call_goes_on_when_its_backend_is_killed_and_another_takes_the_address(parrot: str) -> None:
@@ -63,7 +63,7 @@ def test_a_call_goes_on_when_its_backend_is_killed_and_another_takes_the_address
             with running(parrot, int(victim.ready.rpartition(":")[2])):
                 recording = call.result()
             figures = read_metrics(deployment.transceiver_admin)
-    likeness = judge(recording.heard, recording.said, known)
+    likeness = measure(recording.received, recording.sent, known)
     print(f"\nnode, killed once: {likeness}", end="")
-    assert likeness.median > LIKENESS
+    assert likeness.median > MIN_CORRELATION
     assert figures["antiphon_transceiver_backend_calls_resumed_total"] == 1

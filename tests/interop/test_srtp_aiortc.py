@@ -6,7 +6,7 @@ import pytest
 from aiortc import rtcdtlstransport
 from aiortc.rtcdtlstransport import SRTP_PROFILES, SRTPProtectionProfile
 
-from support.audio.correlation import judge, known_speech
+from support.audio.correlation import known_speech, measure
 from support.peers.aiortc_peer import call_in_thread
 from support.processes.services import Deployment, all_in_one
 
@@ -37,7 +37,7 @@ def test_both_sides_read_each_other(
     recording = call_in_thread(deployment.url, known, SECONDS, "http")
     statistics = recording.statistics
     assert deployment.services["antiphon"].wait_for_log(f"srtp={NAMES[profile.openssl_profile]}")
-    assert judge(recording.heard, recording.said, known).median > 0.5
+    assert measure(recording.received, recording.sent, known).median > 0.5
     assert statistics["dropped"]["srtp_failed"] == 0
     assert statistics["received_packets"] > SECONDS * 45
     assert statistics["round_trip_ms"] is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Playwright
 
-from support.audio.correlation import judge, known_speech, write_wav
+from support.audio.correlation import known_speech, measure, write_wav
 from support.peers.browser import chromium
 from support.processes.services import all_in_one
 
@@ -30,7 +30,7 @@ def test_both_sides_read_each_other(playwright: Playwright, tmp_path: Path) -> N
             statistics = json.load(answer)["statistics"]
         tab.hang_up()
     print(f"\nChromium took {transport['srtpCipher']}, TLS version {transport['tlsVersion']}", end="")
-    assert judge(stereo.heard, stereo.said, known).median > 0.5
+    assert measure(stereo.received, stereo.sent, known).median > 0.5
     assert statistics["dropped"]["srtp_failed"] == 0
     assert statistics["received_packets"] > SECONDS * 45
     assert statistics["round_trip_ms"] is not None

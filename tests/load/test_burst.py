@@ -1,14 +1,14 @@
-"""How soon a relay that has just begun serves 2,000 flows which arrive at once."""
+"""A relay just started serves 2,000 flows that arrive at once within a second."""
 
 from support.floods.relay_burst import FLOWS, Burst, announced_flows, flows_in_redis
 
 DUE_SECONDS = 1.0
 ATTEMPTS = 3
-"""The machine may be busy with something else in one of them."""
+"""Other processes may slow the machine down during one of them."""
 
 
 async def check(burst: Burst, way: str) -> None:
-    """The best attempt serves every flow in time."""
+    """Assert that the best attempt serves every flow in time."""
     took = [await burst() for _ in range(ATTEMPTS)]
     print(f"\n{FLOWS} flows by {way}: all served after {' '.join(f'{seconds:.2f}' for seconds in took)} s")
     assert min(took) <= DUE_SECONDS

@@ -1,4 +1,4 @@
-"""Many calls at once, the services apart, Opus untouched from end to end, the speech encoded beforehand."""
+"""Many calls at once, with separate services. Opus passes through unchanged, and the speech is encoded beforehand."""
 
 import os
 import subprocess
@@ -20,10 +20,10 @@ CALLS = 100
 AIORTC_CALLS = 2
 TALK_SECONDS = 10.0
 RATE = 25.0
-"""Calls set up in a second."""
+"""Calls set up per second."""
 
 DUE = 0.999
-"""Share of what was sent that has to come back, and to pass each hop."""
+"""Least share of packets that comes back, and that passes each hop."""
 
 STEP = 20
 STEP_SECONDS = 2.0
@@ -41,7 +41,7 @@ def deployment() -> Iterator[Deployment]:
         yield deployment
 
 
-async def test_a_hundred_calls_lose_nothing_and_leave_nothing(deployment: Deployment) -> None:
+async def test_a_hundred_calls_lose_no_packets_and_free_all_state(deployment: Deployment) -> None:
     relay = deployment.services["relay"]
     descriptors = open_descriptors(relay.pid)
     with aiortc_calls(deployment.url) as aiortc:
@@ -62,16 +62,18 @@ async def test_a_hundred_calls_lose_nothing_and_leave_nothing(deployment: Deploy
             seconds = await trio.to_thread.run_sync(seconds_until_freed, deployment, CLOSED_SECONDS + 1)
             nursery.cancel_scope.cancel()
     spoken = sum(report.sent for report in load.reports)
-    heard = sum(report.received for report in load.reports)
-    print(f"{CALLS} calls: {heard} of {spoken} packets came back, {theirs.rtp_received} of {theirs.rtp_sent} aiortc's")
+    received = sum(report.received for report in load.reports)
+    print(
+        f"{CALLS} calls: {received} of {spoken} packets came back, {theirs.rtp_received} of {theirs.rtp_sent} aiortc's"
+    )
     print(f"freed {seconds:.2f} s after close_notify")
-    assert heard >= DUE * spoken
+    assert received >= DUE * spoken
     assert theirs.rtp_received >= DUE * theirs.rtp_sent
     assert seconds <= CLOSED_SECONDS
 
 
-async def test_more_calls_until_one_process_is_busy(deployment: Deployment) -> None:
-    """Calls are added until one process uses 80 % of a processor, or there is no time left."""
+async def test_calls_connect_until_one_process_is_busy(deployment: Deployment) -> None:
+    """Calls are added until one process uses 80 % of a processor, or the time is over."""
     pids = {name: service.pid for name, service in deployment.services.items()} | {"client": os.getpid()}
     async with trio.open_nursery() as nursery:
         load = Load(LoadSettings(deployment.url, rate=RATE))
@@ -95,7 +97,7 @@ async def test_more_calls_until_one_process_is_busy(deployment: Deployment) -> N
     assert calls == all_calls
 
 
-def test_silent_callers_are_forgotten(deployment: Deployment) -> None:
+def test_calls_of_killed_clients_end_after_consent_expires(deployment: Deployment) -> None:
     command = [sys.executable, "-m", "antiphon", "load", deployment.url, "--calls", str(KILLED_CALLS)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as client:
         assert client.stderr is not None
@@ -109,7 +111,7 @@ def test_silent_callers_are_forgotten(deployment: Deployment) -> None:
 
 @contextmanager
 def aiortc_calls(url: str) -> Iterator["subprocess.Popen[str]"]:
-    """Calls of aiortc that are up and talk until their standard input ends, which `communicate` does."""
+    """Run connected calls of aiortc, which send audio until their standard input ends (`communicate` closes it)."""
     command = [sys.executable, "-m", "support.peers.aiortc_callers", url, str(AIORTC_CALLS)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
@@ -124,7 +126,7 @@ def aiortc_calls(url: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def check_hops(deployment: Deployment, sent: int, received: int) -> None:
-    """Compare what came in with what went out at each hop: client, relay, transceiver and back."""
+    """Compare the packets received and sent at each hop: client, relay, transceiver and back."""
     relay, transceiver = deployment.relay_metrics(), deployment.transceiver_metrics()
     media = deployment.services["relay"].ready.split()[0].partition("=")[2]
     up = [
@@ -146,7 +148,7 @@ def check_hops(deployment: Deployment, sent: int, received: int) -> None:
 
 
 def seconds_until_freed(deployment: Deployment, limit: float) -> float:
-    """Wait until transceiver and relay hold no call, path or flow; return how long that took."""
+    """Wait until transceiver and relay hold no call, path or flow. Return the seconds that took."""
     began = time.monotonic()
     while True:
         transceiver, relay = deployment.transceiver_metrics(), deployment.relay_metrics()

@@ -11,7 +11,7 @@ from playwright.sync_api import Playwright
 from antiphon_transceiver.audio.adaptation import RUN_SHARE
 from support.audio.listening import WINDOW_SECONDS
 from support.net.impairment import PERFECT, Bursts, Impairment
-from support.net.internet import Internet, Recording, internet
+from support.net.internet import CallRecording, Internet, internet
 from support.peers.browser import TalkPage
 
 FAR_AWAY = Impairment(delay=0.02)
@@ -19,35 +19,35 @@ SECONDS = 16.0
 TROUBLE_AFTER = 6.0
 
 REPORTED_WITHIN = 30.0
-"""Seconds in which one of Chromium's reports, which come every five, tells of as much as is lost on average."""
+"""Seconds within which one of Chromium's reports, sent every 5 s, shows at least the average loss."""
 
 ADDED_DELAY = 0.08
-"""Seconds that we may add at the 95th percentile, beside what Chromium's jitter buffer adds."""
+"""Largest delay in seconds that Antiphon adds at the 95th percentile, without that of Chromium's jitter buffer."""
 
 RECOVERED_AFTER = 1.0
-"""Seconds after a burst in which delay is what it shall be."""
+"""Seconds after a burst within which the delay is normal again."""
 
 LATE = 0.01
-"""Share of packets that may come after their playout time, on a machine that has other things to do."""
+"""Share of packets that may arrive after their playout time on a shared machine."""
 
 
 @pytest.fixture(scope="module")
-def between(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
-    with internet(playwright, tmp_path_factory.mktemp("caller")) as between:
-        yield between
+def impaired(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
+    with internet(playwright, tmp_path_factory.mktemp("caller")) as impaired:
+        yield impaired
 
 
 @pytest.fixture(autouse=True)
-def _perfect_afterwards(between: Internet) -> Iterator[None]:
+def _perfect_afterwards(impaired: Internet) -> Iterator[None]:
     yield
-    between.impair(PERFECT)
+    impaired.impair(PERFECT)
 
 
 @pytest.fixture(scope="module")
-def good(between: Internet) -> Recording:
+def good(impaired: Internet) -> CallRecording:
     """The same call over a good network."""
-    between.impair(FAR_AWAY)
-    recording = between.record(SECONDS)
+    impaired.impair(FAR_AWAY)
+    recording = impaired.record(SECONDS)
     print(f"\ngood network: {recording}", end="")
     assert recording.hearing.found > 0.8
     assert recording.hearing.longest_gap <= 0.06
@@ -55,11 +55,11 @@ def good(between: Internet) -> Recording:
     return recording
 
 
-def test_loss(between: Internet, good: Recording) -> None:
-    """What is lost delays nothing but for the time that it was waited for."""
-    between.impair(FAR_AWAY)
+def test_loss_adds_little_delay(impaired: Internet, good: CallRecording) -> None:
+    """A lost packet delays the audio only while the jitter buffer waits for it."""
+    impaired.impair(FAR_AWAY)
     lossy = Impairment(delay=0.02, loss=0.05)
-    recording = between.record(2 * SECONDS, lambda tab: between.impair(lossy, after=TROUBLE_AFTER))
+    recording = impaired.record(2 * SECONDS, lambda tab: impaired.impair(lossy, after=TROUBLE_AFTER))
     before, since = recording.hearing.times < TROUBLE_AFTER - 2.0, recording.hearing.times > TROUBLE_AFTER
     added = float(np.percentile(recording.ours[since], 95) - np.median(recording.ours[before]))
     print(f"\n5 % loss: {recording}; p95 of what we add {added * 1000:.0f} ms", end="")
@@ -69,10 +69,10 @@ def test_loss(between: Internet, good: Recording) -> None:
     assert_kept(recording)
 
 
-def test_losses_in_runs(between: Internet) -> None:
-    """Chromium plays most of what was lost from what later packets repeat."""
-    between.impair(Impairment(delay=0.02, bursts=Bursts.of_mean(0.2, length=3.0)))
-    tab, deadline = between.call(), time.monotonic() + REPORTED_WITHIN
+def test_burst_losses_are_recovered_from_redundant_blocks(impaired: Internet) -> None:
+    """Chromium plays most of the lost audio from the redundant blocks of later packets (RFC 2198)."""
+    impaired.impair(Impairment(delay=0.02, bursts=Bursts.of_mean(0.2, length=3.0)))
+    tab, deadline = impaired.call(), time.monotonic() + REPORTED_WITHIN
     while tab.own_statistics()["sent_repetitions"] < 2:
         tab.page.wait_for_timeout(500)
         assert time.monotonic() < deadline, "two repetitions never began"
@@ -90,11 +90,10 @@ def test_losses_in_runs(between: Internet) -> None:
     assert concealed_share < lost_share / 2
 
 
-def test_a_burst(between: Internet, good: Recording) -> None:
-    """The first packet after it waits for those before it, as long as the jitter buffer's target without trouble, and
-    what follows keeps its distance; no more than that stays."""
-    between.impair(FAR_AWAY)
-    recording = between.record(SECONDS, lambda tab: between.interrupt(0.3, after=TROUBLE_AFTER, otherwise=FAR_AWAY))
+def test_the_delay_after_an_outage_stays_within_the_target_delay(impaired: Internet, good: CallRecording) -> None:
+    """The first packet after it waits for the missing ones for the target delay. Later packets keep that delay."""
+    impaired.impair(FAR_AWAY)
+    recording = impaired.record(SECONDS, lambda tab: impaired.interrupt(0.3, after=TROUBLE_AFTER, otherwise=FAR_AWAY))
     print(f"\na burst of 300 ms: {recording}", end="")
     assert recording.hearing.found > 0.8
     burst, length = max(recording.hearing.gaps, key=lambda gap: gap[1])
@@ -108,20 +107,20 @@ def test_a_burst(between: Internet, good: Recording) -> None:
     assert_kept(recording)
 
 
-def test_jitter(between: Internet, good: Recording) -> None:
-    """Chromium stretches what it plays, which is heard but not always recognised by its waveform."""
-    between.impair(Impairment(delay=0.02, jitter=0.08))
-    recording = between.record(SECONDS)
+def test_jitter_causes_no_gaps(impaired: Internet, good: CallRecording) -> None:
+    """Chromium stretches the audio, so that its waveform is not always recognised."""
+    impaired.impair(Impairment(delay=0.02, jitter=0.08))
+    recording = impaired.record(SECONDS)
     print(f"\n80 ms jitter: {recording}", end="")
     assert recording.hearing.found > 0.6
     assert recording.hearing.longest_gap <= 0.1
     assert_kept(recording)
 
 
-def test_a_nat_rebinding(between: Internet, good: Recording) -> None:
-    """Chromium checks every 2.5 s, and what the server sends until then goes to the old port."""
-    between.impair(FAR_AWAY)
-    recording = between.record(SECONDS, lambda tab: between.rebind(after=TROUBLE_AFTER))
+def test_audio_resumes_after_a_nat_rebinding(impaired: Internet, good: CallRecording) -> None:
+    """Chromium checks every 2.5 s. Until then the server sends to the old port."""
+    impaired.impair(FAR_AWAY)
+    recording = impaired.record(SECONDS, lambda tab: impaired.rebind(after=TROUBLE_AFTER))
     print(f"\na NAT rebinding: {recording}", end="")
     assert recording.hearing.found > 0.6
     assert recording.hearing.longest_gap <= 3.0
@@ -129,13 +128,13 @@ def test_a_nat_rebinding(between: Internet, good: Recording) -> None:
     assert_kept(recording)
 
 
-def test_an_ice_restart(between: Internet, good: Recording) -> None:
+def test_an_ice_restart_causes_no_gap(impaired: Internet, good: CallRecording) -> None:
     def restart(tab: TalkPage) -> None:
         tab.page.wait_for_timeout(1000 * TROUBLE_AFTER)
         tab.page.evaluate("() => window.antiphon.restartIce()")
 
-    between.impair(FAR_AWAY)
-    recording = between.record(SECONDS, restart)
+    impaired.impair(FAR_AWAY)
+    recording = impaired.record(SECONDS, restart)
     print(f"\nan ICE restart: {recording}", end="")
     assert recording.hearing.found > 0.8
     assert recording.hearing.longest_gap <= 0.1
@@ -143,11 +142,11 @@ def test_an_ice_restart(between: Internet, good: Recording) -> None:
     assert_kept(recording)
 
 
-def test_minutes_of_playing(between: Internet, good: Recording, minutes: int) -> None:
-    """Nothing adds up, and the path by the second ingress, which Chromium soon stops checking, stays there."""
-    between.impair(Impairment(delay=0.02, loss=0.01, jitter=0.01))
+def test_delay_stays_constant_over_minutes(impaired: Internet, good: CallRecording, minutes: int) -> None:
+    """The path by the second ingress, which Chromium soon stops checking, is kept."""
+    impaired.impair(Impairment(delay=0.02, loss=0.01, jitter=0.01))
     shortest = inf
-    for minute, recording in enumerate(between.pieces(60.0, minutes), 1):
+    for minute, recording in enumerate(impaired.pieces(60.0, minutes), 1):
         print(f"\nminute {minute} of {minutes}: {recording}", end="")
         shortest = min(shortest, float(np.percentile(recording.ours, 5)))
         assert recording.hearing.found > 0.8
@@ -157,7 +156,7 @@ def test_minutes_of_playing(between: Internet, good: Recording, minutes: int) ->
         assert_kept(recording)
 
 
-def assert_kept(recording: Recording) -> None:
-    """Nothing that came in time was discarded, and next to nothing came late."""
+def assert_kept(recording: CallRecording) -> None:
+    """Assert that no packet that arrived in time was discarded, and hardly any arrived late."""
     assert recording.discarded == 0
     assert recording.late <= LATE

@@ -28,19 +28,19 @@ async (length) => {
 
 
 @pytest.fixture(scope="module")
-def between(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
-    with internet(playwright, tmp_path_factory.mktemp("caller"), "support.processes.answering_backend") as between:
-        yield between
+def impaired(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
+    with internet(playwright, tmp_path_factory.mktemp("caller"), "support.processes.answering_backend") as impaired:
+        yield impaired
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.05])
-def test_64_kib_both_ways_over_a_narrow_path(between: Internet, loss: float) -> None:
-    """There and back one after the other, so that each round carries 128 KiB."""
-    between.impair(PERFECT)
-    tab = between.call()
+def test_64_kib_both_ways_over_a_narrow_path(impaired: Internet, loss: float) -> None:
+    """Each round sends a message and waits for its answer, 128 KiB in all."""
+    impaired.impair(PERFECT)
+    tab = impaired.call()
     tab.page.wait_for_function("() => window.antiphon.dataChannel.readyState === 'open'")
-    between.impair(Impairment(delay=0.01, loss=loss, mtu=1200))
-    too_long = between.too_long
+    impaired.impair(Impairment(delay=0.01, loss=loss, mtu=1200))
+    too_long = impaired.too_long
     rounds = [tab.page.evaluate(SEND_AND_TIME, SIZE) for _ in range(ROUNDS)]
     durations = sorted(seconds for seconds, _ in rounds)
     print(
@@ -48,6 +48,6 @@ def test_64_kib_both_ways_over_a_narrow_path(between: Internet, loss: float) -> 
     )
     assert [length for _, length in rounds] == [SIZE] * ROUNDS
     assert durations[ROUNDS // 2] < SECONDS
-    assert between.too_long == too_long
+    assert impaired.too_long == too_long
     tab.hang_up()
     tab.page.close()

@@ -1,4 +1,4 @@
-"""The router does to real packets what the impairment model says."""
+"""The router applies the impairment model to real packets."""
 
 import os
 import subprocess
@@ -17,12 +17,12 @@ SERVER, SERVER6 = "198.51.100.2", "2001:db8::2"
 NAT = "203.0.113.7"
 PORT = 7000
 OWN_DELAY = 0.002
-"""Seconds that the router and two processes may add, on a machine that has other things to do."""
+"""Seconds that the router and two processes may add on a shared machine."""
 
 
 @pytest.fixture(scope="module")
 def net() -> Iterator[Network]:
-    """An echo, a client in the open, and one behind a NAT."""
+    """An echo server, a client with a public address, and a client behind a NAT."""
     plans = (
         HostPlan("server", (SERVER, SERVER6)),
         HostPlan("client", ("198.51.100.3", "2001:db8::3")),
@@ -63,7 +63,7 @@ def test_a_perfect_network_loses_nothing_and_adds_little(net: Network, to: str) 
     assert median_ms(echoes, "up") < 1000 * OWN_DELAY
 
 
-def test_delay_is_as_stated(net: Network) -> None:
+def test_delay_is_as_configured(net: Network) -> None:
     net.impair("client", up=Impairment(delay=0.04), down=Impairment(delay=0.01))
     echoes = probe(net)
     assert len(echoes) == 500
@@ -74,13 +74,13 @@ def test_delay_is_as_stated(net: Network) -> None:
 @pytest.mark.parametrize(
     "impairment", [Impairment(loss=0.1), Impairment(bursts=Bursts.of_mean(0.1, 5))], ids=["single", "bursts"]
 )
-def test_loss_is_as_stated(net: Network, impairment: Impairment) -> None:
+def test_loss_is_as_configured(net: Network, impairment: Impairment) -> None:
     net.impair("client", up=impairment)
     came = len(probe(net, count=2000, interval=0.001)) / 2000
     assert came == pytest.approx(0.9, abs=0.06)
 
 
-def test_jitter_keeps_the_order_unless_told_otherwise(net: Network) -> None:
+def test_jitter_reorders_packets_only_with_jitter_reorders(net: Network) -> None:
     net.impair("client", up=Impairment(delay=0.01, jitter=0.04))
     echoes = probe(net)
     assert [echo.number for echo in echoes] == list(range(500))
@@ -91,7 +91,7 @@ def test_jitter_keeps_the_order_unless_told_otherwise(net: Network) -> None:
     assert median_ms(echoes, "up") == pytest.approx(30, abs=5)
 
 
-def test_a_rate_is_kept_and_the_queue_bounded(net: Network) -> None:
+def test_rate_and_queue_are_limited(net: Network) -> None:
     """228 bytes with their headers, at 500 a second, through a link for 250."""
     net.impair("client", up=Impairment(rate=250 * 228, backlog=0.1))
     echoes = probe(net, count=1000)
@@ -99,7 +99,7 @@ def test_a_rate_is_kept_and_the_queue_bounded(net: Network) -> None:
     assert median_ms(echoes[100:], "up") == pytest.approx(102, abs=6)
 
 
-def test_what_is_too_long_is_dropped_and_the_sender_told(net: Network) -> None:
+def test_packets_above_the_mtu_are_dropped_and_reported_by_icmp(net: Network) -> None:
     net.impair("client", up=Impairment(mtu=1200))
     assert len(probe(net, count=20, size=1172)) == 20
     assert "mtu 1200" not in net["client"].run("ip", "route", "get", SERVER)
@@ -107,8 +107,8 @@ def test_what_is_too_long_is_dropped_and_the_sender_told(net: Network) -> None:
     assert "mtu 1200" in net["client"].run("ip", "route", "get", SERVER)
 
 
-def test_a_nat_lets_fragments_pass(net: Network) -> None:
-    """The first datagram is lost, and its sender told; the others come in two pieces each."""
+def test_a_nat_forwards_fragments(net: Network) -> None:
+    """The first datagram is dropped and reported by ICMP. The others arrive in two fragments each."""
     net.impair("hidden", up=Impairment(mtu=1200))
     assert len(probe(net, "hidden", count=20, size=1400)) == 19
 
@@ -118,7 +118,7 @@ def test_blocked_udp_is_dropped(net: Network) -> None:
     assert probe(net, count=10) == []
 
 
-def test_a_change_comes_at_its_time(net: Network) -> None:
+def test_a_change_takes_effect_at_its_time(net: Network) -> None:
     net.interrupt("client", 0.3, otherwise=Impairment(delay=0.02), after=1.0)
     echoes = probe(net, count=1000)
     assert len(echoes) == pytest.approx(850, abs=5)
@@ -126,8 +126,8 @@ def test_a_change_comes_at_its_time(net: Network) -> None:
     assert median_ms(echoes[-200:], "up") == pytest.approx(20, abs=1000 * OWN_DELAY)
 
 
-def test_a_nat_hides_its_host_and_rebinds(net: Network) -> None:
-    """The echo says from where it was reached: an address of the NAT, and after a while another port of it."""
+def test_a_nat_translates_addresses_and_rebinds(net: Network) -> None:
+    """The echo reports the source address: one port of the NAT, and another one after the rebinding."""
     net.rebind("hidden", after=0.8)
     echoes = probe(net, "hidden", count=1000)
     assert len(echoes) >= 999
@@ -151,7 +151,7 @@ def median_ms(echoes: list[Echo], direction: str) -> float:
     return 1000 * median(echo.up if direction == "up" else echo.down for echo in echoes)
 
 
-def test_what_a_killed_run_left_is_taken_down() -> None:
+def test_namespaces_of_a_killed_run_are_removed() -> None:
     script = "import os; from support.net.namespaces import *\nwith network(HostPlan('a', ('192.0.2.1',))): os._exit(0)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     killed = subprocess.Popen([sys.executable, "-c", script], env=environment)

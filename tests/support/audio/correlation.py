@@ -1,4 +1,4 @@
-"""How well, and how late, a recording repeats a looped known sound."""
+"""Measures how well, and with which delay, a recording repeats a looped known sound."""
 
 import wave
 from importlib.resources import files
@@ -11,16 +11,16 @@ import numpy.typing as npt
 Samples = npt.NDArray[np.float32]
 
 RATE = 48_000
-"""Hz of everything that is recorded; Opus in WebRTC runs at it."""
+"""Sampling rate of all recordings in Hz, that of Opus in WebRTC."""
 
 ANALYSIS_RATE = 24_000
-"""Hz at which recordings are compared: the speech is below 8 kHz, and the rest of the cost is spared."""
+"""Sampling rate in Hz at which recordings are compared. The speech is below 8 kHz, so this loses nothing."""
 
 SILENCE = 0.01
-"""Root mean square below which a window of one second says nothing of how it was carried."""
+"""Root mean square below which a window of one second is too quiet to be compared."""
 
 ALIKE = 0.5
-"""Peak above which a window is the known sound, and tells of the delay."""
+"""Peak above which a window is the known sound, so that its delay is valid."""
 
 
 class Window(NamedTuple):
@@ -48,7 +48,7 @@ class Likeness(NamedTuple):
 
 
 def known_speech(rate: int = RATE) -> Samples:
-    """Return the speech that test clients say, from -1 to 1."""
+    """Return the speech that test clients send, from -1 to 1."""
     with files("antiphon.client").joinpath("speech.wav").open("rb") as file, wave.open(file) as recording:
         pcm = np.frombuffer(recording.readframes(recording.getnframes()), "<i2")
         return resample((pcm / 32768).astype(np.float32), recording.getframerate(), rate)
@@ -65,7 +65,7 @@ def write_wav(path: Path, samples: Samples, rate: int = RATE) -> Path:
 
 
 def resample(samples: Samples, given: int, wanted: int) -> Samples:
-    """Change the rate by cutting or padding the spectrum; the sound counts as looped."""
+    """Change the sampling rate by cutting or padding the spectrum. The sound is taken as looped."""
     if given == wanted or not len(samples):
         return samples
     count = round(len(samples) * wanted / given)
@@ -77,11 +77,10 @@ def resample(samples: Samples, given: int, wanted: int) -> Samples:
 
 
 def compare(recording: Samples, known: Samples) -> list[Window]:
-    """Find each whole second of a recording in the known sound, which is looped. Both are at `RATE`; silence is left
-    out."""
+    """Find each whole second of a recording in the looped known sound. Both are at `RATE`; silence is skipped."""
     size = ANALYSIS_RATE
     whole = recording[: len(recording) // RATE * RATE]
-    heard, loop = resample(whole, RATE, size), resample(known, RATE, size)
+    received, loop = resample(whole, RATE, size), resample(known, RATE, size)
     unrolled = np.concatenate([loop, loop[: size - 1]])
     energy = np.concatenate([[0.0], np.cumsum(unrolled**2, dtype=np.float64)])
     silent = SILENCE * size**0.5
@@ -89,8 +88,8 @@ def compare(recording: Samples, known: Samples) -> list[Window]:
     points = 1 << (len(unrolled) - 1).bit_length()
     spectrum = np.fft.rfft(unrolled, points)
     windows = []
-    for start in range(0, len(heard), size):
-        window = heard[start : start + size]
+    for start in range(0, len(received), size):
+        window = received[start : start + size]
         norm = float(np.linalg.norm(window))
         if norm < silent:
             continue
@@ -101,18 +100,17 @@ def compare(recording: Samples, known: Samples) -> list[Window]:
     return windows
 
 
-def judge(heard: Samples, said: Samples, known: Samples) -> Likeness:
-    """Compare what came back with the known sound. `said` was recorded beside it on the same clock: the delay is how
-    far the two are apart."""
+def measure(received: Samples, sent: Samples, known: Samples) -> Likeness:
+    """Compare the audio received with the known sound. `sent` was recorded on the same clock and gives the delay."""
     period = len(known) / RATE
-    mouth = [window for window in compare(said, known) if window.peak > ALIKE]
-    windows = compare(heard, known)
+    sent_windows = [window for window in compare(sent, known) if window.peak > ALIKE]
+    windows = compare(received, known)
     assert windows, "only silence came back"
     peaks = [window.peak for window in windows]
     delays = []
     for window in windows:
         if window.peak > ALIKE:
-            beside = min(mouth, key=lambda other: abs(other.start - window.start))
+            beside = min(sent_windows, key=lambda other: abs(other.start - window.start))
             delays.append((window.start - window.position - (beside.start - beside.position)) % period)
     delay = float(np.median(delays)) if delays else float("nan")
     return Likeness(len(windows), float(np.median(peaks)), min(peaks), max(peaks), delay)

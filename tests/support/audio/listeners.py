@@ -1,4 +1,4 @@
-"""What two receivers make of the same packets: ours, and aiortc's jitter buffer with its decoder."""
+"""Two receivers for the same packets: ours, and aiortc's jitter buffer with its decoder."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -18,9 +18,9 @@ SHIFT = 1000.0
 """Seconds on the receivers' clock at which the stream begins."""
 
 
-class Heard(NamedTuple):
-    """What came out: the sound where its timestamps put it, with silence where there was none; the seconds from when
-    each received packet was ready until it was handed on; and counts of packets."""
+class ReceiverOutput(NamedTuple):
+    """The output of a receiver: the audio placed by its timestamps, with silence in the gaps; the delay of each packet
+    in seconds from its capture to its output; and counts of packets."""
 
     sound: Samples
     delays: list[float]
@@ -31,10 +31,10 @@ class Heard(NamedTuple):
     concealed: int = 0
 
 
-Listener = Callable[[Sequence[bytes], Sequence[Arrival]], Heard]
+Receiver = Callable[[Sequence[bytes], Sequence[Arrival]], ReceiverOutput]
 
 
-def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances: Sequence[int] = ()) -> Heard:
+def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances: Sequence[int] = ()) -> ReceiverOutput:
     """Listen as a transceiver does for a backend that takes PCM. Each packet repeats, as RED, those so many before."""
     uplink, red = UplinkAudio(f"pcm16/{RATE}"), RedEncoder(OPUS_PAYLOAD_TYPE)
     payloads = [red.encode(packet, index * TICKS, distances) for index, packet in enumerate(packets)]
@@ -61,7 +61,7 @@ def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances
         if not frame.origin:
             delays.append(now - SHIFT - start / RATE)
     counters = uplink.jitter.counters
-    return Heard(
+    return ReceiverOutput(
         sound,
         delays,
         lost=len(packets) - len(arrivals),
@@ -72,7 +72,7 @@ def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances
     )
 
 
-def aiortc(packets: Sequence[bytes], arrivals: Sequence[Arrival]) -> Heard:
+def aiortc(packets: Sequence[bytes], arrivals: Sequence[Arrival]) -> ReceiverOutput:
     """Listen as RTCRtpReceiver does. It knows neither RED nor in-band FEC nor concealment."""
     buffer, decoder = AiortcBuffer(capacity=16, prefetch=4), AiortcDecoder()
     sound = np.zeros(len(packets) * TICKS, np.float32)
@@ -89,4 +89,4 @@ def aiortc(packets: Sequence[bytes], arrivals: Sequence[Arrival]) -> Heard:
             stereo = frame.to_ndarray().reshape(-1, 2).astype(np.float32) / 32768
             sound[encoded.timestamp : encoded.timestamp + len(stereo)] = stereo.mean(axis=1)
     waiting = sum(packet is not None for packet in buffer._packets)
-    return Heard(sound, delays, len(packets) - len(arrivals), len(arrivals) - len(delays) - waiting)
+    return ReceiverOutput(sound, delays, len(packets) - len(arrivals), len(arrivals) - len(delays) - waiting)

@@ -1,4 +1,4 @@
-"""What a listener notices of a recorded call: how late the sound comes, and where it is missing."""
+"""Analyses a recorded call: the delay of its audio, and the gaps in it."""
 
 from typing import NamedTuple
 
@@ -10,21 +10,23 @@ from support.audio.correlation import ANALYSIS_RATE, RATE, Samples, resample
 WINDOW_SECONDS = 0.4
 STEP_SECONDS = 0.1
 LONGEST_DELAY = 1.2
-"""Seconds by which the sound may be late, so that it is still looked for."""
+"""Largest delay in seconds that the search considers."""
 
 SURE = 0.5
-"""Correlation from which on a window was found."""
+"""Least correlation with which a window counts as found."""
 
 FRAME_SECONDS = 0.01
 LOUD, QUIET = 0.1, 0.01
-"""Shares of the mean power: something was said, and next to nothing was heard."""
+"""Shares of the mean power: above the first speech was sent, below the second none was received."""
 
 Curve = npt.NDArray[np.float64]
 
 
 class Hearing(NamedTuple):
-    """`delays` in seconds, one for each window that was found, with its time beside it in `times`; `gaps` are the
-    times and lengths of stretches in which something was said and nothing heard."""
+    """The analysis of a recording. `delays` has the delay of each window that was found, and `times` its time.
+
+    `gaps` are the times and lengths of intervals in which speech was sent and none received. All are in seconds.
+    """
 
     times: Curve
     delays: Curve
@@ -42,7 +44,7 @@ class Hearing(NamedTuple):
 
     @property
     def found(self) -> float:
-        """The share of windows in which the caller's own words were recognised."""
+        """The share of windows in which the caller's speech was recognised."""
         return len(self.delays) / self.windows if self.windows else 0.0
 
     @property
@@ -62,23 +64,23 @@ class Hearing(NamedTuple):
         )
 
 
-def listen(heard: Samples, said: Samples) -> Hearing:
-    """Compare what came back with what was said beside it, sample for sample on one clock, at `RATE`."""
-    heard, said = (resample(samples, RATE, ANALYSIS_RATE) for samples in (heard, said))
-    times, delays, windows = _track(heard, said)
+def listen(received: Samples, sent: Samples) -> Hearing:
+    """Compare the audio received with that sent meanwhile, sample for sample on one clock, at `RATE`."""
+    received, sent = (resample(samples, RATE, ANALYSIS_RATE) for samples in (received, sent))
+    times, delays, windows = _track(received, sent)
     hearing = Hearing(np.array(times), np.array(delays), windows, [])
-    return hearing._replace(gaps=_gaps(heard, said, hearing)) if delays else hearing
+    return hearing._replace(gaps=_gaps(received, sent, hearing)) if delays else hearing
 
 
-def _track(heard: Samples, said: Samples) -> tuple[list[float], list[float], int]:
-    """Find each window of what was heard in what was said shortly before."""
+def _track(received: Samples, sent: Samples) -> tuple[list[float], list[float], int]:
+    """Find each window of the received audio in the audio sent shortly before."""
     size, step = round(WINDOW_SECONDS * ANALYSIS_RATE), round(STEP_SECONDS * ANALYSIS_RATE)
     reach = round(LONGEST_DELAY * ANALYSIS_RATE)
     points = 1 << (size + reach - 1).bit_length()
-    floor = LOUD * float(np.mean(said**2)) * size
+    floor = LOUD * float(np.mean(sent**2)) * size
     times, delays, windows = [], [], 0
-    for start in range(reach, len(heard) - size, step):
-        window, before = heard[start : start + size], said[start - reach : start + size]
+    for start in range(reach, len(received) - size, step):
+        window, before = received[start : start + size], sent[start - reach : start + size]
         energy = np.concatenate([[0.0], np.cumsum(before.astype(np.float64) ** 2)])
         norms = np.sqrt(np.maximum(energy[size:] - energy[:-size], floor))
         if float(np.max(norms)) ** 2 <= floor:
@@ -93,10 +95,9 @@ def _track(heard: Samples, said: Samples) -> tuple[list[float], list[float], int
     return times, delays, windows
 
 
-def _gaps(heard: Samples, said: Samples, hearing: Hearing) -> list[tuple[float, float]]:
-    """Join frames in which something should have been heard and was not; frames in which nothing was said do not end a
-    gap."""
-    expected, present = _power(said), _power(heard)
+def _gaps(received: Samples, sent: Samples, hearing: Hearing) -> list[tuple[float, float]]:
+    """Join frames in which speech was due and missing. Frames in which none was sent do not end a gap."""
+    expected, present = _power(sent), _power(received)
     loud, quiet = LOUD * float(np.mean(expected)), QUIET * float(np.mean(expected))
     gaps: list[tuple[float, float]] = []
     first = last = -1

@@ -1,4 +1,4 @@
-"""A browser or a transceiver that speaks, as far as its packets go, and the network between it and a receiver."""
+"""The speech packets of a browser or a transceiver, and the lossy network between it and a receiver."""
 
 import wave
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from support.net.impairment import Bursts, ImpairedLink, Impairment
 Samples = npt.NDArray[np.float32]
 
 SPEECH = Path(__file__).parents[3] / "packages/antiphon/src/antiphon/client/speech.wav"
-"""Found in the repository, so that the package need not be installed."""
+"""Read from the repository, so that the package need not be installed."""
 
 RATE = 48_000
 FRAME_SECONDS = 0.02
@@ -26,23 +26,23 @@ TICKS = 960
 
 BITRATE = 32_000
 OWN_RATE = 24_000
-"""What most backends speak."""
+"""Sampling rate of most backends in Hz."""
 
 COMPLEXITY = 9
-"""What Chromium gives a microphone on a desktop."""
+"""Opus complexity that Chromium uses on a desktop."""
 
 DELAY, JITTER = 0.03, 0.01
-"""Seconds of the network: no packet overtakes another."""
+"""Delay and jitter of the network in seconds. It does not reorder packets."""
 
 BURST_LENGTH = 3.0
-"""Mean of packets lost in a row."""
+"""Mean number of consecutive packets lost."""
 
 TOLERANCE = 0.005
-"""How far the losses of a network may be from the mean of its kind, as a share of all packets."""
+"""Largest deviation of a network's losses from their mean, as a share of all packets."""
 
 
 class Condition(NamedTuple):
-    """Losses of the mean `loss`, each for itself or in bursts."""
+    """Losses with the mean `loss`, independent or in bursts."""
 
     loss: float
     bursts: bool = False
@@ -63,21 +63,21 @@ class Condition(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """Packet number `packet` of the stream comes at `time`; it was ready at `packet` times 20 ms."""
+    """The arrival of packet number `packet` at `time`. It was captured at `packet` times 20 ms."""
 
     time: float
     packet: int
 
 
 def load_speech() -> Samples:
-    """Return what is said, at `RATE`."""
+    """Return the known speech at `RATE`."""
     with wave.open(str(SPEECH)) as recording:
         pcm = np.frombuffer(recording.readframes(recording.getnframes()), "<i2")
         return resample((pcm / 32768).astype(np.float32), recording.getframerate(), RATE)
 
 
 def encode(speech: Samples, loss: float) -> list[bytes]:
-    """Return the Opus packets of a browser that RTCP has told of this loss: with it they carry in-band FEC."""
+    """Return the Opus packets of a browser to which RTCP reported this loss: they carry in-band FEC."""
     encoder = CodecContext.create("libopus", "w")
     encoder.bit_rate, encoder.sample_rate, encoder.layout, encoder.format = BITRATE, RATE, "mono", "s16"
     encoder.options = {
@@ -96,8 +96,8 @@ def encode(speech: Samples, loss: float) -> list[bytes]:
 
 
 def encode_as_we_do(speech: Samples, condition: Condition) -> tuple[list[bytes], tuple[int, ...]]:
-    """Return the Opus packets of a transceiver whose caller takes RED and has told it of these losses, and how many
-    packets before it those are that each is sent with once more."""
+    """Return the Opus packets of a transceiver whose caller accepts RED and reported these losses, and the redundancy
+    offsets of its packets (RFC 2198)."""
     encoder = OpusEncoder(OWN_RATE)
     adaptation = SendAdaptation(Codec("opus", 111, RATE, parameters={"useinbandfec": "1"}, redundancy=63), encoder)
     adaptation.report(round(condition.loss * 100), condition.in_runs)
@@ -107,9 +107,9 @@ def encode_as_we_do(speech: Samples, condition: Condition) -> tuple[list[bytes],
 
 
 def carry(packets: Sequence[bytes], condition: Condition, seed: int) -> list[Arrival]:
-    """Return which packets arrive, and when. What RED adds to them does not change that.
+    """Return the arrivals of the packets, regardless of RED.
 
-    In so short a time few bursts come, or many: networks are drawn until one loses what it should.
+    The number of bursts in a short time varies, so networks are drawn until one has the required losses.
     """
     random = Random(seed)
     while True:

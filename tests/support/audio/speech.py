@@ -11,7 +11,7 @@ _VOWELS = ((700, 1200, 2500), (300, 2300, 3000), (450, 800, 2500), (550, 1800, 2
 
 
 def speech(seconds: float, rate: int = 24_000, seed: int = 1) -> bytes:
-    """Return mono 16-bit little-endian PCM; the same arguments give the same bytes."""
+    """Return mono 16-bit little-endian PCM. The same arguments give the same bytes."""
     chance = random.Random(seed)
     total = round(seconds * rate)
     samples = array("h")
@@ -26,12 +26,12 @@ def speech(seconds: float, rate: int = 24_000, seed: int = 1) -> bytes:
     return samples[:total].tobytes()
 
 
-def correlation(reference: bytes, heard: bytes, max_lag: int, step: int = 1) -> tuple[float, int]:
-    """Return the peak of the normalised cross-correlation of two stretches of PCM, and at which lag in samples.
+def correlation(reference: bytes, received: bytes, max_lag: int, step: int = 1) -> tuple[float, int]:
+    """Return the peak of the normalised cross-correlation of two PCM signals, and its lag in samples.
 
-    `heard` lags behind by up to `max_lag`; lags are tried in steps of `step`.
+    `received` is late by up to `max_lag` samples. Lags are tried in steps of `step`.
     """
-    clean, found = array("h", reference), array("h", heard)
+    clean, found = array("h", reference), array("h", received)
     best = (-1.0, 0)
     for lag in range(0, max_lag + 1, step):
         late = found[lag : lag + len(clean)]
@@ -44,7 +44,7 @@ def correlation(reference: bytes, heard: bytes, max_lag: int, step: int = 1) -> 
 
 def _syllable(chance: random.Random, rate: int, seconds: float) -> "array[int]":
     pitch, glide = chance.uniform(95, 190), chance.uniform(-40, 40)
-    table = _voice(chance.choice(_VOWELS), pitch)
+    table = _pitch_period(chance.choice(_VOWELS), pitch)
     count = round(seconds * rate)
     phase, samples = 0.0, array("h")
     for index in range(count):
@@ -54,8 +54,8 @@ def _syllable(chance: random.Random, rate: int, seconds: float) -> "array[int]":
     return samples
 
 
-def _voice(formants: tuple[int, int, int], pitch: float) -> list[float]:
-    """One period of a voice: harmonics up to 3.5 kHz, strong near the formants."""
+def _pitch_period(formants: tuple[int, int, int], pitch: float) -> list[float]:
+    """Return one pitch period of voiced speech: harmonics up to 3.5 kHz, strong near the formants."""
     harmonics = range(1, int(3500 / pitch) + 1)
     weights = [sum(1 / (1 + ((number * pitch - formant) / 120) ** 2) for formant in formants) for number in harmonics]
     period = [

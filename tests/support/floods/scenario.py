@@ -12,7 +12,7 @@ import trio
 
 from support.floods.setup import LIVE_CALLS, FloodSetup, ServiceMonitor, cpu_seconds
 from support.floods.spoofed_flood import MIN_NEW_CALLS, CallFactory
-from support.peers.callers import Caller, Figures
+from support.peers.callers import Caller, CallFigures
 from support.processes.services import read_metrics
 
 QUIET_SECONDS = 4.0
@@ -34,7 +34,7 @@ FORGOTTEN = ("antiphon_calls", "antiphon_transceiver_paths")
 
 
 class FloodSender(NamedTuple):
-    """Figures of the flood's sender: its rate in bits per second, its share of one core, and remarks."""
+    """CallFigures of the flood's sender: its rate in bits per second, its share of one core, and remarks."""
 
     rate: float
     busy: float
@@ -52,7 +52,7 @@ class LiveCallQuality(NamedTuple):
     """Median over all seconds of the longest delay in each. One stall of the machine does not change it."""
 
     @classmethod
-    def between(cls, before: Figures, after: Figures) -> "LiveCallQuality":
+    def between(cls, before: CallFigures, after: CallFigures) -> "LiveCallQuality":
         sent = [now - was for was, now in zip(before.sent, after.sent, strict=True)]
         received = [now - was for was, now in zip(before.received, after.received, strict=True)]
         delays = sorted(after.delays)

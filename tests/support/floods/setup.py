@@ -19,7 +19,7 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.link import Confirm, LinkKeys, LinkMessage, Release
 from antiphon_common.routing import RouteTokens
 from support.floods.packet_flood import Address, BackscatterCounter, Flood, FloodSource, SpoofedSources, rtp_packets
-from support.peers.callers import Figures
+from support.peers.callers import CallFigures
 from support.processes.line_process import LineProcess
 from support.processes.services import Deployment, Service, read_metrics
 
@@ -48,8 +48,8 @@ class LiveCalls:
         callers = json.loads(self._process.wait_ready())
         self.callers: list[tuple[int, str]] = [(port, ufrag) for port, ufrag in callers]
 
-    def figures(self) -> Figures:
-        return msgspec.json.decode(self._process.ask(), type=Figures)
+    def figures(self) -> CallFigures:
+        return msgspec.json.decode(self._process.ask(), type=CallFigures)
 
     def end(self) -> None:
         self._process.end()

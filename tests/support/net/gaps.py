@@ -1,6 +1,6 @@
-"""Gaps in streams of packets, and programs that tell them when they are asked.
+"""Gaps in streams of packets, and the line protocol by which a process reports them.
 
-Times are those of `time.monotonic`, which all processes of a machine share.
+Times are on the clock of `time.monotonic`, which all processes of a machine share.
 """
 
 import os
@@ -13,15 +13,17 @@ import trio
 
 
 class Gap(msgspec.Struct):
-    """The longest time in which nothing came since it was asked for before; when the first packet came, and the last;
-    how many of them came."""
+    """The longest gap since the last `take`, the times of the first and the last packet, and the number of packets.
+
+    Call `count_packet` for each packet that arrives. Times are in seconds.
+    """
 
     longest: float = 0.0
     first: float = 0.0
     last: float = 0.0
     packets: int = 0
 
-    def heard(self) -> None:
+    def count_packet(self) -> None:
         now = time.monotonic()
         if self.packets:
             self.longest = max(self.longest, now - self.last)
@@ -31,7 +33,7 @@ class Gap(msgspec.Struct):
         self.packets += 1
 
     def take(self) -> "Gap":
-        """Return how it is now, a gap that is still open included, and begin to look for the longest anew."""
+        """Return the present state, including a gap that is still open, and reset the longest gap."""
         taken = msgspec.structs.replace(self)
         if self.packets:
             taken.longest = max(self.longest, time.monotonic() - self.last)
@@ -40,8 +42,8 @@ class Gap(msgspec.Struct):
 
 
 async def answer_lines(figures: Callable[[], object]) -> None:
-    """Print the figures as JSON for each line of standard input, until that ends."""
-    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as asked:
-        async for chunk in asked:
+    """Print the figures as JSON for each line of standard input, until standard input ends."""
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as requests:
+        async for chunk in requests:
             for _ in range(chunk.count(b"\n")):
                 print(msgspec.json.encode(figures()).decode(), flush=True)

@@ -1,7 +1,7 @@
-"""What a bad network does to datagrams, from a seed: the same seed does the same to the same datagrams.
+"""A model of an impaired network. The same seed gives the same result for the same datagrams.
 
-It knows neither sockets nor clocks: whoever carries the datagrams asks when each of them arrives. The simulation asks
-under virtual time, the router between network namespaces in real time.
+It has neither sockets nor clocks: its user asks for the arrival times of each datagram. The simulation uses it under
+virtual time, the router between network namespaces in real time.
 """
 
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ import msgspec
 
 
 class Bursts(msgspec.Struct, frozen=True):
-    """Losses that come together (Gilbert-Elliott): a good state and a bad one.
+    """Burst losses of the Gilbert-Elliott model, which has a good and a bad state.
 
-    Before each datagram the bad one is entered or left with these probabilities; in it datagrams are lost with
-    probability `loss`.
+    Before each datagram the bad state is entered or left with these probabilities. In the bad state datagrams are lost
+    with probability `loss`.
     """
 
     enter: float
@@ -25,13 +25,13 @@ class Bursts(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_mean(cls, loss: float, length: float) -> Self:
-        """Return bursts of `length` datagrams on average that lose the share `loss` of all datagrams."""
+        """Return bursts with a mean length of `length` datagrams. They lose the share `loss` of all datagrams."""
         leave = 1 / length
         return cls(loss * leave / (1 - loss), leave)
 
 
 class Impairment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one direction of a path does. Probabilities are from 0 to 1, times in seconds, `mtu` in bytes."""
+    """Properties of one direction of a path. Probabilities are from 0 to 1, times in seconds, `mtu` in bytes."""
 
     loss: float = 0.0
     bursts: Bursts | None = None
@@ -39,15 +39,15 @@ class Impairment(msgspec.Struct, frozen=True, omit_defaults=True):
     reordering: float = 0.0
     delay: float = 0.0
     held_back: float = 0.03
-    """A reordered datagram comes up to this much later, so that those behind it overtake it."""
+    """Largest additional delay of a reordered datagram, so that later datagrams overtake it."""
     jitter: float = 0.0
-    """Every datagram comes up to this much later."""
+    """Largest additional delay of every datagram."""
     jitter_reorders: bool = False
-    """Whether jitter lets datagrams overtake each other, as over several paths, or not, as in one queue."""
+    """Whether jitter reorders datagrams, as several paths do, or preserves their order, as one queue does."""
     rate: float = inf
-    """Bytes a second that the narrowest link of the path carries."""
+    """Bytes per second of the narrowest link of the path."""
     backlog: float = 0.2
-    """Seconds of waiting in front of that link; datagrams that would wait longer are dropped."""
+    """Longest queueing delay at that link, in seconds. Datagrams that would wait longer are dropped."""
     mtu: int = 65_507
     blocked: bool = False
     """Whether UDP is blocked, as by a firewall; the router lets other protocols pass."""
@@ -58,21 +58,21 @@ CUT = Impairment(loss=1.0)
 
 
 class Change(NamedTuple):
-    """From the time `at` on, the path is like this."""
+    """The impairment of a path from the time `at` on."""
 
     at: float
     impairment: Impairment
 
 
 def outage(at: float, seconds: float, otherwise: Impairment = PERFECT) -> tuple[Change, Change]:
-    """Return the changes that lose everything for a while."""
+    """Return changes that drop all datagrams for `seconds`."""
     return Change(at, CUT), Change(at + seconds, otherwise)
 
 
 class ImpairedLink:
-    """One direction of a path. Times are on the clock of who asks, and never run backwards.
+    """One direction of a path. Times are on the caller's clock and never run backwards.
 
-    It counts datagrams `sent`, those that did not arrive by reason, and those that came twice.
+    It counts the datagrams sent, those dropped, by reason, and those duplicated.
     """
 
     def __init__(self, impairment: Impairment, random: Random, changes: Iterable[Change] = ()) -> None:
@@ -90,11 +90,11 @@ class ImpairedLink:
         self._last_arrival = 0.0
 
     def change(self, changes: Iterable[Change]) -> None:
-        """Add changes to those that are still to come."""
+        """Schedule more changes."""
         self._changes = sorted([*self._changes, *changes], key=lambda change: change.at)
 
     def arrivals(self, size: int, now: float, *, udp: bool = True) -> list[float]:
-        """Return when a datagram of `size` bytes sent at `now` arrives: never, once, or twice."""
+        """Return the arrival times of a datagram of `size` bytes sent at `now`: none, one, or two."""
         while self._changes and self._changes[0].at <= now:
             self.impairment = self._changes.pop(0).impairment
         impairment = self.impairment
@@ -128,7 +128,7 @@ class ImpairedLink:
         return self._happens(impairment.loss)
 
     def _depart(self, impairment: Impairment, size: int, now: float) -> float | None:
-        """Wait for the narrowest link; None when the queue in front of it is full."""
+        """Return when a datagram leaves the narrowest link, or None when its queue is full."""
         if impairment.rate == inf:
             return now
         starts = max(now, self._free_at)
@@ -138,7 +138,7 @@ class ImpairedLink:
         return self._free_at
 
     def _arrival(self, impairment: Impairment, departure: float) -> float:
-        """Reordering holds single datagrams back; without it, and without jitter that reorders, they stay in order."""
+        """Return the arrival time of a datagram. Only reordering, and jitter that reorders, change the order."""
         arrival = departure + impairment.delay
         if self._happens(impairment.reordering):
             return arrival + self._random.uniform(0, impairment.held_back)
@@ -150,5 +150,5 @@ class ImpairedLink:
         return self._last_arrival
 
     def _happens(self, probability: float) -> bool:
-        # A probability of zero draws nothing, so that adding an impairment leaves the others' draws alone.
+        # A probability of zero takes no random number, so that an added impairment does not change the others.
         return probability > 0 and self._random.random() < probability

@@ -23,13 +23,15 @@ CALLER = "caller"
 SERVER, SECOND_INGRESS = "198.51.100.2", "198.51.100.3"
 URL = f"http://{SERVER}:8080"
 OVERLAP = 1.0 + LONGEST_DELAY + 1.0
-"""Seconds of which each piece of a recording needs to know again: the first is not looked at, the next are what was
-said before, and in the last a gap may have begun."""
+"""Seconds that each piece of a recording repeats from the one before.
+
+The first is not analysed, the next hold the speech sent before, and a gap may have begun in the last.
+"""
 
 
-class Recording(NamedTuple):
-    """What the caller heard; for how many seconds Chromium's own jitter buffer held each window of it; and the server's
-    figures of the call."""
+class CallRecording(NamedTuple):
+    """A recording of one call: its analysis, Chromium's jitter buffer delay in each window, in seconds, and the
+    server's statistics of the call."""
 
     hearing: Hearing
     buffer: Curve
@@ -37,18 +39,18 @@ class Recording(NamedTuple):
 
     @property
     def ours(self) -> Curve:
-        """The delay of each window without Chromium's part."""
+        """The delay of each window in seconds, without that of Chromium's jitter buffer."""
         return self.hearing.delays - self.buffer
 
     @property
     def discarded(self) -> int:
-        """Packets of the caller that came in time, and went no further."""
+        """Packets of the caller that arrived in time but were not decoded."""
         uplink = self.server["uplink"]
         return int(self.server["received_packets"] - sum(uplink[name] for name in ("received", "duplicate", "invalid")))
 
     @property
     def late(self) -> float:
-        """The share of the caller's packets that came after their playout time."""
+        """The share of the caller's packets that arrived after their playout time."""
         return float(self.server["uplink"]["late"] / self.server["uplink"]["received"])
 
     def __str__(self) -> str:
@@ -60,51 +62,51 @@ class Recording(NamedTuple):
 
 
 class Internet:
-    """The caller's network and its browser."""
+    """The caller's network and its browser. `impair` changes the network; `call` and `record` make calls."""
 
     def __init__(self, network: Network, new_tab: Callable[[], TalkPage]) -> None:
         self._network = network
         self._new_tab = new_tab
 
     def impair(self, impairment: Impairment, *, after: float = 0.0) -> None:
-        """Change the caller's network, both directions, after so many seconds."""
+        """Change both directions of the caller's network after `after` seconds."""
         self._network.impair(CALLER, impairment, impairment, after=after)
 
     def interrupt(self, seconds: float, *, after: float, otherwise: Impairment = PERFECT) -> None:
         self._network.interrupt(CALLER, seconds, otherwise, after=after)
 
     def rebind(self, *, after: float) -> None:
-        """Let the caller's NAT forget its ports."""
+        """Make the caller's NAT drop its mappings."""
         self._network.rebind(CALLER, after=after)
 
     @property
     def too_long(self) -> int:
-        """Packets to the caller that were longer than its network takes."""
+        """Packets to the caller that were longer than the MTU of its network."""
         return self._network.figures().hosts[CALLER].down["too_long"]
 
     def call(self) -> TalkPage:
-        """Make a call; return the page once it is connected."""
+        """Make a call. Return the page once the call is connected."""
         tab = self._new_tab()
         tab.open(URL)
         tab.talk()
         return tab
 
-    def record(self, seconds: float, prepare: Callable[[TalkPage], None] = lambda tab: None) -> Recording:
-        """Make a call, let `prepare` plan some trouble as the recording begins, and listen to it."""
+    def record(self, seconds: float, prepare: Callable[[TalkPage], None] = lambda tab: None) -> CallRecording:
+        """Make a call, record it, and return its analysis. `prepare` is called when the recording begins."""
         (recording,) = self.pieces(seconds, 1, prepare)
         return recording
 
     def pieces(
         self, seconds: float, count: int, prepare: Callable[[TalkPage], None] = lambda tab: None
-    ) -> Iterator[Recording]:
-        """Make one call, and listen to it piece by piece, each of so many seconds, that have no gap between them."""
+    ) -> Iterator[CallRecording]:
+        """Make one call and yield its recording in pieces of `seconds` each, without gaps between them."""
         tab = self.call()
         tab.start_recording()
         prepare(tab)
         for piece in range(count):
             stereo = tab.recording(seconds if piece == 0 else seconds + OVERLAP)
             hearing = listen(*stereo)
-            recording = Recording(hearing, _held(tab.buffered(), hearing), tab.own_statistics())
+            recording = CallRecording(hearing, _buffer_delays(tab.buffered(), hearing), tab.own_statistics())
             if piece == count - 1:
                 tab.hang_up()
                 tab.page.close()
@@ -113,9 +115,9 @@ class Internet:
             yield recording
 
 
-def _held(buffered: list[Buffered], hearing: Hearing) -> Curve:
-    """Return how long Chromium's jitter buffer held each window, by the difference of what it told before and after."""
-    held, times = [], [told.at for told in buffered]
+def _buffer_delays(buffered: list[Buffered], hearing: Hearing) -> Curve:
+    """Return the delay of Chromium's jitter buffer in each window, by the difference of two of its reports."""
+    held, times = [], [report.at for report in buffered]
     for start in hearing.times:
         after = min(bisect(times, start + WINDOW_SECONDS), len(buffered) - 1)
         before = max(0, min(bisect(times, start) - 1, after - 1))
@@ -126,7 +128,7 @@ def _held(buffered: list[Buffered], hearing: Hearing) -> Curve:
 
 @contextmanager
 def internet(playwright: Playwright, folder: Path, backend: str = "antiphon_backend.loopback") -> Iterator[Internet]:
-    """Set everything up, with a module as the backend. Whatever it needs to write goes into `folder`."""
+    """Run Antiphon with the module `backend`, and Chromium behind a NAT. Files are written into `folder`."""
     plans = (HostPlan("server", (SERVER, SECOND_INGRESS)), HostPlan(CALLER, ("192.168.1.2",), nat="203.0.113.7"))
     settings = ["--http", f"{SERVER}:8080", "--control", "127.0.0.1:0"]
     settings += ["--backend", "test=ws://127.0.0.1:9000", "--admin", "127.0.0.1:9090", "--no-auth"]

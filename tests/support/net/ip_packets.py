@@ -1,4 +1,4 @@
-"""As much of IP, UDP, TCP and ICMP as a router with NAT needs. Addresses are bytes, packets whole IP packets."""
+"""The parts of IP, UDP, TCP and ICMP that a router with NAT needs. Addresses are bytes, packets whole IP packets."""
 
 import struct
 
@@ -15,22 +15,22 @@ Endpoint = tuple[bytes, int]
 
 
 def addresses(packet: bytes) -> tuple[bytes, bytes]:
-    """Return source and destination address: of 4 bytes, or of 16 for IPv6."""
+    """Return source and destination address: 4 bytes each for IPv4, 16 for IPv6."""
     return (packet[12:16], packet[16:20]) if packet[0] >> 4 == 4 else (packet[8:24], packet[24:40])
 
 
 def protocol(packet: bytes) -> int:
-    """Return the transport protocol; IPv6 extension headers are taken for one."""
+    """Return the transport protocol. An IPv6 extension header counts as one."""
     return packet[9] if packet[0] >> 4 == 4 else packet[6]
 
 
 def is_later_fragment(packet: bytes) -> bool:
-    """Tell whether this is a part of an IPv4 packet that is not its first, and so has no ports."""
+    """Return whether this is an IPv4 fragment other than the first, which has no ports."""
     return packet[0] >> 4 == 4 and int.from_bytes(packet[6:8], "big") & 0x1FFF != 0
 
 
 def endpoints(packet: bytes) -> tuple[Endpoint, Endpoint] | None:
-    """Return source and destination of UDP or TCP over IPv4; None for anything else, and for later fragments."""
+    """Return source and destination of UDP or TCP over IPv4. Return None for other packets and later fragments."""
     header = (packet[0] & 0x0F) * 4
     is_known = packet[0] >> 4 == 4 and packet[9] in _CHECKSUM_AT
     if not is_known or is_later_fragment(packet) or len(packet) < header + 8:
@@ -40,7 +40,7 @@ def endpoints(packet: bytes) -> tuple[Endpoint, Endpoint] | None:
 
 
 def rewrite(packet: bytes, source: Endpoint, target: Endpoint) -> bytes:
-    """Return a packet that `endpoints` understands with other endpoints, and its checksums adjusted (RFC 1624)."""
+    """Return a packet with other endpoints and adjusted checksums (RFC 1624). `endpoints` must accept the packet."""
     header = (packet[0] & 0x0F) * 4
     rewritten = bytearray(packet)
     rewritten[12:20] = source[0] + target[0]
@@ -56,7 +56,7 @@ def rewrite(packet: bytes, source: Endpoint, target: Endpoint) -> bytes:
 
 
 def rewrite_source(packet: bytes, source: bytes) -> bytes:
-    """Return an IPv4 packet without ports from another address, and its checksum adjusted (RFC 1624)."""
+    """Return an IPv4 packet with another source address and an adjusted header checksum (RFC 1624)."""
     rewritten = bytearray(packet)
     rewritten[12:16] = source
     _adjust(rewritten, 10, packet[12:16], source)
@@ -64,7 +64,7 @@ def rewrite_source(packet: bytes, source: bytes) -> bytes:
 
 
 def fragmentation_needed(packet: bytes, mtu: int) -> bytes | None:
-    """Return the ICMP message that an IPv4 packet which must not be fragmented is too long (RFC 1191 §4)."""
+    """Return the ICMP message "fragmentation needed" (RFC 1191 §4). Return None if the packet may be fragmented."""
     if packet[0] >> 4 != 4 or not packet[6] & _DONT_FRAGMENT:
         return None
     quoted = packet[: (packet[0] & 0x0F) * 4 + 8]

@@ -1,7 +1,7 @@
 """Hosts on one Ethernet, behind a host of the test network that is their gateway.
 
-The router of `support.net.router` speaks IP alone. What needs ARP, as an address that moves from host to host does,
-stands on a bridge of the gateway's, joined by veth pairs.
+The router of `support.net.router` forwards IP packets only. Hosts that need ARP, such as those that share an address,
+are attached to a bridge of the gateway by veth pairs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,14 @@ DEVICE = "eth0"
 
 GATEWAY_SETTINGS = (
     "net.ipv4.ip_forward=1",
-    # A neighbour that takes an address over says so at once, and is believed at once.
+    # The gateway accepts the gratuitous ARP of a host that takes an address over at once.
     f"net.ipv4.neigh.{BRIDGE}.locktime=0",
     f"net.ipv4.conf.{BRIDGE}.arp_accept=1",
 )
 
 
 class Lan:
-    """The Ethernet behind `gateway`."""
+    """The Ethernet behind `gateway`. Its hosts are looked up by name."""
 
     def __init__(self, gateway: Host, hosts: Mapping[str, Host]) -> None:
         self.gateway = gateway
@@ -32,7 +32,7 @@ class Lan:
         return self._hosts[name]
 
     def unplug(self, name: str) -> None:
-        """Pull a host's cable."""
+        """Set a host's link down."""
         ip("-n", self.gateway.namespace, "link", "set", name, "down")
 
     def plug(self, name: str) -> None:
@@ -41,8 +41,10 @@ class Lan:
 
 @contextmanager
 def lan(gateway: Host, address: str, prefix: int, hosts: Mapping[str, str]) -> Iterator[Lan]:
-    """Make hosts, given by name and address, of one network in which the gateway has `address`. A name is also that of
-    the gateway's end of a host's cable, and has at most 15 characters."""
+    """Make the hosts of one network, given by name and address. The gateway has `address` in it.
+
+    A name also names the gateway's end of a host's link, and has at most 15 characters.
+    """
     with ExitStack() as stack:
         made = {name: stack.enter_context(namespace(Host(name, own))) for name, own in hosts.items()}
         for setting in _bridge(gateway, address, prefix):

@@ -1,6 +1,6 @@
-"""What stands between a client and a relay and decides about addresses: NAT, and load balancers that spread packets.
+"""Middleboxes between a client and a relay: NAT, and load balancers.
 
-Like the impairment, all of it knows neither sockets nor time.
+They have neither sockets nor clocks, as the impairment model.
 """
 
 from collections.abc import Hashable, Sequence
@@ -13,13 +13,13 @@ Flow = TypeVar("Flow", bound=Hashable)
 Target = TypeVar("Target")
 
 MAX_MAPPINGS = 4096
-"""Of a NAT: more than any test opens; the oldest goes first."""
+"""Mappings of one NAT: more than any test opens. The oldest is dropped first."""
 
 FIRST_PORT, LAST_PORT = 20_000, 59_999
 
 
 class Mapping(NamedTuple, Generic[Host]):
-    """How one inside port looks from outside, and which targets may answer it."""
+    """One inside port, its public port, and the targets whose packets the NAT accepts."""
 
     inside: tuple[Host, int]
     public: tuple[Host, int]
@@ -27,9 +27,8 @@ class Mapping(NamedTuple, Generic[Host]):
 
 
 class Nat(Generic[Host]):
-    """Hides hosts behind one public address, as a home router does: a port keeps its public port whatever it talks to,
-    and is reached only by whom it talked to (RFC 4787: endpoint-independent mapping, address and port-dependent
-    filtering). One for each transport protocol."""
+    """A NAT as in a home router, with endpoint-independent mapping and address and port-dependent filtering
+    (RFC 4787). Use one for each transport protocol."""
 
     def __init__(self, public: Host, random: Random) -> None:
         self.public = public
@@ -38,7 +37,7 @@ class Nat(Generic[Host]):
         self._inward: dict[tuple[Host, int], Mapping[Host]] = {}
 
     def outward(self, inside: tuple[Host, int], target: tuple[Host, int]) -> tuple[Host, int]:
-        """Return the public address and port by which `target` sees an inside port, opening it if need be."""
+        """Return the public endpoint of an inside endpoint that sends to `target`. Create a mapping if needed."""
         mapping = self._outward.get(inside)
         if mapping is None:
             mapping = self._open(inside)
@@ -46,12 +45,12 @@ class Nat(Generic[Host]):
         return mapping.public
 
     def inward(self, public: tuple[Host, int], source: tuple[Host, int]) -> tuple[Host, int] | None:
-        """Return the inside port that a packet from `source` reaches, if it may."""
+        """Return the inside endpoint that a packet from `source` reaches, or None if the NAT drops it."""
         mapping = self._inward.get(public)
         return mapping.inside if mapping is not None and source in mapping.targets else None
 
     def rebind(self, public: Host | None = None) -> None:
-        """Forget every mapping, and from then on use another public address if one is given."""
+        """Drop every mapping. Use another public address from now on if one is given."""
         self._outward.clear()
         self._inward.clear()
         if public is not None:
@@ -70,8 +69,10 @@ class Nat(Generic[Host]):
 
 
 class Spreader:
-    """A load balancer in front of several hosts with one address. With `spray` every packet goes to a host of its own
-    choice; otherwise a flow stays with its host while the set of hosts stays the same."""
+    """A load balancer in front of several hosts with one address.
+
+    With `spray` it chooses a host for every packet. Otherwise a flow keeps its host while the set of hosts is the same.
+    """
 
     def __init__(self, random: Random, *, spray: bool = False) -> None:
         self.spray = spray
@@ -79,10 +80,10 @@ class Spreader:
         self._salt = random.getrandbits(32)
 
     def choose(self, flow: bytes, targets: Sequence[Target]) -> Target:
-        """Choose one of the hosts that are up for a packet of a flow."""
+        """Return one of the hosts that are up, for a packet of a flow."""
         if len(targets) == 1:
             return targets[0]
         if self.spray:
             return self._random.choice(targets)
-        # Not Python's own hash, which differs from process to process.
+        # Python's hash differs between processes.
         return targets[crc32(flow, self._salt) % len(targets)]

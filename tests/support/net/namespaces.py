@@ -1,6 +1,6 @@
-"""Hosts that are network namespaces, joined by the router of `support.net.router`. Needs root, `ip` and /dev/net/tun.
+"""Hosts as network namespaces, joined by the router of `support.net.router`. Needs root, `ip` and /dev/net/tun.
 
-Everything is taken down at the end. What a run that was killed left behind, the next one takes down.
+All namespaces are removed at the end. The next run removes those of a run that was killed.
 """
 
 import fcntl
@@ -19,14 +19,14 @@ from typing import Any
 import msgspec
 
 from support.net.impairment import CUT, PERFECT, Impairment
-from support.net.router import Command, Figures, Impair, PortPlan, Rebind, Report, RouterPlan
+from support.net.router import Command, GetFigures, Impair, PortPlan, Rebind, RouterFigures, RouterPlan
 
 PREFIX = "antiphon-"
 DEVICE = "wan0"
-"""The one interface of a host, beside its loopback."""
+"""The one interface of a host besides loopback."""
 
 QUEUE = 5000
-"""Packets that wait at a host for the router."""
+"""Packets that a host queues for the router."""
 
 COMMAND_SECONDS = 5.0
 
@@ -36,8 +36,11 @@ _TESTS = Path(__file__).parents[2]
 
 
 class HostPlan(msgspec.Struct, frozen=True):
-    """A host with numeric addresses. With `nat` it is behind a NAT of that public address. Several hosts may share an
-    address: the router spreads what is sent to it. What is sent to `behind` comes here too, for the host to pass on."""
+    """A host with numeric addresses. With `nat` it is behind a NAT with that public address.
+
+    Several hosts may share an address: the router then spreads its packets over them. Packets for `behind` are routed
+    to this host, which forwards them.
+    """
 
     name: str
     addresses: tuple[str, ...]
@@ -46,7 +49,7 @@ class HostPlan(msgspec.Struct, frozen=True):
 
 
 class Host:
-    """A namespace. Prefix a command with `command` to run it there; Python then finds what stands in `tests`."""
+    """A network namespace. Prefix a command with `command` to run it there, with `tests` on Python's path."""
 
     def __init__(self, name: str, address: str) -> None:
         self.name = name
@@ -55,12 +58,12 @@ class Host:
         self.command = ("ip", "netns", "exec", self.namespace, "env", f"PYTHONPATH={_TESTS}")
 
     def run(self, *arguments: str) -> str:
-        """Run a command to its end and return what it printed."""
+        """Run a command and return its output."""
         return subprocess.run([*self.command, *arguments], check=True, capture_output=True, text=True).stdout
 
     @contextmanager
     def start(self, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """Run a command meanwhile, with text pipes; it is ended afterwards."""
+        """Run a command with text pipes for the length of the block."""
         with subprocess.Popen(
             [*self.command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
         ) as process:
@@ -80,7 +83,7 @@ class Host:
 
 
 class Network:
-    """Hosts, and what the networks between them do. Directions are seen from the host: `up` is what it sends."""
+    """Hosts and the networks between them. The direction `up` is from the host."""
 
     def __init__(self, hosts: dict[str, Host], control: socket.socket) -> None:
         self.hosts = hosts
@@ -93,25 +96,25 @@ class Network:
     def impair(
         self, host: str, up: Impairment | None = None, down: Impairment | None = None, *, after: float = 0.0
     ) -> None:
-        """Change what a host's network does, after so many seconds."""
+        """Change the impairment of a host's network after `after` seconds."""
         for direction, impairment in (("up", up), ("down", down)):
             if impairment is not None:
-                self._tell(Impair(host, direction, impairment, after))
+                self._send(Impair(host, direction, impairment, after))
 
     def interrupt(self, host: str, seconds: float, otherwise: Impairment = PERFECT, *, after: float = 0.0) -> None:
-        """Lose everything from and to a host for a while."""
+        """Drop all packets from and to a host for `seconds`."""
         self.impair(host, CUT, CUT, after=after)
         self.impair(host, otherwise, otherwise, after=after + seconds)
 
     def rebind(self, host: str, *, after: float = 0.0) -> None:
-        """Let a host's NAT forget its UDP ports."""
-        self._tell(Rebind(host, after))
+        """Make a host's NAT drop its UDP mappings."""
+        self._send(Rebind(host, after))
 
-    def figures(self) -> Figures:
-        """Return what the router counted."""
-        return msgspec.json.decode(self._tell(Report()), type=Figures)
+    def figures(self) -> RouterFigures:
+        """Return the router's counters."""
+        return msgspec.json.decode(self._send(GetFigures()), type=RouterFigures)
 
-    def _tell(self, command: Command) -> bytes:
+    def _send(self, command: Command) -> bytes:
         self._control.send(msgspec.json.encode(command))
         return self._control.recv(1 << 16)
 
@@ -146,7 +149,7 @@ def network(*plans: HostPlan, seed: int = 0, spray: bool = False) -> Iterator[Ne
 
 @contextmanager
 def namespace(host: Host) -> Iterator[Host]:
-    """Make a host's namespace; remove it afterwards, with everything that still runs in it."""
+    """Make a host's namespace. Remove it after the block, and kill the processes that still run in it."""
     ip("netns", "add", host.namespace)
     try:
         yield host
@@ -156,7 +159,7 @@ def namespace(host: Host) -> Iterator[Host]:
 
 @contextmanager
 def _device(host: Host, plan: HostPlan, index: int) -> Iterator[Any]:
-    """Make a TUN device here, and move its other end, the interface, into the host."""
+    """Make a TUN device and move its interface into the host."""
     name = f"ap{os.getpid()}x{index}"
     with open("/dev/net/tun", "r+b", buffering=0) as device:
         fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
@@ -172,7 +175,7 @@ def _device(host: Host, plan: HostPlan, index: int) -> Iterator[Any]:
 
 
 def _remove_abandoned() -> None:
-    """Remove the namespaces of processes that are no more."""
+    """Remove the namespaces of processes that no longer exist."""
     for line in ip("netns", "list").splitlines():
         name = line.split()[0]
         owner = name.removeprefix(PREFIX).partition("-")[0]
@@ -181,7 +184,7 @@ def _remove_abandoned() -> None:
 
 
 def _remove(namespace: str) -> None:
-    """Remove a namespace, and end whatever still runs in it."""
+    """Kill the processes in a namespace and remove it."""
     for pid in ip("netns", "pids", namespace).split():
         with suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
@@ -189,5 +192,5 @@ def _remove(namespace: str) -> None:
 
 
 def ip(*arguments: str) -> str:
-    """Run iproute2's `ip` and return what it printed."""
+    """Run iproute2's `ip` and return its output."""
     return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout

@@ -12,8 +12,11 @@ from antiphon_common.demux import Protocol, classify
 LARGEST = 65536
 
 
-class Tap:
-    """`address` is told to callers in place of the relay's. `up` and `down` count datagrams by protocol."""
+class PacketCapture:
+    """A UDP forwarder in a thread. Advertise `address` to callers in place of the relay's.
+
+    `up` and `down` count datagrams by protocol.
+    """
 
     def __init__(self) -> None:
         self.up: Counter[Protocol] = Counter()
@@ -34,12 +37,12 @@ class Tap:
         return f"{host}:{port}"
 
     def forward_to(self, address: str) -> None:
-        """Say where the relay is."""
+        """Set the address of the relay."""
         host, _, port = address.rpartition(":")
         self._target = (host, int(port))
 
     def run(self) -> None:
-        """Forward until closed; each caller's address has a socket of its own towards the relay."""
+        """Forward until `stop`. Each caller's address has its own socket towards the relay."""
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._woken:
@@ -79,17 +82,17 @@ class Tap:
 
 
 @contextmanager
-def tapped() -> Iterator[Tap]:
-    """Run a tap in a thread."""
-    tap = Tap()
-    thread = threading.Thread(target=tap.run)
+def packet_capture() -> Iterator[PacketCapture]:
+    """Run a packet capture in a thread for the length of the block."""
+    capture = PacketCapture()
+    thread = threading.Thread(target=capture.run)
     thread.start()
     try:
-        yield tap
+        yield capture
     finally:
-        tap.stop()
+        capture.stop()
         thread.join()
-        tap.close()
+        capture.close()
 
 
 def _udp() -> socket.socket:

@@ -1,5 +1,7 @@
-"""A bad path in user space, for callers that cannot be put into a network of their own: they are told its address
-instead of the relay's."""
+"""An impaired path in user space, for callers that cannot run in a network namespace.
+
+Advertise its address to callers in place of the relay's.
+"""
 
 import heapq
 import itertools
@@ -19,13 +21,13 @@ Address = tuple[str, int]
 
 MAX_DATAGRAM = 65_507
 LONGEST_WAIT = 0.05
-"""Seconds after which the thread looks whether it is to end."""
+"""Seconds after which the thread checks whether it must end."""
 
 
-class Detour:
-    """Carries datagrams between callers on loopback and a relay, through one impaired link each way.
+class Rerouting:
+    """Forwards datagrams between callers on loopback and a relay, through one impaired link in each direction.
 
-    What of a caller is longer than the path's MTU comes through, as its IP fragments would; what of ours is, does not.
+    Datagrams of a caller may exceed the path's MTU, as its IP fragments would pass. Those of the relay may not.
     """
 
     def __init__(self, relay: Address, impairment: Impairment, seed: int) -> None:
@@ -34,11 +36,11 @@ class Detour:
         self.down = ImpairedLink(impairment, random)
         self.relay = relay
         self._selector = selectors.DefaultSelector()
-        self._front = self._open()
-        self.address: Address = self._front.getsockname()
-        self._behind: dict[Address, socket.socket] = {}
-        """For each caller the socket that the relay knows it by."""
-        self._carried: list[tuple[float, int, socket.socket, bytes, Address]] = []
+        self._callers_socket = self._open()
+        self.address: Address = self._callers_socket.getsockname()
+        self._relay_sockets: dict[Address, socket.socket] = {}
+        """For each caller, the socket whose address the relay sees."""
+        self._in_flight: list[tuple[float, int, socket.socket, bytes, Address]] = []
         self._order = itertools.count()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -61,31 +63,31 @@ class Detour:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            wait = self._carried[0][0] - time.monotonic() if self._carried else LONGEST_WAIT
+            wait = self._in_flight[0][0] - time.monotonic() if self._in_flight else LONGEST_WAIT
             for key, _ in self._selector.select(max(0.0, min(wait, LONGEST_WAIT))):
                 assert isinstance(key.fileobj, socket.socket)
                 self._receive(key.fileobj, key.data)
-            while self._carried and self._carried[0][0] <= time.monotonic():
-                _, _, sender, data, target = heapq.heappop(self._carried)
+            while self._in_flight and self._in_flight[0][0] <= time.monotonic():
+                _, _, sender, data, target = heapq.heappop(self._in_flight)
                 sender.sendto(data, target)
 
     def _receive(self, receiver: socket.socket, caller: Address | None) -> None:
         data, source = receiver.recvfrom(2048)
         if caller is not None:
-            self._carry(self.down, self._front, data, caller)
+            self._forward(self.down, self._callers_socket, data, caller)
         else:
-            behind = self._behind.get(source) or self._behind.setdefault(source, self._open(source))
-            self._carry(self.up, behind, data, self.relay)
+            behind = self._relay_sockets.get(source) or self._relay_sockets.setdefault(source, self._open(source))
+            self._forward(self.up, behind, data, self.relay)
 
-    def _carry(self, link: ImpairedLink, sender: socket.socket, data: bytes, target: Address) -> None:
+    def _forward(self, link: ImpairedLink, sender: socket.socket, data: bytes, target: Address) -> None:
         for arrival in link.arrivals(len(data), time.monotonic()):
-            heapq.heappush(self._carried, (arrival, next(self._order), sender, data, target))
+            heapq.heappush(self._in_flight, (arrival, next(self._order), sender, data, target))
 
 
 @contextmanager
-def detour(relay: Address, impairment: Impairment, seed: int = 1) -> Iterator[Detour]:
-    between = Detour(relay, impairment, seed)
+def rerouting(relay: Address, impairment: Impairment, seed: int = 1) -> Iterator[Rerouting]:
+    path = Rerouting(relay, impairment, seed)
     try:
-        yield between
+        yield path
     finally:
-        between.close()
+        path.close()

@@ -1,5 +1,6 @@
-"""Joins network namespaces: a process that reads and writes their TUN devices, and drives the impairment model in real
-time. `support.net.namespaces` starts it and sends it commands.
+"""Joins network namespaces: a process that reads and writes their TUN devices and runs the impairment model.
+
+It runs in real time. `support.net.namespaces` starts it and sends it commands.
 
     host ── uplink impairment ── NAT ─┬─ routing ─┬─ NAT ── downlink impairment ── host
 """
@@ -23,15 +24,14 @@ from support.net.impairment import Change, ImpairedLink, Impairment
 from support.net.middleboxes import Nat, Spreader
 
 BATCH = 64
-"""Packets read from one device before the others have their turn."""
+"""Packets read from one device before the next device is read."""
 
 MAX_IN_FLIGHT = 100_000
 LARGEST = 65_536
 
 
 class PortPlan(msgspec.Struct, frozen=True):
-    """One host of the network. `addresses` are numeric; with `nat` that address stands for all of them outside, and
-    nobody reaches the host unasked."""
+    """One host of the network, with numeric addresses. With `nat` it is behind a NAT with that public address."""
 
     name: str
     device: int
@@ -40,7 +40,7 @@ class PortPlan(msgspec.Struct, frozen=True):
 
 
 class RouterPlan(msgspec.Struct, frozen=True):
-    """`spray` is how packets for an address of several hosts are spread."""
+    """All hosts of a router. With `spray` it chooses a host for each packet to a shared address."""
 
     ports: tuple[PortPlan, ...]
     seed: int = 0
@@ -48,7 +48,7 @@ class RouterPlan(msgspec.Struct, frozen=True):
 
 
 class Impair(msgspec.Struct, frozen=True, tag=True):
-    """Change one direction, `up` from the host or `down` to it, after so many seconds."""
+    """Change one direction, `up` from the host or `down` to it, after `after` seconds."""
 
     host: str
     direction: str
@@ -57,30 +57,30 @@ class Impair(msgspec.Struct, frozen=True, tag=True):
 
 
 class Rebind(msgspec.Struct, frozen=True, tag=True):
-    """Let a host's NAT forget its UDP ports, after so many seconds."""
+    """Make a host's NAT drop its UDP mappings after `after` seconds."""
 
     host: str
     after: float = 0.0
 
 
-class Report(msgspec.Struct, frozen=True, tag=True):
-    """Ask for the figures."""
+class GetFigures(msgspec.Struct, frozen=True, tag=True):
+    """Request the router's counters; the response is `RouterFigures`."""
 
 
-Command = Impair | Rebind | Report
+Command = Impair | Rebind | GetFigures
 
 
 class LinkFigures(msgspec.Struct):
-    """What the links of one host did, by direction and counter."""
+    """The counters of one host's links, by direction and name."""
 
     up: dict[str, int]
     down: dict[str, int]
-    unasked: int
-    """Packets that the NAT let nobody have."""
+    unsolicited: int
+    """Packets that the NAT dropped because no mapping accepted them."""
 
 
-class Figures(msgspec.Struct):
-    """`busy` is the processor time of the router, in seconds."""
+class RouterFigures(msgspec.Struct):
+    """The counters of a router. `busy` is its processor time in seconds."""
 
     packets: int
     busy: float
@@ -91,7 +91,7 @@ COUNTERS = ("sent", "lost", "too_long", "overflowed", "blocked", "duplicated")
 
 
 class Port:
-    """One host as the router sees it."""
+    """The router's port to one host: its TUN device, links and NATs."""
 
     def __init__(self, plan: PortPlan, random: Random) -> None:
         self.name = plan.name
@@ -100,16 +100,16 @@ class Port:
         self.down = ImpairedLink(Impairment(), random)
         self.public = _encode(plan.nat) if plan.nat else b""
         self.nats = {kind: Nat(self.public, random) for kind in (ip_packets.UDP, ip_packets.TCP)} if plan.nat else {}
-        self.unasked = 0
+        self.unsolicited = 0
         self.addresses = [self.public] if plan.nat else [_encode(address) for address in plan.addresses]
 
     def figures(self) -> LinkFigures:
         up, down = ({name: getattr(link, name) for name in COUNTERS} for link in (self.up, self.down))
-        return LinkFigures(up, down, self.unasked)
+        return LinkFigures(up, down, self.unsolicited)
 
 
 class Router:
-    """The loop. `control` is a socket that carries one JSON command, or answer, in each message."""
+    """The forwarding loop. `control` is a socket that carries one JSON command or response in each message."""
 
     def __init__(self, plan: RouterPlan, control: socket.socket) -> None:
         random = Random(plan.seed)
@@ -135,7 +135,7 @@ class Router:
             for device in ready:
                 if device in self._ports:
                     self._drain(self._ports[device])
-                elif not self._obey():
+                elif not self._handle_command():
                     return
             self._run_agenda()
 
@@ -149,19 +149,19 @@ class Router:
             except BlockingIOError:
                 return
             self._packets += 1
-            self._take(port, packet, now)
+            self._forward(port, packet, now)
 
-    def _take(self, port: Port, packet: bytes, now: float) -> None:
-        """A packet left a host."""
+    def _forward(self, port: Port, packet: bytes, now: float) -> None:
+        """Send a packet from a host through the uplink impairment of its network."""
         udp = ip_packets.protocol(packet) == ip_packets.UDP
         too_long = port.up.too_long
         for arrival in port.up.arrivals(len(packet), now, udp=udp):
             self._at(arrival, now, self._route, port, packet)
         if port.up.too_long > too_long:
-            self._complain(port, packet, port.up.impairment.mtu)
+            self._send_fragmentation_needed(port, packet, port.up.impairment.mtu)
 
     def _route(self, sender: Port, packet: bytes) -> None:
-        """A packet has crossed its sender's network."""
+        """Route a packet that crossed its sender's network: translate its addresses and send it to the target's."""
         original = packet
         if sender.nats:
             outward = self._translate_outward(sender, packet)
@@ -176,7 +176,7 @@ class Router:
         if port.nats:
             inward = self._translate_inward(port, packet)
             if inward is None:
-                port.unasked += 1
+                port.unsolicited += 1
                 return
             packet = inward
         now = time.monotonic()
@@ -185,19 +185,19 @@ class Router:
         for arrival in port.down.arrivals(len(packet), now, udp=udp):
             self._at(arrival, now, self._deliver, port, packet)
         if port.down.too_long > too_long:
-            self._complain(sender, original, port.down.impairment.mtu)
+            self._send_fragmentation_needed(sender, original, port.down.impairment.mtu)
 
     def _deliver(self, port: Port, packet: bytes) -> None:
-        with suppress(OSError):  # the host is being taken down
+        with suppress(OSError):  # the host is being removed
             os.write(port.device, packet)
 
-    def _complain(self, port: Port, packet: bytes, mtu: int) -> None:
+    def _send_fragmentation_needed(self, port: Port, packet: bytes, mtu: int) -> None:
         message = ip_packets.fragmentation_needed(packet, mtu)
         if message is not None:
             self._deliver(port, message)
 
     def _translate_outward(self, port: Port, packet: bytes) -> bytes | None:
-        if ip_packets.is_later_fragment(packet):  # it goes where the first one does (RFC 4787 §11)
+        if ip_packets.is_later_fragment(packet):  # it follows the first one (RFC 4787 §11)
             return ip_packets.rewrite_source(packet, port.public)
         ends = ip_packets.endpoints(packet)
         if ends is None:
@@ -230,8 +230,8 @@ class Router:
 
     # Commands
 
-    def _obey(self) -> bool:
-        """Carry out one command; return False when nobody is there to give any."""
+    def _handle_command(self) -> bool:
+        """Handle one command. Return False when the control socket is closed."""
         message = self._control.recv(LARGEST)
         if not message:
             return False
@@ -244,9 +244,9 @@ class Router:
                 link.change([Change(now + after, impairment)])
             case Rebind(host, after):
                 self._at(now + after, now, self._find(host).nats[ip_packets.UDP].rebind)
-            case Report():
+            case GetFigures():
                 hosts = {port.name: port.figures() for port in self._ports.values()}
-                answer = Figures(self._packets, time.process_time(), hosts)
+                answer = RouterFigures(self._packets, time.process_time(), hosts)
         self._control.send(msgspec.json.encode(answer))
         return True
 
@@ -259,12 +259,12 @@ def _encode(address: str) -> bytes:
 
 
 def run_at_once() -> None:
-    """Have this process woken before all ordinary ones: it stands for hardware that has nothing else to do."""
+    """Give this process real-time priority: it stands for network hardware, which is never busy with other work."""
     with suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 if __name__ == "__main__":
     run_at_once()
-    with socket.socket(fileno=int(sys.argv[1])) as given:
-        Router(msgspec.json.decode(sys.argv[2], type=RouterPlan), given).run()
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        Router(msgspec.json.decode(sys.argv[2], type=RouterPlan), control).run()

@@ -1,7 +1,7 @@
-"""Measures a network from inside, by the one monotonic clock that all namespaces of a machine share.
+"""Measures a network from inside, by the monotonic clock that all namespaces of a machine share.
 
-`python -m support.net.udp_probe echo HOST PORT` answers each datagram with when it came and from where.
-`probe HOST PORT COUNT INTERVAL SIZE` sends numbered datagrams and prints what came back as a JSON list of `Echo`.
+`python -m support.net.udp_probe echo HOST PORT` answers each datagram with its arrival time and source.
+`probe HOST PORT COUNT INTERVAL SIZE` sends numbered datagrams and prints the responses as a JSON list of `Echo`.
 """
 
 import select
@@ -16,14 +16,14 @@ import msgspec
 from support.net.router import run_at_once
 
 LINGER = 0.5
-"""Seconds to wait for answers after the last datagram."""
+"""Seconds to wait for responses after the last datagram."""
 
 _SENT = struct.Struct("!Id")
 _ANSWER = struct.Struct("!d")
 
 
 class Echo(msgspec.Struct, frozen=True):
-    """A datagram that came back: its number, seconds up and down, and the address it seemed to come from."""
+    """A datagram that came back: its number, seconds up and down, and its source address at the echo server."""
 
     number: int
     up: float
@@ -58,7 +58,7 @@ def probe(host: str, port: int, count: int, interval: float, size: int) -> list[
 
 
 def _send(sock: socket.socket, data: bytes, target: tuple[str, int]) -> None:
-    with suppress(OSError):  # longer than the path allows, as the router said
+    with suppress(OSError):  # longer than the path MTU that the router reported
         sock.sendto(data, target)
 
 

@@ -1,7 +1,7 @@
-"""Callers of another make in a process of their own, that count packets: aiortc, with speech encoded beforehand.
+"""aiortc callers in a separate process, which count packets. Their speech is encoded beforehand.
 
-`python -m support.peers.aiortc_callers URL CALLS` makes the calls, prints `ready`, talks until standard input
-ends, waits for what is still under way, and prints the `Counts` of all calls.
+`python -m support.peers.aiortc_callers URL CALLS` makes the calls and prints `ready`. It sends audio until standard
+input ends, waits for packets in flight, and prints the `Counts` of all calls.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ CLOCK_RATE = 48_000
 
 
 class Counts(NamedTuple):
-    """RTP packets, and all datagrams but STUN's."""
+    """Numbers of RTP packets, and of all datagrams except STUN."""
 
     rtp_sent: int
     rtp_received: int
@@ -33,7 +33,7 @@ class Counts(NamedTuple):
 
 
 class EncodedSpeaker(MediaStreamTrack):
-    """Says Opus packets of 20 ms over and over in real time, until `silent`."""
+    """Plays Opus packets of 20 ms in a loop in real time, until `silent` is set."""
 
     kind = "audio"
 
@@ -41,22 +41,22 @@ class EncodedSpeaker(MediaStreamTrack):
         super().__init__()
         self.silent = False
         self._packets = packets
-        self._said = 0
+        self._played = 0
         self._began = time.monotonic()
 
     async def recv(self) -> "Packet[Any]":
         if self.silent:
             await asyncio.Future()
-        await asyncio.sleep(max(0.0, self._began + self._said * TICKS / CLOCK_RATE - time.monotonic()))
-        packet = Packet(self._packets[self._said % len(self._packets)])
+        await asyncio.sleep(max(0.0, self._began + self._played * TICKS / CLOCK_RATE - time.monotonic()))
+        packet = Packet(self._packets[self._played % len(self._packets)])
         packet.time_base = fractions.Fraction(1, CLOCK_RATE)
-        packet.pts = self._said * TICKS
-        self._said += 1
+        packet.pts = self._played * TICKS
+        self._played += 1
         return packet
 
 
-class Caller:
-    """One call."""
+class AiortcCaller:
+    """One call of aiortc. `connect` makes it; `counts` reads its counters."""
 
     def __init__(self, speech: Speech) -> None:
         self.call_id = ""
@@ -65,7 +65,7 @@ class Caller:
         self.peer.addTrack(self.speaker)
 
     async def connect(self, http: httpx.AsyncClient) -> None:
-        """Make the call; return once it is up."""
+        """Make the call. Return once it is connected."""
         connected = asyncio.Event()
         peer = self.peer
         peer.on("connectionstatechange", lambda: connected.set() if peer.connectionState == "connected" else None)
@@ -85,7 +85,7 @@ class Caller:
 
 async def main(url: str, calls: int) -> None:
     speech = Speech.shipped()
-    callers = [Caller(speech) for _ in range(calls)]
+    callers = [AiortcCaller(speech) for _ in range(calls)]
     async with httpx.AsyncClient(base_url=url, timeout=CONNECT_SECONDS) as http:
         for caller in callers:
             await caller.connect(http)

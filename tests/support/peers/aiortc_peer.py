@@ -1,4 +1,4 @@
-"""A caller of another make: aiortc, over HTTP or WebSocket, saying known speech and recording what it hears."""
+"""A caller of aiortc, over HTTP or WebSocket, which plays known speech and records the audio that it receives."""
 
 import asyncio
 import fractions
@@ -24,7 +24,7 @@ from support.audio.correlation import RATE, Samples
 FRAME = RATE // 50
 CONNECT_SECONDS = 15.0
 SLACK = 40.0
-"""Seconds that a recording may take longer than it lasts, on a busy machine."""
+"""Seconds by which a recording may take longer than its length on a busy machine."""
 
 CALLS = "/v1/realtime/calls"
 
@@ -33,17 +33,17 @@ Way = Literal["http", "websocket"]
 T = TypeVar("T")
 
 
-class Recording(NamedTuple):
-    """What was heard, and beside it, sample for sample on the same clock, what was said meanwhile."""
+class PeerRecording(NamedTuple):
+    """The audio received and, sample for sample on the same clock, the audio sent meanwhile."""
 
-    heard: Samples
-    said: Samples
+    received: Samples
+    sent: Samples
     statistics: dict[str, Any]
-    """The server's figures of the call, shortly before its end."""
+    """The server's statistics of the call, shortly before its end."""
 
 
 class Speaker(MediaStreamTrack):
-    """Says known speech over and over in real time, and remembers when it began."""
+    """Plays known speech in a loop in real time. `began` is the time of its first frame."""
 
     kind = "audio"
 
@@ -66,8 +66,8 @@ class Speaker(MediaStreamTrack):
         return frame
 
 
-class Listener:
-    """Records a remote track. Audio stands where its timestamp says, so that a hole stays a hole."""
+class TrackRecorder:
+    """Records a remote track. Audio is placed by its timestamp, so that a gap stays a gap."""
 
     def __init__(self) -> None:
         self.began = 0.0
@@ -89,23 +89,23 @@ class Listener:
 
     @property
     def seconds(self) -> float:
-        """How long the recording is by now."""
+        """Length of the recording so far, in seconds."""
         return (self._frames[-1][0] - self._frames[0][0] + FRAME) / RATE if self._frames else 0.0
 
     def samples(self) -> Samples:
         if not self._frames:
             return np.zeros(0, np.float32)
         first = self._frames[0][0]
-        heard = np.zeros(max(pts - first + len(pcm) for pts, pcm in self._frames), np.float32)
+        received = np.zeros(max(pts - first + len(pcm) for pts, pcm in self._frames), np.float32)
         for pts, pcm in self._frames:
             if pts >= first:
-                heard[pts - first : pts - first + len(pcm)] = pcm
-        return heard
+                received[pts - first : pts - first + len(pcm)] = pcm
+        return received
 
 
-async def call(url: str, known: Samples, seconds: float, way: Way) -> Recording:
-    """Call a running Antiphon, talk for `seconds`, or until it hangs up, and hang up."""
-    peer, speaker, listener = RTCPeerConnection(), Speaker(known), Listener()
+async def call(url: str, known: Samples, seconds: float, way: Way) -> PeerRecording:
+    """Call a running Antiphon, send speech for `seconds` or until the server hangs up, and hang up."""
+    peer, speaker, recorder = RTCPeerConnection(), Speaker(known), TrackRecorder()
     connected = asyncio.Event()
     tracks: list[MediaStreamTrack] = []
     peer.on("track", tracks.append)
@@ -118,29 +118,29 @@ async def call(url: str, known: Samples, seconds: float, way: Way) -> Recording:
             await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
             await asyncio.wait_for(connected.wait(), CONNECT_SECONDS)
             async with asyncio.timeout(seconds + SLACK):
-                listening = asyncio.create_task(listener.run(tracks[0]))
-                while listener.seconds < seconds and not listening.done():
+                recording = asyncio.create_task(recorder.run(tracks[0]))
+                while recorder.seconds < seconds and not recording.done():
                     await asyncio.sleep(0.05)
             statistics = await _statistics(url, call_id)
     finally:
         await peer.close()
-    await listening
-    heard = listener.samples()
-    return Recording(heard, _said(known, speaker.began, listener.began, len(heard)), statistics)
+    await recording
+    received = recorder.samples()
+    return PeerRecording(received, _sent(known, speaker.began, recorder.began, len(received)), statistics)
 
 
-def call_in_thread(url: str, known: Samples, seconds: float, way: Way) -> Recording:
+def call_in_thread(url: str, known: Samples, seconds: float, way: Way) -> PeerRecording:
     return run_in_thread(lambda: call(url, known, seconds, way))
 
 
 def run_in_thread(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine in a thread of its own: this one may have an event loop of Playwright's."""
+    """Run a coroutine in another thread: the present one may have an event loop of Playwright."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(lambda: asyncio.run(function())).result()
 
 
-def _said(known: Samples, speaker_began: float, listener_began: float, count: int) -> Samples:
-    offset = round((listener_began - speaker_began) * RATE)
+def _sent(known: Samples, speaker_began: float, recorder_began: float, count: int) -> Samples:
+    offset = round((recorder_began - speaker_began) * RATE)
     return np.take(known, range(offset, offset + count), mode="wrap")
 
 
@@ -181,7 +181,7 @@ async def _over_websocket(url: str, offer: str) -> AsyncIterator[tuple[str, str]
 
 
 class WebSocket:
-    """As much of a WebSocket client under asyncio as JSON messages need."""
+    """A WebSocket client under asyncio for JSON messages. Use `open` to connect."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -208,7 +208,7 @@ class WebSocket:
         await self._writer.drain()
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next message; one without a type says that the server closed."""
+        """Return the next message. An empty type means that the server closed the connection."""
         async with asyncio.timeout(CONNECT_SECONDS):
             return await self._messages.get()
 
@@ -223,7 +223,7 @@ class WebSocket:
         self._writer.write(self._protocol.send(event))
 
     async def _read(self) -> None:
-        """Read until the server closes; pings want to be answered whatever the call is doing."""
+        """Read until the server closes, and answer pings at any time."""
         while data := await self._reader.read(65536):
             self._protocol.receive_data(data)
             for event in self._protocol.events():

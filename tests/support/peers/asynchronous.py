@@ -1,4 +1,4 @@
-"""asyncio beside Playwright, whose synchronous interface keeps an event loop running in the tests' own thread."""
+"""asyncio beside Playwright, whose synchronous interface runs an event loop in the thread of the tests."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,6 +9,6 @@ T = TypeVar("T")
 
 
 def run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end in an event loop of its own."""
+    """Run a coroutine in a new event loop in another thread, and return its result."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()

@@ -1,4 +1,4 @@
-"""Chromium as a caller: the real talk page, a known sound as its microphone, and a recorder inside."""
+"""Chromium as a caller: the real talk page, a known sound as its microphone, and a recorder in the page."""
 
 import base64
 import shutil
@@ -28,10 +28,10 @@ FLAGS = (
 )
 DEADLINE_MS = 15_000
 SLACK = 40.0
-"""Seconds that a recording may take longer than it lasts: on a busy machine the sound itself falls behind."""
+"""Seconds by which a recording may take longer than its length: on a busy machine the audio itself lags."""
 
 QUIET_LOOKS = 10
-"""How often, 50 ms apart, the packet counts must be the same to be final."""
+"""Number of equal readings of the packet counts, 50 ms apart, after which they are final."""
 
 RECORDER = """
 registerProcessor("recorder", class extends AudioWorkletProcessor {
@@ -58,10 +58,10 @@ async (script) => {
   recorder.port.onmessage = ({ data }) => window.recorded.push(data);
   setInterval(async () => {
     const figures = await window.antiphon.peerConnection?.getStats();
-    const told = [...(figures?.values() ?? [])].find(({ type }) => type === "inbound-rtp");
-    if (told)
+    const report = [...(figures?.values() ?? [])].find(({ type }) => type === "inbound-rtp");
+    if (report)
       window.buffered.push([
-        window.forgotten + window.recorded.length, told.jitterBufferDelay, told.jitterBufferEmittedCount]);
+        window.forgotten + window.recorded.length, report.jitterBufferDelay, report.jitterBufferEmittedCount]);
   }, 200);
 }
 """
@@ -94,12 +94,12 @@ WATCH_GAPS = """
   const gap = (window.gap = { longest: 0, first: 0, last: 0, packets: 0 });
   setInterval(async () => {
     const figures = await window.antiphon.peerConnection?.getStats();
-    const told = [...(figures?.values() ?? [])].find(({ type }) => type === "inbound-rtp");
-    if (!told || told.packetsReceived <= gap.packets) return;
-    const last = told.lastPacketReceivedTimestamp / 1000;
+    const report = [...(figures?.values() ?? [])].find(({ type }) => type === "inbound-rtp");
+    if (!report || report.packetsReceived <= gap.packets) return;
+    const last = report.lastPacketReceivedTimestamp / 1000;
     if (gap.packets) gap.longest = Math.max(gap.longest, last - gap.last);
     else gap.first = last;
-    [gap.last, gap.packets] = [last, told.packetsReceived];
+    [gap.last, gap.packets] = [last, report.packetsReceived];
   }, 50);
 }
 """
@@ -115,8 +115,10 @@ STATISTICS = "async () => [...(await window.antiphon.peerConnection.getStats()).
 
 
 class Buffered(NamedTuple):
-    """Chromium's jitter buffer at some time of a recording: for how many samples in all it gave out how many seconds
-    it held them, summed up."""
+    """The cumulative statistics of Chromium's jitter buffer at the time `at` of a recording.
+
+    `samples` left the buffer so far; `seconds` is the sum of their delays in it.
+    """
 
     at: float
     seconds: float
@@ -124,14 +126,14 @@ class Buffered(NamedTuple):
 
 
 class Stereo(NamedTuple):
-    """What the page heard and, sample for sample beside it, what its microphone said, at 48 kHz."""
+    """The audio that the page received and, sample for sample, that of its microphone, at 48 kHz."""
 
-    heard: Samples
-    said: Samples
+    received: Samples
+    sent: Samples
 
 
 class TalkPage:
-    """The talk page in one tab."""
+    """The talk page in one tab. `open` it, then `talk` makes a call."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -162,7 +164,7 @@ class TalkPage:
         return str(self.page.evaluate("() => window.antiphon.callId"))
 
     def wait_state(self, state: str) -> None:
-        """Wait for a state; say what the page says when it does not come."""
+        """Wait for a state. Raises AssertionError with the page's message when it does not come."""
         try:
             self.page.wait_for_function("(state) => window.antiphon.state === state", arg=state)
         except Exception as error:
@@ -172,14 +174,14 @@ class TalkPage:
         return self.page.inner_text(selector)
 
     def level(self, name: str) -> int:
-        """How high a level meter stands, 0 to 100."""
+        """Return the value of a level meter, 0 to 100."""
         return int(self.page.get_attribute(f"#{name}-level", "aria-valuenow") or 0)
 
     def start_recording(self) -> None:
         self.page.evaluate(START_RECORDER, RECORDER)
 
     def recording(self, seconds: float) -> Stereo:
-        """Wait until so much is recorded, and return it but for the first second, in which recorders get going."""
+        """Wait for `seconds` of recording, and return them without the first second, in which recorders start."""
         deadline = time.monotonic() + seconds + SLACK
         while (recorded := self.page.evaluate(RECORDED_SECONDS)) < seconds:
             assert time.monotonic() < deadline, f"only {recorded:.1f} of {seconds:.0f} s were recorded"
@@ -187,29 +189,29 @@ class TalkPage:
         return Stereo(self._channel(1)[RATE:], self._channel(0)[RATE:])
 
     def buffered(self) -> list[Buffered]:
-        """Return what Chromium's jitter buffer did meanwhile; times are those of the last `recording`."""
+        """Return the statistics of Chromium's jitter buffer. Times are those of the last `recording`."""
         return [Buffered(at - 1.0, seconds, samples) for at, seconds, samples in self.page.evaluate(TAKE_BUFFERED)]
 
     def forget(self, but: float) -> None:
-        """Go on recording without what is older than so many seconds."""
+        """Drop all of the recording that is older than `but` seconds."""
         self.page.evaluate(FORGET, but)
 
     def own_statistics(self) -> dict[str, Any]:
-        """Return the server's figures of the call."""
+        """Return the server's statistics of the call."""
         return dict(self.page.evaluate(OWN_STATISTICS)["statistics"])
 
     def watch_gaps(self) -> None:
-        """Note from now on when the packets of the server arrive."""
+        """Record from now on when packets of the server arrive."""
         self.page.evaluate(WATCH_GAPS)
 
     def take_gap(self) -> Gap:
-        """Return the longest gap since asked before, as Chromium counts what arrives; looked at every 50 ms."""
+        """Return the gaps in the packets that Chromium counts, read every 50 ms, since the last call of this method."""
         taken = self.page.evaluate(TAKE_GAP)
         last = time.monotonic() - taken.pop("silent")
         return Gap(taken["longest"], last - (taken["last"] - taken["first"]), last, taken["packets"])
 
     def fall_silent(self) -> None:
-        """Send no more audio, and wait until none comes back either."""
+        """Stop sending audio, and wait until no more comes back."""
         self.page.evaluate("() => window.antiphon.peerConnection.getSenders()[0].replaceTrack(null)")
         counts: list[int] = []
         while len(counts) < QUIET_LOOKS or len(set(counts[-QUIET_LOOKS:])) > 1:
@@ -228,9 +230,9 @@ class TalkPage:
 
 @contextmanager
 def chromium(playwright: Playwright, microphone: Path, *arguments: str) -> Iterator[Callable[[], TalkPage]]:
-    """Run Chromium with a WAV file, looped, as its microphone. What it gives opens a new tab.
+    """Run Chromium with a WAV file, looped, as its microphone. The value opens a new tab.
 
-    The page's content security policy allows no script but its own, so it does not bind what a test injects.
+    The page's content security policy is bypassed, so that tests can inject scripts.
     """
     program = shutil.which(PROGRAM)
     assert program, "chromium is missing: apt-get install chromium"

@@ -1,7 +1,7 @@
-"""Real calls that count what they say and hear, from addresses of choice.
+"""Real calls of the test client, which count the packets that they send and receive.
 
-`python -m support.peers.callers URL CALLS` makes calls that talk until standard input ends. It prints `ready` and a
-JSON list of [port, ufrag of the server's side], and then, for each line it reads, its figures as JSON.
+`python -m support.peers.callers URL CALLS` makes calls that send audio until standard input ends. It prints `ready` and
+a JSON list of [port, server's ufrag]. For each line that it reads, it prints its `CallFigures` as JSON.
 """
 
 import json
@@ -30,9 +30,12 @@ from support.net.gaps import answer_lines
 ANSWER_SECONDS = 10.0
 
 
-class Figures(msgspec.Struct):
-    """`sent` and `received` are of each call, the rest sums over all of them: `lost` by the sequence numbers of what
-    came back, `foreign` what came and was none of the call's; `delays` in seconds since the last figures."""
+class CallFigures(msgspec.Struct):
+    """Counters of calls. `sent` and `received` are lists with a value for each call; the others are sums.
+
+    `lost` counts gaps in the sequence numbers received, `foreign` packets that do not belong to the call. `delays` are
+    the round-trip delays in seconds since the last figures.
+    """
 
     alive: int = 0
     sent: list[int] = msgspec.field(default_factory=list)
@@ -43,8 +46,11 @@ class Figures(msgspec.Struct):
 
 
 class Caller:
-    """One call. `ice` is the server's side of ICE, once the offer is answered; `events` are what came over
-    `oai-events`, with `data_channels`."""
+    """One call of the test client. `connect` makes it; `hang_up` ends it.
+
+    `ice` has the server's ICE parameters once the offer is answered. `events` are those received over `oai-events`, if
+    it has `data_channels`.
+    """
 
     def __init__(
         self,
@@ -57,7 +63,7 @@ class Caller:
         make: Callable[..., ClientCall] = ClientCall,
         model: str = "",
     ) -> None:
-        """`make` makes the core, and is called as `ClientCall` is; `model` names the backend."""
+        """`make` constructs the core, with the arguments of `ClientCall`. `model` names the backend."""
         now = trio.current_time()
         ntp_offset = time.time() - now + NTP_EPOCH
         self.core = make(certificate, os.urandom, now, ntp_offset=ntp_offset, data_channels=data_channels)
@@ -74,7 +80,7 @@ class Caller:
         self._speech = speech
 
     async def offer(self, http: httpx.AsyncClient) -> str:
-        """Post the offer and return the answer; nothing is sent to the relay yet."""
+        """Post the offer and return the answer. Nothing is sent to the relay yet."""
         response = await http.post(
             "/v1/realtime/calls",
             params=self._query,
@@ -87,7 +93,7 @@ class Caller:
         return response.text
 
     async def connect(self, http: httpx.AsyncClient, seconds: float = ANSWER_SECONDS) -> bool:
-        """Make the call and begin to talk; return whether it connected within `seconds`."""
+        """Make the call and begin to send audio. Return whether it connected within `seconds`."""
         self.accept(await self.offer(http))
         with trio.move_on_after(seconds):
             await self.connected.wait()
@@ -98,7 +104,7 @@ class Caller:
         self._driver.add(self.driven)
 
     def hang_up(self) -> None:
-        """Say goodbye and close the socket; also of a call that was never accepted, or is over."""
+        """Send a close alert and close the socket. A call may be hung up in any state."""
         if self.driven.socket.fileno() < 0:
             return
         self.core.close(trio.current_time())
@@ -122,7 +128,7 @@ class Caller:
                 self.closed = event.reason
                 self.connected.set()
 
-    def add_to(self, figures: Figures) -> None:
+    def add_to(self, figures: CallFigures) -> None:
         ice = self.core._ice.counters  # test code may look
         figures.alive += self.connected.is_set() and not self.closed
         figures.sent.append(self.driven.spoken)
@@ -134,7 +140,7 @@ class Caller:
 
 
 class Callers:
-    """Real calls to one server; `http` is a client of it."""
+    """Makes real calls to one server, over the HTTP client `http`."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
@@ -143,20 +149,20 @@ class Callers:
         self._speech = Speech.shipped()
 
     async def call(self, *, data_channels: bool = False) -> Caller:
-        """Make a call, and return it once it is heard."""
+        """Make a call. Return it once its audio comes back."""
         caller = Caller(self.driver, self._certificate, self._speech, data_channels=data_channels)
         assert await caller.connect(self.http), caller.closed or "not connected"
-        await self.hear(caller, 1)
+        await self.wait_for_audio(caller, 1)
         return caller
 
     async def offer(self) -> httpx.Response:
-        """Return what an offer is answered that nobody means to follow up."""
+        """Post an offer and return the response, without making the call."""
         core = ClientCall(self._certificate, os.urandom, trio.current_time())
         headers = {"Content-Type": "application/sdp"}
         return await self.http.post("/v1/realtime/calls", content=core.offer(), headers=headers)
 
-    async def hear(self, caller: Caller, packets: int) -> None:
-        """Wait until so many more packets came."""
+    async def wait_for_audio(self, caller: Caller, packets: int) -> None:
+        """Wait until `packets` more packets have arrived."""
         due = caller.received + packets
         with trio.fail_after(ANSWER_SECONDS):
             while caller.received < due:
@@ -175,8 +181,8 @@ async def calling(url: str) -> AsyncIterator[Callers]:
             nursery.cancel_scope.cancel()
 
 
-def _collect(callers: Iterable[Caller]) -> Figures:
-    figures = Figures()
+def _collect(callers: Iterable[Caller]) -> CallFigures:
+    figures = CallFigures()
     for caller in callers:
         caller.add_to(figures)
     return figures
@@ -189,8 +195,8 @@ async def main(url: str, calls: int) -> None:
         callers = [Caller(driver, certificate, speech) for _ in range(calls)]
         for caller in callers:
             assert await caller.connect(http), caller.closed or "not connected"
-        who = [[caller.driven.socket.getsockname()[1], caller.ice.ufrag] for caller in callers]
-        print("ready", json.dumps(who), flush=True)
+        addresses = [[caller.driven.socket.getsockname()[1], caller.ice.ufrag] for caller in callers]
+        print("ready", json.dumps(addresses), flush=True)
         await answer_lines(partial(_collect, callers))
         for caller in callers:
             caller.hang_up()

@@ -1,7 +1,7 @@
-"""A caller made of GStreamer's webrtcbin: `gstreamer_peer.py URL SECONDS LENGTH...`, run by Debian's own Python.
+"""A caller made of GStreamer's webrtcbin: `gstreamer_peer.py URL SECONDS LENGTH...`, run by Debian's Python.
 
-Its certificate is RSA-2048. Speaks a tone, counts the audio packets that come back, sends an event of each LENGTH in
-bytes over the data channel, which are to come back as they are, and prints one line of JSON.
+Its certificate is RSA-2048. It sends a tone and counts the audio packets that come back. It sends an event of each
+LENGTH in bytes over the data channel, which must come back unchanged. It prints one line of JSON.
 """
 
 import json
@@ -26,13 +26,13 @@ CONNECT_SECONDS = 15
 
 
 def event(length: int) -> str:
-    """Return a JSON object of so many bytes."""
+    """Return a JSON object of `length` bytes."""
     empty = '{"type":"test","text":""}'
     return empty[:-2] + "x" * (length - len(empty)) + empty[-2:]
 
 
-class Caller:
-    """One call."""
+class GStreamerCaller:
+    """One call of GStreamer. `run` makes it and prints its result."""
 
     def __init__(self, url: str, seconds: float, lengths: list[int]) -> None:
         self.loop = GLib.MainLoop()
@@ -51,8 +51,8 @@ class Caller:
     def run(self) -> None:
         self._pipeline.set_state(Gst.State.READY)
         self._channel = self._peer.emit("create-data-channel", "oai-events", None)
-        self._channel.connect("on-open", self._opened)
-        self._channel.connect("on-message-string", self._heard)
+        self._channel.connect("on-open", self._channel_opened)
+        self._channel.connect("on-message-string", self._message_received)
         self._pipeline.set_state(Gst.State.PLAYING)
         GLib.timeout_add_seconds(CONNECT_SECONDS, self._give_up)
         self.loop.run()
@@ -100,12 +100,12 @@ class Caller:
         self.result["received"] += 1
         return Gst.PadProbeReturn.OK
 
-    def _opened(self, channel: Any) -> None:
+    def _channel_opened(self, channel: Any) -> None:
         self._began = time.monotonic()
         for text in self._texts:
             channel.emit("send-string", text)
 
-    def _heard(self, channel: Any, text: str) -> None:
+    def _message_received(self, channel: Any, text: str) -> None:
         sizes = self.result["sizes"]
         if text != self._texts[len(sizes)]:
             self._end(f"event {len(sizes)} came back as {len(text)} other bytes")
@@ -125,4 +125,4 @@ class Caller:
 
 if __name__ == "__main__":
     Gst.init(None)
-    Caller(sys.argv[1], float(sys.argv[2]), list(map(int, sys.argv[3:]))).run()
+    GStreamerCaller(sys.argv[1], float(sys.argv[2]), list(map(int, sys.argv[3:]))).run()

@@ -1,4 +1,4 @@
-"""Backends that answer events: in the test's own process, or `python -m support.processes.answering_backend`."""
+"""Backends that answer events, in the test's process or as `python -m support.processes.answering_backend`."""
 
 from contextlib import AbstractContextManager
 
@@ -11,7 +11,7 @@ from support.fakes.backend_calls import serving_in_thread
 
 
 async def answer_events(call: Call) -> None:
-    """Answer each event of a client with one that has it inside, until there is one of type `hang_up`."""
+    """Answer each event of a client with an event that contains it. Return after an event of type `hang_up`."""
     async for event in call.events():
         await call.send_event({"type": "answer", "to": event})
         if event["type"] == "hang_up":
@@ -19,7 +19,7 @@ async def answer_events(call: Call) -> None:
 
 
 async def repeat_everything(call: Call) -> None:
-    """Say all audio and send all events back as they came."""
+    """Send all audio and all events back unchanged."""
     async with anyio.create_task_group() as both:
         both.start_soon(loopback, call)
         async for event in call.events():
@@ -27,7 +27,7 @@ async def repeat_everything(call: Call) -> None:
 
 
 def repeating_backend() -> AbstractContextManager[str]:
-    """Serve `repeat_everything` for the length of a block, with Opus passed through; its value is the URL."""
+    """Serve `repeat_everything` for the length of a block, with Opus passed through. The value is the URL."""
     return serving_in_thread(repeat_everything, formats=["opus"])
 
 

@@ -1,4 +1,4 @@
-"""A backend that sends each caller its audio back and 100 events a second.
+"""A backend that sends each caller its audio back, and 100 events per second.
 
 Start it with `python -m support.processes.events_backend`.
 """
@@ -13,7 +13,7 @@ SPACING = 0.01
 
 
 async def answer(call: Call) -> None:
-    """Send audio back and events, until the call ends."""
+    """Send audio back, and events, until the call ends."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_send_events, call)
         async for audio in call:

@@ -1,10 +1,10 @@
-"""A whole cluster on one machine, each service on a host of its own, and the calls that it holds.
+"""A whole cluster on one machine, each service on its own host, and its calls.
 
     callers ─ NAT ─┐                        ┌ relay-a, relay-b   share the address VIP (keepalived)
     browser ─ NAT ─┴─ router ─ site ── LAN ─┼ relay-c            alone has the address LONE
                                             └ transceivers, signaling servers, backends, Redis
 
-The router is that of `support.net.router`; on the LAN stand namespaces joined by a bridge (`support.net.lan`).
+The router is that of `support.net.router`. A bridge joins the namespaces of the LAN (`support.net.lan`).
 """
 
 import json
@@ -27,11 +27,11 @@ from support.net.gaps import Gap
 from support.net.lan import DEVICE, Lan, lan
 from support.net.namespaces import Host, HostPlan, Network, ip, network
 from support.peers.browser import TalkPage, chromium
-from support.processes.fleet_callers import Heard
+from support.processes.fleet_callers import ReceivedAudio
 from support.processes.services import Service
 
 VIP, LONE = "198.51.100.10", "198.51.100.20"
-"""The address that two relays share, and that of the relay that stands alone."""
+"""The address that two relays share, and that of the third relay."""
 
 CALLERS, CALLERS_ADDRESS = "callers", "192.168.1.2"
 BROWSER, BROWSER_ADDRESS = "browser", "192.168.2.2"
@@ -54,10 +54,10 @@ MEDIA_PORT, LINK_PORT, CONTROL_PORT, ADMIN_PORT, HTTP_PORT, BACKEND_PORT, REDIS_
     3478, 7000, 8090, 9090, 8080, 9000, 6379,
 )  # fmt: skip
 URL, URL_BY_LONE = (f"http://{LAN[name]}:{HTTP_PORT}" for name in ("signaling-1", "signaling-2"))
-"""Signaling that names VIP alone, and that names LONE first."""
+"""Signaling that advertises VIP only, and signaling that advertises LONE first."""
 
 CHECK_SECONDS = 6.0
-"""Within which every client checks its path."""
+"""Seconds within which every client sends a consent check."""
 
 SLOTS = 50
 WORKERS = 2
@@ -92,8 +92,8 @@ table ip spray {{
 """
 
 
-class Probe:
-    """A program of the test's own in a host, that tells its figures when it is asked. `ready` is what it said first."""
+class HostProcess:
+    """A test program in a host, which answers each line with its figures. `ready` is the text after `ready`."""
 
     def __init__(self, host: Host, *arguments: str) -> None:
         self._process = subprocess.Popen(
@@ -101,9 +101,9 @@ class Probe:
         )
 
     def __enter__(self) -> Self:
-        said = self._read()
-        assert said.startswith("ready"), said
-        self.ready = said.removeprefix("ready").strip()
+        line = self._read()
+        assert line.startswith("ready"), line
+        self.ready = line.removeprefix("ready").strip()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -126,7 +126,7 @@ class Probe:
 
 
 class Fleet:
-    """The running cluster. What kills something leaves it dead; its counterpart brings it back."""
+    """The running cluster. Methods that kill or stop a member have a counterpart that starts it again."""
 
     def __init__(self, net: Network, site: Lan, folder: Path, stack: ExitStack, *, redis: bool) -> None:
         self.network = net
@@ -138,15 +138,15 @@ class Fleet:
         self._services: dict[str, Service] = {}
         self._keepalived: dict[str, subprocess.Popen[bytes]] = {}
         self._redis: subprocess.Popen[bytes] | None = None
-        self._backends: dict[str, Probe] = {}
-        self._callers: list[Probe] = []
+        self._backends: dict[str, HostProcess] = {}
+        self._callers: list[HostProcess] = []
         self._tabs: dict[str, TalkPage] = {}
         self._new_tab: Callable[[], TalkPage]
 
     # Services
 
     def start(self) -> None:
-        """Start everything, in the order in which it needs each other."""
+        """Start all members, in the order of their dependencies."""
         subprocess.run([sys.executable, "-m", "antiphon", "keygen", str(self.secret)], check=True)
         if self.has_redis:
             self.start_redis()
@@ -159,7 +159,7 @@ class Fleet:
             self.start_keepalived(name)
 
     def start_services(self, *names: str) -> None:
-        """Start relays, transceivers or signaling servers at once, and wait until they are ready."""
+        """Start relays, transceivers or signaling servers in parallel, and wait until they are ready."""
         for name in names:
             kind = name.partition("-")[0]
             arguments = getattr(self, f"_{kind}_settings")(name)
@@ -170,8 +170,8 @@ class Fleet:
 
     def start_backend(self, name: str) -> None:
         host = self._lan[name]
-        probe = Probe(host, "support.processes.fleet_backend", f"{host.address}:{BACKEND_PORT}", str(SLOTS))
-        self._backends[name] = self._stack.enter_context(probe)
+        process = HostProcess(host, "support.processes.fleet_backend", f"{host.address}:{BACKEND_PORT}", str(SLOTS))
+        self._backends[name] = self._stack.enter_context(process)
 
     def start_redis(self) -> None:
         host = self._lan["redis"]
@@ -187,8 +187,8 @@ class Fleet:
         self._lan["redis"].run("redis-cli", "-p", str(REDIS_PORT), "flushall")
 
     def start_keepalived(self, name: str) -> None:
-        """Let a relay's host bid for the shared address."""
-        priority = 254 - PAIR.index(name)  # the higher, the sooner a backup takes over
+        """Make a relay's host a candidate for the shared address."""
+        priority = 254 - PAIR.index(name)  # a higher priority takes over sooner
         file = self._folder / f"{name}.conf"
         file.write_text(KEEPALIVED.format(device=DEVICE, priority=priority, address=VIP))
         pids = [f"--{kind}={self._folder / f'{name}.{kind}'}" for kind in ("pid", "vrrp_pid", "checkers_pid")]
@@ -206,17 +206,17 @@ class Fleet:
             self._keepalived[name] = subprocess.Popen([*command, *pids], stdout=log, stderr=log)
 
     def stop_keepalived(self, name: str) -> None:
-        """Have a host give the shared address up."""
+        """Make a host release the shared address."""
         self._keepalived[name].terminate()
         self._keepalived[name].wait()
 
     def holder(self) -> str:
-        """Return which host has the shared address now."""
+        """Return the names of the hosts that have the shared address now."""
         holders = [name for name in PAIR if VIP in ip("-n", self._lan[name].namespace, "addr")]
         return " ".join(holders)
 
     def wait_for_holder(self, *names: str, seconds: float = 5.0) -> str:
-        """Wait until exactly one of the hosts has the shared address, and return which."""
+        """Wait until exactly one of the hosts has the shared address. Return its name."""
         deadline = time.monotonic() + seconds
         while (holder := self.holder()) not in (names or PAIR):
             assert time.monotonic() < deadline, f"{VIP} is held by {holder or 'nobody'}"
@@ -226,12 +226,12 @@ class Fleet:
     # Damage
 
     def workers(self, name: str) -> list[int]:
-        """Return the process ids of a relay's workers, the spare one among them."""
+        """Return the process ids of a relay's workers, including the standby worker."""
         pid = self._services[name].pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def kill_host(self, name: str) -> None:
-        """Take a host's power away."""
+        """Unplug a host and kill its processes, as a power failure does."""
         self._lan.unplug(name)
         for pid in ip("netns", "pids", self._lan[name].namespace).split():
             with suppress(ProcessLookupError):
@@ -244,14 +244,14 @@ class Fleet:
             self._backends.pop(name)
 
     def revive_host(self, name: str) -> None:
-        """Start a host again that was killed, with what runs on it."""
+        """Start a killed host and its services again."""
         self._lan.plug(name)
         if name.startswith("backend"):
             self.start_backend(name)
             return
         self.start_services(name)
         if name in PAIR:
-            with suppress(subprocess.CalledProcessError):  # it may have held the shared address as it died
+            with suppress(subprocess.CalledProcessError):  # it may have held the shared address when it was killed
                 ip("-n", self._lan[name].namespace, "addr", "del", f"{VIP}/32", "dev", DEVICE)
             self.start_keepalived(name)
 
@@ -263,13 +263,13 @@ class Fleet:
         service.stop(check=False)
 
     def stop_service(self, name: str) -> None:
-        """End a service as a rollout does, and wait until it has gone."""
+        """Stop a service as a rollout does, and wait for its exit."""
         self._services.pop(name).stop()
 
     @contextmanager
     def spraying(self) -> Iterator[None]:
-        """Send every packet for the shared address to either relay by chance. Both have the address then, as hosts
-        behind a load balancer do, and so that callers who only listen hear the right one in the end, for longer."""
+        """Send each packet for the shared address to a random relay. Both relays have the address meanwhile, as hosts
+        behind a load balancer do. Afterwards, wait until callers that only listen have sent a check."""
         gateway = self._lan.gateway
         with ExitStack() as undo:
             for mark, name in enumerate(PAIR, 1):
@@ -291,24 +291,24 @@ class Fleet:
             time.sleep(CHECK_SECONDS)
 
     def rotate_keys(self, seconds: float) -> None:
-        """Add a key that is used in so many seconds."""
+        """Add a key that is used `seconds` from now."""
         command = [sys.executable, "-m", "antiphon", "keygen", "--rotate", str(self.secret), "--in", f"{seconds:g}"]
         subprocess.run(command, check=True)
 
     # Calls and figures
 
     def call(self, speaking: int, listening: int, *, aiortc: int = 0) -> None:
-        """Make calls by the shared address: of the test client, that speak or only listen, and of aiortc."""
+        """Make calls to the shared address: of the test client, which send audio or only listen, and of aiortc."""
         host = self.network[CALLERS]
         counts = (str(speaking), str(listening))
-        probes = [Probe(host, "support.processes.fleet_callers", URL, host.address, *counts)]
+        processes = [HostProcess(host, "support.processes.fleet_callers", URL, host.address, *counts)]
         if aiortc:
-            probes.append(Probe(host, "support.processes.fleet_callers", "--aiortc", URL, str(aiortc)))
-        self._callers += [self._stack.enter_context(probe) for probe in probes]
+            processes.append(HostProcess(host, "support.processes.fleet_callers", "--aiortc", URL, str(aiortc)))
+        self._callers += [self._stack.enter_context(process) for process in processes]
 
     @contextmanager
     def browser(self, playwright: Playwright) -> Iterator[None]:
-        """Run Chromium on a host of its own; `browse` makes its calls."""
+        """Run Chromium on its own host. `browse` makes its calls."""
         microphone = write_wav(self._folder / "speech.wav", known_speech())
         # Plain HTTP is no secure context by itself, and only those have a microphone.
         trusting = f"--unsafely-treat-insecure-origin-as-secure={URL},{URL_BY_LONE}"
@@ -318,7 +318,7 @@ class Fleet:
             yield
 
     def browse(self, url: str) -> TalkPage:
-        """Make a call from Chromium, to a signaling server of choice."""
+        """Make a call from Chromium to a signaling server."""
         tab = self._new_tab()
         tab.open(url)
         tab.talk()
@@ -326,22 +326,24 @@ class Fleet:
         self._tabs[tab.call_id] = tab
         return tab
 
-    def heard_by_callers(self) -> dict[str, Heard]:
-        """Return what each caller heard, by call id, since asked before."""
-        heard = {
-            call: Heard(tab.take_gap(), closed="" if tab.state == "connected" else tab.state, foreign=True)
+    def received_by_callers(self) -> dict[str, ReceivedAudio]:
+        """Return the figures of each caller since the last call of this method, by call id."""
+        received = {
+            call: ReceivedAudio(tab.take_gap(), closed="" if tab.state == "connected" else tab.state, foreign=True)
             for call, tab in self._tabs.items()
         }
-        for probe in self._callers:
-            heard |= msgspec.json.decode(probe.ask(), type=dict[str, Heard])
-        return heard
+        for process in self._callers:
+            received |= msgspec.json.decode(process.ask(), type=dict[str, ReceivedAudio])
+        return received
 
-    def heard_by_backends(self) -> dict[str, Gap]:
-        """Return the gaps in what the backends that live heard, by call id, since asked before; of calls that changed
-        the backend, from the newer one."""
+    def received_by_backends(self) -> dict[str, Gap]:
+        """Return the gaps in the audio that live backends received since the last call of this method, by call id.
+
+        For a call that changed its backend, it is that of the newer one.
+        """
         gaps: dict[str, Gap] = {}
-        for probe in self._backends.values():
-            for call, gap in msgspec.json.decode(probe.ask(), type=dict[str, Gap]).items():
+        for process in self._backends.values():
+            for call, gap in msgspec.json.decode(process.ask(), type=dict[str, Gap]).items():
                 if call not in gaps or gap.last > gaps[call].last:
                     gaps[call] = gap
         return gaps
@@ -407,7 +409,7 @@ class Fleet:
 
 @contextmanager
 def fleet(folder: Path, *, redis: bool = True, seed: int = 0) -> Iterator[Fleet]:
-    """Build the hosts and start everything on them; nobody calls yet."""
+    """Make the hosts and start all services on them, without calls."""
     site = HostPlan("site", ("192.0.2.1",), behind=(VIP, LONE, LAN["signaling-1"], LAN["signaling-2"]))
     callers = HostPlan(CALLERS, (CALLERS_ADDRESS,), nat="203.0.113.7")
     browser = HostPlan(BROWSER, (BROWSER_ADDRESS,), nat="203.0.113.8")
@@ -426,7 +428,7 @@ def fleet(folder: Path, *, redis: bool = True, seed: int = 0) -> Iterator[Fleet]
 
 @contextmanager
 def _one_name(hosts: Lan, name: str, addresses: tuple[str, ...]) -> Iterator[None]:
-    """Let a name lead to several addresses in every host: `ip netns exec` lays such files over /etc."""
+    """Resolve a name to several addresses in every host: `ip netns exec` mounts such files over /etc."""
     folders = [Path("/etc/netns") / hosts[host].namespace for host in LAN]
     lines = [Path("/etc/hosts").read_text(), *(f"{address} {name}\n" for address in addresses)]
     try:

@@ -1,7 +1,7 @@
-"""A backend that never stops speaking, and measures the gaps in what it hears.
+"""A backend that sends speech without pause and measures the gaps in the audio that it receives.
 
-`python -m support.processes.fleet_backend HOST:PORT SLOTS` prints `ready ws://…`, and then, for each line that it
-reads, a JSON object: the gaps of each call, by call id.
+`python -m support.processes.fleet_backend HOST:PORT SLOTS` prints `ready ws://…`. For each line that it reads, it
+prints a JSON object: the gap of each call, by call id.
 """
 
 import sys
@@ -15,8 +15,8 @@ from antiphon_common.frames import Origin
 from support.net.gaps import Gap, answer_lines
 
 
-class Listener:
-    """The handler, and what it heard."""
+class SpeakingBackend:
+    """The handler of all calls. `figures` returns the gaps in the audio of each call."""
 
     def __init__(self, speech: Speech) -> None:
         self._packets = speech.packets
@@ -28,7 +28,7 @@ class Listener:
             nursery.start_soon(self._speak, call)
             async for audio in call:
                 if audio.data and audio.origin != Origin.CONCEALED:
-                    gap.heard()
+                    gap.count_packet()
             nursery.cancel_scope.cancel()
 
     def figures(self) -> dict[str, Gap]:
@@ -42,11 +42,11 @@ class Listener:
 
 async def main(address: str, slots: int) -> None:
     host, _, port = address.rpartition(":")
-    listener = Listener(Speech.shipped())
+    backend = SpeakingBackend(Speech.shipped())
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_backend, listener.handle, host, int(port), slots=slots, formats=("opus",))
+        serve = partial(serve_backend, backend.handle, host, int(port), slots=slots, formats=("opus",))
         print("ready", await nursery.start(serve), flush=True)
-        await answer_lines(listener.figures)
+        await answer_lines(backend.figures)
         nursery.cancel_scope.cancel()
 
 

@@ -1,8 +1,8 @@
-"""Callers that measure the gaps in what they hear: the test client's cores, and aiortc.
+"""Callers that measure the gaps in the audio that they receive: the test client's cores, and aiortc.
 
-`python -m support.processes.fleet_callers URL ADDRESS SPEAKING LISTENING` makes that many calls from one address; those
-that only listen send no audio. `python -m support.processes.fleet_callers --aiortc URL SPEAKING` makes calls of
-aiortc's. Both print `ready`, and then, for each line that they read, a JSON object: each call's `Heard`, by call id.
+`python -m support.processes.fleet_callers URL ADDRESS SPEAKING LISTENING` makes calls from one address. Callers that
+only listen send no audio. `python -m support.processes.fleet_callers --aiortc URL SPEAKING` makes calls with aiortc.
+Both print `ready`. For each line that they read, they print a JSON object: the `ReceivedAudio` of each call, by id.
 """
 
 import asyncio
@@ -23,12 +23,14 @@ from support.peers import aiortc_callers
 from support.peers.callers import ANSWER_SECONDS, Caller
 
 LOOK_SECONDS = 0.01
-"""How often aiortc's counters are looked at."""
+"""Seconds between two readings of aiortc's counters."""
 
 
-class Heard(msgspec.Struct):
-    """What one caller heard: `lost` are the packets that its stream lacks. `closed` tells why the call is over. A
-    `foreign` client is not our own, and `lost` is not known of it."""
+class ReceivedAudio(msgspec.Struct):
+    """The audio that one caller received. `lost` counts the packets missing from its stream.
+
+    `closed` is the reason for the end of the call. A `foreign` client is not our own, and has no `lost`.
+    """
 
     gap: Gap
     lost: int = 0
@@ -38,7 +40,7 @@ class Heard(msgspec.Struct):
 
 
 class MeasuringCaller(Caller):
-    """A call of the test client. It begins to speak with the connection, unless it only listens."""
+    """A call of the test client. It sends audio once connected, unless it only listens."""
 
     def __init__(
         self, driver: CallDriver, certificate: Certificate, speech: Speech, address: str, speaks: bool
@@ -47,15 +49,15 @@ class MeasuringCaller(Caller):
         self.speaks = speaks
         self.gap = Gap()
 
-    def figures(self) -> Heard:
+    def figures(self) -> ReceivedAudio:
         lost = sum(source.packets_lost for source in self.core.reporter.sources.values())
-        return Heard(self.gap.take(), lost, self.closed, self.speaks)
+        return ReceivedAudio(self.gap.take(), lost, self.closed, self.speaks)
 
     def _listen(self, event: Event, now: float) -> None:
         super()._listen(event, now)
         match event:
             case AudioReceived():
-                self.gap.heard()
+                self.gap.count_packet()
             case Closed():
                 self.driven.silence()
         if not self.speaks:
@@ -79,35 +81,35 @@ async def call_from_cores(url: str, address: str, speaking: int, listening: int)
 
 
 async def call_from_aiortc(url: str, speaking: int) -> None:
-    """Look at the counters of aiortc's receivers: what they give out comes through a jitter buffer of their own."""
+    """Read the counters of aiortc's receivers: their audio comes out of a jitter buffer, which hides gaps."""
     speech = Speech.shipped()
-    callers = [aiortc_callers.Caller(speech) for _ in range(speaking)]
+    callers = [aiortc_callers.AiortcCaller(speech) for _ in range(speaking)]
     async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as http:
         for caller in callers:
             await caller.connect(http)
-    heard = {caller.call_id: Heard(Gap(), foreign=True) for caller in callers}
-    print("ready", json.dumps(sorted(heard)), flush=True)
-    looking = asyncio.gather(*(_look(caller, heard[caller.call_id]) for caller in callers))
+    received = {caller.call_id: ReceivedAudio(Gap(), foreign=True) for caller in callers}
+    print("ready", json.dumps(sorted(received)), flush=True)
+    looking = asyncio.gather(*(_look(caller, received[caller.call_id]) for caller in callers))
     loop = asyncio.get_running_loop()
     while await loop.run_in_executor(None, sys.stdin.readline):
-        taken = {call: msgspec.structs.replace(one, gap=one.gap.take()) for call, one in heard.items()}
+        taken = {call: msgspec.structs.replace(one, gap=one.gap.take()) for call, one in received.items()}
         print(msgspec.json.encode(taken).decode(), flush=True)
     looking.cancel()
     for caller in callers:
         await caller.peer.close()
 
 
-async def _look(caller: aiortc_callers.Caller, heard: Heard) -> None:
+async def _look(caller: aiortc_callers.AiortcCaller, audio: ReceivedAudio) -> None:
     before = 0
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         statistics = (await caller.peer.getStats()).values()
         received = sum(entry.packetsReceived for entry in statistics if entry.type == "inbound-rtp")
         if received > before:
-            heard.gap.heard()
+            audio.gap.count_packet()
         before = received
         if caller.peer.connectionState in ("failed", "closed"):
-            heard.closed = caller.peer.connectionState
+            audio.closed = caller.peer.connectionState
 
 
 if __name__ == "__main__":

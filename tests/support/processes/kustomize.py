@@ -1,7 +1,7 @@
-"""Renders a kustomize tree as `kustomize build` does, as far as deploy/ uses it: Debian has no kustomize to be had.
+"""Renders a kustomize tree as `kustomize build` does, as far as deploy/ uses it. Debian has no package of kustomize.
 
-Resources, namespace, images, and JSON patches (RFC 6902: add, replace, remove). Whatever else stands in a kustomization
-is an error, so that nothing is silently left out.
+It supports resources, namespace, images, and JSON patches (RFC 6902: add, replace, remove). Any other field of a
+kustomization is an error, so that nothing is silently ignored.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import yaml
 Manifest = dict[str, Any]
 
 CLUSTER_WIDE = ("Namespace",)
-"""Kinds that are in no namespace; the tree has no others."""
+"""Kinds without a namespace; the tree has no others."""
 
 
 def render(folder: Path) -> list[Manifest]:
@@ -66,7 +66,7 @@ def _patch(manifests: list[Manifest], target: dict[str, str], patch: str) -> Non
 
 
 def _locate(manifest: Manifest, pointer: str) -> tuple[Any, Any]:
-    """Return what a JSON pointer (RFC 6901) points into, and the key in it."""
+    """Return the container that a JSON pointer (RFC 6901) refers into, and the key in it."""
     *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.removeprefix("/").split("/"))
     value: Any = manifest
     for part in parents:
@@ -82,7 +82,7 @@ def _add(holder: Any, key: Any, value: Any) -> None:
 
 
 def _replace(holder: Any, key: Any, value: Any) -> None:
-    holder[key]  # it has to be there
+    holder[key]  # raises unless it exists
     holder[key] = value
 
 

@@ -1,4 +1,4 @@
-"""Programs of this folder in processes of their own, which answer lines with lines of JSON."""
+"""Test programs as separate processes, which answer each line with a line of JSON."""
 
 import os
 import subprocess
@@ -9,12 +9,12 @@ TESTS = Path(__file__).parents[2]
 
 
 def python_path() -> str:
-    """Return a PYTHONPATH with which a process of its own finds the packages and `support`."""
+    """Return a PYTHONPATH with which another process finds the packages and `support`."""
     return os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
 
 
 class LineProcess:
-    """`python -m MODULE ARGUMENTS`. It has printed `ready`, and `ready` is what followed that word."""
+    """A process `python -m MODULE ARGUMENTS`. Call `wait_ready` first; `ready` is the text after its `ready` line."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._module = module
@@ -30,21 +30,21 @@ class LineProcess:
         return self._process.pid
 
     def wait_ready(self) -> str:
-        """Wait for the `ready` line and return what it says."""
+        """Wait for the `ready` line and return the text after it."""
         line = self._read()
         assert line.startswith("ready "), f"{self._module} did not get ready: {line!r}"
         self.ready = line.removeprefix("ready ").strip()
         return self.ready
 
     def ask(self, question: str = "") -> str:
-        """Write one line and return the line that answers it."""
+        """Write one line and return the response line."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{question}\n")
         self._process.stdin.flush()
         return self._read()
 
     def end(self) -> None:
-        """Close standard input and wait for the end of the process."""
+        """Close standard input and wait for a clean exit of the process."""
         self._process.communicate(timeout=30)
         assert self._process.returncode == 0
 

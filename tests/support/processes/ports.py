@@ -1,4 +1,4 @@
-"""Free ports of loopback for programs that cannot say which port they were given."""
+"""Free ports on loopback for programs that cannot report the port that the kernel chose."""
 
 import random
 import socket
@@ -7,16 +7,16 @@ from pathlib import Path
 FIRST_PORT = 10_000
 
 _reserved: set[int] = set()
-"""Ports that this process has given away."""
+"""Ports that this process reserved."""
 
 
 def free_port() -> int:
-    """Return a TCP port outside the range from which the kernel serves whoever asks for any free port."""
+    """Return a free TCP port outside the kernel's ephemeral range."""
     return _reserve(socket.SOCK_STREAM)
 
 
 def free_udp_port() -> int:
-    """Return a UDP port outside the range from which the kernel serves whoever asks for any free port."""
+    """Return a free UDP port outside the kernel's ephemeral range."""
     return _reserve(socket.SOCK_DGRAM)
 
 

@@ -1,4 +1,4 @@
-"""The README's recipes, run as the shell commands they are."""
+"""Runs the README's recipes as shell commands."""
 
 import os
 import re
@@ -17,7 +17,7 @@ STOP_SECONDS = 10.0
 
 
 class Recipe:
-    """A running recipe."""
+    """A running recipe. `wait_for` waits for its output."""
 
     def __init__(self, process: "subprocess.Popen[str]", output: Path) -> None:
         self._process = process
@@ -28,7 +28,7 @@ class Recipe:
         return self._output.read_text(errors="replace")
 
     def wait_for(self, pattern: str) -> str:
-        """Wait until the commands have printed or logged `pattern`; return what its group matched."""
+        """Wait until the commands print or log `pattern`. Return the match of its first group."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         while (found := re.search(pattern, self.output, re.MULTILINE)) is None:
             over = time.monotonic() > deadline or self._process.poll() is not None
@@ -41,9 +41,9 @@ class Recipe:
 def recipe(
     heading: str, folder: Path, replacements: Mapping[str, str], settings: Mapping[str, str]
 ) -> Iterator[Recipe]:
-    """Run the commands under a heading of the README in `folder`, all of them ended afterwards.
+    """Run the commands under a heading of the README in `folder`, and end all of them afterwards.
 
-    `replacements` in their text and `settings` in the environment keep them from the ports of others on this machine.
+    `replacements` in their text and `settings` in the environment avoid ports that other processes use.
     """
     script = "".join(blocks(heading, "sh"))
     for old, new in replacements.items():
@@ -66,7 +66,7 @@ def recipe(
 
 
 def blocks(heading: str, language: str) -> list[str]:
-    """Return what the README shows of a language under a heading."""
+    """Return the README's code blocks of a language under a heading."""
     text = (ROOT / "README.md").read_text()
     found = re.search(rf"^### {re.escape(heading)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"the README has no recipe {heading!r}"
@@ -76,7 +76,7 @@ def blocks(heading: str, language: str) -> list[str]:
 
 
 def end_group(process: "subprocess.Popen[str]") -> None:
-    """End a shell and all that it started, by force if need be."""
+    """End a shell and all its child processes. Kill them after `STOP_SECONDS`."""
     deadline = time.monotonic() + STOP_SECONDS
     number = int(signal.SIGTERM)
     with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A real redis-server on a free port of loopback: killed, stopped and started again as tests need it."""
+"""A real redis-server on a free port of loopback, which tests can kill, stall and start again."""
 
 import signal
 import socket
@@ -16,7 +16,7 @@ START_SECONDS = 10.0
 
 
 class RedisServer:
-    """One redis-server that keeps nothing on disk."""
+    """One redis-server without persistence. It runs from its construction until `kill`."""
 
     def __init__(self, port: int) -> None:
         self.url = f"redis://127.0.0.1:{port}/0"
@@ -24,7 +24,7 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
-        """Start it, with nothing in it, and wait until it can be reached."""
+        """Start it empty, and wait until it accepts connections."""
         command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", "/tmp"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
@@ -42,7 +42,7 @@ class RedisServer:
         self._process.wait()
 
     def stall(self) -> None:
-        """Let it answer nothing, with its connections open."""
+        """Stop the process, so that it does not respond while its connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -51,7 +51,7 @@ class RedisServer:
 
 @contextmanager
 def redis_server() -> Iterator[RedisServer]:
-    """Run a server as long as the block."""
+    """Run a server for the length of the block."""
     server = RedisServer(free_port())
     try:
         yield server
@@ -60,7 +60,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 class Garbler:
-    """Stands before a Redis, and answers one command itself, with bytes that are no answer, while it `garbles`."""
+    """A proxy in front of a Redis. While `garbles` is true, it answers one command itself, with invalid bytes."""
 
     def __init__(self, port: int, command: bytes, answer: bytes) -> None:
         self.url = f"redis://127.0.0.1:{port}/0"
@@ -86,7 +86,7 @@ class Garbler:
 
 @asynccontextmanager
 async def garbling(redis: RedisServer, command: bytes, answer: bytes) -> AsyncIterator[Garbler]:
-    """Run one before `redis` as long as the block."""
+    """Run a `Garbler` in front of `redis` for the length of the block."""
     async with trio.open_nursery() as nursery:
         listener, *_ = await trio.open_tcp_listeners(0, host="127.0.0.1")
         garbler = Garbler(listener.socket.getsockname()[1], command, answer)

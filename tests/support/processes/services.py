@@ -1,4 +1,4 @@
-"""Services as real processes on free ports: started, waited for, shown when a test fails, and always ended."""
+"""Services as real processes on free ports. They are always ended, and a test that fails shows their logs."""
 
 import re
 import signal
@@ -16,25 +16,25 @@ from typing import Self
 from support.processes.ports import free_port
 
 READY_SECONDS = 30.0
-"""A bare machine compiles every import first, and starts several services at once."""
+"""A fresh machine compiles every import first, and starts several services at once."""
 
 STOP_SECONDS = 10.0
-"""A service ends itself after 5 s at most."""
+"""A service exits within 5 s."""
 
 SHOWN_LINES = 200
 
 running: list["Service"] = []
-"""Every service alive at this moment; a test that fails shows the logs of those that outlive it."""
+"""Every running service. A test that fails shows the logs of those that are still running."""
 
 
 class Service:
-    """One `python -m MODULE ARGUMENTS`, started at once. `ready` is what it printed behind `ready `."""
+    """A process `python -m MODULE ARGUMENTS`, started at once. `ready` is the text after its `ready` line."""
 
     def __init__(self, *arguments: str, command: tuple[str, ...] = (sys.executable, "-m")) -> None:
         self.name = arguments[0]
         self._arguments, self._command = arguments, command
         self.ready = ""
-        self._told = threading.Event()
+        self._ready_or_ended = threading.Event()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*command, *arguments], stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL, text=True
@@ -52,13 +52,13 @@ class Service:
         self.stop(check=error is None)
 
     def wait_ready(self) -> Self:
-        """Wait for the `ready` line. Raises AssertionError with the log when it does not come."""
-        self._told.wait(READY_SECONDS)
+        """Wait for the `ready` line. Raises AssertionError with the log after `READY_SECONDS` without it."""
+        self._ready_or_ended.wait(READY_SECONDS)
         assert self.ready, f"{self.name} did not get ready:\n{self.log}"
         return self
 
     def again(self) -> "Service":
-        """Start the same once more."""
+        """Start another process with the same arguments."""
         return Service(*self._arguments, command=self._command)
 
     @property
@@ -72,17 +72,17 @@ class Service:
         return "\n".join(copy.splitlines()[-SHOWN_LINES:])
 
     def terminate(self) -> None:
-        """Ask it to stop, as an orchestrator does."""
+        """Send SIGTERM, as an orchestrator does."""
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it without a chance to put things in order, and without its end counting as a failure."""
+        """Send SIGKILL. The exit does not count as a failure."""
         running.remove(self)
         self._process.kill()
         self._process.wait()
 
     def wait(self, seconds: float) -> int:
-        """Wait until it ends by itself, and return its exit code."""
+        """Wait until it exits, and return its exit code."""
         return self._process.wait(seconds)
 
     def wait_for_log(self, pattern: str, seconds: float = 10.0) -> re.Match[str]:
@@ -94,7 +94,7 @@ class Service:
         return found
 
     def stop(self, *, check: bool = True) -> None:
-        """End it at once, calls or not, and kill it if that does not help. With `check` it must have ended cleanly."""
+        """Interrupt it, also during calls, and kill it if it does not exit. With `check` it must exit cleanly."""
         if self in running:
             running.remove(self)
         killed = self._process.returncode == -signal.SIGKILL
@@ -115,12 +115,12 @@ class Service:
             for line in output:
                 if line.startswith("ready ") and not self.ready:
                     self.ready = line.removeprefix("ready ").strip()
-                    self._told.set()
-        self._told.set()
+                    self._ready_or_ended.set()
+        self._ready_or_ended.set()
 
 
 class Deployment:
-    """A running Antiphon: where callers reach it, and where its figures are."""
+    """A running Antiphon: its URL for callers, and the admin addresses for its metrics."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Deployment:
 
     @property
     def media(self) -> str:
-        """Where the relay itself takes media, whatever callers are told; known where the services run apart."""
+        """The relay's own media address, which may differ from the advertised one. Only for services that run apart."""
         return self.services["relay"].ready.split()[0].partition("=")[2]
 
     @property
@@ -157,13 +157,13 @@ class Deployment:
         return read_metrics(self.transceiver_admin)
 
     def calls(self) -> int:
-        """How many calls the transceiver holds now."""
+        """Return the present number of calls of the transceiver."""
         return int(self.transceiver_metrics()["antiphon_calls"])
 
 
 @contextmanager
 def all_in_one(*arguments: str, backend: str = "loopback") -> Iterator[Deployment]:
-    """Run `python -m antiphon` on free ports; `arguments` go behind the ones of the harness."""
+    """Run `python -m antiphon` on free ports. `arguments` are appended to those of the harness."""
     admin = free_port()
     settings = ["--http", "127.0.0.1:0", "--media", "127.0.0.1:0", "--control", "127.0.0.1:0"]
     settings += ["--backend", backend, "--admin", f"127.0.0.1:{admin}"]
@@ -183,11 +183,11 @@ def apart(
     shared: Sequence[str] = (),
     backends: Mapping[str, str] | None = None,
 ) -> Iterator[Deployment]:
-    """Run each service as a process of its own, as the README's recipe does, on free ports.
+    """Run each service as a separate process on free ports, as the README's recipe does.
 
-    The second transceiver is `services["transceiver 2"]`. `advertise` is told to callers in place of the relay's media
-    address; `shared` are more settings of relay, transceivers and signaling. With `--redis` they find each other there.
-    `backends` are the URLs of further backends by name.
+    The second transceiver is `services["transceiver 2"]`. `advertise` is sent to callers in place of the relay's media
+    address. `shared` are more settings of relay, transceivers and signaling. With `--redis` the services find each
+    other there. `backends` are the URLs of further backends, by name.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -213,16 +213,16 @@ def apart(
         ]  # fmt: skip
         found = [] if "--redis" in shared else [word for url in controls for word in ("--transceiver", url)]
         media = start("relay", "antiphon_relay", *secret, "--media", "127.0.0.1:0", "--admin", admin[0], *found)
-        told = advertise or media.split()[0].partition("=")[2]
+        advertised = advertise or media.split()[0].partition("=")[2]
         url = start(
-            "signaling", "antiphon_signaling", *secret, "--http", "127.0.0.1:0", "--advertise", told,
+            "signaling", "antiphon_signaling", *secret, "--http", "127.0.0.1:0", "--advertise", advertised,
             "--admin", admin[1], *found,
         )  # fmt: skip
         yield Deployment(url, services, admin[0], *admin[2:], secret_file=Path(secret[1]), signaling_admin=admin[1])
 
 
 def read_metrics(address: str) -> dict[str, float]:
-    """Fetch /metrics; the keys are names with their labels as they stand there."""
+    """Fetch /metrics. Return the values by name, with labels as in the response."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
         lines = response.read().decode().splitlines()
     pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))

@@ -1,4 +1,4 @@
-"""How busy processes are, and what they hold open."""
+"""Processor time and open files of processes."""
 
 import time
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of every thread of a process, to the nanosecond."""
+    """Return the user and system time of all threads of a process, in seconds."""
     tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
@@ -16,7 +16,7 @@ def open_descriptors(pid: int) -> int:
 
 
 class Usage:
-    """Measures processes, given by name and id, from now on."""
+    """Measures the processor time of processes, given by name and id, from its construction on."""
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._pids = pids
@@ -24,7 +24,7 @@ class Usage:
         self._before = self._cpu_seconds()
 
     def busy(self) -> dict[str, float]:
-        """Return the share of a processor that each has used since the beginning."""
+        """Return the share of one processor that each process used."""
         elapsed = time.monotonic() - self._began
         return {name: (after - self._before[name]) / elapsed for name, after in self._cpu_seconds().items()}
 
