@@ -87,7 +87,9 @@ class Cluster(World):
         for client in self.clients:
             if self.find(client) in list(router):
                 client.home = there.encoded_address
-        router.tokens.owner = router.relays._owner = Owner(0, self.networks.host_of(0, address[0]), address[1])
+        router.tokens.owner = router.relays.announcements.owner = Owner(
+            0, self.networks.host_of(0, address[0]), address[1]
+        )
         router.claim_calls(previous, self.now)
         self.touch(there)
         for relay in self.relays:

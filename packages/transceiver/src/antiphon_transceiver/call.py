@@ -15,8 +15,7 @@ from antiphon_transceiver.backends.link import BACKEND_LOST, NO_ANSWER
 from antiphon_transceiver.budget import SENT_EVENT, Budget
 from antiphon_transceiver.channels import UndeliverableError, error_event, event_id_of
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.relays import Address
-from antiphon_transceiver.routes import Route
+from antiphon_transceiver.relays import Route
 from antiphon_transceiver.session import Session
 
 ENDED_BY_LINK = {BACKEND_LOST: EndReason.BACKEND_LOST, NO_ANSWER: EndReason.BACKEND_REFUSED}
@@ -71,14 +70,14 @@ class Call:
         self.routes_by_key: dict[bytes, Route] = {}
         """The same by the path's key in the link header."""
 
-    def learn(self, path: Path, key: bytes, relay: Address, header: bytes) -> None:
-        """Remember the way back to a path."""
-        self.routes[path] = self.routes_by_key[key] = Route(path, relay, header)
+    def add_route(self, route: Route, key: bytes) -> None:
+        """Send to a path by this route from now on."""
+        self.routes[route.path] = self.routes_by_key[key] = route
 
-    def forget(self, path: Path) -> None:
-        """Send nothing on `path` any more."""
-        self.routes.pop(path, None)
-        self.routes_by_key.pop(path.encode(), None)
+    def remove_route(self, route: Route) -> None:
+        """Send nothing to the path of a route any more."""
+        self.routes.pop(route.path, None)
+        self.routes_by_key.pop(route.path.encode(), None)
 
     def count_restart(self, now: float) -> None:
         """Count an ICE restart; raise `TooManyRestarts` when that is one too many."""

@@ -6,6 +6,7 @@ its first check has been authenticated by the call's session, so strangers fill 
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import msgspec
@@ -38,8 +39,7 @@ from antiphon_transceiver.counters import CallRouterCounters
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.relays import Address, Relays
-from antiphon_transceiver.routes import Route, reroute
+from antiphon_transceiver.relays import Address, Relays, Route
 from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.session import Session
 from antiphon_transceiver.tokens import OwnTokens
@@ -99,7 +99,7 @@ class CallRaised(NamedTuple):
     error: Exception
 
 
-Event = CallConnected | CallThrottled | CallReported | CallEnded | CallRaised | relays.Event
+Event = CallConnected | CallThrottled | CallReported | CallEnded | CallRaised | relays.TableEvent
 
 
 class CallRouter:
@@ -224,7 +224,7 @@ class CallRouter:
         else:
             if relay != self._delivering:
                 self._delivering = relay
-                self.relays.delivered(relay, now)
+                self.relays.table.receive_packet(relay, now)
             payload = data[HEADER_SIZE:]
             ufrag = peek_username(payload) if payload[0] <= LAST_STUN_BYTE else None
             if ufrag is None:
@@ -234,7 +234,8 @@ class CallRouter:
 
     def handle_timeout(self, now: float) -> None:
         self._delivering = None
-        self.relays.handle_timeout(now)
+        if now >= self.relays.poll_timeout():
+            self.relays.handle_timeout(now)
         self._follow_relays(now)
         for call in self._deadlines.pop_due(now):
             self._enter(call, now, call.session.handle_timeout, now)
@@ -248,7 +249,8 @@ class CallRouter:
 
     def poll_timeout(self) -> float | None:
         calls, relays = self._deadlines.next(), self.relays.poll_timeout()
-        return calls if relays is None or (calls is not None and calls < relays) else relays
+        deadline = relays if calls is None else min(calls, relays)
+        return None if deadline == inf else deadline
 
     # Uplink
 
@@ -296,7 +298,13 @@ class CallRouter:
         session.receive_datagram(payload, path, now)
         if session.agent.counters.answered == answered or path not in session.paths:
             return
-        call.learn(path, key, relay, self._link_keys.header(path, DOWNLINK, now + self._unix_offset))
+        header = self._link_keys.header(path, DOWNLINK, now + self._unix_offset)
+        if route is None:
+            route = Route(path, relay, header)
+            call.add_route(route, key)
+            self.relays.routes.open(route)
+        else:
+            route.relay, route.header = relay, header
         self.paths.answered(key, call, now)
         if session.agent.is_validated(path):
             self._confirm(call, path, now)
@@ -372,7 +380,7 @@ class CallRouter:
     def _confirm(self, call: Call, path: Path, now: float) -> None:
         route = call.routes.get(path)
         if route is not None and self.paths.confirm(path.encode(), call, now):
-            self.relays.confirmed(path, route.relay, now)
+            self.relays.announcements.confirm(path, route.relay, now)
             self._tell_relays(now)
 
     def _follow_silence(self, call: Call, event: events.Disconnected | events.Reconnected, now: float) -> None:
@@ -390,27 +398,29 @@ class CallRouter:
 
     def _release(self, call: Call, path: Path, now: float) -> None:
         self._give_up(call, path, path.encode(), now)
-        if path not in call.session.paths:
-            call.forget(path)
+        route = call.routes.get(path)
+        if route is not None and path not in call.session.paths:
+            call.remove_route(route)
+            self.relays.routes.close(route)
 
     def _give_up(self, call: Call, path: Path, key: bytes, now: float) -> None:
         """End a call's claim on a path, here and at the relays."""
         route = call.routes.get(path)
         if self.paths.lookup(key) in (call, None):  # else it is another call's by now
             self.paths.release(key, call)
-            self.relays.released(path, None if route is None else route.relay)
+            self.relays.announcements.release(path, None if route is None else route.relay)
             self._tell_relays(now)
 
     # Relays
 
     def claim_calls(self, previous: Owner, now: float) -> None:
         """Have relays send here what is for calls whose tokens name `previous`. Raises `LocalProtocolError`."""
-        self.relays.claim_calls(previous, now)
+        self.relays.announcements.claim_calls(previous, now)
         self._tell_relays(now)
 
     def _receive_message(self, data: bytes, relay: Address, now: float) -> None:
         self.counters.messages += 1
-        if self.relays.repeats_hello(data, relay, now):
+        if self.relays.table.repeats_hello(data, relay, now):
             return
         if not self._link_keys.verify(data, now + self._unix_offset):
             self.counters.bad_tag += 1
@@ -432,23 +442,16 @@ class CallRouter:
             self._outbox.extend(LinkDatagram(datagram, relay) for relay in notice.relays)
 
     def _follow_relays(self, now: float) -> None:
-        """Tell relays what is due, and send around those that fell silent."""
+        """Send what relays have to learn, and lead calls around an ingress that is lost."""
         self._tell_relays(now)
         while (event := self.relays.poll_event()) is not None:
+            if isinstance(event, relays.RoutesChanged):
+                self.counters.rerouted += event.count
+                continue
             self._events.append(event)
-            match event:
-                case relays.RelaySilenced(relay):
-                    lost = [route for route in self._routes() if route.relay == relay]
-                    self.counters.rerouted += reroute(lost, self.relays)
-                case relays.IngressFound(ingress) | relays.AddressMoved(ingress):
-                    moved = [route for route in self._routes() if route.path.ingress == ingress]
-                    self.counters.rerouted += reroute(moved, self.relays)
-                case relays.IngressLost(ingress):
-                    for call in list(self._calls):
-                        self._enter(call, now, self._switch_ingress, call, ingress, now)
-
-    def _routes(self) -> Iterator[Route]:
-        return (route for call in self._calls for route in call.routes.values())
+            if isinstance(event, relays.IngressLost):
+                for call in list(self._calls):
+                    self._enter(call, now, self._switch_ingress, call, event.ingress, now)
 
     def _switch_ingress(self, call: Call, ingress: int, now: float) -> None:
         """Have a call send over another ingress than one that is lost, if it can."""
@@ -464,6 +467,7 @@ class CallRouter:
         self._deadlines.set(call, None)
         for key, route in list(call.routes_by_key.items()):
             self._give_up(call, route.path, key, now)
+            self.relays.routes.close(route)
         call.routes.clear()
         call.routes_by_key.clear()
         if call in self._calls:
@@ -476,4 +480,6 @@ class CallRouter:
 
     def _remove(self, call: Call, status: CallStatus) -> None:
         self.paths.release_all(call)
+        for route in call.routes.values():
+            self.relays.routes.close(route)
         self._calls.remove(call, status)

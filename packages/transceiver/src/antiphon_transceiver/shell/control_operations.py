@@ -99,4 +99,4 @@ class ControlOperations:
 
     def stop_claiming(self, previous: Owner) -> bool:
         """Undo `claim_calls`; return whether those calls were claimed."""
-        return self._router.relays.stop_claiming(previous)
+        return self._router.relays.announcements.stop_claiming(previous)

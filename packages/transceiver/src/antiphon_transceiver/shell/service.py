@@ -131,7 +131,8 @@ def _export(
 ) -> None:
     export_counters(registry, "antiphon_transceiver", minutes.counters)
     export_counters(registry, "antiphon_transceiver_link", router.counters)
-    export_counters(registry, "antiphon_transceiver_relays", router.relays.counters)
+    export_counters(registry, "antiphon_transceiver_relays", router.relays.table.counters)
+    export_counters(registry, "antiphon_transceiver_relays", router.relays.announcements.counters)
     export_counters(registry, "antiphon_transceiver_socket", link.counters)
     export_counters(registry, "antiphon_transceiver_paths", router.paths.counters)
     export_counters(registry, "antiphon_transceiver_backend", pool.counters)
@@ -140,5 +141,5 @@ def _export(
     export_gauge(
         registry, "antiphon_transceiver_draining", "1 while no new calls are taken", lambda: admission.load.draining
     )
-    export_gauge(registry, "antiphon_transceiver_relays", "Relays that are heard", lambda: router.relays.live)
+    export_gauge(registry, "antiphon_transceiver_relays", "Relays that are heard", lambda: router.relays.table.live)
     export_gauge(registry, "antiphon_transceiver_paths", "Entries of the path table", lambda: len(router.paths))

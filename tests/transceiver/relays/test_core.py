@@ -1,4 +1,4 @@
-"""What a transceiver makes of its relays: who lives, who stands in for whom, and what each is told when."""
+"""What a transceiver makes of its relays: who lives, who stands in for whom, and what each is sent, and when."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from antiphon_common.link import (
 from antiphon_common.routing import Owner
 from antiphon_transceiver.relays import (
     FORGET_AFTER,
-    MAX_MOVED,
+    MAX_CLAIMED,
     MAX_RELAYS,
     REPEAT_INTERVAL,
     REPEAT_STEP,
@@ -43,18 +43,18 @@ def path(number: int, ingress: int = 1) -> Path:
 
 
 class Cluster:
-    """Relays that say HELLO for as long as they live, and what the transceiver tells them."""
+    """Relays that send HELLO for as long as they live, and what the transceiver sends them."""
 
     def __init__(self) -> None:
         self.relays = Relays(OWNER)
         self.now = 0.0
         self.hellos: dict[Address, RelayHello] = {}
-        self.told: dict[Address, list[LinkMessage]] = {}
+        self.received: dict[Address, list[LinkMessage]] = {}
         self.events: list[object] = []
 
     def begin(self, address: Address, *ingresses: int, boot_id: int = 1) -> None:
         self.hellos[address] = RelayHello(ingresses or (1,), boot_id)
-        self.told[address] = []
+        self.received[address] = []
         self.relays.receive_hello(self.hellos[address], address, self.now)
         self.turn()
 
@@ -68,111 +68,113 @@ class Cluster:
 
     def turn(self) -> None:
         deadline = self.relays.poll_timeout()
-        if deadline is not None and deadline <= self.now:
+        if deadline <= self.now:
             self.relays.handle_timeout(self.now)
         while (notice := self.relays.poll_transmit()) is not None:
             for address in notice.relays:
-                self.told[address].append(notice.message)
+                self.received[address].append(notice.message)
         while (event := self.relays.poll_event()) is not None:
             self.events.append(event)
 
-    def take_told(self, address: Address) -> list[LinkMessage]:
-        told, self.told[address] = self.told[address], []
-        return told
+    def take_received(self, address: Address) -> list[LinkMessage]:
+        received, self.received[address] = self.received[address], []
+        return received
 
     def announced(self, address: Address) -> list[Path]:
-        return [path for message in self.take_told(address) if isinstance(message, Announce) for path in message.paths]
+        return [
+            path for message in self.take_received(address) if isinstance(message, Announce) for path in message.paths
+        ]
 
 
-def test_a_proved_path_is_confirmed_where_it_came_from_and_announced_to_its_ingress_alone() -> None:
+def test_a_validated_path_is_confirmed_where_it_came_from_and_announced_to_its_ingress_alone() -> None:
     cluster = Cluster()
     other = ("10.0.0.9", 7000)
     for address, ingress in ((FIRST, 1), (SECOND, 1), (other, 2)):
         cluster.begin(address, ingress)
     paths = [path(number) for number in range(1, 4)]
     for one in paths:
-        cluster.relays.confirmed(one, FIRST, cluster.now)
+        cluster.relays.announcements.confirm(one, FIRST, cluster.now)
     cluster.turn()
-    assert cluster.take_told(FIRST) == [Confirm(one) for one in paths]
-    assert cluster.take_told(SECOND) == [Announce(tuple(paths))]
-    cluster.relays.confirmed(paths[0], SECOND, cluster.now)  # again, with another answer to a check
+    assert cluster.take_received(FIRST) == [Confirm(one) for one in paths]
+    assert cluster.take_received(SECOND) == [Announce(tuple(paths))]
+    cluster.relays.announcements.confirm(paths[0], SECOND, cluster.now)  # again, with another answer to a check
     cluster.turn()
-    assert cluster.take_told(FIRST) == []
-    assert cluster.take_told(SECOND) == [Confirm(paths[0])]
-    cluster.relays.released(paths[0], FIRST)
+    assert cluster.take_received(FIRST) == []
+    assert cluster.take_received(SECOND) == [Confirm(paths[0])]
+    cluster.relays.announcements.release(paths[0], FIRST)
     cluster.turn()
-    assert cluster.take_told(FIRST) == cluster.take_told(SECOND) == [Release(paths[0])]
-    assert cluster.take_told(other) == []
+    assert cluster.take_received(FIRST) == cluster.take_received(SECOND) == [Release(paths[0])]
+    assert cluster.take_received(other) == []
 
 
 def test_what_is_released_at_once_is_announced_to_nobody() -> None:
     cluster = Cluster()
     cluster.begin(FIRST)
     cluster.begin(SECOND)
-    cluster.relays.confirmed(path(1), FIRST, cluster.now)
-    cluster.relays.released(path(1), FIRST)
+    cluster.relays.announcements.confirm(path(1), FIRST, cluster.now)
+    cluster.relays.announcements.release(path(1), FIRST)
     cluster.run(2 * REPEAT_INTERVAL)
-    assert cluster.take_told(SECOND) == [Release(path(1))]
+    assert cluster.take_received(SECOND) == [Release(path(1))]
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["a new relay", "a relay that begins anew"])
-def test_who_knows_nothing_is_told_everything_at_once(again: bool) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["an unknown relay", "a relay that starts again"])
+def test_a_new_relay_is_sent_everything_at_once(again: bool) -> None:
     cluster = Cluster()
     cluster.begin(FIRST)
     if again:
         cluster.begin(SECOND)
     paths = [path(number) for number in range(1, 2 * MAX_ANNOUNCED_PATHS)]
     for one in paths:
-        cluster.relays.confirmed(one, FIRST, cluster.now)
-    cluster.relays.claim_calls(PREVIOUS, cluster.now)
+        cluster.relays.announcements.confirm(one, FIRST, cluster.now)
+    cluster.relays.announcements.claim_calls(PREVIOUS, cluster.now)
     cluster.turn()
-    cluster.take_told(FIRST)
+    cluster.take_received(FIRST)
     cluster.begin(SECOND, boot_id=2)
-    assert cluster.take_told(SECOND) == [
+    assert cluster.take_received(SECOND) == [
         Announce(tuple(paths[:MAX_ANNOUNCED_PATHS])),
         Announce(tuple(paths[MAX_ANNOUNCED_PATHS:])),
         Moved(PREVIOUS, OWNER),
     ]
-    assert cluster.take_told(FIRST) == []
+    assert cluster.take_received(FIRST) == []
 
 
 def test_everything_is_announced_again_every_few_seconds() -> None:
     cluster = Cluster()
     cluster.begin(FIRST)
     for number in range(1, 4):
-        cluster.relays.confirmed(path(number), FIRST, cluster.now)
+        cluster.relays.announcements.confirm(path(number), FIRST, cluster.now)
         cluster.run(1.0)
-    cluster.relays.claim_calls(PREVIOUS, cluster.now)
-    cluster.take_told(FIRST)
+    cluster.relays.announcements.claim_calls(PREVIOUS, cluster.now)
+    cluster.take_received(FIRST)
     cluster.run(3 * (REPEAT_INTERVAL + REPEAT_STEP))
-    told = cluster.take_told(FIRST)
-    announced = [message.paths for message in told if isinstance(message, Announce)]
+    received = cluster.take_received(FIRST)
+    announced = [message.paths for message in received if isinstance(message, Announce)]
     assert announced == 3 * [(path(1),), (path(2),), (path(3),)]
-    assert told.count(Moved(PREVIOUS, OWNER)) == 4
-    assert cluster.relays.stop_claiming(PREVIOUS)
-    assert not cluster.relays.stop_claiming(PREVIOUS)
+    assert received.count(Moved(PREVIOUS, OWNER)) == 4
+    assert cluster.relays.announcements.stop_claiming(PREVIOUS)
+    assert not cluster.relays.announcements.stop_claiming(PREVIOUS)
     cluster.run(2 * REPEAT_INTERVAL)
-    assert Moved(PREVIOUS, OWNER) not in cluster.take_told(FIRST)
+    assert Moved(PREVIOUS, OWNER) not in cluster.take_received(FIRST)
 
 
 def test_silence_is_noticed_once_and_what_was_missed_is_made_up_for() -> None:
     cluster = Cluster()
     cluster.begin(FIRST)
     cluster.begin(SECOND)
-    cluster.relays.confirmed(path(1), FIRST, cluster.now)
+    cluster.relays.announcements.confirm(path(1), FIRST, cluster.now)
     hello = cluster.hellos.pop(SECOND)
     cluster.run(SILENT_AFTER - HELLO_INTERVAL)
     assert RelaySilenced(SECOND) not in cluster.events
     cluster.run(2 * HELLO_INTERVAL)
     assert cluster.events == [RelayBegan(FIRST), RelayBegan(SECOND), RelaySilenced(SECOND)]
-    assert cluster.relays.live == 1
-    cluster.take_told(SECOND)
+    assert cluster.relays.table.live == 1
+    cluster.take_received(SECOND)
     cluster.hellos[SECOND] = hello
     cluster.run(HELLO_INTERVAL)
     assert cluster.announced(SECOND) == []
     del cluster.hellos[SECOND]
     cluster.run(FORGET_AFTER + SILENT_AFTER)
-    assert len(cluster.relays) == 1
+    assert len(cluster.relays.table) == 1
     cluster.hellos[SECOND] = hello
     cluster.run(HELLO_INTERVAL)
     assert cluster.announced(SECOND) == [path(1)]
@@ -184,12 +186,12 @@ def test_packets_are_a_sign_of_life_too() -> None:
     cluster.hellos.clear()
     for _ in range(20):
         cluster.run(2 * HELLO_INTERVAL)
-        cluster.relays.delivered(FIRST, cluster.now)
-        cluster.relays.delivered(SECOND, cluster.now)  # which never said HELLO
-    assert cluster.relays.is_live(FIRST)
-    assert len(cluster.relays) == 1
+        cluster.relays.table.receive_packet(FIRST, cluster.now)
+        cluster.relays.table.receive_packet(SECOND, cluster.now)  # which never sent HELLO
+    assert cluster.relays.table.is_live(FIRST)
+    assert len(cluster.relays.table) == 1
     cluster.run(SILENT_AFTER + HELLO_INTERVAL)
-    assert not cluster.relays.is_live(FIRST)
+    assert not cluster.relays.table.is_live(FIRST)
 
 
 def test_an_ingress_is_lost_with_its_last_relay_and_found_with_any() -> None:
@@ -210,15 +212,15 @@ def test_a_neighbour_on_the_same_host_stands_in_unless_it_may_be_dead_too() -> N
     cluster = Cluster()
     for address in (FIRST, NEIGHBOUR, SECOND):
         cluster.begin(address)
-    cluster.relays.delivered(SECOND, cluster.now)
+    cluster.relays.table.receive_packet(SECOND, cluster.now)
     del cluster.hellos[FIRST]
     cluster.run(SILENT_AFTER)
-    assert cluster.relays.instead_of(FIRST, 1) == NEIGHBOUR
-    assert cluster.relays.instead_of(FIRST, 2) is None
+    assert cluster.relays.table.stand_in(FIRST, 1) == NEIGHBOUR
+    assert cluster.relays.table.stand_in(FIRST, 2) is None
     del cluster.hellos[NEIGHBOUR]
     cluster.run(SILENT_AFTER - HELLO_INTERVAL)
-    assert cluster.relays.is_live(NEIGHBOUR)
-    assert cluster.relays.instead_of(FIRST, 1) == SECOND
+    assert cluster.relays.table.is_live(NEIGHBOUR)
+    assert cluster.relays.table.stand_in(FIRST, 1) == SECOND
 
 
 def test_an_address_is_followed_from_one_relay_that_lives_to_another() -> None:
@@ -227,17 +229,17 @@ def test_an_address_is_followed_from_one_relay_that_lives_to_another() -> None:
         cluster.begin(address)
         cluster.hellos[address] = RelayHello((1,), 1, away)
     cluster.run(HELLO_INTERVAL)
-    assert cluster.relays.serves(FIRST, 1)
-    assert not cluster.relays.serves(SECOND, 1)
+    assert cluster.relays.table.serves(FIRST, 1)
+    assert not cluster.relays.table.serves(SECOND, 1)
     cluster.events.clear()
     for address in (FIRST, NEIGHBOUR):
         cluster.hellos[address] = RelayHello((1,), 1, (1,))
     cluster.run(HELLO_INTERVAL)
-    assert cluster.relays.instead_of(FIRST, 1) is None  # nobody has the address yet
+    assert cluster.relays.table.stand_in(FIRST, 1) is None  # nobody has the address yet
     cluster.hellos[SECOND] = RelayHello((1,), 1)
     cluster.run(HELLO_INTERVAL)
     assert cluster.events == 3 * [AddressMoved(1)]
-    assert cluster.relays.instead_of(FIRST, 1) == SECOND
+    assert cluster.relays.table.stand_in(FIRST, 1) == SECOND
 
 
 def test_of_strange_hosts_the_one_stands_in_that_packets_come_by() -> None:
@@ -246,38 +248,38 @@ def test_of_strange_hosts_the_one_stands_in_that_packets_come_by() -> None:
     hosts = [(f"10.0.0.{number}", 7000) for number in range(1, 5)]
     for address in hosts:
         cluster.begin(address)
-    cluster.relays.delivered(hosts[2], cluster.now)
+    cluster.relays.table.receive_packet(hosts[2], cluster.now)
     del cluster.hellos[hosts[0]]
     cluster.run(SILENT_AFTER)
-    assert cluster.relays.instead_of(hosts[0], 1) == hosts[2]
+    assert cluster.relays.table.stand_in(hosts[0], 1) == hosts[2]
 
 
 def test_what_is_held_is_bounded_and_nobody_alive_is_displaced() -> None:
     relays = Relays(OWNER)
     for number in range(MAX_RELAYS + 10):
         relays.receive_hello(RelayHello((1,), number), ("10.0.0.1", number), 0.0)
-    assert (len(relays), relays.counters.refused) == (MAX_RELAYS, 10)
+    assert (len(relays.table), relays.table.counters.refused) == (MAX_RELAYS, 10)
     relays.receive_hello(RelayHello((1,), 0), ("10.0.0.1", 0), SILENT_AFTER)
     relays.handle_timeout(1.5 * SILENT_AFTER)
     relays.receive_hello(RelayHello((1,), 0), SECOND, 1.5 * SILENT_AFTER)
-    assert len(relays) == MAX_RELAYS
-    assert relays.is_live(SECOND)
-    assert relays.is_live(("10.0.0.1", 0))
-    for number in range(MAX_MOVED):
-        relays.claim_calls(Owner(1, number, 1), 0.0)
+    assert len(relays.table) == MAX_RELAYS
+    assert relays.table.is_live(SECOND)
+    assert relays.table.is_live(("10.0.0.1", 0))
+    for number in range(MAX_CLAIMED):
+        relays.announcements.claim_calls(Owner(1, number, 1), 0.0)
     for previous in (OWNER, PREVIOUS):
         with pytest.raises(LocalProtocolError):
-            relays.claim_calls(previous, 0.0)
-    assert len(relays.moved) == MAX_MOVED
+            relays.announcements.claim_calls(previous, 0.0)
+    assert len(relays.announcements.claimed) == MAX_CLAIMED
 
 
 def test_only_the_very_bytes_of_an_authenticated_hello_are_known_again_and_not_for_long() -> None:
     relays = Relays(OWNER)
-    assert not relays.repeats_hello(b"hello", FIRST, 0.0)
+    assert not relays.table.repeats_hello(b"hello", FIRST, 0.0)
     relays.receive_hello(RelayHello((1,), 1), FIRST, 0.0, b"hello")
-    assert not relays.repeats_hello(b"hellO", FIRST, 0.05)
-    assert not relays.repeats_hello(b"hello", SECOND, 0.05)
-    assert relays.repeats_hello(b"hello", FIRST, 0.05)
+    assert not relays.table.repeats_hello(b"hellO", FIRST, 0.05)
+    assert not relays.table.repeats_hello(b"hello", SECOND, 0.05)
+    assert relays.table.repeats_hello(b"hello", FIRST, 0.05)
     relays.handle_timeout(0.05 + SILENT_AFTER / 2)
-    assert relays.is_live(FIRST)
-    assert not relays.repeats_hello(b"hello", FIRST, VERIFIED_SECONDS)
+    assert relays.table.is_live(FIRST)
+    assert not relays.table.repeats_hello(b"hello", FIRST, VERIFIED_SECONDS)
