@@ -5,7 +5,7 @@ from random import Random
 from typing import NamedTuple
 
 from antiphon_transceiver.dtls import DtlsClosed, DtlsEndpoint, DtlsEvent, DtlsRole, HandshakeCompleted
-from antiphon_transceiver.dtls.endpoint import DOUBT_SECONDS
+from antiphon_transceiver.dtls.endpoint import FAILURE_DELAY
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 from support.net.impairment import PERFECT, Impairment
 from support.peers.certificates import certificate
@@ -19,7 +19,7 @@ def end_of(endpoint: DtlsEndpoint) -> DtlsClosed:
     while not endpoint.closed:
         deadline = endpoint.poll_timeout() or 0.0
         endpoint.handle_timeout(deadline)
-    assert deadline <= DOUBT_SECONDS + 0.1
+    assert deadline <= FAILURE_DELAY + 0.1
     (event,) = iter(endpoint.poll_event, None)
     assert isinstance(event, DtlsClosed)
     return event

@@ -142,7 +142,7 @@ def test_the_end_of_a_long_message_costs_no_more(kind: str) -> None:
     endpoint = waiting(DtlsRole.SERVER, sequence)
     datagram = last_piece(message_type, sequence, body, endpoint)
     work = work_of(lambda: endpoint.receive_datagram(datagram, None, 0.02))
-    assert endpoint.counters.doubted == 1, "it was whole, and refused"
+    assert endpoint.counters.deferred == 1, "it was whole, and refused"
     assert work.calls <= MAX_CALLS
     assert work.lines <= MAX_LINES
 
@@ -150,7 +150,7 @@ def test_the_end_of_a_long_message_costs_no_more(kind: str) -> None:
 def test_one_datagram_has_one_message_rejected() -> None:
     endpoint = waiting(DtlsRole.SERVER, 1)
     endpoint.receive_datagram(fill(lambda n: handshake(HandshakeType.CERTIFICATE, 1, 1, 0, b"x")), None, 0.01)
-    assert endpoint.counters.doubted == 1
+    assert endpoint.counters.deferred == 1
     assert endpoint.counters.excessive > 0
 
 
@@ -161,7 +161,7 @@ def test_rejections_are_bounded_until_our_flight_was_sent_again() -> None:
     for sending in range(1, 3):
         for _ in range(100):
             endpoint.receive_datagram(wrong, None, 0.01 * sending)
-        assert endpoint.counters.doubted == sending * MAX_REJECTIONS
+        assert endpoint.counters.deferred == sending * MAX_REJECTIONS
         endpoint.handle_timeout(0.12 * sending)
 
 

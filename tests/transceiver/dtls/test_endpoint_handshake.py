@@ -33,9 +33,9 @@ from antiphon_transceiver.dtls.messages import (
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
 from antiphon_transceiver.dtls.suites import SignatureScheme, verify
 from antiphon_transceiver.srtp.profiles import SrtpProfile
+from support.peers.altered_dtls import AlteredHandshake
 from support.peers.certificates import certificate
 from support.peers.dtls_pair import end_of, make_peers
-from support.peers.lying_dtls import LyingHandshake
 
 CM, GCM_128, GCM_256 = SrtpProfile.AES128_CM_HMAC_SHA1_80, SrtpProfile.AEAD_AES_128_GCM, SrtpProfile.AEAD_AES_256_GCM
 
@@ -177,14 +177,14 @@ def test_a_server_signs_with_a_scheme_that_the_client_named(offered: bytes, sche
     verify(scheme, certificate("server").private_key.public_key(), chosen.signature, signed)
 
 
-def requesting(*schemes: int) -> LyingHandshake:
+def requesting(*schemes: int) -> AlteredHandshake:
     """Make a server that requests a certificate for these signature schemes, and a client."""
 
     def request(body: bytes) -> bytes:
         return msgspec.structs.replace(CertificateRequest.decode(body), signature_schemes=schemes).encode()
 
-    return LyingHandshake(
-        DtlsRole.SERVER, lies={HandshakeType.CERTIFICATE_REQUEST: lambda body, knowledge: request(body)}
+    return AlteredHandshake(
+        DtlsRole.SERVER, alterations={HandshakeType.CERTIFICATE_REQUEST: lambda body, view: request(body)}
     )
 
 
@@ -194,7 +194,7 @@ def test_a_client_signs_with_a_scheme_that_the_server_requested(schemes: tuple[i
     handshake = requesting(*schemes)
     assert handshake.run() is None
     assert handshake.victim.connected
-    assert handshake.liar.connected
+    assert handshake.attacker.connected
 
 
 def test_a_server_that_requests_no_scheme_of_ours_is_refused() -> None:

@@ -100,7 +100,7 @@ def test_messages_come_again_after_going_back() -> None:
             reassembler.push(message.fragment(0, 5000))
         reassembler.pop()
         assert reassembler.next_sequence == 1
-        reassembler.go_back(0)
+        reassembler.restore(0)
         assert reassembler.pop() is None
     for message in MESSAGES:
         reassembler.push(message.fragment(0, 5000))
@@ -134,7 +134,7 @@ def test_timeouts_double_up_to_a_second() -> None:
         assert timer.deadline is not None
         waits.append(round(timer.deadline - now, 3))
         now = timer.deadline
-        timer.sent_again(now)
+        timer.retransmitted(now)
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
@@ -142,7 +142,7 @@ def test_timeouts_double_up_to_a_second() -> None:
 def test_a_measured_round_trip_sets_the_next_flights_timeout(round_trip: float, timeout: float) -> None:
     timer = RetransmissionTimer()
     timer.sent(0.0)
-    timer.answer_began(round_trip)
+    timer.answer_received(round_trip)
     timer.sent(5.0)
     assert timer.round_trip == pytest.approx(round_trip)
     assert timer.deadline == pytest.approx(5.0 + timeout)
@@ -151,6 +151,6 @@ def test_a_measured_round_trip_sets_the_next_flights_timeout(round_trip: float, 
 def test_a_repeated_flight_measures_nothing() -> None:
     timer = RetransmissionTimer()
     timer.sent(0.0)
-    timer.sent_again(0.1)
-    timer.answer_began(0.11)
+    timer.retransmitted(0.1)
+    timer.answer_received(0.11)
     assert timer.round_trip is None

@@ -51,13 +51,13 @@ def decode_alert(payload: bytes) -> tuple[int, int]:
     return payload[0], payload[1]
 
 
-FAREWELL_INTERVAL = 0.1
-FAREWELL_REPEATS = 3
+CLOSE_ALERT_INTERVAL = 0.1
+CLOSE_ALERT_RETRANSMISSIONS = 3
 """Seconds to the first repetition, doubled with each: an outage of half a second hides nothing from the peer, and
 after 0.7 s everything has been said."""
 
 
-class Farewell:
+class CloseAlert:
     """When to say the alert that ended an association once more.
 
     Nobody acknowledges an alert (RFC 6347 §4.2.7), and to a peer that missed it we would look as if we had vanished. An
@@ -67,14 +67,16 @@ class Farewell:
     def __init__(self, level: AlertLevel, description: AlertDescription, now: float) -> None:
         self.level = level
         self.description = description
-        self.deadline: float | None = now + FAREWELL_INTERVAL
+        self.deadline: float | None = now + CLOSE_ALERT_INTERVAL
         self._repeats = 0
 
-    def said_again(self, now: float) -> None:
+    def retransmitted(self, now: float) -> None:
         """Wait twice as long for the next time, or end with this one."""
         self._repeats += 1
-        self.deadline = now + FAREWELL_INTERVAL * 2**self._repeats if self._repeats < FAREWELL_REPEATS else None
+        self.deadline = (
+            now + CLOSE_ALERT_INTERVAL * 2**self._repeats if self._repeats < CLOSE_ALERT_RETRANSMISSIONS else None
+        )
 
-    def understood(self) -> None:
+    def answered(self) -> None:
         """The peer sent an alert: there is nothing more to say."""
         self.deadline = None

@@ -12,7 +12,7 @@ from antiphon_transceiver.dtls.alerts import (
     AlertDescription,
     AlertLevel,
     CertificateMismatchError,
-    Farewell,
+    CloseAlert,
     HandshakeError,
     decode_alert,
     encode_alert,
@@ -49,8 +49,8 @@ MIN_MTU = 256
 HANDSHAKE_DEADLINE = 30.0
 """Seconds from the first flight until we give up: as long as ICE keeps a silent peer."""
 
-DOUBT_SECONDS = 0.25
-"""Seconds for which a handshake that seems to have failed still waits for a flight that makes it go on (`Doubt`): most
+FAILURE_DELAY = 0.25
+"""Seconds for which a handshake that seems to have failed still waits for a flight that makes it go on (`PendingFailure`): most
 round trips, and a flight sent again. The other side, which may doubt as long, is to know of a failure within a second,
 although three of our alerts get lost, which takes 0.7 s."""
 
@@ -82,12 +82,12 @@ class DtlsCounters:
         self.impossible = 0
         """Fragments, before the end of the handshake, of messages that the peer's role never sends."""
         self.early_dropped = 0
-        self.doubted = 0
+        self.deferred = 0
         """Alerts and messages that would have ended a handshake, had they been authenticated."""
         self.retransmissions = 0
 
 
-class Doubt(NamedTuple):
+class PendingFailure(NamedTuple):
     """A handshake seems to have come to its end, but a stranger may have sent what says so.
 
     Nothing is authenticated before Finished, so a stranger who sends in the peer's name can send an alert, or a message
@@ -138,13 +138,13 @@ class DtlsEndpoint:
         self._give_up_at: float | None = None
         self._checkpoint = (self._handshake.checkpoint(), 0)
         """The handshake and the peer's next message as they were when our last flight left."""
-        self._doubt: Doubt | None = None
+        self._pending_failure: PendingFailure | None = None
         self._rejections = 0
         """Since our flight was last sent."""
         self._fragments_left = 0
         """How many more the datagram may bring; none once one of its messages was rejected."""
         self._closed = False
-        self._farewell: Farewell | None = None
+        self._close_alert: CloseAlert | None = None
         # Both are drained after every call (antiphon_common.core), so one datagram's worth bounds them.
         self._transmits: deque[Transmit] = deque()
         self._events: deque[DtlsEvent] = deque()
@@ -192,7 +192,7 @@ class DtlsEndpoint:
     def close(self, now: float) -> None:
         """Tell the peer that we are done. Harmless when closed already."""
         if not self._closed:
-            self._say_farewell(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY, now)
+            self._send_close_alert(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY, now)
             self._end(DtlsClosed(DtlsCloseReason.LOCAL_CLOSE, None, ""))
 
     # The five methods.
@@ -217,17 +217,17 @@ class DtlsEndpoint:
 
     def handle_timeout(self, now: float) -> None:
         if self._closed:
-            self._repeat_farewell(now)
+            self._retransmit_close_alert(now)
         elif self.connected or self._give_up_at is None:
             return
-        elif self._doubt is not None and now >= self._doubt.deadline:
-            self._conclude(self._doubt.end, now)
+        elif self._pending_failure is not None and now >= self._pending_failure.deadline:
+            self._conclude(self._pending_failure.end, now)
         elif now >= self._give_up_at:
             self._end(DtlsClosed(DtlsCloseReason.TIMEOUT, None, f"no handshake in state {self._handshake.state.name}"))
         elif self._timer.deadline is not None and now >= self._timer.deadline:
             self._transmit_flight()
             self.counters.retransmissions += 1
-            self._timer.sent_again(now)
+            self._timer.retransmitted(now)
 
     def poll_transmit(self) -> Transmit | None:
         return self._transmits.popleft() if self._transmits else None
@@ -237,11 +237,11 @@ class DtlsEndpoint:
 
     def poll_timeout(self) -> float | None:
         if self._closed:
-            return None if self._farewell is None else self._farewell.deadline
+            return None if self._close_alert is None else self._close_alert.deadline
         if self.connected or self._give_up_at is None:
             return None
-        doubt = None if self._doubt is None else self._doubt.deadline
-        return min(due for due in (self._give_up_at, self._timer.deadline, doubt) if due is not None)
+        pending = None if self._pending_failure is None else self._pending_failure.deadline
+        return min(due for due in (self._give_up_at, self._timer.deadline, pending) if due is not None)
 
     # Incoming records.
 
@@ -313,7 +313,7 @@ class DtlsEndpoint:
             fragment = Fragment.pull(reader)
             if self._handshake.connected:
                 self._receive_fragment_when_connected(fragment)
-            elif not self._handshake.is_of_peer(fragment.type):
+            elif not self._handshake.is_sent_by_peer(fragment.type):
                 self.counters.impossible += 1
             elif epoch != epoch_of(fragment.type) or not self._reassembler.push(fragment):
                 self.counters.unexpected += 1
@@ -351,7 +351,7 @@ class DtlsEndpoint:
             self._reject(DtlsClosed(DtlsCloseReason.ALERT_SENT, AlertDescription.DECODE_ERROR, str(error)), now)
 
     def _receive_message(self, message: HandshakeMessage, now: float) -> None:
-        self._timer.answer_began(now)
+        self._timer.answer_received(now)
         flight = self._handshake.receive(message)
         if self._handshake.schedule is not None and not self._records.protected:
             self._records.protect(*self._handshake.protections())
@@ -361,7 +361,7 @@ class DtlsEndpoint:
             self._complete()
 
     def _complete(self) -> None:
-        self._doubt = None
+        self._pending_failure = None
         self._timer.stop()
         cipher_suite = self._handshake.cipher_suite
         if cipher_suite is None:
@@ -373,12 +373,12 @@ class DtlsEndpoint:
     @property
     def _finished(self) -> bool:
         """Whether nothing is left to be said, the last words included."""
-        return self._closed and (self._farewell is None or self._farewell.deadline is None)
+        return self._closed and (self._close_alert is None or self._close_alert.deadline is None)
 
     def _receive_alert(self, payload: bytes, now: float) -> None:
         level, description = decode_alert(payload)
-        if self._farewell is not None:
-            self._farewell.understood()
+        if self._close_alert is not None:
+            self._close_alert.answered()
             return
         if description == AlertDescription.CLOSE_NOTIFY:
             end = DtlsClosed(DtlsCloseReason.CLOSE_NOTIFY, description, "")
@@ -389,43 +389,43 @@ class DtlsEndpoint:
         if self._handshake.connected:
             self._conclude(end, now)
         else:
-            self._doubt_it(end, now)
+            self._defer_failure(end, now)
 
-    def _doubt_it(self, end: DtlsClosed, now: float) -> None:
+    def _defer_failure(self, end: DtlsClosed, now: float) -> None:
         """Remember why the handshake ends if nothing better comes."""
-        self.counters.doubted += 1
-        if self._doubt is None:
-            self._doubt = Doubt(end, now + DOUBT_SECONDS)
+        self.counters.deferred += 1
+        if self._pending_failure is None:
+            self._pending_failure = PendingFailure(end, now + FAILURE_DELAY)
 
     def _reject(self, end: DtlsClosed, now: float) -> None:
         """Forget what the peer seems to have said since our last flight left."""
-        self._doubt_it(end, now)
+        self._defer_failure(end, now)
         self._rejections += 1
         self._fragments_left = 0
         handshake, next_sequence = self._checkpoint
-        self._handshake.go_back(handshake)
-        self._reassembler.go_back(next_sequence)
+        self._handshake.restore(handshake)
+        self._reassembler.restore(next_sequence)
         if self._handshake.schedule is None:
-            self._records.forget_protection()
+            self._records.discard_keys()
 
     def _conclude(self, end: DtlsClosed, now: float) -> None:
         """End for good, and say so to a peer that does not know."""
         if end.reason is DtlsCloseReason.CLOSE_NOTIFY:
             self._send_alert(AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY)
         elif end.reason is not DtlsCloseReason.ALERT_RECEIVED and end.alert is not None:
-            self._say_farewell(AlertLevel.FATAL, AlertDescription(end.alert), now)
+            self._send_close_alert(AlertLevel.FATAL, AlertDescription(end.alert), now)
         self._end(end)
 
-    def _say_farewell(self, level: AlertLevel, description: AlertDescription, now: float) -> None:
+    def _send_close_alert(self, level: AlertLevel, description: AlertDescription, now: float) -> None:
         self._send_alert(level, description)
         if self._give_up_at is not None:  # else nobody has heard of us yet
-            self._farewell = Farewell(level, description, now)
+            self._close_alert = CloseAlert(level, description, now)
 
-    def _repeat_farewell(self, now: float) -> None:
-        farewell = self._farewell
-        if farewell is not None and farewell.deadline is not None and now >= farewell.deadline:
-            self._send_alert(farewell.level, farewell.description)
-            farewell.said_again(now)
+    def _retransmit_close_alert(self, now: float) -> None:
+        alert = self._close_alert
+        if alert is not None and alert.deadline is not None and now >= alert.deadline:
+            self._send_alert(alert.level, alert.description)
+            alert.retransmitted(now)
 
     def _end(self, end: DtlsClosed) -> None:
         self._closed = True
@@ -439,7 +439,7 @@ class DtlsEndpoint:
         self._flight = flight
         if ChangeCipherSpec() in flight:
             self._epoch = 1
-        self._doubt = None
+        self._pending_failure = None
         self._checkpoint = (self._handshake.checkpoint(), self._reassembler.next_sequence)
         self._transmit_flight()
         self._timer.sent(now)

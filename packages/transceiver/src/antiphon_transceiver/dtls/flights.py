@@ -158,7 +158,7 @@ class HandshakeReassembler:
     def next_sequence(self) -> int:
         return self._next_sequence
 
-    def go_back(self, next_sequence: int) -> None:
+    def restore(self, next_sequence: int) -> None:
         """Begin again with this message, and nothing held."""
         self._next_sequence = next_sequence
         self._partial.clear()
@@ -201,13 +201,13 @@ class RetransmissionTimer:
         self._sent_at = now
         self.deadline = now + self._timeout
 
-    def sent_again(self, now: float) -> None:
+    def retransmitted(self, now: float) -> None:
         """The flight left once more; an answer no longer tells which of the two it answers (RFC 6298 §3)."""
         self._timeout = min(2 * self._timeout, MAX_TIMEOUT)
         self._sent_at = None
         self.deadline = now + self._timeout
 
-    def answer_began(self, now: float) -> None:
+    def answer_received(self, now: float) -> None:
         """The first message of the answer came."""
         if self._sent_at is not None:
             self.round_trip = now - self._sent_at

@@ -134,7 +134,7 @@ class RecordLayer:
         """Give epoch 1 its keys, both directions."""
         self._sealing, self._opening = sealing, opening
 
-    def forget_protection(self) -> None:
+    def discard_keys(self) -> None:
         """Take epoch 1 its keys again: they came of messages that were not the peer's. Nothing was sealed with them."""
         self._sealing = self._opening = None
         self._window = ReplayWindow()

@@ -69,16 +69,16 @@ class Handshake(ABC):
     def connected(self) -> bool:
         return self.state is HandshakeState.CONNECTED
 
-    def is_of_peer(self, message_type: int) -> bool:
+    def is_sent_by_peer(self, message_type: int) -> bool:
         """Tell whether the peer's role ever sends this. What it never sends is a stranger's, as long as nothing is
         authenticated, and must not end the handshake (RFC 6347 §4.1.2.7)."""
         return message_type in self._handlers
 
     def checkpoint(self) -> Checkpoint:
-        """Return what `go_back` needs to forget everything that comes from now on."""
+        """Return what `restore` needs to forget everything that comes from now on."""
         return _copy(vars(self))
 
-    def go_back(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         vars(self).clear()
         vars(self).update(_copy(checkpoint))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from antiphon_transceiver.dtls import DtlsClosed, DtlsCloseReason, DtlsEndpoint, DtlsRole
-from antiphon_transceiver.dtls.endpoint import DOUBT_SECONDS
+from antiphon_transceiver.dtls.endpoint import FAILURE_DELAY
 from antiphon_transceiver.dtls.messages import CertificateChain, ClientKeyExchange, HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.srtp.profiles import SrtpProfile
@@ -66,7 +66,7 @@ def check_survival(peers: DtlsPeers, victim: DtlsRole, nth: int, datagrams: Sequ
         return [datagram]
 
     speaker.rewrite = interrupt
-    peers.shake_hands(limit=DOUBT_SECONDS)
+    peers.shake_hands(limit=FAILURE_DELAY)
     keys = {side.export_keying_material(b"x", 32) for side in (peers.client, peers.server)}
     assert len(keys) == 1
 
@@ -78,7 +78,7 @@ def test_a_strangers_alert_ends_no_handshake(alert: bytes, victim: DtlsRole, nth
     peers = make_peers()
     check_survival(peers, victim, nth, [plain(ContentType.ALERT, alert)] * 3)
     endpoint = peers.client if victim is DtlsRole.CLIENT else peers.server
-    assert endpoint.counters.doubted == 3
+    assert endpoint.counters.deferred == 3
     peers.network.run(limit=10.0)
     assert peers.connected, "nothing is left of the doubt"
 
@@ -139,18 +139,18 @@ def test_keys_that_a_stranger_chose_are_forgotten() -> None:
     strangers.protect(*schedule.protections())
     goodbyes = [strangers.encode(ContentType.ALERT, 1, bytes((2, 40))) for _ in range(100)]
     peers.server.receive_datagram(goodbyes[-1], None, 0.0)  # its number is far ahead of the client's
-    assert peers.server.counters.doubted == 1
+    assert peers.server.counters.deferred == 1
     peers.network.left.rewrite = lambda datagram: [datagram]
-    assert peers.network.run(lambda: peers.connected, limit=DOUBT_SECONDS)
+    assert peers.network.run(lambda: peers.connected, limit=FAILURE_DELAY)
 
 
 def test_a_flight_of_the_peer_ends_the_doubt_even_if_the_next_one_is_slow() -> None:
     """A stranger's alert comes before the ClientHello; then the network is down for longer than a doubt lasts."""
     peers = make_peers()
     peers.server.receive_datagram(plain(ContentType.ALERT, bytes((2, 40))), None, 0.0)
-    assert peers.server.counters.doubted == 1
+    assert peers.server.counters.deferred == 1
     peers.network.left.rewrite = lambda datagram: (
-        [datagram] if not peers.network.left.sent or peers.network.now > 2 * DOUBT_SECONDS else []
+        [datagram] if not peers.network.left.sent or peers.network.now > 2 * FAILURE_DELAY else []
     )
     peers.shake_hands(limit=2.0)
 
@@ -190,7 +190,7 @@ def test_a_real_failure_is_seen_by_the_other_side_within_a_second(role: DtlsRole
     failing.rewrite = lose
     client.start(0.0)
     failed = client if role is DtlsRole.CLIENT else server
-    assert network.run(lambda: failed.counters.doubted > 0, limit=1.0)
+    assert network.run(lambda: failed.counters.deferred > 0, limit=1.0)
     assert network.run(lambda: bool(refused.events), limit=network.now + 1.0)
     assert [reason(event) for event in failing.events] == [DtlsCloseReason.CERTIFICATE_MISMATCH]
     assert [reason(event) for event in refused.events] == [DtlsCloseReason.ALERT_RECEIVED]

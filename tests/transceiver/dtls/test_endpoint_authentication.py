@@ -1,4 +1,4 @@
-"""Peers that lie in exactly one proof: certificate, signature, Finished, or a message that is left out."""
+"""Peers that alter in exactly one proof: certificate, signature, Finished, or a message that is left out."""
 
 from collections.abc import Callable
 
@@ -25,38 +25,38 @@ from antiphon_transceiver.dtls.messages import (
 )
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.dtls.suites import SignatureScheme, sign
-from support.peers.lying_dtls import HONEST, OWN, Knowledge, Lie, LyingHandshake
+from support.peers.altered_dtls import HONEST, OWN, Alteration, AlteredHandshake, HandshakeView
 
 SCHEME = SignatureScheme.ECDSA_SECP256R1_SHA256
 LABELS = {DtlsRole.CLIENT: b"client finished", DtlsRole.SERVER: b"server finished"}
 
 
-def omit(body: bytes, knowledge: Knowledge) -> None:
+def omit(body: bytes, view: HandshakeView) -> None:
     return None
 
 
-def sent_as(change: Callable[[bytes], bytes]) -> Lie:
-    return lambda body, knowledge: change(body)
+def sent_as(change: Callable[[bytes], bytes]) -> Alteration:
+    return lambda body, view: change(body)
 
 
-def refusal(handshake: LyingHandshake) -> tuple[DtlsCloseReason, int | None]:
+def refusal(handshake: AlteredHandshake) -> tuple[DtlsCloseReason, int | None]:
     """Run to the end, which both sides must see, and return the victim's reason and alert."""
     end = handshake.run()
     assert not handshake.victim.connected
     assert not any(isinstance(event, HandshakeCompleted) for event in handshake.victim_end.events)
     assert end is not None, "the handshake goes on"
-    (seen,) = (event for event in handshake.liar_end.events if isinstance(event, DtlsClosed))
+    (seen,) = (event for event in handshake.attacker_end.events if isinstance(event, DtlsClosed))
     assert (seen.reason, seen.alert) == (DtlsCloseReason.ALERT_RECEIVED, end.alert), "the peer was sent the same alert"
     return end.reason, end.alert
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_a_peer_that_lies_in_nothing_is_accepted(role: DtlsRole) -> None:
-    """What the other tests refuse is refused for the lie alone."""
-    handshake = LyingHandshake(role)
+    """What the other tests refuse is refused for the alter alone."""
+    handshake = AlteredHandshake(role)
     handshake.run()
     assert handshake.victim.connected
-    assert handshake.liar.connected
+    assert handshake.attacker.connected
 
 
 # Certificate
@@ -64,7 +64,7 @@ def test_a_peer_that_lies_in_nothing_is_accepted(role: DtlsRole) -> None:
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_a_certificate_that_was_not_announced_is_refused(role: DtlsRole) -> None:
-    assert refusal(LyingHandshake(role, shown=OWN)) == (
+    assert refusal(AlteredHandshake(role, shown=OWN)) == (
         DtlsCloseReason.CERTIFICATE_MISMATCH,
         AlertDescription.BAD_CERTIFICATE,
     )
@@ -72,8 +72,8 @@ def test_a_certificate_that_was_not_announced_is_refused(role: DtlsRole) -> None
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_an_empty_certificate_list_is_refused(role: DtlsRole) -> None:
-    handshake = LyingHandshake(
-        role, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: CertificateChain(()).encode())}
+    handshake = AlteredHandshake(
+        role, alterations={HandshakeType.CERTIFICATE: sent_as(lambda body: CertificateChain(()).encode())}
     )
     assert refusal(handshake) == (DtlsCloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
@@ -83,14 +83,14 @@ def test_an_empty_certificate_list_is_refused(role: DtlsRole) -> None:
 def test_the_announced_certificate_behind_another_vouches_for_nothing(role: DtlsRole, between: int) -> None:
     """The key is taken from the first certificate, so the fingerprint is too."""
     chain = CertificateChain((OWN.der, *[OWN.der] * between, HONEST.der)).encode()
-    handshake = LyingHandshake(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
+    handshake = AlteredHandshake(role, shown=OWN, alterations={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
     assert refusal(handshake) == (DtlsCloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_the_key_of_a_later_certificate_signs_nothing(role: DtlsRole) -> None:
     chain = CertificateChain((HONEST.der, OWN.der)).encode()
-    handshake = LyingHandshake(role, shown=OWN, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
+    handshake = AlteredHandshake(role, shown=OWN, alterations={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
@@ -100,7 +100,7 @@ def test_a_chain_behind_the_announced_certificate_does_no_harm_unless_it_has_no_
     role: DtlsRole, behind: int
 ) -> None:
     chain = CertificateChain((HONEST.der, *[OWN.der] * behind)).encode()
-    handshake = LyingHandshake(role, lies={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
+    handshake = AlteredHandshake(role, alterations={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
     if behind < MAX_CERTIFICATES:
         handshake.run()
         assert handshake.victim.connected
@@ -115,7 +115,7 @@ def test_a_weaker_fingerprint_that_fits_does_not_outvote_the_strongest(
     role: DtlsRole, weak_first: bool, strong: str
 ) -> None:
     announced = [OWN.fingerprint("sha-256"), HONEST.fingerprint(strong)]
-    handshake = LyingHandshake(role, shown=OWN, announced=announced if weak_first else announced[::-1])
+    handshake = AlteredHandshake(role, shown=OWN, announced=announced if weak_first else announced[::-1])
     assert refusal(handshake) == (DtlsCloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
 
@@ -125,53 +125,55 @@ def test_a_weaker_fingerprint_that_fits_does_not_outvote_the_strongest(
 @pytest.mark.parametrize("role", DtlsRole)
 def test_the_announced_certificate_without_its_key_proves_nothing(role: DtlsRole) -> None:
     """Whoever recorded a handshake knows the certificate."""
-    assert refusal(LyingHandshake(role, shown=Certificate(HONEST.der, OWN.private_key))) == (
+    assert refusal(AlteredHandshake(role, shown=Certificate(HONEST.der, OWN.private_key))) == (
         DtlsCloseReason.ALERT_SENT,
         AlertDescription.DECRYPT_ERROR,
     )
 
 
-def forged_verify(data: Callable[[Knowledge], bytes], key: ec.EllipticCurvePrivateKey = HONEST.private_key) -> Lie:
-    return lambda body, knowledge: CertificateVerify(SCHEME, sign(key, SCHEME, data(knowledge))).encode()
+def forged_verify(
+    data: Callable[[HandshakeView], bytes], key: ec.EllipticCurvePrivateKey = HONEST.private_key
+) -> Alteration:
+    return lambda body, view: CertificateVerify(SCHEME, sign(key, SCHEME, data(view))).encode()
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "alter",
     [
-        forged_verify(lambda knowledge: b""),
-        forged_verify(lambda knowledge: knowledge.transcript[:-1]),
-        forged_verify(lambda knowledge: knowledge.client_random + knowledge.server_random),
+        forged_verify(lambda view: b""),
+        forged_verify(lambda view: view.transcript[:-1]),
+        forged_verify(lambda view: view.client_random + view.server_random),
         sent_as(lambda body: CertificateVerify(SCHEME, b"").encode()),
         sent_as(lambda body: body[:-1] + bytes((body[-1] ^ 1,))),
     ],
     ids=["of nothing", "of less", "of the randoms", "empty", "one bit"],
 )
-def test_certificate_verify_that_signs_something_else_is_refused(lie: Lie) -> None:
-    handshake = LyingHandshake(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie})
+def test_certificate_verify_that_signs_something_else_is_refused(alter: Alteration) -> None:
+    handshake = AlteredHandshake(DtlsRole.CLIENT, alterations={HandshakeType.CERTIFICATE_VERIFY: alter})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("scheme", [0x0401, 0x0804, 0x0203, 0x0503, 0x0000])
 def test_a_signature_in_a_scheme_that_fits_neither_offer_nor_key_is_refused(scheme: int) -> None:
-    def lie(body: bytes, knowledge: Knowledge) -> bytes:
+    def alter(body: bytes, view: HandshakeView) -> bytes:
         return CertificateVerify(scheme, CertificateVerify.decode(body).signature).encode()
 
-    reason, alert = refusal(LyingHandshake(DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE_VERIFY: lie}))
+    reason, alert = refusal(AlteredHandshake(DtlsRole.CLIENT, alterations={HandshakeType.CERTIFICATE_VERIFY: alter}))
     assert reason is DtlsCloseReason.ALERT_SENT
     assert alert in (AlertDescription.ILLEGAL_PARAMETER, AlertDescription.DECRYPT_ERROR)
 
 
-def forged_exchange(data: Callable[[ServerKeyExchange, Knowledge], bytes]) -> Lie:
-    def lie(body: bytes, knowledge: Knowledge) -> bytes:
+def forged_exchange(data: Callable[[ServerKeyExchange, HandshakeView], bytes]) -> Alteration:
+    def alter(body: bytes, view: HandshakeView) -> bytes:
         true = ServerKeyExchange.decode(body)
-        signature = sign(HONEST.private_key, SCHEME, data(true, knowledge))
+        signature = sign(HONEST.private_key, SCHEME, data(true, view))
         return ServerKeyExchange(true.group, true.public, SCHEME, signature).encode()
 
-    return lie
+    return alter
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "alter",
     [
         forged_exchange(lambda true, known: true.parameters),
         forged_exchange(lambda true, known: known.client_random + known.server_random),
@@ -186,8 +188,8 @@ def forged_exchange(data: Callable[[ServerKeyExchange, Knowledge], bytes]) -> Li
     ],
     ids=["no randoms", "no key", "another client", "another server", "randoms swapped", "another key"],
 )
-def test_server_key_exchange_that_signs_something_else_is_refused(lie: Lie) -> None:
-    handshake = LyingHandshake(DtlsRole.SERVER, lies={HandshakeType.SERVER_KEY_EXCHANGE: lie})
+def test_server_key_exchange_that_signs_something_else_is_refused(alter: Alteration) -> None:
+    handshake = AlteredHandshake(DtlsRole.SERVER, alterations={HandshakeType.SERVER_KEY_EXCHANGE: alter})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
@@ -195,30 +197,32 @@ def test_server_key_exchange_that_signs_something_else_is_refused(lie: Lie) -> N
 def test_a_group_that_was_not_offered_is_refused(group: int) -> None:
     """Its parameters are signed as they should be."""
 
-    def lie(body: bytes, knowledge: Knowledge) -> bytes:
+    def alter(body: bytes, view: HandshakeView) -> bytes:
         public = ServerKeyExchange.decode(body).public
         parameters = encode_ecdh_parameters(group, public)
-        signature = sign(HONEST.private_key, SCHEME, knowledge.client_random + knowledge.server_random + parameters)
+        signature = sign(HONEST.private_key, SCHEME, view.client_random + view.server_random + parameters)
         return ServerKeyExchange(group, public, SCHEME, signature).encode()
 
-    handshake = LyingHandshake(DtlsRole.SERVER, lies={HandshakeType.SERVER_KEY_EXCHANGE: lie})
+    handshake = AlteredHandshake(DtlsRole.SERVER, alterations={HandshakeType.SERVER_KEY_EXCHANGE: alter})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.ILLEGAL_PARAMETER)
 
 
 # Finished
 
 
-def verify_data(label: bytes, transcript: Callable[[Knowledge], bytes] = lambda known: known.transcript) -> Lie:
-    def lie(body: bytes, knowledge: Knowledge) -> bytes:
-        assert knowledge.schedule is not None
-        return knowledge.schedule.verify_data(label, transcript(knowledge))
+def verify_data(
+    label: bytes, transcript: Callable[[HandshakeView], bytes] = lambda known: known.transcript
+) -> Alteration:
+    def alter(body: bytes, view: HandshakeView) -> bytes:
+        assert view.schedule is not None
+        return view.schedule.verify_data(label, transcript(view))
 
-    return lie
+    return alter
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize(
-    "lie",
+    "alter",
     [
         sent_as(lambda body: bytes(12)),
         sent_as(lambda body: bytes((body[0] ^ 1,)) + body[1:]),
@@ -233,8 +237,8 @@ def verify_data(label: bytes, transcript: Callable[[Knowledge], bytes] = lambda 
     ],
     ids=["zeros", "first bit", "4 of 12", "last bit", "empty", "1 byte", "4 bytes", "11 bytes", "13 bytes", "twice"],
 )
-def test_finished_with_wrong_verify_data_is_refused(role: DtlsRole, lie: Lie) -> None:
-    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: lie})
+def test_finished_with_wrong_verify_data_is_refused(role: DtlsRole, alter: Alteration) -> None:
+    handshake = AlteredHandshake(role, alterations={HandshakeType.FINISHED: alter})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
@@ -242,7 +246,7 @@ def test_finished_with_wrong_verify_data_is_refused(role: DtlsRole, lie: Lie) ->
 def test_finished_under_the_other_sides_label_is_refused(role: DtlsRole) -> None:
     """Who reflects our own Finished has the other label."""
     other = next(label for of, label in LABELS.items() if of is not role)
-    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: verify_data(other)})
+    handshake = AlteredHandshake(role, alterations={HandshakeType.FINISHED: verify_data(other)})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
@@ -250,18 +254,18 @@ def test_finished_under_the_other_sides_label_is_refused(role: DtlsRole) -> None
 def test_finished_over_another_transcript_is_refused(role: DtlsRole) -> None:
     """One bit in the middle of what was said: a hello that an attacker changed on its way."""
 
-    def changed(known: Knowledge) -> bytes:
+    def changed(known: HandshakeView) -> bytes:
         middle = len(known.transcript) // 2
         bit = bytes((known.transcript[middle] ^ 1,))
         return known.transcript[:middle] + bit + known.transcript[middle + 1 :]
 
-    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: verify_data(LABELS[role], changed)})
+    handshake = AlteredHandshake(role, alterations={HandshakeType.FINISHED: verify_data(LABELS[role], changed)})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_without_finished_there_is_no_connection(role: DtlsRole) -> None:
-    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: omit})
+    handshake = AlteredHandshake(role, alterations={HandshakeType.FINISHED: omit})
     assert handshake.run() is None
     assert not handshake.victim.connected
     with pytest.raises(LocalProtocolError):
@@ -278,10 +282,10 @@ def test_finished_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -
     """Its verify_data is right; but epoch 0 proves no keys."""
     seen: list[bytes] = []
 
-    def lie(body: bytes, knowledge: Knowledge) -> None:
+    def alter(body: bytes, view: HandshakeView) -> None:
         seen.append(body)
 
-    handshake = LyingHandshake(role, lies={HandshakeType.FINISHED: lie})
+    handshake = AlteredHandshake(role, alterations={HandshakeType.FINISHED: alter})
     handshake.run(limit=0.05)
     assert seen
     before = handshake.victim.counters.unexpected
@@ -296,7 +300,7 @@ def test_finished_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_application_data_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -> None:
-    handshake = LyingHandshake(role)
+    handshake = AlteredHandshake(role)
     plain = RecordLayer().encode(ContentType.APPLICATION_DATA, 0, b"data")
     for _ in range(3):
         handshake.network.drain()
@@ -324,22 +328,22 @@ def test_application_data_in_a_record_that_nobody_protected_is_dropped(role: Dtl
 )
 def test_a_proof_that_is_left_out_is_missed(role: DtlsRole, left_out: HandshakeType) -> None:
     """Sequence numbers and transcript go on without it. A server that asks for no certificate authenticates nobody."""
-    handshake = LyingHandshake(role, lies={left_out: omit})
+    handshake = AlteredHandshake(role, alterations={left_out: omit})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
 
 
 def test_neither_certificate_nor_certificate_verify_makes_no_anonymous_client() -> None:
-    handshake = LyingHandshake(
-        DtlsRole.CLIENT, lies={HandshakeType.CERTIFICATE: omit, HandshakeType.CERTIFICATE_VERIFY: omit}
+    handshake = AlteredHandshake(
+        DtlsRole.CLIENT, alterations={HandshakeType.CERTIFICATE: omit, HandshakeType.CERTIFICATE_VERIFY: omit}
     )
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
 
 
 def test_an_empty_certificate_list_without_certificate_verify_is_no_way_in() -> None:
     """A client without a certificate answers a request so (RFC 5246 §7.4.6); here it has none to be recognised by."""
-    handshake = LyingHandshake(
+    handshake = AlteredHandshake(
         DtlsRole.CLIENT,
-        lies={
+        alterations={
             HandshakeType.CERTIFICATE: sent_as(lambda body: CertificateChain(()).encode()),
             HandshakeType.CERTIFICATE_VERIFY: omit,
         },
