@@ -1,4 +1,4 @@
-"""Alerts (RFC 5246 §7.2), and the error that becomes one."""
+"""Alerts (RFC 5246 §7.2), the errors that send one, and the retransmission of the alert that closes."""
 
 from enum import IntEnum
 
@@ -6,11 +6,15 @@ from antiphon_common.errors import DecodeError, RemoteProtocolError
 
 
 class AlertLevel(IntEnum):
+    """The level of an alert (RFC 5246 §7.2). A fatal alert closes the association."""
+
     WARNING = 1
     FATAL = 2
 
 
 class AlertDescription(IntEnum):
+    """The descriptions of alerts that we send (RFC 5246 §7.2). A peer may send others."""
+
     CLOSE_NOTIFY = 0
     UNEXPECTED_MESSAGE = 10
     HANDSHAKE_FAILURE = 40
@@ -26,7 +30,10 @@ class AlertDescription(IntEnum):
 
 
 class HandshakeError(RemoteProtocolError):
-    """The peer's handshake cannot be accepted; `alert` is what to tell it."""
+    """The peer's handshake cannot be accepted; `alert` is the alert to send.
+
+    Handlers of handshake messages raise it, and `DtlsEndpoint` turns it into a pending failure.
+    """
 
     def __init__(self, alert: AlertDescription, detail: str) -> None:
         super().__init__(detail)
@@ -34,18 +41,26 @@ class HandshakeError(RemoteProtocolError):
 
 
 class CertificateMismatchError(HandshakeError):
-    """The peer's certificate is not the one its SDP announced."""
+    """The peer's certificate matches no fingerprint of its SDP (RFC 5763 §5).
+
+    It is reported as `DtlsCloseReason.CERTIFICATE_MISMATCH`.
+    """
 
     def __init__(self, detail: str) -> None:
         super().__init__(AlertDescription.BAD_CERTIFICATE, detail)
 
 
 def encode_alert(level: AlertLevel, description: AlertDescription) -> bytes:
+    """Return the two bytes of an alert."""
     return bytes((level, description))
 
 
 def decode_alert(payload: bytes) -> tuple[int, int]:
-    """Return level and description; the description may be one this file does not name."""
+    """Return level and description, which may be none of `AlertLevel` and `AlertDescription`.
+
+    Raises:
+        DecodeError: The payload has not two bytes.
+    """
     if len(payload) != 2:
         raise DecodeError(f"an alert of {len(payload)} bytes")
     return payload[0], payload[1]
@@ -53,30 +68,29 @@ def decode_alert(payload: bytes) -> tuple[int, int]:
 
 CLOSE_ALERT_INTERVAL = 0.1
 CLOSE_ALERT_RETRANSMISSIONS = 3
-"""Seconds to the first repetition, doubled with each: an outage of half a second hides nothing from the peer, and
-after 0.7 s everything has been said."""
+"""Seconds to the first retransmission, doubled with each, and their number. The last one leaves after 0.7 s, so the
+peer receives the alert in spite of an outage of half a second."""
 
 
 class CloseAlert:
-    """When to say the alert that ended an association once more.
+    """The alert that closed an association, and when to retransmit it.
 
-    Nobody acknowledges an alert (RFC 6347 §4.2.7), and to a peer that missed it we would look as if we had vanished. An
-    alert of its own tells that it has understood.
+    Alerts are not acknowledged (RFC 6347 §4.2.7), and a peer that missed one would wait for us. Send `level` and
+    `description` again at each `deadline`, until the peer answers with an alert of its own.
     """
 
     def __init__(self, level: AlertLevel, description: AlertDescription, now: float) -> None:
         self.level = level
         self.description = description
         self.deadline: float | None = now + CLOSE_ALERT_INTERVAL
-        self._repeats = 0
+        self._retransmissions = 0
 
     def retransmitted(self, now: float) -> None:
-        """Wait twice as long for the next time, or end with this one."""
-        self._repeats += 1
-        self.deadline = (
-            now + CLOSE_ALERT_INTERVAL * 2**self._repeats if self._repeats < CLOSE_ALERT_RETRANSMISSIONS else None
-        )
+        """Double the interval to the next retransmission, or stop after the last."""
+        self._retransmissions += 1
+        again = self._retransmissions < CLOSE_ALERT_RETRANSMISSIONS
+        self.deadline = now + CLOSE_ALERT_INTERVAL * 2**self._retransmissions if again else None
 
     def answered(self) -> None:
-        """The peer sent an alert: there is nothing more to say."""
+        """Stop, since the peer sent an alert too."""
         self.deadline = None

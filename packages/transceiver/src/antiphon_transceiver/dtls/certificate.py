@@ -1,4 +1,4 @@
-"""Our certificate, and the check of the peer's against the fingerprints of its SDP (RFC 8122 §5)."""
+"""Our certificate, and the check of the peer's certificate against the fingerprints of its SDP (RFC 8122 §5)."""
 
 import datetime
 import hashlib
@@ -19,23 +19,26 @@ from antiphon_transceiver.dtls.suites import PeerKey, check_public_key
 from antiphon_transceiver.dtls.x509 import find_public_key_info
 
 FINGERPRINT_HASHES = {"sha-512": hashlib.sha512, "sha-384": hashlib.sha384, "sha-256": hashlib.sha256}
-"""Strongest first: of several hash functions the strongest decides (RFC 8122 §5.1)."""
+"""Strongest first: if fingerprints have several hash functions, the strongest decides (RFC 8122 §5.1)."""
 
 NOT_BEFORE = datetime.datetime(2000, 1, 1)
 NOT_AFTER = datetime.datetime(9999, 12, 31, 23, 59, 59)
-"""No well-defined end (RFC 5280 §4.1.2.5). What vouches for the certificate is the SDP, not a date; and a fixed date
-needs no clock and tells nobody when this process began."""
+"""The certificate has no well-defined expiry (RFC 5280 §4.1.2.5): the SDP authenticates it, not a date. Fixed dates
+need no clock and do not reveal when the process started."""
 
 
 class Certificate(NamedTuple):
-    """A certificate of ours with its key."""
+    """A certificate of ours, as DER, with its private key.
+
+    `generate` one for a process, put its `fingerprint` into each SDP, and pass it to each `DtlsEndpoint`.
+    """
 
     der: bytes
     private_key: ec.EllipticCurvePrivateKey
 
     @classmethod
     def generate(cls) -> Self:
-        """Make a self-signed ECDSA P-256 certificate out of the library's entropy; done once, before any core runs."""
+        """Return a new self-signed ECDSA P-256 certificate. Its entropy is that of the library."""
         private_key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "antiphon")])
         certificate = (
@@ -51,7 +54,11 @@ class Certificate(NamedTuple):
         return cls(certificate.public_bytes(Encoding.DER), private_key)
 
     def fingerprint(self, algorithm: str = "sha-256") -> Fingerprint:
-        """Return the digest for the SDP; `algorithm` is one of `FINGERPRINT_HASHES`."""
+        """Return the fingerprint for the SDP; `algorithm` is a key of `FINGERPRINT_HASHES`.
+
+        Raises:
+            KeyError: The hash function is not supported.
+        """
         return fingerprint_of(self.der, algorithm)
 
     def __repr__(self) -> str:
@@ -59,14 +66,21 @@ class Certificate(NamedTuple):
 
 
 def fingerprint_of(der: bytes, algorithm: str) -> Fingerprint:
-    """Return the digest of any certificate; raise KeyError for a hash function that is not supported."""
+    """Return the fingerprint of any certificate.
+
+    Raises:
+        KeyError: The hash function is not supported.
+    """
     return Fingerprint(algorithm, FINGERPRINT_HASHES[algorithm](der).digest().hex(":").upper())
 
 
 def check_fingerprint(der: bytes, announced: Sequence[Fingerprint]) -> None:
-    """Raise CertificateMismatchError unless the certificate is one of those announced.
+    """Check that a certificate matches one of the fingerprints announced in SDP.
 
-    Only the fingerprints of the strongest supported hash function count, and one of them must match (RFC 8122 §5.1).
+    Only fingerprints of the strongest supported hash function count (RFC 8122 §5.1).
+
+    Raises:
+        CertificateMismatchError: None of them matches, or no hash function is supported.
     """
     values: dict[str, set[str]] = {}
     for fingerprint in announced:
@@ -79,7 +93,11 @@ def check_fingerprint(der: bytes, announced: Sequence[Fingerprint]) -> None:
 
 
 def load_public_key(der: bytes) -> PeerKey:
-    """Return the key in a peer's certificate; raise HandshakeError when there is none that we can use."""
+    """Return the public key of a peer's certificate.
+
+    Raises:
+        HandshakeError: The certificate cannot be decoded, or its key is not supported.
+    """
     try:
         key = load_der_public_key(find_public_key_info(der))
     except (ValueError, UnsupportedAlgorithm, DecodeError):

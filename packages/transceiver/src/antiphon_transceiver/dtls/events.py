@@ -1,4 +1,4 @@
-"""What a DTLS endpoint is told at first and tells later."""
+"""The role and the events of a DTLS endpoint."""
 
 from enum import Enum, IntEnum
 
@@ -9,18 +9,20 @@ from antiphon_transceiver.srtp.profiles import SrtpProfile
 
 
 class DtlsRole(Enum):
-    """Who sends the ClientHello: in SDP the side that is `active` (RFC 5763 §5)."""
+    """The role in the handshake. The client sends the ClientHello: it is the `active` side in SDP (RFC 5763 §5)."""
 
     CLIENT = "client"
     SERVER = "server"
 
 
 class DtlsVersion(IntEnum):
+    """The negotiated version, as records encode it (RFC 6347 §4.1)."""
+
     DTLS_1_2 = 0xFEFD
 
 
 class DtlsCloseReason(Enum):
-    """Why an endpoint is closed; the value is fit for a log."""
+    """Why an endpoint is closed. The value is a phrase for logs."""
 
     CLOSE_NOTIFY = "the peer closed"
     LOCAL_CLOSE = "closed by us"
@@ -31,8 +33,10 @@ class DtlsCloseReason(Enum):
 
 
 class HandshakeCompleted(msgspec.Struct, frozen=True):
-    """Both sides proved to be who their SDP announced; keys can be exported. `srtp_profile` is None only if no profile
-    was configured."""
+    """The handshake is complete: both certificates match their SDP, and keys can be exported.
+
+    `srtp_profile` is None only if no profile was configured.
+    """
 
     version: DtlsVersion
     cipher_suite: CipherSuite
@@ -40,11 +44,16 @@ class HandshakeCompleted(msgspec.Struct, frozen=True):
 
 
 class ApplicationDataReceived(msgspec.Struct, frozen=True):
+    """The application data of one record was received. It is authenticated, and of a completed handshake."""
+
     data: bytes
 
 
 class DtlsClosed(msgspec.Struct, frozen=True):
-    """The last event of an endpoint. `alert` is the number of the alert sent or received, if there was one."""
+    """The endpoint was closed; no event follows. `alert` is the number of the alert sent or received, if there was one.
+
+    `detail` is a phrase for logs, or empty.
+    """
 
     reason: DtlsCloseReason
     alert: int | None

@@ -1,4 +1,4 @@
-"""Hello extensions: the block they come in, and the contents of those that we speak."""
+"""Hello extensions: the block of all, and the contents of each that we support."""
 
 import struct
 from collections.abc import Iterable, Mapping
@@ -10,10 +10,12 @@ from antiphon_common.wire import Reader, Writer
 POINT_FORMAT_UNCOMPRESSED = 0
 
 MAX_EXTENSIONS = 64
-"""Of one hello; browsers send fifteen."""
+"""Extensions decoded of one hello; browsers send fifteen."""
 
 
 class ExtensionType(IntEnum):
+    """The types of extensions that we support. Others are decoded and ignored."""
+
     SUPPORTED_GROUPS = 10  # RFC 8422 §5.1.1
     EC_POINT_FORMATS = 11  # RFC 8422 §5.1.2
     SIGNATURE_ALGORITHMS = 13  # RFC 5246 §7.4.1.4.1
@@ -23,6 +25,7 @@ class ExtensionType(IntEnum):
 
 
 def encode_extensions(extensions: Mapping[int, bytes]) -> bytes:
+    """Return the block of extensions without its length, in the order of the mapping."""
     writer = Writer()
     for extension_type, data in extensions.items():
         writer.push_uint16(extension_type)
@@ -31,7 +34,11 @@ def encode_extensions(extensions: Mapping[int, bytes]) -> bytes:
 
 
 def decode_extensions(block: bytes) -> dict[int, bytes]:
-    """Return contents by type in the order they came; a type that comes twice is an error (RFC 5246 §7.4.1.4)."""
+    """Return contents by type, in the order of the wire.
+
+    Raises:
+        DecodeError: The block is malformed, repeats a type (RFC 5246 §7.4.1.4), or has more than `MAX_EXTENSIONS`.
+    """
     reader = Reader(block)
     extensions: dict[int, bytes] = {}
     while reader.remaining:
@@ -45,14 +52,18 @@ def decode_extensions(block: bytes) -> dict[int, bytes]:
 
 
 def encode_uint16_list(values: Iterable[int]) -> bytes:
-    """Encode supported_groups or signature_algorithms."""
+    """Return the contents of supported_groups or signature_algorithms."""
     writer = Writer()
     writer.push_block(b"".join(value.to_bytes(2, "big") for value in values), 2)
     return writer.getvalue()
 
 
 def decode_uint16_list(data: bytes) -> tuple[int, ...]:
-    """Return the 16-bit numbers behind a 16-bit length; raise DecodeError if there is anything else."""
+    """Return the 16-bit numbers after a 16-bit length.
+
+    Raises:
+        DecodeError: The length does not fit the data.
+    """
     reader = Reader(data)
     block = reader.pull_block(2)
     reader.expect_end()
@@ -60,20 +71,29 @@ def decode_uint16_list(data: bytes) -> tuple[int, ...]:
 
 
 def split_uint16(block: bytes) -> tuple[int, ...]:
+    """Return the 16-bit numbers of a block.
+
+    Raises:
+        DecodeError: The block has an odd length.
+    """
     if len(block) % 2:
         raise DecodeError("a list of 16-bit numbers has an odd length")
     return struct.unpack(f"!{len(block) // 2}H", block)
 
 
 def encode_block(data: bytes) -> bytes:
-    """Encode what is one byte string behind a length of one byte: ec_point_formats, renegotiation_info."""
+    """Return the contents of ec_point_formats or renegotiation_info: bytes after an 8-bit length."""
     writer = Writer()
     writer.push_block(data, 1)
     return writer.getvalue()
 
 
 def decode_block(data: bytes) -> bytes:
-    """Return the bytes behind an 8-bit length; raise DecodeError if there is anything else."""
+    """Return the bytes after an 8-bit length.
+
+    Raises:
+        DecodeError: The length does not fit the data.
+    """
     reader = Reader(data)
     block = reader.pull_block(1)
     reader.expect_end()
@@ -81,11 +101,16 @@ def decode_block(data: bytes) -> bytes:
 
 
 def encode_use_srtp(profiles: Iterable[int], mki: bytes = b"") -> bytes:
+    """Return the contents of use_srtp (RFC 5764 §4.1.1)."""
     return encode_uint16_list(profiles) + encode_block(mki)
 
 
 def decode_use_srtp(data: bytes) -> tuple[tuple[int, ...], bytes]:
-    """Return the profiles and the MKI (RFC 5764 §4.1.1); raise DecodeError if there is anything else."""
+    """Return the profiles and the MKI (RFC 5764 §4.1.1).
+
+    Raises:
+        DecodeError: A length does not fit the data.
+    """
     reader = Reader(data)
     profiles = split_uint16(reader.pull_block(2))
     mki = reader.pull_block(1)

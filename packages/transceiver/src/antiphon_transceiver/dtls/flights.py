@@ -8,30 +8,33 @@ from antiphon_transceiver.dtls.messages import HEADER_SIZE, Fragment, HandshakeM
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 
 MIN_FRAGMENT = 64
-"""Bytes of a body that are worth a fragment of their own at the end of a datagram."""
+"""Bytes of a body in the smallest fragment that ends a datagram. Smaller ones would not be worth their headers."""
 
 MAX_MESSAGE = 1 << 14
-"""Longest body we take: a certificate chain has a few thousand bytes, today's longest ClientHello 1,500."""
+"""Bytes of the longest body accepted: a certificate chain has a few thousand, the longest ClientHello 1,500."""
 
 MAX_AHEAD = 8
-"""Messages we hold pieces of at once; the longest flight has five."""
+"""Messages of which pieces are held at once; the longest flight has five."""
 
 MAX_PIECES = 64
-"""Pieces with holes between them that we hold of one message: a body of `MAX_MESSAGE` in datagrams of 300 bytes."""
+"""Pieces with gaps between them that are held of one message: a body of `MAX_MESSAGE` in datagrams of 300 bytes."""
 
 MAX_HELD = 1 << 15
-"""Bytes of pieces we hold at once, of all messages together."""
+"""Bytes of pieces held at once, of all messages together."""
 
 FIRST_TIMEOUT = 0.1
 """Seconds to the first retransmission while no round trip has been measured."""
 
 MIN_TIMEOUT = 0.05
 MAX_TIMEOUT = 1.0
-"""Seconds. RFC 6347 §4.2.4.1 starts at 1 s and ends at 60; a caller waits for this handshake, and it is small."""
+"""Seconds. RFC 6347 §4.2.4.1 begins with 1 s and ends with 60 s. Here a caller waits for a handshake of few bytes."""
 
 
 class ChangeCipherSpec(NamedTuple):
-    """What stands before Finished in a flight; no handshake message (RFC 5246 §7.1)."""
+    """The ChangeCipherSpec message, which precedes Finished in a flight (RFC 5246 §7.1).
+
+    It is not a handshake message: it has no sequence number and is not in the transcript.
+    """
 
     body: bytes = b"\x01"
 
@@ -40,12 +43,12 @@ Flight = Sequence[HandshakeMessage | ChangeCipherSpec]
 
 
 def epoch_of(message_type: int) -> int:
-    """Return the epoch a message travels in: ChangeCipherSpec is followed by Finished and nothing else."""
+    """Return the epoch of a handshake message: 1 for Finished, 0 for all others."""
     return 1 if message_type == HandshakeType.FINISHED else 0
 
 
 def pack_flight(flight: Flight, records: RecordLayer, mtu: int) -> list[bytes]:
-    """Encode a flight in as few datagrams of at most `mtu` bytes as its order allows, with new record numbers."""
+    """Return the datagrams of a flight, of at most `mtu` bytes each. Records get new sequence numbers."""
     datagrams: list[bytes] = []
     current = b""
     for message in flight:
@@ -73,9 +76,9 @@ def pack_flight(flight: Flight, records: RecordLayer, mtu: int) -> list[bytes]:
 
 
 class _Partial:
-    """A message of which pieces have come, joined where they touch, so that each byte received is handled once.
+    """A message of which fragments were received. Fragments that touch are joined, so each byte is copied few times.
 
-    Memory grows with the bytes received, never with the length announced.
+    Memory grows with the bytes received, not with the length announced.
     """
 
     def __init__(self, fragment: Fragment) -> None:
@@ -84,16 +87,16 @@ class _Partial:
         self.held = 0
         self._starts: list[int] = []
         self._pieces: list[bytearray] = []
-        """Neither overlapping nor touching, in order; each begins at the same place of `_starts`."""
+        """In order, with gaps between them. `_starts` has the offset of each."""
 
     def fits(self, fragment: Fragment) -> bool:
-        """Tell whether this may be a piece of the same message, and there is room for it."""
+        """Return True if this may be a fragment of the same message, and there is room for it."""
         if fragment.type != self.type or fragment.length != self.length:
             return False
         return len(self._pieces) < MAX_PIECES or self._touched(fragment) != (0, 0)
 
     def add(self, fragment: Fragment) -> None:
-        """Join a fragment with what it overlaps or touches; where they differ, the fragment counts."""
+        """Join a fragment with the pieces that it overlaps or touches. Its bytes replace those of the pieces."""
         first, last = self._touched(fragment)
         data, start = bytearray(fragment.data), fragment.offset
         if first < last:
@@ -106,7 +109,7 @@ class _Partial:
         self._starts[first:last], self._pieces[first:last] = [start], [data]
 
     def assemble(self) -> bytes | None:
-        """Return the body, or None while there are holes."""
+        """Return the body, or None while a part is missing."""
         whole = self.held == self.length and len(self._pieces) == 1
         return bytes(self._pieces[0]) if whole else None
 
@@ -120,10 +123,10 @@ class _Partial:
 
 
 class HandshakeReassembler:
-    """Puts the peer's messages together and in order.
+    """Reassembles the handshake messages of the peer and orders them (RFC 6347 §4.2.3).
 
-    Whatever contradicts what is held, or finds no room beside it, takes its place. The peer sends everything again
-    until it is answered, and so gets through; a stranger's fragment that came first would otherwise bar its way.
+    `push` fragments and `pop` whole messages. A fragment that contradicts what is held, or has no room, replaces it.
+    So an off-path attacker cannot block a message: the peer retransmits its flight until it is answered.
     """
 
     def __init__(self) -> None:
@@ -132,15 +135,15 @@ class HandshakeReassembler:
         self._held = 0
 
     def push(self, fragment: Fragment) -> bool:
-        """Take a fragment; tell whether it was of use. What is done already is not."""
+        """Add a fragment. Return False if it is of an old message, too far ahead, or of one too long."""
         ahead = fragment.sequence - self._next_sequence
         if not 0 <= ahead < MAX_AHEAD or fragment.length > MAX_MESSAGE:
             return False
         while self._held + len(fragment.data) > MAX_HELD:
-            self._forget(max(self._partial, key=lambda sequence: self._partial[sequence].held))
+            self._remove(max(self._partial, key=lambda sequence: self._partial[sequence].held))
         partial = self._partial.get(fragment.sequence)
         if partial is not None and not partial.fits(fragment):
-            self._forget(fragment.sequence)
+            self._remove(fragment.sequence)
             partial = None
         if partial is None:
             partial = self._partial[fragment.sequence] = _Partial(fragment)
@@ -151,39 +154,40 @@ class HandshakeReassembler:
 
     @property
     def held(self) -> int:
-        """Bytes of messages that are not whole, or whose turn has not come."""
+        """Bytes of messages that are incomplete or out of order."""
         return self._held
 
     @property
     def next_sequence(self) -> int:
+        """The message_seq of the next message."""
         return self._next_sequence
 
     def restore(self, next_sequence: int) -> None:
-        """Begin again with this message, and nothing held."""
+        """Expect this message next again, and discard what is held."""
         self._next_sequence = next_sequence
         self._partial.clear()
         self._held = 0
 
     def pop(self) -> HandshakeMessage | None:
-        """Return the next message in order, once it is whole."""
+        """Return the next message in order, or None while it is incomplete."""
         partial = self._partial.get(self._next_sequence)
         body = partial.assemble() if partial else None
         if partial is None or body is None:
             return None
         message = HandshakeMessage(partial.type, self._next_sequence, body)
-        self._forget(self._next_sequence)
+        self._remove(self._next_sequence)
         self._next_sequence += 1
         return message
 
-    def _forget(self, sequence: int) -> None:
+    def _remove(self, sequence: int) -> None:
         self._held -= self._partial.pop(sequence).held
 
 
 class RetransmissionTimer:
-    """When to send the current flight again, and how long the peer takes to answer. Seconds.
+    """The retransmission timer of the current flight (RFC 6347 §4.2.4), and the measured round trip. Seconds.
 
-    Only this timer repeats a flight, not a repeated flight of the peer: it is the faster of the two, and a forged or
-    duplicated datagram then makes nobody talk.
+    Call a method for each thing that happened, and retransmit the flight at `deadline`. A retransmitted flight of the
+    peer does not make us retransmit: the timer is faster, and spoofed or duplicated datagrams cause no answer.
     """
 
     def __init__(self) -> None:
@@ -193,7 +197,7 @@ class RetransmissionTimer:
         self._sent_at: float | None = None
 
     def sent(self, now: float) -> None:
-        """A new flight left that wants an answer."""
+        """Start the timer: a new flight was sent that needs an answer."""
         if self.round_trip is not None:
             self._timeout = min(max(MIN_TIMEOUT, 2 * self.round_trip), MAX_TIMEOUT)
         else:
@@ -202,17 +206,17 @@ class RetransmissionTimer:
         self.deadline = now + self._timeout
 
     def retransmitted(self, now: float) -> None:
-        """The flight left once more; an answer no longer tells which of the two it answers (RFC 6298 §3)."""
+        """Double the timeout. The answer will no longer measure the round trip (RFC 6298 §3)."""
         self._timeout = min(2 * self._timeout, MAX_TIMEOUT)
         self._sent_at = None
         self.deadline = now + self._timeout
 
     def answer_received(self, now: float) -> None:
-        """The first message of the answer came."""
+        """Measure the round trip: the first message of the answer was received."""
         if self._sent_at is not None:
             self.round_trip = now - self._sent_at
             self._sent_at = None
 
     def stop(self) -> None:
-        """The answer is complete, or nothing matters any more."""
+        """Stop the timer: the answer is complete, or the endpoint is closed."""
         self.deadline = None

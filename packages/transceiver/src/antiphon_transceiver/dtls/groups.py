@@ -1,4 +1,4 @@
-"""Ephemeral Diffie-Hellman in the groups of RFC 8422, from entropy that the caller gives."""
+"""Ephemeral Diffie-Hellman in the groups of RFC 8422, with entropy passed as an argument."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -12,8 +12,10 @@ from antiphon_transceiver.dtls.suites import NamedGroup
 
 
 class Curve(NamedTuple):
-    """A NIST curve, the order of its group, and the bytes of entropy behind a key: 64 bits more than the order has, so
-    that the reduction has no bias (FIPS 186-5 A.2.1)."""
+    """A NIST curve, the order of its group, and the bytes of entropy for a key.
+
+    The entropy has 64 bits more than the order, so that the reduction has no bias (FIPS 186-5 A.2.1).
+    """
 
     curve: ec.EllipticCurve
     order: int
@@ -32,29 +34,38 @@ CURVES = {
 
 
 class KeyShare(Protocol):
-    """Our half of one exchange."""
+    """Our key pair of one exchange. Send `public`, and pass the peer's public key to `exchange`."""
 
     public: bytes
 
     def exchange(self, peer: bytes) -> bytes:
-        """Return the shared secret; raise HandshakeError when `peer` is no point of the group."""
+        """Return the shared secret.
+
+        Raises:
+            HandshakeError: `peer` is not a point of the group.
+        """
 
 
 def generate_key_share(group: int, random: Callable[[int], bytes]) -> KeyShare:
-    """Return a new key pair of a group of `NamedGroup`; `random` gives as many bytes as it is asked for."""
+    """Return a new key pair of a group of `NamedGroup`; `random` returns as many bytes as it is passed."""
     if group == NamedGroup.X25519:
         return X25519KeyShare(random)
     return NistKeyShare(CURVES[NamedGroup(group)], random)
 
 
 class X25519KeyShare:
-    """A key pair on Curve25519 (RFC 7748); its public half has 32 bytes."""
+    """A key pair on Curve25519 (RFC 7748), as a `KeyShare`; `public` has 32 bytes."""
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._private = X25519PrivateKey.from_private_bytes(random(32))
         self.public = self._private.public_key().public_bytes_raw()
 
     def exchange(self, peer: bytes) -> bytes:
+        """Return the shared secret.
+
+        Raises:
+            HandshakeError: `peer` has not 32 bytes, or the secret is zero (RFC 8422 §5.11).
+        """
         try:
             return self._private.exchange(X25519PublicKey.from_public_bytes(peer))
         except ValueError:  # wrong length, or the all-zero secret of RFC 8422 §5.11
@@ -62,7 +73,7 @@ class X25519KeyShare:
 
 
 class NistKeyShare:
-    """A key pair on a NIST curve; its public half is an uncompressed point (RFC 8422 §5.4.1)."""
+    """A key pair on a NIST curve, as a `KeyShare`; `public` is an uncompressed point (RFC 8422 §5.4.1)."""
 
     def __init__(self, curve: Curve, random: Callable[[int], bytes]) -> None:
         self._curve = curve.curve
@@ -71,6 +82,11 @@ class NistKeyShare:
         self.public = self._private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
     def exchange(self, peer: bytes) -> bytes:
+        """Return the shared secret.
+
+        Raises:
+            HandshakeError: `peer` is not an uncompressed point of the curve.
+        """
         if peer[:1] != b"\x04":
             raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "not an uncompressed point")
         try:

@@ -1,4 +1,7 @@
-"""Handshake messages of DTLS 1.2: the header with its fragments (RFC 6347 §4.2.2), and each body."""
+"""Handshake messages of DTLS 1.2: the header of fragments (RFC 6347 §4.2.2), and each body.
+
+Each body has `encode` and `decode`, which invert each other. `decode` raises DecodeError for a malformed body.
+"""
 
 from enum import IntEnum
 from typing import NamedTuple, Self
@@ -16,12 +19,14 @@ COMPRESSION_NULL = b"\0"
 CERTIFICATE_TYPE_RSA = 1
 CERTIFICATE_TYPE_ECDSA = 64
 MAX_CERTIFICATES = 16
-"""In one chain, of which the first is looked at; real ones have up to four."""
+"""Certificates decoded of one chain. Only the first is used; real chains have up to four."""
 
 CERTIFICATE_TYPES = bytes((CERTIFICATE_TYPE_ECDSA, CERTIFICATE_TYPE_RSA))
 
 
 class HandshakeType(IntEnum):
+    """The type of a handshake message (RFC 6347 §4.3.2)."""
+
     HELLO_REQUEST = 0
     CLIENT_HELLO = 1
     SERVER_HELLO = 2
@@ -36,7 +41,7 @@ class HandshakeType(IntEnum):
 
 
 class Fragment(NamedTuple):
-    """A piece of a message whose body has `length` bytes."""
+    """A fragment of a message (RFC 6347 §4.2.3). `length` is that of the whole body, `sequence` is message_seq."""
 
     type: int
     length: int
@@ -45,13 +50,18 @@ class Fragment(NamedTuple):
     data: bytes
 
     def encode(self) -> bytes:
+        """Return the fragment with its header of 12 bytes."""
         head = bytes((self.type,)) + self.length.to_bytes(3, "big") + self.sequence.to_bytes(2, "big")
         return head + self.offset.to_bytes(3, "big") + len(self.data).to_bytes(3, "big") + self.data
 
     @classmethod
     def pull(cls, reader: Reader) -> Self:
-        """Read one fragment of the several that a record may hold."""
-        head = int.from_bytes(reader.pull_bytes(HEADER_SIZE), "big")  # one number is cheaper than five reads
+        """Read one fragment; a record may hold several.
+
+        Raises:
+            DecodeError: The fragment is cut short, or ends after the end of its message.
+        """
+        head = int.from_bytes(reader.pull_bytes(HEADER_SIZE), "big")  # one number is faster than five reads
         message_type, length, sequence = head >> 88, head >> 64 & 0xFFFFFF, head >> 48 & 0xFFFF
         offset = head >> 24 & 0xFFFFFF
         data = reader.pull_bytes(head & 0xFFFFFF)
@@ -61,13 +71,14 @@ class Fragment(NamedTuple):
 
 
 class HandshakeMessage(NamedTuple):
-    """A whole message. `sequence` counts the messages of one sender within a handshake."""
+    """A whole handshake message. `sequence` is message_seq: it counts the messages of one sender in a handshake."""
 
     type: int
     sequence: int
     body: bytes
 
     def fragment(self, offset: int, size: int) -> Fragment:
+        """Return at most `size` bytes of the body from `offset` on, as a fragment."""
         return Fragment(self.type, len(self.body), self.sequence, offset, self.body[offset : offset + size])
 
     def encode(self) -> bytes:
@@ -76,7 +87,7 @@ class HandshakeMessage(NamedTuple):
 
 
 class ClientHello(msgspec.Struct, frozen=True):
-    """RFC 6347 §4.2.1. `extensions` are in the order of the wire."""
+    """ClientHello (RFC 6347 §4.2.1). `extensions` are in the order of the wire."""
 
     version: int
     random: bytes
@@ -109,7 +120,7 @@ class ClientHello(msgspec.Struct, frozen=True):
 
 
 class ServerHello(msgspec.Struct, frozen=True):
-    """RFC 5246 §7.4.1.3."""
+    """ServerHello (RFC 5246 §7.4.1.3)."""
 
     version: int
     random: bytes
@@ -138,7 +149,7 @@ class ServerHello(msgspec.Struct, frozen=True):
 
 
 class HelloVerifyRequest(msgspec.Struct, frozen=True):
-    """RFC 6347 §4.2.1. The version says nothing about the one that will be negotiated."""
+    """HelloVerifyRequest (RFC 6347 §4.2.1). Its version is not the one that will be negotiated."""
 
     version: int
     cookie: bytes
@@ -158,7 +169,7 @@ class HelloVerifyRequest(msgspec.Struct, frozen=True):
 
 
 class CertificateChain(msgspec.Struct, frozen=True):
-    """The Certificate message (RFC 5246 §7.4.2): DER, the sender's own first."""
+    """The Certificate message (RFC 5246 §7.4.2): certificates as DER, the sender's own first."""
 
     certificates: tuple[bytes, ...]
 
@@ -172,6 +183,11 @@ class CertificateChain(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
+        """Invert `encode`.
+
+        Raises:
+            DecodeError: The body is malformed, or has more than `MAX_CERTIFICATES` certificates.
+        """
         reader = Reader(body)
         chain = Reader(reader.pull_block(3))
         reader.expect_end()
@@ -184,7 +200,7 @@ class CertificateChain(msgspec.Struct, frozen=True):
 
 
 class ServerKeyExchange(msgspec.Struct, frozen=True):
-    """RFC 8422 §5.4, with a named curve."""
+    """ServerKeyExchange (RFC 8422 §5.4) with a named curve."""
 
     group: int
     public: bytes
@@ -193,7 +209,7 @@ class ServerKeyExchange(msgspec.Struct, frozen=True):
 
     @property
     def parameters(self) -> bytes:
-        """ServerECDHParams: what the signature covers, behind both randoms."""
+        """ServerECDHParams. The signature covers both randoms and these."""
         return encode_ecdh_parameters(self.group, self.public)
 
     def encode(self) -> bytes:
@@ -201,6 +217,11 @@ class ServerKeyExchange(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
+        """Invert `encode`.
+
+        Raises:
+            DecodeError: The body is malformed, or has no named curve.
+        """
         reader = Reader(body)
         if reader.pull_uint8() != CURVE_TYPE_NAMED:
             raise DecodeError("only named curves are in use")
@@ -210,6 +231,7 @@ class ServerKeyExchange(msgspec.Struct, frozen=True):
 
 
 def encode_ecdh_parameters(group: int, public: bytes) -> bytes:
+    """Return ServerECDHParams (RFC 8422 §5.4)."""
     writer = Writer()
     writer.push_uint8(CURVE_TYPE_NAMED)
     writer.push_uint16(group)
@@ -218,7 +240,7 @@ def encode_ecdh_parameters(group: int, public: bytes) -> bytes:
 
 
 class CertificateRequest(msgspec.Struct, frozen=True):
-    """RFC 5246 §7.4.4. `authorities` stay encoded: with self-signed certificates they say nothing."""
+    """CertificateRequest (RFC 5246 §7.4.4). `authorities` stay encoded; self-signed certificates have none."""
 
     certificate_types: bytes
     signature_schemes: tuple[int, ...]
@@ -240,7 +262,7 @@ class CertificateRequest(msgspec.Struct, frozen=True):
 
 
 class ClientKeyExchange(msgspec.Struct, frozen=True):
-    """RFC 8422 §5.7."""
+    """ClientKeyExchange (RFC 8422 §5.7)."""
 
     public: bytes
 
@@ -258,7 +280,7 @@ class ClientKeyExchange(msgspec.Struct, frozen=True):
 
 
 class CertificateVerify(msgspec.Struct, frozen=True):
-    """RFC 5246 §7.4.8."""
+    """CertificateVerify (RFC 5246 §7.4.8); also the signature at the end of ServerKeyExchange."""
 
     scheme: int
     signature: bytes
@@ -283,7 +305,7 @@ def _push_extensions(writer: Writer, extensions: dict[int, bytes]) -> None:
 
 
 def _pull_extensions(reader: Reader) -> dict[int, bytes]:
-    """Read the block that may be absent as a whole (RFC 5246 §7.4.1.2)."""
+    """Read the block of extensions, which may be absent (RFC 5246 §7.4.1.2)."""
     if not reader.remaining:
         return {}
     extensions = decode_extensions(reader.pull_block(2))

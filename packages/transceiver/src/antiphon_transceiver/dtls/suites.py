@@ -1,4 +1,4 @@
-"""What is negotiated: cipher suites, key exchange groups and signature schemes. Each list is best first."""
+"""Cipher suites, key exchange groups and signature schemes. Each list is in order of preference."""
 
 from collections.abc import Callable, Collection
 from enum import IntEnum
@@ -14,11 +14,14 @@ from antiphon_transceiver.dtls.alerts import AlertDescription, HandshakeError
 from antiphon_transceiver.dtls.record import AesGcmRecords, ChaCha20Poly1305Records, RecordProtection
 
 PeerKey = ec.EllipticCurvePublicKey | Ed25519PublicKey | rsa.RSAPublicKey
-"""The keys that certificates of peers may hold."""
+"""The types of public keys accepted in certificates of peers."""
 
 
 class CipherSuite(IntEnum):
-    """RFC 5289 §3.2 and RFC 7905 §3. Those with RSA are for servers whose certificate has such a key: never for us."""
+    """A cipher suite (RFC 5289 §3.2, RFC 7905 §3).
+
+    Those with RSA are offered for servers that have an RSA certificate; our own server never chooses them.
+    """
 
     ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 = 0xC02B
     ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 = 0xC02C
@@ -29,11 +32,14 @@ class CipherSuite(IntEnum):
 
 
 EMPTY_RENEGOTIATION_INFO_SCSV = 0x00FF
-"""No suite but a signal: this client knows RFC 5746 (§3.3)."""
+"""The signalling suite of a client that supports RFC 5746 (§3.3)."""
 
 
 class Cipher(NamedTuple):
-    """Lengths are in bytes; `hash_name` is that of the PRF, `protection` makes a direction of its key and salt."""
+    """The cipher of a suite. Lengths are in bytes; `hash_name` is the hash of the PRF.
+
+    `protection` makes the `RecordProtection` of one direction from its key and salt.
+    """
 
     key_length: int
     salt_length: int
@@ -42,7 +48,7 @@ class Cipher(NamedTuple):
 
 
 class SuiteParameters(NamedTuple):
-    """`key_types` are what the server's certificate may hold."""
+    """The cipher of a suite, and the types of keys that the server's certificate may have. See `SUITES`."""
 
     cipher: Cipher
     key_types: tuple[type[PeerKey], ...]
@@ -64,11 +70,11 @@ SUITES = {
 }
 
 OWN_SUITES = tuple(suite for suite, parameters in SUITES.items() if parameters.key_types is _ECDSA)
-"""What a server of ours can choose: its certificate is ECDSA."""
+"""The suites that our server can choose: its certificate is ECDSA."""
 
 
 class NamedGroup(IntEnum):
-    """RFC 8422 §5.1.1."""
+    """A group for the key exchange (RFC 8422 §5.1.1)."""
 
     SECP256R1 = 23
     SECP384R1 = 24
@@ -77,12 +83,14 @@ class NamedGroup(IntEnum):
 
 
 GROUPS = (NamedGroup.X25519, NamedGroup.SECP256R1, NamedGroup.SECP384R1, NamedGroup.SECP521R1)
-"""The last two for servers whose certificates hold such keys: some refuse a client that does not offer their curve."""
+"""The last two are offered for servers whose certificates have such keys: some require that the client offers them."""
 
 
 class SignatureScheme(IntEnum):
-    """RFC 8446 §4.2.3; in DTLS 1.2 the two bytes are hash and signature algorithm (RFC 5246 §7.4.1.4.1), so a scheme
-    of ECDSA goes with each curve."""
+    """A signature scheme (RFC 8446 §4.2.3).
+
+    In DTLS 1.2 its bytes are hash and signature algorithm (RFC 5246 §7.4.1.4.1), so an ECDSA scheme fits any curve.
+    """
 
     RSA_PKCS1_SHA256 = 0x0401
     ECDSA_SECP256R1_SHA256 = 0x0403
@@ -100,37 +108,41 @@ SIGNATURE_SCHEMES = (
     SignatureScheme.RSA_PSS_RSAE_SHA256,
     SignatureScheme.RSA_PKCS1_SHA256,
 )
-"""What a peer may sign with."""
+"""The schemes that a peer may sign with."""
 
 OWN_SCHEMES = {
     SignatureScheme.ECDSA_SECP256R1_SHA256: SHA256(),
     SignatureScheme.ECDSA_SECP384R1_SHA384: SHA384(),
     SignatureScheme.ECDSA_SECP521R1_SHA512: SHA512(),
 }
-"""What we can sign with, best first, and the hash. Some servers of mbedTLS request that of the cipher suite alone."""
+"""The schemes that we can sign with, and their hash. Some servers of mbedTLS request only that of the cipher suite."""
 
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 MIN_RSA_BITS, MAX_RSA_BITS = 1024, 8192
-"""What embedded clients make by default, and as much as browsers can be told to make. Browsers take 1024 bits too: the
-key signs one handshake while that runs, and the SDP vouches for it."""
+"""Embedded clients generate 1024 bits by default, browsers at most 8192. Browsers accept 1024 bits too: the key signs
+one handshake while that runs, and the SDP authenticates it."""
 
 MAX_RSA_EXPONENT = 1 << 32
-"""65537 in practice. With an exponent as long as the modulus, a check of 2048 bits takes 4 ms instead of 0.02."""
+"""The exponent is 65537 in practice. With one as long as the modulus of 2048 bits, a check takes 4 ms, not 0.02 ms."""
 
 
 def choose_scheme(accepted: Collection[int]) -> SignatureScheme | None:
-    """Return the scheme to sign with, None where the peer accepts none of ours (RFC 5246 §7.4.3 and §7.4.8)."""
+    """Return the scheme to sign with, or None if the peer accepts none of ours (RFC 5246 §7.4.3, §7.4.8)."""
     return next((scheme for scheme in OWN_SCHEMES if scheme in accepted), None)
 
 
 def sign(key: ec.EllipticCurvePrivateKey, scheme: SignatureScheme, data: bytes) -> bytes:
-    """Sign with our certificate's key, the same bytes every time (RFC 6979)."""
+    """Return the signature of our certificate's key; it is deterministic (RFC 6979)."""
     return key.sign(data, ec.ECDSA(OWN_SCHEMES[scheme], deterministic_signing=True))
 
 
 def check_public_key(key: PublicKeyTypes) -> PeerKey:
-    """Return the key of the peer's certificate; raise HandshakeError unless one of our signature schemes can use it."""
+    """Return the key of a peer's certificate, if one of our signature schemes can use it.
+
+    Raises:
+        HandshakeError: The key has another type, curve or size.
+    """
     match key:
         case ec.EllipticCurvePublicKey() if isinstance(key.curve, CURVES):
             return key
@@ -147,7 +159,11 @@ def check_public_key(key: PublicKeyTypes) -> PeerKey:
 
 
 def verify(scheme: int, key: PeerKey, signature: bytes, data: bytes) -> None:
-    """Raise HandshakeError unless the peer signed `data` in a scheme that we offered and its key is made for."""
+    """Verify the peer's signature of `data`.
+
+    Raises:
+        HandshakeError: The scheme was not offered or does not fit the key, or the signature is invalid.
+    """
     try:
         match scheme, key:
             case SignatureScheme.ECDSA_SECP256R1_SHA256, ec.EllipticCurvePublicKey():

@@ -1,8 +1,8 @@
-"""Finds the public key in a certificate, and judges nothing else in it.
+"""Finds the public key in a certificate, and checks nothing else in it.
 
 The fingerprint in the SDP covers every byte of the certificate (RFC 8122 §5), so names, dates, serial number, version,
-extensions and the issuer's signature prove nothing beyond it. Embedded stacks get them wrong: mbedTLS before 3.5 gives
-ECDSA algorithms NULL parameters, others have negative serial numbers or dates in the past. Strict parsers refuse those.
+extensions and the issuer's signature prove nothing more. Embedded stacks get them wrong: mbedTLS before 3.5 writes
+NULL parameters of ECDSA algorithms, others negative serial numbers or dates in the past. Strict parsers refuse those.
 """
 
 from antiphon_common.errors import DecodeError
@@ -10,17 +10,21 @@ from antiphon_common.wire import Reader
 
 SEQUENCE = 0x30
 VERSION = 0xA0
-"""The tag of the version, which a certificate of version 1 leaves out (RFC 5280 §4.1.2.1)."""
+"""The tag of the version, which is absent in a certificate of version 1 (RFC 5280 §4.1.2.1)."""
 
 FIELDS_BEFORE_KEY = 5
 """Serial number, signature algorithm, issuer, validity, subject (RFC 5280 §4.1)."""
 
 MAX_LENGTH_BYTES = 4
-"""Bytes of a DER length: more than any certificate needs that fits a handshake message."""
+"""Bytes of the longest DER length accepted. A certificate in a handshake message needs at most three."""
 
 
 def find_public_key_info(der: bytes) -> bytes:
-    """Return the SubjectPublicKeyInfo of a certificate, whole; raise DecodeError when there is none."""
+    """Return the SubjectPublicKeyInfo of a certificate, as DER.
+
+    Raises:
+        DecodeError: The certificate is malformed or has no key at the place of RFC 5280 §4.1.
+    """
     reader = Reader(der)
     certificate = _pull_sequence(reader)
     reader.expect_end()
@@ -42,7 +46,7 @@ def _pull_sequence(reader: Reader) -> bytes:
 
 
 def _pull_element(reader: Reader) -> tuple[int, bytes, bytes]:
-    """Return the tag, the bytes of tag and length, and the content. Lengths may be longer than DER allows."""
+    """Return the tag, the bytes of tag and length, and the content. A length may have more bytes than it needs."""
     tag, first = reader.pull_uint8(), reader.pull_uint8()
     if first < 0x80:
         return tag, bytes((tag, first)), reader.pull_bytes(first)
