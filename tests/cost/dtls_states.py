@@ -9,8 +9,8 @@ from itertools import count
 from typing import Any
 
 from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
-from antiphon_transceiver.dtls.endpoint import MAX_FRAGMENTS
 from antiphon_transceiver.dtls.flights import MAX_AHEAD, MAX_PIECES
+from antiphon_transceiver.dtls.handshake_layer import MAX_FRAGMENTS
 from antiphon_transceiver.dtls.messages import Fragment, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer, split_records
 from cost.drive import drain
@@ -42,7 +42,7 @@ def _between(role: DtlsRole, steps: int, *, pieces: bool) -> Callable[[], Ready]
                 for start in range(0, len(held), MAX_FRAGMENTS):
                     endpoint.receive_datagram(_records(held[start : start + MAX_FRAGMENTS], in_one=True), None, now)
                     drain(endpoint, now)
-            assert endpoint._reassembler.held == MAX_AHEAD * (MAX_PIECES - 1), "bytes, each in its piece"
+            assert endpoint.handshake_layer.reassembler.held == MAX_AHEAD * (MAX_PIECES - 1), "bytes, each in its piece"
 
         def receive(data: bytes) -> None:
             endpoint.receive_datagram(data, None, now)
@@ -54,7 +54,7 @@ def _between(role: DtlsRole, steps: int, *, pieces: bool) -> Callable[[], Ready]
 
 
 def _next_sequence(endpoint: DtlsEndpoint) -> int:
-    return endpoint._reassembler.next_sequence
+    return endpoint.handshake_layer.reassembler.next_sequence
 
 
 def _pieces(kind: int, sequence: int, offsets: Sequence[int], size: int = 1) -> list[Fragment]:
@@ -103,9 +103,9 @@ def _connected(role: DtlsRole) -> Callable[[], Ready]:
         numbers = count(1000)
 
         def encrypt(data: bytes) -> bytes:
-            peer._records._next_sequence[1] = next(numbers)
+            peer.records.next_sequence[1] = next(numbers)
             kinds = (bytes(element) for element in grammar.split(data))
-            records = [peer._records.encode(ContentType(20 + one[0] % 4), 1, one[3:]) for one in kinds]
+            records = [peer.records.encode(ContentType(20 + one[0] % 4), 1, one[3:]) for one in kinds]
             return b"".join(records)[:1200]
 
         def receive(data: bytes) -> None:

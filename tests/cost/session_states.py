@@ -66,7 +66,7 @@ def _session(talks: float) -> Callable[[], Ready]:
             if letter == RTCP and len(content) >= 8:
                 return bytes(caller._srtp.protect_rtcp(content))
             if letter == CHANNELS:
-                caller._dtls._records._next_sequence[1] = next(numbers)
+                caller._dtls.records.next_sequence[1] = next(numbers)
                 caller._dtls.send_application_data(peer.packet(content))
                 return bytes(caller._dtls.poll_transmit().data)
             return data

@@ -117,7 +117,7 @@ def dtls_peer(data: bytes) -> None:
     endpoint, peer = sides if first & 1 else sides[::-1]
     for _, piece in pieces(data):
         kind = ContentType(20 + piece[0] % 4) if piece else ContentType.ALERT
-        endpoint.receive_datagram(peer._records.encode(kind, 1, piece[1:]), None, network.now)
+        endpoint.receive_datagram(peer.records.encode(kind, 1, piece[1:]), None, network.now)
         drain(endpoint)
     rest(endpoint, network.now)
 

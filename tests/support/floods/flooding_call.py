@@ -56,7 +56,7 @@ class FloodingCall(ClientCall):
     def record(self, content_type: ContentType, content: bytes) -> bytes:
         """Return one protected record."""
         assert self._dtls is not None
-        return self._dtls._records.encode(content_type, 1, content)
+        return self._dtls.records.encode(content_type, 1, content)
 
     def sctp(self, chunks: Iterable[bytes]) -> bytes:
         """Return a packet with these encoded chunks, in a record."""

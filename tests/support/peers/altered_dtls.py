@@ -1,7 +1,7 @@
-"""DTLS peers that alter in exactly one proof and are right in all else.
+"""DTLS peers that alter one message of their handshake and are correct otherwise.
 
-An attacker is the real endpoint with one of its own messages changed, left out or signed with another key. It puts what it
-really sends into its transcript, so that every later proof fits: an endpoint that skips one check lets it in.
+An attacker is the real endpoint with one of its own messages changed, left out, or signed with another key. Its
+transcript has what it really sent, so every later message verifies: an endpoint that skips one check accepts it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ from support.peers.certificates import certificate
 from support.sim.memory_network import MemoryNetwork
 
 HONEST, OWN = certificate("honest"), certificate("own")
-"""The certificate that the SDP announced, and another one whose key the attacker has too."""
+"""The certificate that the SDP announced, and another one. The attacker has the keys of both."""
 
 
 class HandshakeView(NamedTuple):
-    """What an attacker knows when it makes a message: enough for every other proof."""
+    """What an attacker has when it sends a message: enough to authenticate every other message."""
 
     transcript: bytes
     """All messages so far, without the one being made."""
@@ -34,7 +34,7 @@ class HandshakeView(NamedTuple):
 
 
 Alteration = Callable[[bytes, HandshakeView], bytes | None]
-"""Takes the true body of a message; returns the body to send, or None to leave the message out."""
+"""Receives the correct body of a message; returns the body to send, or None to leave the message out."""
 
 
 class _AlteredClient(ClientHandshake):
@@ -56,9 +56,7 @@ class _AlteredServer(ServerHandshake):
 
 
 def _view(handshake: ClientHandshake | ServerHandshake) -> HandshakeView:
-    return HandshakeView(
-        handshake._transcript_so_far, handshake.client_random, handshake.server_random, handshake.schedule
-    )
+    return HandshakeView(handshake.transcript, handshake.client_random, handshake.server_random, handshake.schedule)
 
 
 def _altered_endpoint(
@@ -96,7 +94,7 @@ class AlteredHandshake:
         client.start(0.0)
 
     def run(self, limit: float = 2.0) -> DtlsClosed | None:
-        """Let both try; return how the victim ended, or None if it did not."""
+        """Run the handshake; return the event that closed the victim, or None if nothing did."""
         self.network.run(limit=limit)
         ends = [event for event in self.victim_end.events if isinstance(event, DtlsClosed)]
         return ends[0] if ends else None

@@ -5,7 +5,7 @@ from random import Random
 from typing import NamedTuple
 
 from antiphon_transceiver.dtls import DtlsClosed, DtlsEndpoint, DtlsEvent, DtlsRole, HandshakeCompleted
-from antiphon_transceiver.dtls.endpoint import FAILURE_DELAY
+from antiphon_transceiver.dtls.handshake_layer import FAILURE_DELAY
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 from support.net.impairment import PERFECT, Impairment
 from support.peers.certificates import certificate

@@ -157,7 +157,7 @@ def test_what_the_peer_never_sends_comes_from_a_stranger_and_ends_nothing(
 def send_protected(peers: DtlsPeers, role: DtlsRole, content_type: ContentType, payload: bytes) -> None:
     """Let one side send a record that its public interface has no word for."""
     endpoint = peers.client if role is DtlsRole.CLIENT else peers.server
-    record = endpoint._records.encode(content_type, 1, payload)
+    record = endpoint.records.encode(content_type, 1, payload)
     other = peers.server if role is DtlsRole.CLIENT else peers.client
     other.receive_datagram(record, None, peers.network.now)
 

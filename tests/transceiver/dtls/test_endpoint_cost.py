@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
-from antiphon_transceiver.dtls.endpoint import MAX_FRAGMENTS, MAX_RECORDS, MAX_REJECTIONS
+from antiphon_transceiver.dtls.endpoint import MAX_RECORDS
+from antiphon_transceiver.dtls.handshake_layer import MAX_FRAGMENTS, MAX_REJECTIONS
 from antiphon_transceiver.dtls.messages import Fragment, HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from support.peers.dtls_datagrams import DATAGRAM, fill, handshake, record

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from antiphon_transceiver.dtls import DtlsClosed, DtlsCloseReason, DtlsEndpoint, DtlsRole
-from antiphon_transceiver.dtls.endpoint import FAILURE_DELAY
+from antiphon_transceiver.dtls.handshake_layer import FAILURE_DELAY
 from antiphon_transceiver.dtls.messages import CertificateChain, ClientKeyExchange, HandshakeMessage, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, RecordLayer
 from antiphon_transceiver.srtp.profiles import SrtpProfile
@@ -133,7 +133,7 @@ def test_keys_that_a_stranger_chose_are_forgotten() -> None:
         HandshakeMessage(HandshakeType.CLIENT_KEY_EXCHANGE, 2, ClientKeyExchange(bytes(range(32))).encode()),
     ):
         peers.server.receive_datagram(plain(ContentType.HANDSHAKE, message.encode()), None, 0.0)
-    schedule = peers.server._handshake.schedule
+    schedule = peers.server.handshake_layer.handshake.schedule
     assert schedule is not None
     strangers = RecordLayer()
     strangers.protect(*schedule.protections())

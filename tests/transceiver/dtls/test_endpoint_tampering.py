@@ -113,7 +113,7 @@ def test_nonsense_of_an_authenticated_peer_raises_nothing(seed: int) -> None:
         client, server, _ = make_peers(seed).shake_hands()
         for _ in range(20):
             nonsense = bytes((random.randrange(3),)) + random.randbytes(random.randrange(40))
-            client.receive_datagram(server._records.encode(random.choice(list(ContentType)), 1, nonsense), None, 0.0)
+            client.receive_datagram(server.records.encode(random.choice(list(ContentType)), 1, nonsense), None, 0.0)
 
 
 def test_nonsense_that_overtakes_the_keys_is_dropped_with_them() -> None:
@@ -129,7 +129,7 @@ def test_nonsense_that_overtakes_the_keys_is_dropped_with_them() -> None:
     network.left.rewrite = hold
     network.run(lambda: bool(flight), limit=1.0)
     network.left.rewrite = lambda datagram: [datagram]
-    server.receive_datagram(client._records.encode(ContentType.HANDSHAKE, 1, b"nonsense"), None, 0.0)
+    server.receive_datagram(client.records.encode(ContentType.HANDSHAKE, 1, b"nonsense"), None, 0.0)
     assert server.counters.malformed == 0
     server.receive_datagram(flight[0], None, 0.0)
     assert server.counters.malformed == 1
@@ -139,15 +139,15 @@ def test_nonsense_that_overtakes_the_keys_is_dropped_with_them() -> None:
 
 def test_a_datagram_gets_one_answer_however_often_it_asks() -> None:
     client, server, _ = make_peers().shake_hands()
-    hello_request = server._records.encode(ContentType.HANDSHAKE, 1, bytes(12) * 10)
-    again = server._records.encode(ContentType.HANDSHAKE, 1, bytes(12))
+    hello_request = server.records.encode(ContentType.HANDSHAKE, 1, bytes(12) * 10)
+    again = server.records.encode(ContentType.HANDSHAKE, 1, bytes(12))
     client.receive_datagram(hello_request + again, None, 1.0)
     assert len(list(iter(client.poll_transmit, None))) == 1
 
 
 def test_what_was_asked_once_is_answered_once() -> None:
     client, server, _ = make_peers().shake_hands()
-    client.receive_datagram(server._records.encode(ContentType.HANDSHAKE, 1, bytes(12)), None, 1.0)
+    client.receive_datagram(server.records.encode(ContentType.HANDSHAKE, 1, bytes(12)), None, 1.0)
     assert client.poll_transmit() is not None
     server.send_application_data(b"data")
     transmit = server.poll_transmit()

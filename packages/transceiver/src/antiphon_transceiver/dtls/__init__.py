@@ -2,7 +2,8 @@
 
 from antiphon_transceiver.dtls.alerts import AlertDescription
 from antiphon_transceiver.dtls.certificate import Certificate
-from antiphon_transceiver.dtls.endpoint import DtlsCounters, DtlsEndpoint
+from antiphon_transceiver.dtls.counters import DtlsCounters
+from antiphon_transceiver.dtls.endpoint import DtlsEndpoint
 from antiphon_transceiver.dtls.events import (
     ApplicationDataReceived,
     DtlsClosed,

@@ -18,6 +18,8 @@ MAX_PLAINTEXT = 1 << 14
 
 
 class ContentType(IntEnum):
+    """The content type of a record (RFC 5246 §6.2.1)."""
+
     CHANGE_CIPHER_SPEC = 20
     ALERT = 21
     HANDSHAKE = 22
@@ -25,7 +27,7 @@ class ContentType(IntEnum):
 
 
 class Record(NamedTuple):
-    """A record as it came, still protected if `epoch` is."""
+    """A record as it was received. Its payload is still protected if `epoch` is not 0."""
 
     content_type: int
     version: int
@@ -35,10 +37,14 @@ class Record(NamedTuple):
 
 
 def split_records(datagram: bytes) -> Iterator[Record]:
-    """Yield the records of a datagram; raise DecodeError where it stops making sense."""
+    """Yield the records of a datagram.
+
+    Raises:
+        DecodeError: A record is cut short or of another major version. Those before it have been yielded.
+    """
     reader = Reader(datagram)
     while reader.remaining:
-        head = int.from_bytes(reader.pull_bytes(HEADER_SIZE), "big")  # one number is cheaper than five reads
+        head = int.from_bytes(reader.pull_bytes(HEADER_SIZE), "big")  # one number is faster than five reads
         content_type, version = head >> 96, head >> 80 & 0xFFFF
         epoch, sequence = head >> 64 & 0xFFFF, head >> 16 & 0xFFFFFFFFFFFF
         payload = reader.pull_bytes(head & 0xFFFF)
@@ -48,23 +54,27 @@ def split_records(datagram: bytes) -> Iterator[Record]:
 
 
 class RecordProtection(Protocol):
-    """Protects one direction of one epoch."""
+    """The AEAD of one direction of one epoch. `RecordLayer` seals what it sends and opens what it receives."""
 
     overhead: int
-    """Bytes that a record grows by."""
+    """Bytes that protection adds to a record."""
 
     def seal(self, content_type: int, number: bytes, plaintext: bytes) -> bytes:
         """Return the protected payload; `number` is epoch and sequence number, 8 bytes."""
 
     def open(self, record: Record) -> bytes:
-        """Return the plaintext; raise DecodeError when the record is not authentic."""
+        """Return the plaintext.
+
+        Raises:
+            DecodeError: The record is not authentic.
+        """
 
 
 class AesGcmRecords:
-    """Protects one direction of one epoch with AES-GCM (RFC 5288 §3).
+    """AES-GCM for one direction of one epoch (RFC 5288 §3), as a `RecordProtection`.
 
-    The nonce is `salt` and then the explicit part, for which RFC 6347 §4.1.2.1 offers epoch and sequence number: never
-    the same twice under one key.
+    The nonce is `salt` and an explicit part, which is epoch and sequence number (RFC 6347 §4.1.2.1). So no nonce
+    repeats under one key.
     """
 
     overhead = 8 + 16
@@ -78,6 +88,11 @@ class AesGcmRecords:
         return number + self._aead.encrypt(self._salt + number, plaintext, additional)
 
     def open(self, record: Record) -> bytes:
+        """Return the plaintext.
+
+        Raises:
+            DecodeError: The record is not authentic.
+        """
         payload = record.payload
         additional = _opening_data(record, self.overhead)
         try:
@@ -87,9 +102,9 @@ class AesGcmRecords:
 
 
 class ChaCha20Poly1305Records:
-    """Protects one direction of one epoch with ChaCha20-Poly1305 (RFC 7905 §2).
+    """ChaCha20-Poly1305 for one direction of one epoch (RFC 7905 §2), as a `RecordProtection`.
 
-    The nonce is `salt` with epoch and sequence number added modulo 2; nothing of it travels.
+    The nonce is `salt` XOR epoch and sequence number; the record does not contain it.
     """
 
     overhead = 16
@@ -103,6 +118,11 @@ class ChaCha20Poly1305Records:
         return self._aead.encrypt(self._nonce(number), plaintext, additional)
 
     def open(self, record: Record) -> bytes:
+        """Return the plaintext.
+
+        Raises:
+            DecodeError: The record is not authentic.
+        """
         additional = _opening_data(record, self.overhead)
         try:
             return self._aead.decrypt(self._nonce(additional[:8]), record.payload, additional)
@@ -116,11 +136,12 @@ class ChaCha20Poly1305Records:
 class RecordLayer:
     """Numbers and protects outgoing records, opens incoming ones and refuses replays.
 
-    Epoch 0 is in the clear, epoch 1 begins with `protect`; there is no third, since nothing renegotiates.
+    Epoch 0 is unprotected. `protect` installs the keys of epoch 1. There is no epoch 2, since nothing is renegotiated.
     """
 
     def __init__(self) -> None:
-        self._next_sequence = [0, 0]
+        self.next_sequence = [0, 0]
+        """The sequence number of the next record, by epoch."""
         self._sealing: RecordProtection | None = None
         self._opening: RecordProtection | None = None
         self._window = ReplayWindow()
@@ -131,22 +152,22 @@ class RecordLayer:
         return self._opening is not None
 
     def protect(self, sealing: RecordProtection, opening: RecordProtection) -> None:
-        """Give epoch 1 its keys, both directions."""
+        """Install the keys of epoch 1, for both directions."""
         self._sealing, self._opening = sealing, opening
 
     def discard_keys(self) -> None:
-        """Take epoch 1 its keys again: they came of messages that were not the peer's. Nothing was sealed with them."""
+        """Discard the keys of epoch 1: they came from messages that were refused. Nothing was sent under them."""
         self._sealing = self._opening = None
         self._window = ReplayWindow()
 
     def overhead(self, epoch: int) -> int:
-        """Bytes a record of `epoch` adds to its payload."""
+        """Return the bytes that a record of `epoch` adds to its payload."""
         return HEADER_SIZE + (self._sealing.overhead if epoch and self._sealing is not None else 0)
 
     def encode(self, content_type: ContentType, epoch: int, payload: bytes) -> bytes:
-        """Return the next record of `epoch`, protected if that is."""
-        number = _number(epoch, self._next_sequence[epoch])
-        self._next_sequence[epoch] += 1
+        """Return the next record of `epoch`; that of epoch 1 is protected."""
+        number = _number(epoch, self.next_sequence[epoch])
+        self.next_sequence[epoch] += 1
         if epoch:
             if self._sealing is None:
                 raise AssertionError("a protected record before its keys")
@@ -155,11 +176,18 @@ class RecordLayer:
         return bytes((content_type,)) + version + number + len(payload).to_bytes(2, "big") + payload
 
     def is_replay(self, record: Record) -> bool:
-        """Tell whether a protected record came before. Epoch 0 has no window, since a forged record could move it."""
+        """Return True if a protected record was received before (RFC 6347 §4.1.2.6).
+
+        Epoch 0 has no replay window, since a spoofed record could move it.
+        """
         return record.epoch > 0 and not self._window.check(record.sequence)
 
     def open(self, record: Record) -> bytes:
-        """Return a record's plaintext and remember that it came; raise DecodeError when it is not authentic."""
+        """Return the plaintext of a record, and mark it as received.
+
+        Raises:
+            DecodeError: The record is not authentic, or of epoch 1 before its keys.
+        """
         if record.epoch == 0:
             return record.payload
         if self._opening is None:
@@ -178,7 +206,7 @@ def _additional_data(number: bytes, content_type: int, version: int, length: int
 
 
 def _opening_data(record: Record, overhead: int) -> bytes:
-    """Return what is authenticated beside a received payload; raise DecodeError when that is too short for its tag."""
+    """Return the additional data of a received record; raise DecodeError if the payload is too short for its tag."""
     length = len(record.payload) - overhead
     if length < 0:
         raise DecodeError("a protected record too short for its tag")

@@ -1,4 +1,4 @@
-"""The client's side of a DTLS 1.2 handshake."""
+"""The client of a DTLS 1.2 handshake."""
 
 from collections.abc import Callable, Mapping
 
@@ -44,6 +44,8 @@ from antiphon_transceiver.srtp.profiles import SrtpProfile
 
 
 class ClientHandshake(Handshake):
+    """The client's handshake. `start` returns its first flight; see `Handshake` for the rest."""
+
     initial = HandshakeState.WAIT_SERVER_HELLO
     transitions = states.CLIENT
     _offered_extensions: frozenset[int]
@@ -62,10 +64,11 @@ class ClientHandshake(Handshake):
         }
 
     def protections(self) -> tuple[RecordProtection, RecordProtection]:
+        """Return the record protection that we write with and the one that we read with."""
         return self._agreed_schedule.protections()
 
     def start(self) -> Flight:
-        """Return the first flight."""
+        """Return the first flight, a ClientHello."""
         self.client_random = self.config.random(RANDOM_SIZE)
         self._send_client_hello(cookie=b"")
         return self._take_flight()
@@ -93,7 +96,7 @@ class ClientHandshake(Handshake):
         self._send(HandshakeType.CLIENT_HELLO, hello.encode())
 
     def _receive_hello_verify_request(self, body: bytes) -> None:
-        # Neither the first ClientHello nor this message is part of the handshake (RFC 6347 §4.2.1).
+        # The first ClientHello and this message are not in the transcript (RFC 6347 §4.2.1).
         self._transcript.clear()
         self._send_client_hello(HelloVerifyRequest.decode(body).cookie)
 
@@ -102,9 +105,13 @@ class ClientHandshake(Handshake):
         if hello.version != VERSION_DTLS_1_2:
             raise HandshakeError(AlertDescription.PROTOCOL_VERSION, f"the server wants version {hello.version:#06x}")
         if hello.cipher_suite not in SUITES or hello.compression_method != COMPRESSION_NULL[0]:
-            raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the server chose what was not offered")
+            raise HandshakeError(
+                AlertDescription.ILLEGAL_PARAMETER, "the server chose a suite or compression that was not offered"
+            )
         if not hello.extensions.keys() <= self._offered_extensions:
-            raise HandshakeError(AlertDescription.UNSUPPORTED_EXTENSION, "the server answers what was not asked")
+            raise HandshakeError(
+                AlertDescription.UNSUPPORTED_EXTENSION, "the server sent an extension that was not offered"
+            )
         self._check_common_extensions(hello.extensions)
         self.srtp_profile = self._chosen_profile(hello.extensions.get(ExtensionType.USE_SRTP))
         self.cipher_suite = CipherSuite(hello.cipher_suite)
@@ -113,11 +120,11 @@ class ClientHandshake(Handshake):
     def _chosen_profile(self, use_srtp: bytes | None) -> SrtpProfile | None:
         if use_srtp is None:
             if self.config.srtp_profiles:
-                raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the server has no SRTP profile of ours")
+                raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the server chose no SRTP profile")
             return None
         profiles, mki = decode_use_srtp(use_srtp)
         if len(profiles) != 1 or profiles[0] not in self.config.srtp_profiles or mki:
-            raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the server's use_srtp fits to no offer")
+            raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the server's use_srtp does not fit the offer")
         return SrtpProfile(profiles[0])
 
     def _receive_certificate(self, body: bytes) -> None:
@@ -137,7 +144,7 @@ class ClientHandshake(Handshake):
         request = CertificateRequest.decode(body)
         scheme = choose_scheme(request.signature_schemes)
         if scheme is None or CERTIFICATE_TYPE_ECDSA not in request.certificate_types:
-            raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the server takes no ECDSA P-256 certificate")
+            raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the server accepts no ECDSA P-256 certificate")
         self._scheme = scheme
 
     def _receive_server_hello_done(self, body: bytes) -> None:
@@ -148,7 +155,7 @@ class ClientHandshake(Handshake):
         self._send_certificate()
         self._send(HandshakeType.CLIENT_KEY_EXCHANGE, ClientKeyExchange(share.public).encode())
         self._agree(shared_secret)
-        signature = sign(self.config.certificate.private_key, self._scheme, self._transcript_so_far)
+        signature = sign(self.config.certificate.private_key, self._scheme, self.transcript)
         verification = CertificateVerify(self._scheme, signature)
         self._send(HandshakeType.CERTIFICATE_VERIFY, verification.encode())
         self._send_finished(b"client finished")

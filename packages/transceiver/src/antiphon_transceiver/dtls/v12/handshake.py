@@ -1,4 +1,4 @@
-"""What the handshakes of client and server share: configuration, transcript, the steps that look alike."""
+"""The common part of the handshakes of client and server: configuration, transcript, common steps."""
 
 import hmac
 from abc import ABC, abstractmethod
@@ -25,11 +25,14 @@ from antiphon_transceiver.dtls.v12.states import HandshakeState, Transitions
 from antiphon_transceiver.srtp.profiles import SrtpProfile
 
 Checkpoint = Mapping[str, Any]
-"""What a handshake knew at one time."""
+"""The attributes of a handshake at one time."""
 
 
 class HandshakeConfig(msgspec.Struct, frozen=True):
-    """What both sides of a handshake need to know. `srtp_profiles` are best first; `random` gives entropy."""
+    """The configuration of a handshake. `srtp_profiles` are in order of preference; `random` returns entropy.
+
+    `DtlsEndpoint` makes it from its arguments.
+    """
 
     certificate: Certificate
     peer_fingerprints: tuple[Fingerprint, ...]
@@ -38,7 +41,10 @@ class HandshakeConfig(msgspec.Struct, frozen=True):
 
 
 class Handshake(ABC):
-    """One side's handshake: takes the peer's messages in order, returns our flights."""
+    """One side of a handshake, without records and timers.
+
+    Pass the peer's messages to `receive`, in order; it returns our flights. Once `schedule` is set, the keys are known.
+    """
 
     initial: ClassVar[HandshakeState]
     transitions: ClassVar[Transitions]
@@ -59,33 +65,39 @@ class Handshake(ABC):
 
     @abstractmethod
     def _make_handlers(self) -> Mapping[int, Callable[[bytes], None]]:
-        """Return what takes the body of each message in `transitions`."""
+        """Return the handler of the body of each message in `transitions`."""
 
     @abstractmethod
     def protections(self) -> tuple[RecordProtection, RecordProtection]:
-        """Return what we write with and what we read with, once `schedule` is there."""
+        """Return the record protection that we write with and the one that we read with. `schedule` must be set."""
 
     @property
     def connected(self) -> bool:
+        """Whether the handshake is complete."""
         return self.state is HandshakeState.CONNECTED
 
     def is_sent_by_peer(self, message_type: int) -> bool:
-        """Tell whether the peer's role ever sends this. What it never sends is a stranger's, as long as nothing is
-        authenticated, and must not end the handshake (RFC 6347 §4.1.2.7)."""
+        """Return True if the peer's role sends messages of this type.
+
+        Any other message has a spoofed source, and must not end the handshake (RFC 6347 §4.1.2.7).
+        """
         return message_type in self._handlers
 
     def checkpoint(self) -> Checkpoint:
-        """Return what `restore` needs to forget everything that comes from now on."""
+        """Return the present state, for `restore`."""
         return _copy(vars(self))
 
     def restore(self, checkpoint: Checkpoint) -> None:
+        """Return to the state of a checkpoint. The messages received since then have no effect."""
         vars(self).clear()
         vars(self).update(_copy(checkpoint))
 
     def receive(self, message: HandshakeMessage) -> Flight:
-        """Take the peer's next message and return our next flight if that is due now, otherwise nothing.
+        """Handle the peer's next message. Return our next flight, or nothing if the peer's flight goes on.
 
-        Raise HandshakeError or DecodeError when the handshake has failed.
+        Raises:
+            HandshakeError: The message cannot be accepted.
+            DecodeError: The message is malformed.
         """
         following = self.transitions.get((self.state, message.type))
         if following is None:
@@ -112,7 +124,7 @@ class Handshake(ABC):
 
     def _send_finished(self, label: bytes) -> None:
         self._flight.append(ChangeCipherSpec())
-        self._send(HandshakeType.FINISHED, self._agreed_schedule.verify_data(label, self._transcript_so_far))
+        self._send(HandshakeType.FINISHED, self._agreed_schedule.verify_data(label, self.transcript))
 
     def _take_flight(self) -> Flight:
         flight, self._flight = self._flight, []
@@ -123,7 +135,7 @@ class Handshake(ABC):
     def _receive_certificate(self, body: bytes) -> None:
         chain = CertificateChain.decode(body).certificates
         if not chain:
-            raise CertificateMismatchError("the peer has no certificate")
+            raise CertificateMismatchError("the peer sent no certificate")
         check_fingerprint(chain[0], self.config.peer_fingerprints)
         self._peer_key = load_public_key(chain[0])
 
@@ -135,30 +147,30 @@ class Handshake(ABC):
     def _check_finished(self, label: bytes, body: bytes) -> None:
         expected = self._agreed_schedule.verify_data(label, self._transcript_before_last)
         if not hmac.compare_digest(body, expected):
-            raise HandshakeError(AlertDescription.DECRYPT_ERROR, "the peer saw another handshake than we did")
+            raise HandshakeError(AlertDescription.DECRYPT_ERROR, "verify_data does not match our transcript")
 
     # Extensions that both hellos carry.
 
     def _check_common_extensions(self, extensions: Mapping[int, bytes]) -> None:
         if extensions.get(ExtensionType.EXTENDED_MASTER_SECRET) is None:
-            raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the peer has no extended master secret")
+            raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the peer does not support extended_master_secret")
         if extensions[ExtensionType.EXTENDED_MASTER_SECRET]:
             raise DecodeError("extended_master_secret is not empty")
-        # Nothing is ever renegotiated, so there is no earlier handshake to be named (RFC 5746 §3.4, §3.6).
+        # No handshake is renegotiated, so there is no earlier one to refer to (RFC 5746 §3.4, §3.6).
         if decode_block(extensions.get(ExtensionType.RENEGOTIATION_INFO, b"\0")):
             raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "renegotiation_info is not empty")
         point_formats = extensions.get(ExtensionType.EC_POINT_FORMATS)
         if point_formats is not None and POINT_FORMAT_UNCOMPRESSED not in decode_block(point_formats):
-            raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the peer takes no uncompressed points")
+            raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the peer does not support uncompressed points")
 
     # Secrets.
 
     def _agree(self, shared_secret: bytes) -> None:
-        """Derive everything; the transcript must end with ClientKeyExchange."""
+        """Derive the key schedule; the transcript must end with ClientKeyExchange (RFC 7627 §3)."""
         if self.cipher_suite is None:
             raise AssertionError("keys before a cipher suite")
         self.schedule = KeySchedule(
-            self.cipher_suite, shared_secret, self._transcript_so_far, self.client_random, self.server_random
+            self.cipher_suite, shared_secret, self.transcript, self.client_random, self.server_random
         )
 
     @property
@@ -168,15 +180,16 @@ class Handshake(ABC):
         return self.schedule
 
     @property
-    def _transcript_so_far(self) -> bytes:
+    def transcript(self) -> bytes:
+        """The handshake messages of both sides so far (RFC 6347 §4.2.6)."""
         return b"".join(self._transcript)
 
     @property
     def _transcript_before_last(self) -> bytes:
-        """The transcript without the message being received, which signs or confirms what came before it."""
+        """The transcript without the message being received, which authenticates the messages before it."""
         return b"".join(self._transcript[:-1])
 
 
-def _copy(known: Checkpoint) -> dict[str, Any]:
-    """Lists are all that a handshake changes in place."""
-    return {name: value.copy() if isinstance(value, list) else value for name, value in known.items()}
+def _copy(attributes: Checkpoint) -> dict[str, Any]:
+    """Return a copy. Only lists are copied, since a handshake changes nothing else in place."""
+    return {name: value.copy() if isinstance(value, list) else value for name, value in attributes.items()}

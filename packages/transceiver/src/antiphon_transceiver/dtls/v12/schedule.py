@@ -11,7 +11,7 @@ VERIFY_DATA_SIZE = 12
 
 
 def prf(hash_name: str, secret: bytes, label: bytes, seed: bytes, length: int) -> bytes:
-    """RFC 5246 §5: P_hash over `label` and `seed`."""
+    """Return `length` bytes of the PRF: P_hash over `label` and `seed` (RFC 5246 §5)."""
     seed = label + seed
     block, output = seed, b""
     while len(output) < length:
@@ -21,10 +21,10 @@ def prf(hash_name: str, secret: bytes, label: bytes, seed: bytes, length: int) -
 
 
 class KeySchedule:
-    """Everything that follows from the shared secret of one handshake.
+    """The keys derived from the shared secret of one handshake.
 
-    `transcript` is all handshake messages up to and with ClientKeyExchange: they make the master secret theirs alone
-    (RFC 7627 §4).
+    `transcript` is all handshake messages up to and including ClientKeyExchange. It binds the master secret to this
+    handshake (RFC 7627 §4).
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class KeySchedule:
         self._master_secret = self._prf(shared_secret, b"extended master secret", session_hash, MASTER_SECRET_SIZE)
 
     def protections(self) -> tuple[RecordProtection, RecordProtection]:
-        """Return what the client writes with, and the server (RFC 5246 §6.3)."""
+        """Return the record protection of what the client writes, and of what the server writes (RFC 5246 §6.3)."""
         keys, salts = self._cipher.key_length, self._cipher.salt_length
         seed = self._server_random + self._client_random
         block = self._prf(self._master_secret, b"key expansion", seed, 2 * (keys + salts))
@@ -46,7 +46,7 @@ class KeySchedule:
         return protection(block[:keys], client_salt), protection(block[keys : 2 * keys], server_salt)
 
     def verify_data(self, label: bytes, transcript: bytes) -> bytes:
-        """Return what Finished holds (RFC 5246 §7.4.9)."""
+        """Return the verify_data of Finished (RFC 5246 §7.4.9)."""
         return self._prf(self._master_secret, label, self._hash(transcript), VERIFY_DATA_SIZE)
 
     def export(self, label: bytes, length: int) -> bytes:

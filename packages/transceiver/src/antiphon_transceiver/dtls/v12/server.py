@@ -1,4 +1,4 @@
-"""The server's side of a DTLS 1.2 handshake. It sends no HelloVerifyRequest: ICE has asked for the address already."""
+"""The server of a DTLS 1.2 handshake. It sends no HelloVerifyRequest, since ICE has checked the address."""
 
 from collections.abc import Callable, Mapping
 
@@ -44,6 +44,8 @@ from antiphon_transceiver.srtp.profiles import SrtpProfile
 
 
 class ServerHandshake(Handshake):
+    """The server's handshake. It begins with a ClientHello of the peer; see `Handshake` for the rest."""
+
     initial = HandshakeState.WAIT_CLIENT_HELLO
     transitions = states.SERVER
     _share: KeyShare
@@ -58,16 +60,17 @@ class ServerHandshake(Handshake):
         }
 
     def protections(self) -> tuple[RecordProtection, RecordProtection]:
+        """Return the record protection that we write with and the one that we read with."""
         client, server = self._agreed_schedule.protections()
         return server, client
 
     def _receive_client_hello(self, body: bytes) -> None:
         hello = ClientHello.decode(body)
         if hello.version >> 8 != VERSION_DTLS_1_2 >> 8 or hello.version > VERSION_DTLS_1_2:
-            # Versions count downwards. A client of DTLS 1.3 says 1.2 here and more in an extension.
+            # Versions count downwards. A client of DTLS 1.3 writes 1.2 here, and 1.3 in an extension.
             raise HandshakeError(AlertDescription.PROTOCOL_VERSION, f"the client has version {hello.version:#06x}")
         if COMPRESSION_NULL[0] not in hello.compression_methods:
-            raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the client insists on compression")
+            raise HandshakeError(AlertDescription.ILLEGAL_PARAMETER, "the client does not offer null compression")
         self._check_common_extensions(hello.extensions)
         scheme = _choose_scheme(hello.extensions)
         self.cipher_suite = _choose_suite(hello.cipher_suites)
@@ -88,7 +91,7 @@ class ServerHandshake(Handshake):
         for profile in self.config.srtp_profiles:
             if profile in offered:
                 return profile
-        raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client has no SRTP profile of ours")
+        raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client offers no SRTP profile of ours")
 
     def _send_server_hello(self, hello: ClientHello, suite: CipherSuite) -> None:
         extensions: dict[int, bytes] = {ExtensionType.EXTENDED_MASTER_SECRET: b""}
@@ -131,24 +134,24 @@ def _choose_suite(offered: tuple[int, ...]) -> CipherSuite:
     for suite in OWN_SUITES:
         if suite in offered:
             return suite
-    raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client has no cipher suite of ours")
+    raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client offers no cipher suite of ours")
 
 
 def _choose_group(extensions: Mapping[int, bytes]) -> NamedGroup:
-    """Choose ours of the client's groups; a client that names none takes any (RFC 8422 §4), so the oldest."""
+    """Return our preferred group of those offered. A client that offers none accepts any (RFC 8422 §4): use P-256."""
     if ExtensionType.SUPPORTED_GROUPS not in extensions:
         return NamedGroup.SECP256R1
     offered = decode_uint16_list(extensions[ExtensionType.SUPPORTED_GROUPS])
     for group in GROUPS:
         if group in offered:
             return group
-    raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client has no group of ours")
+    raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client offers no group of ours")
 
 
 def _choose_scheme(extensions: Mapping[int, bytes]) -> SignatureScheme:
-    """Choose what we sign with. A client that names none would want SHA-1 (RFC 5246 §7.4.1.4.1)."""
+    """Return the scheme to sign with. A client that offers none accepts SHA-1 only (RFC 5246 §7.4.1.4.1)."""
     offered = extensions.get(ExtensionType.SIGNATURE_ALGORITHMS)
     scheme = None if offered is None else choose_scheme(decode_uint16_list(offered))
     if scheme is None:
-        raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client has no signature scheme of ours")
+        raise HandshakeError(AlertDescription.HANDSHAKE_FAILURE, "the client offers no signature scheme of ours")
     return scheme

@@ -1,4 +1,4 @@
-"""The handshake of DTLS 1.2 as two tables: in which state which message leads where.
+"""The handshake of DTLS 1.2 as two tables: the state after each message that a state accepts.
 
     client                                  server
     ClientHello                    ───▶                          flight 1
@@ -16,9 +16,9 @@
                                    ◀───     ChangeCipherSpec     flight 6
                                             Finished
 
-Certificates of both sides are required (RFC 5763 §5), and nothing is ever resumed. What the peer's role never sends is
-dropped; what it does send, but at another time than the table says, is unexpected_message. ChangeCipherSpec is in no
-table: the epoch of a record says the same, and says it when the datagrams came out of order.
+Both sides must send a certificate (RFC 5763 §5), and sessions are not resumed. A message that the peer's role never
+sends is dropped. Any other message that is not in the table is answered with unexpected_message. ChangeCipherSpec is in
+no table: the epoch of each record has the same meaning, also when datagrams arrive out of order.
 """
 
 from collections.abc import Mapping
@@ -28,6 +28,8 @@ from antiphon_transceiver.dtls.messages import HandshakeType
 
 
 class HandshakeState(Enum):
+    """The state of a handshake, named for the message that it waits for. `CLIENT` and `SERVER` have the transitions."""
+
     WAIT_CLIENT_HELLO = auto()
     WAIT_SERVER_HELLO = auto()
     WAIT_VERIFIED_SERVER_HELLO = auto()
