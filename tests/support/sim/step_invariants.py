@@ -51,7 +51,7 @@ BOUNDS = {
     ("BackendLink", "_unheard"): MAX_UNHEARD,
     ("BackendCall", "_events"): MAX_WAITING_EVENTS,
     ("ControllingAgent", "_pairs"): 32,
-    ("PathTable", "_states"): MAX_PATHS,
+    ("PathTable", "states"): MAX_PATHS,
 }
 """Of containers that may hold more, or must hold less, than `DEFAULT_BOUND` in a world of a few calls."""
 

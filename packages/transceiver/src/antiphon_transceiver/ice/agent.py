@@ -14,6 +14,9 @@ class IceAgent(Core[IceEvent], Protocol):
     and sends to `selected`.
     """
 
+    authenticated: bool
+    """Whether the STUN datagram received last proved to come from the peer."""
+
     @property
     def selected(self) -> Path | None:
         """The path to send to, once there is one."""

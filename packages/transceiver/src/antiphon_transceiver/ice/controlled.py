@@ -116,6 +116,11 @@ class ControlledAgent:
         tie_breaker: int | None = None,
     ) -> None:
         self.counters = ControlledAgentCounters()
+        self.authenticated = False
+        self.selected: Path | None = None
+        """Where to send: the latest nominated of the validated paths. Before any is validated the latest nominated
+        path, or else the first that was opened; the three-fold limit holds there. Where that one's ingress is
+        unreachable, another validated path."""
         self._random = random
         self._tie_breaker = random(8) if tie_breaker is None else tie_breaker.to_bytes(8, "big")
         self._credentials = Credentials(local, remote)
@@ -130,14 +135,6 @@ class ControlledAgent:
         self._last_heard = inf
         self._transmits: deque[Transmit] = deque()
         self._events: deque[IceEvent] = deque()
-
-    @property
-    def selected(self) -> Path | None:
-        """Where to send: the latest nominated of the validated paths. Before any is validated the latest nominated
-        path, or else the first that was opened; the three-fold limit holds there. Where that one's ingress is
-        unreachable, another validated path."""
-        selected = self._table.selected
-        return None if selected is None else selected.path
 
     @property
     def paths(self) -> KeysView[Path]:
@@ -172,10 +169,15 @@ class ControlledAgent:
     def received(self, path: Path, size: int, now: float, *, authenticated: bool) -> bool:
         """Tell of a datagram of `size` bytes that was no STUN. `authenticated`: it is a sign of life (SRTP, or DTLS
         after the handshake), not just a part of a handshake. Return whether events or datagrams are to be polled."""
-        state = self._table.get(path)
+        table = self._table
+        state = table.states.get(path)
         if state is None:
             return False
-        if not state.validated:
+        if state is table.preferred and state.validated and authenticated and not state.unreachable:
+            if self._peer is _Peer.CONNECTED:  # most packets of a call
+                state.last_heard = self._last_heard = now
+                return False
+        elif not state.validated:
             state.received += size
         if not authenticated:
             return False
@@ -186,13 +188,13 @@ class ControlledAgent:
         return bool(self._events or self._transmits)
 
     def may_send(self, path: Path, size: int) -> bool:
-        """Whether a datagram of `size` bytes is allowed there."""
-        state = self._table.get(path)
-        return state is not None and state.may_send(size)
+        """Return whether a datagram of `size` bytes may be sent there."""
+        state = self._table.states.get(path)
+        return state is not None and (state.validated or state.may_send(size))
 
     def sent(self, path: Path, size: int) -> None:
-        """Tell of a datagram sent that did not come from `poll_transmit`."""
-        state = self._table.get(path)
+        """Report a datagram that did not come from `poll_transmit`."""
+        state = self._table.states.get(path)
         if state is not None:
             state.sent += size
 
@@ -221,6 +223,7 @@ class ControlledAgent:
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
         """Take a STUN datagram; what is wrong with it is counted."""
+        self.authenticated = False
         if self._peer is _Peer.EXPIRED:
             return
         try:
@@ -279,6 +282,7 @@ class ControlledAgent:
         if not message.verify(generation.password):
             self.counters.bad_integrity += 1
             return
+        self.authenticated = True
         state = self._learn(source, generation, size, now)
         answer = self._answer(message, source)
         self.counters.answered += 1
@@ -403,6 +407,7 @@ class ControlledAgent:
         if message.message_class is MessageClass.ERROR or message.unknown_required:
             self.counters.checks_failed += 1
             return
+        self.authenticated = True
         self._validated(state, now)
 
     # Paths
@@ -439,7 +444,8 @@ class ControlledAgent:
     def _select(self, now: float) -> None:
         if self._table.select() and self._table.selected is not None:
             self._selected_at = now
-            self._events.append(PathSelected(self._table.selected.path))
+            self.selected = self._table.selected.path
+            self._events.append(PathSelected(self.selected))
             self._plan_backups(now)
             self._plan_consent(now)
 
@@ -485,6 +491,7 @@ class ControlledAgent:
 
     def _expire(self) -> None:
         self._peer = _Peer.EXPIRED
+        self.selected = None
         for state in self._table.clear():
             self._drop(state)
         self._events.append(IceFailed(IceFailure.CONSENT_EXPIRED))

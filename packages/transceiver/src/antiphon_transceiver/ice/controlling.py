@@ -93,6 +93,7 @@ class ControllingAgent:
         """`consent_interval` is in seconds and varies by a fifth; `consent_use_candidate` is how Chromium does it
         (True) or Firefox (False)."""
         self.counters = ControllingAgentCounters()
+        self.authenticated = False
         self.selected: Path | None = None
         """The pair that was nominated last; still that of the generation before while a restart is under way."""
         self.mapped: tuple[bytes, int] | None = None
@@ -185,6 +186,7 @@ class ControllingAgent:
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
         """Take a STUN datagram; what is wrong with it is counted."""
+        self.authenticated = False
         if self._closed:
             return
         try:
@@ -280,6 +282,7 @@ class ControllingAgent:
         if message.message_class is MessageClass.ERROR:
             self._receive_error(message, pair, now)
             return
+        self.authenticated = True
         self.mapped = message.xor_mapped_address
         if consent:
             self._consent_expires_at = now + CONSENT_LIFETIME
@@ -347,6 +350,7 @@ class ControllingAgent:
         if ufrag != self._local_ufrag or not message.verify(self._local_password):
             self.counters.unauthenticated += 1
             return
+        self.authenticated = True
         tie_breaker = message.ice_controlling
         if unknown := message.unknown_required:
             response = error_response(message, ErrorCode.UNKNOWN_ATTRIBUTE, unknown)

@@ -57,7 +57,7 @@ class PathTable:
     """At most `MAX_PATHS` paths. Only a check with a valid MESSAGE-INTEGRITY adds one, so a stranger adds none."""
 
     def __init__(self) -> None:
-        self._states: dict[Path, PathState] = {}
+        self.states: dict[Path, PathState] = {}
         self._nominations = 0
         self.selected: PathState | None = None
         self.preferred: PathState | None = None
@@ -67,13 +67,13 @@ class PathTable:
 
     @property
     def paths(self) -> KeysView[Path]:
-        return self._states.keys()
+        return self.states.keys()
 
     def __len__(self) -> int:
-        return len(self._states)
+        return len(self.states)
 
     def get(self, path: Path) -> PathState | None:
-        return self._states.get(path)
+        return self.states.get(path)
 
     def add(self, state: PathState) -> PathState | None:
         """Add a path that is not there yet; return the one that made room for it.
@@ -82,18 +82,18 @@ class PathTable:
         longest: whoever replays a captured check from spoofed addresses displaces only paths that prove nothing.
         """
         evicted = None
-        if len(self._states) >= MAX_PATHS:
+        if len(self.states) >= MAX_PATHS:
             evicted = min(
-                (other for other in self._states.values() if other is not self.selected),
+                (other for other in self.states.values() if other is not self.selected),
                 key=lambda other: (other.validated, other.last_heard),
             )
             self._remove(evicted)
-        self._states[state.path] = state
+        self.states[state.path] = state
         return evicted
 
     def pop_stale(self, now: float, lifetime: float) -> list[PathState]:
         """Remove the paths, save the selected one, from which nothing was heard for `lifetime` seconds."""
-        others = [state for state in self._states.values() if state is not self.selected]
+        others = [state for state in self.states.values() if state is not self.selected]
         stale = [state for state in others if now >= state.last_heard + lifetime]
         for state in stale:
             self._remove(state)
@@ -102,8 +102,8 @@ class PathTable:
 
     def clear(self) -> list[PathState]:
         """Remove every path, and return them."""
-        states = list(self._states.values())
-        self._states.clear()
+        states = list(self.states.values())
+        self.states.clear()
         self.selected = self.preferred = None
         return states
 
@@ -122,7 +122,7 @@ class PathTable:
         choose by the first path stays. Where the choice cannot be reached, the best of the other validated paths
         stands in for it: the one that does so already, or that was heard latest.
         """
-        states = self._states.values()
+        states = self.states.values()
         best = max(states, key=lambda state: (state.validated, state.nomination, state is self.preferred))
         self.preferred = best
         if best.unreachable:
@@ -134,7 +134,7 @@ class PathTable:
 
     def mark(self, ingress: int, *, unreachable: bool) -> bool:
         """Note whether an ingress can be reached; return whether that is news for any path."""
-        states = [state for state in self._states.values() if state.path.ingress == ingress]
+        states = [state for state in self.states.values() if state.path.ingress == ingress]
         changed = [state for state in states if state.unreachable is not unreachable]
         for state in changed:
             state.unreachable = unreachable
@@ -143,7 +143,7 @@ class PathTable:
     def backups(self) -> list[PathState]:
         """Return of each ingress, save that of the selected path, the validated path heard latest."""
         latest: dict[int, PathState] = {}
-        for state in self._states.values():
+        for state in self.states.values():
             ingress = state.path.ingress
             if state.validated and (ingress not in latest or state.last_heard > latest[ingress].last_heard):
                 latest[ingress] = state
@@ -153,10 +153,10 @@ class PathTable:
 
     def alive(self, now: float, silence: float) -> PathState | None:
         """Return the path heard latest, if that is less than `silence` seconds ago; validated unless none is."""
-        latest = max(self._states.values(), key=lambda state: (state.validated, state.last_heard), default=None)
+        latest = max(self.states.values(), key=lambda state: (state.validated, state.last_heard), default=None)
         return latest if latest is not None and now < latest.last_heard + silence else None
 
     def _remove(self, state: PathState) -> None:
-        del self._states[state.path]
+        del self.states[state.path]
         if state is self.preferred:
             self.preferred = self.selected
