@@ -6,10 +6,11 @@ from random import Random
 import pytest
 
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
-from antiphon_transceiver.events import Connected, MediaEnded
+from antiphon_transceiver.events import MediaEnded
 from antiphon_transceiver.rtp import RtpOptions, RtpSender
-from antiphon_transceiver.session import MAX_GOODBYES
+from antiphon_transceiver.session import MAX_BYES
 from antiphon_transceiver.srtp import SrtpProfile
+from antiphon_transceiver.transport_events import Connected
 from support.net.impairment import PERFECT, Impairment
 from support.sim.session_pair import Pair
 
@@ -217,8 +218,8 @@ def test_a_caller_may_go_on_after_goodbye_as_a_browser_with_another_track_does()
 def test_who_says_goodbye_after_each_packet_is_reported_a_few_times() -> None:
     """RFC 3550 §6.6: each BYE ends a stream that the next packet begins again; a report is a line of the log."""
     pair = Pair(impairment=PERFECT).connect()
-    for _ in range(4 * MAX_GOODBYES):
+    for _ in range(4 * MAX_BYES):
         pair.talk(0.02)
         say_goodbye(pair)
         pair.network.run(limit=pair.network.now + 0.01)
-    assert sum(isinstance(event, MediaEnded) for event in pair.network.right.events) == MAX_GOODBYES
+    assert sum(isinstance(event, MediaEnded) for event in pair.network.right.events) == MAX_BYES

@@ -7,7 +7,7 @@ import pytest
 
 from antiphon.client.call import AudioReceived
 from antiphon_common.demux import Protocol, classify
-from antiphon_transceiver.events import Disconnected, Reconnected
+from antiphon_transceiver.ice import Disconnected, Reconnected
 from support.sim.session_pair import Pair, opus_packet
 
 SHORT, LONG = 6.0, 27.0

@@ -4,9 +4,9 @@ from antiphon.client.call import Connected
 from antiphon_common.core import Path
 from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.dtls.record import ContentType
-from antiphon_transceiver.events import Connected as SessionConnected
 from antiphon_transceiver.events import MediaStarted
-from antiphon_transceiver.session import MAX_EARLY_PACKETS
+from antiphon_transceiver.peer_transport import MAX_EARLY_PACKETS
+from antiphon_transceiver.transport_events import Connected as SessionConnected
 from support.sim.session_pair import Pair
 
 STRANGER = Path.of("203.0.113.9", 9)

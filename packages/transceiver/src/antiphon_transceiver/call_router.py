@@ -29,7 +29,7 @@ from antiphon_common.ownership import OwnershipTable
 from antiphon_common.routing import Owner, RouteTokens
 from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
-from antiphon_transceiver import events, relays
+from antiphon_transceiver import events, ice, relays, transport_events
 from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.backends.call import BackendCall, InboundFrame
 from antiphon_transceiver.budget import EVENT, frame_price
@@ -66,7 +66,7 @@ class CallConnected(NamedTuple):
     """A call's handshake finished; `path` is where it sends."""
 
     call: Call
-    event: events.Connected
+    event: transport_events.Connected
     path: Path | None
 
 
@@ -80,7 +80,7 @@ class CallReported(NamedTuple):
     """Something of a call that is worth a line in the log."""
 
     call: Call
-    event: events.MediaStarted | events.MediaMissing | events.MediaEnded | events.Disconnected | events.Reconnected
+    event: events.MediaStarted | events.MediaMissing | events.MediaEnded | ice.Disconnected | ice.Reconnected
 
 
 class CallEnded(NamedTuple):
@@ -266,10 +266,9 @@ class CallRouter:
     def _receive(self, call: Call, payload: bytes, key: bytes, relay: Address, now: float) -> None:
         """Let the session take what is no check for it; note by which relay it can be reached."""
         session, route = call.session, call.routes_by_key[key]
-        before = now if route.relay == relay else session.agent.last_heard(route.path)
         session.receive_datagram(payload, route.path, now)
-        if before < now == session.agent.last_heard(route.path):
-            route.relay = relay  # what is authenticated goes back the way it came; a second packet proves no more
+        if route.relay != relay and session.transport.authenticated:
+            route.relay = relay  # what is authenticated goes back the way it came
 
     def _receive_check(self, payload: bytes, ufrag: bytes, key: bytes, relay: Address, now: float) -> None:
         call = self._calls.by_ufrag.get(ufrag)
@@ -294,9 +293,8 @@ class CallRouter:
         """Let the session judge a check; only when it passed is anything remembered of the path."""
         session, route = call.session, call.routes_by_key.get(key)
         path = Path.decode(key) if route is None else route.path
-        answered = session.agent.counters.answered
         session.receive_datagram(payload, path, now)
-        if session.agent.counters.answered == answered or path not in session.paths:
+        if not session.transport.authenticated or path not in session.paths:
             return
         header = self._link_keys.header(path, DOWNLINK, now + self._unix_offset)
         if route is None:
@@ -360,18 +358,18 @@ class CallRouter:
                 call.receive_event(received)
             case events.MessageRefused():
                 call.budget.charge(EVENT.base, now)
-            case events.PathConfirmed(path):
+            case ice.PathValidated(path):
                 self._confirm(call, path, now)
-            case events.PathReleased(path):
+            case ice.PathReleased(path):
                 self._release(call, path, now)
-            case events.Connected():
+            case transport_events.Connected():
                 call.connected = True
                 self._events.append(CallConnected(call, event, call.session.agent.selected))
             case events.Ended(reason, detail):
                 call.backend.end(reason)
                 self._remove(call, call.status())
                 self._events.append(CallEnded(call, reason, detail, None))
-            case events.Disconnected() | events.Reconnected():
+            case ice.Disconnected() | ice.Reconnected():
                 self._follow_silence(call, event, now)
                 self._events.append(CallReported(call, event))
             case events.MediaStarted() | events.MediaMissing() | events.MediaEnded():
@@ -383,9 +381,9 @@ class CallRouter:
             self.relays.announcements.confirm(path, route.relay, now)
             self._tell_relays(now)
 
-    def _follow_silence(self, call: Call, event: events.Disconnected | events.Reconnected, now: float) -> None:
+    def _follow_silence(self, call: Call, event: ice.Disconnected | ice.Reconnected, now: float) -> None:
         """Confirm the path by which a silent peer came back; checks confirm the others."""
-        call.disconnected = isinstance(event, events.Disconnected)
+        call.disconnected = isinstance(event, ice.Disconnected)
         selected = call.session.agent.selected
         if not call.disconnected and selected is not None and call.session.agent.is_validated(selected):
             self._confirm(call, selected, now)

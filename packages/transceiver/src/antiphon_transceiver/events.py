@@ -1,37 +1,11 @@
-"""What a call's session tells."""
+"""What a call's session reports, on top of what its transport reports."""
 
 import msgspec
 
-from antiphon_common.core import Path
 from antiphon_transceiver.audio import UplinkFrame
+from antiphon_transceiver.ice import Disconnected, PathReleased, PathValidated, Reconnected
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.srtp import SrtpProfile
-
-
-class PathOpened(msgspec.Struct, frozen=True):
-    """The first authenticated check came by this path."""
-
-    path: Path
-
-
-class PathConfirmed(msgspec.Struct, frozen=True):
-    """The peer proved to be reachable by this path. Repeated with each answer to a check on it."""
-
-    path: Path
-
-
-class PathReleased(msgspec.Struct, frozen=True):
-    """This call has no further claim on the path."""
-
-    path: Path
-
-
-class Connected(msgspec.Struct, frozen=True):
-    """The handshake is done and media may flow. Times are seconds since the call was made."""
-
-    srtp_profile: SrtpProfile
-    first_check_after: float
-    handshake_after: float
+from antiphon_transceiver.transport_events import Connected
 
 
 class MediaStarted(msgspec.Struct, frozen=True):
@@ -58,14 +32,6 @@ class MessageRefused(msgspec.Struct, frozen=True):
     """The caller sent a message that is no event; looking at it, and answering, took as much work as an event does."""
 
 
-class Disconnected(msgspec.Struct, frozen=True):
-    """The peer has been silent for too long; nothing is sent until it is heard again."""
-
-
-class Reconnected(msgspec.Struct, frozen=True):
-    """A disconnected peer was heard again."""
-
-
 class Ended(msgspec.Struct, frozen=True):
     """The last event of a session."""
 
@@ -74,8 +40,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 Event = (
-    PathOpened
-    | PathConfirmed
+    PathValidated
     | PathReleased
     | Connected
     | MediaStarted

@@ -1,8 +1,7 @@
-"""One call's transport, audio and events as a protocol core: ICE, DTLS, SRTP, the audio stream and the data channels,
-driven together.
+"""One call's transport and audio as a protocol core, between the network and the backend.
 
-network ──▶ receive_datagram ──▶ STUN: ice   DTLS: dtls, channels   SRTP: stream ──▶ UplinkFrame, EventReceived
-network ◀── poll_transmit    ◀── ice, dtls around channels, and what the stream plays ◀── play, clear, send_event, …
+network ──▶ receive_datagram ──▶ transport ──▶ stream, channels ──▶ UplinkFrame, EventReceived
+network ◀── poll_transmit    ◀── transport ◀── stream, channels ◀── play, clear, send_event, …
 """
 
 from collections import deque
@@ -14,51 +13,60 @@ import msgspec
 
 from antiphon_common.control import CallRequest, IceParameters, SctpParameters
 from antiphon_common.core import Path, Transmit
-from antiphon_common.demux import Protocol, classify
-from antiphon_common.errors import DecodeError
 from antiphon_transceiver import dtls, events, ice
 from antiphon_transceiver.channels import OURS, CallChannels
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.srtp import EXPORTER_LABEL, SrtpProfile, SrtpSession, keying_material_length
+from antiphon_transceiver.peer_transport import PeerTransport, TransportState
 from antiphon_transceiver.srtp.profiles import PREFERRED_PROFILES
-
-SETUP_TIMEOUT = 30.0
-"""Seconds a call may take from offer to a finished handshake: a phone on a bad network, and a person who waits."""
-
-FIRST_STUN_TIMEOUT = 15.0
-"""Seconds without a valid check after which a call is given up: clients begin to check once they have the answer."""
+from antiphon_transceiver.transport_events import (
+    Closed,
+    Connected,
+    RtcpReceived,
+    RtpReceived,
+    TransportCloseReason,
+    TransportEvent,
+)
 
 FIRST_MEDIA_TIMEOUT = 10.0
 """Seconds after the handshake at which a caller whose audio never came is reported; it may be muted, so it stays."""
 
-MAX_EARLY_PACKETS = 75
-"""SRTP packets held while the peer already has keys and we do not: 1.5 s of 20 ms each. A peer whose last flight got
-lost has sent it again by then, even one that waits for a second as RFC 6347 §4.2.4.1 recommends. The newest stay."""
+MAX_BYES = 16
+"""Ends of the caller's stream that are reported, each a line of the log. A browser sends one BYE for each track; a
+caller that sends one after each packet would fill the disk."""
 
+ChannelEvent = events.EventReceived | events.MessageRefused
 
-MAX_GOODBYES = 16
-"""Ends of the caller's stream that are reported, each a line of the log. A browser says goodbye once for each track; a
-caller that says it after each packet would fill the disk."""
+END_REASONS = {
+    TransportCloseReason.LOCAL: EndReason.HANGUP,
+    TransportCloseReason.CLOSE_NOTIFY: EndReason.CLOSE_NOTIFY,
+    TransportCloseReason.DTLS_ALERT: EndReason.DTLS_ALERT,
+    TransportCloseReason.CERTIFICATE_MISMATCH: EndReason.CERTIFICATE_MISMATCH,
+    TransportCloseReason.HANDSHAKE_TIMEOUT: EndReason.DTLS_TIMEOUT,
+    TransportCloseReason.NO_CHECK: EndReason.NO_STUN,
+    TransportCloseReason.BAD_CREDENTIALS: EndReason.BAD_CREDENTIALS,
+    TransportCloseReason.NO_ANSWER: EndReason.NO_STUN,
+    TransportCloseReason.CONSENT_EXPIRED: EndReason.PEER_SILENT,
+    TransportCloseReason.ROLE_CONFLICT: EndReason.NO_STUN,
+}
+"""Why a call ended, by why its transport closed. A controlled agent reports neither NO_ANSWER nor ROLE_CONFLICT."""
 
-
-class SessionCounters:
-    """What a session dropped, by reason: datagrams, and events for a caller without data channels."""
-
-    __slots__ = ("events_unheard", "over_budget", "srtp_early", "srtp_failed", "unknown_protocol")
-
-    def __init__(self) -> None:
-        self.unknown_protocol = 0
-        self.srtp_early = 0
-        self.srtp_failed = 0
-        self.over_budget = 0
-        self.events_unheard = 0
+STATES = {
+    TransportState.NEW: "new",
+    TransportState.CONNECTING: "connecting",
+    TransportState.STALLED: "connecting",
+    TransportState.CONNECTED: "connected",
+    TransportState.DISCONNECTED: "disconnected",
+    TransportState.CLOSED: "ended",
+}
+"""What the control API calls the states of a call."""
 
 
 class Session:
     """A call from its offer to its end. `local` and `certificate` are what the answer carries of our side.
 
-    After `Ended` it has nothing to tell, but until `poll_timeout` is None it still has something to send.
+    Drive it by the five methods. After `Ended` no event follows, but until `poll_timeout` is None the close alert is
+    retransmitted.
     """
 
     def __init__(
@@ -71,32 +79,28 @@ class Session:
         now: float,
     ) -> None:
         self.stream = stream
-        self.counters = SessionCounters()
         self.role = dtls.DtlsRole.SERVER if request.setup == "active" else dtls.DtlsRole.CLIENT
         self.ended: events.Ended | None = None
+        self.events_unheard = 0
+        """Events for a caller without data channels."""
         self.agent = ice.ControlledAgent(local, request.ice, random)
-        self._dtls = dtls.DtlsEndpoint(self.role, certificate, request.fingerprints, PREFERRED_PROFILES, random)
         self.channels: CallChannels | None = None
+        endpoint = dtls.DtlsEndpoint(self.role, certificate, request.fingerprints, PREFERRED_PROFILES, random)
         if request.sctp is not None:
             self.channels = CallChannels(request.sctp, self.role is dtls.DtlsRole.CLIENT, random)
-        self._srtp: SrtpSession | None = None
-        self._early: deque[tuple[bytes, float]] = deque(maxlen=MAX_EARLY_PACKETS)
-        """SRTP that came before its keys, and when."""
+        self.transport: PeerTransport[ChannelEvent] = PeerTransport(self.agent, endpoint, self.channels, now)
+        self.counters = self.transport.counters
         self._events: deque[events.Event] = deque()
-        self._datagrams: deque[Transmit] = deque()
-        self._handshake_path: Path | None = None
-        self._handshake_sent_to: set[Path] = set()
-        """Where our side of the handshake went; the second path is the last one that is noted."""
         self._started = now
-        self._first_check: float | None = None
-        self._connected_at: float | None = None
-        self._media_deadline: float | None = None
-        self._goodbyes = 0
+        self._setup_seconds: float | None = None
+        self._ending: events.Ended | None = None
+        """Why we end the call, where it is not the transport that ends it."""
+        self._media_deadline = inf
+        self._report_at = inf
+        self._byes = 0
         self._caller_sends = request.direction in ("sendrecv", "sendonly")
         self._caller_listens = request.direction in ("sendrecv", "recvonly")
-        self._silenced = False
         self._hang_up_when_played = False
-        self._housekeeping = now + FIRST_STUN_TIMEOUT
 
     @property
     def setup(self) -> Literal["active", "passive"]:
@@ -110,17 +114,13 @@ class Session:
 
     @property
     def was_connected(self) -> bool:
-        """Whether the handshake finished, be the call over or not."""
-        return self._srtp is not None
+        """Whether the handshake was completed, even if the call has ended since."""
+        return self.transport.has_keys
 
     @property
     def state(self) -> str:
-        """One word for people: new, connecting, connected, disconnected or ended."""
-        if self.ended is not None:
-            return "ended"
-        if self._srtp is not None:
-            return "disconnected" if self._silenced else "connected"
-        return "new" if self._first_check is None else "connecting"
+        """The state as the control API names it."""
+        return STATES[self.transport.state]
 
     @property
     def paths(self) -> Collection[Path]:
@@ -129,13 +129,14 @@ class Session:
 
     def statistics(self) -> dict[str, Any]:
         """Return the figures of the call for people and programs; times in milliseconds."""
-        selected = self.agent.selected
+        selected, setup = self.agent.selected, self._setup_seconds
+        dropped = {name: getattr(self.counters, name) for name in self.counters.__slots__}
         return {
             "path": None if selected is None else str(selected),
             "paths": len(self.agent.paths),
-            "setup_ms": _milliseconds(None if self._connected_at is None else self._connected_at - self._started),
+            "setup_ms": None if setup is None else round(setup * 1000, 1),
             "checks_answered": self.agent.counters.answered,
-            "dropped": {name: getattr(self.counters, name) for name in SessionCounters.__slots__},
+            "dropped": {**dropped, "events_unheard": self.events_unheard},
             "channels": None if self.channels is None else self.channels.statistics(),
             **self.stream.statistics(),
         }
@@ -143,32 +144,19 @@ class Session:
     # Input
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
-        if self.ended is not None:
-            return
-        protocol = classify(data)
-        if protocol == Protocol.RTP:
-            self._receive_srtp(data, source, now)
-        elif protocol == Protocol.STUN:
-            self._receive_stun(data, source, now)
-        elif protocol == Protocol.DTLS:
-            self._receive_dtls(data, source, now)
-        elif protocol == Protocol.RTCP:
-            self._receive_srtcp(data, source, now)
-        else:
-            self.counters.unknown_protocol += 1
+        """Take one datagram of the caller, or of whoever sends in its name."""
+        self.transport.receive_datagram(data, source, now)
+        self._handle_events(now)
 
     def handle_timeout(self, now: float) -> None:
-        if self.ended is not None:
-            self._repeat_last_words(now)
-            return
-        if now >= self._housekeeping:
-            self.agent.handle_timeout(now)
-            self._dtls.handle_timeout(now)
-            if self.channels is not None:
-                self.channels.handle_timeout(now)
-                self._take_channel_events(self.channels)
-            self._check_deadlines(now)
-            self._drain(now)
+        """Let the transport and the stream do what is due."""
+        self.transport.handle_timeout(now)
+        self._handle_events(now)
+        if now >= self._media_deadline:
+            self._media_deadline = inf
+            self._events.append(events.MediaMissing())
+        if now >= self._report_at:
+            self._report(now)
         self._run_stream(now)
 
     # Local actions
@@ -181,11 +169,12 @@ class Session:
         return evicted
 
     def unreachable(self, ingress: int, now: float) -> None:
-        """Tell that nothing sent by way of an ingress arrives: from now on everything goes by the best validated path
-        of another one, as `ControlledAgent.unreachable` says."""
+        """Report that nothing sent by way of an ingress arrives: from now on everything goes by the best validated
+        path of another one, as `ControlledAgent.unreachable` says."""
         if self.ended is None:
             self.agent.unreachable(ingress, now)
-            self._drain(now)
+            self.transport.flush(now)
+            self._handle_events(now)
 
     def play(self, response: int, data: bytes) -> None:
         """Queue audio of the backend. Raises `OverrunError` when it ignored its credit, DecodeError for no audio."""
@@ -203,22 +192,22 @@ class Session:
         """Send an event of the Realtime API, encoded by `json_objects` or not, now or when the caller can take it; it
         is dropped where there are no data channels. Raises `UndeliverableError`."""
         if self.channels is None:
-            self.counters.events_unheard += 1
+            self.events_unheard += 1
         elif self.ended is None:
             self.channels.send(event)
-            self._plan_housekeeping()
+            self.transport.update_timeout()
 
     def refuse_event(self, event_id: str | None, message: str) -> None:
-        """Tell the caller that an event was not taken; `event_id` is its own, if it had any."""
+        """Report to the caller that an event was not taken; `event_id` is its own, if it had any."""
         if self.channels is not None and self.ended is None:
             self.channels.refuse("event_refused", message, event_id)
-            self._plan_housekeeping()
+            self.transport.update_timeout()
 
     def announce_end(self, code: str, message: str) -> None:
-        """Tell the caller why the call is about to end."""
+        """Report to the caller why the call is about to end."""
         if self.channels is not None and self.ended is None:
             self.channels.announce_end(code, message)
-            self._plan_housekeeping()
+            self.transport.update_timeout()
 
     def hang_up_when_played(self, now: float) -> None:
         """End the call once everything queued has been sent, and events have arrived."""
@@ -229,301 +218,121 @@ class Session:
         """End the call: BYE, close_notify, and every path released."""
         if self.ended is not None:
             return
-        if self._srtp is not None:
-            self._transmit(self._srtp.protect_rtcp(self.stream.goodbye()))
-        if self.channels is not None:
-            self.channels.abort(now)
-            self._send_channels()
-        self._dtls.close(now)
-        self._flush_machines()
-        self._end(reason, detail)
+        self._ending = events.Ended(reason, detail)
+        if self.transport.has_keys:
+            self.transport.send_rtcp(self.stream.goodbye())
+        self.transport.close(now)
+        self._handle_events(now)
 
     # Output
 
     def poll_transmit(self) -> Transmit | None:
-        return self._datagrams.popleft() if self._datagrams else None
+        """Return the next datagram to send, or None."""
+        return self.transport.poll_transmit()
 
     def poll_event(self) -> events.Event | None:
+        """Return the next event, or None."""
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
-        if self.ended is not None:
-            return self._dtls.poll_timeout() if self._dtls.closed else None
-        deadline = self._housekeeping
-        if self._srtp is not None:
-            deadline = min(deadline, self.stream.poll_timeout(sends=not self._silenced))
+        """Return when `handle_timeout` wants to be called, None for never."""
+        transport = self.transport
+        deadline = transport.deadline
+        if transport.state is TransportState.CONNECTED:
+            deadline = min(deadline, self._media_deadline, self._report_at, self.stream.poll_timeout(sends=True))
+        elif transport.state is TransportState.DISCONNECTED:
+            deadline = min(deadline, self._media_deadline, self.stream.poll_timeout(sends=False))
         return None if deadline == inf else deadline
 
-    # STUN
+    # What the transport reports
 
-    def _receive_stun(self, data: bytes, source: Path, now: float) -> None:
-        self.agent.receive_datagram(data, source, now)
-        self._drain(now)
+    def _handle_events(self, now: float) -> None:
+        poll_event = self.transport.poll_event
+        received = feedback_due = False
+        while (event := poll_event()) is not None:
+            if isinstance(event, RtpReceived):
+                received = True
+                if self._media_deadline != inf:
+                    self._start_media(now)
+                feedback_due |= self.stream.receive_rtp(event.packet, event.arrived)
+            else:
+                self._handle(event, now)
+        if received:
+            while (frame := self.stream.poll_frame(now)) is not None:
+                self._events.append(frame)
+            if feedback_due:
+                self._send_feedback(now)
 
-    # DTLS
+    def _handle(self, event: TransportEvent | ChannelEvent, now: float) -> None:
+        match event:
+            case RtcpReceived(packet):
+                self._receive_rtcp(packet, now)
+            case Connected():
+                self._start_stream(event, now)
+                self._events.append(event)
+            case Closed(reason=reason, detail=detail):
+                self.ended = self._ending or events.Ended(END_REASONS[reason], detail)
+                self._events.append(self.ended)
+            case ice.CheckAccepted() | ice.PathSelected() | RtpReceived():
+                pass
+            case _:
+                self._events.append(event)
 
-    def _receive_dtls(self, data: bytes, source: Path, now: float) -> None:
-        if source not in self.agent.paths:
-            self.counters.unknown_protocol += 1
-            return
-        self.agent.received(source, len(data), now, authenticated=False)
-        self._handshake_path = source
-        self._dtls.receive_datagram(data, source, now)
-        self._drain(now)
-
-    def _handshake_completed(self, profile: SrtpProfile, now: float) -> None:
-        material = self._dtls.export_keying_material(EXPORTER_LABEL, keying_material_length(profile))
-        self._srtp = SrtpSession(profile, material, is_client=self.role is dtls.DtlsRole.CLIENT)
-        if self._handshake_path is not None and self._handshake_sent_to == {self._handshake_path}:
-            # Only who read our flights can have finished, and nobody else got them. Otherwise a caller could read them
-            # at home and send the last flight in a stranger's name.
-            self.agent.validate(self._handshake_path, now)
-        self._connected_at = now
+    def _start_stream(self, event: Connected, now: float) -> None:
+        self._setup_seconds = event.handshake_after
         if self._caller_sends:
             self._media_deadline = now + FIRST_MEDIA_TIMEOUT
         self.stream.start(now)
-        if self.channels is not None:
-            self.channels.start(now, self._dtls.round_trip)
-        first_check = self._first_check if self._first_check is not None else now
-        self._events.append(events.Connected(profile, first_check - self._started, now - self._started))
-        self._take_early(self._srtp, now)
+        self._plan_report()
 
-    def _dtls_closed(self, event: dtls.DtlsClosed) -> None:
-        reason = {
-            dtls.DtlsCloseReason.CLOSE_NOTIFY: EndReason.CLOSE_NOTIFY,
-            dtls.DtlsCloseReason.LOCAL_CLOSE: EndReason.HANGUP,
-            dtls.DtlsCloseReason.CERTIFICATE_MISMATCH: EndReason.CERTIFICATE_MISMATCH,
-            dtls.DtlsCloseReason.TIMEOUT: EndReason.DTLS_TIMEOUT,
-        }.get(event.reason, EndReason.DTLS_ALERT)
-        self._end(reason, event.detail)
-
-    # SRTP
-
-    def _receive_srtp(self, data: bytes, source: Path, now: float) -> None:
-        if self._srtp is None:
-            self._hold_early(data, source, now)
-            return
-        try:
-            packet = self._srtp.unprotect_rtp(data)
-        except DecodeError:
-            self.counters.srtp_failed += 1
-            return
-        if self.agent.received(source, len(data), now, authenticated=True):
-            self._drain(now)
-        if self._media_deadline is not None:
-            self._media_started(now)
-        feedback_due = self.stream.receive_rtp(packet, now)
-        self._poll_frames(now)
-        if feedback_due:
-            self._send_feedback(now)
-
-    def _hold_early(self, data: bytes, source: Path, now: float) -> None:
-        """Keep a caller's first words for the keys, if it seems to be the caller."""
-        if source not in self.agent.paths:
-            self.counters.srtp_early += 1
-            return
-        if len(self._early) == MAX_EARLY_PACKETS:
-            self.counters.srtp_early += 1
-        self._early.append((data, now))
-
-    def _take_early(self, srtp: SrtpSession, now: float) -> None:
-        """Take what was held, as of when it came. It says nothing about the paths as they are now."""
-        while self._early:
-            data, arrived = self._early.popleft()
-            try:
-                packet = srtp.unprotect_rtp(data)
-            except DecodeError:
-                self.counters.srtp_failed += 1
-                continue
-            if self._media_deadline is not None:
-                self._media_started(now)
-            self.stream.receive_rtp(packet, arrived)
-        self._poll_frames(now)
-        self._send_feedback(now)
-
-    def _media_started(self, now: float) -> None:
-        self._media_deadline = None
+    def _start_media(self, now: float) -> None:
+        self._media_deadline = inf
         self._events.append(events.MediaStarted(now - self._started))
 
-    def _receive_srtcp(self, data: bytes, source: Path, now: float) -> None:
-        if self._srtp is None:
-            self.counters.srtp_early += 1
-            return
-        try:
-            packet = self._srtp.unprotect_rtcp(data)
-        except DecodeError:
-            self.counters.srtp_failed += 1
-            return
-        self.agent.received(source, len(data), now, authenticated=True)
-        if self.stream.receive_rtcp(packet, now) and self._goodbyes < MAX_GOODBYES:
-            self._goodbyes += 1
+    def _receive_rtcp(self, packet: bytes, now: float) -> None:
+        if self.stream.receive_rtcp(packet, now) and self._byes < MAX_BYES:
+            self._byes += 1
             self._events.append(events.MediaEnded())
         while (again := self.stream.feedback.poll_resend()) is not None:
-            self._transmit(again)
-        self._drain(now)
+            self.transport.send_protected(again)
+        self._plan_report()
+
+    # The stream
 
     def _run_stream(self, now: float) -> None:
-        srtp = self._srtp
-        if srtp is None or self.ended is not None:
+        transport = self.transport
+        if self.ended is not None or not transport.has_keys:
             return
-        self._poll_frames(now)
-        if not self._silenced:
-            while (packet := self.stream.poll_rtp(now)) is not None:
-                if self._caller_listens:
-                    protected = srtp.protect_rtp(packet)
-                    self.stream.feedback.sent(protected, now)
-                    self._transmit(protected)
-            self._send_feedback(now)
-            if self._hang_up_when_played and self._is_all_said(now):
-                self.close(EndReason.BACKEND_ENDED, "the backend hung up", now)
-
-    def _poll_frames(self, now: float) -> None:
-        poll_frame = self.stream.poll_frame
-        while (frame := poll_frame(now)) is not None:
+        while (frame := self.stream.poll_frame(now)) is not None:
             self._events.append(frame)
+        if transport.state is not TransportState.CONNECTED:
+            return
+        while (packet := self.stream.poll_rtp(now)) is not None:
+            if self._caller_listens:
+                self.stream.feedback.sent(transport.send_rtp(packet), now)
+        self._send_feedback(now)
+        if self._hang_up_when_played:
+            self._hang_up_if_played(now)
 
     def _send_feedback(self, now: float) -> None:
-        if self._srtp is not None and not self._silenced and (due := self.stream.poll_feedback(now)) is not None:
-            self._transmit(self._srtp.protect_rtcp(due))
-
-    def _is_all_said(self, now: float) -> bool:
-        """Whether all audio was played, and then, whether all events arrived."""
-        played = self.stream.playout.poll_timeout() is None
-        return played and (self.channels is None or self.channels.finish(now))
-
-    # Data channels
-
-    def _receive_channels(self, data: bytes, now: float) -> None:
-        if self.channels is None:
-            self.counters.unknown_protocol += 1
-            return
-        self.channels.receive_datagram(data, None, now)
-        self._take_channel_events(self.channels)
-
-    def _take_channel_events(self, channels: CallChannels) -> None:
-        while (event := channels.poll_event()) is not None:
-            self._events.append(event)
-
-    def _send_channels(self) -> None:
-        while self.channels is not None and (packet := self.channels.poll_transmit()) is not None:
-            if self._dtls.connected and not self._silenced:
-                self._dtls.send_application_data(packet.data)
-
-    # What the machines have to say
-
-    def _drain(self, now: float) -> None:
-        while (event := self.agent.poll_event()) is not None:
-            self._handle_ice(event, now)
-        while (told := self._dtls.poll_event()) is not None:
-            self._handle_dtls(told, now)
-        while (event := self.agent.poll_event()) is not None:
-            self._handle_ice(event, now)
-        if self.ended is None:
-            self._report(now)
-            self._flush_machines()
-            self._plan_housekeeping()
-
-    def _handle_dtls(self, event: dtls.DtlsEvent, now: float) -> None:
-        match event:
-            case dtls.ApplicationDataReceived(data):
-                if self._handshake_path is not None:
-                    self.agent.received(self._handshake_path, 0, now, authenticated=True)
-                self._receive_channels(data, now)
-            case dtls.HandshakeCompleted():
-                assert event.srtp_profile is not None  # we offered some, and require one
-                self._handshake_completed(event.srtp_profile, now)
-            case dtls.DtlsClosed():
-                self._flush_machines()
-                self._dtls_closed(event)
-
-    def _handle_ice(self, event: ice.IceEvent, now: float) -> None:
-        match event:
-            case ice.PathOpened(path):
-                self._events.append(events.PathOpened(path))
-                if self._first_check is None:
-                    self._first_check = now
-                    self._handshake_path = path
-                    if self.role is dtls.DtlsRole.CLIENT:
-                        self._dtls.start(now)
-            case ice.PathValidated(path):
-                self._events.append(events.PathConfirmed(path))
-            case ice.PathSelected(path):
-                if self._srtp is None:
-                    self._handshake_path = path
-            case ice.PathReleased(path):
-                self._events.append(events.PathReleased(path))
-            case ice.Disconnected():
-                self._silenced = True
-                self._events.append(events.Disconnected())
-                self._events.extend(events.PathReleased(path) for path in self.agent.paths)
-            case ice.Reconnected():
-                self._silenced = False
-                self._events.append(events.Reconnected())
-            case ice.IceFailed():
-                self._end(EndReason.PEER_SILENT, "nothing was heard of the peer")
+        if self.transport.state is TransportState.CONNECTED and (due := self.stream.poll_feedback(now)) is not None:
+            self.transport.send_rtcp(due)
 
     def _report(self, now: float) -> None:
-        if self._srtp is not None and not self._silenced and (report := self.stream.poll_rtcp(now)) is not None:
-            self._transmit(self._srtp.protect_rtcp(report))
+        if self.transport.state is TransportState.CONNECTED and (report := self.stream.poll_rtcp(now)) is not None:
+            self.transport.send_rtcp(report)
+        self._plan_report()
 
-    def _flush_machines(self) -> None:
-        self._send_channels()
-        while (transmit := self.agent.poll_transmit()) is not None:
-            self._datagrams.append(transmit)
-        while (transmit := self._dtls.poll_transmit()) is not None:
-            self._transmit(transmit.data)
+    def _plan_report(self) -> None:
+        deadline = self.stream.reporter.poll_timeout()
+        self._report_at = inf if deadline is None else deadline
 
-    def _transmit(self, data: bytes) -> None:
-        """Send by the path that ICE selected, or, before there is one, by that of the handshake."""
-        path = self.agent.selected or self._handshake_path
-        if path is None or not self.agent.may_send(path, len(data)):
-            self.counters.over_budget += 1
+    def _hang_up_if_played(self, now: float) -> None:
+        """End the call if all audio was played, and then, if all events arrived."""
+        if self.stream.playout.poll_timeout() is not None:
             return
-        self.agent.sent(path, len(data))
-        self._datagrams.append(Transmit(data, path))
-        if self._srtp is None and len(self._handshake_sent_to) < 2:
-            self._handshake_sent_to.add(path)
-
-    # Deadlines
-
-    def _check_deadlines(self, now: float) -> None:
-        if self._srtp is None:
-            if self._first_check is None and now >= self._started + FIRST_STUN_TIMEOUT:
-                if self.agent.counters.bad_integrity or self.agent.counters.unknown_username:
-                    self._end(EndReason.BAD_CREDENTIALS, "every check had a wrong MESSAGE-INTEGRITY")
-                else:
-                    self._end(EndReason.NO_STUN, "no check arrived; is UDP to the advertised address open?")
-            elif now >= self._started + SETUP_TIMEOUT:
-                self._end(EndReason.DTLS_TIMEOUT, "the DTLS handshake did not finish")
-        elif self._media_deadline is not None and now >= self._media_deadline:
-            self._media_deadline = None
-            self._events.append(events.MediaMissing())
-
-    def _plan_housekeeping(self) -> None:
-        deadlines = [self.agent.poll_timeout(), self._dtls.poll_timeout(), self._media_deadline]
-        if self.channels is not None:
-            deadlines.append(self.channels.poll_timeout())
-        if self._srtp is None:
-            wait = FIRST_STUN_TIMEOUT if self._first_check is None else SETUP_TIMEOUT
-            deadlines.append(self._started + wait)
-        elif not self._silenced:
-            deadlines.append(self.stream.reporter.poll_timeout())
-        self._housekeeping = min((deadline for deadline in deadlines if deadline is not None), default=inf)
-
-    def _repeat_last_words(self, now: float) -> None:
-        """Tell the peer once more that this is over: an alert may have got lost. The paths are released by then, so its
-        answer need not come."""
-        if self._dtls.closed:
-            self._dtls.handle_timeout(now)
-            self._flush_machines()
-
-    def _end(self, reason: EndReason, detail: str) -> None:
-        if self.ended is not None:
-            return
-        self.ended = events.Ended(reason, detail)
-        self._events.extend(events.PathReleased(path) for path in self.agent.paths)
-        self._events.append(self.ended)
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 1)
+        if self.channels is None or self.channels.finish(now):
+            self.close(EndReason.BACKEND_ENDED, "the backend hung up", now)
+        else:
+            self.transport.flush(now)
+            self._handle_events(now)

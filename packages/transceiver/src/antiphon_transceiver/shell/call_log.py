@@ -4,7 +4,7 @@ import logging
 
 from antiphon_common.control import CallRequest
 from antiphon_common.core import Path
-from antiphon_transceiver import events
+from antiphon_transceiver import events, ice, transport_events
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_router import (
     CallConnected,
@@ -59,7 +59,7 @@ class CallLog:
             case IngressFound(ingress, relay):
                 log.info("ingress found", extra={"ingress": ingress, "relay": str(Path.of(*relay))})
 
-    def _connected(self, call: Call, event: events.Connected, path: Path | None) -> None:
+    def _connected(self, call: Call, event: transport_events.Connected, path: Path | None) -> None:
         self._metrics.connected.inc()
         self._metrics.setup_seconds.observe(event.handshake_after)
         figures = {
@@ -78,9 +78,9 @@ class CallLog:
                 log.info("call heard", extra={"call": call.id, "first_audio_ms": round(after * 1000)})
             case events.MediaEnded():
                 log.info("call's audio ended", extra={"call": call.id})
-            case events.Disconnected():
+            case ice.Disconnected():
                 log.warning("call disconnected", extra={"call": call.id})
-            case events.Reconnected():
+            case ice.Reconnected():
                 log.info("call reconnected", extra={"call": call.id})
 
     def _ended(self, call: Call, reason: EndReason, detail: str, error: Exception | None) -> None:
