@@ -21,12 +21,12 @@ from antiphon_transceiver.sctp.chunks import (
     Shutdown,
     Unknown,
 )
+from antiphon_transceiver.sctp.data_sender import MAX_OUTSTANDING
 from antiphon_transceiver.sctp.dcep import ACK, Open, PayloadProtocol
 from antiphon_transceiver.sctp.endpoint import MAX_CHANNELS
-from antiphon_transceiver.sctp.outbound import MAX_OUTSTANDING
 from antiphon_transceiver.sctp.parameters import OutgoingResetRequest
 from antiphon_transceiver.sctp.reassembly import MAX_HELD, MAX_PARTIAL
-from antiphon_transceiver.sctp.received import MAX_AHEAD, MAX_RANGES
+from antiphon_transceiver.sctp.received_tsns import MAX_AHEAD, MAX_RANGES
 from cost.drive import drain
 from cost.grammars import Messages, SctpChunks
 from cost.search import Ready
@@ -52,7 +52,7 @@ class HostilePeer:
         self.association = self.endpoint.association
         tag = self.association._tag if tag is None else tag
         self._header = b"\x13\x88\x13\x88" + tag.to_bytes(4, "big")
-        self.tsn = self.association.inbound.tsns.cumulative & 0xFFFFFFFF
+        self.tsn = self.association.receiver.tsns.cumulative & 0xFFFFFFFF
         """The last that came."""
         self.ssn = 2
         """The next of stream 0, after the channel was opened and one event was sent."""
@@ -60,17 +60,17 @@ class HostilePeer:
     @property
     def sent_tsn(self) -> int:
         """The last TSN that the peer acknowledged of ours."""
-        return int(self.association.outbound.cumulative_tsn & 0xFFFFFFFF)
+        return int(self.association.sender.cumulative_tsn & 0xFFFFFFFF)
 
     @property
     def ranges(self) -> int:
         """How many ranges of TSNs came behind holes."""
-        return len(self.association.inbound.tsns.sack(0, 1 << 16).gaps)
+        return len(self.association.receiver.tsns.sack(0, 1 << 16).gaps)
 
     @property
     def held(self) -> int:
         """How many chunks wait, for others of their message or for their turn."""
-        return int(self.association.inbound.reassembler.chunks)
+        return int(self.association.receiver.reassembler.chunks)
 
     def at(self, offset: int) -> int:
         """Return the TSN `offset` behind the last that came."""
@@ -101,7 +101,7 @@ class HostilePeer:
         return Data(self.at(offset), **values)
 
     def ready(self, *seeds: Any) -> Ready:
-        numbers = (self.tsn, self.sent_tsn, self.tsn + 8192, self.association.outbound._next_tsn & 0xFFFFFFFF)
+        numbers = (self.tsn, self.sent_tsn, self.tsn + 8192, self.association.sender._next_tsn & 0xFFFFFFFF)
         return Ready(self.receive, [encode(seed) for seed in (*seeds, *usual(self))], SctpChunks(), numbers=numbers)
 
 
@@ -275,14 +275,14 @@ def _outstanding(max_retransmits: int | None = None) -> HostilePeer:
     channel = endpoint.open_channel("many", max_retransmits=max_retransmits)
 
     def acknowledge() -> None:
-        peer.receive_all([Sack((peer.association.outbound._next_tsn - 1) & 0xFFFFFFFF, 1 << 30)])
+        peer.receive_all([Sack((peer.association.sender._next_tsn - 1) & 0xFFFFFFFF, 1 << 30)])
 
     for _ in range(120):  # until the congestion window has room for them all
         for _ in range(10):
             endpoint.send(channel, "x" * 1000)
         drain(endpoint, peer.now)
         acknowledge()
-    while not peer.association.outbound.idle:
+    while not peer.association.sender.idle:
         acknowledge()
     sent = 0
     while sent < MANY:
@@ -295,7 +295,7 @@ def _outstanding(max_retransmits: int | None = None) -> HostilePeer:
             drain(endpoint, peer.now)
     for _ in range(200):  # each lets a burst leave
         peer.receive_all([Heartbeat(b"")])
-    waiting = peer.association.outbound
+    waiting = peer.association.sender
     assert waiting.buffered(channel) - waiting.messages == MAX_OUTSTANDING, "messages of one byte, each in its chunk"
     return peer
 
@@ -308,7 +308,7 @@ def _full() -> HostilePeer:
         for number in range(1, 140)
     )
     peer.tsn = peer.at(139)
-    assert len(peer.association.inbound.reassembler.streams) >= MAX_CHANNELS
+    assert len(peer.association.receiver.reassembler.streams) >= MAX_CHANNELS
     return peer
 
 

@@ -52,6 +52,6 @@ def transfer_duration(seed: int, impairment: Impairment, *, ordered: bool) -> fl
         assert got[-1] == "done" or not ordered, f"seed {seed}"
         assert station.link.too_long == 0, f"seed {seed}"
     for endpoint in endpoints:
-        assert endpoint.association.outbound.idle, f"seed {seed}"
-        assert endpoint.association.inbound.reassembler.size == 0, f"seed {seed}"
+        assert endpoint.association.sender.idle, f"seed {seed}"
+        assert endpoint.association.receiver.reassembler.size == 0, f"seed {seed}"
     return took

@@ -23,7 +23,7 @@ from antiphon_transceiver.sctp.chunks import (
 )
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
 from antiphon_transceiver.sctp.parameters import OutgoingResetRequest, Parameter
-from antiphon_transceiver.sctp.received import MAX_AHEAD
+from antiphon_transceiver.sctp.received_tsns import MAX_AHEAD
 from support.floods.flooding_call import FloodingCall
 from support.peers.dtls_datagrams import fill, handshake, record
 from support.peers.rtcp_compounds import (

@@ -86,9 +86,9 @@ class FloodingCall(ClientCall):
         association = self.channels.association
         assert association._peer is not None
         self._tag = association._peer.tag
-        self.next_tsn = association.outbound._next_tsn & 0xFFFFFFFF
+        self.next_tsn = association.sender._next_tsn & 0xFFFFFFFF
         self.next_ssn = 1  # behind the OPEN of the channel
-        self.acknowledged = self.newest_tsn = association.inbound.tsns.cumulative & 0xFFFFFFFF
+        self.acknowledged = self.newest_tsn = association.receiver.tsns.cumulative & 0xFFFFFFFF
         self._taken_over = True
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:

@@ -22,7 +22,7 @@ from antiphon_transceiver.call_table import KEPT_ENDED
 from antiphon_transceiver.channels import MAX_WAITING_BYTES
 from antiphon_transceiver.ice.paths import MAX_PATHS
 from antiphon_transceiver.sctp import MessageReceived
-from antiphon_transceiver.sctp.inbound import MAX_HELD_BYTES
+from antiphon_transceiver.sctp.data_receiver import MAX_HELD_BYTES
 from support.sim.actors import Actor, Client, Relay
 from support.sim.key_ledger import KeyLedger
 from support.sim.memory_audit import Holding, Sweep
@@ -267,7 +267,7 @@ class Watch:
             raise Violation(f"{call.id} has {len(call.routes)} routes")
         channels = session.channels
         if channels is not None:
-            held = channels._endpoint.association.inbound.reassembler.size
+            held = channels._endpoint.association.receiver.reassembler.size
             if held > MAX_HELD_BYTES or channels._waiting_bytes > MAX_WAITING_BYTES:
                 raise Violation(f"{call.id} holds {held} bytes of chunks and {channels._waiting_bytes} of events")
         selected = agent.selected

@@ -1,35 +1,35 @@
 """The congestion window: slow start, avoidance, recovery."""
 
-from antiphon_transceiver.sctp.congestion import INITIAL_PACKETS, MAX_WINDOW, CongestionControl
+from antiphon_transceiver.sctp.congestion import INITIAL_PACKETS, MAX_CWND, CongestionControl
 
 PACKET = 1000
 
 
 def full(control: CongestionControl, size: int = 2 * PACKET) -> None:
     """Acknowledge `size` bytes out of a window that was full."""
-    control.acknowledged(0, size, control.window)
+    control.acknowledged(0, size, control.cwnd)
 
 
 def test_slow_start_doubles_the_window_in_a_round_trip() -> None:
     control = CongestionControl(PACKET)
     for _ in range(INITIAL_PACKETS // 2):
         full(control)
-    assert control.window == 2 * INITIAL_PACKETS * PACKET
+    assert control.cwnd == 2 * INITIAL_PACKETS * PACKET
 
 
 def test_a_window_that_was_not_full_does_not_grow() -> None:
     control = CongestionControl(PACKET)
     control.acknowledged(0, PACKET, PACKET)
-    assert control.window == INITIAL_PACKETS * PACKET
+    assert control.cwnd == INITIAL_PACKETS * PACKET
 
 
 def test_loss_halves_it_once_per_recovery() -> None:
     control = CongestionControl(PACKET)
     assert control.lost(50)
-    assert control.window == control.threshold == INITIAL_PACKETS * PACKET // 2
+    assert control.cwnd == control.ssthresh == INITIAL_PACKETS * PACKET // 2
     assert not control.lost(60)
     full(control)
-    assert control.window == INITIAL_PACKETS * PACKET // 2
+    assert control.cwnd == INITIAL_PACKETS * PACKET // 2
     control.acknowledged(50, PACKET, PACKET)
     assert not control.recovering
     assert control.lost(99)
@@ -40,23 +40,23 @@ def test_after_a_loss_it_grows_by_a_packet_in_a_round_trip() -> None:
     control.lost(0)
     control.acknowledged(0, PACKET, PACKET)
     full(control)  # reaches the threshold's edge
-    before = control.window
+    before = control.cwnd
     for _ in range(before // (2 * PACKET) + 1):
         full(control)
-    assert control.window == before + PACKET
+    assert control.cwnd == before + PACKET
 
 
 def test_a_timeout_leaves_one_packet() -> None:
     control = CongestionControl(PACKET)
     control.timed_out()
-    assert control.window == PACKET
-    assert control.threshold == INITIAL_PACKETS * PACKET // 2
+    assert control.cwnd == PACKET
+    assert control.ssthresh == INITIAL_PACKETS * PACKET // 2
 
 
 def test_it_is_bounded_and_shrinks_after_a_pause() -> None:
     control = CongestionControl(PACKET)
     for _ in range(10_000):
         full(control)
-    assert control.window == MAX_WINDOW
+    assert control.cwnd == MAX_CWND
     control.resumed()
-    assert control.window == INITIAL_PACKETS * PACKET
+    assert control.cwnd == INITIAL_PACKETS * PACKET

@@ -8,10 +8,10 @@ import pytest
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.sctp import ChannelClosed, ChannelOpened, DataChannelEndpoint, dcep
 from antiphon_transceiver.sctp.chunks import Data, Init, Reconfig
+from antiphon_transceiver.sctp.data_receiver import RECEIVE_BUFFER
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol
-from antiphon_transceiver.sctp.early import MAX_EARLY_BYTES, MAX_EARLY_MESSAGES
+from antiphon_transceiver.sctp.early_messages import MAX_EARLY_BYTES, MAX_EARLY_MESSAGES
 from antiphon_transceiver.sctp.endpoint import MAX_CHANNELS
-from antiphon_transceiver.sctp.inbound import RECEIVE_BUFFER
 from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.parameters import ParameterType, ReconfigResponse, ReconfigResult
 from support.net.impairment import Impairment
@@ -308,7 +308,7 @@ def test_messages_without_an_open_are_kept_in_a_bounded_number_and_size() -> Non
     peers.run(5.0)
     assert messages(peers.network.right, 4) == []
     assert len(messages(peers.network.right, 6)) == 1
-    assert peers.server.association.inbound.window == RECEIVE_BUFFER
+    assert peers.server.association.receiver.a_rwnd == RECEIVE_BUFFER
 
 
 def test_messages_without_an_open_are_forgotten_when_their_stream_is_reset() -> None:
@@ -347,7 +347,7 @@ def test_what_comes_on_no_channel_is_counted() -> None:
     peers.run(1.0)
     assert messages(peers.network.right) == ["good"]
     assert (peers.server.counters.unexpected, peers.server.counters.malformed) == (1, 2)
-    window = peers.server.association.inbound.window
+    window = peers.server.association.receiver.a_rwnd
     assert window == 2 * 262_144  # all of it was released
 
 
@@ -392,4 +392,4 @@ def test_a_forged_stream_number_is_counted() -> None:
     last = last_data(peers.network.left).tsn
     packet = forge(peers.network.left, Data((last + 1) & 0xFFFFFFFF, 60000, 0, PayloadProtocol.STRING, b"x"))
     peers.server.receive_datagram(packet, peers.network.left.path, peers.network.now)
-    assert peers.server.association.inbound.counters.wrong_stream == 1
+    assert peers.server.association.receiver.counters.wrong_stream == 1

@@ -51,7 +51,7 @@ def test_order_waits_for_what_was_lost() -> None:
     assert messages(peers.network.right) == [b"1"]
     peers.run(1.0)
     assert messages(peers.network.right) == [b"1", b"2", b"3", b"4", b"5"]
-    assert peers.client.association.outbound.counters.timeouts == 0  # SACKs told of the loss
+    assert peers.client.association.sender.counters.timeouts == 0  # SACKs told of the loss
 
 
 def test_without_order_nothing_waits() -> None:
@@ -82,7 +82,7 @@ def test_a_message_is_repeated_as_often_as_its_channel_says(limit: int, arrives:
     send_apart(peers, channel, b"1", b"x", b"2")
     peers.run(5.0)
     assert messages(peers.network.right) == ([b"1", b"x", b"2"] if arrives else [b"1", b"2"])
-    assert peers.client.association.outbound.idle
+    assert peers.client.association.sender.idle
     assert peers.client.buffered(channel) == 0
 
 
@@ -109,8 +109,8 @@ def test_a_long_message_given_up_half_way_leaves_nothing_behind() -> None:
     peers.client.send(other, b"more")
     peers.run(2.0)
     assert messages(peers.network.right) == [b"more"]
-    assert peers.client.association.outbound.counters.abandoned == 2
-    assert peers.server.association.inbound.reassembler.size == 0
+    assert peers.client.association.sender.counters.abandoned == 2
+    assert peers.server.association.receiver.reassembler.size == 0
     peers.client.send(channel, b"again")
     peers.run(1.0)
     assert messages(peers.network.right, channel) == [b"again"]
@@ -125,7 +125,7 @@ def test_a_lost_forward_tsn_is_repeated() -> None:
     peers.network.left.rewrite = lambda datagram: [d for kept in dropping(datagram) for d in lose_once(kept)]
     send_apart(peers, channel, b"x")
     peers.run(3.0)
-    assert peers.client.association.outbound.idle
+    assert peers.client.association.sender.idle
     send_apart(peers, channel, b"2")
     peers.run(1.0)
     assert messages(peers.network.right) == [b"2"]
@@ -156,13 +156,13 @@ def test_limited_channels_deliver_in_order_and_never_twice(seed: int) -> None:
     for number, message in enumerate(sent):
         peers.client.send(channels[number % 3], message)
         peers.run(0.02)
-    assert peers.network.run(lambda: peers.client.association.outbound.idle, limit=120.0), f"seed {seed}"
+    assert peers.network.run(lambda: peers.client.association.sender.idle, limit=120.0), f"seed {seed}"
     peers.run(1.0)
     for index, channel in enumerate(channels):
         got, expected = messages(peers.network.right, channel), sent[index::3]
         assert got == [message for message in expected if message in got], f"seed {seed}"
         assert got == expected or index, f"seed {seed}"
-    inbound = peers.server.association.inbound
+    inbound = peers.server.association.receiver
     assert (inbound.reassembler.size, inbound.reassembler.chunks) == (0, 0), f"seed {seed}"
 
 

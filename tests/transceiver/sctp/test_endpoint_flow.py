@@ -5,8 +5,8 @@ import pytest
 from antiphon_transceiver.sctp import BufferedAmountLow, BufferFullError, MessageReceived
 from antiphon_transceiver.sctp.association import MAX_BURST, MAX_QUEUED_MESSAGES, SEND_BUFFER
 from antiphon_transceiver.sctp.chunks import Data, Sack
+from antiphon_transceiver.sctp.data_receiver import RECEIVE_BUFFER
 from antiphon_transceiver.sctp.endpoint import LOW_BUFFERED
-from antiphon_transceiver.sctp.inbound import RECEIVE_BUFFER
 from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.rto import MAX_SACK_DELAY
 from support.net.impairment import Impairment
@@ -35,9 +35,9 @@ def test_a_reader_that_stops_reading_stops_the_sender() -> None:
     for message in sent:
         peers.client.send(channel, message)
     peers.run(20.0)
-    inbound = peers.server.association.inbound
-    assert last_sack(peers).window < 50_000
-    assert inbound.reassembler.size + inbound.window <= RECEIVE_BUFFER
+    inbound = peers.server.association.receiver
+    assert last_sack(peers).a_rwnd < 50_000
+    assert inbound.reassembler.size + inbound.a_rwnd <= RECEIVE_BUFFER
     assert peers.client.buffered(channel) > 400_000
     probes = len(peers.network.left.sent)
     peers.run(20.0)
@@ -100,7 +100,7 @@ def test_a_lone_message_is_acknowledged_late_and_a_pair_at_once() -> None:
         peers.run(0.001)
     peers.run(0.05)
     assert len(peers.network.right.sent) == before + 2
-    assert peers.client.association.outbound.counters.retransmissions == 0
+    assert peers.client.association.sender.counters.retransmissions == 0
 
 
 def test_an_acknowledgement_travels_with_an_answer() -> None:
@@ -185,7 +185,7 @@ def test_a_repeat_that_is_lost_too_is_noticed_without_a_timeout() -> None:
         peers.client.send(channel, bytes([number]))
     peers.run(0.5)
     assert len(messages(peers.network.right)) == 41
-    assert peers.client.association.outbound.counters.timeouts == 0
+    assert peers.client.association.sender.counters.timeouts == 0
 
 
 def test_a_peer_that_takes_back_what_it_acknowledged_gets_it_again() -> None:
@@ -216,7 +216,7 @@ def test_a_peer_beyond_its_window_is_dropped_and_one_that_fills_it_with_nonsense
     peers = make_sctp_peers().establish()
     open_channel(peers)
     tsn = last_data(peers.network.left).tsn
-    path, inbound = peers.network.left.path, peers.server.association.inbound
+    path, inbound = peers.network.left.path, peers.server.association.receiver
     payload = bytes(1000)
     for number in range(2, 1000):  # a hole at 1, and all behind it
         packet = forge(peers.network.left, Data(tsn + number & 0xFFFFFFFF, 0, number, 53, payload))
@@ -276,13 +276,13 @@ def test_a_reader_that_goes_on_reading_opens_a_window_that_was_small_but_not_shu
     for _ in range(10):
         peers.client.send(channel, bytes(50_000))
     peers.run(20.0)
-    assert 0 < last_sack(peers).window < 50_000
+    assert 0 < last_sack(peers).a_rwnd < 50_000
     sent = len(reader.sent)
     reader.collect_events = read_everything  # type: ignore[method-assign]
     peers.network.drain()
     peers.run(0.001)
     assert [chunks_of(packet) for packet in reader.sent[sent:]] == [["Sack"]]
-    assert last_sack(peers).window == RECEIVE_BUFFER
+    assert last_sack(peers).a_rwnd == RECEIVE_BUFFER
 
 
 def test_a_reader_that_reads_little_sends_no_window_update() -> None:

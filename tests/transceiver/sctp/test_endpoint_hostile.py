@@ -10,8 +10,8 @@ from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.sctp.association import SEND_BUFFER
 from antiphon_transceiver.sctp.checksum import checksum
 from antiphon_transceiver.sctp.chunks import Data, ForwardTsn, Init, Reconfig, Sack
+from antiphon_transceiver.sctp.data_receiver import MAX_HELD_BYTES
 from antiphon_transceiver.sctp.dcep import PayloadProtocol
-from antiphon_transceiver.sctp.inbound import MAX_HELD_BYTES
 from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.parameters import (
     OutgoingResetRequest,
@@ -43,10 +43,10 @@ def test_mutated_packets_are_dropped_or_understood_but_never_raise(seed: int) ->
         peers.run(0.1)
         for endpoint in (peers.client, peers.server):
             association = endpoint.association
-            reassembler = association.inbound.reassembler
+            reassembler = association.receiver.reassembler
             assert 0 <= reassembler.size <= MAX_HELD_BYTES, f"seed {seed}"
             assert 0 <= reassembler.chunks <= MAX_HELD, f"seed {seed}"
-            assert 0 <= association.outbound.buffered_bytes <= SEND_BUFFER, f"seed {seed}"
+            assert 0 <= association.sender.buffered_bytes <= SEND_BUFFER, f"seed {seed}"
 
 
 def adding_mutations(random: Random) -> Callable[[bytes], list[bytes]]:
@@ -120,7 +120,7 @@ def test_partial_messages_are_bounded_in_number() -> None:
             for n in range(start, start + 50)
         ]
         server.receive_datagram(forge(peers.network.left, *fragments), peers.network.left.path, peers.network.now)
-        assert server.association.inbound.reassembler.chunks <= MAX_PARTIAL
+        assert server.association.receiver.reassembler.chunks <= MAX_PARTIAL
     assert server.closed  # what everything waits for does not fit, and only the peer could make room
 
 
@@ -204,7 +204,7 @@ def test_a_peer_whose_gap_blocks_lie_gets_everything_all_the_same(seed: int) -> 
             peers.run(0.01)
     peers.run(5.0)
     peers.network.right.rewrite = lambda datagram: [datagram]
-    outbound = peers.client.association.outbound
+    outbound = peers.client.association.sender
     assert peers.network.run(lambda: outbound.idle, limit=peers.network.now + 60.0)
     assert messages(peers.network.right) == sent
     assert (outbound.buffered_bytes, peers.client.buffered(channel)) == (0, 0)
@@ -223,4 +223,4 @@ def lying(random: Random) -> Callable[[bytes], list[bytes]]:
 
 def lie(sack: Sack, random: Random) -> Sack:
     edges = sorted(random.sample(range(2, 60), 2 * random.randrange(4)))
-    return Sack(sack.cumulative_tsn, sack.window, tuple(zip(edges[::2], edges[1::2], strict=True)))
+    return Sack(sack.cumulative_tsn, sack.a_rwnd, tuple(zip(edges[::2], edges[1::2], strict=True)))

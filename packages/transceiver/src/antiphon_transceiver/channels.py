@@ -101,7 +101,7 @@ class CallChannels:
     @property
     def idle(self) -> bool:
         """Whether everything that was sent has reached the caller."""
-        return self._endpoint.association.outbound.idle
+        return self._endpoint.association.sender.idle
 
     def statistics(self) -> dict[str, Any]:
         """Return figures for people and programs."""

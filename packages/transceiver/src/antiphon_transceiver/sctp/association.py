@@ -11,11 +11,11 @@ from antiphon_transceiver.sctp.chunks import HEADER_SIZE as CHUNK_HEADER_SIZE
 from antiphon_transceiver.sctp.chunks import SACK_SIZE, Chunk
 from antiphon_transceiver.sctp.congestion import CongestionControl
 from antiphon_transceiver.sctp.cookie import EXTENSIONS, SECRET_SIZE, CookieJar, PeerParameters, StaleCookieError
+from antiphon_transceiver.sctp.data_receiver import MAX_STREAMS, RECEIVE_BUFFER, DataReceiver
+from antiphon_transceiver.sctp.data_sender import DataSender
 from antiphon_transceiver.sctp.events import AssociationClosed, AssociationCloseReason, Established, StreamsReset
 from antiphon_transceiver.sctp.heartbeat import HEARTBEAT_INFO_SIZE, Heartbeats
-from antiphon_transceiver.sctp.inbound import MAX_STREAMS, RECEIVE_BUFFER, Inbound
-from antiphon_transceiver.sctp.outbound import Outbound
-from antiphon_transceiver.sctp.outgoing import OutboundMessage
+from antiphon_transceiver.sctp.outbound_message import OutboundMessage
 from antiphon_transceiver.sctp.packet import HEADER_SIZE, SctpPacket, encode_packet
 from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType
 from antiphon_transceiver.sctp.reassembly import StreamMessage
@@ -102,8 +102,8 @@ class Association:
         self._tag = int.from_bytes(random(4), "big") or 1
         self._initial_tsn = int.from_bytes(random(4), "big")
         self._cookies = CookieJar(random(SECRET_SIZE))
-        self.outbound = Outbound(self._initial_tsn, self.congestion, self.rto)
-        self.inbound = Inbound()
+        self.sender = DataSender(self._initial_tsn, self.congestion, self.rto)
+        self.receiver = DataReceiver()
         self._peer: PeerParameters | None = None
         self._resets = StreamResets(self._initial_tsn, self.rto)
         self._control: deque[bytes] = deque()
@@ -173,9 +173,9 @@ class Association:
             raise LocalProtocolError(f"a message in state {self.state.name}")
         if not data:
             raise LocalProtocolError("an empty message")
-        if self.outbound.buffered_bytes + len(data) > SEND_BUFFER or self.outbound.messages >= MAX_QUEUED_MESSAGES:
-            raise BufferFullError(f"{self.outbound.buffered_bytes} bytes are still buffered")
-        self.outbound.push(OutboundMessage(stream, ppid, data, not ordered, max_retransmits, max_lifetime))
+        if self.sender.buffered_bytes + len(data) > SEND_BUFFER or self.sender.messages >= MAX_QUEUED_MESSAGES:
+            raise BufferFullError(f"{self.sender.buffered_bytes} bytes are still buffered")
+        self.sender.push(OutboundMessage(stream, ppid, data, not ordered, max_retransmits, max_lifetime))
         self._dirty = True
 
     def reset_streams(self, streams: Collection[int]) -> None:
@@ -185,7 +185,7 @@ class Association:
 
     def release(self, size: int) -> None:
         """Say that `size` bytes of messages have been consumed, which lets the peer send more."""
-        if self.inbound.release(size):
+        if self.receiver.release(size):
             self._dirty = True
 
     def shutdown(self, now: float) -> None:
@@ -233,14 +233,14 @@ class Association:
             return
         if self._retry_at is not None and now >= self._retry_at:
             self._retry(now)
-        self.outbound.handle_timeout(now)
-        self.inbound.tsns.handle_timeout(now)
+        self.sender.handle_timeout(now)
+        self.receiver.tsns.handle_timeout(now)
         repeated = self._resets.handle_timeout(now)
         if repeated is not None:
             self._queue(chunks.Reconfig((repeated,)))
         if self._heartbeats.deadline is not None and now >= self._heartbeats.deadline:
             self._send_heartbeat(now)
-        if max(self.outbound.unanswered, self._resets.unanswered, self._retries) > MAX_RETRANSMISSIONS:
+        if max(self.sender.unanswered, self._resets.unanswered, self._retries) > MAX_RETRANSMISSIONS:
             self._abort(
                 AssociationCloseReason.TIMEOUT, Cause.USER_INITIATED_ABORT, f"no answer in state {self.state.name}"
             )
@@ -261,7 +261,7 @@ class Association:
         if self._dirty or self._burst:
             return self._now
         setup = (self._give_up_at, self._retry_at, self._heartbeats.deadline)
-        deadlines = (*setup, self.outbound.deadline, self.inbound.tsns.deadline, self._resets.deadline)
+        deadlines = (*setup, self.sender.deadline, self.receiver.tsns.deadline, self._resets.deadline)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     # Incoming packets.
@@ -285,7 +285,7 @@ class Association:
                 if type(chunk) is chunks.Data:
                     has_data, at_once = True, at_once or chunk.immediate
         if has_data:
-            self.inbound.tsns.packet_received(now, at_once=at_once)
+            self.receiver.tsns.packet_received(now, at_once=at_once)
 
     def _is_ours(self, packet: SctpPacket) -> bool:
         """Check ports and verification tag (RFC 9260 §8.5)."""
@@ -355,9 +355,9 @@ class Association:
         if self._peer is not None and self._peer.tag == peer.tag:
             return
         self._peer = peer
-        self.outbound.peer_window = peer.window
-        self.outbound.forward_tsn_supported = peer.forward_tsn
-        self.inbound.begin(peer.initial_tsn)
+        self.sender.peer_rwnd = peer.a_rwnd
+        self.sender.forward_tsn_supported = peer.forward_tsn
+        self.receiver.begin(peer.initial_tsn)
         self._resets.begin(peer.initial_tsn, supported=peer.reconfig)
 
     def _establish(self, now: float) -> None:
@@ -381,19 +381,19 @@ class Association:
     def _receive_data(self, data: chunks.Data, now: float) -> None:
         if self.state is AssociationState.COOKIE_ECHOED:
             self._establish(now)
-        self._events.extend(self.inbound.receive(data))
+        self._events.extend(self.receiver.receive(data))
 
     def _receive_forward_tsn(self, forward: chunks.ForwardTsn, now: float) -> None:
-        self._events.extend(self.inbound.skip(forward))
+        self._events.extend(self.receiver.skip(forward))
 
     def _receive_sack(self, sack: chunks.Sack, now: float) -> None:
-        if not self.outbound.receive_sack(sack, now):
+        if not self.sender.receive_sack(sack, now):
             self.counters.unexpected += 1
 
     # Resets, heartbeats.
 
     def _receive_reconfig(self, reconfig: chunks.Reconfig, now: float) -> None:
-        received, streams = self.inbound.tsns.cumulative, self.inbound.reassembler.streams
+        received, streams = self.receiver.tsns.cumulative, self.receiver.reassembler.streams
         answers = tuple(
             answer
             for parameter in reconfig.parameters[:2]  # RFC 6525 §3.1: no more than two
@@ -410,12 +410,12 @@ class Association:
         self._resets.outgoing.clear()
         self._resets.incoming.clear()
         for stream in outgoing:
-            self.outbound.reset_stream(stream)
-        self.inbound.reassembler.reset_streams(incoming)
+            self.sender.reset_stream(stream)
+        self.receiver.reassembler.reset_streams(incoming)
         self._events.append(StreamsReset(outgoing, incoming))
 
     def _request_resets(self, now: float) -> None:
-        request = self._resets.request(self.outbound.busy_streams, self.outbound.cumulative_tsn, now)
+        request = self._resets.request(self.sender.busy_streams, self.sender.cumulative_tsn, now)
         if request is not None:
             self._queue(chunks.Reconfig((request,)))
         self._report_resets()
@@ -432,13 +432,13 @@ class Association:
 
     def _send_heartbeat(self, now: float) -> None:
         self._heartbeats.postpone(now)
-        if self.outbound.idle and self.state is AssociationState.ESTABLISHED:
+        if self.sender.idle and self.state is AssociationState.ESTABLISHED:
             self._queue(self._heartbeats.make(self._random(HEARTBEAT_INFO_SIZE), now))
 
     # The end.
 
     def _receive_shutdown(self, shutdown: chunks.Shutdown, now: float) -> None:
-        self.outbound.acknowledge(shutdown.cumulative_tsn, now)
+        self.sender.acknowledge(shutdown.cumulative_tsn, now)
         if self.state is AssociationState.SHUTDOWN_SENT:
             self._send_shutdown_ack(now)  # both ended it at once (RFC 9260 §9.2)
         elif self.state is not AssociationState.SHUTDOWN_ACK_SENT:
@@ -458,14 +458,14 @@ class Association:
 
     def _continue_shutdown(self, now: float) -> None:
         """Go on with the end once everything is acknowledged."""
-        if self.state is AssociationState.SHUTDOWN_PENDING and self.outbound.idle:
+        if self.state is AssociationState.SHUTDOWN_PENDING and self.sender.idle:
             self.state = AssociationState.SHUTDOWN_SENT
             self._send_shutdown(now)
-        elif self.state is AssociationState.SHUTDOWN_RECEIVED and self.outbound.idle:
+        elif self.state is AssociationState.SHUTDOWN_RECEIVED and self.sender.idle:
             self._send_shutdown_ack(now)
 
     def _send_shutdown(self, now: float) -> None:
-        self._queue(chunks.Shutdown(self.inbound.tsns.cumulative & 0xFFFFFFFF))
+        self._queue(chunks.Shutdown(self.receiver.tsns.cumulative & 0xFFFFFFFF))
         self._retry_at = now + self.rto.value
 
     def _send_shutdown_ack(self, now: float) -> None:
@@ -500,7 +500,7 @@ class Association:
         """Send what is due, as far as the peer's window and the path allow."""
         self._now = now
         self._dirty = False
-        self.outbound.start_lifetimes(now)
+        self.sender.start_lifetimes(now)
         if self.state is AssociationState.ENDED:
             return
         if self.state is AssociationState.ESTABLISHED:
@@ -529,15 +529,15 @@ class Association:
         may_send = self.state in SENDING or (
             self.state is AssociationState.COOKIE_ECHOED and packet[:1] == [self._setup_chunk]
         )
-        tsns = self.inbound.tsns
+        tsns = self.receiver.tsns
         if tsns.due and room >= SACK_SIZE:
-            packet.append(self.inbound.sack(room).encode())
+            packet.append(self.receiver.sack(room).encode())
             room -= len(packet[-1])
         if not (may_send and with_data):
             return packet, 0
-        data = self.outbound.take(room, now, empty=empty)
+        data = self.sender.take(room, now, empty=empty)
         if data and tsns.pending and room - sum(map(len, data)) >= SACK_SIZE:
-            packet.append(self.inbound.sack(SACK_SIZE).encode())
+            packet.append(self.receiver.sack(SACK_SIZE).encode())
         return packet + data, len(data)
 
     def _queue(self, chunk: Chunk) -> None:

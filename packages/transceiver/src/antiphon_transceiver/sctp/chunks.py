@@ -98,29 +98,29 @@ _DATA_VALUE = Struct("!IHHI")
 
 
 class Init(msgspec.Struct, frozen=True):
-    """What each side tells the other at first; `window` in bytes."""
+    """What each side tells the other at first; `a_rwnd` in bytes."""
 
     type: ClassVar[int] = ChunkType.INIT
 
     tag: int
-    window: int
+    a_rwnd: int
     outbound_streams: int
     inbound_streams: int
     initial_tsn: int
     parameters: tuple[Parameter, ...] = ()
 
     def encode(self) -> bytes:
-        fixed = _INIT.pack(self.tag, self.window, self.outbound_streams, self.inbound_streams, self.initial_tsn)
+        fixed = _INIT.pack(self.tag, self.a_rwnd, self.outbound_streams, self.inbound_streams, self.initial_tsn)
         return encode_chunk(self.type, 0, fixed + encode_parameters(self.parameters))
 
     @classmethod
     def decode(cls, flags: int, value: bytes) -> "Init":
         if len(value) < _INIT.size:
             raise DecodeError("an INIT too short")
-        tag, window, outbound, inbound, tsn = _INIT.unpack_from(value)
+        tag, a_rwnd, outbound, inbound, tsn = _INIT.unpack_from(value)
         if not (tag and outbound and inbound):  # RFC 9260 §3.3.2
             raise DecodeError("an INIT without a tag or streams")
-        return cls(tag, window, outbound, inbound, tsn, decode_parameters(value[_INIT.size :]))
+        return cls(tag, a_rwnd, outbound, inbound, tsn, decode_parameters(value[_INIT.size :]))
 
     def parameter(self, kind: int) -> bytes | None:
         """Return the value of the first parameter of a type, or None."""
@@ -137,13 +137,13 @@ class Sack(msgspec.Struct, frozen=True):
     type: ClassVar[int] = ChunkType.SACK
 
     cumulative_tsn: int
-    window: int
+    a_rwnd: int
     gaps: tuple[tuple[int, int], ...] = ()
     duplicates: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
         gaps, duplicates = self.gaps, self.duplicates
-        value = _SACK.pack(self.cumulative_tsn, self.window, len(gaps), len(duplicates))
+        value = _SACK.pack(self.cumulative_tsn, self.a_rwnd, len(gaps), len(duplicates))
         if gaps or duplicates:
             value += pack(f"!{2 * len(gaps)}H{len(duplicates)}I", *chain.from_iterable(gaps), *duplicates)
         return encode_chunk(self.type, 0, value)
@@ -152,11 +152,11 @@ class Sack(msgspec.Struct, frozen=True):
     def decode(cls, flags: int, value: bytes) -> "Sack":
         if len(value) < _SACK.size:
             raise DecodeError("a SACK too short")
-        cumulative_tsn, window, gap_count, duplicate_count = _SACK.unpack_from(value)
+        cumulative_tsn, a_rwnd, gap_count, duplicate_count = _SACK.unpack_from(value)
         if len(value) != _SACK.size + 4 * (gap_count + duplicate_count):
             raise DecodeError("a SACK whose counts do not fit its length")
         if not gap_count and not duplicate_count:
-            return cls(cumulative_tsn, window)
+            return cls(cumulative_tsn, a_rwnd)
         gaps_end = _SACK.size + 4 * gap_count
         gaps = tuple(_HALVES.iter_unpack(value[_SACK.size : gaps_end]))
         highest = 0
@@ -166,7 +166,7 @@ class Sack(msgspec.Struct, frozen=True):
                 raise DecodeError("gap blocks that overlap or go back")
             highest = last
         duplicates = unpack(f"!{duplicate_count}I", value[gaps_end:])
-        return cls(cumulative_tsn, window, gaps, duplicates)
+        return cls(cumulative_tsn, a_rwnd, gaps, duplicates)
 
 
 _HALVES = Struct("!HH")

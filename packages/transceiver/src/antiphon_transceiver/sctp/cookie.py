@@ -27,7 +27,7 @@ class PeerParameters(msgspec.Struct, frozen=True):
     """The other side as its INIT or INIT ACK describes it."""
 
     tag: int
-    window: int
+    a_rwnd: int
     outbound_streams: int
     inbound_streams: int
     initial_tsn: int
@@ -39,7 +39,7 @@ class PeerParameters(msgspec.Struct, frozen=True):
         extensions = init.parameter(ParameterType.SUPPORTED_EXTENSIONS) or b""
         return cls(
             init.tag,
-            init.window,
+            init.a_rwnd,
             init.outbound_streams,
             init.inbound_streams,
             init.initial_tsn,
@@ -63,7 +63,7 @@ class CookieJar:
         body = _BODY.pack(
             now,
             peer.tag,
-            peer.window,
+            peer.a_rwnd,
             peer.outbound_streams,
             peer.inbound_streams,
             peer.initial_tsn,

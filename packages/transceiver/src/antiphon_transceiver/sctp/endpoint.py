@@ -9,7 +9,7 @@ from antiphon_transceiver.sctp import dcep
 from antiphon_transceiver.sctp.association import PORT, Association, AssociationEvent
 from antiphon_transceiver.sctp.channel import ChannelState, DataChannel, DataChannelCounters
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol, decode_message, encode_message
-from antiphon_transceiver.sctp.early import EarlyMessages
+from antiphon_transceiver.sctp.early_messages import EarlyMessages
 from antiphon_transceiver.sctp.events import (
     AssociationClosed,
     BufferedAmountLow,
@@ -161,7 +161,7 @@ class DataChannelEndpoint:
 
     def buffered(self, id: int) -> int:
         """Return the bytes of a channel that the peer has not acknowledged."""
-        return self.association.outbound.buffered(id)
+        return self.association.sender.buffered(id)
 
     def close(self, now: float) -> None:
         """End the association once all is delivered, or after 5 s; `AssociationClosed` follows."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from antiphon_common.errors import RemoteProtocolError
 from antiphon_common.sequence import extend16
 from antiphon_transceiver.sctp.chunks import Data
-from antiphon_transceiver.sctp.received import MAX_AHEAD, MAX_RANGES
+from antiphon_transceiver.sctp.received_tsns import MAX_AHEAD, MAX_RANGES
 
 MAX_MESSAGE_SIZE = 1 << 18
 """Bytes of a message, as our SDP announces it: what Chromium announces."""
@@ -107,7 +107,7 @@ class MessageReassembler:
         return self._finish(chunk, StreamMessage(chunk.stream, run.ppid, b"".join(run.payloads)))
 
     def skip(self, cumulative_tsn: int, streams: Sequence[tuple[int, int]]) -> list[StreamMessage]:
-        """Give up what misses a TSN up to `cumulative_tsn`, and the turn of SSNs skipped; return what that lets out.
+        """Drop messages that miss a TSN up to `cumulative_tsn`, skip their SSNs, and return the messages now in order.
 
         Of a stream that is named more than once the last SSN counts.
         """

@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from antiphon_common.sequence import extend32
 from antiphon_transceiver.sctp.chunks import DATA_HEADER_SIZE, Data, ForwardTsn, Sack
 from antiphon_transceiver.sctp.congestion import CongestionControl
-from antiphon_transceiver.sctp.outgoing import OutboundMessage, SentChunk
+from antiphon_transceiver.sctp.outbound_message import OutboundMessage, SentChunk
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
 
 MAX_OUTSTANDING = 256
@@ -20,13 +20,13 @@ trip of 0.1 s. One SACK looks at each of them at most once, and may acknowledge 
 MIN_FRAGMENT = 256
 """Bytes of a message that are worth a chunk of their own at the end of a packet."""
 
-MISSES_UNTIL_LOST = 3
+MISSING_REPORTS_UNTIL_LOST = 3
 """SACKs that miss a chunk until it counts as lost (RFC 9260 §7.2.4)."""
 
 _MASK = 0xFFFFFFFF
 
 
-class OutboundCounters:
+class DataSenderCounters:
     def __init__(self) -> None:
         self.chunks = 0
         self.retransmissions = 0
@@ -35,7 +35,7 @@ class OutboundCounters:
         """Messages given up, as their reliability asked."""
 
 
-class Outbound:
+class DataSender:
     """The sending half of an association.
 
     `push` queues, `take` fills packets, `receive_sack` and `handle_timeout` find out what became of it. Messages leave
@@ -43,8 +43,8 @@ class Outbound:
     """
 
     def __init__(self, initial_tsn: int, congestion: CongestionControl, rto: RetransmissionTimeout) -> None:
-        self.counters = OutboundCounters()
-        self.peer_window = 0
+        self.counters = DataSenderCounters()
+        self.peer_rwnd = 0
         self.forward_tsn_supported = False
         self.deadline: float | None = None
         """The T3-rtx timer, while anything is outstanding."""
@@ -69,7 +69,7 @@ class Outbound:
         """Heap of the TSNs to send again; those that came after all are skipped."""
         self._gaps: tuple[tuple[int, int], ...] = ()
         """The gap blocks of the last SACK."""
-        self._rescue = False
+        self._fast_retransmit = False
         """One packet may leave in spite of the congestion window (RFC 9260 §7.2.4 rule 3)."""
         self._timed_tsn: int | None = None
         self._last_sent_at = 0.0
@@ -123,7 +123,7 @@ class Outbound:
             taken.append(wire)
             room -= len(wire)
         if taken:
-            self._rescue = False
+            self._fast_retransmit = False
             self._last_sent_at = now
         return taken
 
@@ -146,9 +146,10 @@ class Outbound:
                     chunk.queued = False
             elif chunk.message.is_expired(now) and self.forward_tsn_supported:
                 self._abandon(chunk.message)
-            elif (self._flight and (self.peer_window == 0 or not (self._rescue or self._fits_window()))) or (
-                chunk.length > room and not oversize
-            ):
+            elif (
+                self._flight
+                and (self.peer_rwnd == 0 or not (self._fast_retransmit or self._flight < self._congestion.cwnd))
+            ) or (chunk.length > room and not oversize):
                 return b""
             else:
                 heappop(self._lost)
@@ -161,7 +162,7 @@ class Outbound:
         return b""
 
     def _take_new(self, room: int, now: float, empty: int) -> bytes:
-        message = self._first_alive(now)
+        message = self._first_unexpired(now)
         if message is None or len(self._outstanding) >= MAX_OUTSTANDING:
             return b""
         if not self._outstanding and now - self._last_sent_at > self._rto.value:
@@ -172,14 +173,11 @@ class Outbound:
             return b""  # better off in the next packet
         # One chunk may always be in flight, to see whether a window that is shut has opened (RFC 9260 §6.1 A).
         flight = self._flight
-        if flight and (flight + DATA_HEADER_SIZE + size > self.peer_window or flight >= self._congestion.window):
+        if flight and (flight + DATA_HEADER_SIZE + size > self.peer_rwnd or flight >= self._congestion.cwnd):
             return b""
         return self._cut(message, size, now)
 
-    def _fits_window(self) -> bool:
-        return self._flight < self._congestion.window
-
-    def _first_alive(self, now: float) -> OutboundMessage | None:
+    def _first_unexpired(self, now: float) -> OutboundMessage | None:
         """Return the message to send from, after dropping those that expired before any of it was sent."""
         while self._queue:
             message = self._queue[0]
@@ -224,7 +222,7 @@ class Outbound:
         chunk.transmissions += 1
         chunk.sent_at = now
         chunk.sent_before = self._next_tsn - 1
-        chunk.misses = 0
+        chunk.missing_reports = 0
         chunk.lost = False
         chunk.in_flight = True
         self._flight += chunk.length
@@ -241,7 +239,7 @@ class Outbound:
         if cumulative < self.cumulative_tsn:
             return True  # overtaken by a newer one
         self.unanswered = 0
-        self.peer_window = sack.window
+        self.peer_rwnd = sack.a_rwnd
         flight_before = self._flight
         moved = cumulative > self.cumulative_tsn
         highest, acknowledged = self._receive_cumulative(cumulative, now)
@@ -255,7 +253,7 @@ class Outbound:
         if sack.gaps:
             if moved and self._congestion.recovering:  # RFC 9260 §7.2.4, of SACKs during fast recovery
                 highest = max(highest, cumulative + sack.gaps[-1][1])
-            self._strike(cumulative + sack.gaps[-1][1], highest)
+            self._count_missing_reports(cumulative + sack.gaps[-1][1], highest)
         self._advance(now)
         if not self._outstanding:
             self.deadline = None
@@ -265,7 +263,7 @@ class Outbound:
 
     def acknowledge(self, cumulative_tsn: int, now: float) -> bool:
         """Take what a SHUTDOWN acknowledges, as `receive_sack` does."""
-        return self.receive_sack(Sack(cumulative_tsn, self.peer_window), now)
+        return self.receive_sack(Sack(cumulative_tsn, self.peer_rwnd), now)
 
     def handle_timeout(self, now: float) -> None:
         """Give up on all that is in flight, if T3-rtx is due (RFC 9260 §6.3.3)."""
@@ -275,9 +273,9 @@ class Outbound:
         self.unanswered += 1
         self._rto.back_off()
         self.deadline = now + self._rto.value
-        if self.peer_window:  # else it was a probe of a shut window, which says nothing about the path
+        if self.peer_rwnd:  # else it was a probe of a shut window, which says nothing about the path
             self._congestion.timed_out()
-        self._take_back()
+        self._handle_reneging()
         for chunk in list(self._outstanding):
             if chunk.in_flight:
                 self._lose(chunk)
@@ -305,7 +303,7 @@ class Outbound:
     def _receive_gaps(self, now: float) -> tuple[int, int]:
         """Mark what the gap blocks of the last SACK name; return the same as `_receive_cumulative`.
 
-        A chunk that was named before stays marked even if these blocks do not name it: `_take_back` looks into that.
+        A chunk that was named before stays marked if these blocks do not name it: see `_handle_reneging`.
         """
         highest, size = -1, 0
         block = 0
@@ -321,7 +319,7 @@ class Outbound:
                 highest, size = chunk.tsn, size + chunk.length
         return highest, size
 
-    def _take_back(self) -> None:
+    def _handle_reneging(self) -> None:
         """Put back in flight what gap blocks named once and the last SACK did not (RFC 9260 §6.2.1).
 
         T3-rtx asks for this, as TCP does (RFC 2018 §8): a peer that changes its mind with each SACK costs nothing.
@@ -344,7 +342,7 @@ class Outbound:
                 self._rto.measure(now - chunk.sent_at)
             self._timed_tsn = None
 
-    def _strike(self, reported_to: int, highest_new: int) -> None:
+    def _count_missing_reports(self, reported_to: int, highest_new: int) -> None:
         """Count a miss for each chunk that the SACK skips although it has news of later ones (RFC 9260 §7.2.4)."""
         missing = []
         for chunk in self._outstanding:
@@ -353,14 +351,14 @@ class Outbound:
             # Only news of what was sent after it says anything about a chunk that was sent again. With this a chunk may
             # be found lost more than once, which RFC 9260 leaves to the timer.
             if chunk.in_flight and chunk.sent_before < highest_new:
-                chunk.misses += 1
-                if chunk.misses >= MISSES_UNTIL_LOST:
+                chunk.missing_reports += 1
+                if chunk.missing_reports >= MISSING_REPORTS_UNTIL_LOST:
                     missing.append(chunk)
         for chunk in missing:
             if chunk.in_flight:
                 self._lose(chunk)
         if missing and self._congestion.lost(self._next_tsn - 1):
-            self._rescue = True
+            self._fast_retransmit = True
 
     def _lose(self, chunk: SentChunk) -> None:
         """Send a chunk again, or give up its message when it was sent often enough."""

@@ -3,7 +3,7 @@
 from antiphon_common.errors import RemoteProtocolError
 from antiphon_transceiver.sctp.chunks import Data, ForwardTsn, Sack
 from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, MessageReassembler, StreamMessage, total_size
-from antiphon_transceiver.sctp.received import ReceivedTsns
+from antiphon_transceiver.sctp.received_tsns import ReceivedTsns
 
 MAX_STREAMS = 1024
 """Streams each way, as Chromium has them; a data channel takes one."""
@@ -15,7 +15,7 @@ MAX_HELD_BYTES = RECEIVE_BUFFER + MAX_MESSAGE_SIZE
 """What a sender may make of that by filling holes: it does not count against our window what it takes for lost."""
 
 
-class InboundCounters:
+class DataReceiverCounters:
     """Chunks that were dropped."""
 
     def __init__(self) -> None:
@@ -24,11 +24,11 @@ class InboundCounters:
         self.wrong_stream = 0
 
 
-class Inbound:
+class DataReceiver:
     """The receiving half of an association."""
 
     def __init__(self) -> None:
-        self.counters = InboundCounters()
+        self.counters = DataReceiverCounters()
         self.tsns = ReceivedTsns(0)
         self.reassembler = MessageReassembler()
         self._unread = 0
@@ -40,7 +40,7 @@ class Inbound:
         self.tsns = ReceivedTsns(initial_tsn)
 
     @property
-    def window(self) -> int:
+    def a_rwnd(self) -> int:
         """Bytes the peer may still send."""
         return max(0, RECEIVE_BUFFER - self.reassembler.size - self._unread)
 
@@ -74,13 +74,13 @@ class Inbound:
         """Take note that `size` bytes of messages have been consumed; tell whether the peer should hear of it."""
         self._unread -= size
         # Only an opening that is worth a packet (RFC 9260 §6.2, silly window syndrome).
-        if self._advertised < RECEIVE_BUFFER // 2 <= self.window:
+        if self._advertised < RECEIVE_BUFFER // 2 <= self.a_rwnd:
             self.tsns.due = True
         return self.tsns.due
 
     def sack(self, room: int) -> Sack:
         """Return the SACK of now, of at most `room` bytes."""
-        self._advertised = self.window
+        self._advertised = self.a_rwnd
         return self.tsns.sack(self._advertised, room)
 
     def _has_room(self, tsn: int, size: int) -> bool:

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from antiphon_transceiver.sctp.chunks import Sack
-from antiphon_transceiver.sctp.received import MAX_AHEAD, MAX_RANGES, ReceivedTsns
+from antiphon_transceiver.sctp.received_tsns import MAX_AHEAD, MAX_RANGES, ReceivedTsns
 from antiphon_transceiver.sctp.rto import MAX_SACK_DELAY
 
 

@@ -2,16 +2,16 @@
 
 from antiphon_transceiver.sctp.chunks import Data, Sack
 from antiphon_transceiver.sctp.congestion import CongestionControl
-from antiphon_transceiver.sctp.outbound import Outbound
-from antiphon_transceiver.sctp.outgoing import OutboundMessage
+from antiphon_transceiver.sctp.data_sender import DataSender
+from antiphon_transceiver.sctp.outbound_message import OutboundMessage
 from antiphon_transceiver.sctp.packet import SctpPacket, encode_packet
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
 
 
 def test_stream_sequence_numbers_wrap_behind_65535() -> None:
     """A channel that carries an event each second gets there within a day (RFC 9260 §1.6)."""
-    outbound = Outbound(0, CongestionControl(1188), RetransmissionTimeout())
-    outbound.peer_window = 1 << 20
+    outbound = DataSender(0, CongestionControl(1188), RetransmissionTimeout())
+    outbound.peer_rwnd = 1 << 20
     sent = 0
     wire: list[bytes] = []
     while sent < 65540:

@@ -37,7 +37,7 @@ class SentChunk:
         "length",
         "lost",
         "message",
-        "misses",
+        "missing_reports",
         "queued",
         "sent_at",
         "sent_before",
@@ -59,7 +59,7 @@ class SentChunk:
         self.sent_before = tsn
         """The highest TSN sent when this was sent last: a SACK of one beyond it tells that this one is missing."""
         self.transmissions = 0
-        self.misses = 0
+        self.missing_reports = 0
         self.in_flight = False
         self.acked = False
         self.lost = False

@@ -112,7 +112,7 @@ class ReceivedTsns:
             self.due = True
             self.deadline = None
 
-    def sack(self, window: int, room: int) -> Sack:
+    def sack(self, a_rwnd: int, room: int) -> Sack:
         """Return the SACK of now, of at most `room` bytes."""
         blocks = max(0, (room - SACK_SIZE) // 4)
         base = self.cumulative
@@ -123,4 +123,4 @@ class ReceivedTsns:
         self._packets = 0
         self.pending = self.due = False
         self.deadline = None
-        return Sack(self.cumulative & 0xFFFFFFFF, window, gaps, duplicates)
+        return Sack(self.cumulative & 0xFFFFFFFF, a_rwnd, gaps, duplicates)
