@@ -75,7 +75,7 @@ def full_cache() -> tuple[Relay, FlowCache]:
     assert cache is not None
     relay.transceiver()
     for number in range(MAX_WRITES + 1):
-        cache.confirmed(client(number).encode(), OWNER)
+        cache.store(client(number).encode(), OWNER)
     for turn in range(4):
         relay.now += 1.2 * ABSENT_SECONDS
         for number in range(MAX_WAITING + 1):
@@ -83,7 +83,7 @@ def full_cache() -> tuple[Relay, FlowCache]:
             relay.now += 1e-6  # look-ups are limited by rate, too
             for _ in range(MAX_PACKETS if turn == 3 else 1):
                 relay.core.receive_datagram(RTP, path, relay.now)
-        while turn < 3 and (keys := cache.take_asked()):
+        while turn < 3 and (keys := cache.take_lookups()):
             relay.core.restore(keys, [None] * len(keys), relay.now)
     assert cache.held == MAX_WAITING + MAX_ABSENT
     assert cache.counters.unwritten == 1
@@ -105,7 +105,7 @@ def packets() -> Ready:
 def answers() -> Ready:
     """What Redis has of as many paths as are asked for at once."""
     relay, cache = full_cache()
-    keys = cache.take_asked()
+    keys = cache.take_lookups()
     assert len(keys) == BATCH
     values = _written(keys)
     poisoned = [value[:-1] + bytes((value[-1] ^ 1,)) for value in values]
@@ -126,7 +126,7 @@ def _written(keys: Iterable[bytes]) -> list[bytes]:
     cache = other.core.cache
     assert cache is not None
     for key in keys:
-        cache.confirmed(key, OWNER)
+        cache.store(key, OWNER)
     return [value for _, value in cache.take_writes(other.now)]
 
 

@@ -9,7 +9,7 @@ from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Moved, 
 from antiphon_common.routing import Owner
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.flows import TAKEOVER_SECONDS
-from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_KNOWN
+from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_TRANSCEIVERS
 from antiphon_relay.redirects import MAX_REDIRECTS, REDIRECT_SECONDS
 from support.sim.relay_harness import (
     CLUSTER,
@@ -40,14 +40,14 @@ def hellos(relay: Relay, seconds: float) -> list[tuple[Path | None, object]]:
 
 def test_known_transceivers_hear_hello_forty_times_a_second(relay: Relay) -> None:
     assert hellos(relay, 2) == []
-    relay.core.know([("10.0.0.5", 9000), ("10.0.0.6", 9001), ("10.0.0.5", 9000)])
+    relay.core.set_transceivers([("10.0.0.5", 9000), ("10.0.0.6", 9001), ("10.0.0.5", 9000)])
     links = [Path.of("10.0.0.5", 9000, ingress=LINK), Path.of("10.0.0.6", 9001, ingress=LINK)]
     heard = hellos(relay, 1)
     assert {message for _, message in heard} == {RelayHello((INGRESS, INGRESS6), 0)}
     counts = Counter(link for link, _ in heard)
     assert set(counts) == set(links)
     assert all(abs(count - 1 / HELLO_INTERVAL) <= 1 for count in counts.values())
-    relay.core.know([("10.0.0.6", 9001)])
+    relay.core.set_transceivers([("10.0.0.6", 9001)])
     assert {link for link, _ in hellos(relay, 1)} == {links[1]}
 
 
@@ -55,18 +55,18 @@ def test_each_start_has_a_boot_id_of_its_own() -> None:
     boots = set()
     for fill in (b"\1", b"\2"):
         relay = Relay(random=lambda size, fill=fill: fill * size)  # type: ignore[misc]
-        relay.core.know([("10.0.0.5", 9000)])
+        relay.core.set_transceivers([("10.0.0.5", 9000)])
         boots |= {message.boot_id for _, message in hellos(relay, 1) if isinstance(message, RelayHello)}
     assert boots == {0x0101010101010101, 0x0202020202020202}
 
 
 def test_hello_goes_nowhere_but_to_transceivers_and_not_to_too_many() -> None:
     relay = Relay()
-    relay.core.know([("10.0.1.5", 9000), ("10.0.0.5", LAST_PORT + 1), ("2001:db8::1", 9000)])
+    relay.core.set_transceivers([("10.0.1.5", 9000), ("10.0.0.5", LAST_PORT + 1), ("2001:db8::1", 9000)])
     assert hellos(relay, 1) == []
     everywhere = [(f"10.0.0.{host}", port) for host in range(256) for port in range(FIRST_PORT, LAST_PORT + 1)]
-    relay.core.know(everywhere)
-    assert len({link for link, _ in hellos(relay, 1)}) == MAX_KNOWN < len(everywhere)
+    relay.core.set_transceivers(everywhere)
+    assert len({link for link, _ in hellos(relay, 1)}) == MAX_TRANSCEIVERS < len(everywhere)
 
 
 def test_announced_paths_are_flows_of_who_announces_them(relay: Relay) -> None:

@@ -38,13 +38,13 @@ class Store:
         """Take what a relay has to write; return how many entries."""
         writes = cache_of(relay).take_writes(relay.now)
         self.entries.update(writes)
-        cache_of(relay).wrote()
+        cache_of(relay).write_succeeded()
         return len(writes)
 
     def answer(self, relay: Relay) -> list[Seen]:
         """Answer what a relay asks; return what it sends then."""
         cache = cache_of(relay)
-        while keys := cache.take_asked():
+        while keys := cache.take_lookups():
             relay.core.restore(keys, [self.entries.get(cache.name(key)) for key in keys], relay.now)
         return relay.drain()
 
@@ -93,7 +93,7 @@ def test_what_redis_does_not_take_is_written_again(store: Store) -> None:
     taken = dict(cache_of(relay).take_writes(relay.now))
     owner.release(client(0))
     other.confirm(client(0))
-    cache_of(relay).failed_to_write(relay.now)
+    cache_of(relay).write_failed(relay.now)
     assert cache_of(relay).counters.written == 0
     assert store.write(relay) == 3
     moved = cache_of(relay).name(client(0).encode())
@@ -135,7 +135,7 @@ def test_calls_that_were_handed_over_are_followed(store: Store) -> None:
 def test_an_owner_of_another_address_family_is_nobodys(store: Store) -> None:
     """The link has one family; an owner of the other could not be sent to."""
     relay = fresh()
-    cache_of(relay).confirmed(client(0).encode(), encode_address("2001:db8::5", 9000))
+    cache_of(relay).store(client(0).encode(), encode_address("2001:db8::5", 9000))
     store.write(relay)
     second = fresh()
     second.receive(RTP, client(0))
@@ -152,7 +152,7 @@ def test_poisoned_values_steer_nothing(store: Store) -> None:
     (value,) = store.entries.values()
     other.transceiver(9000).confirm(client(1))
     foreign = cache_of(other).take_writes(0.0)[0][1]
-    cache_of(relay).confirmed(client(2).encode(), encode_address(outside.link.host, outside.link.port))
+    cache_of(relay).store(client(2).encode(), encode_address(outside.link.host, outside.link.port))
     elsewhere = cache_of(relay).take_writes(0.0)[0][1]
     flipped = [value[:at] + bytes((value[at] ^ noise.randrange(1, 256),)) + value[at + 1 :] for at in range(len(value))]
     junk = [noise.randbytes(noise.randrange(64)) for _ in range(100)]
@@ -190,7 +190,7 @@ def test_a_flood_of_unknown_flows_is_asked_for_within_limits_and_fills_nothing(s
         relay.receive(RTP, client(number))
         relay.now += seconds / 60_000
         if number % 500 == 0:
-            keys = cache.take_asked()
+            keys = cache.take_lookups()
             assert len(keys) <= BATCH
             asked += len(keys)
             relay.core.restore(keys, [None] * len(keys), relay.now)
@@ -213,7 +213,7 @@ def test_only_packets_that_a_flow_may_have_are_looked_up(store: Store) -> None:
     relay = fresh()
     for junk in (b"", b"\x00\x01", ANSWER, b"\x13"):
         relay.receive(junk, client(0))
-    assert cache_of(relay).take_asked() == []
+    assert cache_of(relay).take_lookups() == []
 
 
 def test_a_packet_waits_for_a_moment_and_not_with_many(store: Store) -> None:
@@ -235,21 +235,21 @@ def test_redis_that_fails_is_left_alone_and_tried_again_each_second(store: Store
     cache = cache_of(relay)
     for number in range(MAX_FAILURES):
         relay.receive(RTP, client(number))
-        cache.failed(cache.take_asked(), relay.now)
+        cache.lookup_failed(cache.take_lookups(), relay.now)
     for tries in range(3):
         relay.receive(RTP, client(100 + tries))
-        assert cache.take_asked() == []
+        assert cache.take_lookups() == []
         assert not cache.is_open(relay.now)
         relay.now += RETRY_SECONDS
         relay.receive(RTP, client(200 + tries))
-        keys = cache.take_asked()
+        keys = cache.take_lookups()
         assert len(keys) == 1
-        cache.failed(keys, relay.now)
+        cache.lookup_failed(keys, relay.now)
     relay.now += RETRY_SECONDS
     relay.receive(RTP, client(300))
     store.answer(relay)
     relay.receive(RTP, client(301))
-    assert len(cache.take_asked()) == 1
+    assert len(cache.take_lookups()) == 1
 
 
 def test_what_waits_to_be_written_is_bounded() -> None:
@@ -257,9 +257,9 @@ def test_what_waits_to_be_written_is_bounded() -> None:
     cache = cache_of(relay)
     owner = encode_address("10.0.0.5", 9000)
     for number in range(MAX_WRITES + 10):
-        cache.confirmed(client(number).encode(), owner)
+        cache.store(client(number).encode(), owner)
     cache.take_writes(0.0)
-    cache.failed_to_write(0.0)
+    cache.write_failed(0.0)
     written = sum(len(batch) for batch in iter(lambda: cache.take_writes(0.0), []))
     assert (written, cache.counters.unwritten) == (MAX_WRITES, 10)
 
@@ -281,6 +281,6 @@ def test_entries_are_sealed_with_the_key_of_a_clock_that_was_set() -> None:
     owner.confirm(client(0))
     [(_, before)] = cache_of(relay).take_writes(relay.now)
     relay.core.set_unix_offset(200_000.0)
-    cache_of(relay).failed_to_write(relay.now)
+    cache_of(relay).write_failed(relay.now)
     [(_, after)] = cache_of(relay).take_writes(relay.now)
     assert (before[0], after[0]) == (0, 1)

@@ -180,7 +180,7 @@ def test_requests_of_a_provisional_flow_use_up_the_limit_of_their_token(relay: R
 
 def test_hello_follows_a_change_of_key() -> None:
     relay = Relay(KeyRing([Key(0, bytes(32), retire_after=1030), Key(1, bytes(range(32)), mint_from=1020)]))
-    relay.core.know([("10.0.0.5", 9000)])
+    relay.core.set_transceivers([("10.0.0.5", 9000)])
     key_ids = []
     for _ in range(40):
         relay.now += 1

@@ -4,11 +4,11 @@ import pytest
 
 from antiphon.shell import serve
 from antiphon_common.settings import Address, Media
-from antiphon_relay.shell.service import AdvertisedMedia
+from antiphon_relay.shell.public_sockets import AdvertisedAddress
 
 WILDCARD, NAMED = Media(Address("0.0.0.0", 3478)), Media(Address("10.0.0.1", 99))
 PUBLIC = Media(Address("10.0.0.1", 99), Address("203.0.113.1", 3478))
-OF_THE_HOST = [AdvertisedMedia(1, host, 3478) for host in ("172.17.0.1", "127.0.0.1", "192.0.2.1")]
+OF_THE_HOST = [AdvertisedAddress(1, host, 3478) for host in ("172.17.0.1", "127.0.0.1", "192.0.2.1")]
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +21,13 @@ def default_route(monkeypatch: pytest.MonkeyPatch) -> None:
     ("settings", "opened", "told"),
     [
         ([WILDCARD], OF_THE_HOST, ["192.0.2.1:3478", "127.0.0.1:3478"]),
-        ([WILDCARD, NAMED], [*OF_THE_HOST, AdvertisedMedia(2, "10.0.0.1", 99)],
+        ([WILDCARD, NAMED], [*OF_THE_HOST, AdvertisedAddress(2, "10.0.0.1", 99)],
          ["10.0.0.1:99", "192.0.2.1:3478", "127.0.0.1:3478"]),
-        ([NAMED], [AdvertisedMedia(2, "10.0.0.1", 99)], ["10.0.0.1:99"]),
-        ([PUBLIC], [AdvertisedMedia(2, "203.0.113.1", 3478)], ["203.0.113.1:3478"]),
+        ([NAMED], [AdvertisedAddress(2, "10.0.0.1", 99)], ["10.0.0.1:99"]),
+        ([PUBLIC], [AdvertisedAddress(2, "203.0.113.1", 3478)], ["203.0.113.1:3478"]),
     ],
 )  # fmt: skip
 def test_callers_are_told_what_they_can_use(
-    settings: list[Media], opened: list[AdvertisedMedia], told: list[str]
+    settings: list[Media], opened: list[AdvertisedAddress], told: list[str]
 ) -> None:
     assert [str(address) for address in serve.told_to_callers(settings, opened)] == told

@@ -18,7 +18,7 @@ from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.flows import Datagram, Ingress
 from antiphon_relay.forwarder import Forwarder
 from antiphon_relay.shell.packet_loop import PacketLoop
-from antiphon_relay.shell.public_sockets import MediaSocket
+from antiphon_relay.shell.public_sockets import PublicSocket
 from support.fakes.link_owner import LinkOwner
 from support.sim.relay_harness import binding_request
 
@@ -62,7 +62,7 @@ async def test_a_packet_over_which_forwarding_fails_stops_no_other(
             os.urandom,
             unix_offset=unix_offset(),
         )
-        loop = PacketLoop(forwarder, [MediaSocket(ingress, media, Address(*media.address))], link, gather=False)
+        loop = PacketLoop(forwarder, [PublicSocket(ingress, media, Address(*media.address))], link, coalesce=False)
         nursery.start_soon(loop.run)
         client.setblocking(False)
         client.bind(("127.0.0.1", 0))

@@ -7,7 +7,7 @@ import pytest
 
 from antiphon_common.settings import Address, Media
 from antiphon_common.shell.interfaces import default_address, local_addresses
-from antiphon_relay.shell.public_sockets import MediaError, expand, ingress_id_of, open_media
+from antiphon_relay.shell.public_sockets import PublicSocketError, expand, ingress_id_of, open_public_sockets
 
 
 def media(host: str, advertised: Address | None = None, ingress: int | None = None) -> Media:
@@ -31,7 +31,9 @@ def test_a_wildcard_with_an_advertised_address_is_where_the_default_route_begins
 def test_relays_behind_one_address_agree_on_its_ingress_id() -> None:
     public = Address("203.0.113.9", 3478)
     with ExitStack() as stack:
-        opened = open_media([media("127.0.0.1", public), media("127.0.0.2"), media("127.0.0.3", ingress=5)], stack)
+        opened = open_public_sockets(
+            [media("127.0.0.1", public), media("127.0.0.2"), media("127.0.0.3", ingress=5)], stack
+        )
         ids = [one.ingress.id for one in opened]
         assert ids == [ingress_id_of(public), ingress_id_of(opened[1].advertised), 5]
         assert [one.advertised.host for one in opened] == ["203.0.113.9", "127.0.0.2", "127.0.0.3"]
@@ -40,11 +42,11 @@ def test_relays_behind_one_address_agree_on_its_ingress_id() -> None:
 
 def test_an_advertised_address_can_leave_the_port_to_the_socket() -> None:
     with ExitStack() as stack:
-        (opened,) = open_media([media("127.0.0.1", Address("203.0.113.9", 0))], stack)
+        (opened,) = open_public_sockets([media("127.0.0.1", Address("203.0.113.9", 0))], stack)
         assert opened.advertised == Address("203.0.113.9", opened.socket.address[1])
 
 
 @pytest.mark.parametrize("settings", [[media("127.0.0.1", ingress=0)], [media("127.0.0.1", ingress=5)] * 2, []])
 def test_ids_that_clash_are_refused(settings: list[Media]) -> None:
-    with ExitStack() as stack, pytest.raises(MediaError):
-        open_media(settings, stack)
+    with ExitStack() as stack, pytest.raises(PublicSocketError):
+        open_public_sockets(settings, stack)

@@ -98,7 +98,9 @@ async def running(redis: RedisServer | Garbler, count: int) -> AsyncIterator[Fle
                 registry = CollectorRegistry()
 
                 async def serve(*, task_status: trio.TaskStatus[RelayPorts]) -> None:
-                    await serve_relay(settings, shared, KEYS, gather=False, registry=registry, task_status=task_status)
+                    await serve_relay(
+                        settings, shared, KEYS, coalesce=False, registry=registry, task_status=task_status
+                    )
 
                 return RunningRelay(await nursery.start(serve), registry)
 
@@ -154,7 +156,7 @@ async def test_an_owner_that_this_relay_cannot_reach_is_nobodys(redis: RedisServ
         stranger, client = Client(stack), Client(stack)
         path = Path.of(*stranger.socket.getsockname(), ingress=INGRESS).encode()
         cache = FlowCache(0, KEYS.link, unix_offset=unix_offset())
-        cache.confirmed(path, encode_address("::1", 7000))
+        cache.store(path, encode_address("::1", 7000))
         ((name, value),) = cache.take_writes(trio.current_time())
         async with connect(redis.url) as commands:
             await commands.set(name, value)

@@ -15,7 +15,7 @@ from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettin
 from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.shell.packet_loop import PacketLoop
-from antiphon_relay.shell.public_sockets import MediaSocket
+from antiphon_relay.shell.public_sockets import PublicSocket
 from antiphon_relay.shell.service import RelayPorts, serve_relay
 from support.fakes.link_owner import LinkOwner, connected, exchange
 from support.sim.relay_harness import Relay, binding_request
@@ -27,22 +27,22 @@ SHARED = SharedSettings(
 
 
 @asynccontextmanager
-async def running(*hosts: str, gather: bool = True) -> AsyncIterator[RelayPorts]:
+async def running(*hosts: str, coalesce: bool = True) -> AsyncIterator[RelayPorts]:
     settings = RelaySettings(media=tuple(Media(Address(host, 0)) for host in hosts))
     async with trio.open_nursery() as nursery:
 
         async def serve(*, task_status: trio.TaskStatus[RelayPorts]) -> None:
-            await serve_relay(settings, SHARED, KEYS, gather=gather, task_status=task_status)
+            await serve_relay(settings, SHARED, KEYS, coalesce=coalesce, task_status=task_status)
 
         yield await nursery.start(serve)
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("gather", [True, False])
-async def test_answers_leave_from_the_address_that_was_asked(gather: bool) -> None:
+@pytest.mark.parametrize("coalesce", [True, False])
+async def test_answers_leave_from_the_address_that_was_asked(coalesce: bool) -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as link:
         owner = LinkOwner(KEYS, link)
-        async with running("0.0.0.0", "::", "127.0.0.2", gather=gather) as ports, trio.open_nursery() as nursery:
+        async with running("0.0.0.0", "::", "127.0.0.2", coalesce=coalesce) as ports, trio.open_nursery() as nursery:
             nursery.start_soon(owner.run)
             assert {"127.0.0.1", "127.0.0.2", "::1"} <= {media.host for media in ports.media}
             for media in ports.media:
@@ -121,7 +121,7 @@ async def test_packets_that_nobody_fetches_make_it_unhealthy(mock_clock: trio.te
         ingress = next(iter(core.ingresses.values()))
         fetch = link.receive
         link.receive = list
-        loop = PacketLoop(core, [MediaSocket(ingress, public, Address(*public.address))], link)
+        loop = PacketLoop(core, [PublicSocket(ingress, public, Address(*public.address))], link)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(loop.run)
             await trio.sleep(3)

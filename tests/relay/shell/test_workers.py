@@ -113,7 +113,7 @@ async def running(keys: KeyRing = KEYS, owners: KeyRing = KEYS) -> AsyncIterator
 
 
 def workers(supervisor: int | None = None) -> list[int]:
-    """Return the worker processes of a process, by default of this one; the spare is among them."""
+    """Return the worker processes of a process, by default of this one; the standby worker is among them."""
     pid = supervisor or os.getpid()
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(pid) for pid in children if b"worker_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -179,13 +179,13 @@ def busy_workers(relay: Running) -> set[int]:
     return {pid for link in relay.ports.link if (pid := worker_of(link)) is not None}
 
 
-def told(caplog: pytest.LogCaptureFixture, what: str) -> int:
-    """Return how many lines of the log have that in them."""
+def logged(caplog: pytest.LogCaptureFixture, what: str) -> int:
+    """Return how many lines of the log contain a text."""
     return sum(what in record.message for record in caplog.records)
 
 
 def ends(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """Return what the log says of workers that ended."""
+    """Return the log records of workers that ended."""
     return [vars(record) for record in caplog.records if record.message == "a worker ended"]
 
 
@@ -236,7 +236,7 @@ async def test_a_worker_that_hangs_is_replaced(caplog: pytest.LogCaptureFixture)
             hung = worker_of(link)
             assert hung is not None
             os.kill(hung, signal.SIGSTOP)
-            await settle(lambda: told(caplog, "a worker hangs") == 1, seconds=30)
+            await settle(lambda: logged(caplog, "a worker hangs") == 1, seconds=30)
             await next_worker(link, hung)
             for call in (calls := (await make_calls(relay, stack))[link]):
                 assert await exchange(call.socket, RTP) == RTP
@@ -278,14 +278,17 @@ async def test_all_workers_die_where_none_can_be_started_and_come_back_once_one_
 ) -> None:
     async with running() as relay:
         await settle(lambda: len(workers()) > WORKERS)
-        for interpreter, complaint in (("/nowhere", "no worker can be started"), ("/bin/false", "spare worker ended")):
+        for interpreter, complaint in (
+            ("/nowhere", "no worker can be started"),
+            ("/bin/false", "standby worker ended"),
+        ):
             with monkeypatch.context() as patch:
                 patch.setattr(sys, "executable", interpreter)
                 caplog.clear()
                 for pid in workers():
                     kill(pid)
                 await settle(lambda: relay.figure("antiphon_relay_workers") == 0)
-                await settle(lambda complaint=complaint: told(caplog, complaint) > 1)
+                await settle(lambda complaint=complaint: logged(caplog, complaint) > 1)
             for link in relay.ports.link:
                 await next_worker(link)
             with connected(*relay.media) as client:
@@ -331,17 +334,17 @@ async def test_keys_change_under_live_workers(caplog: pytest.LogCaptureFixture) 
             await settle(lambda: all(call.lost <= 1 for call in every))
             assert busy_workers(relay) == before
             assert relay.figure("antiphon_relay_link_bad_tag_total") == 0
-            assert not told(caplog, "worker")
+            assert not logged(caplog, "worker")
             nursery.cancel_scope.cancel()
 
 
-async def test_a_spare_that_dies_is_replaced_and_an_idle_relay_goes_on() -> None:
+async def test_a_standby_worker_that_dies_is_replaced_and_an_idle_relay_goes_on() -> None:
     async with running() as relay:
         busy = busy_workers(relay)
         await settle(lambda: len(workers()) > WORKERS)
-        (spare,) = set(workers()) - busy
-        kill(spare)
-        await settle(lambda: spare not in workers() and len(workers()) > WORKERS)
+        (standby,) = set(workers()) - busy
+        kill(standby)
+        await settle(lambda: standby not in workers() and len(workers()) > WORKERS)
         assert busy < set(workers())
         with connected(*relay.media) as client:
             assert await exchange(client, request := binding_request(relay.owner.token())) == request

@@ -72,7 +72,7 @@ async def relay(*, control: tuple[str, ...] = (), redis: str | None = None) -> A
     async with trio.open_nursery() as nursery:
 
         async def serve(*, task_status: trio.TaskStatus[RelayPorts]) -> None:
-            await serve_relay(settings, shared, KEYS, gather=False, task_status=task_status)
+            await serve_relay(settings, shared, KEYS, coalesce=False, task_status=task_status)
 
         yield await nursery.start(serve)
         nursery.cancel_scope.cancel()

@@ -54,7 +54,7 @@ class Cluster(World):
 
     def greet(self, relay: Relay) -> None:
         """Let a relay know every transceiver."""
-        relay.core.know([there.address for there in self.transceivers])
+        relay.core.set_transceivers([there.address for there in self.transceivers])
         self.touch(relay)
 
     def serving(self, client: Client) -> Relay | None:

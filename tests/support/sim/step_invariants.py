@@ -43,7 +43,7 @@ DEFAULT_BOUND = 256
 BOUNDS = {
     ("Forwarder", "_owners"): MAX_OWNERS,
     ("Forwarder", "_owner_of"): MAX_OWNERS,
-    ("Forwarder", "_transceivers"): MAX_OWNERS,
+    ("Forwarder", "_link_sources"): MAX_OWNERS,
     ("DisownedTokens", "_until"): MAX_DISOWNED,
     ("CallTable", "_ended"): KEPT_ENDED,
     ("Playout", "_entries"): MAX_ENTRIES,

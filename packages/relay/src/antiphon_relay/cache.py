@@ -1,13 +1,13 @@
-"""What relays leave each other of their flows in Redis, without the IO: what to ask, to write and to believe.
+"""The flow cache: how relays share the owners of their flows in Redis. This is its core, without the IO.
 
-A packet of a flow that is not known waits, for 50 ms at most, while its path is looked up. A value names the owner of a
-path, sealed with the key of the link, so whoever can write to Redis cannot steer packets:
+A packet of an unknown flow waits, for 50 ms at most, while its path is looked up. A value names the owner of a path.
+It is sealed with the key of the link, so that write access to Redis is not enough to redirect packets:
 
     key id u8 | port and address of the owner's link (18 bytes) | tag (8 bytes)
 
-The tag is keyed BLAKE2b (RFC 7693) over path and owner. What stands there is hearsay, perhaps repeated by somebody: the
-flow is its owner's until another answers. Strangers' packets cost one look-up for each path and second, and no more
-look-ups than the limits here; Redis that fails is left alone for a second.
+The tag is keyed BLAKE2b (RFC 7693) over path and owner. A value may be an old one that was replayed, so a restored flow
+goes to the first owner that answers. Packets from spoofed sources cost one look-up for each path and second, within the
+limits here. A Redis that fails is tried again after a second.
 """
 
 import hmac
@@ -23,27 +23,28 @@ from antiphon_relay.limits import Bucket
 KEPT_SECONDS = 60
 """How long Redis keeps an entry."""
 WRITE_INTERVAL = 20.0
-"""Seconds after which the entry of a flow is written again, when its owner confirms it again."""
+"""Seconds after which a flow is written again, when its owner confirms it again."""
 MAX_WRITES = 8192
-"""Flows that wait to be written; beyond them the oldest is not."""
+"""Flows that wait to be written; beyond them the oldest is dropped."""
 BATCH = 512
 """Paths in one request to Redis: 2.5 ms of work."""
 
 WAIT_SECONDS = 0.05
-"""How long a packet waits: a jitter buffer gives it up after about as long."""
+"""How long a packet waits: a jitter buffer discards it after about as long."""
 MAX_WAITING = 4096
-"""Paths that are looked up at once: all flows of a relay that has died."""
+"""Paths that wait for their look-up: all flows of a relay that has died."""
 MAX_PACKETS = 4
-"""Packets of one path that wait: those of 50 ms."""
+"""Packets of one path that wait: as many as a call sends in 50 ms."""
 LOOKUPS_PER_SECOND, LOOKUPS_AT_ONCE = 4000.0, 4096
-"""Look-ups, 5 µs each: what a flood of unknown flows can cost is a fiftieth of a processor."""
+"""Look-ups, 5 µs each: a flood of unknown flows costs at most a fiftieth of a processor."""
 ABSENT_SECONDS = 1.0
-"""How long a path that nobody has written counts as unknown."""
+"""How long a path without a value is not looked up again."""
 MAX_ABSENT = 8192
-"""Such paths that are remembered: those of two seconds."""
+"""Such paths that are remembered: those of two seconds of look-ups."""
 MAX_FAILURES = 3
-"""Failures in a row after which Redis is left alone, to be tried again each second."""
+"""Failures in a row after which Redis is used no longer, but for a try each `RETRY_SECONDS`."""
 RETRY_SECONDS = 1.0
+"""Between two tries of a Redis that fails."""
 
 _TAG_SIZE = 8
 _PERSON = b"antiphon/flow"
@@ -51,9 +52,12 @@ _SIZE = 1 + 18 + _TAG_SIZE
 
 
 class CacheCounters:
-    """`found`, `absent` and `poisoned` paths of those `asked` for; packets that `waited`, and those dropped: `late`
-    ones, and `refused` ones beyond a limit or while Redis fails. Flows `written`, and those `unwritten` for want of
-    room. `failures` of Redis."""
+    """Counts look-ups, packets and writes. They are exported as `antiphon_relay_cache_*`.
+
+    Paths `asked` for, and of these the ones `found`, `absent` or `poisoned`. Packets that `waited`, and those dropped:
+    `late` ones, and ones `refused` beyond a limit or while Redis fails. Flows `written`, and those `unwritten` because
+    too many wait. `failures` of Redis.
+    """
 
     __slots__ = (
         "absent", "asked", "failures", "found", "late", "poisoned", "refused", "unwritten", "waited", "written",
@@ -73,7 +77,7 @@ class CacheCounters:
 
 
 class Found(NamedTuple):
-    """A path, its owner's encoded link address, and its packets that waited."""
+    """A path that was found: its owner's encoded link address, and its packets that waited in time."""
 
     key: bytes
     owner: bytes
@@ -91,7 +95,11 @@ class _Waiting:
 
 
 class FlowCache:
-    """The cache of one relay worker. `unix_offset` added to `now` gives Unix time, in seconds."""
+    """The flow cache of one relay worker. The forwarder lets packets `wait` and stores flows; a task does the IO.
+
+    The task takes look-ups and writes, and reports each result. `unix_offset` added to `now` gives Unix time, in
+    seconds.
+    """
 
     def __init__(self, cluster: int, keys: DerivedKeys, *, unix_offset: float) -> None:
         self.counters = CacheCounters()
@@ -100,7 +108,7 @@ class FlowCache:
         self._unix_offset = unix_offset
         self._limit = Bucket(LOOKUPS_PER_SECOND, LOOKUPS_AT_ONCE)
         self._waiting: dict[bytes, _Waiting] = {}
-        self._unasked: list[bytes] = []
+        self._lookups: list[bytes] = []
         self._absent: dict[bytes, float] = {}
         self._unwritten: dict[bytes, bytes] = {}
         self._writing: dict[bytes, bytes] = {}
@@ -112,27 +120,27 @@ class FlowCache:
         self._unix_offset = seconds
 
     def name(self, key: bytes) -> str:
-        """Return what a path is called in Redis."""
+        """Return the Redis key of a path."""
         return self._prefix + key.hex()
 
     @property
     def held(self) -> int:
-        """How many paths are kept in mind, of flows that are not known."""
+        """Number of paths of unknown flows that are remembered."""
         return len(self._waiting) + len(self._absent)
 
     # Looking up
 
     @property
-    def asks(self) -> bool:
-        """Whether there is something to look up."""
-        return bool(self._unasked)
+    def has_lookups(self) -> bool:
+        """Whether there is a path to look up."""
+        return bool(self._lookups)
 
     def is_open(self, now: float) -> bool:
-        """Whether Redis may be asked at all."""
+        """Whether Redis may be used now."""
         return self._failures < MAX_FAILURES or now >= self._retry_at
 
     def wait(self, ingress: Ingress, packet: Datagram, now: float) -> None:
-        """Take a packet of an unknown flow."""
+        """Let a packet of an unknown flow wait while its path is looked up, unless a limit is reached."""
         key = ingress.key(packet[1])
         waiting = self._waiting.get(key)
         if waiting is not None and now < waiting.until and len(waiting.packets) < MAX_PACKETS:
@@ -150,17 +158,17 @@ class FlowCache:
             self.counters.refused += 1
             return
         self._waiting[key] = _Waiting(ingress, packet, now + WAIT_SECONDS)
-        self._unasked.append(key)
+        self._lookups.append(key)
         self.counters.waited += 1
 
-    def take_asked(self) -> list[bytes]:
-        """Return paths to look up, at most `BATCH`; `answered` or `failed` is to follow."""
-        keys, self._unasked = self._unasked[:BATCH], self._unasked[BATCH:]
+    def take_lookups(self) -> list[bytes]:
+        """Return paths to look up, at most `BATCH`. Call `lookup_succeeded` or `lookup_failed` with them next."""
+        keys, self._lookups = self._lookups[:BATCH], self._lookups[BATCH:]
         self.counters.asked += len(keys)
         return keys
 
-    def answered(self, keys: Iterable[bytes], values: Iterable[bytes | None], now: float) -> Iterator[Found]:
-        """Take what Redis has of these paths; yield those that have an owner."""
+    def lookup_succeeded(self, keys: Iterable[bytes], values: Iterable[bytes | None], now: float) -> Iterator[Found]:
+        """Take the values of these paths; yield the paths that have an owner."""
         self._failures = 0
         for key, value in zip(keys, values, strict=True):
             waiting = self._waiting.pop(key, None)
@@ -175,8 +183,8 @@ class FlowCache:
                     waiting.packets.clear()
                 yield Found(key, owner, waiting.ingress, waiting.packets)
 
-    def failed(self, keys: Iterable[bytes], now: float) -> None:
-        """Note that Redis did not answer when it was asked for these paths."""
+    def lookup_failed(self, keys: Iterable[bytes], now: float) -> None:
+        """Drop the packets of these paths: Redis did not answer."""
         self._fail(now)
         for key in keys:
             self._drop(key)
@@ -187,12 +195,12 @@ class FlowCache:
         self._retry_at = now + RETRY_SECONDS
 
     def handle_timeout(self, now: float) -> None:
-        """Drop what has waited for too long, and forget what was absent."""
+        """Drop packets that have waited too long, and let absent paths be looked up again."""
         for key in [key for key, waiting in self._waiting.items() if now >= waiting.until + RETRY_SECONDS]:
             self._drop(key)
         self._absent = {key: until for key, until in self._absent.items() if now < until}
         if not self.is_open(now):
-            self._unasked.clear()
+            self._lookups.clear()
 
     def _drop(self, key: bytes) -> None:
         waiting = self._waiting.pop(key, None)
@@ -206,30 +214,25 @@ class FlowCache:
 
     # Writing behind
 
-    @property
-    def writes(self) -> bool:
-        """Whether there is something to write."""
-        return bool(self._unwritten)
-
-    def confirmed(self, key: bytes, owner: bytes) -> None:
-        """Have it written that a path is an owner's."""
+    def store(self, key: bytes, owner: bytes) -> None:
+        """Have a path written with its owner's encoded link address."""
         self._unwritten.pop(key, None)
         self._unwritten[key] = owner
         self._bound_writes()
 
     def take_writes(self, now: float) -> list[tuple[str, bytes]]:
-        """Return names and values to write, at most `BATCH`; `wrote` or `failed_to_write` is to follow."""
+        """Return Redis keys and values, at most `BATCH`. Call `write_succeeded` or `write_failed` next."""
         self._writing = {key: self._unwritten.pop(key) for key in list(self._unwritten)[:BATCH]}
         return [(self.name(key), self._seal(key, owner, now)) for key, owner in self._writing.items()]
 
-    def wrote(self) -> None:
-        """Note that Redis took it."""
+    def write_succeeded(self) -> None:
+        """Count the batch as written."""
         self._failures = 0
         self.counters.written += len(self._writing)
         self._writing = {}
 
-    def failed_to_write(self, now: float) -> None:
-        """Note that it did not: what has not been confirmed anew waits to be written again."""
+    def write_failed(self, now: float) -> None:
+        """Keep the batch for the next write, except for flows that were stored again meanwhile."""
         self._fail(now)
         self._unwritten = self._writing | self._unwritten
         self._writing = {}
@@ -248,7 +251,7 @@ class FlowCache:
         return bytes((key_id,)) + body + _tag(secret, key + body)
 
     def _open(self, key: bytes, value: bytes, now: float) -> bytes | None:
-        """Return the owner that a value names, or None if no relay has written it for this path."""
+        """Return the owner that a value names, or None if no relay wrote it for this path."""
         secret = self._keys.accepting(value[0], now + self._unix_offset) if len(value) == _SIZE else None
         body, tag = value[1:-_TAG_SIZE], value[-_TAG_SIZE:]
         if secret is None or not hmac.compare_digest(_tag(secret, key + body), tag):

@@ -56,7 +56,7 @@ class Ingress:
 class Flow(Claim[bytes]):
     """A path with an owner, which is a transceiver's encoded link address."""
 
-    __slots__ = ("allowance", "checks", "client", "downlink_header", "header", "ingress", "left_at", "window_end")
+    __slots__ = ("allowance", "checks", "client", "downlink_header", "header", "ingress", "stored_at", "window_end")
 
     def __init__(self, key: bytes, owner: bytes, now: float, ingress: Ingress) -> None:
         super().__init__(key, owner, now)
@@ -67,7 +67,7 @@ class Flow(Claim[bytes]):
         self.checks = Bucket(CHECKS_PER_SECOND, CHECKS_AT_ONCE)
         self.allowance = 0
         self.window_end = now
-        self.left_at = -inf
+        self.stored_at = -inf
         """When it was last left to other relays, in the flow cache."""
 
     @property

@@ -70,7 +70,7 @@ LEAST_MEDIA_BYTE = 20
 
 HELLO_INTERVAL = 0.025
 """Seconds between two HELLOs to a transceiver, which misses a relay after 100 ms."""
-MAX_KNOWN = 512
+MAX_TRANSCEIVERS = 512
 """Transceivers that get HELLOs, which is 20,000 datagrams a second; the rest of a larger cluster goes without."""
 
 
@@ -143,7 +143,7 @@ class Forwarder:
         self.redirects = Redirects(networks)
         self.disowned = DisownedTokens()
         self.link_outbox: list[Datagram] = []
-        self.known: Sequence[bytes] = ()
+        self.transceivers: Sequence[bytes] = ()
         """Encoded link addresses of the transceivers that get HELLOs."""
         self._link_address_size = link_address_size
         self._tokens = tokens
@@ -153,7 +153,7 @@ class Forwarder:
         self._token_limit = BucketArray(TOKEN_BUCKETS, TOKEN_CHECKS_PER_SECOND, TOKEN_CHECKS_AT_ONCE, random(32))
         self._owners: dict[bytes, _Owner] = {}
         self._owner_of: dict[bytes, _Owner] = {}
-        self._transceivers: set[bytes] = set()
+        self._link_sources: set[bytes] = set()
         self._uplink_limiters = {head: FairShareLimiter() for head in self.ingresses}
         self._downlink_limiter = FairShareLimiter()
         self._boot_id = int.from_bytes(random(8), "big")
@@ -161,11 +161,11 @@ class Forwarder:
         self._away: tuple[int, ...] = ()
         self._hello_at = self._expire_at = self._forget_at = 0.0
 
-    def know(self, addresses: Iterable[tuple[str, int]]) -> None:
+    def set_transceivers(self, addresses: Iterable[tuple[str, int]]) -> None:
         """Send HELLO to the transceivers at these link addresses, and no longer to others."""
         allowed = [encode_address(*address) for address in addresses if self._networks.allow(*address)]
         reachable = [address for address in dict.fromkeys(allowed) if len(address) == self._link_address_size]
-        self.known = reachable[:MAX_KNOWN]
+        self.transceivers = reachable[:MAX_TRANSCEIVERS]
 
     def set_unix_offset(self, seconds: float) -> None:
         """Follow the wall clock, which was set: by it keys begin and retire."""
@@ -241,14 +241,14 @@ class Forwarder:
         if now >= self._expire_at:
             self._expire_at = now + TIMEOUT_INTERVAL
             self._expire(now)
-        if self.known and now >= self._hello_at:
+        if self.transceivers and now >= self._hello_at:
             self._hello_at = now + HELLO_INTERVAL
-            self._say_hello(now)
+            self._send_hello(now)
 
     def restore(self, keys: Iterable[bytes], values: Iterable[bytes | None], now: float) -> None:
         """Take what the flow cache has of paths, and let the packets go that wait for them."""
         assert self.cache is not None
-        for key, owner, ingress, packets in self.cache.answered(keys, values, now):
+        for key, owner, ingress, packets in self.cache.lookup_succeeded(keys, values, now):
             now_at = self.redirects.follow_address(owner)
             if len(now_at) == self._link_address_size and self._is_transceiver(now_at):
                 self._restore(key, now_at, now)
@@ -266,15 +266,15 @@ class Forwarder:
         """Nothing that happens here is anybody's to act upon; counters tell it."""
 
     def poll_timeout(self) -> float:
-        return min(self._hello_at, self._expire_at) if self.known else self._expire_at
+        return min(self._hello_at, self._expire_at) if self.transceivers else self._expire_at
 
-    def _say_hello(self, now: float) -> None:
+    def _send_hello(self, now: float) -> None:
         away = tuple(ingress.id for ingress in self.ingresses.values() if ingress.away)
         if not self._hello or away != self._away:
             self._away = away
             ingresses = tuple(ingress.id for ingress in self.ingresses.values())
             self._hello = self._link_keys.encode(RelayHello(ingresses, self._boot_id, away), now + self._unix_offset)
-        self.link_outbox.extend([(self._hello, address) for address in self.known])
+        self.link_outbox.extend([(self._hello, address) for address in self.transceivers])
 
     def _expire(self, now: float) -> None:
         self.flows.expire(now)
@@ -373,13 +373,13 @@ class Forwarder:
         return flow
 
     def _is_transceiver(self, source: bytes) -> bool:
-        if source in self._transceivers:
+        if source in self._link_sources:
             return True
         if not self._networks.allow(*decode_address(source)):
             return False
-        if len(self._transceivers) >= MAX_OWNERS:
-            self._transceivers.clear()
-        self._transceivers.add(source)
+        if len(self._link_sources) >= MAX_OWNERS:
+            self._link_sources.clear()
+        self._link_sources.add(source)
         return True
 
     def _receive_message(self, body: bytes, source: bytes, now: float) -> None:
@@ -392,9 +392,9 @@ class Forwarder:
         match message:
             case Confirm(path):
                 flow = self._claim(path.encode(), source, now, confirmed=True)
-                if flow is not None and self.cache is not None and now >= flow.left_at + WRITE_INTERVAL:
-                    flow.left_at = now
-                    self.cache.confirmed(flow.key, source)
+                if flow is not None and self.cache is not None and now >= flow.stored_at + WRITE_INTERVAL:
+                    flow.stored_at = now
+                    self.cache.store(flow.key, source)
             case Announce(paths):
                 for path in paths:
                     self._claim(path.encode(), source, now, confirmed=True)

@@ -30,8 +30,8 @@ from antiphon_common.shell.admin import serve_admin
 from antiphon_common.shell.interfaces import default_address
 from antiphon_common.shell.secrets import follow_keys, read_keys
 from antiphon_common.shell.supervise import Drain, run_service
-from antiphon_relay.shell.public_sockets import WILDCARDS
-from antiphon_relay.shell.service import AdvertisedMedia, RelayPorts, serve_relay
+from antiphon_relay.shell.public_sockets import WILDCARDS, AdvertisedAddress
+from antiphon_relay.shell.service import RelayPorts, serve_relay
 from antiphon_signaling import SignalingPorts, serve_signaling
 from antiphon_transceiver.shell.service import TransceiverPorts, serve_transceiver
 
@@ -86,7 +86,7 @@ async def serve_all(
         transceiver = msgspec.structs.replace(transceiver, backend=tuple(backends))
         placed: TransceiverPorts = await nursery.start(serve_calls)
         inside = msgspec.structs.replace(inside, transceiver=(placed.control_url,))
-        serve_media = partial(serve_relay, relay, inside, keys, gather=False, registry=registry)
+        serve_media = partial(serve_relay, relay, inside, keys, coalesce=False, registry=registry)
         relayed: RelayPorts = await nursery.start(serve_media)
         ingresses = told_to_callers(relay.media, relayed.media)
         ports: SignalingPorts = await nursery.start(
@@ -101,7 +101,7 @@ async def serve_all(
         task_status.started(ports)
 
 
-def told_to_callers(settings: Sequence[Media], opened: Sequence[AdvertisedMedia]) -> list[Address]:
+def told_to_callers(settings: Sequence[Media], opened: Sequence[AdvertisedAddress]) -> list[Address]:
     """Choose from the relay's media addresses: all that were named, and of a wildcard's those of the default routes and
     127.0.0.1. A host has more, of containers and tunnels, that nobody could use."""
     addresses = [Address(host, port) for _, host, port in opened]

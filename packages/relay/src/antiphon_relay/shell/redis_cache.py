@@ -1,4 +1,4 @@
-"""The flow cache's way to Redis: one task looks up, one writes behind. Nobody waits for either."""
+"""The flow cache's connection to Redis: one task looks up, one writes behind. No packet loop waits for either."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from antiphon_relay.forwarder import Forwarder
 from antiphon_relay.shell.packet_loop import PacketLoop
 
 WRITE_SECONDS = 0.25
-"""How long writes gather."""
+"""How long writes are collected into one batch."""
 WRITE = "for i, name in ipairs(KEYS) do redis.call('SET', name, ARGV[i + 1], 'EX', ARGV[1]) end"
 """One command for a batch: a pipeline costs the packet loop ten times as much for each flow."""
 
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 
 
 async def keep_flow_cache(url: str, cache: FlowCache, forwarder: Forwarder, loop: PacketLoop) -> None:
-    """Look up and write what `cache` asks for, until cancelled."""
+    """Look up and write what `cache` has to look up and to write, until cancelled."""
 
     async def look_up(redis: "Redis[bytes]") -> None:
-        while not (keys := cache.take_asked()):
-            await loop.asked.wait()
+        while not (keys := cache.take_lookups()):
+            await loop.lookup_due.wait()
         try:
             values = await redis.mget([cache.name(key) for key in keys])
             if len(values) != len(keys) or not all(value is None or isinstance(value, bytes) for value in values):
                 raise InvalidResponse("no values of these keys")
-        except BaseException:  # also cancelled: a connection that breaks does that to its commands
-            cache.failed(keys, trio.current_time())
+        except BaseException:  # cancellation too: a connection that breaks cancels its commands
+            cache.lookup_failed(keys, trio.current_time())
             raise
         forwarder.restore(keys, values, trio.current_time())
         loop.flush()
@@ -43,9 +43,9 @@ async def keep_flow_cache(url: str, cache: FlowCache, forwarder: Forwarder, loop
             try:
                 await redis.eval(WRITE, names, [KEPT_SECONDS, *values])
             except BaseException:
-                cache.failed_to_write(trio.current_time())
+                cache.write_failed(trio.current_time())
                 raise
-            cache.wrote()
+            cache.write_succeeded()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_repeat, url, WAIT_SECONDS, look_up)
@@ -53,16 +53,16 @@ async def keep_flow_cache(url: str, cache: FlowCache, forwarder: Forwarder, loop
 
 
 async def _repeat(url: str, seconds: float, act: Callable[["Redis[bytes]"], Awaitable[None]]) -> None:
-    """Do something again and again, over a new connection after each failure."""
+    """Call `act` again and again, over a new connection after each failure."""
     while True:
         try:
-            await _until_refused(url, seconds, act)
-        except Exception:  # whatever else the client makes of a broken server ends no relay
+            await _repeat_until_refused(url, seconds, act)
+        except Exception:  # no exception that the client makes of a broken server ends a relay
             log.exception("the client of Redis failed")
             await trio.sleep(RETRY_SECONDS)
 
 
-async def _until_refused(url: str, seconds: float, act: Callable[["Redis[bytes]"], Awaitable[None]]) -> None:
+async def _repeat_until_refused(url: str, seconds: float, act: Callable[["Redis[bytes]"], Awaitable[None]]) -> None:
     async with connect(url, seconds) as redis:
         try:
             while True:

@@ -1,4 +1,4 @@
-"""The relay as a service: what forwards packets, beside discovery and the admin port."""
+"""The relay as a service: the worker or workers that forward, discovery of transceivers, and the admin port."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,28 +15,20 @@ from antiphon_common.shell.admin import serve_admin
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.shell.discovery import discover
-from antiphon_relay.shell.public_sockets import MediaSocket, open_media
+from antiphon_relay.shell.public_sockets import AdvertisedAddress, PublicSocket, open_public_sockets
 from antiphon_relay.shell.supervisor import Supervisor
 from antiphon_relay.shell.worker import Worker
 
 QUIET_SECONDS = 2.0
-"""A relay that is to leave may, once no client has sent anything for so long: all go by another one now."""
+"""A draining relay ends once no client has sent anything for this long: all use another relay now."""
 
 log = logging.getLogger(__name__)
 
 
-class AdvertisedMedia(NamedTuple):
-    """What callers are told of one public address, and its ingress id."""
-
-    ingress: int
-    host: str
-    port: int
-
-
 class RelayPorts(NamedTuple):
-    """Where a started relay is reached by callers and by transceivers; `admin` is None where there is none."""
+    """The addresses of a started relay: `media` for callers, `link` for transceivers. `admin` is None without one."""
 
-    media: list[AdvertisedMedia]
+    media: list[AdvertisedAddress]
     link: list[Address]
     admin: Address | None = None
 
@@ -46,24 +38,30 @@ async def serve_relay(
     shared: SharedSettings,
     keys: KeyRing,
     *,
-    gather: bool = True,
+    coalesce: bool = True,
     registry: CollectorRegistry | None = None,
     drain: Drain | None = None,
     task_status: trio.TaskStatus[RelayPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run until cancelled, or until `drain` is to leave and clients have fallen silent; started once packets are
-    forwarded: by this process, or by `settings.workers` others. `gather` is for a process that only relays: under load
-    it sleeps for fractions of a millisecond with everything in it. Metrics go into `registry`."""
+    """Run until cancelled, or until `drain` has begun and clients send nothing more. Metrics go into `registry`.
+
+    Started once packets are forwarded, by this process or by `settings.workers` others. `coalesce` suits a process that
+    only relays: under load the whole process sleeps for fractions of a millisecond.
+
+    Raises:
+        OSError: an address cannot be bound.
+        PublicSocketError: the --media settings cannot be used.
+    """
     registry = registry or CollectorRegistry()
     drain = drain or Drain(shared.drain)
     with ExitStack() as stack:
-        relay: Relaying
+        relay: _Relay
         if settings.workers is None:
-            relay = _InProcess(settings, shared, keys, registry, stack, gather=gather)
+            relay = _InProcess(settings, shared, keys, registry, stack, coalesce=coalesce)
         else:
             relay = Supervisor(settings, settings.workers, shared, keys, registry, stack)
         async with trio.open_nursery() as nursery:
-            await nursery.start(discover, shared, keys, relay.know)
+            await nursery.start(discover, shared, keys, relay.set_transceivers)
             await nursery.start(relay.run)
             admin = None
             if shared.admin is not None:
@@ -74,19 +72,19 @@ async def serve_relay(
                 admin = await nursery.start(
                     partial(serve_admin, shared.admin, relay.healthy, ready, registry, names=shared.admin_name)
                 )
-            advertised = [AdvertisedMedia(ingress.id, *address) for ingress, _, address in relay.media]
-            told = {"media": " ".join(str(address) for _, _, address in relay.media)}
-            log.info("relay ready", extra=told | {"link": " ".join(map(str, relay.links))})
-            task_status.started(RelayPorts(advertised, relay.links, admin))
+            media = [AdvertisedAddress(ingress.id, *address) for ingress, _, address in relay.public_sockets]
+            addresses = " ".join(str(address) for _, _, address in relay.public_sockets)
+            log.info("relay ready", extra={"media": addresses, "link": " ".join(map(str, relay.links))})
+            task_status.started(RelayPorts(media, relay.links, admin))
             await drain.wait_left(_Quiet(relay.uplink))
             nursery.cancel_scope.cancel()
 
 
-class Relaying(Protocol):
-    """What forwards: a worker in this process, or several in others."""
+class _Relay(Protocol):
+    """The part of a relay that forwards: a worker in this process, or several in other processes."""
 
     @property
-    def media(self) -> list[MediaSocket]: ...
+    def public_sockets(self) -> list[PublicSocket]: ...
 
     @property
     def links(self) -> list[Address]: ...
@@ -95,13 +93,13 @@ class Relaying(Protocol):
 
     def uplink(self) -> int: ...
 
-    def know(self, addresses: Sequence[Address]) -> None: ...
+    def set_transceivers(self, addresses: Sequence[Address]) -> None: ...
 
     async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None: ...
 
 
 class _InProcess:
-    """The one worker of a relay without others."""
+    """The single worker of a relay without worker processes."""
 
     def __init__(
         self,
@@ -111,24 +109,24 @@ class _InProcess:
         registry: CollectorRegistry,
         stack: ExitStack,
         *,
-        gather: bool,
+        coalesce: bool,
     ) -> None:
-        self.media = open_media(settings.media, stack)
+        self.public_sockets = open_public_sockets(settings.media, stack)
         link = stack.enter_context(BatchSocket.open(settings.relay_link))
         self.links = [Address(*link.address)]
         worker = Worker(
-            self.media,
+            self.public_sockets,
             link,
             shared.transceiver_network,
             keys,
             registry,
             cluster=shared.cluster,
             redis=shared.redis,
-            gather=gather,
+            coalesce=coalesce,
         )
         self.healthy = worker.loop.healthy
         self.uplink = worker.uplink
-        self.know = worker.loop.know
+        self.set_transceivers = worker.loop.set_transceivers
         self._worker = worker
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -137,7 +135,7 @@ class _InProcess:
 
 
 class _Quiet:
-    """Whether clients have sent nothing for `QUIET_SECONDS`, by a count of their packets."""
+    """Returns True once a count of the clients' packets has not changed for `QUIET_SECONDS`."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count

@@ -1,8 +1,8 @@
 """Runs the workers of a relay, each in a process and on a processor of its own.
 
-The supervisor opens every socket once and keeps it open: one of each public address and one of the link for each place.
-A worker is handed the sockets of a place. When it dies, packets wait in the kernel until the warm spare has taken the
-same sockets over; nobody else's flow is touched, and the link address stays what it was.
+The supervisor opens every socket once and keeps it open: for each worker slot one socket of each public address, and
+one of the link. A worker receives the sockets of one slot. When it dies, packets wait in the kernel until the standby
+worker has received the same sockets. No flow of another slot is touched, and the link address stays the same.
 """
 
 import logging
@@ -21,35 +21,48 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.metrics import SummedMetrics, export_counters, export_gauge
 from antiphon_common.settings import Address, RelaySettings, SharedSettings
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_relay.shell.public_sockets import MediaError, MediaSocket, open_again, open_media
-from antiphon_relay.shell.worker_ipc import MAX_DESCRIPTORS, Adopt, Channel, Know, Media, Rekey, Report
+from antiphon_relay.shell.public_sockets import (
+    AdvertisedAddress,
+    PublicSocket,
+    PublicSocketError,
+    open_again,
+    open_public_sockets,
+)
+from antiphon_relay.shell.worker_ipc import (
+    MAX_DESCRIPTORS,
+    SetKeys,
+    SetTransceivers,
+    StartWorker,
+    WorkerChannel,
+    WorkerStatus,
+)
 
 HEALTHY_SECONDS = 3.0
-"""How long a place counts as healthy after a report, which comes twice a second: a worker is replaced in less."""
-LOOK_SECONDS, HUNG_LOOKS = 1.0, 5
-"""A worker of which nothing is heard in so many looks hangs, and is replaced. A machine that slept makes a single look
-long."""
-LASTING_SECONDS = 1.0
-"""A worker that lives so long is no part of a crash loop: the next begins at once."""
+"""How long a slot counts as healthy after a status, which comes twice a second: a worker is replaced in less."""
+STATUS_WAIT_SECONDS, MAX_MISSED = 1.0, 5
+"""A worker hangs, and is replaced, when this many waits in a row brought no status. A machine that slept makes only one
+wait long."""
+STABLE_SECONDS = 1.0
+"""A worker that ran for this long is no part of a crash loop: its successor starts at once."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Before the next worker of a crash loop begins; doubled each time."""
-SPARE_PAUSE = 0.3
-"""Before the next spare warms up, which takes a processor for a while that the one before needs to begin."""
-REKEY_SECONDS = 1.0
-"""Between two looks whether the keys have changed."""
+"""Seconds before the next worker of a crash loop starts; doubled each time."""
+STANDBY_PAUSE = 0.3
+"""Seconds before the next standby worker warms up. That takes a processor, which the worker before needs to start."""
+KEY_CHECK_SECONDS = 1.0
+"""Between two checks whether the keys have changed."""
 
 WARM_UP = ("antiphon_relay.shell.redis_cache",)
-"""What workers import beforehand where there is a Redis: it takes half a second."""
+"""Modules that workers import beforehand where there is a Redis: it takes half a second."""
 
 log = logging.getLogger(__name__)
 
 
-class _Process:
-    """A worker process, warm or warming up. It ends with its channel."""
+class _WorkerProcess:
+    """A worker process, on standby or forwarding. It ends when its channel closes."""
 
     def __init__(self, shared: SharedSettings) -> None:
-        """Start it; raise OSError when the machine has no room for another process."""
-        self.channel, theirs = Channel.pair()
+        """Start the process. Raises OSError when the machine has no room for another process."""
+        self.channel, theirs = WorkerChannel.pair()
         modules = WARM_UP if shared.redis is not None else ()
         with theirs:
             command = [
@@ -61,7 +74,7 @@ class _Process:
                 *modules,
             ]
             try:
-                # not by a thread of Trio's: the worker would end with the thread that has started it
+                # not in a thread of Trio's: the worker would end with the thread that started it
                 self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             except OSError:
                 self.channel.close()
@@ -72,51 +85,53 @@ class _Process:
         return self._process.pid
 
     def end(self) -> int:
-        """Make sure that it is gone; return its exit code."""
+        """End the process if it still runs; return its exit code."""
         self.channel.close()
         self._process.kill()
         return self._process.wait()
 
 
-class _Place:
-    """The sockets of one worker, and the worker that has them now."""
+class _WorkerSlot:
+    """The sockets of one worker, and the worker that has them at present."""
 
-    def __init__(self, index: int, media: list[MediaSocket], link: BatchSocket) -> None:
+    def __init__(self, index: int, public_sockets: list[PublicSocket], link: BatchSocket) -> None:
         self.index = index
-        self.media = media
+        self.public_sockets = public_sockets
         self.link = link
-        self.worker: _Process | None = None
-        self.report: Report | None = None
-        """The last of the worker that is there; None until it forwards."""
+        self.worker: _WorkerProcess | None = None
+        self.status: WorkerStatus | None = None
+        """The last status of the present worker; None until it forwards."""
         self.healthy_until = -inf
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return *(media.socket.fileno() for media in self.media), self.link.fileno()
+        return *(public.socket.fileno() for public in self.public_sockets), self.link.fileno()
 
     def healthy(self) -> bool:
         return trio.current_time() < self.healthy_until
 
 
 class _BackOff:
-    """How long to wait for the next worker of a place, or the next spare, once one has ended."""
+    """The pause before the next worker of a slot, or the next standby worker, once one has ended."""
 
     def __init__(self) -> None:
         self._pause = 0.0
-        self._began = trio.current_time()
+        self._started = trio.current_time()
 
-    def begin(self) -> None:
-        """Note that one begins."""
-        self._began = trio.current_time()
+    def start(self) -> None:
+        """Note that a worker starts."""
+        self._started = trio.current_time()
 
     def end(self) -> float:
-        """Note that it has ended; return the seconds to wait."""
-        lasted = trio.current_time() - self._began >= LASTING_SECONDS
-        self._pause = 0.0 if lasted else min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+        """Note that the worker has ended; return the seconds to wait."""
+        stable = trio.current_time() - self._started >= STABLE_SECONDS
+        self._pause = 0.0 if stable else min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
         return self._pause
 
 
 class SupervisorCounters:
+    """Workers replaced so far (`restarts`). They are exported as `antiphon_relay_worker_*`."""
+
     __slots__ = ("restarts",)
 
     def __init__(self) -> None:
@@ -124,8 +139,10 @@ class SupervisorCounters:
 
 
 class Supervisor:
-    """Keeps the places of a relay filled while it `run`s. The metrics of all workers, summed, go into `registry`; the
-    sockets are closed by `stack`."""
+    """Keeps every worker slot of a relay filled while it `run`s.
+
+    The sums of all workers' metrics go into `registry`; `stack` closes the sockets.
+    """
 
     def __init__(
         self,
@@ -140,184 +157,188 @@ class Supervisor:
         self._shared = shared
         self._keys = keys
         self._secrets = keys.format()
-        self._known: tuple[tuple[str, int], ...] = ()
-        self._places = _open_places(settings, workers, stack)
+        self._transceivers: tuple[tuple[str, int], ...] = ()
+        self._slots = _open_slots(settings, workers, stack)
         self._metrics = SummedMetrics()
         self._ended_uplink = 0
         self._wanted = trio.open_memory_channel[None](0)
-        self._spares = trio.open_memory_channel[_Process](workers)
-        self._first_core = randbelow(os.cpu_count() or 1)  # relays of one host know nothing of each other
+        self._standby = trio.open_memory_channel[_WorkerProcess](workers)
+        self._first_core = randbelow(os.cpu_count() or 1)  # spreads the relays of one host over its processors
         registry.register(self._metrics)
         export_counters(registry, "antiphon_relay_worker", self.counters)
         export_gauge(
             registry,
             "antiphon_relay_workers",
             "Workers that forward",
-            lambda: sum(place.report is not None for place in self._places),
+            lambda: sum(slot.status is not None for slot in self._slots),
         )
 
     @property
-    def media(self) -> list[MediaSocket]:
-        """The public sockets of one place: all others have the same addresses."""
-        return self._places[0].media
+    def public_sockets(self) -> list[PublicSocket]:
+        """The public sockets of one slot: those of all others have the same addresses."""
+        return self._slots[0].public_sockets
 
     @property
     def links(self) -> list[Address]:
-        return [Address(*place.link.address) for place in self._places]
+        """The link address of each slot."""
+        return [Address(*slot.link.address) for slot in self._slots]
 
     def healthy(self) -> bool:
         """False while a worker is missing, silent or stalled."""
-        return all(place.healthy() for place in self._places)
+        return all(slot.healthy() for slot in self._slots)
 
     def uplink(self) -> int:
-        """How many packets of clients were forwarded so far, as last reported."""
-        return self._ended_uplink + sum(place.report.uplink for place in self._places if place.report is not None)
+        """Return how many packets of clients were forwarded so far, by the last status of each worker."""
+        return self._ended_uplink + sum(slot.status.uplink for slot in self._slots if slot.status is not None)
 
-    def know(self, addresses: Sequence[Address]) -> None:
+    def set_transceivers(self, addresses: Sequence[Address]) -> None:
         """Have every worker send HELLO to these link addresses."""
-        self._known = tuple(addresses)
-        self._tell(Know(self._known))
+        self._transceivers = tuple(addresses)
+        self._send_to_workers(SetTransceivers(self._transceivers))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled; started once every worker forwards."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_spare)
+            nursery.start_soon(self._keep_standby)
             async with trio.open_nursery() as starting:
-                for place in self._places:
-                    starting.start_soon(nursery.start, self._hold, place)
+                for slot in self._slots:
+                    starting.start_soon(nursery.start, self._keep_filled, slot)
             nursery.start_soon(self._watch_keys)
             task_status.started()
 
-    async def _keep_spare(self) -> None:
-        """Have a worker ready for the place that needs one next."""
+    async def _keep_standby(self) -> None:
+        """Keep one worker on standby for the slot that needs one next."""
         back_off = _BackOff()
         while True:
-            back_off.begin()
+            back_off.start()
             try:
-                spare = _Process(self._shared)
+                standby = _WorkerProcess(self._shared)
             except OSError as error:
                 pause = back_off.end()
                 log.error("no worker can be started", extra={"reason": str(error), "next_in": pause})  # noqa: TRY400
                 await trio.sleep(pause)
                 continue
-            if await self._is_wanted(spare):
-                self._spares[0].send_nowait(spare)
+            if await self._is_wanted(standby):
+                self._standby[0].send_nowait(standby)
                 if not self._wanted[1].statistics().tasks_waiting_send:
-                    await trio.sleep(SPARE_PAUSE)
+                    await trio.sleep(STANDBY_PAUSE)
             else:
                 pause = back_off.end()
-                log.error("the spare worker ended", extra={"pid": spare.pid, "code": spare.end(), "next_in": pause})
+                code = standby.end()
+                log.error("the standby worker ended", extra={"pid": standby.pid, "code": code, "next_in": pause})
                 await trio.sleep(pause)
 
-    async def _is_wanted(self, spare: _Process) -> bool:
-        """Wait until a place needs the spare; False once it has ended before."""
+    async def _is_wanted(self, standby: _WorkerProcess) -> bool:
+        """Wait until a slot needs the standby worker; return False if it ends before."""
         wanted = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_when_dead, spare, nursery.cancel_scope)
+                nursery.start_soon(_cancel_when_dead, standby, nursery.cancel_scope)
                 await self._wanted[1].receive()
                 wanted = True
                 nursery.cancel_scope.cancel()
         finally:
             if not wanted:
-                spare.end()
+                standby.end()
         return wanted
 
-    async def _hold(self, place: _Place, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Give a place one worker after another; started once the first has reported."""
+    async def _keep_filled(
+        self, slot: _WorkerSlot, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run one worker after another in a slot; started once the first has sent its status."""
         back_off = _BackOff()
         started = _once(task_status.started)
         while True:
             await self._wanted[0].send(None)
-            worker = await self._spares[1].receive()
-            back_off.begin()
+            worker = await self._standby[1].receive()
+            back_off.start()
             try:
-                await self._employ(place, worker, started)
+                await self._run_worker(slot, worker, started)
             finally:
                 code = worker.end()
-                self._vacate(place)
+                self._clear(slot)
             pause = back_off.end()
-            link = str(Address(*place.link.address))
+            link = str(Address(*slot.link.address))
             log.error("a worker ended", extra={"pid": worker.pid, "code": code, "link": link, "next_in": pause})
             self.counters.restarts += 1
             await trio.sleep(pause)
 
-    async def _employ(self, place: _Place, worker: _Process, started: Callable[[], None]) -> None:
-        """Hand a place over, and listen to the worker until it is gone, or hangs."""
-        place.worker = worker
-        worker.channel.send(self._adopt(place), place.descriptors)
-        silent = 0
-        while silent < HUNG_LOOKS:
-            silent += 1
-            with trio.move_on_after(LOOK_SECONDS):
+    async def _run_worker(self, slot: _WorkerSlot, worker: _WorkerProcess, started: Callable[[], None]) -> None:
+        """Pass the slot's sockets to a worker, and take its status messages until it ends or hangs."""
+        slot.worker = worker
+        worker.channel.send(self._start_message(slot), slot.descriptors)
+        missed = 0
+        while missed < MAX_MISSED:
+            missed += 1
+            with trio.move_on_after(STATUS_WAIT_SECONDS):
                 received = await worker.channel.receive()
                 if received is None:
                     return
-                report, _ = received
-                if isinstance(report, Report):
-                    silent = 0
-                    self._take_report(place, report)
+                status, _ = received
+                if isinstance(status, WorkerStatus):
+                    missed = 0
+                    self._take_status(slot, status)
                     started()
         log.error("a worker hangs", extra={"pid": worker.pid})
 
-    def _take_report(self, place: _Place, report: Report) -> None:
-        place.report = report
-        if report.healthy:
-            place.healthy_until = trio.current_time() + HEALTHY_SECONDS
-        self._metrics.update(place.index, report.metrics)
+    def _take_status(self, slot: _WorkerSlot, status: WorkerStatus) -> None:
+        slot.status = status
+        if status.healthy:
+            slot.healthy_until = trio.current_time() + HEALTHY_SECONDS
+        self._metrics.update(slot.index, status.metrics)
 
-    def _adopt(self, place: _Place) -> Adopt:
-        cores = sorted(os.sched_getaffinity(0))  # an orchestrator may change what is ours
-        return Adopt(
-            core=cores[(self._first_core + place.index) % len(cores)],
-            media=tuple(Media(media.ingress.id, *media.advertised) for media in place.media),
+    def _start_message(self, slot: _WorkerSlot) -> StartWorker:
+        cores = sorted(os.sched_getaffinity(0))  # an orchestrator may change them while the relay runs
+        return StartWorker(
+            core=cores[(self._first_core + slot.index) % len(cores)],
+            public=tuple(AdvertisedAddress(public.ingress.id, *public.advertised) for public in slot.public_sockets),
             networks=tuple(map(str, self._shared.transceiver_network)),
             cluster=self._shared.cluster,
             redis=self._shared.redis,
             secrets=self._secrets,
-            known=self._known,
+            transceivers=self._transceivers,
         )
 
-    def _vacate(self, place: _Place) -> None:
-        if place.report is not None:
-            self._ended_uplink += place.report.uplink
-        self._metrics.remove(place.index)
-        place.worker = place.report = None
+    def _clear(self, slot: _WorkerSlot) -> None:
+        if slot.status is not None:
+            self._ended_uplink += slot.status.uplink
+        self._metrics.remove(slot.index)
+        slot.worker = slot.status = None
 
     async def _watch_keys(self) -> None:
-        """Pass new keys on once the secret file has brought some."""
+        """Send new keys to the workers once the secret file has changed."""
         while True:
-            await trio.sleep(REKEY_SECONDS)
+            await trio.sleep(KEY_CHECK_SECONDS)
             if self._keys.format() != self._secrets:
                 self._secrets = self._keys.format()
-                self._tell(Rekey(self._secrets))
+                self._send_to_workers(SetKeys(self._secrets))
 
-    def _tell(self, message: Know | Rekey) -> None:
-        for place in self._places:
-            if place.worker is not None:
-                place.worker.channel.send(message)
+    def _send_to_workers(self, message: SetTransceivers | SetKeys) -> None:
+        for slot in self._slots:
+            if slot.worker is not None:
+                slot.worker.channel.send(message)
 
 
-async def _cancel_when_dead(spare: _Process, scope: trio.CancelScope) -> None:
-    await spare.channel.wait_readable()  # a spare says nothing
+async def _cancel_when_dead(standby: _WorkerProcess, scope: trio.CancelScope) -> None:
+    await standby.channel.wait_readable()  # a standby worker sends nothing
     scope.cancel()
 
 
-def _open_places(settings: RelaySettings, workers: int, stack: ExitStack) -> list[_Place]:
-    """Open the sockets of every place. With a port for the link, the others follow it."""
-    first = open_media(settings.media, stack, shared=workers > 1)
+def _open_slots(settings: RelaySettings, workers: int, stack: ExitStack) -> list[_WorkerSlot]:
+    """Open the sockets of every slot. Where the link has a port, the slots have this port and the following ones."""
+    first = open_public_sockets(settings.media, stack, shared=workers > 1)
     if len(first) + 1 > MAX_DESCRIPTORS:
-        raise MediaError(f"--media: {len(first)} addresses are more than a worker can be handed: name fewer")
-    places = []
+        raise PublicSocketError(f"--media: {len(first)} addresses are more than a worker can have: name fewer")
+    slots = []
     for index in range(workers):
         host, port = settings.relay_link
         link = stack.enter_context(BatchSocket.open((host, port + index if port else 0)))
-        places.append(_Place(index, open_again(first, stack) if index else first, link))
-    return places
+        slots.append(_WorkerSlot(index, open_again(first, stack) if index else first, link))
+    return slots
 
 
 def _once(act: Callable[[], None]) -> Callable[[], None]:
-    """Return what acts when it is called for the first time."""
+    """Return a function that calls `act` the first time that it is called itself."""
     left = [act]
 
     def call() -> None:

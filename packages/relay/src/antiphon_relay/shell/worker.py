@@ -17,16 +17,18 @@ from antiphon_relay.cache import FlowCache
 from antiphon_relay.forwarder import Forwarder
 from antiphon_relay.metrics import export
 from antiphon_relay.shell.packet_loop import PacketLoop
-from antiphon_relay.shell.public_sockets import MediaSocket
+from antiphon_relay.shell.public_sockets import PublicSocket
 
 
 class Worker:
-    """Forwards over these sockets while it `run`s; its metrics go into `registry`. With `redis`, a URL, it shares its
-    flows with the other relays of the cluster. `gather` as in `PacketLoop`."""
+    """Forwards over the given sockets while it `run`s; its metrics go into `registry`.
+
+    With `redis`, a URL, it shares its flows with the other relays of the cluster. `coalesce` is as in `PacketLoop`.
+    """
 
     def __init__(
         self,
-        media: Sequence[MediaSocket],
+        public_sockets: Sequence[PublicSocket],
         link: BatchSocket,
         networks: Sequence[ClusterNetwork],
         keys: KeyRing,
@@ -34,13 +36,13 @@ class Worker:
         *,
         cluster: int = 0,
         redis: str | None = None,
-        gather: bool = True,
+        coalesce: bool = True,
     ) -> None:
         ahead = unix_offset()
         self._redis = redis
         self._cache = FlowCache(cluster, keys.link, unix_offset=ahead) if redis is not None else None
         self.forwarder = Forwarder(
-            [ingress for ingress, _, _ in media],
+            [ingress for ingress, _, _ in public_sockets],
             len(encode_address(*link.address)),
             RouteTokens(keys.route),
             ClusterNetworks(networks),
@@ -49,12 +51,12 @@ class Worker:
             unix_offset=ahead,
             cache=self._cache,
         )
-        self.loop = PacketLoop(self.forwarder, media, link, gather=gather)
-        sockets = {str(advertised): sock.counters for _, sock, advertised in media}
+        self.loop = PacketLoop(self.forwarder, public_sockets, link, coalesce=coalesce)
+        sockets = {str(advertised): sock.counters for _, sock, advertised in public_sockets}
         export(registry, self.forwarder, sockets | {"link": link.counters})
 
     def uplink(self) -> int:
-        """How many packets of clients were forwarded so far."""
+        """Return how many packets of clients were forwarded so far."""
         return self.forwarder.counters.uplink
 
     async def run(self) -> None:

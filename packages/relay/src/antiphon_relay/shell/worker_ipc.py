@@ -1,5 +1,7 @@
-"""What a relay's supervisor and its workers say to each other: one message in each packet of a Unix socket, and with
-some of them descriptors of open sockets (SCM_RIGHTS, unix(7))."""
+"""Messages between a relay's supervisor and its worker processes.
+
+Each is one packet of a Unix socket, some with descriptors of open sockets (SCM_RIGHTS, unix(7)).
+"""
 
 import socket
 from typing import Self
@@ -8,67 +10,62 @@ import msgspec
 import trio
 
 from antiphon_common.metrics import MetricFamily
+from antiphon_relay.shell.public_sockets import AdvertisedAddress
 
 MAX_MESSAGE = 1 << 20
-"""Bytes: a worker's metrics are some tens of thousands, for each public address a few hundred."""
+"""Bytes of a message: a worker's metrics are some tens of thousands, a few hundred for each public address."""
 MAX_DESCRIPTORS = 253
-"""What the kernel passes with one message (SCM_MAX_FD), and so how many sockets a worker can have."""
+"""Sockets that a worker can have: the kernel passes no more descriptors with one message (SCM_MAX_FD)."""
 
 
-class Media(msgspec.Struct, frozen=True):
-    """A public socket that is handed over: its ingress id, and what callers are told."""
+class StartWorker(msgspec.Struct, frozen=True, tag="start"):
+    """To a standby worker, with the descriptors of its public sockets and, last, of its link socket: start forwarding.
 
-    ingress: int
-    host: str
-    port: int
-
-
-class Adopt(msgspec.Struct, frozen=True, tag="adopt"):
-    """To a worker, with the descriptors of its public sockets and, last, of its link socket: begin. `networks` are as
-    in `--transceiver-network`, `secrets` is the text of the secret file, `core` the processor to run on."""
+    `core` is the processor to run on, `public` are the addresses of the public sockets, `networks` are as in
+    `--transceiver-network`, `secrets` is the text of the secret file, `transceivers` are link addresses.
+    """
 
     core: int
-    media: tuple[Media, ...]
+    public: tuple[AdvertisedAddress, ...]
     networks: tuple[str, ...]
     cluster: int
     redis: str | None
     secrets: str
-    known: tuple[tuple[str, int], ...]
+    transceivers: tuple[tuple[str, int], ...]
 
     def __repr__(self) -> str:
-        return f"Adopt(core={self.core})"  # keys, and a password in the URL of Redis, are nobody's to read
+        return f"StartWorker(core={self.core})"  # neither keys nor the password in a Redis URL reach a log
 
 
-class Know(msgspec.Struct, frozen=True, tag="know"):
-    """To a worker: where the transceivers' link addresses are."""
+class SetTransceivers(msgspec.Struct, frozen=True, tag="set_transceivers"):
+    """To a worker: the link addresses of the transceivers that get HELLO from now on."""
 
     addresses: tuple[tuple[str, int], ...]
 
 
-class Rekey(msgspec.Struct, frozen=True, tag="rekey"):
+class SetKeys(msgspec.Struct, frozen=True, tag="set_keys"):
     """To a worker: the text of a new secret file."""
 
     secrets: str
 
     def __repr__(self) -> str:
-        return "Rekey()"
+        return "SetKeys()"
 
 
-class Report(msgspec.Struct, frozen=True, tag="report"):
-    """From a worker, at once when it has begun and then regularly. `uplink` counts the clients' packets that it
-    forwarded."""
+class WorkerStatus(msgspec.Struct, frozen=True, tag="status"):
+    """From a worker, when it has started and then regularly. `uplink` counts the client packets that it forwarded."""
 
     healthy: bool
     uplink: int
     metrics: tuple[MetricFamily, ...]
 
 
-Message = Adopt | Know | Rekey | Report
+Message = StartWorker | SetTransceivers | SetKeys | WorkerStatus
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
-class Channel:
-    """One end. Nothing here waits for the peer to take something: what does not fit its buffer is lost."""
+class WorkerChannel:
+    """One end of the socket between supervisor and worker. A message that does not fit the peer's buffer is lost."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -77,12 +74,12 @@ class Channel:
 
     @classmethod
     def pair(cls) -> tuple[Self, socket.socket]:
-        """Return our end, and the socket of the other, for a process to inherit."""
+        """Return our end, and the socket of the other end for a process to inherit."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours), theirs
 
     def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> bool:
-        """Return whether the peer will find it."""
+        """Send without waiting; return False if the message is lost."""
         try:
             socket.send_fds(self._socket, [msgspec.msgpack.encode(message)], descriptors)
         except OSError:
@@ -90,11 +87,11 @@ class Channel:
         return True
 
     async def wait_readable(self) -> None:
-        """Return when there is a message, or the peer is gone."""
+        """Return when there is a message, or the peer has closed."""
         await trio.lowlevel.wait_readable(self._socket)
 
     async def receive(self) -> tuple[Message, list[int]] | None:
-        """Return the next message with its descriptors, or None once the peer is gone."""
+        """Return the next message with its descriptors, or None once the peer has closed."""
         while True:
             await self.wait_readable()
             try:
