@@ -88,12 +88,12 @@ def _talking(calls: int) -> World:
 def _datagrams(world: World) -> list[bytes]:
     """Return what one more caller sends while it connects, and what it says."""
     sent: list[bytes] = []
-    world.overheard = lambda client, data, up: sent.append(data) if up else None
+    world.observe_datagram = lambda client, data, up: sent.append(data) if up else None
     late = world.call(data_channels=True)
     world.run(1.0, lambda: late.connected)
     late.talk()
     world.run(0.1)
-    world.overheard = None
+    world.observe_datagram = None
     return sent
 
 

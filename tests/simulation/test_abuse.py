@@ -143,11 +143,11 @@ def test_a_live_clients_address_gets_nothing_of_another_call() -> None:
     theirs = {request[8:20] for request in requests} | {attacker.ufrag.encode() for attacker in attackers}
     foreign: list[bytes] = []
 
-    def overhear(client: Client, data: bytes, upwards: bool) -> None:
+    def observe(client: Client, data: bytes, upwards: bool) -> None:
         if not upwards and client in callers and any(mark in data for mark in theirs):
             foreign.append(data)
 
-    world.overheard = overhear
+    world.observe_datagram = observe
     world.flood(requests, [caller.address for caller in callers])
     assert_lossless(world, callers)
     assert not foreign

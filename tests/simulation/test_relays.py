@@ -124,7 +124,7 @@ def test_the_way_back_follows_what_is_authenticated_and_nothing_else() -> None:
     (new,) = (relay for relay in world.relays if relay is not old)
     assert old is not None
     captured: list[bytes] = []
-    world.overheard = lambda client, data, up: captured.append(data) if up and data[0] >= 0x80 else None
+    world.observe_datagram = lambda client, data, up: captured.append(data) if up and data[0] >= 0x80 else None
     world.run(0.1)
     before = relay_of(world, client)
     for data in (b"\x80" + bytes(40), *captured):  # forged and replayed, from the caller's address

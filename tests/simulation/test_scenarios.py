@@ -1,4 +1,4 @@
-"""Whole calls by seed: nothing goes wrong in them, the same seed gives the same bytes, and a bug would be found."""
+"""Scenarios by seed: all invariants hold, the same seed gives the same bytes, and planted bugs are found."""
 
 import base64
 import os
@@ -17,16 +17,17 @@ from antiphon_common.routing import TOKEN_SIZE, RouteToken, RouteTokens
 from antiphon_common.sequence import ReplayWindow
 from antiphon_relay.forwarder import Forwarder
 from antiphon_transceiver.audio import jitter
-from antiphon_transceiver.backends import BackendCall
+from antiphon_transceiver.backends import BackendCall, link
 from antiphon_transceiver.sctp.chunks import Data
 from antiphon_transceiver.sctp.reassembly import MessageReassembler, StreamMessage, _Run
-from support.sim.scenario import Outcome, simulate
-from support.sim.scenario_plan import CallPlan, Plan, draw
+from support.sim import actors
+from support.sim.scenario import SimulationOutcome, simulate
+from support.sim.scenario_plan import CallPlan, ScenarioPlan, draw_plan
 from support.sim.simulate import Progress
 
 SEEDS = range(1, 13)
 MOST_SIMULATIONS = 40
-"""In which a planted bug must be found."""
+"""Number of simulations within which a planted bug must be found."""
 
 ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -34,12 +35,12 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_goes_wrong(seed: int) -> None:
+def test_the_invariants_of_a_scenario_hold(seed: int) -> None:
     assert simulate(seed).problem == ""
 
 
 def test_a_seed_gives_the_same_bytes_in_every_process() -> None:
-    """Also where Python hashes differently."""
+    """Python's hash seed does not matter."""
     script = "from support.sim.scenario import simulate; print([simulate(seed).digest for seed in (3, 4)])"
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     runs = [
@@ -55,11 +56,11 @@ def test_a_seed_gives_the_same_bytes_in_every_process() -> None:
     assert simulate(3).digest != simulate(4).digest
 
 
-def test_everything_that_can_be_drawn_is_drawn() -> None:
-    """Faults, networks, attackers and habits of callers: each several times in what CI simulates."""
-    plans = [draw(seed) for seed in range(1, 151)]
+def test_scenario_plans_contain_every_kind_of_event() -> None:
+    """The plans that CI simulates contain each fault, network, attack and property of callers several times."""
+    plans = [draw_plan(seed) for seed in range(1, 151)]
     calls = [call for plan in plans for call in plan.calls]
-    of_plans: dict[str, Callable[[Plan], object]] = {
+    of_plans: dict[str, Callable[[ScenarioPlan], object]] = {
         "a relay that forgets": lambda plan: plan.relay_fault == "forgets",
         "a relay that dies": lambda plan: plan.relay_fault == "dies",
         "a relay that begins with another clock": lambda plan: plan.clock_jump,
@@ -73,8 +74,8 @@ def test_everything_that_can_be_drawn_is_drawn() -> None:
         "a backend that dies": lambda plan: plan.backend_fault == "dies",
         "a backend that hangs": lambda plan: plan.backend_fault == "hangs",
         "a backend with one address, gone for long": lambda plan: plan.backend_fault and plan.backends == 1,
-        "a forger": lambda plan: plan.forger_interval,
-        "callers who claim another's address": lambda plan: plan.attackers,
+        "an off-path attacker": lambda plan: plan.attacker_interval,
+        "callers with a spoofed address": lambda plan: plan.spoofing_callers,
     }
     of_calls: dict[str, Callable[[CallPlan], object]] = {
         "losses": lambda call: call.impairment.loss,
@@ -85,8 +86,8 @@ def test_everything_that_can_be_drawn_is_drawn() -> None:
         "duplication": lambda call: call.impairment.duplication,
         "a narrow path": lambda call: call.is_narrow,
         "a short MTU": lambda call: call.impairment.mtu <= 1280,
-        "a NAT rebinding": lambda call: call.rebinds_after and not call.moves,
-        "another address": lambda call: call.rebinds_after and call.moves,
+        "a NAT rebinding": lambda call: call.rebinds_after and not call.changes_address,
+        "another address": lambda call: call.rebinds_after and call.changes_address,
         "an ICE restart": lambda call: call.restarts_after,
         "an outage": lambda call: call.outage_after and not call.outage_blocks,
         "UDP blocked for a while": lambda call: call.outage_after and call.outage_blocks,
@@ -98,8 +99,8 @@ def test_everything_that_can_be_drawn_is_drawn() -> None:
         "audio decoded for the backend": lambda call: call.audio_format != "opus",
         "retransmission": lambda call: call.rtp == "nack",
         "header extensions": lambda call: call.rtp == "browser",
-        "data channels": lambda call: call.letters_every,
-        "another data channel": lambda call: call.letters_every and call.side_channel,
+        "data channels": lambda call: call.event_interval,
+        "another data channel": lambda call: call.event_interval and call.side_channel,
         "a long call": lambda call: call.seconds > 50,
     }
     drawn = {what: sum(bool(is_so(plan)) for plan in plans) for what, is_so in of_plans.items()}
@@ -108,17 +109,17 @@ def test_everything_that_can_be_drawn_is_drawn() -> None:
     assert [what for what, count in drawn.items() if count < 3] == []
 
 
-def sets(plan: Plan, machine: str) -> bool:
+def sets(plan: ScenarioPlan, machine: str) -> bool:
     return any(jump.machine == machine for jump in plan.clock_jumps)
 
 
 def forget_replays(patch: pytest.MonkeyPatch) -> None:
-    """The replay window finds every packet new."""
+    """The replay window accepts every packet."""
     patch.setattr(ReplayWindow, "check", lambda self, index: True)
 
 
 def trust_tokens(patch: pytest.MonkeyPatch) -> None:
-    """Route tokens are read without their check."""
+    """Route tokens are accepted without authentication."""
 
     def read(self: RouteTokens, ufrag: bytes, unix_now: float) -> RouteToken:
         key = self._keys.accepting(ALPHABET.find(ufrag[:1]), unix_now)
@@ -131,29 +132,29 @@ def trust_tokens(patch: pytest.MonkeyPatch) -> None:
 
 
 def give_paths_away(patch: pytest.MonkeyPatch) -> None:
-    """Whoever answers on a path has it, confirmed for another or not."""
+    """Any call may answer on a path, even one confirmed for another call."""
     patch.setattr(OwnershipTable, "may_answer", lambda self, key, owner, now: True)
 
 
 def release_unordered(patch: pytest.MonkeyPatch) -> None:
-    """The jitter buffer puts a packet that was overtaken behind those that overtook it."""
+    """The jitter buffer does not sort reordered packets."""
     patch.setattr(jitter, "insort", list.append)
 
 
 def grant_twice(patch: pytest.MonkeyPatch) -> None:
-    """Backends get back twice the credit that was played."""
+    """Backends receive twice the credit for the audio played."""
 
-    def give_back(self: BackendCall, ticks: int) -> None:
-        original(self, ticks)
-        if ticks >= 100 * TICKS_PER_MS:
-            original(self, ticks)
+    class TwiceGrantedCall(BackendCall):
+        def _give_back(self, ticks: int) -> None:
+            super()._give_back(ticks)
+            if ticks >= 100 * TICKS_PER_MS:
+                super()._give_back(ticks)
 
-    original = BackendCall._give_back
-    patch.setattr(BackendCall, "_give_back", give_back)
+    patch.setattr(link, "BackendCall", TwiceGrantedCall)
 
 
 def deliver_unordered(patch: pytest.MonkeyPatch) -> None:
-    """SCTP hands on a message once it is whole, whether or not it is its turn."""
+    """SCTP delivers a message once it is complete, regardless of its order."""
 
     def finish(self: MessageReassembler, chunk: Data, message: StreamMessage) -> list[StreamMessage]:
         return [message]
@@ -162,32 +163,32 @@ def deliver_unordered(patch: pytest.MonkeyPatch) -> None:
 
 
 def glue_messages(patch: pytest.MonkeyPatch) -> None:
-    """SCTP takes chunks with consecutive TSNs for parts of one message."""
+    """SCTP joins chunks with consecutive TSNs into one message."""
     patch.setattr(_Run, "continues", lambda self, other: True)
 
 
 def keep_headers(patch: pytest.MonkeyPatch) -> None:
-    """A relay makes the link header of a path once, whatever becomes of its key."""
-    make = Forwarder._uplink_header
+    """A relay keeps the link header of a path after the rotation of its key."""
     headers: dict[tuple[Forwarder, bytes], bytes] = {}
 
-    def uplink_header(self: Forwarder, key: bytes, now: float) -> bytes:
-        return headers.setdefault((self, key), make(self, key, now))
+    class StaleHeadersForwarder(Forwarder):
+        def _uplink_header(self, key: bytes, now: float) -> bytes:
+            return headers.setdefault((self, key), super()._uplink_header(key, now))
 
-    patch.setattr(Forwarder, "_uplink_header", uplink_header)
+    patch.setattr(actors, "Forwarder", StaleHeadersForwarder)
 
 
 @pytest.mark.parametrize(
     ("plant", "found"),
     [
         (forget_replays, "taken twice|out of order"),
-        (trust_tokens, "token that nobody made"),
-        (give_paths_away, "gave|packets heard"),
+        (trust_tokens, "token that was never minted"),
+        (give_paths_away, "gave|packets received"),
         (release_unordered, "after"),
         (grant_twice, "overrun|wait to be played"),
-        (deliver_unordered, "letter"),
-        (glue_messages, "letter|told of an error"),
-        (keep_headers, "heard|ended by"),
+        (deliver_unordered, "event"),
+        (glue_messages, "event|received an error"),
+        (keep_headers, "received|ended by"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -212,6 +213,6 @@ def test_a_seed_that_failed_fails_again_bit_for_bit(
     assert f"--calls 1 --seed {failure.seed}" in capsys.readouterr().out
 
 
-def first_failure() -> Outcome | None:
+def first_failure() -> SimulationOutcome | None:
     outcomes = (simulate(seed) for seed in range(1, MOST_SIMULATIONS + 1))
     return next((outcome for outcome in outcomes if outcome.problem), None)

@@ -1,4 +1,4 @@
-"""The near side of a simulated call: callers and relays, each a real core, with what its shell would do; no socket."""
+"""Callers and relays of a simulation: real cores, with the work of their shells and without sockets."""
 
 from functools import cache
 from math import inf
@@ -28,7 +28,7 @@ MEDIA = ("192.0.2.1", 3478)
 """Where callers reach the first ingress; the second is at 192.0.2.2, and so on."""
 
 UNIX_START = 1_800_000_000.0
-"""Unix time when the world's begins, in seconds, as machines have it whose clock nobody has set."""
+"""Unix time at the beginning of a world, in seconds, on machines without clock jumps."""
 
 encoded = cache(encode_address)
 """The kernel's form of an address."""
@@ -37,8 +37,10 @@ path_from = cache(Path.of)
 
 
 class Actor(Protocol):
-    """What the world's loop needs of anybody: to be woken at `due`, and drained after each touch. `queued` is when the
-    loop will look at it."""
+    """The interface of the world's loop: it wakes an actor at `due`, and drains it after each touch.
+
+    `queued` is the time for which a wake-up is scheduled.
+    """
 
     due: float
     queued: float
@@ -46,13 +48,13 @@ class Actor(Protocol):
     def handle_timeout(self, now: float) -> None: ...
 
     def drain(self) -> None:
-        """Send on what the core has to say."""
+        """Send the core's datagrams and handle its events."""
 
     def poll_timeout(self) -> float | None: ...
 
 
 class Client:
-    """A caller that says numbered packets and keeps what comes back. Change `address` for a NAT rebinding."""
+    """A caller that sends numbered packets and keeps those that it receives. Set `address` for a NAT rebinding."""
 
     def __init__(
         self,
@@ -74,17 +76,17 @@ class Client:
         self.heard: list[AudioReceived] = []
         self.next_frame: float | None = None
         self.said: list[bytes] = []
-        """The packets of Opus, or what would be said in it."""
+        """The packets sent, in their Opus form."""
         self.connected = False
         self.closed: Closed | None = None
         self.present = True
-        """False once the client has vanished: it neither sends nor hears."""
+        """False once the client has vanished: it neither sends nor receives."""
         self.paths: set[Path] = set()
-        """Every path it ever had; its call may be on no other."""
+        """Every path it has had. Its call may use no other."""
         self.honest = True
-        """False for one that claims another's address, where it hears nothing."""
+        """False for a client with a spoofed address, at which it receives nothing."""
         self.legible = True
-        """Whether what it hears are still packets of `opus_packet`: not if they were decoded on the way."""
+        """Whether it receives packets of `opus_packet`: not if they were transcoded."""
         self.home = b""
         """The encoded link address of the transceiver that has its call."""
         self.due = self.queued = inf
@@ -103,20 +105,20 @@ class Client:
 
     @property
     def at_home(self) -> bool:
-        """Whether what is sent from its address is its own call's, and nobody else's."""
+        """Whether packets from its address belong to its own call only."""
         return self.connected and self.honest and self.present and self.closed is None
 
     def talk(self) -> None:
-        """Begin to say a packet each 20 ms."""
+        """Begin to send a packet every 20 ms."""
         self.next_frame = self._world.now
         self._world.touch(self)
 
     def set_clock(self, seconds: float) -> None:
-        """Set the wall clock, by which its reports tell the time, forward by some seconds, or back."""
+        """Set the wall clock of its RTCP reports forward by `seconds`, or back."""
         self.core.reporter.sender._ntp_offset += seconds
 
     def vanish(self) -> None:
-        """Lose the network for good, without a word."""
+        """Lose the network for good."""
         self.present = False
         self._world.touch(self)
 
@@ -151,9 +153,9 @@ class Client:
             self.events.append(event)
             if isinstance(event, AudioReceived):
                 self.heard.append(event)
-                self._world.watch.client_heard(self, event)
+                self._world.invariants.client_received_audio(self, event)
             elif isinstance(event, MessageReceived):
-                self._world.watch.client_read(self, event)
+                self._world.invariants.client_received_message(self, event)
             elif isinstance(event, Connected):
                 self.connected = True
             elif isinstance(event, Closed):
@@ -162,7 +164,7 @@ class Client:
 
 
 class Relay:
-    """A forwarder at its link address. It may forget everything, or die."""
+    """A relay's core at its link address. It can `forget` its state, or `die`."""
 
     def __init__(self, world: "World", number: int, ingress: int) -> None:
         self.address = (f"10.0.0.{number}", 7000)
@@ -174,7 +176,7 @@ class Relay:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew, with nothing but the keys."""
+        """Restart without state, except for the keys."""
         world = self._world
         self.ingress = Ingress(self._ingress, 16)
         self.core = Forwarder(

@@ -1,4 +1,4 @@
-"""What simulated callers speak: Opus, Opus with RED, or G.711. Packets of Opus say whose they are and which."""
+"""Codecs of simulated callers: Opus, Opus with RED, or G.711. Opus packets carry their caller and number."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ G711_FRAME = 160
 
 
 class Said(NamedTuple):
-    """A packet to send: its type, what is in it, and when it was said in ticks of the codec's clock."""
+    """A packet to send: its payload type, payload, and timestamp in ticks of the codec's clock."""
 
     payload_type: int
     payload: bytes
@@ -22,10 +22,10 @@ class Said(NamedTuple):
 
 
 class OpusCaller:
-    """Says 20 ms with each packet."""
+    """A caller with Opus packets of 20 ms. `packet` returns what to send, `read` what was received."""
 
     legible = True
-    """Whether packets are still numbered when they have come through."""
+    """Whether packets still carry their numbers at the backend."""
 
     def offer(self, sdp: str) -> str:
         """Return an offer of Opus as one of this codec."""
@@ -35,7 +35,7 @@ class OpusCaller:
         return Said(OPUS_PAYLOAD_TYPE, opus_packet(number, speaker), number * FRAME_TICKS)
 
     def read(self, heard: AudioReceived) -> tuple[bytes, list[bytes]]:
-        """Return what a packet says, and what it repeats of those before it, oldest first."""
+        """Return the payload of a received packet, and its redundant blocks, oldest first."""
         if heard.payload_type != RED_PAYLOAD_TYPE:
             return heard.payload, []
         payload, repeated = decode_red(heard.payload, OPUS_PAYLOAD_TYPE)
@@ -43,7 +43,7 @@ class OpusCaller:
 
 
 class RedCaller(OpusCaller):
-    """Repeats with each packet those so many before it, and takes RED."""
+    """A caller with RED (RFC 2198), which sends redundant blocks at the given offsets in packets."""
 
     def __init__(self, distances: tuple[int, ...]) -> None:
         self._distances = distances
@@ -62,7 +62,7 @@ class RedCaller(OpusCaller):
 
 
 class G711Caller(OpusCaller):
-    """An old telephone: `pcmu` or `pcma`, and nothing else."""
+    """A caller with G.711 only, `pcmu` or `pcma`."""
 
     legible = False
 
@@ -85,7 +85,7 @@ class G711Caller(OpusCaller):
 
 
 def caller_codec(name: str) -> OpusCaller:
-    """Return the codec of a name: `opus`, `red1` as browsers repeat, `red2` as we do, `pcmu` or `pcma`."""
+    """Return the codec of a name: `opus`, `red1` as browsers send RED, `red2` as we do, `pcmu` or `pcma`."""
     if name == "opus":
         return OpusCaller()
     return RedCaller(APART if name == "red2" else NEAREST[:1]) if name.startswith("red") else G711Caller(name)

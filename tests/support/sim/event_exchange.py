@@ -1,4 +1,4 @@
-"""Who writes letters both ways while a call lasts."""
+"""Sends sequenced events in both directions while a call lasts."""
 
 from random import Random
 from typing import Final
@@ -10,27 +10,29 @@ from support.sim.actors import Client
 from support.sim.world import World
 
 SIZES: Final = (2, 200, 1000, 1100, 1200, 3000, 20_000)
-"""Characters: from nothing to many packets, and about as many as one packet takes."""
+"""Characters of an event: from almost none to many packets, and about as many as one packet carries."""
 
 LONGEST, LONGEST_SHARE = 200_000, 0.02
-"""A few are nearly as long as a message may be."""
+"""Characters of the longest events, close to the largest message, and their share of all events."""
 
 SHORT_SIZES: Final = (2, 200, 700)
-"""For a narrow path, where more would crowd out the audio."""
+"""Characters of an event over a narrow path, where longer ones would displace the audio."""
 
 WRITABLE: Final = SETTING_UP | {AssociationState.ESTABLISHED}
-"""States of an association that takes messages."""
+"""States in which an association accepts messages."""
 
 MOST_OUTSTANDING = 250_000
-"""Characters on their way in one direction: fewer than may wait anywhere."""
+"""Largest number of characters in flight in one direction: less than any queue holds."""
 
 SIDE_LABEL, SIDE_SIZE = "side", 2500
-"""A channel beside `oai-events`, unordered and unreliable, to which nobody listens; and its longest message."""
+"""Label of a second channel, unordered and unreliable, without a receiver; and the size of its longest message."""
 
 
-class Correspondence:
-    """Posts a letter about every `interval` seconds, in one direction or the other; with `side` it uses another channel
-    as well."""
+class EventExchange:
+    """Sends an event about every `interval` seconds, in a random direction, from its construction on.
+
+    With `side` it sends on the second channel as well.
+    """
 
     def __init__(
         self, world: World, client: Client, random: Random, interval: float, *, narrow: bool, side: bool
@@ -45,32 +47,32 @@ class Correspondence:
         assert channels is not None
         self._channels = channels
         self._side = channels.open_channel(SIDE_LABEL, ordered=False, max_retransmits=0) if side else None
-        self._write()
+        self._send()
 
-    def _write(self) -> None:
+    def _send(self) -> None:
         client, random = self._client, self._random
         if self._channels.association.state not in WRITABLE or client.closed is not None or not client.present:
             return
         size = LONGEST if random.random() < self._longest_share else random.choice(self._sizes)
         if random.random() < 0.5:
-            self._post_up(size)
+            self._send_up(size)
         else:
-            self._post_down(size)
+            self._send_down(size)
         if self._side is not None and self._channels.buffered(self._side) < MOST_OUTSTANDING:
             self._channels.send(self._side, bytes(random.randrange(SIDE_SIZE)))
         self._world.touch(client)
-        self._world.later(random.expovariate(1 / self._interval), self._write)
+        self._world.later(random.expovariate(1 / self._interval), self._send)
 
-    def _post_up(self, size: int) -> None:
-        mail = self._world.watch.mail_up[self._client.call_id]
-        if mail.outstanding + size < MOST_OUTSTANDING:
-            event = mail.post(size, self._world.now)
+    def _send_up(self, size: int) -> None:
+        events = self._world.invariants.events_up[self._client.call_id]
+        if events.outstanding + size < MOST_OUTSTANDING:
+            event = events.send(size, self._world.now)
             self._client.core.send_message(msgspec.json.encode(event).decode())
 
-    def _post_down(self, size: int) -> None:
-        mail = self._world.watch.mail_down[self._client.call_id]
+    def _send_down(self, size: int) -> None:
+        events = self._world.invariants.events_down[self._client.call_id]
         call = self._world.backend_call(self._client)
-        if call is not None and mail.outstanding + size < MOST_OUTSTANDING:
-            sent = call.send_event(mail.post(size, self._world.now))
-            assert sent, "a backend that is read at once has room"
+        if call is not None and events.outstanding + size < MOST_OUTSTANDING:
+            sent = call.send_event(events.send(size, self._world.now))
+            assert sent, "the queue of a backend is empty"
             self._world.drain()

@@ -1,4 +1,4 @@
-"""What must hold once a simulation is over: every call ended as it should, and was heard and read while it lasted."""
+"""The invariants checked after a simulation: how each call ended, and that its audio and events arrived."""
 
 from collections.abc import Mapping
 from math import sqrt
@@ -9,15 +9,15 @@ from antiphon_transceiver.call_router import CallEnded
 from antiphon_transceiver.outcome import EndReason
 from support.net.impairment import Impairment
 from support.sim.actors import Client
-from support.sim.scenario_plan import CallPlan, Ending, Plan
+from support.sim.scenario_plan import CallPlan, Ending, ScenarioPlan
 from support.sim.step_invariants import Violation
 from support.sim.world import World
 
 RECOVERY_SECONDS = 10.0
-"""After a fault audio flows again: at the client's next check, which comes within 6 s, and a round trip or two."""
+"""Seconds within which audio resumes after a fault: the client's next check, within 6 s, and some round trips."""
 
 STALL_SECONDS = 1.5
-"""The longest silence that is no stall: delay, jitter and a burst of losses."""
+"""Longest gap, in seconds, that delay, jitter and burst losses explain."""
 
 SETUP_REASONS = frozenset((EndReason.NO_STUN, EndReason.DTLS_TIMEOUT, EndReason.PEER_SILENT))
 GOOD_REASONS: dict[Ending, frozenset[EndReason]] = {
@@ -26,12 +26,15 @@ GOOD_REASONS: dict[Ending, frozenset[EndReason]] = {
     "hang_up": frozenset((EndReason.HANGUP,)),
     "backend": frozenset((EndReason.BACKEND_ENDED, EndReason.PEER_SILENT)),
 }
-"""A close_notify may be lost, and then the silence ends the call; and what a backend said before it hung up is played
-first, if anybody is there to hear it."""
+"""Accepted end reasons for each ending. A close_notify may be lost, and then expired consent ends the call. A backend's
+audio is played before its hang-up takes effect, and the client may vanish meanwhile."""
 
 
-def judge(plan: Plan, world: World, calls: Mapping[int, CallPlan]) -> None:
-    """Raise `Violation` for what does not hold; `calls` are those that were planned, by their clients' numbers."""
+def check_outcome(plan: ScenarioPlan, world: World, calls: Mapping[int, CallPlan]) -> None:
+    """Check all calls. `calls` are those of the plan, by the numbers of their clients.
+
+    Raises `Violation` when an invariant does not hold.
+    """
     ends = {
         event.call.id: event for there in world.transceivers for event in there.events if isinstance(event, CallEnded)
     }
@@ -42,44 +45,44 @@ def judge(plan: Plan, world: World, calls: Mapping[int, CallPlan]) -> None:
             raise Violation(f"{client.call_id} ended by {end.reason}: {end.detail}")
         half_connected += client.connected != end.call.session.was_connected
         if client.number in calls:
-            _Verdict(plan, world, calls[client.number], client, end).judge()
-    if world.watch.keys.unpaired != 2 * half_connected:
-        raise Violation(f"{world.watch.keys.unpaired} keys of one side alone, in {half_connected} calls")
+            _CallCheck(plan, world, calls[client.number], client, end).check()
+    if world.invariants.keys.unpaired != 2 * half_connected:
+        raise Violation(f"{world.invariants.keys.unpaired} keys of one side alone, in {half_connected} calls")
 
 
-class _Verdict:
-    """Judges one call."""
+class _CallCheck:
+    """Checks one call of the plan. `check` raises `Violation`."""
 
-    def __init__(self, plan: Plan, world: World, call: CallPlan, client: Client, end: CallEnded) -> None:
+    def __init__(self, plan: ScenarioPlan, world: World, call: CallPlan, client: Client, end: CallEnded) -> None:
         self._plan = plan
         self._world = world
         self._call = call
         self._client = client
         self._end = end
         self._ended = call.start + call.seconds
-        self._troubles = self._find_troubles()
+        self._recoveries = self._recovery_times()
 
-    def judge(self) -> None:
+    def check(self) -> None:
         client, end = self._client, self._end
         connected = client.connected and end.call.session.was_connected
-        self._judge_end(connected=connected)
+        self._check_end(connected=connected)
         if too_long := client.uplink.too_long + client.downlink.too_long:
             raise Violation(f"{client.call_id}: {too_long} datagrams were longer than its path takes")
         if connected and not self._plan.spray and end.reason is not EndReason.BACKEND_LOST:
             if client.said:
-                self._judge_audio(len(client.said) - end.call.session.counters.srtp_early)
-            if not self._call.is_filled:
-                self._judge_letters()
+                self._check_audio(len(client.said) - end.call.session.counters.srtp_early)
+            if not self._call.is_saturated:
+                self._check_events()
 
-    def _judge_end(self, *, connected: bool) -> None:
+    def _check_end(self, *, connected: bool) -> None:
         plan, call, client, end = self._plan, self._call, self._client, self._end
         good = set(GOOD_REASONS[call.ending])
-        if client.call_id in self._world.watch.hit and plan.backends == 1 and plan.backend_away > RESUME_SECONDS:
+        if client.call_id in self._world.invariants.hit and plan.backends == 1 and plan.backend_away > RESUME_SECONDS:
             good.add(EndReason.BACKEND_LOST)
         if not connected:
             good |= SETUP_REASONS
-            if plan.forger_interval is not None:
-                good.add(EndReason.BAD_CREDENTIALS)  # its checks are all that came
+            if plan.attacker_interval is not None:
+                good.add(EndReason.BAD_CREDENTIALS)  # only the attacker's checks arrived
             excused = plan.spray or plan.relay_fault is not None or call.outage_after is not None or call.blocked
             if not excused and end.reason is not EndReason.BACKEND_LOST:
                 raise Violation(f"{client.call_id} never connected: {end.reason} {end.detail}")
@@ -88,54 +91,54 @@ class _Verdict:
         if end.reason not in good:
             raise Violation(f"{client.call_id}, to {call.ending}, ended by {end.reason}: {end.detail}")
 
-    def _judge_audio(self, said: int) -> None:
-        """Where nothing broke most of what was said is heard; where something did, it flows again."""
-        call, client, troubles = self._call, self._client, self._troubles
-        up, down = self._world.watch.up[client.call_id], self._world.watch.down[client.number]
+    def _check_audio(self, said: int) -> None:
+        """Check that audio arrives: most of it without a fault, and again after a fault."""
+        call, client, recoveries = self._call, self._client, self._recoveries
+        up, down = self._world.invariants.up[client.call_id], self._world.invariants.down[client.number]
         answered = call.behaviour != "silent"
-        if not troubles and said > 0 and not call.is_crowded:
-            share = _share(call.impairment, said)
+        if not recoveries and said > 0 and not call.is_congested:
+            share = _expected_share(call.impairment, said)
             if up.packets < share * said:
-                raise Violation(f"{client.call_id}: {up.packets} of {said} packets heard, not {share:.0%}")
+                raise Violation(f"{client.call_id}: {up.packets} of {said} packets received, not {share:.0%}")
             if answered and down.packets < share**2 * said * 0.8 - 30:
-                raise Violation(f"{client.call_id}: {down.packets} packets came, {said} were said")
+                raise Violation(f"{client.call_id}: {down.packets} packets came back of {said} sent")
         last = min(up.last_at, down.last_at) if answered else up.last_at
-        if troubles and max(troubles) < self._ended - RECOVERY_SECONDS and last < self._ended - STALL_SECONDS:
-            raise Violation(f"{client.call_id}: trouble at {troubles}, and nothing heard since {last:.1f}")
+        if recoveries and max(recoveries) < self._ended - RECOVERY_SECONDS and last < self._ended - STALL_SECONDS:
+            raise Violation(f"{client.call_id}: fault at {recoveries}, and nothing received since {last:.1f}")
 
-    def _judge_letters(self) -> None:
-        """What was written in good time has come. What was before the call connected waited for that."""
-        watch, call_id, now = self._world.watch, self._client.call_id, self._ended - self._connected_after()
-        if self._troubles:
+    def _check_events(self) -> None:
+        """Check that no event is overdue. Events sent before the call connected were delayed until then."""
+        invariants, call_id, now = self._world.invariants, self._client.call_id, self._ended - self._connected_after()
+        if self._recoveries:
             now -= RECOVERY_SECONDS
-            if max(self._troubles) > now:
+            if max(self._recoveries) > now:
                 return
-        for mail, whose in ((watch.mail_up[call_id], "client"), (watch.mail_down[call_id], "backend")):
-            missing = mail.missing(now)
+        for events, sender in ((invariants.events_up[call_id], "client"), (invariants.events_down[call_id], "backend")):
+            missing = events.missing(now)
             if missing:
-                raise Violation(f"{call_id}: {missing} letters of its {whose} never came")
+                raise Violation(f"{call_id}: {missing} events of its {sender} never arrived")
 
     def _connected_after(self) -> float:
         return next(event.after for event in self._client.events if isinstance(event, Connected))
 
-    def _find_troubles(self) -> list[float]:
-        """When that was over which audio may not have survived at once."""
+    def _recovery_times(self) -> list[float]:
+        """Return the times at which faults ended that may have interrupted the audio."""
         plan, call = self._plan, self._call
-        troubles = []
+        recoveries = []
         if plan.relay_fault is not None and plan.relay_fault_at < self._ended:
-            troubles.append(plan.relay_fault_at)
+            recoveries.append(plan.relay_fault_at)
         if call.rebinds_after is not None:
-            troubles.append(call.start + call.rebinds_after)
+            recoveries.append(call.start + call.rebinds_after)
         if call.outage_after is not None:
-            troubles.append(call.start + call.outage_after + call.outage_seconds)
-        hit = self._world.watch.hit.get(self._client.call_id)
+            recoveries.append(call.start + call.outage_after + call.outage_seconds)
+        hit = self._world.invariants.hit.get(self._client.call_id)
         if hit is not None:
-            troubles.append(hit + (plan.backend_away if plan.backends == 1 else 0.0))
-        return troubles
+            recoveries.append(hit + (plan.backend_away if plan.backends == 1 else 0.0))
+        return recoveries
 
 
-def _share(impairment: Impairment, count: int) -> float:
-    """Return the share of packets that certainly arrives in time: four standard deviations below the mean."""
+def _expected_share(impairment: Impairment, count: int) -> float:
+    """Return the least share of packets that arrives in time: four standard deviations below the mean."""
     bursts = impairment.bursts
     lost, length = impairment.loss, 1.0
     if bursts is not None:

@@ -1,4 +1,4 @@
-"""Watches SRTP from inside: which master keys exist, and that no (key, index) pair is ever used twice."""
+"""Traces the master keys of all SRTP sessions, and checks that no (key, index) pair is used twice."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,27 +11,27 @@ from antiphon_transceiver.srtp.transform import Transform
 
 
 class KeyLedger:
-    """Every key of a simulation, and what is wrong with their use."""
+    """Every key of a simulation. `trace` wraps a transform; `violations` describe keys and indices used twice."""
 
     def __init__(self) -> None:
         self.violations: list[str] = []
         self._known: set[tuple[Keys, bool]] = set()
 
     def trace(self, transform: Transform, master: Keys, *, inbound: bool) -> Transform:
-        """Return the transform with a watch on it. Each key is one side's for sending and one other's for receiving."""
+        """Return a traced transform. Each key is used by one side for sending and by one other for receiving."""
         if (master, inbound) in self._known:
-            self.violations.append("two sessions were given the same key for the same direction")
+            self.violations.append("two sessions have the same key for the same direction")
         self._known.add((master, inbound))
         return _Traced(transform, self)
 
     @property
     def unpaired(self) -> int:
-        """How many keys only one side has."""
+        """Number of keys that only one side has."""
         return sum((master, not inbound) not in self._known for master, inbound in self._known)
 
 
 class _Traced:
-    """A transform that remembers the indices it was used with."""
+    """A transform that records the indices it is used with."""
 
     def __init__(self, transform: Transform, ledger: KeyLedger) -> None:
         self.rtp_overhead = transform.rtp_overhead
@@ -44,7 +44,7 @@ class _Traced:
 
     @property
     def indexed(self) -> Transform:
-        """The other cipher under the same key, with the same indices used."""
+        """The other cipher under the same key, which shares the indices used."""
         traced = _Traced(self._transform.indexed, self._ledger)
         traced._rtp, traced._rtcp = self._rtp, self._rtcp
         return traced
@@ -72,15 +72,15 @@ class _Traced:
             self._use(self._rtcp, ssrc, index, "an RTCP packet was taken twice")
         return clear
 
-    def _use(self, used: set[tuple[int, int]], ssrc: int, index: int, complaint: str) -> None:
+    def _use(self, used: set[tuple[int, int]], ssrc: int, index: int, violation: str) -> None:
         if (ssrc, index) in used:
-            self._ledger.violations.append(f"{complaint}: {ssrc:08x}, {index}")
+            self._ledger.violations.append(f"{violation}: {ssrc:08x}, {index}")
         used.add((ssrc, index))
 
 
 @contextmanager
-def traced_keys(ledger: KeyLedger) -> Iterator[None]:
-    """Trace every SRTP session that is made meanwhile."""
+def tracing_keys(ledger: KeyLedger) -> Iterator[None]:
+    """Trace every SRTP session that is constructed within the block."""
     make = srtp_session._make_transform
 
     def make_traced(profile: SrtpProfile, master: Keys, *, inbound: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Finds every container that is reachable from some cores, so that no queue or table can be forgotten."""
+"""Finds every container that is reachable from some cores, so that the bound of no queue or table goes unchecked."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,21 +8,24 @@ _CONTAINERS = (list, deque, dict, set, frozenset)
 _ATOMS = frozenset((int, float, bool, str, bytes, bytearray, type(None), range, type))
 
 
-class Holding(NamedTuple):
-    """A container, and whose attribute it is."""
+class HeldContainer(NamedTuple):
+    """A container, with the class and the attribute that hold it."""
 
     owner: str
     attribute: str
     container: Any
 
 
-class Sweep:
-    """What is reachable from `roots` through the attributes of this project's objects, and through containers."""
+class MemoryAudit:
+    """All containers reachable from `roots` through attributes of this project's objects and through containers.
+
+    The search runs in the constructor; read `containers` and `objects`.
+    """
 
     def __init__(self, roots: Iterable[object]) -> None:
-        self.holdings: list[Holding] = []
+        self.containers: list[HeldContainer] = []
         self.objects: dict[str, int] = {}
-        """Instances by the name of their class."""
+        """Number of instances by the name of their class."""
         self._seen: set[int] = set()
         self._waiting: list[object] = list(roots)
         while self._waiting:
@@ -52,7 +55,7 @@ class Sweep:
         if id(container) in self._seen:
             return
         self._seen.add(id(container))
-        self.holdings.append(Holding(owner, attribute, container))
+        self.containers.append(HeldContainer(owner, attribute, container))
         parts = (*container, *container.values()) if isinstance(container, dict) else container
         for part in parts:
             if isinstance(part, _CONTAINERS):
@@ -69,7 +72,7 @@ def _attributes(found: object) -> Iterator[tuple[str, Any]]:
 
 
 def _slots(kind: type) -> tuple[str, ...]:
-    """Every slot of a class and its bases; fields of a Struct are slots too."""
+    """Return every slot of a class and its bases. Fields of a Struct are slots too."""
     known = _known_slots.get(kind)
     if known is None:
         names = list(getattr(kind, "__struct_fields__", ()))

@@ -2,7 +2,7 @@
 
 from antiphon_common.routing import Owner
 from support.sim.actors import INGRESS, Address, Client, Relay, encoded
-from support.sim.step_invariants import Stream
+from support.sim.step_invariants import ReceivedStream
 from support.sim.world import Transceiver, World
 
 SHARED_ADDRESS_MOVES = 0.09
@@ -14,7 +14,7 @@ class Gaps:
 
     def __init__(self, world: World, client: Client) -> None:
         self._world = world
-        self._streams = world.watch.up[client.call_id], world.watch.down[client.number]
+        self._streams = world.invariants.up[client.call_id], world.invariants.down[client.number]
         self._longest = [0.0, 0.0]
         self._last = [world.now, world.now]
         world.observers.append(self._look)
@@ -34,7 +34,7 @@ class Gaps:
         for direction, stream in enumerate(self._streams):
             self._note(direction, stream)
 
-    def _note(self, direction: int, stream: Stream) -> None:
+    def _note(self, direction: int, stream: ReceivedStream) -> None:
         if stream.last_at > self._last[direction]:
             self._longest[direction] = max(self._longest[direction], stream.last_at - self._last[direction])
             self._last[direction] = stream.last_at

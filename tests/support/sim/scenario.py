@@ -1,4 +1,4 @@
-"""Carries out in a world what was drawn from a seed."""
+"""Runs the scenario of a seed in a world, and checks its invariants."""
 
 from random import Random
 from typing import NamedTuple
@@ -7,22 +7,22 @@ from antiphon_transceiver.outcome import EndReason
 from support.net.impairment import CUT, Change, Impairment
 from support.sim.actors import Client
 from support.sim.caller_codecs import caller_codec
-from support.sim.event_exchange import Correspondence
-from support.sim.invariants import judge
-from support.sim.key_ledger import traced_keys
-from support.sim.off_path_attacker import Forger
-from support.sim.scenario_plan import RTP_OPTIONS, CallPlan, ClockJump, Ending, Plan, draw
+from support.sim.event_exchange import EventExchange
+from support.sim.invariants import check_outcome
+from support.sim.key_ledger import tracing_keys
+from support.sim.off_path_attacker import OffPathAttacker
+from support.sim.scenario_plan import RTP_OPTIONS, CallPlan, ClockJump, Ending, ScenarioPlan, draw_plan
 from support.sim.step_invariants import Violation
 from support.sim.world import Rotation, World
 
 FREED_SECONDS = 130.0
-"""After the last call everything is freed: a silent peer after 30 s, flows that nobody released after 60."""
+"""Seconds after the last call within which all state is freed: silent peers after 30 s, unreleased flows after 60 s."""
 
 BLOCKED = Impairment(blocked=True)
 
 
-class Outcome(NamedTuple):
-    """What came of a simulation. `seconds` is the sum over its calls; `problem` is empty if all is well."""
+class SimulationOutcome(NamedTuple):
+    """The outcome of a simulation. `seconds` is the sum over its calls. `problem` is empty if all invariants hold."""
 
     seed: int
     calls: int
@@ -32,24 +32,24 @@ class Outcome(NamedTuple):
     problem: str
 
 
-def simulate(seed: int) -> Outcome:
-    """Carry out the plan of a seed."""
-    plan = draw(seed)
+def simulate(seed: int) -> SimulationOutcome:
+    """Run the scenario of a seed. Errors are reported in the outcome, not raised."""
+    plan = draw_plan(seed)
     simulation = Simulation(plan)
     problem = ""
     try:
         simulation.run()
-    except Exception as error:  # whatever happens in there has a seed, and that is to be told
+    except Exception as error:  # reported with its seed
         problem = f"{type(error).__name__}: {error}"
     seconds = sum(call.seconds for call in plan.calls)
     world = simulation.world
-    return Outcome(seed, len(plan.calls), seconds, world.steps, world.digest.hexdigest(), problem)
+    return SimulationOutcome(seed, len(plan.calls), seconds, world.steps, world.digest.hexdigest(), problem)
 
 
 class Simulation:
-    """A plan in a world."""
+    """A scenario plan and the world that it runs in. Call `run`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ScenarioPlan) -> None:
         self.plan = plan
         self.world = World(
             plan.seed,
@@ -61,12 +61,12 @@ class Simulation:
         )
         self.clients: dict[int, CallPlan] = {}
         self._chance = Random(f"run {plan.seed}")
-        self._forger: Forger | None = None
-        if plan.forger_interval is not None:
-            self._forger = Forger(self.world, self._chance, plan.forger_interval)
+        self._attacker: OffPathAttacker | None = None
+        if plan.attacker_interval is not None:
+            self._attacker = OffPathAttacker(self.world, self._chance, plan.attacker_interval)
 
     def run(self) -> None:
-        """Raises AssertionError, above all `Violation`, when something does not hold."""
+        """Run the whole plan. Raises `Violation`, or another AssertionError, when an invariant does not hold."""
         plan, world = self.plan, self.world
         for call in plan.calls:
             world.later(call.start, self._start, call)
@@ -78,14 +78,14 @@ class Simulation:
             backend = world.transceivers[0].backends[0]
             fault = backend.die if plan.backend_fault == "dies" else backend.hang
             world.later(plan.backend_fault_at, fault, plan.backend_away)
-        with traced_keys(world.watch.keys):
+        with tracing_keys(world.invariants.keys):
             world.run(plan.end + 1.0)
-            if self._forger is not None:
-                self._forger.stop()
+            if self._attacker is not None:
+                self._attacker.stop()
             for client in world.clients:
                 client.vanish()
             self._wait_until_freed()
-        judge(plan, world, self.clients)
+        check_outcome(plan, world, self.clients)
 
     def _break_relay(self) -> None:
         relay = self.world.relays[0]
@@ -110,7 +110,7 @@ class Simulation:
     def _start(self, plan: CallPlan) -> None:
         world = self.world
         if not world.transceivers[plan.transceiver].serves:
-            return  # its backend is away: the offer would be answered 503
+            return  # its backend is away: the offer would be rejected with 503
         client = world.call(
             plan.transceiver,
             impairment=BLOCKED if plan.blocked else plan.impairment,
@@ -120,7 +120,7 @@ class Simulation:
             srtp_profiles=(plan.profile,),
             codec=caller_codec(plan.codec),
             options=RTP_OPTIONS[plan.rtp],
-            data_channels=plan.letters_every is not None,
+            data_channels=plan.event_interval is not None,
         )
         self.clients[client.number] = plan
         if plan.outage_after is not None and not plan.blocked:
@@ -130,21 +130,21 @@ class Simulation:
             client.uplink.change(changes)
             client.downlink.change(changes)
         if plan.rebinds_after is not None:
-            world.later(plan.rebinds_after, self._rebind, client, plan.moves)
+            world.later(plan.rebinds_after, self._rebind, client, plan.changes_address)
         if plan.restarts_after is not None:
             world.later(plan.restarts_after, self._restart, client)
-        if plan.letters_every is not None:
+        if plan.event_interval is not None:
             narrow, side = plan.is_narrow, plan.side_channel and not plan.is_narrow
-            Correspondence(world, client, self._chance, plan.letters_every, narrow=narrow, side=side)
+            EventExchange(world, client, self._chance, plan.event_interval, narrow=narrow, side=side)
         world.later(plan.seconds, self._end, client, plan.ending)
-        self._talk_once_connected(client)
+        self._talk_when_connected(client)
 
-    def _talk_once_connected(self, client: Client) -> None:
+    def _talk_when_connected(self, client: Client) -> None:
         if client.connected and client.closed is None:
             client.talk()
-            self._attack_once_confirmed(client)
+            self._spoof_once_validated(client)
         elif client.closed is None and client.present:
-            self.world.later(0.02, self._talk_once_connected, client)
+            self.world.later(0.02, self._talk_when_connected, client)
 
     def _rebind(self, client: Client, moves: bool) -> None:
         host = f"203.0.114.{client.number + 1}" if moves else client.address[0]
@@ -170,20 +170,20 @@ class Simulation:
         world.touch(client)
         world.touch(there)
 
-    def _attack_once_confirmed(self, victim: Client) -> None:
-        """Before that its address is whoever's it was last heard of, so that strangers lock nobody out."""
+    def _spoof_once_validated(self, victim: Client) -> None:
+        """Start calls that spoof the victim's address once its path is validated: before, any source may own it."""
         call = self.world.find(victim)
         if call is None:
             return
         agent = call.session.agent
         if agent.selected is None or not agent.is_validated(agent.selected):
-            self.world.later(0.02, self._attack_once_confirmed, victim)
+            self.world.later(0.02, self._spoof_once_validated, victim)
             return
-        for _ in range(self.plan.attackers):
-            self._attack(victim)
+        for _ in range(self.plan.spoofing_callers):
+            self._call_and_spoof(victim)
 
-    def _attack(self, victim: Client) -> None:
-        """Make a call in one's own name, and once it is connected send from the victim's address."""
+    def _call_and_spoof(self, victim: Client) -> None:
+        """Make a call that sends from the victim's address once it is connected."""
         world = self.world
         transceiver = self._chance.randrange(len(world.transceivers))
         if world.transceivers[transceiver].serves:
@@ -200,8 +200,8 @@ class Simulation:
 
     def _wait_until_freed(self) -> None:
         world, limit = self.world, self.world.now + FREED_SECONDS
-        while world.watch.running or (left := world.watch.left_over()):
+        while world.invariants.running or (left := world.invariants.remaining_state()):
             if world.now >= limit:
-                left = f"calls {world.watch.running}" if world.watch.running else left
+                left = f"calls {world.invariants.running}" if world.invariants.running else left
                 raise Violation(f"{FREED_SECONDS:g} s after the last call there is still {left}")
             world.run(10.0)

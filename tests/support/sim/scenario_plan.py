@@ -1,4 +1,4 @@
-"""What happens in one simulation, drawn from a seed: networks, faults, attackers, and what each caller is like."""
+"""The plan of one simulation, drawn from a seed: networks, faults, attackers, and the properties of each caller."""
 
 from collections.abc import Iterable, Sequence
 from random import Random
@@ -30,12 +30,12 @@ RTP_OPTIONS = {
 
 
 NARROW = 100_000
-"""Bytes a second."""
+"""Bytes per second below which a path is narrow."""
 
 RETIRE_SECONDS = 20.0
-"""From when everybody uses another key until anybody has the old one retired: link headers are made anew meanwhile."""
+"""Seconds from the use of a new key everywhere to the retirement of the old one. Link headers are remade meanwhile."""
 OUTLIVES_SECONDS = 15.0
-"""How much longer a call lasts than the key it began with: headers that were good count as such for 10 s."""
+"""Seconds by which a call outlasts the key it began with: verified headers stay valid for 10 s."""
 
 
 class CallPlan(msgspec.Struct, frozen=True):
@@ -51,46 +51,46 @@ class CallPlan(msgspec.Struct, frozen=True):
     rtp: str
     setup: Setup
     profile: SrtpProfile
-    letters_every: float | None
-    """How often something is written over the data channel; None for a call without."""
+    event_interval: float | None
+    """Mean seconds between two events over the data channel. None for a call without data channels."""
     side_channel: bool
     ending: Ending
     rebinds_after: float | None
-    """When a NAT gives the client another port."""
-    moves: bool
-    """Whether it gives it another address as well."""
+    """When a NAT rebinding gives the client another port."""
+    changes_address: bool
+    """Whether the rebinding gives it another address too."""
     restarts_after: float | None
-    """When the client restarts ICE, which costs no audio."""
+    """When the client restarts ICE, which interrupts no audio."""
     outage_after: float | None
     outage_seconds: float
     outage_blocks: bool
-    """Whether a firewall blocks UDP meanwhile, and not only losses."""
+    """Whether a firewall blocks UDP meanwhile; otherwise all packets are lost."""
     blocked: bool
-    """Whether UDP is blocked from the beginning, so that nothing can come of the call."""
+    """Whether UDP is blocked from the beginning, so that the call cannot connect."""
 
     @property
     def changes_path(self) -> bool:
-        """Whether it needs its token again, once it is connected."""
+        """Whether the relay needs the call's token again after it connected."""
         return self.rebinds_after is not None or self.outage_after is not None
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the path carries little more than audio."""
+        """Whether the capacity of the path is little more than that of audio."""
         return self.impairment.rate < NARROW
 
     @property
-    def is_filled(self) -> bool:
-        """Whether audio alone fills such a path, so that nothing else may come through."""
+    def is_saturated(self) -> bool:
+        """Whether audio alone fills a narrow path, so that other packets may be lost."""
         return self.is_narrow and self.codec != "opus"
 
     @property
-    def is_crowded(self) -> bool:
-        """Whether more than audio alone goes over such a path, which may cost some of it."""
-        return self.is_narrow and (self.letters_every is not None or self.codec.startswith("red"))
+    def is_congested(self) -> bool:
+        """Whether events or redundancy share a narrow path with audio, so that audio may be lost."""
+        return self.is_narrow and (self.event_interval is not None or self.codec.startswith("red"))
 
 
 class ClockJump(msgspec.Struct, frozen=True):
-    """The wall clock of a machine that runs, the one with this index, is set forward by some seconds, or back."""
+    """At the time `at`, the wall clock of the machine with this index is set forward or back by `seconds`."""
 
     at: float
     machine: Machine
@@ -98,18 +98,20 @@ class ClockJump(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """One simulation. `relay_fault` befalls the first relay, the backend's the first address of the first transceiver;
-    a relay that starts anew finds its wall clock set by `clock_jump`. Another key is used from `mints_at` on, and the
-    first one retires at `retires_at`, by clocks that nobody has set."""
+class ScenarioPlan(msgspec.Struct, frozen=True):
+    """One simulation. The relay fault is that of the first relay, the backend fault that of the first transceiver's.
+
+    A restarted relay has its wall clock set by `clock_jump`. A new key is used from `mints_at` on, and the first one
+    retires at `retires_at`, by clocks without jumps.
+    """
 
     seed: int
     relays: int
     transceivers: int
     backends: int
     spray: bool
-    forger_interval: float | None
-    attackers: int
+    attacker_interval: float | None
+    spoofing_callers: int
     relay_fault: RelayFault | None
     relay_fault_at: float
     backend_fault: BackendFault | None
@@ -126,7 +128,7 @@ class Plan(msgspec.Struct, frozen=True):
         return max(call.start + call.seconds for call in self.calls)
 
 
-def draw(seed: int) -> Plan:
+def draw_plan(seed: int) -> ScenarioPlan:
     """Return the plan of a seed."""
     chance = Random(f"plan {seed}")
     relays, transceivers = chance.choice((1, 1, 2, 3)), chance.choice((1, 1, 2))
@@ -141,14 +143,14 @@ def draw(seed: int) -> Plan:
     retires_at = mints_at + _apart(jumps) + RETIRE_SECONDS if mints_at is not None and paths_stay else None
     if retires_at is not None and retires_at + OUTLIVES_SECONDS < LONGEST:
         calls = (msgspec.structs.replace(calls[0], seconds=retires_at + OUTLIVES_SECONDS), *calls[1:])
-    return Plan(
+    return ScenarioPlan(
         seed=seed,
         relays=relays,
         transceivers=transceivers,
         backends=backends,
         spray=spray,
-        forger_interval=chance.choice((None, 0.05, 0.2)),
-        attackers=chance.choice((0, 0, 1, 2)),
+        attacker_interval=chance.choice((None, 0.05, 0.2)),
+        spoofing_callers=chance.choice((0, 0, 1, 2)),
         relay_fault=relay_fault,
         relay_fault_at=chance.uniform(1.0, end),
         backend_fault=backend_fault,
@@ -178,7 +180,7 @@ def _draw_jumps(chance: Random, relays: int, transceivers: int, calls: Sequence[
 
 
 def _apart(jumps: Iterable[ClockJump]) -> float:
-    """Return how many seconds clocks are apart at most."""
+    """Return the largest difference between two clocks in seconds."""
     return sum(abs(jump.seconds) for jump in jumps)
 
 
@@ -196,11 +198,11 @@ def _draw_call(chance: Random, transceivers: int) -> CallPlan:
         rtp=chance.choice(tuple(RTP_OPTIONS)),
         setup=chance.choice(("actpass", "actpass", "active", "passive")),
         profile=chance.choice((SrtpProfile.AEAD_AES_128_GCM, *SrtpProfile)),
-        letters_every=chance.choice((None, 0.1, 0.5, 2.0)),
+        event_interval=chance.choice((None, 0.1, 0.5, 2.0)),
         side_channel=chance.random() < 0.2,
         ending=chance.choice(("leave", "leave", "vanish", "hang_up", "backend")),
         rebinds_after=chance.uniform(1.0, seconds) if chance.random() < 0.15 else None,
-        moves=chance.random() < 0.5,
+        changes_address=chance.random() < 0.5,
         restarts_after=chance.uniform(1.0, seconds) if chance.random() < 0.15 else None,
         outage_after=chance.uniform(1.0, seconds) if chance.random() < 0.15 else None,
         outage_seconds=chance.choice((0.3, 1.0, 3.0)),
@@ -210,7 +212,7 @@ def _draw_call(chance: Random, transceivers: int) -> CallPlan:
 
 
 def _draw_network(chance: Random) -> Impairment:
-    """Most networks are good, or bad in one way; some are bad in every way."""
+    """Return an impairment. Most networks have none or one kind, some have all kinds."""
     delay = chance.choice((0.001, 0.01, 0.025, 0.05, 0.15))
     return chance.choice(
         (

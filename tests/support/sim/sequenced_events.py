@@ -1,79 +1,77 @@
-"""Events that are numbered, of any length, and no two alike; and what is known of those on their way in one direction.
-
-Each comes exactly once, in order, and as it was written.
-"""
+"""Numbered events of any length in one direction of a call. Each must arrive exactly once, in order and unchanged."""
 
 from typing import Any, NamedTuple
 
-LETTER = "letter"
-"""The type of such an event."""
+SEQUENCED_EVENT = "serial"
+"""The type of a sequenced event."""
 
-PATIENCE, SLOWEST = 4.0, 8000
-"""Seconds after which a letter has come over the worst of networks, and characters a second that it carries at least;
-what was posted before has to come first."""
+MAX_DELAY, MIN_RATE = 4.0, 8000
+"""Largest delay in seconds, and least rate in characters per second, over the worst network. Events queue behind those
+sent before."""
 
 
-def letter(number: int, size: int) -> dict[str, Any]:
+def sequenced_event(number: int, size: int) -> dict[str, Any]:
     """Return an event with a text of `size` characters."""
     line = f"{number} of {size}; "
-    return {"type": LETTER, "number": number, "text": (line * (size // len(line) + 1))[:size]}
+    return {"type": SEQUENCED_EVENT, "number": number, "text": (line * (size // len(line) + 1))[:size]}
 
 
-class Posted(NamedTuple):
-    """A letter of `size` characters that is to arrive by `due` where nothing breaks."""
+class SentEvent(NamedTuple):
+    """An event of `size` characters. Without a fault it arrives by `due`."""
 
     size: int
     due: float
 
 
-class Mail:
-    """One direction of a call. What does not hold is returned as a complaint, which is empty if all is well."""
+class SequencedEvents:
+    """The events of one direction of a call. Call `send` for each event sent, and `receive` for each that arrives."""
 
     def __init__(self) -> None:
-        self.posted: list[Posted] = []
+        self.sent: list[SentEvent] = []
         self.arrived = 0
-        """How many letters have come, or were excused."""
+        """Number of events that arrived, or were excused."""
         self.outstanding = 0
-        """Characters on their way."""
+        """Characters in flight."""
         self._next = 0
         self._excused = 0
-        """Letters before this number may never come."""
+        """Events before this number may be lost."""
 
-    def post(self, size: int, now: float) -> dict[str, Any]:
-        """Return the next letter."""
+    def send(self, size: int, now: float) -> dict[str, Any]:
+        """Return the next event to send."""
         self.outstanding += size
-        self.posted.append(Posted(size, now + PATIENCE + self.outstanding / SLOWEST))
-        return letter(len(self.posted) - 1, size)
+        self.sent.append(SentEvent(size, now + MAX_DELAY + self.outstanding / MIN_RATE))
+        return sequenced_event(len(self.sent) - 1, size)
 
-    def arrive(self, event: dict[str, Any]) -> str:
+    def receive(self, event: dict[str, Any]) -> str:
+        """Check an event that arrived. Return a description of the violation, or an empty string."""
         number = event.get("number")
-        if not isinstance(number, int) or not 0 <= number < len(self.posted):
-            return f"a letter that nobody wrote: {event}"[:100]
-        size = self.posted[number].size
-        if event != letter(number, size):
-            return f"letter {number} of {size} characters is not what was written"
+        if not isinstance(number, int) or not 0 <= number < len(self.sent):
+            return f"an event that was never sent: {event}"[:100]
+        size = self.sent[number].size
+        if event != sequenced_event(number, size):
+            return f"event {number} of {size} characters is not as it was sent"
         if number < self._next:
-            return f"letter {number} after {self._next - 1}"
+            return f"event {number} after {self._next - 1}"
         if number > self._next and number > self._excused:
-            return f"letter {number} before {max(self._next, self._excused)}"
+            return f"event {number} before {max(self._next, self._excused)}"
         self._next = number + 1
-        self._settle(self._next)
+        self._count_arrived(self._next)
         return ""
 
     def excuse(self) -> None:
-        """The backend is gone: what is on its way now may be lost with it."""
-        self._excused = len(self.posted)
+        """Allow the loss of all events in flight, because the connection to the backend was lost."""
+        self._excused = len(self.sent)
 
     def resume(self) -> None:
-        """Another backend reads on: it may be given again what the one before it was, and begin with any of that."""
+        """Allow another backend to receive again, from any number on, events that the previous one received."""
         self._excused = max(self._excused, self._next)
         self._next = 0
 
     def missing(self, now: float) -> int:
-        """Return how many letters should have come by now and did not."""
-        return sum(letter.due < now for letter in self.posted[max(self.arrived, self._excused) :])
+        """Return the number of events that are overdue."""
+        return sum(event.due < now for event in self.sent[max(self.arrived, self._excused) :])
 
-    def _settle(self, arrived: int) -> None:
+    def _count_arrived(self, arrived: int) -> None:
         while self.arrived < arrived:
-            self.outstanding -= self.posted[self.arrived].size
+            self.outstanding -= self.sent[self.arrived].size
             self.arrived += 1

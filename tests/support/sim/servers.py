@@ -15,7 +15,7 @@ from antiphon_transceiver.backends.call import LinkCounters
 from antiphon_transceiver.call_router import CallRouter, Event
 from support.peers.certificates import certificate
 from support.sim.actors import UNIX_START, Address
-from support.sim.sequenced_events import LETTER
+from support.sim.sequenced_events import SEQUENCED_EVENT
 from support.sim.speech_source import DOWN, opus_packet
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Backend:
         self._world.later(2 * BACKEND_DELAY, self._tell_loss)
 
     def _tell_loss(self) -> None:
-        self._world.watch.backend_gone(call.call_id for call in self.link._calls.values())
+        self._world.invariants.backend_lost(call.call_id for call in self.link._calls.values())
 
     def keep_alive(self, now: float) -> None:
         """Let the transceiver's end of the connection do what is due."""
@@ -221,14 +221,14 @@ class Backend:
             self._world.later(STORY_SECONDS, self._break_off, call)
 
     def _look_at(self, call: CallCore) -> None:
-        behaviour, watch = _behaviour(call), self._world.watch
+        behaviour, invariants = _behaviour(call), self._world.invariants
         while call.audio.frames:
             frame = call.audio.frames.popleft()
-            watch.backend_heard(call, frame)
+            invariants.backend_received_audio(call, frame)
             if behaviour == "loopback" and frame.data and call.reason is None:
                 call.say(frame.data)
-        while call.events.frames and unpack(call.events.frames[0]).get("type") == LETTER:
-            watch.backend_read(call, call.events.pop())
+        while call.events.frames and unpack(call.events.frames[0]).get("type") == SEQUENCED_EVENT:
+            invariants.backend_received_event(call, call.events.pop())
         if behaviour == "stories" and call.reason is None:
             self._tell(call)
 

@@ -1,7 +1,7 @@
-"""Simulates calls, as many as asked for: `nox -s simulate -- --calls N --seed S`.
+"""Simulates at least N calls: `nox -s simulate -- --calls N --seed S`.
 
-Each simulation has a seed of its own, from S on. Prints how it gets on every few seconds, each seed that failed at
-once, and at the end how fast that was, and a digest of all that happened.
+Each simulation has its own seed, from S on. It prints its progress every few seconds and each seed that failed at once.
+At the end it prints the speed and a digest of all datagrams and messages.
 """
 
 import argparse
@@ -13,43 +13,45 @@ from multiprocessing import Pool
 
 import msgspec
 
-from support.sim.scenario import Outcome, simulate
-from support.sim.scenario_plan import draw
+from support.sim.scenario import SimulationOutcome, simulate
+from support.sim.scenario_plan import draw_plan
 
 PROGRESS_SECONDS = 5.0
 
 
 class Progress:
-    """What is known so far of simulations that come in by and by."""
+    """Collects the outcomes of simulations and prints the progress. Call `add` for each, then `finish`."""
 
     def __init__(self, calls: int) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[SimulationOutcome] = []
         self._wanted = calls
         self._calls = 0
         self._seconds = 0.0
-        self._started = self._told = time.monotonic()
+        self._started = self._printed_at = time.monotonic()
 
-    def add(self, outcome: Outcome, *, plan: bool) -> None:
+    def add(self, outcome: SimulationOutcome, *, plan: bool) -> None:
         self.outcomes.append(outcome)
         self._calls += outcome.calls
         self._seconds += outcome.seconds
         if plan:
-            say(msgspec.json.format(msgspec.json.encode(draw(outcome.seed))).decode())
+            print_line(msgspec.json.format(msgspec.json.encode(draw_plan(outcome.seed))).decode())
         if outcome.problem:
-            say(f"seed {outcome.seed} failed: {outcome.problem}")
-            say(f"    again: nox -s simulate -- --calls 1 --seed {outcome.seed} --plan")
-        if time.monotonic() - self._told >= PROGRESS_SECONDS:
-            self._told = time.monotonic()
-            say(f"{self._calls} of {self._wanted} calls: {self._speed()}")
+            print_line(f"seed {outcome.seed} failed: {outcome.problem}")
+            print_line(f"    again: nox -s simulate -- --calls 1 --seed {outcome.seed} --plan")
+        if time.monotonic() - self._printed_at >= PROGRESS_SECONDS:
+            self._printed_at = time.monotonic()
+            print_line(f"{self._calls} of {self._wanted} calls: {self._speed()}")
 
     def finish(self) -> bool:
-        """Tell how it went; return whether all is well."""
+        """Print the summary. Return whether no simulation failed."""
         failed = [outcome.seed for outcome in self.outcomes if outcome.problem]
         digest = hashlib.blake2b("".join(outcome.digest for outcome in self.outcomes).encode(), digest_size=8)
         seeds = f"seeds {self.outcomes[0].seed} to {self.outcomes[-1].seed}"
-        say(f"{self._calls} calls in {len(self.outcomes)} simulations, {seeds}; digest {digest.hexdigest()}")
-        say(f"{self._seconds:.0f} simulated seconds in {time.monotonic() - self._started:.1f} s: {self._speed()}")
-        say(f"failed: {len(failed)}" + "".join(f" {seed}" for seed in failed))
+        print_line(f"{self._calls} calls in {len(self.outcomes)} simulations, {seeds}; digest {digest.hexdigest()}")
+        print_line(
+            f"{self._seconds:.0f} simulated seconds in {time.monotonic() - self._started:.1f} s: {self._speed()}"
+        )
+        print_line(f"failed: {len(failed)}" + "".join(f" {seed}" for seed in failed))
         return not failed
 
     def _speed(self) -> str:
@@ -58,15 +60,15 @@ class Progress:
 
 
 def seeds_for(calls: int, first: int) -> list[int]:
-    """Return the seeds whose simulations have at least so many calls together."""
+    """Return the seeds whose simulations have at least `calls` calls in total."""
     seeds: list[int] = []
     while calls > 0:
         seeds.append(first + len(seeds))
-        calls -= len(draw(seeds[-1]).calls)
+        calls -= len(draw_plan(seeds[-1]).calls)
     return seeds
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What must always hold, whatever the network, the faults and the attackers do. Looked at after every step."""
+"""The invariants checked after every step of a simulation, under any network, fault and attack."""
 
 from bisect import insort
 from collections import Counter
@@ -25,19 +25,19 @@ from antiphon_transceiver.sctp import MessageReceived
 from antiphon_transceiver.sctp.data_receiver import MAX_HELD_BYTES
 from support.sim.actors import Actor, Client, Relay
 from support.sim.key_ledger import KeyLedger
-from support.sim.memory_audit import Holding, Sweep
-from support.sim.sequenced_events import LETTER, Mail
+from support.sim.memory_audit import HeldContainer, MemoryAudit
+from support.sim.sequenced_events import SEQUENCED_EVENT, SequencedEvents
 from support.sim.servers import Transceiver
 from support.sim.speech_source import read_packet
 
 if TYPE_CHECKING:
     from support.sim.world import World
 
-SWEEP_SECONDS = 5.0
-"""Between two searches for containers; those found are looked at after every step."""
+AUDIT_SECONDS = 5.0
+"""Seconds between two searches for containers. The containers found are checked after every step."""
 
 REPLAYED_MS = 20
-"""How much earlier than a resumed backend is told its audio may begin: packets are as long."""
+"""Milliseconds by which the audio of a resumed backend may begin before `resumed_ms`: the length of a packet."""
 
 DEFAULT_BOUND = 256
 BOUNDS = {
@@ -53,28 +53,28 @@ BOUNDS = {
     ("ControllingAgent", "_pairs"): 32,
     ("PathTable", "states"): MAX_PATHS,
 }
-"""Of containers that may hold more, or must hold less, than `DEFAULT_BOUND` in a world of a few calls."""
+"""Bounds of containers that differ from `DEFAULT_BOUND` in a world of a few calls."""
 
 PER_CALL = frozenset(("Session", "Call", "BackendCall", "CallCore", "AudioStream", "SrtpSession", "ControlledAgent"))
-"""What nothing may hold once every call is over."""
+"""Classes without instances once every call has ended."""
 
 
 class Violation(AssertionError):
-    """Something does not hold that must."""
+    """An invariant does not hold."""
 
 
-class Held:
-    """The containers of one actor, and how much each may hold."""
+class ContainerBounds:
+    """The containers of one actor, and the bound of each. `check` raises `Violation`."""
 
-    def __init__(self, holdings: list[Holding]) -> None:
-        self._holdings = holdings
-        self._containers = [holding.container for holding in holdings]
-        self._bounds = [BOUNDS.get((holding.owner, holding.attribute), DEFAULT_BOUND) for holding in holdings]
+    def __init__(self, containers: list[HeldContainer]) -> None:
+        self._held = containers
+        self._containers = [holding.container for holding in containers]
+        self._bounds = [BOUNDS.get((holding.owner, holding.attribute), DEFAULT_BOUND) for holding in containers]
 
     def check(self) -> None:
-        """Done after every step, hence in one expression."""
+        """Check all bounds. One expression, because it runs after every step."""
         if any(map(gt, map(len, self._containers), self._bounds)):
-            full = zip(self._holdings, self._bounds, strict=True)
+            full = zip(self._held, self._bounds, strict=True)
             raise Violation(
                 ", ".join(
                     f"{owner}.{attribute} holds {len(container)}"
@@ -84,8 +84,8 @@ class Held:
             )
 
 
-class Stream:
-    """One direction of a call's audio: what was heard of it so far."""
+class ReceivedStream:
+    """The audio received so far in one direction of a call."""
 
     def __init__(self) -> None:
         self.packets = 0
@@ -93,60 +93,63 @@ class Stream:
         self.next_position = 0
         self.last_number = -1
         self.reader: CallCore | None = None
-        """Which backend hears it; another may go on where one was lost."""
+        """The backend that receives it. Another backend may resume after the loss of one."""
         self.by_sequence: list[tuple[int, int]] = []
 
 
-class Watch:
-    """Knows which client made which call and where it is; the cores under test do not."""
+class StepInvariants:
+    """Checks a world after every step. It maps calls to their clients, which the cores under test cannot.
+
+    The actors report each arrival by a method; `check` runs after every step.
+    """
 
     def __init__(self, world: "World") -> None:
         self.keys = KeyLedger()
-        self.up: dict[str, Stream] = {}
-        """What backends heard, by call id."""
-        self.down: dict[int, Stream] = {}
-        """What clients heard, by number."""
-        self.mail_up: dict[str, Mail] = {}
-        self.mail_down: dict[str, Mail] = {}
-        """Letters to backends and from them, by call id."""
+        self.up: dict[str, ReceivedStream] = {}
+        """Audio received by backends, by call id."""
+        self.down: dict[int, ReceivedStream] = {}
+        """Audio received by clients, by number."""
+        self.events_up: dict[str, SequencedEvents] = {}
+        self.events_down: dict[str, SequencedEvents] = {}
+        """Sequenced events to backends and from them, by call id."""
         self.hit: dict[str, float] = {}
-        """When a call last lost its backend."""
+        """Time at which a call last lost its backend."""
         self._world = world
         self._clients: dict[str, Client] = {}
         self._readers: dict[str, CallCore] = {}
         self._calls = 0
         self._running: dict[int, tuple[Client, Call]] = {}
-        self._sweep_at = SWEEP_SECONDS
-        self._held: dict[Actor, Held] = {}
+        self._audit_at = AUDIT_SECONDS
+        self._bounds: dict[Actor, ContainerBounds] = {}
 
     def next_call(self) -> int:
         self._calls += 1
         return self._calls - 1
 
-    def placed(self, client: Client, call: Call) -> None:
-        """Follow a call from now on."""
+    def call_placed(self, client: Client, call: Call) -> None:
+        """Check a call from now on."""
         self._running[client.number] = client, call
-        self.up[client.call_id] = Stream()
-        self.down[client.number] = Stream()
-        self.mail_up[client.call_id], self.mail_down[client.call_id] = Mail(), Mail()
+        self.up[client.call_id] = ReceivedStream()
+        self.down[client.number] = ReceivedStream()
+        self.events_up[client.call_id], self.events_down[client.call_id] = SequencedEvents(), SequencedEvents()
         self._clients[client.call_id] = client
 
     # Audio
 
-    def client_heard(self, client: Client, heard: AudioReceived) -> None:
-        """A packet of the server's stream: it says something of this call, later than what came before it in order."""
+    def client_received_audio(self, client: Client, received: AudioReceived) -> None:
+        """Check a packet that a client received: it belongs to its call, and its number and sequence number grow."""
         stream = self.down[client.number]
         stream.packets += 1
         stream.last_at = self._world.now
         if not client.legible:
             return
-        payload, repeated = client.codec.read(heard)
+        payload, repeated = client.codec.read(received)
         number = self._number_of(payload, client)
         if any(self._number_of(earlier, client) >= number for earlier in repeated):
-            raise Violation(f"call {client.number} is told again what it has yet to hear")
+            raise Violation(f"call {client.number} received a redundant block of a later packet")
         packets = stream.by_sequence
-        highest = packets[-1][0] if packets else heard.sequence
-        offset = (heard.sequence - highest) & 0xFFFF
+        highest = packets[-1][0] if packets else received.sequence
+        offset = (received.sequence - highest) & 0xFFFF
         entry = (highest + offset - (offset >> 15 << 16), number)
         if not packets or entry > packets[-1]:
             packets.append(entry)
@@ -158,8 +161,8 @@ class Watch:
         if any(later[1] <= earlier[1] for earlier, later in pairwise(around)):
             raise Violation(f"call {client.number} is played packets out of order: {around}")
 
-    def backend_heard(self, call: CallCore, frame: Audio) -> None:
-        """A frame of the caller's audio: of this caller, and behind the one before it."""
+    def backend_received_audio(self, call: CallCore, frame: Audio) -> None:
+        """Check a frame that a backend received: it belongs to its caller, and follows the frame before."""
         call_id = call.started.call_id
         stream = self.up[call_id]
         if stream.reader is not call:
@@ -174,78 +177,78 @@ class Watch:
             return
         read = read_packet(frame.data)
         if read is None or f"rtc_{read[1]}" != call_id:
-            raise Violation(f"{call_id}: audio that its caller never said: {frame.data[:9].hex()}")
+            raise Violation(f"{call_id}: audio that its caller never sent: {frame.data[:9].hex()}")
         if read[0] <= stream.last_number:
             raise Violation(f"{call_id}: packet {read[0]} after {stream.last_number}")
         stream.last_number = read[0]
 
-    def _read_on(self, stream: Stream, call: CallCore, frame: Audio) -> None:
-        """A backend, the first or one that resumes, hears a call from where it was told; perhaps some of it again."""
+    def _read_on(self, stream: ReceivedStream, call: CallCore, frame: Audio) -> None:
+        """Check the first frame that a backend, the first or a resumed one, receives: it begins at `resumed_ms`."""
         stream.reader = call
         stream.next_position, stream.last_number = 0, -1
-        begins, told = frame.position * 1000 // call.format.rate, call.started.resumed_ms
-        if begins < told - REPLAYED_MS:
-            raise Violation(f"{call.started.call_id}: audio of {begins} ms, resumed at {told}")
+        begins, resumed = frame.position * 1000 // call.format.rate, call.started.resumed_ms
+        if begins < resumed - REPLAYED_MS:
+            raise Violation(f"{call.started.call_id}: audio of {begins} ms, resumed at {resumed}")
 
     def _number_of(self, packet: bytes, client: Client) -> int:
-        """Return the number of a packet that was said to a client."""
+        """Return the number of a packet for a client."""
         read = read_packet(packet)
         if read is None or read[1] & 0x7FFFFFFF != client.number:
-            raise Violation(f"call {client.number} hears what nobody said to it: {packet[:9].hex()}")
+            raise Violation(f"call {client.number} received audio that was not sent to it: {packet[:9].hex()}")
         return read[0]
 
-    # Letters
+    # Events
 
-    def client_read(self, client: Client, message: MessageReceived) -> None:
-        """A message that came to a client."""
+    def client_received_message(self, client: Client, message: MessageReceived) -> None:
+        """Check a message that a client received."""
         try:
             event = msgspec.json.decode(message.data, type=dict[str, Any])
         except msgspec.DecodeError as error:
-            raise Violation(f"{client.call_id} reads what is no letter and no event: {error}") from None
-        if event["type"] == LETTER:
-            self._arrive(self.mail_down[client.call_id], event, f"to {client.call_id}")
-        elif event["type"] == "error" and self.mail_down[client.call_id].posted:
-            raise Violation(f"{client.call_id} is told of an error: {event}")
+            raise Violation(f"{client.call_id} received a message that is no event: {error}") from None
+        if event["type"] == SEQUENCED_EVENT:
+            self._check_event(self.events_down[client.call_id], event, f"to {client.call_id}")
+        elif event["type"] == "error" and self.events_down[client.call_id].sent:
+            raise Violation(f"{client.call_id} received an error: {event}")
 
-    def backend_read(self, call: CallCore, event: dict[str, Any]) -> None:
-        """A letter that came to a backend."""
+    def backend_received_event(self, call: CallCore, event: dict[str, Any]) -> None:
+        """Check an event that a backend received."""
         call_id = call.started.call_id
-        mail = self.mail_up[call_id]
+        events = self.events_up[call_id]
         if self._readers.setdefault(call_id, call) is not call:
             self._readers[call_id] = call
-            mail.resume()
-        self._arrive(mail, event, f"from {call_id}")
+            events.resume()
+        self._check_event(events, event, f"from {call_id}")
 
-    def backend_gone(self, call_ids: Iterable[str]) -> None:
-        """The connection of some calls to their backend is gone, with what is on its way there and back."""
+    def backend_lost(self, call_ids: Iterable[str]) -> None:
+        """Record that some calls lost their backend connection, with all events in flight."""
         for call_id in call_ids:
             self.hit[call_id] = self._world.now
-            self.mail_up[call_id].excuse()
-            self.mail_down[call_id].excuse()
+            self.events_up[call_id].excuse()
+            self.events_down[call_id].excuse()
 
-    def _arrive(self, mail: Mail, event: dict[str, Any], which: str) -> None:
-        if complaint := mail.arrive(event):
-            raise Violation(f"{which}: {complaint}")
+    def _check_event(self, events: SequencedEvents, event: dict[str, Any], which: str) -> None:
+        if violation := events.receive(event):
+            raise Violation(f"{which}: {violation}")
 
     # After every step
 
     def check(self, touched: Iterable[Actor]) -> None:
-        """Look at everybody to whom something happened in this step."""
+        """Check every actor that was touched in this step. Raises `Violation`."""
         if self.keys.violations:
             raise Violation(self.keys.violations[0])
         for actor in touched:
-            if actor in self._held:
-                self._held[actor].check()
+            if actor in self._bounds:
+                self._bounds[actor].check()
             if isinstance(actor, Relay):
                 self._check_relay(actor)
             elif isinstance(actor, Transceiver):
                 self._check_transceiver(actor)
-        if self._world.now >= self._sweep_at:
-            self._sweep_at = self._world.now + SWEEP_SECONDS
-            self.sweep()
+        if self._world.now >= self._audit_at:
+            self._audit_at = self._world.now + AUDIT_SECONDS
+            self.audit_memory()
 
     def _check_transceiver(self, there: Transceiver) -> None:
-        """Its calls keep within bounds and at their clients, and none has another's path."""
+        """Check that a transceiver's calls stay within bounds, and that no call owns the path of another's client."""
         paths, address = there.router.paths, there.encoded_address
         for client, call in list(self._running.values()):
             if client.home == address:
@@ -272,22 +275,22 @@ class Watch:
                 raise Violation(f"{call.id} holds {held} bytes of chunks and {channels._waiting_bytes} of events")
         selected = agent.selected
         if selected is not None and selected not in client.paths and agent.is_validated(selected):
-            raise Violation(f"{call.id} was moved to {selected}, where its client never was")
+            raise Violation(f"{call.id} selected {selected}, a path that its client never had")
 
     def _check_relay(self, relay: Relay) -> None:
-        """Whoever else claims a client's address, its packets stay its call's."""
+        """Check that the flow of each client belongs to its call, whoever else sends from its address."""
         core = relay.core
         if core.link_outbox or relay.ingress.outbox:
             raise Violation("a relay's outbox was not drained")
         if core.counters.no_route:
-            raise Violation("a relay read a token that nobody made")
+            raise Violation("a relay accepted a token that was never minted")
         for client, call in self._running.values():
             flow = core.flows.flow(client.key) if client.at_home else None
             if flow is not None and flow.confirmed and flow.owner != client.home and relay.alive:
                 raise Violation(f"{call.id}: a relay gave {client.address} to another transceiver")
 
-    def sweep(self) -> Counter[str]:
-        """Find every container of every core; return how many objects there are, by the names of their classes."""
+    def audit_memory(self) -> Counter[str]:
+        """Find and check every container of every core. Return the number of objects by class name."""
         world, objects = self._world, Counter[str]()
         cores: dict[Actor, list[object]] = {relay: [relay.core] for relay in world.relays}
         for there in world.transceivers:
@@ -295,21 +298,21 @@ class Watch:
             for backend in there.backends:
                 cores[backend] = [backend.link, backend.session]
         for actor, roots in cores.items():
-            sweep = Sweep(roots)
-            self._held[actor] = held = Held(sweep.holdings)
+            audit = MemoryAudit(roots)
+            self._bounds[actor] = held = ContainerBounds(audit.containers)
             held.check()
-            objects.update(sweep.objects)
+            objects.update(audit.objects)
         return objects
 
     # At the end
 
     @property
     def running(self) -> list[int]:
-        """The numbers of the calls that are not over."""
+        """The numbers of the calls that have not ended."""
         return [number for number, (_, call) in self._running.items() if call.session.ended is None]
 
-    def left_over(self) -> str:
-        """Say what is still held of calls that are over; nothing, if all is well."""
+    def remaining_state(self) -> str:
+        """Return a description of the state that ended calls still hold, or an empty string."""
         world = self._world
         backends = [backend for there in world.transceivers for backend in there.backends]
         held = {
@@ -319,5 +322,5 @@ class Watch:
             "calls of a backend": sum(backend.session.calls for backend in backends),
             "flows": sum(len(relay.core.flows) for relay in world.relays if relay.alive),
         }
-        held |= {kind: count for kind, count in self.sweep().items() if kind in PER_CALL}
+        held |= {kind: count for kind, count in self.audit_memory().items() if kind in PER_CALL}
         return ", ".join(f"{count} {kind}" for kind, count in held.items() if count)

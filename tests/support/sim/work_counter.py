@@ -1,4 +1,4 @@
-"""Counts work instead of time, so that it is the same on every machine."""
+"""Counts the work of a function instead of its time. The count is the same on every machine."""
 
 import sys
 from collections.abc import Callable
@@ -14,7 +14,7 @@ class Work(NamedTuple):
 
 
 def work_of(function: Callable[[], object]) -> Work:
-    """Run a function and return how much it did."""
+    """Run a function and return the work that it did."""
     calls = lines = 0
 
     def profile(frame: FrameType, event: str, argument: object) -> None:

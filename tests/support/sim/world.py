@@ -34,7 +34,7 @@ from support.sim.actors import INGRESS, MEDIA, UNIX_START, Actor, Address, Clien
 from support.sim.caller_codecs import OpusCaller
 from support.sim.servers import BACKEND_DELAY, Backend, Transceiver
 from support.sim.speech_source import opus_packet
-from support.sim.step_invariants import Watch
+from support.sim.step_invariants import StepInvariants
 
 __all__ = ["INGRESS", "MEDIA", "Client", "Relay", "Transceiver", "World", "certificate", "opus_packet"]
 
@@ -81,10 +81,10 @@ class World:
         if rotation is not None:
             self.keys = rotation.apply(self.keys, self.random.randbytes(SECRET_SIZE))
         self.networks = ClusterNetworks((ClusterNetwork(0, TRANSCEIVER_NETWORK, 1, 65535),))
-        self.watch = Watch(self)
+        self.invariants = StepInvariants(self)
         self.clients: list[Client] = []
-        self.overheard: Callable[[Client, bytes, bool], None] | None = None
-        """Told of every datagram to (False) and from (True) a client, as an eavesdropper would be."""
+        self.observe_datagram: Callable[[Client, bytes, bool], None] | None = None
+        """Called with every datagram to (False) and from (True) a client."""
         self.observers: list[Callable[[], None]] = []
         """Called after every step, to check what must always hold."""
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -120,7 +120,7 @@ class World:
     ) -> Client:
         """Let a client call: its offer is answered at once, and it begins to connect. `rewrite` may tamper with the
         answer; `presents` is another certificate than the offer announces; `behaviour` is what the backend does."""
-        number = self.watch.next_call()
+        number = self.invariants.next_call()
         core = ClientCall(
             certificate("client"),
             self.random.randbytes,
@@ -145,7 +145,7 @@ class World:
         assert call is not None
         client.home = self.transceivers[transceiver].encoded_address
         client.legible = codec.legible and call.backend.format == "opus"
-        self.watch.placed(client, call)
+        self.invariants.call_placed(client, call)
         self.drain()
         return client
 
@@ -243,7 +243,7 @@ class World:
             if actor.due < actor.queued:
                 actor.queued = actor.due
                 self._at(actor.due, self._wake, actor, actor.due)
-        self.watch.check(drained)
+        self.invariants.check(drained)
 
     def _wake(self, actor: Actor, queued: float) -> None:
         """Let an actor do what is due, unless its deadline was moved to later since this was queued."""
@@ -263,8 +263,8 @@ class World:
     def send_up(self, client: Client, data: bytes, path: Path | None) -> None:
         """Send a client's datagram across its network, to an address of the answer."""
         self.digest.update(data)
-        if self.overheard is not None:
-            self.overheard(client, data, True)
+        if self.observe_datagram is not None:
+            self.observe_datagram(client, data, True)
         for arrival in client.uplink.arrivals(len(data), self.now):
             self._at(arrival, self.send_to_relay, data, client.address, self._ingress_at(path))
 
@@ -282,8 +282,8 @@ class World:
         self.digest.update(data)
         for client in self.clients:
             if encoded(*client.address) == target and client.honest:
-                if self.overheard is not None:
-                    self.overheard(client, data, False)
+                if self.observe_datagram is not None:
+                    self.observe_datagram(client, data, False)
                 for arrival in client.downlink.arrivals(len(data), self.now):
                     self._at(arrival, client.receive, data, self.ingresses[ingress])
 
