@@ -13,8 +13,7 @@ def drain(core: Any, now: float) -> None:
     """Take what a core sends and tells, and let it do once what is due now: the rest of it waits for its turn."""
     take_all(core.poll_transmit)
     take_all(core.poll_event)
-    deadline = core.poll_timeout()
-    if deadline is not None and deadline <= now:
+    if core.poll_timeout() <= now:
         core.handle_timeout(now)
         take_all(core.poll_transmit)
         take_all(core.poll_event)

@@ -249,8 +249,7 @@ def outstanding_and_abandoned() -> Ready:
 def outstanding_and_lost() -> Ready:
     """The same after a timeout: everything is to be sent again."""
     peer = _outstanding()
-    deadline = peer.association.poll_timeout()
-    peer.now = deadline or peer.now
+    peer.now = peer.association.poll_timeout()
     peer.core.handle_timeout(peer.now)
     drain(peer.core, peer.now)
     return peer.ready(*_sacks_of_everything())

@@ -37,8 +37,7 @@ def drive(core: Any, data: bytes, now: float = 1.0) -> None:
         now += delay
         core.receive_datagram(datagram, SOURCE, now)
         drain(core)
-        deadline = core.poll_timeout()
-        if deadline is not None and deadline <= now:
+        if core.poll_timeout() <= now:
             core.handle_timeout(now)
             drain(core)
 
@@ -46,7 +45,7 @@ def drive(core: Any, data: bytes, now: float = 1.0) -> None:
 def rest(core: Any, now: float) -> None:
     """Let time pass over a core until it wants nothing any more, or for a minute."""
     end, count = now + PATIENCE, 0
-    while (deadline := core.poll_timeout()) is not None and deadline <= end:
+    while (deadline := core.poll_timeout()) <= end:
         core.handle_timeout(max(now, deadline))
         drain(core)
         count += 1

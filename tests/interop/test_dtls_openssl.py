@@ -109,8 +109,8 @@ class Conversation:
                     return
                 now = time.monotonic()
                 assert now < deadline, f"no {what}; events {self.events}; OpenSSL said:\n{self.output.decode()}"
-                due = self.endpoint.poll_timeout()
-                for key, _ in selector.select(max(0.0, min(deadline, due or deadline) - now)):
+                due = min(deadline, self.endpoint.poll_timeout())
+                for key, _ in selector.select(max(0.0, due - now)):
                     if key.fileobj is self._socket:
                         self._receive()
                     else:

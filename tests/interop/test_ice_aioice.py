@@ -47,7 +47,7 @@ class Shell:
             assert now < limit, f"gave up; {self.events}"
             self.agent.handle_timeout(now)
             self._drain()
-            deadline = min(self.agent.poll_timeout() or limit, now + 0.01)
+            deadline = min(self.agent.poll_timeout(), now + 0.01)
             if select.select([self.socket], [], [], max(deadline - now, 0))[0]:
                 data, address = self.socket.recvfrom(2048)
                 if classify(data) == Protocol.STUN:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from math import inf
 from random import Random
 from typing import Any, cast
 
@@ -99,7 +100,7 @@ class Conversation:
         if self._timer is not None:
             self._timer.cancel()
         due = self.endpoint.poll_timeout()
-        self._timer = None if due is None else self._loop.call_at(due, self._timeout)
+        self._timer = None if due == inf else self._loop.call_at(due, self._timeout)
 
     def messages(self) -> Iterator[str | bytes]:
         return (event.data for event in self.events if isinstance(event, MessageReceived))

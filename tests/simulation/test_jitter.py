@@ -125,7 +125,7 @@ class Run:
         self._wait_until(self.arrivals[-1].time + 1)
 
     def _wait_until(self, time: float) -> None:
-        while (timeout := self.buffer.poll_timeout()) is not None and timeout < time:
+        while (timeout := self.buffer.poll_timeout()) < time:
             before = len(self.released)
             self._pop(timeout)
             assert len(self.released) > before or self.buffer.poll_timeout() != timeout, "a timeout that does nothing"

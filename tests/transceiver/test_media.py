@@ -1,6 +1,7 @@
 """The audio stream as a whole: what codec and payload type packets have, both ways."""
 
 import itertools
+from math import inf
 from random import Random
 
 import pytest
@@ -56,7 +57,7 @@ class Call:
         """Let the backend say something, and return what the caller gets."""
         self.stream.playout.append(1, audio)
         packets = []
-        while (deadline := self.stream.playout.poll_timeout()) is not None:
+        while (deadline := self.stream.playout.poll_timeout()) < inf:
             while (packet := self.stream.poll_rtp(max(since, deadline))) is not None:
                 packets.append(decode_rtp(packet))
         return packets

@@ -45,7 +45,7 @@ def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances
             released.append((now, frame))
 
     for time, index in arrivals:
-        while (timeout := uplink.poll_timeout()) is not None and timeout < time + SHIFT:
+        while (timeout := uplink.poll_timeout()) < time + SHIFT:
             poll(timeout)
         payload, repeated = decode_red(payloads[index], OPUS_PAYLOAD_TYPE)
         uplink.receive(index & 0xFFFF, index * TICKS, payload, time + SHIFT, repeated)

@@ -118,7 +118,7 @@ class FloodingCall(ClientCall):
         super().handle_timeout(now)
         self.channels = channels
 
-    def poll_timeout(self) -> float | None:
+    def poll_timeout(self) -> float:
         channels = self.channels
         if self._taken_over:
             self.channels = None

@@ -17,7 +17,7 @@ def end_of(endpoint: DtlsEndpoint) -> DtlsClosed:
     assert endpoint.poll_event() is None, "it might have been a stranger"
     deadline = 0.0
     while not endpoint.closed:
-        deadline = endpoint.poll_timeout() or 0.0
+        deadline = endpoint.poll_timeout()
         endpoint.handle_timeout(deadline)
     assert deadline <= FAILURE_DELAY + 0.1
     (event,) = iter(endpoint.poll_event, None)

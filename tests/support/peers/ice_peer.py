@@ -85,7 +85,7 @@ class Peer:
 
     def advance(self, until: float) -> None:
         """Let time pass, waking the agent whenever it wants to be."""
-        while (deadline := self.agent.poll_timeout()) is not None and deadline <= until:
+        while (deadline := self.agent.poll_timeout()) <= until:
             self.now = max(self.now, deadline)
             self.agent.handle_timeout(self.now)
             self.drain()

@@ -50,7 +50,7 @@ class Actor(Protocol):
     def drain(self) -> None:
         """Send the core's datagrams and handle its events."""
 
-    def poll_timeout(self) -> float | None: ...
+    def poll_timeout(self) -> float: ...
 
 
 class Client:
@@ -122,13 +122,11 @@ class Client:
         self.present = False
         self._world.touch(self)
 
-    def poll_timeout(self) -> float | None:
+    def poll_timeout(self) -> float:
         if self.core.closed is not None or not self.present:
-            return None
+            return inf
         deadline = self.core.poll_timeout()
-        if self.next_frame is None or (deadline is not None and deadline < self.next_frame):
-            return deadline
-        return self.next_frame
+        return deadline if self.next_frame is None else min(deadline, self.next_frame)
 
     def handle_timeout(self, now: float) -> None:
         if self.next_frame is not None and now >= self.next_frame:
@@ -209,8 +207,8 @@ class Relay:
             self.core.forward_downlink([(data, encoded(*source))], self._world.now)
             self._world.touch(self)
 
-    def poll_timeout(self) -> float | None:
-        return self.core.poll_timeout() if self.alive else None
+    def poll_timeout(self) -> float:
+        return self.core.poll_timeout() if self.alive else inf
 
     def handle_timeout(self, now: float) -> None:
         self.core.handle_timeout(now)

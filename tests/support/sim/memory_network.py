@@ -3,6 +3,7 @@
 import heapq
 import itertools
 from collections.abc import Callable
+from math import inf
 from random import Random
 from typing import Generic, TypeVar
 
@@ -62,7 +63,7 @@ class MemoryNetwork(Generic[Left, Right]):
         steps = 0
         while not until():
             due = self._next_due()
-            if due is None or due > limit:
+            if due == inf or due > limit:
                 self.now = max(self.now, limit)
                 return False
             steps = steps + 1 if due <= self.now else 0
@@ -72,11 +73,11 @@ class MemoryNetwork(Generic[Left, Right]):
             self._step()
         return True
 
-    def _next_due(self) -> float | None:
+    def _next_due(self) -> float:
         due = [self.left.core.poll_timeout(), self.right.core.poll_timeout()]
         if self._in_flight:
             due.append(self._in_flight[0][0])
-        return min((at for at in due if at is not None), default=None)
+        return min(due)
 
     def _step(self) -> None:
         """Deliver one datagram that is due, or else fire the timers that are."""
@@ -85,8 +86,7 @@ class MemoryNetwork(Generic[Left, Right]):
             receiver.core.receive_datagram(datagram, source, self.now)
         else:
             for station in (self.left, self.right):
-                deadline = station.core.poll_timeout()
-                if deadline is not None and deadline <= self.now:
+                if station.core.poll_timeout() <= self.now:
                     station.core.handle_timeout(self.now)
         self.drain()
 

@@ -97,20 +97,15 @@ class Transceiver:
         link.receive_message(message, self._world.now)
         self._deliver(link)
 
-    def poll_timeout(self) -> float | None:
-        earliest = self.router.poll_timeout()
-        for poll_timeout in (self.group.poll_timeout, *(link.poll_timeout for link in self.group.links)):
-            deadline = poll_timeout()
-            if deadline is not None and (earliest is None or deadline < earliest):
-                earliest = deadline
-        return earliest
+    def poll_timeout(self) -> float:
+        links = (link.poll_timeout() for link in self.group.links)
+        return min(self.router.poll_timeout(), self.group.poll_timeout(), *links)
 
     def handle_timeout(self, now: float) -> None:
         self.router.handle_timeout(now)
         for backend in self.backends:
             backend.keep_alive(now)
-        look = self.group.poll_timeout()
-        if look is not None and look <= now:
+        if self.group.poll_timeout() <= now:
             self.group.handle_timeout(now)
             self._deliver(self.group)
 
@@ -197,8 +192,8 @@ class Backend:
             self.session.receive_message(message, self._world.now)
             self._world.touch(self)
 
-    def poll_timeout(self) -> float | None:
-        return self.session.poll_timeout() if self.lives else None
+    def poll_timeout(self) -> float:
+        return self.session.poll_timeout() if self.lives else inf
 
     def handle_timeout(self, now: float) -> None:
         self.session.handle_timeout(now)

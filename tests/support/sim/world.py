@@ -238,8 +238,7 @@ class World:
             del touched[actor]
             drained[actor] = None
             actor.drain()
-            deadline = actor.poll_timeout()
-            actor.due = inf if deadline is None else deadline
+            actor.due = actor.poll_timeout()
             if actor.due < actor.queued:
                 actor.queued = actor.due
                 self._at(actor.due, self._wake, actor, actor.due)

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from math import inf
 
 import pytest
 
@@ -49,7 +50,7 @@ class Stream:
         self.buffer.push(sequence, (self.first_timestamp + timestamp) & 0xFFFFFFFF, payload, now, repeated)
 
     def run_until(self, now: float) -> None:
-        while (timeout := self.buffer.poll_timeout()) is not None and timeout < now:
+        while (timeout := self.buffer.poll_timeout()) < now:
             self.pop(timeout)
 
     def pop(self, now: float) -> None:
@@ -152,7 +153,7 @@ def test_concealment_ends_and_the_position_jumps() -> None:
     stream.send(0)
     stream.run_until(100.5)
     assert stream.origins == [RECEIVED] + [CONCEALED] * 5
-    assert stream.buffer.poll_timeout() is None
+    assert stream.buffer.poll_timeout() == inf
     stream.send(50)
     stream.run_until(110)
     assert stream.origins[6] is RECEIVED
@@ -245,7 +246,7 @@ def test_what_is_not_opus_is_counted() -> None:
     stream.arrive(100, 0, 0, b"")
     stream.arrive(100, 0, 0, b"\x6b\x00")
     assert stream.buffer.counters.invalid == 2
-    assert stream.buffer.poll_timeout() is None
+    assert stream.buffer.poll_timeout() == inf
 
 
 def test_what_repeats_a_lost_packet_takes_its_place_at_once() -> None:
@@ -446,10 +447,10 @@ def test_nothing_is_expected_while_a_sender_is_silent() -> None:
     stream = Stream()
     stream.send(0)
     stream.buffer.skip(1, silent=True)
-    assert stream.buffer.poll_timeout() is None
+    assert stream.buffer.poll_timeout() == inf
     stream.arrive(100.5, 2, 25 * TICKS, packet(2))
     assert stream.positions == [0, 25]
-    assert stream.buffer.poll_timeout() is not None
+    assert stream.buffer.poll_timeout() < inf
 
 
 def test_numbers_without_audio_are_bounded() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from math import inf
 
 import pytest
 
@@ -33,7 +34,7 @@ def play(playout: Playout, since: float, until: float = float("inf")) -> Iterato
         while (packet := playout.poll(now)) is not None:
             yield now, packet
         timeout = playout.poll_timeout()
-        if timeout is None:
+        if timeout == inf:
             return
         now = max(now, timeout)
 
@@ -156,7 +157,7 @@ def test_clearing_tells_what_was_heard_and_timestamps_go_on() -> None:
     before = played(playout, START, START + 0.25)
     assert playout.clear(2) == 60
     assert playout.buffered_ms == 0
-    assert playout.poll_timeout() is None
+    assert playout.poll_timeout() == inf
     playout.append(2, bytes(FRAME))
     playout.append(1, bytes(FRAME))
     assert (playout.buffered_ms, playout.discarded_ms) == (0, 40)
@@ -204,7 +205,7 @@ def test_clearing_drops_what_makes_no_whole_packet() -> None:
     playout.append(1, bytes(FRAME // 2))
     assert playout.buffered_ms == 10
     playout.clear(1)
-    assert (playout.buffered_ms, playout.poll_timeout()) == (0, None)
+    assert (playout.buffered_ms, playout.poll_timeout()) == (0, inf)
     assert played(playout, START) == []
 
 
@@ -290,7 +291,7 @@ def test_nothing_at_all_is_harmless() -> None:
     playout = Playout("opus")
     playout.append(1, b"")
     assert playout.poll(START) is None
-    assert playout.poll_timeout() is None
+    assert playout.poll_timeout() == inf
 
 
 @pytest.mark.parametrize("format", ["pcm16/16000", "pcm16/24000", "pcm16/48000"])

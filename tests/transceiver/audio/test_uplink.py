@@ -94,7 +94,7 @@ def carry_g711(uplink: UplinkAudio, packets: list[bytes], samples: int, lost: se
             uplink.receive(index, index * samples, payload, now)
         while (frame := uplink.poll(now)) is not None:
             frames.append(frame)
-        while (timeout := uplink.poll_timeout()) is not None and timeout < now + samples / 8000:
+        while (timeout := uplink.poll_timeout()) < now + samples / 8000:
             while (frame := uplink.poll(timeout)) is not None:
                 frames.append(frame)
     return frames
@@ -164,7 +164,7 @@ def test_g711_packets_of_any_length_are_concealed_and_their_drain_ends(samples: 
             assert len(frames) < 100
 
     def wait_until(now: float) -> None:
-        while (timeout := uplink.poll_timeout()) is not None and timeout < now:
+        while (timeout := uplink.poll_timeout()) < now:
             drain(timeout)
 
     for index in (0, 1, 2, 5, 6, 7):

@@ -1,5 +1,6 @@
 """Calls that change connections, without a network: which takes them, and what each side hears of it."""
 
+from math import inf
 from typing import Any
 
 import msgspec
@@ -235,7 +236,7 @@ def test_a_call_waits_for_a_slot_and_is_lost_when_none_comes() -> None:
     bench.connect(formats=("opus",))
     bench.pass_time(2)
     assert bench.heard == [frames.Ended(call.number, BACKEND_LOST)]
-    assert bench.group.poll_timeout() is None
+    assert bench.group.poll_timeout() == inf
     late = bench.connect()
     call.send_audio(FRAME, 0)
     call.end("hangup")
@@ -290,7 +291,7 @@ def test_a_call_that_its_caller_ends_while_it_waits_is_started_nowhere() -> None
     call.end("hangup")
     again = bench.connect()
     assert sent(again) == []
-    assert bench.group.poll_timeout() is None
+    assert bench.group.poll_timeout() == inf
 
 
 def test_an_address_that_is_full_or_does_not_answer_is_left_for_another() -> None:

@@ -67,8 +67,7 @@ class Cluster:
             self.turn()
 
     def turn(self) -> None:
-        deadline = self.relays.poll_timeout()
-        if deadline <= self.now:
+        if self.relays.poll_timeout() <= self.now:
             self.relays.handle_timeout(self.now)
         while (notice := self.relays.poll_transmit()) is not None:
             for address in notice.relays:

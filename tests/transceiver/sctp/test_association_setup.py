@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import inf
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_nobody_there() -> None:
     assert peers.network.now == SETUP_DEADLINE
     (closed,) = closings(peers.network.left)
     assert closed.reason is AssociationCloseReason.TIMEOUT
-    assert peers.client.poll_timeout() is None
+    assert peers.client.poll_timeout() == inf
 
 
 def test_a_stale_cookie_begins_anew() -> None:

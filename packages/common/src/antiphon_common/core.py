@@ -88,5 +88,5 @@ class Core(Protocol[Event_co]):
     def poll_event(self) -> Event_co | None:
         """Return the next thing that happened, or None."""
 
-    def poll_timeout(self) -> float | None:
-        """Return when `handle_timeout` wants to be called, or None."""
+    def poll_timeout(self) -> float:
+        """Return when `handle_timeout` is due, in the seconds of `now`; infinity for never."""

@@ -7,6 +7,7 @@ What the two ends do with the frames of calls is theirs: see the transceiver's `
 from collections import deque
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -198,10 +199,10 @@ class FrameConnection:
         self.pending_bytes -= size
         return frames.encode(batch)
 
-    def poll_timeout(self) -> float | None:
-        """Return when `handle_timeout` wants to be called; None once the connection is given up."""
+    def poll_timeout(self) -> float:
+        """Return when `handle_timeout` is due; infinity once the connection is given up."""
         if self.closing is not None:
-            return None
+            return inf
         return min(self._next_ping, self._hello_deadline) if self.peer is None else self._next_ping
 
     def _receive(

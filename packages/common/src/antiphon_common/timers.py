@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Hashable
 from itertools import count
+from math import inf
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -29,9 +30,9 @@ class DeadlineQueue(Generic[K]):
     def __len__(self) -> int:
         return len(self._deadlines)
 
-    def set(self, key: K, deadline: float | None) -> None:
-        """Set, move, or with None remove the deadline of `key`."""
-        if deadline is None:
+    def set(self, key: K, deadline: float) -> None:
+        """Set or move the deadline of `key`; infinity removes it."""
+        if deadline == inf:
             self._deadlines.pop(key, None)
             self._sweep()
             return
@@ -41,15 +42,15 @@ class DeadlineQueue(Generic[K]):
             self._push(key, deadline)
             self._sweep()
 
-    def next(self) -> float | None:
-        """Return the earliest deadline, or None."""
+    def next(self) -> float:
+        """Return the earliest deadline; infinity if there is none."""
         self._settle()
-        return self._heap[0][0] if self._heap else None
+        return self._heap[0][0] if self._heap else inf
 
     def pop_due(self, now: float) -> list[K]:
         """Remove and return the keys due by `now`, earliest first."""
         due = []
-        while (earliest := self.next()) is not None and earliest <= now:
+        while self.next() <= now:
             key = heapq.heappop(self._heap)[2]
             del self._queued[key], self._deadlines[key]
             due.append(key)

@@ -247,10 +247,8 @@ class CallRouter:
     def poll_event(self) -> Event | None:
         return self._events.popleft() if self._events else None
 
-    def poll_timeout(self) -> float | None:
-        calls, relays = self._deadlines.next(), self.relays.poll_timeout()
-        deadline = relays if calls is None else min(calls, relays)
-        return None if deadline == inf else deadline
+    def poll_timeout(self) -> float:
+        return min(self._deadlines.next(), self.relays.poll_timeout())
 
     # Uplink
 
@@ -462,7 +460,7 @@ class CallRouter:
     def _fail(self, call: Call, error: Exception, now: float) -> None:
         """End a call whose own code raised. Nothing here asks its session, and its backend's half is asked last."""
         first, call.failed = not call.failed, True
-        self._deadlines.set(call, None)
+        self._deadlines.set(call, inf)
         for key, route in list(call.routes_by_key.items()):
             self._give_up(call, route.path, key, now)
             self.relays.routes.close(route)

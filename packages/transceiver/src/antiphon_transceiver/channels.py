@@ -171,10 +171,10 @@ class CallChannels:
     def poll_event(self) -> EventReceived | MessageRefused | None:
         return self._events.popleft() if self._events else None
 
-    def poll_timeout(self) -> float | None:
+    def poll_timeout(self) -> float:
         timeout, ready_at = self._endpoint.poll_timeout(), self._channels.ready_at
         if self._waiting and self._now < ready_at < inf:
-            return ready_at if timeout is None else min(timeout, ready_at)
+            return min(timeout, ready_at)
         return timeout
 
     # What the endpoint tells

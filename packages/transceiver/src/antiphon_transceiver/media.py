@@ -1,7 +1,6 @@
 """The audio of one call: RTP in and out with its RTCP reports, a jitter buffer and codec up, paced playout down."""
 
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Any
 
 from antiphon_common.control import Codec
@@ -153,16 +152,9 @@ class AudioStream:
 
     def poll_timeout(self, *, sends: bool) -> float:
         """Return when `poll_frame` wants to be called and, where the stream `sends`, `poll_rtp` and `poll_feedback`;
-        inf for never. Asked for with every packet, hence no loop over them."""
+        infinity for never."""
         uplink = self.uplink.jitter.poll_timeout()
-        deadline = inf if uplink is None else uplink
-        if sends:
-            playout, feedback = self.playout.poll_timeout(), self.feedback.poll_timeout()
-            if playout is not None and playout < deadline:
-                deadline = playout
-            if feedback is not None and feedback < deadline:
-                deadline = feedback
-        return deadline
+        return min(uplink, self.playout.poll_timeout(), self.feedback.poll_timeout()) if sends else uplink
 
     def poll_rtcp(self, now: float) -> bytes | None:
         return self.reporter.poll_report(now)

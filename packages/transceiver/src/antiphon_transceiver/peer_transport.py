@@ -248,7 +248,7 @@ class PeerTransport(Generic[ChannelEvent]):
     def update_timeout(self) -> None:
         """Ask the parts again when they want to be called. Nothing is sent."""
         if self.state is TransportState.CLOSED:
-            deadlines = [self.dtls.poll_timeout() if self.dtls.closed else None]
+            deadlines = [self.dtls.poll_timeout() if self.dtls.closed else inf]
         else:
             deadlines = [self.agent.poll_timeout(), self.dtls.poll_timeout()]
             if self.channels is not None:
@@ -256,7 +256,7 @@ class PeerTransport(Generic[ChannelEvent]):
             if self._srtp is None:
                 wait = FIRST_CHECK_TIMEOUT if self.state is TransportState.NEW else SETUP_TIMEOUT
                 deadlines.append(self._started + wait)
-        self.deadline = min((deadline for deadline in deadlines if deadline is not None), default=inf)
+        self.deadline = min(deadlines)
 
     def close(self, now: float) -> None:
         """Close with an SCTP ABORT and a close_notify alert, and release every path. Harmless when repeated."""

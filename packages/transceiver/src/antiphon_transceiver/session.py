@@ -65,8 +65,8 @@ STATES = {
 class Session:
     """A call from its offer to its end. `local` and `certificate` are what the answer carries of our side.
 
-    Drive it by the five methods. After `Ended` no event follows, but until `poll_timeout` is None the close alert is
-    retransmitted.
+    Drive it by the five methods. After `Ended` no event follows, but until `poll_timeout` is infinity the close alert
+    is retransmitted.
     """
 
     def __init__(
@@ -234,15 +234,15 @@ class Session:
         """Return the next event, or None."""
         return self._events.popleft() if self._events else None
 
-    def poll_timeout(self) -> float | None:
-        """Return when `handle_timeout` wants to be called, None for never."""
+    def poll_timeout(self) -> float:
+        """Return when `handle_timeout` is due; infinity for never."""
         transport = self.transport
         deadline = transport.deadline
         if transport.state is TransportState.CONNECTED:
             deadline = min(deadline, self._media_deadline, self._report_at, self.stream.poll_timeout(sends=True))
         elif transport.state is TransportState.DISCONNECTED:
             deadline = min(deadline, self._media_deadline, self.stream.poll_timeout(sends=False))
-        return None if deadline == inf else deadline
+        return deadline
 
     # What the transport reports
 
@@ -324,12 +324,11 @@ class Session:
         self._plan_report()
 
     def _plan_report(self) -> None:
-        deadline = self.stream.reporter.poll_timeout()
-        self._report_at = inf if deadline is None else deadline
+        self._report_at = self.stream.reporter.poll_timeout()
 
     def _hang_up_if_played(self, now: float) -> None:
         """End the call if all audio was played, and then, if all events arrived."""
-        if self.stream.playout.poll_timeout() is not None:
+        if self.stream.playout.poll_timeout() < inf:
             return
         if self.channels is None or self.channels.finish(now):
             self.close(EndReason.BACKEND_ENDED, "the backend hung up", now)

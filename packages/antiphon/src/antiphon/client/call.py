@@ -3,6 +3,7 @@ data channels."""
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -160,9 +161,9 @@ class ClientCall:
     def poll_event(self) -> Event | None:
         return self._events.popleft() if self._events else None
 
-    def poll_timeout(self) -> float | None:
+    def poll_timeout(self) -> float:
         if self.closed is not None:
-            return self._dtls.poll_timeout() if self._dtls is not None and self._dtls.closed else None
+            return self._dtls.poll_timeout() if self._dtls is not None and self._dtls.closed else inf
         deadlines = [self._ice.poll_timeout()]
         if self._dtls is not None:
             deadlines.append(self._dtls.poll_timeout())
@@ -171,7 +172,7 @@ class ClientCall:
         if self._srtp is not None:
             deadlines.append(self.reporter.poll_timeout())
             deadlines.append(self.feedback.poll_timeout())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        return min(deadlines)
 
     # Local actions
 

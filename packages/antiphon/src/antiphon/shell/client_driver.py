@@ -58,9 +58,8 @@ class DrivenCall:
     def silence(self) -> None:
         self.next_frame = inf
 
-    def poll_timeout(self) -> float | None:
-        deadline = min(self.core.poll_timeout() or inf, self.next_frame)
-        return None if deadline == inf else deadline
+    def poll_timeout(self) -> float:
+        return min(self.core.poll_timeout(), self.next_frame)
 
     def send_due_audio(self, now: float) -> None:
         while self.next_frame <= now:
@@ -91,7 +90,7 @@ class CallDriver:
     def remove(self, call: DrivenCall) -> None:
         """Forget a call and close its socket."""
         if self._by_descriptor.pop(call.socket.fileno(), None) is not None:
-            self._deadlines.set(call, None)
+            self._deadlines.set(call, inf)
             self._epoll.unregister(call.socket.fileno())
             call.socket.close()
 

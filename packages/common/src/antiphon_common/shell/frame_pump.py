@@ -4,6 +4,7 @@ Both ends of a connection run on it, and the backend's under asyncio as well as 
 """
 
 from collections.abc import Awaitable, Callable, Iterator
+from math import inf
 from typing import Protocol
 
 import anyio
@@ -48,7 +49,7 @@ class FrameCore(Protocol):
 
     def poll_transmit(self) -> bytes | None: ...
 
-    def poll_timeout(self) -> float | None: ...
+    def poll_timeout(self) -> float: ...
 
 
 class FramePump:
@@ -127,7 +128,7 @@ class FramePump:
 
     async def _keep_time(self) -> None:
         core = self._core
-        while (deadline := core.poll_timeout()) is not None:
+        while (deadline := core.poll_timeout()) < inf:
             await anyio.sleep_until(deadline)
             now = anyio.current_time()
             core.handle_timeout(now)

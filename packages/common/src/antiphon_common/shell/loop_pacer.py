@@ -29,18 +29,18 @@ class LoopPacer:
         self._began = -inf
         self._spacing = inf
 
-    async def wait(self, deadline: float | None, *, moved: bool) -> None:
+    async def wait(self, deadline: float, *, moved: bool) -> None:
         """Return when the next turn is due. `moved` is True if the turn before moved packets."""
         if moved and self._spacing <= BUSY_SPACING:
             await trio.sleep_until((floor(trio.current_time() / self._tick) + 1) * self._tick)
         else:
-            with trio.CancelScope(deadline=inf if deadline is None else deadline) as self._scope:
+            with trio.CancelScope(deadline=deadline) as self._scope:
                 await trio.lowlevel.wait_readable(self._descriptor)
         now = trio.current_time()
         self._spacing = now - self._began
         self._began = now
 
-    def wake_by(self, deadline: float | None) -> None:
+    def wake_by(self, deadline: float) -> None:
         """Begin the next turn no later than `deadline`, or than the next tick of a busy loop."""
-        if deadline is not None and deadline < self._scope.deadline:
+        if deadline < self._scope.deadline:
             self._scope.deadline = deadline

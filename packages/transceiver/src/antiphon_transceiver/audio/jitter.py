@@ -8,7 +8,7 @@ ticks.
 
 from bisect import bisect, insort
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, inf
 from operator import itemgetter
 from typing import Final
 
@@ -264,11 +264,12 @@ class JitterBuffer:
             return self._release()
         return self._fill(now)
 
-    def poll_timeout(self) -> float | None:
-        """Return when `pop`, called until None before, will next have something although nothing arrives, or None."""
+    def poll_timeout(self) -> float:
+        """Return when `pop`, called until None before, will next have something although nothing arrives; infinity for
+        never."""
         if self._held:
             return self._playout(self._hole()[1])
-        return None if self._silent else self._playout(self._next_position)
+        return inf if self._silent else self._playout(self._next_position)
 
     def _playout(self, position: int) -> float:
         return self._transit.smallest + self.target + position * _TICK

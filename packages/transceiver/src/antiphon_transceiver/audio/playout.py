@@ -7,7 +7,7 @@ RTP timestamps are read off that grid: they run on with wall time across silence
 
 from collections import deque
 from collections.abc import Callable
-from math import ceil
+from math import ceil, inf
 from typing import Final
 
 import msgspec
@@ -189,13 +189,13 @@ class Playout:
             self._slot = _BEAT_SLOTS * int(now / (_BEAT_SLOTS * _SLOT))
         return self._take()
 
-    def poll_timeout(self) -> float | None:
-        """Return when `poll` wants to be called, or None when nothing waits to be played."""
+    def poll_timeout(self) -> float:
+        """Return when `poll` is due; infinity when nothing waits to be played."""
         if self._entries:
             return self._slot * _SLOT
         if self._partial:
             return self._slot * _SLOT if self._partial_due is None else self._partial_due
-        return None
+        return inf
 
     def poll_finished(self) -> int | None:
         """Return the next response that has been played to its end, or None."""

@@ -91,8 +91,8 @@ class UplinkAudio:
             release = self.jitter.pop(now)
         return self._framer.poll()
 
-    def poll_timeout(self) -> float | None:
-        """Return when `poll` will next have something although nothing arrives, or None."""
+    def poll_timeout(self) -> float:
+        """Return when `poll` will next have something although nothing arrives; infinity for never."""
         return self.jitter.poll_timeout()
 
     def statistics(self) -> dict[str, int]:

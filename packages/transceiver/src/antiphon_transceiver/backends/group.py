@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from antiphon_common import frames
@@ -94,9 +95,9 @@ class BackendGroup:
         """Return the next frame for a sink, or None."""
         return self._events.popleft() if self._events else None
 
-    def poll_timeout(self) -> float | None:
-        """Return when `handle_timeout` wants to be called, None while no call waits for a connection."""
-        return self._next_look if self._homeless else None
+    def poll_timeout(self) -> float:
+        """Return when `handle_timeout` is due; infinity while no call waits for a connection."""
+        return self._next_look if self._homeless else inf
 
     def _choose(self, now: float, audio_format: str | None = None) -> BackendLink | None:
         """Return the connection with most free slots, of those that take a format."""

@@ -208,8 +208,8 @@ class BackendLink:
                 return delivery
         return None
 
-    def poll_timeout(self) -> float | None:
-        """Return when `handle_timeout` wants to be called, None once the connection is given up."""
+    def poll_timeout(self) -> float:
+        """Return when `handle_timeout` is due; infinity once the connection is given up."""
         return self._connection.poll_timeout()
 
     def lost(self) -> None:

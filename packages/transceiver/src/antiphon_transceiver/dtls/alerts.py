@@ -1,6 +1,7 @@
 """Alerts (RFC 5246 §7.2), the errors that send one, and the retransmission of the alert that closes."""
 
 from enum import IntEnum
+from math import inf
 
 from antiphon_common.errors import DecodeError, RemoteProtocolError
 
@@ -82,15 +83,15 @@ class CloseAlert:
     def __init__(self, level: AlertLevel, description: AlertDescription, now: float) -> None:
         self.level = level
         self.description = description
-        self.deadline: float | None = now + CLOSE_ALERT_INTERVAL
+        self.deadline = now + CLOSE_ALERT_INTERVAL
         self._retransmissions = 0
 
     def retransmitted(self, now: float) -> None:
         """Double the interval to the next retransmission, or stop after the last."""
         self._retransmissions += 1
         again = self._retransmissions < CLOSE_ALERT_RETRANSMISSIONS
-        self.deadline = now + CLOSE_ALERT_INTERVAL * 2**self._retransmissions if again else None
+        self.deadline = now + CLOSE_ALERT_INTERVAL * 2**self._retransmissions if again else inf
 
     def answered(self) -> None:
         """Stop, since the peer sent an alert too."""
-        self.deadline = None
+        self.deadline = inf

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 
 from antiphon_common.control import Fingerprint
 from antiphon_common.core import Path, Transmit
@@ -41,7 +42,7 @@ class DtlsEndpoint:
     """One side of a DTLS association with the one peer that SDP announced.
 
     Its five methods are those of `antiphon_common.core.Core`; every `Transmit` has path None. It begins with `start`,
-    or as server with the first datagram, and ends with `DtlsClosed`. Drive it on until `poll_timeout` is None: its
+    or as server with the first datagram, and ends with `DtlsClosed`. Drive it on until `poll_timeout` is infinity: its
     close alert may get lost, and is retransmitted until then. Flights have datagrams of at most `mtu` bytes. `random`
     returns entropy; with the same entropy and input the output is the same.
 
@@ -74,7 +75,7 @@ class DtlsEndpoint:
             self._handshake, self.records, self._transmits, self._events, self.counters, mtu
         )
         self._early: list[Record] = []
-        self._give_up_at: float | None = None
+        self._give_up_at = inf
         self._closed = False
         self._close_alert: CloseAlert | None = None
 
@@ -102,7 +103,7 @@ class DtlsEndpoint:
         Raises:
             LocalProtocolError: The endpoint was started before, or is closed.
         """
-        if self._give_up_at is not None or self._closed:
+        if self._give_up_at < inf or self._closed:
             raise LocalProtocolError("a DTLS endpoint starts once")
         self._give_up_at = now + HANDSHAKE_DEADLINE
         self.handshake_layer.start(now)
@@ -142,7 +143,7 @@ class DtlsEndpoint:
         """Handle one datagram of the peer; `source` is ignored."""
         if self._finished:
             return
-        if self._give_up_at is None:
+        if self._give_up_at == inf:
             self.start(now)
         self.handshake_layer.begin_datagram()
         try:
@@ -161,7 +162,7 @@ class DtlsEndpoint:
     def handle_timeout(self, now: float) -> None:
         if self._closed:
             self._retransmit_close_alert(now)
-        elif self.connected or self._give_up_at is None:
+        elif self.connected or self._give_up_at == inf:
             return
         elif (failure := self.handshake_layer.failure(now)) is not None:
             self._conclude(failure, now)
@@ -176,11 +177,11 @@ class DtlsEndpoint:
     def poll_event(self) -> DtlsEvent | None:
         return self._events.popleft() if self._events else None
 
-    def poll_timeout(self) -> float | None:
+    def poll_timeout(self) -> float:
         if self._closed:
-            return None if self._close_alert is None else self._close_alert.deadline
-        if self.connected or self._give_up_at is None:
-            return None
+            return inf if self._close_alert is None else self._close_alert.deadline
+        if self.connected or self._give_up_at == inf:
+            return inf
         return min(self._give_up_at, self.handshake_layer.deadline)
 
     # Incoming records.
@@ -250,7 +251,7 @@ class DtlsEndpoint:
     @property
     def _finished(self) -> bool:
         """Whether the endpoint is closed and will not retransmit its close alert."""
-        return self._closed and (self._close_alert is None or self._close_alert.deadline is None)
+        return self._closed and (self._close_alert is None or self._close_alert.deadline == inf)
 
     def _receive_alert(self, payload: bytes, now: float) -> None:
         level, description = decode_alert(payload)
@@ -278,12 +279,12 @@ class DtlsEndpoint:
 
     def _send_close_alert(self, level: AlertLevel, description: AlertDescription, now: float) -> None:
         self._send_alert(level, description)
-        if self._give_up_at is not None:  # otherwise the peer has received nothing from us
+        if self._give_up_at < inf:  # otherwise the peer has received nothing from us
             self._close_alert = CloseAlert(level, description, now)
 
     def _retransmit_close_alert(self, now: float) -> None:
         alert = self._close_alert
-        if alert is not None and alert.deadline is not None and now >= alert.deadline:
+        if alert is not None and now >= alert.deadline:
             self._send_alert(alert.level, alert.description)
             alert.retransmitted(now)
 

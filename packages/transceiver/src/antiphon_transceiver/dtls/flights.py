@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 from antiphon_transceiver.dtls.messages import HEADER_SIZE, Fragment, HandshakeMessage, HandshakeType
@@ -191,7 +192,7 @@ class RetransmissionTimer:
     """
 
     def __init__(self) -> None:
-        self.deadline: float | None = None
+        self.deadline = inf
         self.round_trip: float | None = None
         self._timeout = FIRST_TIMEOUT
         self._sent_at: float | None = None
@@ -219,4 +220,4 @@ class RetransmissionTimer:
 
     def stop(self) -> None:
         """Stop the timer: the answer is complete, or the endpoint is closed."""
-        self.deadline = None
+        self.deadline = inf

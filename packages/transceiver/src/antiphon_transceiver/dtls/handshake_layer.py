@@ -99,9 +99,8 @@ class HandshakeLayer:
     @property
     def deadline(self) -> float:
         """When `handle_timeout` or `failure` is due; infinity if never."""
-        retransmission = math.inf if self._timer.deadline is None else self._timer.deadline
         failure = math.inf if self._pending_failure is None else self._pending_failure.deadline
-        return min(retransmission, failure)
+        return min(self._timer.deadline, failure)
 
     def start(self, now: float) -> None:
         """Send the first flight, if we are the client."""
@@ -212,7 +211,7 @@ class HandshakeLayer:
 
     def handle_timeout(self, now: float) -> None:
         """Retransmit our flight if that is due."""
-        if self._timer.deadline is not None and now >= self._timer.deadline:
+        if now >= self._timer.deadline:
             self._transmit_flight()
             self._counters.retransmissions += 1
             self._timer.retransmitted(now)

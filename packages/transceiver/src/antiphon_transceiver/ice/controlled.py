@@ -262,10 +262,10 @@ class ControlledAgent:
     def poll_event(self) -> IceEvent | None:
         return self._events.popleft() if self._events else None
 
-    def poll_timeout(self) -> float | None:
+    def poll_timeout(self) -> float:
         selected = self._table.selected
         if selected is None:
-            return None
+            return inf
         if self._peer is _Peer.DISCONNECTED:
             silence_at = self._last_heard + EXPIRE_AFTER
         else:

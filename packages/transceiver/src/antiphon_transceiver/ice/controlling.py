@@ -222,12 +222,11 @@ class ControllingAgent:
     def poll_event(self) -> IceEvent | None:
         return self._events.popleft() if self._events else None
 
-    def poll_timeout(self) -> float | None:
+    def poll_timeout(self) -> float:
         if self._closed:
-            return None
+            return inf
         checks = min((pair.check.deadline for pair in self._pairs.values() if pair.check is not None), default=inf)
-        deadline = min(self._next_check_at, checks, self._consent_check_at, self._consent_expires_at)
-        return None if deadline == inf else deadline
+        return min(self._next_check_at, checks, self._consent_check_at, self._consent_expires_at)
 
     # Our checks
 

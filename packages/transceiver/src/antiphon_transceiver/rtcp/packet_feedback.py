@@ -114,12 +114,12 @@ class PacketFeedback:
             feedback += [GenericNack(self._ssrc, self._source, tuple(asked))] if asked else []
         return feedback
 
-    def poll_timeout(self) -> float | None:
-        """Return when `poll` must be called although nothing arrived, or None."""
+    def poll_timeout(self) -> float:
+        """Return when `poll` is due although nothing arrived; infinity for never."""
         due = inf if self._arriving is None else self._arriving.deadline
         if self._missing is not None:
             due = min(due, self._missing.due)
-        return None if due == inf else due
+        return due
 
     def statistics(self) -> dict[str, Any]:
         """Return what was learned; times in milliseconds, None where it was not negotiated."""

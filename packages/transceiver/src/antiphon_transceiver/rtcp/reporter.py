@@ -1,6 +1,7 @@
 """Decides when to report and what, and learns the round trip from what the peer reports."""
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from antiphon_common.errors import DecodeError
 from antiphon_common.sequence import difference32
@@ -83,7 +84,7 @@ class Reporter:
         self._random = random
         self._reduced_size = reduced_size
         self._description = SourceDescription((SdesChunk(ssrc, (SdesItem(SdesItem.CNAME, cname.encode()),)),))
-        self._next_report: float | None = None
+        self._next_report = inf
         self._reported_at = 0.0
 
     def start(self, now: float) -> None:
@@ -118,7 +119,7 @@ class Reporter:
 
     def poll_report(self, now: float) -> bytes | None:
         """Return the compound packet that is due, or None."""
-        if self._next_report is None or now < self._next_report:
+        if now < self._next_report:
             return None
         blocks = tuple(
             source.report(now)
@@ -136,8 +137,8 @@ class Reporter:
         self.counters.sent += 1
         return encode_rtcp((report, self._description))
 
-    def poll_timeout(self) -> float | None:
-        """Return when the next report is due."""
+    def poll_timeout(self) -> float:
+        """Return when the next report is due; infinity before the stream starts and after its BYE."""
         return self._next_report
 
     def wrap(self, feedback: Sequence[RtcpPacket]) -> bytes:
@@ -148,7 +149,7 @@ class Reporter:
 
     def goodbye(self) -> bytes:
         """Return the compound packet that ends our stream (RFC 3550 §6.6); no report follows it."""
-        self._next_report = None
+        self._next_report = inf
         ssrc = self.sender.ssrc
         return encode_rtcp((ReceiverReport(ssrc), self._description, Goodbye((ssrc,))))
 

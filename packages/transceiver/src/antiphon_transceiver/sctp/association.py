@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from math import inf
 from typing import Any
 
 from antiphon_common.core import Path, Transmit
@@ -109,8 +110,8 @@ class Association:
         self._control: deque[bytes] = deque()
         self._setup_chunk = b""
         """INIT or COOKIE ECHO, while it waits for an answer (the T1 timers)."""
-        self._give_up_at: float | None = None
-        self._retry_at: float | None = None
+        self._give_up_at = inf
+        self._retry_at = inf
         """When to repeat what sets up or shuts down (T1 and T2)."""
         self._retries = 0
         self._close_reason = AssociationCloseReason.PEER_CLOSED
@@ -227,18 +228,18 @@ class Association:
         self._now = now
         if self.state is AssociationState.ENDED:
             return
-        if self._give_up_at is not None and now >= self._give_up_at:
+        if now >= self._give_up_at:
             reason = self._close_reason if self.state not in SETTING_UP else AssociationCloseReason.TIMEOUT
             self._abort(reason, Cause.USER_INITIATED_ABORT, f"no answer in state {self.state.name}")
             return
-        if self._retry_at is not None and now >= self._retry_at:
+        if now >= self._retry_at:
             self._retry(now)
         self.sender.handle_timeout(now)
         self.receiver.tsns.handle_timeout(now)
         repeated = self._resets.handle_timeout(now)
         if repeated is not None:
             self._queue(chunks.Reconfig((repeated,)))
-        if self._heartbeats.deadline is not None and now >= self._heartbeats.deadline:
+        if now >= self._heartbeats.deadline:
             self._send_heartbeat(now)
         if max(self.sender.unanswered, self._resets.unanswered, self._retries) > MAX_RETRANSMISSIONS:
             self._abort(
@@ -253,16 +254,15 @@ class Association:
     def poll_event(self) -> AssociationEvent | None:
         return self._events.popleft() if self._events else None
 
-    def poll_timeout(self) -> float | None:
+    def poll_timeout(self) -> float:
         if self._events:
             return self._now
         if self.state is AssociationState.ENDED:
-            return None
+            return inf
         if self._dirty or self._burst:
             return self._now
-        setup = (self._give_up_at, self._retry_at, self._heartbeats.deadline)
-        deadlines = (*setup, self.sender.deadline, self.receiver.tsns.deadline, self._resets.deadline)
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        setup = min(self._give_up_at, self._retry_at, self._heartbeats.deadline)
+        return min(setup, self.sender.deadline, self.receiver.tsns.deadline, self._resets.deadline)
 
     # Incoming packets.
 
@@ -363,7 +363,7 @@ class Association:
     def _establish(self, now: float) -> None:
         self.state = AssociationState.ESTABLISHED
         self._setup_chunk = b""
-        self._give_up_at = self._retry_at = None
+        self._give_up_at = self._retry_at = inf
         self._retries = 0
         self._heartbeats.postpone(now)
         self._events.append(Established())

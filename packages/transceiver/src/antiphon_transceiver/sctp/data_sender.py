@@ -6,6 +6,7 @@ TSNs here are unbounded, beginning at the initial TSN; only chunks have them sho
 from collections import deque
 from collections.abc import Container
 from heapq import heappop, heappush
+from math import inf
 
 from antiphon_common.sequence import extend32
 from antiphon_transceiver.sctp.chunks import DATA_HEADER_SIZE, Data, ForwardTsn, Sack
@@ -46,7 +47,7 @@ class DataSender:
         self.counters = DataSenderCounters()
         self.peer_rwnd = 0
         self.forward_tsn_supported = False
-        self.deadline: float | None = None
+        self.deadline = inf
         """The T3-rtx timer, while anything is outstanding."""
         self.unanswered = 0
         """Times in a row that it went off."""
@@ -226,7 +227,7 @@ class DataSender:
         chunk.lost = False
         chunk.in_flight = True
         self._flight += chunk.length
-        if self.deadline is None:
+        if self.deadline == inf:
             self.deadline = now + self._rto.value
 
     # What became of it.
@@ -256,7 +257,7 @@ class DataSender:
             self._count_missing_reports(cumulative + sack.gaps[-1][1], highest)
         self._advance(now)
         if not self._outstanding:
-            self.deadline = None
+            self.deadline = inf
         elif moved:
             self.deadline = now + self._rto.value
         return True
@@ -267,7 +268,7 @@ class DataSender:
 
     def handle_timeout(self, now: float) -> None:
         """Give up on all that is in flight, if T3-rtx is due (RFC 9260 §6.3.3)."""
-        if self.deadline is None or now < self.deadline:
+        if now < self.deadline:
             return
         self.counters.timeouts += 1
         self.unanswered += 1
@@ -426,7 +427,7 @@ class DataSender:
             return b""
         self._forward_due = False
         self._forwarded_at = now
-        if self.deadline is None:
+        if self.deadline == inf:
             self.deadline = now + self._rto.value
         return wire
 

@@ -195,7 +195,7 @@ class DataChannelEndpoint:
             self.association.release(size)
         return event
 
-    def poll_timeout(self) -> float | None:
+    def poll_timeout(self) -> float:
         return self.association.poll_timeout()
 
     # What the association tells.

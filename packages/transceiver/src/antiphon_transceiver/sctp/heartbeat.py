@@ -1,5 +1,7 @@
 """HEARTBEATs, which measure an idle path (RFC 9260 §8.3). Whether the peer is there at all is for ICE to find out."""
 
+from math import inf
+
 from antiphon_transceiver.sctp.chunks import Heartbeat
 from antiphon_transceiver.sctp.parameters import Parameter, ParameterType, encode_parameters
 
@@ -14,7 +16,7 @@ class Heartbeats:
     """When to send a HEARTBEAT, and what its answer measures. Times are in seconds."""
 
     def __init__(self) -> None:
-        self.deadline: float | None = None
+        self.deadline = inf
         self._sent: tuple[bytes, float] | None = None
         """What the last HEARTBEAT carried and when it left, until it is answered."""
 

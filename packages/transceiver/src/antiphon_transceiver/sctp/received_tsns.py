@@ -1,6 +1,7 @@
 """Which TSNs came, and when to say so (RFC 9260 §6.2). TSNs here are unbounded."""
 
 from bisect import bisect_right
+from math import inf
 
 from antiphon_common.sequence import extend32
 from antiphon_transceiver.sctp.chunks import SACK_SIZE, Sack
@@ -28,7 +29,7 @@ class ReceivedTsns:
         self.pending = False
         """Whether something came that no SACK has named."""
         self.due = False
-        self.deadline: float | None = None
+        self.deadline = inf
         self._firsts: list[int] = []
         self._lasts: list[int] = []
         """First and last TSN of each range behind a hole, in ascending order; no two ranges touch."""
@@ -103,14 +104,14 @@ class ReceivedTsns:
         self._packets += 1
         if at_once or self._first or self._firsts or self._duplicates or self._packets >= PACKETS_PER_SACK:
             self.due = True
-        elif self.deadline is None:
+        elif self.deadline == inf:
             self.deadline = now + MAX_SACK_DELAY
         self._first = False
 
     def handle_timeout(self, now: float) -> None:
-        if self.deadline is not None and now >= self.deadline:
+        if now >= self.deadline:
             self.due = True
-            self.deadline = None
+            self.deadline = inf
 
     def sack(self, a_rwnd: int, room: int) -> Sack:
         """Return the SACK of now, of at most `room` bytes."""
@@ -122,5 +123,5 @@ class ReceivedTsns:
         self._duplicates.clear()
         self._packets = 0
         self.pending = self.due = False
-        self.deadline = None
+        self.deadline = inf
         return Sack(self.cumulative & 0xFFFFFFFF, a_rwnd, gaps, duplicates)

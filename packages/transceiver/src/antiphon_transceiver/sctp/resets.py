@@ -1,6 +1,7 @@
 """Stream resets (RFC 6525): asking the peer to start our streams over, and answering when it asks."""
 
 from collections.abc import Collection, Container
+from math import inf
 
 from antiphon_common.errors import DecodeError
 from antiphon_transceiver.sctp.parameters import (
@@ -27,7 +28,7 @@ class StreamResets:
     def __init__(self, initial_tsn: int, rto: RetransmissionTimeout) -> None:
         self.incoming: list[int] = []
         self.outgoing: list[int] = []
-        self.deadline: float | None = None
+        self.deadline = inf
         self.unanswered = 0
         """Times in a row that our request went without an answer."""
         self._rto = rto
@@ -73,7 +74,7 @@ class StreamResets:
 
     def handle_timeout(self, now: float) -> Parameter | None:
         """Return the request again if its answer is overdue."""
-        if self._request is None or self.deadline is None or now < self.deadline:
+        if self._request is None or now < self.deadline:
             return None
         self.unanswered += 1
         self._rto.back_off()
@@ -140,4 +141,4 @@ class StreamResets:
         # A refusal ends it as well: the peer will take nothing more on these streams.
         self.outgoing += self._request.streams
         self._request = None
-        self.deadline = None
+        self.deadline = inf

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 import trio
@@ -87,17 +88,17 @@ class BackendPool:
 
     def _delivered(self) -> None:
         self.delivered()
-        if any(group.poll_timeout() is not None for group in self._groups.values()):
+        if any(group.poll_timeout() < inf for group in self._groups.values()):
             self._homeless.unpark_all()
 
     async def _house(self) -> None:
         """Keep looking for connections for calls that lost theirs."""
         while True:
-            deadlines = [at for group in self._groups.values() if (at := group.poll_timeout()) is not None]
-            if not deadlines:
+            deadline = min((group.poll_timeout() for group in self._groups.values()), default=inf)
+            if deadline == inf:
                 await self._homeless.park()
                 continue
-            await trio.sleep_until(min(deadlines))
+            await trio.sleep_until(deadline)
             now = trio.current_time()
             for group in self._groups.values():
                 group.handle_timeout(now)
