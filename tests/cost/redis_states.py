@@ -12,10 +12,9 @@ from antiphon_common.keys import DerivedKeys, KeyRing
 from antiphon_common.registry import MAX_PLACES, Registered, RegistryReader, seal
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.cache import ABSENT_SECONDS, BATCH, MAX_ABSENT, MAX_PACKETS, MAX_WAITING, MAX_WRITES, FlowCache
-from cost.drive import take_all
 from cost.grammars import Rows, Whole
 from cost.search import Ready
-from support.sim.relay_harness import Relay, client
+from support.sim.relay_harness import Relay, client, forward_datagram, take_outboxes
 
 NOW = 1000.0
 ENTRY = 1 << 16
@@ -82,7 +81,7 @@ def full_cache() -> tuple[Relay, FlowCache]:
             path = Path.of(f"198.{18 + turn}.{number // 250}.{number % 250}", 2000, ingress=client(0).ingress)
             relay.now += 1e-6  # look-ups are limited by rate, too
             for _ in range(MAX_PACKETS if turn == 3 else 1):
-                relay.core.receive_datagram(RTP, path, relay.now)
+                forward_datagram(relay.core, RTP, path, relay.now)
         while turn < 3 and (keys := cache.take_lookups()):
             relay.core.restore(keys, [None] * len(keys), relay.now)
     assert cache.held == MAX_WAITING + MAX_ABSENT
@@ -96,8 +95,8 @@ def packets() -> Ready:
     sources = {b"u": client(9), b"w": Path.of("198.21.0.0", 2000, ingress=client(0).ingress)}
 
     def receive(data: bytes) -> None:
-        relay.core.receive_datagram(data[1:], sources.get(data[:1], client(9)), relay.now)
-        take_all(relay.core.poll_transmit)
+        forward_datagram(relay.core, data[1:], sources.get(data[:1], client(9)), relay.now)
+        take_outboxes(relay.core)
 
     return Ready(receive, [letter + RTP for letter in sources], Whole())
 

@@ -10,12 +10,12 @@ from zlib import crc32
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
 from antiphon_common.link import Announce, Confirm, LinkKeys, LinkMessage, Release
-from antiphon_relay.forwarder import LINK
 from antiphon_transceiver.ice import ControlledAgent
 from antiphon_transceiver.ice.paths import MAX_PATHS
-from cost.drive import drain, take_all
+from cost.drive import drain
 from cost.grammars import StunAttributes, Whole
 from cost.search import Ready
+from support.sim.relay_harness import LINK, forward_datagram, take_outboxes
 from support.sim.world import World
 
 LOCAL, REMOTE = IceParameters("local", "p" * 24), IceParameters("remote", "q" * 24)
@@ -104,15 +104,15 @@ def relay_public() -> Ready:
     keys, owner = LinkKeys(world.keys.link), Path.of(*world.transceivers[0].address, ingress=LINK)
     for number in range(4000):
         path = Path.of(f"198.18.{number // 250}.{number % 250}", 2000, ingress=1)
-        relay.core.receive_datagram(keys.encode(Confirm(path), now), owner, now)
+        forward_datagram(relay.core, keys.encode(Confirm(path), now), owner, now)
     assert len(relay.core.flows) >= 4000
     known, stranger = Path.of(*world.clients[0].address, ingress=1), Path.of("198.51.100.7", 7777, ingress=1)
     seeds = [source + data for data in _datagrams(world) for source in (b"k", b"s")]
 
     def receive(data: bytes) -> None:
-        relay.core.receive_datagram(data[1:], known if data[:1] == b"k" else stranger, now)
+        forward_datagram(relay.core, data[1:], known if data[:1] == b"k" else stranger, now)
         relay.core.handle_timeout(now)
-        take_all(relay.core.poll_transmit)
+        take_outboxes(relay.core)
 
     return Ready(receive, [*seeds, *(b"s" + one for one in requests())], Whole())
 
@@ -126,9 +126,9 @@ def relay_link() -> Ready:
     messages: list[LinkMessage] = [Announce(paths), Confirm(paths[0]), Release(paths[0])]
 
     def receive(data: bytes) -> None:
-        relay.core.receive_datagram(data, owner, now)
+        forward_datagram(relay.core, data, owner, now)
         relay.core.handle_timeout(now)
-        take_all(relay.core.poll_transmit)
+        take_outboxes(relay.core)
 
     return Ready(receive, [keys.encode(message, now) for message in messages], Whole())
 

@@ -14,7 +14,6 @@ from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.link import LinkKeys, decode_message
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
-from antiphon_relay.forwarder import LINK
 from antiphon_transceiver.audio import JitterBuffer, OverrunError, Playout
 from antiphon_transceiver.audio.red import decode_red
 from antiphon_transceiver.backends.call import LinkCounters
@@ -35,6 +34,7 @@ from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_
 from fuzz.driving import MAX_OUTPUT, SOURCE, drain, drive, pieces, rest
 from support.peers.certificates import certificate
 from support.sim.memory_network import MemoryNetwork
+from support.sim.relay_harness import LINK, forward_datagram, take_outboxes
 from support.sim.world import World
 
 RED = 111
@@ -320,9 +320,9 @@ def link(data: bytes) -> None:
             message = None
         datagram = header + body if message is None else keys.encode(message, now)
         if towards_relay:
-            relay.core.receive_datagram(datagram, Path.of(*world.transceivers[0].address, ingress=LINK), now)
+            forward_datagram(relay.core, datagram, Path.of(*world.transceivers[0].address, ingress=LINK), now)
             relay.core.handle_timeout(now)
-            drain(relay.core)
+            take_outboxes(relay.core)
         else:
             router.receive_datagram(datagram, relay.address, now)
             router.handle_timeout(now)

@@ -9,7 +9,7 @@ from antiphon_common.link import MAX_ANNOUNCED_PATHS, Announce, Confirm, Moved, 
 from antiphon_common.routing import Owner
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.flows import TAKEOVER_SECONDS
-from antiphon_relay.forwarder import HELLO_INTERVAL, LINK, MAX_TRANSCEIVERS
+from antiphon_relay.forwarder import HELLO_INTERVAL, MAX_TRANSCEIVERS
 from antiphon_relay.redirects import MAX_REDIRECTS, REDIRECT_SECONDS
 from support.sim.relay_harness import (
     CLUSTER,
@@ -18,6 +18,7 @@ from support.sim.relay_harness import (
     INGRESS,
     INGRESS6,
     LAST_PORT,
+    LINK,
     Relay,
     Seen,
     binding_request,
@@ -73,7 +74,7 @@ def test_announced_paths_are_flows_of_who_announces_them(relay: Relay) -> None:
     owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
     paths = [client(number) for number in range(MAX_ANNOUNCED_PATHS)]
     stranger.confirm(paths[0])
-    assert owner.tell(Announce(tuple(paths))) == []
+    assert owner.send_message(Announce(tuple(paths))) == []
     assert relay.receive(RTP, paths[0]) == [Seen(RTP, paths[0], stranger.link)]
     for path in paths[1:]:
         assert relay.receive(RTP, path) == [Seen(RTP, path, owner.link)]
@@ -84,9 +85,9 @@ def test_announced_paths_are_flows_of_who_announces_them(relay: Relay) -> None:
 def test_announcements_keep_the_paths_of_an_owner_that_sends_elsewhere(relay: Relay) -> None:
     owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
     for _ in range(5):
-        owner.tell(Announce((client(0),)))
+        owner.send_message(Announce((client(0),)))
         relay.wait(TAKEOVER_SECONDS - 1)
-        stranger.tell(Confirm(client(0)))
+        stranger.send_message(Confirm(client(0)))
         assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
 
 
@@ -98,7 +99,7 @@ def test_the_calls_of_one_transceiver_move_to_another(relay: Relay, sender: str)
     previous.confirm(client(0))
     previous.send(ANSWER, client(1))
     assert relay.receive(request, client(2)) == [Seen(request, client(2), previous.link)]
-    ends[sender].tell(Moved(previous.owner, successor.owner))
+    ends[sender].send_message(Moved(previous.owner, successor.owner))
     for path in (client(0), client(1)):
         assert relay.receive(RTP, path) == [Seen(RTP, path, successor.link)]
         assert successor.send(RTP, path) == [Seen(RTP, path)]
@@ -116,7 +117,7 @@ def test_only_the_two_concerned_may_move_calls(relay: Relay) -> None:
         Moved(stranger.owner, outside),
         Moved(outside, stranger.owner),
     ):
-        stranger.tell(moved)
+        stranger.send_message(moved)
     assert relay.counters.moved_refused == 4
     assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), previous.link)]
 
@@ -125,7 +126,7 @@ def test_an_entry_ends_when_nobody_repeats_it(relay: Relay) -> None:
     previous, successor = relay.transceiver(9000), relay.transceiver(9001)
     request = binding_request(previous.token())
     for _ in range(3):
-        successor.tell(Moved(previous.owner, successor.owner))
+        successor.send_message(Moved(previous.owner, successor.owner))
         relay.wait(REDIRECT_SECONDS - 5)
         assert relay.receive(request, client(0)) == [Seen(request, client(0), successor.link)]
     relay.wait(10)
@@ -137,7 +138,7 @@ def test_calls_move_on_and_come_back(relay: Relay) -> None:
     request = binding_request(first.token())
     first.confirm(client(0))
     for previous, successor in ((first, second), (second, third), (third, first)):
-        successor.tell(Moved(previous.owner, successor.owner))
+        successor.send_message(Moved(previous.owner, successor.owner))
         assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), successor.link)]
         assert relay.receive(request, client(1)) == [Seen(request, client(1), successor.link)]
 
@@ -146,7 +147,7 @@ def test_entries_are_bounded(relay: Relay) -> None:
     successor = relay.transceiver(9000)
     for number in range(MAX_REDIRECTS + 10):
         previous = Owner(CLUSTER, 10 + number // 10, FIRST_PORT + number % 10)
-        successor.tell(Moved(previous, successor.owner))
+        successor.send_message(Moved(previous, successor.owner))
     assert len(relay.core.redirects) == MAX_REDIRECTS
     assert relay.counters.moved_refused == 10
 
@@ -155,7 +156,7 @@ def test_calls_cannot_move_to_where_the_link_does_not_lead(relay: Relay) -> None
     """A successor of another address family: its address would not fit the link's socket."""
     previous = relay.transceiver()
     previous.confirm(client(0))
-    previous.tell(Moved(previous.owner, Owner(CLUSTER6, 5, FIRST_PORT)))
+    previous.send_message(Moved(previous.owner, Owner(CLUSTER6, 5, FIRST_PORT)))
     assert relay.counters.moved_refused == 1
     assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), previous.link)]
     request = binding_request(previous.token())
@@ -168,9 +169,9 @@ def test_an_address_is_followed_only_as_long_as_its_calls_are_elsewhere(relay: R
     redirects = relay.core.redirects
     theirs, ours = (encode_address(end.link.host, end.link.port) for end in (previous, successor))
     assert redirects.follow_address(theirs) == theirs
-    successor.tell(Moved(previous.owner, successor.owner))
+    successor.send_message(Moved(previous.owner, successor.owner))
     assert redirects.follow_address(theirs) == ours
-    previous.tell(Moved(successor.owner, previous.owner))
+    previous.send_message(Moved(successor.owner, previous.owner))
     assert redirects.follow_address(theirs) == theirs
     assert redirects.follow_address(ours) == theirs
     relay.wait(REDIRECT_SECONDS + 1)

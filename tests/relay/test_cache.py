@@ -127,7 +127,7 @@ def test_calls_that_were_handed_over_are_followed(store: Store) -> None:
     first.transceiver(9000).confirm(client(0))
     store.write(first)
     origin, successor = second.transceiver(9000), second.transceiver(9001)
-    successor.tell(Moved(origin.owner, successor.owner))
+    successor.send_message(Moved(origin.owner, successor.owner))
     second.receive(RTP, client(0))
     assert store.answer(second) == [Seen(RTP, client(0), successor.link)]
 

@@ -26,7 +26,7 @@ def test_no_check_with_a_disowned_token_passes_and_all_others_do(relay: Relay) -
     owner = relay.transceiver()
     stale, live = owner.token(1), owner.token(2)
     assert passes(relay, owner, stale)
-    assert owner.tell(Disown(stale)) == []
+    assert owner.send_message(Disown(stale)) == []
     assert not any(passes(relay, owner, stale, number) for number in range(100))
     assert relay.counters.disowned == 100
     assert passes(relay, owner, live)
@@ -38,7 +38,7 @@ def test_stale_tokens_use_up_nothing_of_what_new_calls_need(relay: Relay) -> Non
     stale = [owner.token(number) for number in range(200)]
     for number, ufrag in enumerate(stale):
         if passes(relay, owner, ufrag, number):
-            owner.tell(Disown(ufrag))
+            owner.send_message(Disown(ufrag))
     relay.wait(1.0)
     for number in range(20 * OWNER_CHECKS_AT_ONCE):
         assert not passes(relay, owner, stale[number % len(stale)], number)
@@ -49,9 +49,9 @@ def test_stale_tokens_use_up_nothing_of_what_new_calls_need(relay: Relay) -> Non
 def test_only_the_owner_that_a_token_names_disowns_it(relay: Relay) -> None:
     owner, other = relay.transceiver(9000), relay.transceiver(9001)
     ufrag = owner.token()
-    other.tell(Disown(ufrag))
-    owner.tell(Disown(ufrag[:-1] + (b"A" if ufrag[-1:] != b"A" else b"Q")))
-    owner.tell(Disown(b"!" * len(ufrag)))
+    other.send_message(Disown(ufrag))
+    owner.send_message(Disown(ufrag[:-1] + (b"A" if ufrag[-1:] != b"A" else b"Q")))
+    owner.send_message(Disown(b"!" * len(ufrag)))
     assert passes(relay, owner, ufrag)
     assert (relay.counters.not_owner, relay.counters.link_malformed) == (1, 2)
     assert len(relay.core.disowned) == 0
@@ -60,10 +60,10 @@ def test_only_the_owner_that_a_token_names_disowns_it(relay: Relay) -> None:
 def test_calls_that_were_handed_over_are_not_disowned_by_who_had_them(relay: Relay) -> None:
     origin, successor = relay.transceiver(9000), relay.transceiver(9001)
     early, late = origin.token(1), origin.token(2)
-    origin.tell(Disown(early))
-    successor.tell(Moved(origin.owner, successor.owner))
-    origin.tell(Disown(late))
-    successor.tell(Disown(late))
+    origin.send_message(Disown(early))
+    successor.send_message(Moved(origin.owner, successor.owner))
+    origin.send_message(Disown(late))
+    successor.send_message(Disown(late))
     assert passes(relay, successor, early)
     assert passes(relay, successor, late)
 
@@ -71,20 +71,20 @@ def test_calls_that_were_handed_over_are_not_disowned_by_who_had_them(relay: Rel
 def test_a_disowned_token_is_forgotten_after_a_while_and_disowned_again(relay: Relay) -> None:
     owner = relay.transceiver()
     ufrag = owner.token()
-    owner.tell(Disown(ufrag))
+    owner.send_message(Disown(ufrag))
     relay.wait(DISOWNED_SECONDS - 1)
     assert not passes(relay, owner, ufrag)
     relay.wait(2)
     assert len(relay.core.disowned) == 0
     assert passes(relay, owner, ufrag)
-    owner.tell(Disown(ufrag))
+    owner.send_message(Disown(ufrag))
     assert not passes(relay, owner, ufrag)
 
 
 def test_the_table_of_disowned_tokens_is_bounded_and_the_oldest_gives_way(relay: Relay) -> None:
     owner = relay.transceiver()
     for number in range(MAX_DISOWNED + 10):
-        owner.tell(Disown(owner.token(number)))
+        owner.send_message(Disown(owner.token(number)))
     assert len(relay.core.disowned) == MAX_DISOWNED
     assert passes(relay, owner, owner.token(9), 9)
     assert not passes(relay, owner, owner.token(10), 10)
@@ -95,14 +95,14 @@ def test_a_confirmed_flow_outlives_a_token_that_is_disowned(relay: Relay) -> Non
     owner = relay.transceiver()
     old, new = owner.token(1), owner.token(2)
     owner.confirm(client(0))
-    owner.tell(Disown(old))
+    owner.send_message(Disown(old))
     assert passes(relay, owner, new)
     assert relay.receive(b"\x80\x6frtp", client(0)) == [Seen(b"\x80\x6frtp", client(0), owner.link)]
 
 
 def test_what_disowns_a_token_names_a_transceiver_of_the_cluster(relay: Relay) -> None:
     outside = relay.transceiver(9010)
-    outside.tell(Disown(outside.token()))
+    outside.send_message(Disown(outside.token()))
     assert relay.counters.link_foreign == 1
     assert len(relay.core.disowned) == 0
     assert Owner(0, 0, 0) != outside.owner

@@ -226,7 +226,7 @@ def test_paths_that_are_not_this_relays_are_refused(relay: Relay) -> None:
 
 
 def test_messages_that_are_not_for_relays_are_skipped(relay: Relay) -> None:
-    assert relay.transceiver().tell(RelayHello((1,), 2)) == []
+    assert relay.transceiver().send_message(RelayHello((1,), 2)) == []
     assert relay.counters.skipped_messages == 1
 
 

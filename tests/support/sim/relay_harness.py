@@ -1,4 +1,4 @@
-"""A relay's core between clients and transceivers that are played by hand."""
+"""A relay's forwarder under virtual time, with clients and transceivers that a test plays by hand."""
 
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -8,20 +8,23 @@ from antiphon_common.core import Path
 from antiphon_common.keys import KeyRing
 from antiphon_common.link import DOWNLINK, HEADER_SIZE, PATH_START, PATH_STOP, Confirm, LinkKeys, LinkMessage, Release
 from antiphon_common.routing import ClusterNetworks, Owner, RouteToken, RouteTokens
+from antiphon_common.sockaddr import decode_address, encode_address
 from antiphon_relay.cache import FlowCache
 from antiphon_relay.flows import Ingress
-from antiphon_relay.forwarder import LINK, Forwarder
+from antiphon_relay.forwarder import Forwarder
 
+LINK = 0
+"""The ingress id of the link in paths here; those of public addresses begin at 1."""
 INGRESS, INGRESS6 = 7, 8
 CLUSTER = 1
 NETWORK = ip_network("10.0.0.0/24")
 CLUSTER6, NETWORK6 = 2, ip_network("2001:db8::/96")
-"""Transceivers that other relays reach, over IPv6."""
+"""Transceivers behind an IPv6 link, which this relay does not have."""
 FIRST_PORT, LAST_PORT = 9000, 9009
 
 
 class Seen(NamedTuple):
-    """A datagram as it reached somebody: an owner by `link` address with the client's path, or a client by path."""
+    """A datagram that left the relay: to an owner at `link`, with the client's path; or to a client by its path."""
 
     data: bytes
     path: Path
@@ -29,7 +32,7 @@ class Seen(NamedTuple):
 
 
 class Transceiver:
-    """An owner of calls, at `host` and `port` of the link."""
+    """An owner of calls, at `host` and `port` on the link. Its methods return what the relay sends then."""
 
     def __init__(self, relay: "Relay", host: str, port: int) -> None:
         self.link = Path.of(host, port, ingress=LINK)
@@ -37,7 +40,7 @@ class Transceiver:
 
     @property
     def owner(self) -> Owner:
-        """What route tokens say of it."""
+        """Its name in route tokens."""
         return Owner(CLUSTER, self._relay.networks.host_of(CLUSTER, self.link.host), self.link.port)
 
     def token(self, nonce: int = 0) -> bytes:
@@ -45,17 +48,19 @@ class Transceiver:
         return self._relay.tokens.mint(RouteToken(*self.owner, nonce), self._relay.unix_now).encode()
 
     def send(self, data: bytes, path: Path) -> list[Seen]:
+        """Send a datagram to a client."""
         header = self._relay.link_keys.header(path, DOWNLINK, self._relay.unix_now)
         return self._relay.receive(header + data, self.link)
 
-    def tell(self, message: LinkMessage) -> list[Seen]:
+    def send_message(self, message: LinkMessage) -> list[Seen]:
+        """Send a link message to the relay."""
         return self._relay.receive(self._relay.link_keys.encode(message, self._relay.unix_now), self.link)
 
     def confirm(self, path: Path) -> None:
-        assert self.tell(Confirm(path)) == []
+        assert self.send_message(Confirm(path)) == []
 
     def release(self, path: Path) -> None:
-        assert self.tell(Release(path)) == []
+        assert self.send_message(Release(path)) == []
 
 
 class Relay:
@@ -68,7 +73,7 @@ class Relay:
         *,
         cache_of: int | None = None,
     ) -> None:
-        """With `cache_of`, the relay shares its flows with those of that cluster."""
+        """Make a relay; with `cache_of`, one that has the flow cache of that cluster."""
         self.keys = keys or KeyRing.generate(bytes)
         self.tokens = RouteTokens(self.keys.route)
         self.link_keys = LinkKeys(self.keys.link)
@@ -97,30 +102,48 @@ class Relay:
         return Transceiver(self, host, port)
 
     def receive(self, data: bytes, source: Path) -> list[Seen]:
-        """Hand over a datagram and return everything that leaves."""
-        self.core.receive_datagram(data, source, self.now)
+        """Deliver a datagram, and return everything that leaves."""
+        forward_datagram(self.core, data, source, self.now)
         return self.drain()
 
     def drain(self) -> list[Seen]:
         """Return everything that waits to be sent."""
         seen: list[Seen] = []
-        while (transmit := self.core.poll_transmit()) is not None:
-            assert transmit.path is not None
-            if transmit.path.ingress != LINK:
-                seen.append(Seen(transmit.data, transmit.path))
+        for data, target in take_outboxes(self.core):
+            if target.ingress != LINK:
+                seen.append(Seen(data, target))
                 continue
-            assert self.link_keys.verify(transmit.data, self.unix_now)
-            path = Path.decode(transmit.data[PATH_START:PATH_STOP])
-            seen.append(Seen(transmit.data[HEADER_SIZE:], path, transmit.path))
+            assert self.link_keys.verify(data, self.unix_now)
+            seen.append(Seen(data[HEADER_SIZE:], Path.decode(data[PATH_START:PATH_STOP]), target))
         return seen
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, in steps as the core asks for them."""
+        """Let time pass, and call the forwarder whenever it is due."""
         until = self.now + seconds
         while (due := self.core.poll_timeout()) <= until:
             self.now = max(self.now, due)
             self.core.handle_timeout(self.now)
         self.now = until
+
+
+def forward_datagram(forwarder: Forwarder, data: bytes, source: Path, now: float) -> None:
+    """Deliver one datagram: of a client by its ingress, or of an owner by `LINK`."""
+    batch = [(data, encode_address(source.host, source.port))]
+    if source.ingress == LINK:
+        forwarder.forward_downlink(batch, now)
+    else:
+        ingress = next(ingress for ingress in forwarder.ingresses.values() if ingress.id == source.ingress)
+        forwarder.forward_uplink(ingress, batch, now)
+
+
+def take_outboxes(forwarder: Forwarder) -> list[tuple[bytes, Path]]:
+    """Return every datagram that a forwarder has to send with its target, and empty the outboxes."""
+    taken: list[tuple[bytes, Path]] = []
+    outboxes = [(ingress.id, ingress.outbox) for ingress in forwarder.ingresses.values()]
+    for ingress_id, outbox in ((LINK, forwarder.link_outbox), *outboxes):
+        taken += [(data, Path.of(*decode_address(address), ingress=ingress_id)) for data, address in outbox]
+        outbox.clear()
+    return taken
 
 
 def client(number: int, *, host: str = "198.51.100.1") -> Path:
@@ -129,7 +152,7 @@ def client(number: int, *, host: str = "198.51.100.1") -> Path:
 
 
 def binding_request(ufrag: bytes, transaction: int = 0) -> bytes:
-    """Return a binding request as far as a relay looks at it."""
+    """Return a binding request with the parts that a relay reads."""
     username = ufrag + b":them"
     attribute = b"\x00\x06" + len(username).to_bytes(2, "big") + username + bytes(-len(username) % 4)
     head = b"\x00\x01" + len(attribute).to_bytes(2, "big") + b"\x21\x12\xa4\x42" + transaction.to_bytes(12, "big")

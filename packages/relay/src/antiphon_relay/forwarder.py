@@ -1,27 +1,29 @@
-"""The relay as a protocol core: clients' datagrams to their owners, owners' datagrams to clients.
+"""The forwarder: takes clients' datagrams to their owners, and owners' datagrams to clients.
 
-Uplink, a binding request goes to the owner its route token names, everything else to the owner of its flow. Requests
-are limited, so that a flood of valid ones does not become an owner's: those of a confirmed flow by the flow's own
-limit; what exceeds it, and all others, by the limit of the token and then that of the owner. A token that its owner has
-disowned, since the call is over, leads nowhere and uses up no limit. What else comes by a flow has a limit too, far
-above what a call sends.
+Uplink: a binding request goes to the owner that its route token names, everything else to the owner of its flow.
+Requests are limited, so that a flood of valid ones does not reach an owner. Requests of a confirmed flow have the limit
+of the flow. Those beyond it, and all others, have the limits of the token and of the owner. A token that its owner has
+disowned, since the call is over, leads nowhere and uses up no limit. Other packets of a flow are limited too, far above
+the rate of a call.
 
-Downlink, whatever an owner sends makes the path its own, provisionally, and goes out. On a path that is confirmed for
-another owner it is dropped and counted instead. Otherwise checks for a stranger's call, sent from the spoofed address
-of a live client, would bring that client answers, checks and handshakes of a call that it does not know. A client that
-does start a new call from the port of one that has just vanished waits until the old owner releases the path, which it
-does when its peer is disconnected, or until that owner has been silent for 10 s.
+Downlink: a path goes, provisionally, to the owner that sends on it. On a path that is confirmed for another owner the
+packet is dropped and counted. Otherwise an off-path attacker could send checks for its own call with the spoofed source
+of a live client (RFC 3552), and that client would receive answers and handshakes of a call that it does not know. A
+client that starts a new call from a port whose call has just vanished waits until the previous owner releases the path,
+or has been silent for 10 s.
 
-Each transceiver it knows of is told every 25 ms that this relay lives, and so tells it which paths it has; one that
-takes over the calls of another has them moved here too.
+The forwarder sends HELLO to each transceiver every 25 ms, and learns their flows from the answers. Where one
+transceiver claims the calls of another, tokens and flows are redirected here too.
 
-The batch methods work on encoded addresses (`antiphon_common.sockaddr`) and leave what is to be sent in the outboxes;
-the five methods are the same work one datagram at a time. There the path of ingress `LINK` is an owner's link address.
+A `Forwarder` is a plain object and no `Core`: its shell forwards 64 datagrams for each system call, so batches go in,
+and outboxes of encoded addresses (`antiphon_common.sockaddr`) come out. A call for each datagram would double the cost
+of forwarding it. Time is an argument here too, and only `handle_timeout` and `poll_timeout` are those of a core. What
+happens here is counted; there are no events.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
-from antiphon_common.core import Path, Transmit
+from antiphon_common.core import Path
 from antiphon_common.errors import DecodeError
 from antiphon_common.link import (
     DOWNLINK,
@@ -48,34 +50,31 @@ from antiphon_relay.flows import BINDING_REQUEST, PATH_HEAD_SIZE, Datagram, Flow
 from antiphon_relay.limits import Bucket, BucketArray
 from antiphon_relay.redirects import Redirects
 
-LINK = 0
-"""The ingress id that stands for the link; public addresses have others."""
-
 TOKEN_BUCKETS = 65536
-"""Half a megabyte; with 1,000 calls being set up, one in 65 shares its bucket."""
+"""Buckets, half a megabyte; of 1,000 calls that connect at once, one in 65 shares its bucket."""
 TOKEN_CHECKS_PER_SECOND, TOKEN_CHECKS_AT_ONCE = 50.0, 100
-"""Binding requests with one token: a browser sends 20 a second for each of its addresses while it connects."""
+"""Binding requests with one token: a connecting browser sends 20 a second for each of its addresses."""
 OWNER_CHECKS_PER_SECOND, OWNER_CHECKS_AT_ONCE = 2000.0, 1000
-"""Binding requests to one owner outside its confirmed flows: it answers them with a tenth of its time."""
+"""Binding requests to one owner outside its confirmed flows: answering them takes a tenth of its time."""
 
 MAX_OWNERS = 4096
-"""Owners and tokens remembered, which only saves reading them again; beyond this they are forgotten all at once."""
-REMEMBER_SECONDS = 10.0
-"""How long a token or a link header counts as read, so that a retired key ends."""
-TIMEOUT_INTERVAL = 1.0
-"""Seconds between two looks for expired flows."""
+"""Owners, tokens and link sources cached. They are only read again once the cache, beyond this, has been cleared."""
+CACHE_SECONDS = 10.0
+"""How long a token or a link header that was read stays cached, so that a retired key ends."""
+EXPIRE_INTERVAL = 1.0
+"""Seconds between two checks for what has expired."""
 
-LEAST_MEDIA_BYTE = 20
-"""First bytes from here on are DTLS's and RTP's (RFC 7983): worth a look-up in the flow cache."""
+MIN_MEDIA_BYTE = 20
+"""First bytes from here on are those of DTLS and RTP (RFC 7983), which the flow cache looks up."""
 
 HELLO_INTERVAL = 0.025
-"""Seconds between two HELLOs to a transceiver, which misses a relay after 100 ms."""
+"""Seconds between two HELLOs to a transceiver, which counts a relay as silent after 100 ms."""
 MAX_TRANSCEIVERS = 512
-"""Transceivers that get HELLOs, which is 20,000 datagrams a second; the rest of a larger cluster goes without."""
+"""Transceivers that get HELLO, which is 20,000 datagrams a second. The rest of a larger cluster gets none."""
 
 
 class RelayCounters:
-    """What was forwarded, and what was dropped why."""
+    """Counts forwarded packets, and dropped ones by their reason. They are exported as `antiphon_relay_*`."""
 
     __slots__ = (
         "bad_token", "disowned", "downlink", "failed_turns", "link_bad_tag", "link_foreign", "link_malformed",
@@ -109,7 +108,7 @@ class RelayCounters:
 
 
 class _Owner:
-    """A transceiver that tokens lead to, by its encoded link address."""
+    """A transceiver that tokens name: its encoded link address, and the limit of its binding requests."""
 
     __slots__ = ("address", "checks")
 
@@ -119,9 +118,10 @@ class _Owner:
 
 
 class Forwarder:
-    """Soft state and rules of one relay worker. `unix_offset` added to `now` gives Unix time, in seconds.
+    """Forwards the datagrams of one relay worker. The packet loop passes batches in, and sends what the outboxes hold.
 
-    `ingresses` are the public addresses, `link_address_size` the size of encoded addresses on the link.
+    `ingresses` are the public addresses, each with an outbox; `link_outbox` is that of the link. `link_address_size` is
+    the size of encoded addresses on the link. `unix_offset` added to `now` gives Unix time, in seconds.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Forwarder:
         self.disowned = DisownedTokens()
         self.link_outbox: list[Datagram] = []
         self.transceivers: Sequence[bytes] = ()
-        """Encoded link addresses of the transceivers that get HELLOs."""
+        """Encoded link addresses of the transceivers that get HELLO."""
         self._link_address_size = link_address_size
         self._tokens = tokens
         self._networks = networks
@@ -162,7 +162,7 @@ class Forwarder:
         self._hello_at = self._expire_at = self._forget_at = 0.0
 
     def set_transceivers(self, addresses: Iterable[tuple[str, int]]) -> None:
-        """Send HELLO to the transceivers at these link addresses, and no longer to others."""
+        """Send HELLO to the transceivers at these link addresses, and to no others."""
         allowed = [encode_address(*address) for address in addresses if self._networks.allow(*address)]
         reachable = [address for address in dict.fromkeys(allowed) if len(address) == self._link_address_size]
         self.transceivers = reachable[:MAX_TRANSCEIVERS]
@@ -173,13 +173,13 @@ class Forwarder:
         if self.cache is not None:
             self.cache.set_unix_offset(seconds)
 
-    # Batches
-
     def forward_uplink(
         self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, overloaded: bool = False
     ) -> None:
-        """Take clients' datagrams, with their sources, into `link_outbox`. `overloaded` says that they come faster
-        than they can be moved."""
+        """Put clients' datagrams, given with their sources, into `link_outbox`.
+
+        `overloaded` means that they arrive faster than they can be forwarded.
+        """
         limiter = self._uplink_limiters[ingress.head]
         if overloaded or limiter.active:
             kept = limiter.limit_uplink(ingress.flows, batch, now, overloaded=overloaded)
@@ -198,14 +198,14 @@ class Forwarder:
                     self.counters.over_flow_limit += 1
                     continue
                 outbox.append((flow.header + data, flow.owner))
-            elif self.cache is not None and data and data[0] >= LEAST_MEDIA_BYTE:
+            elif self.cache is not None and data and data[0] >= MIN_MEDIA_BYTE:
                 self.cache.wait(ingress, (data, source), now)
             else:
                 self.counters.unknown += 1
         self.counters.uplink += len(outbox) - before
 
     def forward_downlink(self, batch: Sequence[Datagram], now: float, *, overloaded: bool = False) -> None:
-        """Take link datagrams, with their sources, into the outboxes of the ingresses."""
+        """Put owners' datagrams, given with their sources, into the outboxes of the ingresses; take their messages."""
         by_header = self.flows.by_header
         if overloaded or self._downlink_limiter.active:
             kept = self._downlink_limiter.limit_downlink(by_header, batch, now, overloaded=overloaded)
@@ -223,49 +223,28 @@ class Forwarder:
             forwarded += 1
         self.counters.downlink += forwarded
 
-    # The five methods
+    def restore(self, keys: Iterable[bytes], values: Iterable[bytes | None], now: float) -> None:
+        """Restore flows from the values that the flow cache has of these paths, and forward the packets that waited."""
+        assert self.cache is not None
+        for key, owner, ingress, packets in self.cache.lookup_succeeded(keys, values, now):
+            present = self.redirects.follow_address(owner)
+            if len(present) == self._link_address_size and self._is_transceiver(present):
+                self._restore(key, present, now)
+                self.forward_uplink(ingress, packets, now)
 
-    def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
-        """Take one datagram of a client, or of an owner if it comes by the ingress `LINK`."""
-        encoded = source.encode()
-        address = from_port_and_address(encoded[PATH_HEAD_SIZE:])
-        if source.ingress == LINK:
-            self.forward_downlink([(data, address)], now)
-        elif (ingress := self.ingresses.get(encoded[:PATH_HEAD_SIZE])) is not None:
-            self.forward_uplink(ingress, [(data, address)], now)
-        else:
-            self.counters.unknown_ingress += 1
+    # Time
 
     def handle_timeout(self, now: float) -> None:
-        """Say HELLO, and end what has expired."""
+        """Put the HELLOs that are due into `link_outbox`, and end what has expired."""
         if now >= self._expire_at:
-            self._expire_at = now + TIMEOUT_INTERVAL
+            self._expire_at = now + EXPIRE_INTERVAL
             self._expire(now)
         if self.transceivers and now >= self._hello_at:
             self._hello_at = now + HELLO_INTERVAL
             self._send_hello(now)
 
-    def restore(self, keys: Iterable[bytes], values: Iterable[bytes | None], now: float) -> None:
-        """Take what the flow cache has of paths, and let the packets go that wait for them."""
-        assert self.cache is not None
-        for key, owner, ingress, packets in self.cache.lookup_succeeded(keys, values, now):
-            now_at = self.redirects.follow_address(owner)
-            if len(now_at) == self._link_address_size and self._is_transceiver(now_at):
-                self._restore(key, now_at, now)
-                self.forward_uplink(ingress, packets, now)
-
-    def poll_transmit(self) -> Transmit | None:
-        """Return the next datagram to send, to an owner by the path of ingress `LINK`."""
-        for ingress, outbox in ((LINK, self.link_outbox), *((i.id, i.outbox) for i in self.ingresses.values())):
-            if outbox:
-                data, address = outbox.pop(0)
-                return Transmit(data, Path.of(*decode_address(address), ingress=ingress))
-        return None
-
-    def poll_event(self) -> None:
-        """Nothing that happens here is anybody's to act upon; counters tell it."""
-
     def poll_timeout(self) -> float:
+        """Return when `handle_timeout` is due."""
         return min(self._hello_at, self._expire_at) if self.transceivers else self._expire_at
 
     def _send_hello(self, now: float) -> None:
@@ -284,7 +263,7 @@ class Forwarder:
         if self.redirects.expire(now):
             self._owner_of.clear()
         if now >= self._forget_at:
-            self._forget_at = now + REMEMBER_SECONDS
+            self._forget_at = now + CACHE_SECONDS
             self._owner_of.clear()
             self.flows.by_header.clear()
             self._hello = b""
@@ -299,7 +278,7 @@ class Forwarder:
         owner = self._owner_of.get(ufrag) or self._read_token(ufrag, now)
         own = flow is not None and flow.confirmed and (owner is None or flow.owner == owner.address)
         if own and flow is not None and flow.checks.allow(now):
-            # without an owner the key of its token has retired, which the call outlives
+            # no owner: the key of the token has retired, which the call outlives
             self.link_outbox.append((flow.header + data, flow.owner))
             return
         if owner is None or not self._admit(ufrag, owner, now):
@@ -308,7 +287,10 @@ class Forwarder:
         self.link_outbox.append((header + data, owner.address))
 
     def _read_token(self, ufrag: bytes, now: float) -> _Owner | None:
-        """Return the owner that a token names, unless it has disowned it; junk and forgeries are remembered nowhere."""
+        """Return the owner that a token names, or None if it is disowned, invalid or leads nowhere.
+
+        Only valid tokens are cached.
+        """
         if ufrag in self.disowned:
             self.counters.disowned += 1
             return None
@@ -352,7 +334,7 @@ class Forwarder:
     # Downlink
 
     def _receive_link(self, data: bytes, source: bytes, now: float) -> Flow | None:
-        """Take a link datagram whose header is not known as the owner's; return the flow that it may go out on."""
+        """Take a link datagram whose header is not cached; return the flow that it goes out on, if there is one."""
         if not self._link_keys.verify(data, now + self._unix_offset):
             self.counters.link_bad_tag += 1
             return None
@@ -408,7 +390,7 @@ class Forwarder:
                 self.counters.skipped_messages += 1
 
     def _claim(self, key: bytes, owner: bytes, now: float, *, confirmed: bool) -> Flow | None:
-        """Let an owner have a path, if it may. The flow's header is made anew, so that it follows a change of key."""
+        """Give a path to an owner, if it is allowed. The flow gets a new header, which follows a change of key."""
         ingress = self.ingresses.get(key[:PATH_HEAD_SIZE])
         if ingress is None or len(from_port_and_address(key[PATH_HEAD_SIZE:])) != ingress.address_size:
             self.counters.unknown_ingress += 1
@@ -423,7 +405,7 @@ class Forwarder:
         return flow
 
     def _redirect(self, moved: Moved, source: bytes, now: float) -> None:
-        """Let the calls of one owner, whose tokens stay as they are, be its successor's."""
+        """Redirect the calls of a previous owner, whose tokens stay the same, to its successor."""
         reachable = len(self.redirects.resolve(moved.successor)) == self._link_address_size
         addresses = self.redirects.add(moved, source, now) if reachable else None
         if addresses is None:
@@ -434,7 +416,7 @@ class Forwarder:
         self.flows.hand_over(*addresses, now)
 
     def _disown(self, ufrag: bytes, source: bytes, now: float) -> None:
-        """Let no check with a token pass, if the transceiver that it names says so and has all its calls itself."""
+        """Drop all checks with a token, if the transceiver that it names sent this and has not moved its calls."""
         try:
             token = self._tokens.read(ufrag, now + self._unix_offset)
         except DecodeError:
