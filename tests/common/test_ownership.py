@@ -1,4 +1,4 @@
-"""Who owns a path, and who does not come to own it."""
+"""Which owner has a path, and which answers do not change that."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_a_confirmed_path_stays_until_it_is_released() -> None:
     assert table.lookup(KEY) == "b"
 
 
-def test_proof_beats_a_newer_answer() -> None:
+def test_a_confirmation_beats_a_newer_answer() -> None:
     table: OwnershipTable[str] = OwnershipTable()
     table.answered(KEY, "a", 0.0)
     table.answered(KEY, "b", 1.0)
@@ -70,11 +70,11 @@ def test_confirmed_paths_expire_by_silence_where_that_is_allowed() -> None:
     assert (table.lookup(KEY), table.lookup(OTHER)) == (None, "a")
 
 
-def test_a_path_handed_over_counts_as_used_at_that_moment() -> None:
+def test_a_path_transferred_counts_as_used_at_that_moment() -> None:
     table: OwnershipTable[str] = OwnershipTable(silent_seconds=60)
     table.confirm(KEY, "a", 0.0)
     table.answered(OTHER, "a", 0.0)
-    table.hand_over("a", "b", 55.0)
+    table.transfer("a", "b", 55.0)
     table.expire(60.0)
     assert (table.lookup(KEY), table.lookup(OTHER)) == ("b", "b")
     table.expire(55.0 + 60.0)
@@ -105,13 +105,13 @@ def test_everything_of_one_owner_can_be_released() -> None:
     assert table.lookup(b"third") == "b"
 
 
-def test_provisional_paths_that_are_handed_over_are_bounded_too() -> None:
+def test_provisional_paths_that_are_transferred_are_bounded_too() -> None:
     table: OwnershipTable[str] = OwnershipTable(max_provisional=3, max_confirmed=2)
     for owner in ("a", "b"):
         for number in range(3):
             table.answered(b"provisional %d of %s" % (number, owner.encode()), owner, 0.0)
         for number in range(2):
             table.confirm(b"confirmed %d of %s" % (number, owner.encode()), owner, 0.0)
-    table.hand_over("a", "b", 1.0)
+    table.transfer("a", "b", 1.0)
     assert (len(table), table.confirmed) == (5, 2)
     assert table.counters.evicted == 5

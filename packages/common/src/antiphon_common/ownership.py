@@ -1,11 +1,11 @@
-"""Who owns a path: the one rule that relays keep for transceivers, and transceivers for their sessions.
+"""Ownership of paths: one rule, by which relays assign paths to transceivers, and transceivers to their sessions.
 
 | a path is | written by | until |
 |---|---|---|
-| provisional | an owner's answer; the newest that answers has it | no answer came for `PROVISIONAL_SECONDS` |
-| confirmed | its owner, once the path is proved | released; or, where that is allowed, its owner fell silent |
+| provisional | an owner's answer; the newest answer wins | no answer came for `PROVISIONAL_SECONDS` |
+| confirmed | its owner, once the path is validated | its release, or the owner's silence where that is allowed |
 
-A client's packet never writes here, so spoofed sources fill no table, lock nobody out and steal no path.
+A client's packet never writes here, so spoofed sources fill no table, lock no client out and take over no path.
 """
 
 from collections.abc import Hashable
@@ -15,30 +15,35 @@ from typing import Generic, TypeVar
 OwnerT = TypeVar("OwnerT", bound=Hashable)
 
 PROVISIONAL_SECONDS = 10.0
-"""A set-up that has proved nothing in this time has failed: DTLS repeats a flight after at most a second."""
+"""A path that is not validated in this time is dropped: DTLS retransmits a flight after at most a second."""
 MAX_PROVISIONAL = 1024
-"""Provisional paths of one owner. Its oldest gives way to a new one, so that no flood locks anybody out."""
+"""Provisional paths of one owner. A new path evicts the oldest, so that a flood locks no client out."""
 MAX_CONFIRMED = 8192
 """Confirmed paths of one owner: several for each call that one process can hold."""
 EXPIRE_INTERVAL = 1.0
-"""Seconds between two looks for what has expired."""
+"""Seconds between two checks for what has expired."""
 
 
 class Claim(Generic[OwnerT]):
-    """One owner's hold on one path; `heard` is when the owner last said so, or sent something."""
+    """One owner's claim on one path. `last_received` is when the owner last claimed the path, or sent on it.
 
-    __slots__ = ("confirmed", "heard", "key", "owner")
+    A table with more data for each path subclasses it.
+    """
+
+    __slots__ = ("confirmed", "key", "last_received", "owner")
 
     def __init__(self, key: bytes, owner: OwnerT, now: float) -> None:
         self.key = key
         self.owner = owner
-        self.heard = now
+        self.last_received = now
         self.confirmed = False
 
 
 class OwnershipCounters:
-    """Claims that ended without a release: `evicted` by a cap, `expired`, `taken` by another owner. `refused` counts
-    answers and confirmations on another owner's confirmed path."""
+    """Counts claims that ended without a release: `evicted` by a cap, `expired`, or `taken` by another owner.
+
+    `refused` counts answers and confirmations on another owner's confirmed path.
+    """
 
     __slots__ = ("evicted", "expired", "refused", "taken")
 
@@ -50,7 +55,7 @@ class OwnershipCounters:
 
 
 class _Holdings(Generic[OwnerT]):
-    """The claims of one owner, those written longest ago first."""
+    """The claims of one owner. The one that was written longest ago is first."""
 
     __slots__ = ("confirmed", "provisional")
 
@@ -60,10 +65,10 @@ class _Holdings(Generic[OwnerT]):
 
 
 class OwnershipTable(Generic[OwnerT]):
-    """Paths, by their 22 encoded bytes, and their owners.
+    """The owners of paths, by the 22 bytes of an encoded path. Owners write it, `lookup` reads it, `expire` cleans up.
 
-    After `takeover_seconds` of an owner's silence another may answer on its confirmed path; after `silent_seconds` the
-    path is nobody's. By default only a release ends a confirmed path. A subclass that keeps more of each path
+    After `takeover_seconds` of an owner's silence another may answer on its confirmed path. After `silent_seconds` the
+    path has no owner. By default only a release ends a confirmed path. A subclass with more data for each path
     overrides `_begin` and `_end`.
     """
 
@@ -89,46 +94,49 @@ class OwnershipTable(Generic[OwnerT]):
 
     @property
     def confirmed(self) -> int:
-        """How many of the paths are confirmed."""
+        """The number of confirmed paths."""
         return sum(len(holdings.confirmed) for holdings in self._holdings.values())
 
     def lookup(self, key: bytes) -> OwnerT | None:
-        """Return the owner to whom packets of a path go."""
+        """Return the owner of a path, which receives its packets."""
         claim = self._claims.get(key)
         return None if claim is None else claim.owner
 
     def is_confirmed(self, key: bytes, owner: OwnerT) -> bool:
-        """Whether a path is confirmed, and this owner's."""
+        """Return True if a path is confirmed for this owner."""
         claim = self._claims.get(key)
         return claim is not None and claim.confirmed and claim.owner == owner
 
     def may_answer(self, key: bytes, owner: OwnerT, now: float) -> bool:
-        """Whether `answered` would be heard: the path is not confirmed for another owner."""
+        """Return True if `answered` would succeed: the path is not confirmed for another owner."""
         claim = self._claims.get(key)
         return (
-            claim is None or not claim.confirmed or claim.owner == owner or now - claim.heard >= self._takeover_seconds
+            claim is None
+            or not claim.confirmed
+            or claim.owner == owner
+            or now - claim.last_received >= self._takeover_seconds
         )
 
     def answered(self, key: bytes, owner: OwnerT, now: float) -> bool:
-        """Note that an owner sends on a path; return whether the path is its own now."""
+        """Note that an owner sends on a path. Return True if the path is this owner's now."""
         claim = self._claims.get(key)
         if claim is None or claim.owner != owner:
             claim = self._claim(key, owner, now)
             if claim is None:
                 return False
-        claim.heard = now
+        claim.last_received = now
         if not claim.confirmed:
             self._store(claim, self._holdings[owner].provisional, self._max_provisional)
         return True
 
     def confirm(self, key: bytes, owner: OwnerT, now: float) -> bool:
-        """Note that an owner has proved a path; return whether the path is its own now."""
+        """Note that an owner has validated a path. Return True if the path is this owner's now."""
         claim = self._claims.get(key)
         if claim is None or claim.owner != owner:
             claim = self._claim(key, owner, now)
             if claim is None:
                 return False
-        claim.heard = now
+        claim.last_received = now
         claim.confirmed = True
         holdings = self._holdings[owner]
         holdings.provisional.pop(key, None)
@@ -136,7 +144,7 @@ class OwnershipTable(Generic[OwnerT]):
         return True
 
     def release(self, key: bytes, owner: OwnerT) -> bool:
-        """End an owner's claim; return whether there was one."""
+        """End an owner's claim. Return True if it had one."""
         claim = self._claims.get(key)
         if claim is None or claim.owner != owner:
             return False
@@ -150,40 +158,40 @@ class OwnershipTable(Generic[OwnerT]):
             for claim in (*holdings.provisional.values(), *holdings.confirmed.values()):
                 self._end(claim)
 
-    def hand_over(self, owner: OwnerT, successor: OwnerT, now: float) -> None:
-        """Make every claim of an owner its successor's, as if that had just been heard."""
+    def transfer(self, owner: OwnerT, successor: OwnerT, now: float) -> None:
+        """Transfer every claim of an owner to its successor, as if received just now."""
         holdings = self._holdings.pop(owner, None)
         if holdings is None:
             return
-        heir = self._holdings.setdefault(successor, _Holdings())
+        kept = self._holdings.setdefault(successor, _Holdings())
         for claim in (*holdings.provisional.values(), *holdings.confirmed.values()):
-            claim.owner, claim.heard = successor, now
+            claim.owner, claim.last_received = successor, now
             if claim.confirmed:
-                self._store(claim, heir.confirmed, self._max_confirmed)
+                self._store(claim, kept.confirmed, self._max_confirmed)
             else:
-                self._store(claim, heir.provisional, self._max_provisional)
+                self._store(claim, kept.provisional, self._max_provisional)
 
     def expire(self, now: float) -> None:
-        """End what has been silent for too long; cheap when called too often."""
+        """End the claims whose owner has been silent too long. Calls within `EXPIRE_INTERVAL` cost nothing."""
         if now < self._expire_at:
             return
         self._expire_at = now + EXPIRE_INTERVAL
         for holdings in list(self._holdings.values()):
             self._expire_oldest(holdings.provisional, now - PROVISIONAL_SECONDS)
             if self._silent_seconds < inf:
-                for claim in [c for c in holdings.confirmed.values() if c.heard <= now - self._silent_seconds]:
+                for claim in [c for c in holdings.confirmed.values() if c.last_received <= now - self._silent_seconds]:
                     self.counters.expired += 1
                     self._end(claim)
 
     def _claim(self, key: bytes, owner: OwnerT, now: float) -> Claim[OwnerT] | None:
-        """Give a path that is free, or may be taken, to a new owner."""
+        """Give a path that is free, or may be taken over, to a new owner."""
         if not self.may_answer(key, owner, now):
             self.counters.refused += 1
             return None
-        loser = self._claims.get(key)
-        if loser is not None:
+        previous = self._claims.get(key)
+        if previous is not None:
             self.counters.taken += 1
-            self._end(loser)
+            self._end(previous)
         if owner not in self._holdings:
             self._holdings[owner] = _Holdings()
         claim = self._claims[key] = self._begin(key, owner, now)
@@ -200,7 +208,7 @@ class OwnershipTable(Generic[OwnerT]):
             del self._holdings[claim.owner]
 
     def _store(self, claim: Claim[OwnerT], claims: dict[bytes, Claim[OwnerT]], limit: int) -> None:
-        """Put a claim last among its owner's, and end the first when that is one too many."""
+        """Put a claim last among its owner's claims, and evict the first if there are more than `limit`."""
         claims.pop(claim.key, None)
         claims[claim.key] = claim
         if len(claims) > limit:
@@ -210,7 +218,7 @@ class OwnershipTable(Generic[OwnerT]):
     def _expire_oldest(self, claims: dict[bytes, Claim[OwnerT]], before: float) -> None:
         while claims:
             claim = next(iter(claims.values()))
-            if claim.heard > before:
+            if claim.last_received > before:
                 return
             self.counters.expired += 1
             self._end(claim)

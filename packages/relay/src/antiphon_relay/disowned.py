@@ -1,13 +1,13 @@
-"""Route tokens whose owners have no call of that name any more, so that checks with them cost the owner nothing."""
+"""Disowned route tokens: their owner has no such call any more, and checks with them shall cost it nothing."""
 
 MAX_DISOWNED = 16384
-"""Tokens remembered, 3 MB; beyond them the oldest is forgotten, and passes until it is disowned again."""
+"""Tokens, 3 MB. Beyond them the oldest is removed, and passes until it is disowned again."""
 DISOWNED_SECONDS = 60.0
-"""How long a token is remembered: so often one check with it reaches its owner."""
+"""How long a token stays disowned. One check with it in this time reaches its owner."""
 
 
 class DisownedTokens:
-    """Ufrags by the time until which no check with them is forwarded; oldest first."""
+    """Ufrags whose checks are not forwarded, each with the time until then, the oldest first. `expire` cleans up."""
 
     def __init__(self) -> None:
         self._until: dict[bytes, float] = {}
@@ -19,17 +19,17 @@ class DisownedTokens:
         return ufrag in self._until
 
     def add(self, ufrag: bytes, now: float) -> None:
-        """Remember a ufrag whose owner was authenticated."""
+        """Add a ufrag, at the request of its authenticated owner."""
         self._until.pop(ufrag, None)
         self._until[ufrag] = now + DISOWNED_SECONDS
         if len(self._until) > MAX_DISOWNED:
             del self._until[next(iter(self._until))]
 
     def clear(self) -> None:
-        """Forget all, when calls have changed their owner."""
+        """Remove all, when calls have changed their owner."""
         self._until.clear()
 
     def expire(self, now: float) -> None:
-        """Forget what was added long ago."""
+        """Remove the ufrags whose time is over."""
         while self._until and next(iter(self._until.values())) <= now:
             del self._until[next(iter(self._until))]

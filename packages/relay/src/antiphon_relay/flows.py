@@ -1,7 +1,7 @@
-"""The relay's soft state: which client is reached through which public address, and who owns its packets.
+"""The relay's flows: which client uses which public address, and which owner has its packets. All of it is soft state.
 
-Each flow keeps what the hot path needs ready-made: one look-up by the client's encoded address on the way up, one by
-the 32 bytes of the link header on the way down.
+Each flow holds what forwarding needs: one look-up by the client's encoded address on the way up, one by the 32 bytes of
+the link header on the way down.
 """
 
 from math import inf
@@ -15,28 +15,30 @@ PATH_HEAD_SIZE = 4
 """Bytes of an encoded path that name the ingress: transport, zero, ingress id."""
 
 TAKEOVER_SECONDS = 10.0
-"""Silence of an owner after which another may have its path; a live one answers a check every few seconds."""
+"""Silence of an owner after which another may take over its path. A live one answers a check every few seconds."""
 SILENT_SECONDS = 60.0
-"""Silence after which nobody owns a path any more: a transceiver gives its peer up after 30 s."""
+"""Silence of an owner after which a path has none: a transceiver ends the call of a silent peer after 30 s."""
 
 CHECKS_PER_SECOND, CHECKS_AT_ONCE = 20.0, 40
-"""Binding requests of a confirmed flow that its own limit lets pass: a client at rest sends one in 2.5 s, one that
-nominates anew 20 a second."""
+"""Binding requests of a confirmed flow, by its own limit. A client at rest sends one in 2.5 s, and 20 a second while it
+nominates."""
 
 PACKETS_AT_ONCE, PACKETS_WINDOW = 500, 1.0
-"""What else a flow may send in so many seconds. Audio is 50 to 100 packets a second, with feedback and a data channel
-less than twice that; what comes faster is a flood, and would be an owner's who has to decrypt it to find out."""
+"""Other packets of a flow in one window, in seconds. Audio is 50 to 100 packets a second, and less than twice that with
+feedback and a data channel. More is a flood, which its owner would have to decrypt to find out."""
 
 BINDING_REQUEST = b"\x00\x01"
-"""How a binding request begins (RFC 8489 §5)."""
+"""The first bytes of a binding request (RFC 8489 §5)."""
 
 Datagram = tuple[bytes, bytes]
-"""What is sent, and the encoded address it goes to; or what came, and where from."""
+"""A datagram with the encoded address of its target, or of its source."""
 
 
 class Ingress:
-    """One public address. `outbox` holds what is to leave it, `flows` its clients by encoded address; a shared one is
-    `away` while another host has it."""
+    """One public address of the relay. The packet loop sends what is in `outbox`.
+
+    `flows` has its clients by encoded address. A shared address is `away` while another host has it.
+    """
 
     __slots__ = ("address_size", "away", "flows", "head", "id", "outbox")
 
@@ -49,12 +51,15 @@ class Ingress:
         self.outbox: list[Datagram] = []
 
     def key(self, client: bytes) -> bytes:
-        """Return the encoded path of a client's encoded address."""
+        """Return the encoded path of a client, given its encoded address."""
         return self.head + port_and_address(client)
 
 
 class Flow(Claim[bytes]):
-    """A path with an owner, which is a transceiver's encoded link address."""
+    """The claim of a transceiver, given by its encoded link address, on a path, with what forwarding needs.
+
+    `header` precedes its packets on the way up, `downlink_header` on the way down.
+    """
 
     __slots__ = ("allowance", "checks", "client", "downlink_header", "header", "ingress", "stored_at", "window_end")
 
@@ -68,19 +73,18 @@ class Flow(Claim[bytes]):
         self.allowance = 0
         self.window_end = now
         self.stored_at = -inf
-        """When it was last left to other relays, in the flow cache."""
+        """When the flow was last stored in the flow cache."""
 
     @property
     def path(self) -> Path:
         return Path.decode(self.key)
 
     def is_spent(self, now: float) -> bool:
-        """Whether what comes by it now is over its own limit."""
+        """Return True if a packet that arrives now is over the flow's limit."""
         return not self.allowance and now < self.window_end
 
     def renew(self, now: float) -> bool:
-        """Begin a new window once the allowance is used up; return whether it was time for one. The packet that asks is
-        the first of the new window."""
+        """Start a new window if the last one is over. Return True if so: the present packet is its first."""
         if now < self.window_end:
             return False
         self.allowance = PACKETS_AT_ONCE - 1
@@ -89,7 +93,10 @@ class Flow(Claim[bytes]):
 
 
 class FlowTable(OwnershipTable[bytes]):
-    """All flows of a relay. `by_header` finds the confirmed ones by the link header their owner sends."""
+    """All flows of a relay. `by_header` has the confirmed ones by the link header that their owner sends.
+
+    It has one header of each flow, and is cleared regularly, so that the header of a retired key ends.
+    """
 
     def __init__(self, ingresses: dict[bytes, Ingress]) -> None:
         super().__init__(takeover_seconds=TAKEOVER_SECONDS, silent_seconds=SILENT_SECONDS)
@@ -97,11 +104,12 @@ class FlowTable(OwnershipTable[bytes]):
         self._ingresses = ingresses
 
     def flow(self, key: bytes) -> "Flow | None":
+        """Return the flow of an encoded path."""
         claim = self._claims.get(key)
         return claim if isinstance(claim, Flow) else None
 
     def restore(self, key: bytes, owner: bytes, now: float) -> None:
-        """Confirm a path that is nobody's, on hearsay: whoever answers there may have it."""
+        """Confirm a path without an owner, from the flow cache. Any owner that answers may take it over."""
         if key not in self._claims:
             self.confirm(key, owner, now - TAKEOVER_SECONDS)
 

@@ -218,7 +218,7 @@ class Forwarder:
                 flow = self._receive_link(data, source, now)
                 if flow is None:
                     continue
-            flow.heard = now
+            flow.last_received = now
             flow.ingress.outbox.append((data[HEADER_SIZE:], flow.client))
             forwarded += 1
         self.counters.downlink += forwarded
@@ -413,7 +413,7 @@ class Forwarder:
             return
         self._owner_of.clear()
         self.disowned.clear()
-        self.flows.hand_over(*addresses, now)
+        self.flows.transfer(*addresses, now)
 
     def _disown(self, ufrag: bytes, source: bytes, now: float) -> None:
         """Drop all checks with a token, if the transceiver that it names sent this and has not moved its calls."""
