@@ -8,9 +8,9 @@ from antiphon.client.call import AudioReceived, Closed
 from antiphon_common import frames
 from antiphon_common.control import IceParameters
 from antiphon_transceiver.backends.call import RESUME_SECONDS
-from antiphon_transceiver.call import MAX_RESTARTS, RESTART_SECONDS, RESTARTS_AT_ONCE, TooManyRestarts
 from antiphon_transceiver.call_router import CallEnded, CallReported
 from antiphon_transceiver.ice import MAX_GENERATIONS
+from antiphon_transceiver.ice_restarts import MAX_RESTARTS, RESTART_SECONDS, RESTARTS_AT_ONCE, TooManyRestarts
 from antiphon_transceiver.outcome import EndReason
 from support.net.impairment import PERFECT, ImpairedLink, Impairment
 from support.sim.world import Client, World, certificate, opus_packet

@@ -147,7 +147,7 @@ def test_an_exception_in_what_was_asked_of_a_call_ends_it_alone(entry: str) -> N
         case "restart_ice":
             assert router.restart_ice(call, IceParameters("remote", "password" * 3), now) is None
         case "receive_frame":
-            router.receive_frame(call, frames.HangUp(call.backend.number), now)
+            router.receive_frame(call.backend, frames.HangUp(call.backend.number), now)
         case "inspect":
             router.inspect(lambda session, now: explode() if session is call.session else None, now)
     scene.world.drain()

@@ -43,7 +43,9 @@ def relay_of(world: Cluster, client: Client) -> str:
     """Return the relay by which a call's transceiver reaches its caller."""
     call = world.find(client)
     assert call is not None
-    return str(call.status().statistics["relay"])
+    status = call.status()
+    assert status is not None
+    return str(status.statistics["relay"])
 
 
 def one_dies(world: Cluster) -> None:

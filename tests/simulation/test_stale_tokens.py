@@ -5,7 +5,7 @@ from random import Random
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
 from antiphon_common.link import LinkKeys
-from antiphon_transceiver.call import RESTARTS_AT_ONCE
+from antiphon_transceiver.ice_restarts import RESTARTS_AT_ONCE
 from antiphon_transceiver.outcome import EndReason
 from support.floods.packet_flood import check
 from support.net.impairment import Impairment

@@ -165,9 +165,7 @@ class World:
         router = there.router
 
         def sink(frame: InboundFrame, now: float) -> None:
-            found = router.find(request.call_id, request.tenant)
-            if found is not None:
-                router.receive_frame(found, frame, now)
+            router.receive_frame(backend, frame, now)
 
         there.group.preferred_format = audio_format
         backend = there.group.open(request.call_id, request.tenant, request.session, {}, sink, self.now)

@@ -232,7 +232,7 @@ async def test_who_waits_for_longer_than_allowed_is_told_that_the_call_goes_on(
 async def test_a_call_that_may_never_restart_again_names_no_time_to_try(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("antiphon_transceiver.call.MAX_RESTARTS", 2)
+    monkeypatch.setattr("antiphon_transceiver.ice_restarts.MAX_RESTARTS", 2)
     await start(client)
     answers = [await client.patch("/calls/rtc_1?tenant=acme", content=msgspec.json.encode(RESTART)) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]

@@ -6,10 +6,7 @@ its first check has been authenticated by the call's session, so strangers fill 
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from math import inf
 from typing import NamedTuple, TypeVar, TypeVarTuple
-
-import msgspec
 
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus, IceParameters
 from antiphon_common.core import Path
@@ -30,10 +27,8 @@ from antiphon_common.routing import Owner, RouteTokens
 from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import events, ice, relays, transport_events
-from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.backends.call import BackendCall, InboundFrame
-from antiphon_transceiver.budget import EVENT, frame_price
-from antiphon_transceiver.call import Call
+from antiphon_transceiver.call import Call, CallEvent, Failed, Raised
 from antiphon_transceiver.call_table import CallTable
 from antiphon_transceiver.counters import CallRouterCounters
 from antiphon_transceiver.dtls import Certificate
@@ -167,36 +162,38 @@ class CallRouter:
     def restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted | None:
         """Begin another ICE generation with the same owner (RFC 8445 §9); return the answer with its credentials, None
         when the call ended over it. Raises `TooManyRestarts`."""
-        call.count_restart(now)
-        return self._enter(call, now, self._restart_ice, call, remote, now)
-
-    def _restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted:
+        call.restarts.count(now)
         local = self.tokens.mint(self._calls.by_ufrag, now + self._unix_offset)
-        evicted = call.session.restart_ice(local, remote)
-        call.answer = msgspec.structs.replace(call.answer, ice=local)
-        self._calls.add_ufrag(call, local.ufrag.encode("ascii"))
-        if evicted is not None:
-            self._calls.remove_ufrag(call, evicted.ufrag.encode("ascii"))
-        return call.answer
+        restart = call.restart_ice(local, remote, now)
+        if restart is not None:
+            self._calls.add_ufrag(call, local.ufrag.encode("ascii"))
+            if restart.evicted is not None:
+                self._calls.remove_ufrag(call, restart.evicted.ufrag.encode("ascii"))
+        self._flush(call, now)
+        return None if restart is None else restart.answer
 
-    def receive_frame(self, call: Call, frame: InboundFrame, now: float) -> None:
-        """Take a frame of a call's backend."""
-        if call.budget.charge(frame_price(frame), now):
-            self._enter(call, now, call.receive_frame, frame, now)
-        else:
-            self.end(call, EndReason.OVER_BUDGET, BACKEND_OVER_BUDGET, now)
+    def receive_frame(self, backend: BackendCall, frame: InboundFrame, now: float) -> None:
+        """Take a frame of a backend's call."""
+        call = self._calls.get(backend.call_id)
+        if call is not None:
+            call.receive_frame(frame, now)
+            self._flush(call, now)
 
     def announce_end(self, call: Call, code: str, message: str, now: float) -> None:
-        """Tell the caller that its call is about to end, and why, if there is a data channel to tell it over."""
-        self._enter(call, now, call.session.announce_end, code, message)
+        """Send the caller the reason why its call is about to end, if there is a data channel."""
+        call.announce_end(code, message, now)
+        self._flush(call, now)
 
     def end(self, call: Call, reason: EndReason, detail: str, now: float) -> None:
-        self._enter(call, now, call.session.close, reason, detail, now)
+        """End a call."""
+        call.end(reason, detail, now)
+        self._flush(call, now)
 
-    def inspect(self, inspect: Callable[[Session, float], None], now: float) -> None:
-        """Show the session of each running call to somebody who only reads."""
+    def inspect(self, look: Callable[[Session, float], None], now: float) -> None:
+        """Show the session of each running call to a function that only reads."""
         for call in list(self._calls):
-            self._enter(call, now, inspect, call.session, now)
+            call.inspect(look, now)
+            self._flush(call, now)
 
     def find(self, call_id: str, tenant: str) -> Call | None:
         """Return a tenant's running call; another tenant's is as unknown as one that never was."""
@@ -205,8 +202,12 @@ class CallRouter:
     def status(self, call_id: str, tenant: str, now: float) -> CallStatus | None:
         """Return the state of a tenant's call, running or recently ended."""
         call = self.find(call_id, tenant)
-        status = None if call is None else self._enter(call, now, call.status)
-        return status or self._calls.last_status(call_id, tenant)
+        if call is not None:
+            status = call.status()
+            self._flush(call, now)
+            if status is not None:
+                return status
+        return self._calls.last_status(call_id, tenant)
 
     # The five methods, on link datagrams
 
@@ -238,7 +239,8 @@ class CallRouter:
             self.relays.handle_timeout(now)
         self._follow_relays(now)
         for call in self._deadlines.pop_due(now):
-            self._enter(call, now, call.session.handle_timeout, now)
+            call.handle_timeout(now)
+            self._flush(call, now)
         self.paths.expire(now)
 
     def poll_transmit(self) -> LinkDatagram | None:
@@ -259,14 +261,11 @@ class CallRouter:
         elif not call.budget.admit(payload, now):
             self._throttle(call, now)
         else:
-            self._enter(call, now, self._receive, call, payload, key, relay, now)
-
-    def _receive(self, call: Call, payload: bytes, key: bytes, relay: Address, now: float) -> None:
-        """Let the session take what is no check for it; note by which relay it can be reached."""
-        session, route = call.session, call.routes_by_key[key]
-        session.receive_datagram(payload, route.path, now)
-        if route.relay != relay and session.transport.authenticated:
-            route.relay = relay  # what is authenticated goes back the way it came
+            route = call.routes_by_key[key]
+            call.receive_datagram(payload, route.path, now)
+            if route.relay != relay and call.authenticated:
+                route.relay = relay  # what is authenticated goes back the way it came
+            self._flush(call, now)
 
     def _receive_check(self, payload: bytes, ufrag: bytes, key: bytes, relay: Address, now: float) -> None:
         call = self._calls.by_ufrag.get(ufrag)
@@ -278,7 +277,8 @@ class CallRouter:
         elif not call.budget.admit(payload, now):
             self._throttle(call, now)
         else:
-            self._enter(call, now, self._check, call, payload, key, relay, now)
+            self._check(call, payload, key, relay, now)
+            self._flush(call, now)
 
     def _disown(self, ufrag: bytes, relay: Address, now: float) -> None:
         """Let a relay know that a token of ours leads to no call any more."""
@@ -288,11 +288,11 @@ class CallRouter:
             self.counters.disowned += 1
 
     def _check(self, call: Call, payload: bytes, key: bytes, relay: Address, now: float) -> None:
-        """Let the session judge a check; only when it passed is anything remembered of the path."""
-        session, route = call.session, call.routes_by_key.get(key)
+        """Let a call verify a check. Only an authenticated check leaves any state of its path."""
+        route = call.routes_by_key.get(key)
         path = Path.decode(key) if route is None else route.path
-        session.receive_datagram(payload, path, now)
-        if not session.transport.authenticated or path not in session.paths:
+        call.receive_datagram(payload, path, now)
+        if not call.authenticated or not call.has_path(path):
             return
         header = self._link_keys.header(path, DOWNLINK, now + self._unix_offset)
         if route is None:
@@ -302,7 +302,7 @@ class CallRouter:
         else:
             route.relay, route.header = relay, header
         self.paths.answered(key, call, now)
-        if session.agent.is_validated(path):
+        if call.is_validated(path):
             self._confirm(call, path, now)
 
     def _throttle(self, call: Call, now: float) -> None:
@@ -313,64 +313,47 @@ class CallRouter:
         if call.budget.exhausted:
             self.end(call, EndReason.OVER_BUDGET, CALLER_OVER_BUDGET, now)
 
-    # The fence
-
-    def _enter(self, call: Call, now: float, action: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T | None:
-        """Run code of one call, then carry out what its session has to say; return what the action returned.
-
-        Every entry into a call passes here. An exception ends this call with `INTERNAL_ERROR`, no other call notices,
-        and None is returned.
-        """
-        try:
-            result = action(*arguments)
-            if not call.failed:
-                self._flush(call, now)
-            return result
-        except Exception as error:  # a failure in one call never touches another
-            self._fail(call, error, now)
-            return None
-
     # Downlink
 
     def _flush(self, call: Call, now: float) -> None:
-        """Carry on what a call's session has to say, and note when it wants to be woken."""
-        session = call.session
-        while (transmit := session.poll_transmit()) is not None:
-            route = call.routes.get(transmit.path) if transmit.path is not None else None
+        """Send what a call has queued, handle its events, and note when it wants to be called."""
+        transmits, happened = call.transmits, call.events
+        while transmits:
+            data, path = transmits.popleft()
+            route = call.routes.get(path) if path is not None else None
             if route is not None:
-                self._outbox.append(LinkDatagram(route.header + transmit.data, route.relay))
+                self._outbox.append(LinkDatagram(route.header + data, route.relay))
                 if call.disconnected:
                     self._listen(call, route.path, now)
-        while (event := session.poll_event()) is not None:
-            self._handle(call, event, now)
-        if session.ended is None:
-            call.return_credit()
-        self._deadlines.set(call, session.poll_timeout())
+        while happened:
+            self._handle(call, happened.popleft(), now)
+        self._deadlines.set(call, call.deadline)
 
-    def _handle(self, call: Call, event: events.Event, now: float) -> None:
+    def _handle(self, call: Call, event: CallEvent, now: float) -> None:
         match event:
-            case UplinkFrame(data, position, origin):
-                call.backend.send_audio(data, position, origin)
-            case events.EventReceived(received):
-                call.budget.charge(EVENT.base, now)
-                call.receive_event(received)
-            case events.MessageRefused():
-                call.budget.charge(EVENT.base, now)
             case ice.PathValidated(path):
                 self._confirm(call, path, now)
             case ice.PathReleased(path):
                 self._release(call, path, now)
             case transport_events.Connected():
-                call.connected = True
-                self._events.append(CallConnected(call, event, call.session.agent.selected))
+                self._events.append(CallConnected(call, event, call.selected))
             case events.Ended(reason, detail):
-                call.backend.end(reason)
-                self._remove(call, call.status())
+                self._remove(call)
                 self._events.append(CallEnded(call, reason, detail, None))
-            case ice.Disconnected() | ice.Reconnected():
-                self._follow_silence(call, event, now)
-                self._events.append(CallReported(call, event))
-            case events.MediaStarted() | events.MediaMissing() | events.MediaEnded():
+            case Failed(error):
+                self._release_all(call, now)
+                self._remove(call)
+                self._events.append(CallEnded(call, EndReason.INTERNAL_ERROR, repr(error), error))
+            case Raised(error):
+                self._release_all(call, now)
+                self._events.append(CallRaised(call, error))
+            case (
+                events.MediaStarted()
+                | events.MediaMissing()
+                | events.MediaEnded()
+                | ice.Disconnected()
+                | ice.Reconnected()
+            ):
                 self._events.append(CallReported(call, event))
 
     def _confirm(self, call: Call, path: Path, now: float) -> None:
@@ -378,13 +361,6 @@ class CallRouter:
         if route is not None and self.paths.confirm(path.encode(), call, now):
             self.relays.announcements.confirm(path, route.relay, now)
             self._tell_relays(now)
-
-    def _follow_silence(self, call: Call, event: ice.Disconnected | ice.Reconnected, now: float) -> None:
-        """Confirm the path by which a silent peer came back; checks confirm the others."""
-        call.disconnected = isinstance(event, ice.Disconnected)
-        selected = call.session.agent.selected
-        if not call.disconnected and selected is not None and call.session.agent.is_validated(selected):
-            self._confirm(call, selected, now)
 
     def _listen(self, call: Call, path: Path, now: float) -> None:
         """Hold a path provisionally for as long as we check it: what comes back by it need not be a check."""
@@ -395,7 +371,7 @@ class CallRouter:
     def _release(self, call: Call, path: Path, now: float) -> None:
         self._give_up(call, path, path.encode(), now)
         route = call.routes.get(path)
-        if route is not None and path not in call.session.paths:
+        if route is not None and not call.has_path(path):
             call.remove_route(route)
             self.relays.routes.close(route)
 
@@ -447,35 +423,22 @@ class CallRouter:
             self._events.append(event)
             if isinstance(event, relays.IngressLost):
                 for call in list(self._calls):
-                    self._enter(call, now, self._switch_ingress, call, event.ingress, now)
-
-    def _switch_ingress(self, call: Call, ingress: int, now: float) -> None:
-        """Have a call send over another ingress than one that is lost, if it can."""
-        before = call.session.agent.selected
-        call.session.unreachable(ingress, now)
-        self.counters.diverted += call.session.agent.selected != before
+                    self.counters.diverted += bool(call.switch_ingress(event.ingress, now))
+                    self._flush(call, now)
 
     # The end of a call
 
-    def _fail(self, call: Call, error: Exception, now: float) -> None:
-        """End a call whose own code raised. Nothing here asks its session, and its backend's half is asked last."""
-        first, call.failed = not call.failed, True
-        self._deadlines.set(call, inf)
+    def _release_all(self, call: Call, now: float) -> None:
+        """Release every path of a call whose own code raised, and send nothing to any of them."""
         for key, route in list(call.routes_by_key.items()):
             self._give_up(call, route.path, key, now)
             self.relays.routes.close(route)
         call.routes.clear()
         call.routes_by_key.clear()
-        if call in self._calls:
-            self._remove(call, CallStatus(call.id, "ended", EndReason.INTERNAL_ERROR))
-            self._events.append(CallEnded(call, EndReason.INTERNAL_ERROR, repr(error), error))
-        else:
-            self._events.append(CallRaised(call, error))
-        if first:
-            self._enter(call, now, call.backend.end, EndReason.INTERNAL_ERROR)
 
-    def _remove(self, call: Call, status: CallStatus) -> None:
+    def _remove(self, call: Call) -> None:
+        assert call.last_status is not None  # an ended call has one
         self.paths.release_all(call)
         for route in call.routes.values():
             self.relays.routes.close(route)
-        self._calls.remove(call, status)
+        self._calls.remove(call, call.last_status)

@@ -58,6 +58,10 @@ class CallTable:
         self._ended.pop(call.id, None)
         self._ended[call.id] = call.tenant, status
 
+    def get(self, call_id: str) -> Call | None:
+        """Return the running call with an id, of whatever tenant."""
+        return self._running.get(call_id)
+
     def find(self, call_id: str, tenant: str) -> Call | None:
         """Return a tenant's running call; another tenant's is as unknown as one that never was."""
         call = self._running.get(call_id)

@@ -93,9 +93,7 @@ class Admission:
 
     def _open(self, request: CallRequest) -> CallAccepted:
         def sink(frame: InboundFrame, now: float) -> None:
-            call = self._router.find(request.call_id, request.tenant)
-            if call is not None:
-                self._router.receive_frame(call, frame, now)
+            self._router.receive_frame(backend, frame, now)
 
         name = str(request.session.get("model") or self._backends[0])
         backend = self._pool.open(name, request.call_id, request.tenant, request.session, request.metadata, sink)

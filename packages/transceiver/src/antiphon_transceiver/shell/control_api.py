@@ -19,7 +19,7 @@ from antiphon_common.routing import ClusterNetworks, Owner
 from antiphon_common.shell.control_server import require_key
 from antiphon_common.shell.http1 import App
 from antiphon_transceiver.backends import BackendError
-from antiphon_transceiver.call import TooManyRestarts
+from antiphon_transceiver.ice_restarts import TooManyRestarts
 from antiphon_transceiver.shell.admission import Admission, Draining, Full
 from antiphon_transceiver.shell.control_operations import ControlOperations, NoCall, Stale
 
