@@ -62,13 +62,13 @@ def _session(talks: float) -> Callable[[], Ready]:
             if letter == STUN:
                 return signed(content, pair.accepted.ice.password.encode())
             if letter == RTP and len(content) >= 12:
-                return bytes(caller._srtp.protect_rtp(content[:2] + next(sequences) + content[4:]))
+                return bytes(caller.transport.srtp.protect_rtp(content[:2] + next(sequences) + content[4:]))
             if letter == RTCP and len(content) >= 8:
-                return bytes(caller._srtp.protect_rtcp(content))
+                return bytes(caller.transport.srtp.protect_rtcp(content))
             if letter == CHANNELS:
-                caller._dtls.records.next_sequence[1] = next(numbers)
-                caller._dtls.send_application_data(peer.packet(content))
-                return bytes(caller._dtls.poll_transmit().data)
+                caller.transport.dtls.records.next_sequence[1] = next(numbers)
+                caller.transport.dtls.send_application_data(peer.packet(content))
+                return bytes(caller.transport.dtls.poll_transmit().data)
             return data
 
         sequences = (number.to_bytes(2, "big") for number in count(30_000))
@@ -82,7 +82,7 @@ def _session(talks: float) -> Callable[[], Ready]:
 
         listener = Listener()
         listener.stream = session.stream
-        username = f"{pair.accepted.ice.ufrag}:{client._ice_parameters.ufrag}".encode()
+        username = f"{pair.accepted.ice.ufrag}:{client.ice_parameters.ufrag}".encode()
         attribute = b"\0\6" + len(username).to_bytes(2, "big") + username + bytes(-len(username) % 4)
         checks = [one.replace(b"\0\6\0\x0clocal:remote", attribute) for one in requests()]
         seeds = [STUN + check for check in checks]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from antiphon.client.call import AudioReceived, Closed
+from antiphon.client.call import AudioReceived, ClientClosed
 from antiphon_common import frames
 from antiphon_common.control import IceParameters
 from antiphon_transceiver.backends.call import RESUME_SECONDS
@@ -182,7 +182,7 @@ def test_calls_outlive_their_backend_and_end_only_if_none_comes_back() -> None:
     backend.die(away=RESUME_SECONDS + 1)
     world.run(RESUME_SECONDS + 1)
     assert [end.reason for end in ends(world)] == [EndReason.BACKEND_LOST] * 2
-    assert all(isinstance(client.events[-1], Closed) for client in clients)
+    assert all(isinstance(client.events[-1], ClientClosed) for client in clients)
 
 
 @pytest.mark.parametrize(

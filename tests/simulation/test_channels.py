@@ -255,14 +255,14 @@ def test_a_backend_is_told_of_events_that_cannot_be_sent(event: dict[str, Any]) 
 @pytest.mark.parametrize("checksum_is_right", [True, False])
 def test_hostile_bytes_end_no_call(checksum_is_right: bool) -> None:
     pair = connected()
-    endpoint, random, said = pair.client._dtls, Random(1), recorded(pair)
-    assert endpoint is not None
+    assert pair.client.transport is not None
+    endpoint, random, said = pair.client.transport.dtls, Random(1), recorded(pair)
     for packet in said:
         tag = int.from_bytes(packet[4:8], "big")
         for broken in mutations(packet[12:], random, 50):
             forged = encode_packet(OURS.port, OURS.port, tag, [broken]) if checksum_is_right else packet[:12] + broken
             endpoint.send_application_data(forged)
-        pair.client.handle_timeout(pair.network.now)
+        pair.client.transport.flush(pair.network.now)
         settle(pair, 0.1)
     pair.talk(0.4)
     assert pair.session.ended is None
@@ -274,8 +274,8 @@ def test_hostile_bytes_end_no_call(checksum_is_right: bool) -> None:
 
 def recorded(pair: Pair) -> list[bytes]:
     """Let a caller send a long event, and return the SCTP packets that it took."""
-    endpoint, packets = pair.client._dtls, []
-    assert endpoint is not None
+    assert pair.client.transport is not None
+    endpoint, packets = pair.client.transport.dtls, list[bytes]()
     send = endpoint.send_application_data
 
     def record(data: bytes) -> None:

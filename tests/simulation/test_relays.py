@@ -145,7 +145,9 @@ def test_a_call_goes_on_over_another_ingress() -> None:
     world.kill(world.relays[0])
     world.run(CLIENT_MOVES_AFTER)
     assert relay_of(world, client) == "10.0.0.2:7000"
-    client.core._ice.nominate(Path.of(*world.ingresses[2]), world.now)
+    assert client.core.transport is not None
+    client.core.agent.nominate(Path.of(*world.ingresses[2]), world.now)
+    client.core.transport.flush(world.now)
     world.run(1.0)
     assert endings(world) == []
     assert gaps.up < CLIENT_MOVES_AFTER + 0.2

@@ -4,8 +4,7 @@ from math import inf
 
 import pytest
 
-from antiphon.client.call import Closed
-from antiphon.client.call import Event as ClientEvent
+from antiphon.client.call import ClientClosed, ClientEvent
 from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.events import Ended, Event
 from antiphon_transceiver.outcome import EndReason
@@ -27,7 +26,7 @@ def test_a_caller_learns_within_a_second_that_the_call_was_ended(outage: float) 
     deafen(network.right, network, ended_at + outage)
     pair.session.close(EndReason.HANGUP, "", ended_at)
     assert network.run(lambda: pair.client.closed is not None, limit=ended_at + 1.0)
-    assert pair.client.closed == Closed("DTLS: close_notify ")
+    assert pair.client.closed == ClientClosed("DTLS: close_notify ")
     network.run(limit=ended_at + 60.0)
     assert pair.session.poll_timeout() == inf
 

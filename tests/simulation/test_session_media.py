@@ -30,8 +30,8 @@ def losing_rtp(share: float, seed: int) -> Callable[[bytes], list[bytes]]:
 
 
 def say_goodbye(pair: Pair) -> None:
-    assert pair.client._srtp is not None
-    pair.client._send(pair.client._srtp.protect_rtcp(pair.client.reporter.goodbye()))
+    assert pair.client.transport is not None
+    pair.client.transport.send_rtcp(pair.client.reporter.goodbye())
     pair.network.drain()
 
 
@@ -49,7 +49,7 @@ def test_sequence_numbers_wrap_again_and_again(profile: SrtpProfile) -> None:
     pair = Pair(profiles=(profile,)).connect()
     said = 0
     for start in (0x7FF0, 0xFFF0, 0x6000, 0xC000, 0xFFF8, 0x5000, 0xA000, 0xFFFE):
-        pair.client._sender.sequence = pair.session.stream._sender.sequence = start
+        pair.client.sender.sequence = pair.session.stream._sender.sequence = start
         pair.talk(0.4)
         said += 20
     assert pair.caller_heard == list(range(said))
@@ -61,9 +61,11 @@ def test_sequence_numbers_wrap_again_and_again(profile: SrtpProfile) -> None:
 def test_wraps_with_losses_and_reordering(seed: int) -> None:
     print("seed", seed)
     pair = Pair(seed, Impairment(delay=0.02, loss=0.1, reordering=0.2, duplication=0.1)).connect()
-    pair.client._sender.sequence = pair.session.stream._sender.sequence = 0xFFE0
+    pair.client.sender.sequence = pair.session.stream._sender.sequence = 0xFFE0
     pair.talk(2.0)
-    assert pair.client.failed_srtp == pair.client._srtp.counters.replayed  # type: ignore[union-attr]
+    assert pair.client.transport is not None
+    assert pair.client.transport.srtp is not None
+    assert pair.client.failed_srtp == pair.client.transport.srtp.counters.replayed
     assert len(set(pair.caller_heard)) == len(pair.caller_heard) > 80
     assert len(pair.backend_heard) > 70
 
@@ -72,7 +74,7 @@ def test_a_caller_may_go_on_from_another_source() -> None:
     pair = Pair(options=LIKE_PION).connect()
     for ssrc in (7, 8, 9):
         pair.talk(0.4)
-        pair.client._sender = RtpSender(ssrc, 111, 30_000 - ssrc)
+        pair.client.sender = RtpSender(ssrc, 111, 30_000 - ssrc)
     pair.talk(0.4)
     assert pair.backend_heard == list(range(80))
 
@@ -83,7 +85,7 @@ def test_a_caller_with_another_source_for_each_talk_spurt_is_heard_in_every_one(
     pair = Pair(profiles=(profile,)).connect()
     spurts, each = 80, 5
     for spurt in range(spurts):
-        pair.client._sender = RtpSender(0x20000000 + spurt, 111, 65530 - spurt)
+        pair.client.sender = RtpSender(0x20000000 + spurt, 111, 65530 - spurt)
         pair.talk(each * 0.02)
     assert pair.backend_heard == list(range(spurts * each))
     assert pair.session.counters.srtp_failed == 0
@@ -93,7 +95,7 @@ def test_a_caller_with_another_source_for_each_talk_spurt_is_heard_in_every_one(
 @pytest.mark.parametrize("profile", SrtpProfile)
 def test_a_caller_whose_sequence_number_wraps_before_its_first_packet_arrives_is_heard(profile: SrtpProfile) -> None:
     pair = Pair(profiles=(profile,)).connect()
-    pair.client._sender.sequence = 65500
+    pair.client.sender.sequence = 65500
     pair.network.left.rewrite = lambda datagram: [] if is_rtp(datagram) else [datagram]
     pair.talk(1.0)
     pair.network.left.rewrite = lambda datagram: [datagram]
@@ -176,7 +178,7 @@ def test_goodbye_ends_the_callers_stream_and_not_the_call() -> None:
     say_goodbye(pair)
     pair.network.run(limit=pair.network.now + 1.0)
     assert [event for event in pair.network.right.events if isinstance(event, MediaEnded)] == [MediaEnded()]
-    pair.client._sender = RtpSender(99, 111, 5)
+    pair.client.sender = RtpSender(99, 111, 5)
     pair.talk(0.4)
     assert pair.session.state == "connected"
     assert pair.backend_heard == list(range(40))
@@ -197,7 +199,7 @@ def test_what_a_goodbye_overtook_begins_no_stream() -> None:
     path = pair.network.left.path
     pair.session.receive_datagram(overtaken[0], path, pair.network.now)
     pair.network.run(limit=pair.network.now + 0.2)
-    pair.client._sender = RtpSender(99, 111, 5)
+    pair.client.sender = RtpSender(99, 111, 5)
     pair.talk(0.4)
     pair.session.receive_datagram(overtaken[1], path, pair.network.now)
     pair.talk(0.4)

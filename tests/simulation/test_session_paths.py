@@ -20,7 +20,7 @@ class TwoIngresses:
         self.session, self.now = pair.session, pair.network.now
         self.first = pair.network.left.path
         self.second = self.first._replace(ingress=SECOND_INGRESS)
-        self.local, self.remote = pair.client._ice_parameters, pair.accepted.ice
+        self.local, self.remote = pair.client.ice_parameters, pair.accepted.ice
         self.check(self.second)
         assert self.session.agent.is_validated(self.second)
 
@@ -82,7 +82,7 @@ def test_an_ended_session_takes_no_notice() -> None:
 
 def check_from(pair: Pair, path: Path) -> None:
     """Send a check with the caller's credentials in the name of a path."""
-    name = f"{pair.accepted.ice.ufrag}:{pair.client._ice_parameters.ufrag}".encode()
+    name = f"{pair.accepted.ice.ufrag}:{pair.client.ice_parameters.ufrag}".encode()
     attributes: dict[int, bytes] = {Attribute.USERNAME: name, Attribute.ICE_CONTROLLING: b"tiebreak"}
     check = Message(MessageClass.REQUEST, b"transaction1", attributes).encode(pair.accepted.ice.password.encode())
     pair.session.receive_datagram(check, path, pair.network.now)

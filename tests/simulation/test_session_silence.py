@@ -29,8 +29,8 @@ def send_audio(pair: Pair) -> None:
 
 
 def send_report(pair: Pair) -> None:
-    assert pair.client._srtp is not None
-    pair.client._send(pair.client._srtp.protect_rtcp(pair.client.reporter.wrap(())))
+    assert pair.client.transport is not None
+    pair.client.transport.send_rtcp(pair.client.reporter.wrap(()))
 
 
 def send_message(pair: Pair) -> None:
@@ -39,8 +39,9 @@ def send_message(pair: Pair) -> None:
 
 
 def send_check(pair: Pair) -> None:
-    pair.client._ice._check_consent(pair.network.now)
-    pair.client.handle_timeout(pair.network.now)
+    assert pair.client.transport is not None
+    pair.client.agent.nominate(pair.network.right.path, pair.network.now)
+    pair.client.transport.flush(pair.network.now)
 
 
 SIGNS = [

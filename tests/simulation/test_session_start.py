@@ -1,12 +1,12 @@
 """The first words of a caller whose handshake ends before the session's."""
 
-from antiphon.client.call import Connected
+from antiphon.client.call import ClientConnected
 from antiphon_common.core import Path
 from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.events import MediaStarted
 from antiphon_transceiver.peer_transport import MAX_EARLY_PACKETS
-from antiphon_transceiver.transport_events import Connected as SessionConnected
+from antiphon_transceiver.transport_events import Connected
 from support.sim.session_pair import Pair
 
 STRANGER = Path.of("203.0.113.9", 9)
@@ -21,7 +21,7 @@ def pair_without_last_flight(until: float) -> Pair:
         return [] if datagram[0] == ContentType.CHANGE_CIPHER_SPEC and pair.network.now < until else [datagram]
 
     pair.network.left.rewrite = lose
-    assert pair.network.run(lambda: any(isinstance(e, Connected) for e in pair.network.left.events), limit=1.0)
+    assert pair.network.run(lambda: any(isinstance(e, ClientConnected) for e in pair.network.left.events), limit=1.0)
     return pair
 
 
@@ -33,8 +33,8 @@ def test_words_that_overtake_finished_are_heard_in_order_and_place() -> None:
     pair.network.run(lambda: pair.session.was_connected, limit=3.0)
     pair.talk(0.6)
     assert pair.backend_heard == list(range(60))
-    first, second, *_ = (type(e) for e in pair.network.right.events if isinstance(e, SessionConnected | MediaStarted))
-    assert (first, second) == (SessionConnected, MediaStarted)
+    first, second, *_ = (type(e) for e in pair.network.right.events if isinstance(e, Connected | MediaStarted))
+    assert (first, second) == (Connected, MediaStarted)
     frames = [event for event in pair.network.right.events if isinstance(event, UplinkFrame) and event.data]
     assert [frame.position - frames[0].position for frame in frames[:30]] == [960 * number for number in range(30)]
     assert pair.session.stream.uplink.jitter.counters.resynchronised == 0

@@ -4,15 +4,18 @@ It looks into the core of the client, as test code may. A client that keeps to t
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import Any
 
 from antiphon.client.call import ClientCall
-from antiphon_common.core import Path
+from antiphon_common.core import Path, Transmit
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
 from antiphon_transceiver import dtls
 from antiphon_transceiver.dtls.record import ContentType
+from antiphon_transceiver.peer_transport import TransportState
 from antiphon_transceiver.rtp import RtpOptions
+from antiphon_transceiver.sctp import DataChannelEvent
 from antiphon_transceiver.sctp.chunks import Chunk, Data
 from antiphon_transceiver.sctp.dcep import PayloadProtocol
 from antiphon_transceiver.sctp.packet import HEADER_SIZE, SctpPacket, encode_packet
@@ -36,7 +39,6 @@ class FloodingCall(ClientCall):
         self.server_sequence = 0
         """Of the newest RTP packet."""
         self._tag = 0
-        self._taken_over = False
 
     @property
     def server_ssrc(self) -> int:
@@ -50,13 +52,14 @@ class FloodingCall(ClientCall):
 
     def rtcp(self, compound: bytes) -> bytes:
         """Return a compound as SRTCP."""
-        assert self._srtp is not None
-        return self._srtp.protect_rtcp(compound)
+        assert self.transport is not None
+        assert self.transport.srtp is not None
+        return self.transport.srtp.protect_rtcp(compound)
 
     def record(self, content_type: ContentType, content: bytes) -> bytes:
         """Return one protected record."""
-        assert self._dtls is not None
-        return self._dtls.records.encode(content_type, 1, content)
+        assert self.transport is not None
+        return self.transport.dtls.records.encode(content_type, 1, content)
 
     def sctp(self, chunks: Iterable[bytes]) -> bytes:
         """Return a packet with these encoded chunks, in a record."""
@@ -82,6 +85,7 @@ class FloodingCall(ClientCall):
 
     def take_over(self) -> None:
         """Take the place of the client's own SCTP, at the numbers where it stands."""
+        assert self.transport is not None
         assert self.channels is not None
         association = self.channels.association
         assert association._peer is not None
@@ -89,7 +93,7 @@ class FloodingCall(ClientCall):
         self.next_tsn = association.sender._next_tsn & 0xFFFFFFFF
         self.next_ssn = 1  # behind the OPEN of the channel
         self.acknowledged = self.newest_tsn = association.receiver.tsns.cumulative & 0xFFFFFFFF
-        self._taken_over = True
+        self.transport.channels = MuteChannels(self)
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
         super().receive_datagram(data, source, now)
@@ -98,42 +102,46 @@ class FloodingCall(ClientCall):
 
     def send(self, datagram: bytes) -> None:
         """Queue a datagram to the server."""
-        self._send(datagram)
+        assert self.transport is not None
+        self.transport.send_protected(datagram)
 
-    def _drain_dtls(self, endpoint: dtls.DtlsEndpoint, now: float) -> None:
-        if not self._taken_over:
-            super()._drain_dtls(endpoint, now)
-            return
-        while (event := endpoint.poll_event()) is not None:
-            if isinstance(event, dtls.ApplicationDataReceived):
-                self._note_data(event.data)
-            elif isinstance(event, dtls.DtlsClosed):
-                self._close(f"DTLS: {event.reason.name.lower()} {event.detail}")
-        self._drain_dtls_output()
-
-    def handle_timeout(self, now: float) -> None:
-        channels = self.channels
-        if self._taken_over:
-            self.channels = None
-        super().handle_timeout(now)
-        self.channels = channels
-
-    def poll_timeout(self) -> float:
-        channels = self.channels
-        if self._taken_over:
-            self.channels = None
-        deadline = super().poll_timeout()
-        self.channels = channels
-        return deadline
-
-    def _note_data(self, packet: bytes) -> None:
+    def note_data(self, packet: bytes) -> None:
+        """Note the newest TSN of a packet of the server."""
         for chunk in SctpPacket.decode(packet).chunks:
             if isinstance(chunk, Data) and (chunk.tsn - self.newest_tsn & 0xFFFFFFFF) < 1 << 31:
                 self.newest_tsn = chunk.tsn
 
 
+class MuteChannels:
+    """Takes the place of a call's SCTP: it notes what the server sends, and answers nothing."""
+
+    def __init__(self, call: FloodingCall) -> None:
+        self._call = call
+
+    def start(self, now: float, round_trip: float | None) -> None:
+        pass
+
+    def abort(self, now: float) -> None:
+        pass
+
+    def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
+        self._call.note_data(data)
+
+    def handle_timeout(self, now: float) -> None:
+        pass
+
+    def poll_transmit(self) -> Transmit | None:
+        return None
+
+    def poll_event(self) -> DataChannelEvent | None:
+        return None
+
+    def poll_timeout(self) -> float:
+        return inf
+
+
 class HalfOpenCall(FloodingCall):
-    """A caller that sends its ClientHello and takes no part in the handshake after that."""
+    """A caller that sends its ClientHello and takes no part in the handshake after that. Its ICE agent goes on."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, setup="active", **options)
@@ -141,10 +149,16 @@ class HalfOpenCall(FloodingCall):
     @property
     def checked(self) -> bool:
         """Whether ICE is connected and the ClientHello sent."""
-        return self._path is not None and self._dtls is None
+        return self.transport is not None and self.transport.state is not TransportState.NEW
 
-    def _ice_connected(self, path: Path, now: float) -> None:
-        super()._ice_connected(path, now)
-        if self._dtls is not None:
-            self._drain_dtls_output()
-            self._dtls = None
+    def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
+        if classify(data) == Protocol.STUN:
+            super().receive_datagram(data, source, now)
+
+    def handle_timeout(self, now: float) -> None:
+        if self.transport is not None:
+            self.agent.handle_timeout(now)
+            self.transport.flush(now)
+
+    def poll_timeout(self) -> float:
+        return self.agent.poll_timeout()

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import trio
 
-from antiphon.client.call import AudioReceived, ClientCall, Closed, Connected, Event
+from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
 from antiphon.client.descriptions import read_answer
 from antiphon.client.speech import Speech
 from antiphon.shell.client_driver import CallDriver, DrivenCall
@@ -112,9 +112,9 @@ class Caller:
         self._driver.remove(self.driven)
         self.driven.socket.close()
 
-    def _listen(self, event: Event, now: float) -> None:
+    def _listen(self, event: ClientEvent, now: float) -> None:
         match event:
-            case Connected():
+            case ClientConnected():
                 self.driven.speak(self._speech.packets, now)
                 self.connected.set()
             case AudioReceived():
@@ -124,12 +124,12 @@ class Caller:
                     self.delays.append(now - self.driven.said_at(index))
             case MessageReceived(data=data):
                 self.events.append(json.loads(data))
-            case Closed():
+            case ClientClosed():
                 self.closed = event.reason
                 self.connected.set()
 
     def add_to(self, figures: CallFigures) -> None:
-        ice = self.core._ice.counters  # test code may look
+        ice = self.core.agent.counters
         figures.alive += self.connected.is_set() and not self.closed
         figures.sent.append(self.driven.spoken)
         figures.received.append(self.received)

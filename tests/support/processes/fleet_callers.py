@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import trio
 
-from antiphon.client.call import AudioReceived, Closed, Event
+from antiphon.client.call import AudioReceived, ClientClosed, ClientEvent
 from antiphon.client.speech import Speech
 from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
@@ -53,12 +53,12 @@ class MeasuringCaller(Caller):
         lost = sum(source.packets_lost for source in self.core.reporter.sources.values())
         return ReceivedAudio(self.gap.take(), lost, self.closed, self.speaks)
 
-    def _listen(self, event: Event, now: float) -> None:
+    def _listen(self, event: ClientEvent, now: float) -> None:
         super()._listen(event, now)
         match event:
             case AudioReceived():
                 self.gap.count_packet()
-            case Closed():
+            case ClientClosed():
                 self.driven.silence()
         if not self.speaks:
             self.driven.silence()

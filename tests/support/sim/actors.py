@@ -5,8 +5,7 @@ from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
-from antiphon.client.call import AudioReceived, ClientCall, Closed, Connected
-from antiphon.client.call import Event as ClientEvent
+from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
 from antiphon_common.core import Path
 from antiphon_common.link import LinkKeys
 from antiphon_common.routing import RouteTokens
@@ -78,7 +77,7 @@ class Client:
         self.said: list[bytes] = []
         """The packets sent, in their Opus form."""
         self.connected = False
-        self.closed: Closed | None = None
+        self.closed: ClientClosed | None = None
         self.present = True
         """False once the client has vanished: it neither sends nor receives."""
         self.paths: set[Path] = set()
@@ -154,9 +153,9 @@ class Client:
                 self._world.invariants.client_received_audio(self, event)
             elif isinstance(event, MessageReceived):
                 self._world.invariants.client_received_message(self, event)
-            elif isinstance(event, Connected):
+            elif isinstance(event, ClientConnected):
                 self.connected = True
-            elif isinstance(event, Closed):
+            elif isinstance(event, ClientClosed):
                 self.closed = event
                 self.next_frame = None
 

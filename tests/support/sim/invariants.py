@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from math import sqrt
 
-from antiphon.client.call import Connected
+from antiphon.client.call import ClientConnected
 from antiphon_transceiver.backends.call import RESUME_SECONDS
 from antiphon_transceiver.call_router import CallEnded
 from antiphon_transceiver.outcome import EndReason
@@ -119,7 +119,7 @@ class _CallCheck:
                 raise Violation(f"{call_id}: {missing} events of its {sender} never arrived")
 
     def _connected_after(self) -> float:
-        return next(event.after for event in self._client.events if isinstance(event, Connected))
+        return next(event.after for event in self._client.events if isinstance(event, ClientConnected))
 
     def _recovery_times(self) -> list[float]:
         """Return the times at which faults ended that may have interrupted the audio."""

@@ -2,9 +2,7 @@
 
 from random import Random
 
-from antiphon.client.call import AudioReceived as AudioHeard
-from antiphon.client.call import ClientCall, Connected
-from antiphon.client.call import Event as ClientEvent
+from antiphon.client.call import AudioReceived, ClientCall, ClientConnected, ClientEvent
 from antiphon_common.control import CallAccepted, IceParameters
 from antiphon_signaling.sdp import read_offer, write_answer
 from antiphon_transceiver.audio import UplinkFrame
@@ -63,7 +61,9 @@ class Pair:
         self.client.accept(answer.encode().decode(), 0.0)
 
     def connect(self) -> "Pair":
-        assert self.network.run(lambda: any(isinstance(e, Connected) for e in self.network.left.events), limit=5.0)
+        assert self.network.run(
+            lambda: any(isinstance(e, ClientConnected) for e in self.network.left.events), limit=5.0
+        )
         self.network.run(limit=self.network.now + 0.2)
         return self
 
@@ -81,7 +81,7 @@ class Pair:
     @property
     def caller_heard(self) -> list[int]:
         """The numbers of the packets that came to the caller, as they came."""
-        return [number_of(event.payload) for event in self.network.left.events if isinstance(event, AudioHeard)]
+        return [number_of(event.payload) for event in self.network.left.events if isinstance(event, AudioReceived)]
 
     @property
     def backend_heard(self) -> list[int]:

@@ -142,7 +142,8 @@ class PeerTransport(Generic[ChannelEvent]):
         self.state = TransportState.NEW
         self.authenticated = False
         """Whether the datagram received last proved to come from the peer."""
-        self._srtp: SrtpSession | None = None
+        self.srtp: SrtpSession | None = None
+        """There once the handshake is complete, and still after the end."""
         self._early: deque[tuple[bytes, float]] = deque(maxlen=MAX_EARLY_PACKETS)
         """SRTP that arrived before its keys, and when."""
         self._events: deque[TransportEvent | ChannelEvent] = deque()
@@ -156,11 +157,6 @@ class PeerTransport(Generic[ChannelEvent]):
         self.deadline = now + FIRST_CHECK_TIMEOUT
         """What `poll_timeout` returns."""
 
-    @property
-    def has_keys(self) -> bool:
-        """Whether the handshake was completed, even if the transport has been closed since."""
-        return self._srtp is not None
-
     # Input
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
@@ -170,11 +166,11 @@ class PeerTransport(Generic[ChannelEvent]):
             return
         protocol = demux.classify(data)
         if protocol == demux.Protocol.RTP:
-            if self._srtp is None:
+            if self.srtp is None:
                 self._hold_early(data, source, now)
                 return
             try:  # not a method of its own, since most datagrams come here
-                packet = self._srtp.unprotect_rtp(data)
+                packet = self.srtp.unprotect_rtp(data)
             except DecodeError:
                 self.counters.srtp_failed += 1
                 return
@@ -212,17 +208,17 @@ class PeerTransport(Generic[ChannelEvent]):
 
     def send_rtp(self, packet: bytes) -> bytes:
         """Protect and send an RTP packet; return the SRTP packet. Raises LocalProtocolError before `Connected`."""
-        if self._srtp is None:
+        if self.srtp is None:
             raise LocalProtocolError("RTP before the end of the handshake")
-        protected = self._srtp.protect_rtp(packet)
+        protected = self.srtp.protect_rtp(packet)
         self.send_protected(protected)
         return protected
 
     def send_rtcp(self, packet: bytes) -> None:
         """Protect and send an RTCP packet. Raises LocalProtocolError before `Connected`."""
-        if self._srtp is None:
+        if self.srtp is None:
             raise LocalProtocolError("RTCP before the end of the handshake")
-        self.send_protected(self._srtp.protect_rtcp(packet))
+        self.send_protected(self.srtp.protect_rtcp(packet))
 
     def send_protected(self, data: bytes) -> None:
         """Send a datagram to the selected path, or before there is one, to that of the handshake."""
@@ -232,7 +228,7 @@ class PeerTransport(Generic[ChannelEvent]):
             return
         self.agent.sent(path, len(data))
         self._transmits.append(Transmit(data, path))
-        if self._srtp is None and len(self._handshake_sent_to) < 2:
+        if self.srtp is None and len(self._handshake_sent_to) < 2:
             self._handshake_sent_to.add(path)
 
     def flush(self, now: float) -> None:
@@ -253,7 +249,7 @@ class PeerTransport(Generic[ChannelEvent]):
             deadlines = [self.agent.poll_timeout(), self.dtls.poll_timeout()]
             if self.channels is not None:
                 deadlines.append(self.channels.poll_timeout())
-            if self._srtp is None:
+            if self.srtp is None:
                 wait = FIRST_CHECK_TIMEOUT if self.state is TransportState.NEW else SETUP_TIMEOUT
                 deadlines.append(self._started + wait)
         self.deadline = min(deadlines)
@@ -309,7 +305,7 @@ class PeerTransport(Generic[ChannelEvent]):
             self._release_paths()
 
     def _select(self, path: Path, now: float) -> None:
-        if self._srtp is None:
+        if self.srtp is None:
             self._handshake_path = path
         if self._find_path(now) and self.dtls.role is dtls.DtlsRole.CLIENT:
             self.dtls.start(now)
@@ -362,7 +358,7 @@ class PeerTransport(Generic[ChannelEvent]):
 
     def _complete_handshake(self, profile: SrtpProfile, now: float) -> None:
         material = self.dtls.export_keying_material(EXPORTER_LABEL, keying_material_length(profile))
-        self._srtp = SrtpSession(profile, material, is_client=self.dtls.role is dtls.DtlsRole.CLIENT)
+        self.srtp = SrtpSession(profile, material, is_client=self.dtls.role is dtls.DtlsRole.CLIENT)
         self._advance(TransportStep.HANDSHAKE_COMPLETED)
         if self._handshake_path is not None and self._handshake_sent_to == {self._handshake_path}:
             # Only who read our flights can have finished, and nobody else got them. Otherwise a caller could read them
@@ -372,7 +368,7 @@ class PeerTransport(Generic[ChannelEvent]):
         if self.channels is not None:
             self.channels.start(now, self.dtls.round_trip)
         self._events.append(Connected(profile, self._first_path_at - self._started, now - self._started))
-        self._receive_early(self._srtp)
+        self._receive_early(self.srtp)
 
     def _collect_channel_events(self, channels: ChannelCore[ChannelEvent]) -> None:
         while (event := channels.poll_event()) is not None:
@@ -399,11 +395,11 @@ class PeerTransport(Generic[ChannelEvent]):
                 self.counters.srtp_failed += 1
 
     def _receive_srtcp(self, data: bytes, source: Path, now: float) -> None:
-        if self._srtp is None:
+        if self.srtp is None:
             self.counters.srtp_early += 1
             return
         try:
-            packet = self._srtp.unprotect_rtcp(data)
+            packet = self.srtp.unprotect_rtcp(data)
         except DecodeError:
             self.counters.srtp_failed += 1
             return
@@ -438,7 +434,7 @@ class PeerTransport(Generic[ChannelEvent]):
                 self._close(TransportCloseReason.BAD_CREDENTIALS, "every check had a wrong MESSAGE-INTEGRITY")
             else:
                 self._close(TransportCloseReason.NO_CHECK, "no check arrived; is UDP to the advertised address open?")
-        elif self._srtp is None and now >= self._started + SETUP_TIMEOUT:
+        elif self.srtp is None and now >= self._started + SETUP_TIMEOUT:
             self._close(TransportCloseReason.HANDSHAKE_TIMEOUT, "the DTLS handshake did not finish")
 
     def _close(self, reason: TransportCloseReason, detail: str) -> None:

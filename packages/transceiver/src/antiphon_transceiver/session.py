@@ -115,7 +115,7 @@ class Session:
     @property
     def was_connected(self) -> bool:
         """Whether the handshake was completed, even if the call has ended since."""
-        return self.transport.has_keys
+        return self.transport.srtp is not None
 
     @property
     def state(self) -> str:
@@ -219,7 +219,7 @@ class Session:
         if self.ended is not None:
             return
         self._ending = events.Ended(reason, detail)
-        if self.transport.has_keys:
+        if self.transport.srtp is not None:
             self.transport.send_rtcp(self.stream.goodbye())
         self.transport.close(now)
         self._handle_events(now)
@@ -301,7 +301,7 @@ class Session:
 
     def _run_stream(self, now: float) -> None:
         transport = self.transport
-        if self.ended is not None or not transport.has_keys:
+        if self.ended is not None or transport.srtp is None:
             return
         while (frame := self.stream.poll_frame(now)) is not None:
             self._events.append(frame)

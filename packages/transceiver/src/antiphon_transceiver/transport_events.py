@@ -48,8 +48,8 @@ class TransportCloseReason(Enum):
     NO_CHECK = "no check arrived"
     BAD_CREDENTIALS = "no check was authentic"
     NO_ANSWER = "no candidate answered"
-    CONSENT_EXPIRED = "the peer fell silent"
-    ROLE_CONFLICT = "both peers want to control ICE"
+    CONSENT_EXPIRED = "consent expired"
+    ROLE_CONFLICT = "the peer insists on the controlling role"
 
 
 class Closed(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from math import inf
 
 import trio
 
-from antiphon.client.call import ClientCall, Closed, Event
+from antiphon.client.call import ClientCall, ClientClosed, ClientEvent
 from antiphon_common.core import Path
 from antiphon_common.shell.loop_pacer import LoopPacer
 from antiphon_common.timers import DeadlineQueue
@@ -26,7 +26,7 @@ READ_BUDGET = 16
 MAX_REMEMBERED = 256
 """Server addresses whose two shapes are remembered; a fleet advertises a handful."""
 
-Listener = Callable[[Event, float], None]
+Listener = Callable[[ClientEvent, float], None]
 
 
 class DrivenCall:
@@ -143,7 +143,7 @@ class CallDriver:
             else:
                 call.packets_sent += 1
         while (event := core.poll_event()) is not None:
-            if isinstance(event, Closed):
+            if isinstance(event, ClientClosed):
                 call.silence()
             call.listener(event, now)
         self._deadlines.set(call, call.poll_timeout())

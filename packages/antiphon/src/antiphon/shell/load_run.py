@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import trio
 
-from antiphon.client.call import AudioReceived, ClientCall, Closed, Connected, Event
+from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
 from antiphon.client.speech import Speech
 from antiphon.shell.client_driver import CallDriver, DrivenCall
 from antiphon_common.errors import AntiphonError, DecodeError
@@ -123,10 +123,10 @@ class _Caller:
         else:
             self.call.socket.close()
 
-    def _listen(self, event: Event, now: float) -> None:
+    def _listen(self, event: ClientEvent, now: float) -> None:
         report = self.report
         match event:
-            case Connected():
+            case ClientConnected():
                 report.connected_after = now - self._offered
                 self.call.speak(self._speech.packets, now)
                 self._connected.set()
@@ -137,7 +137,7 @@ class _Caller:
                 index = self._speech.index_of.get(event.payload)
                 if index is not None:
                     report.echo_delays.append(now - self.call.said_at(index))
-            case Closed():
+            case ClientClosed():
                 if event.reason != "closed":
                     report.failure = report.failure or event.reason
                 self._connected.set()
