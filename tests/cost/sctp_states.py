@@ -50,7 +50,7 @@ class HostilePeer:
         self.now = now
         self.endpoint: DataChannelEndpoint = getattr(core, "_endpoint", core)
         self.association = self.endpoint.association
-        tag = self.association._tag if tag is None else tag
+        tag = self.association.tag if tag is None else tag
         self._header = b"\x13\x88\x13\x88" + tag.to_bytes(4, "big")
         self.tsn = self.association.receiver.tsns.cumulative & 0xFFFFFFFF
         """The last that came."""
@@ -101,7 +101,7 @@ class HostilePeer:
         return Data(self.at(offset), **values)
 
     def ready(self, *seeds: Any) -> Ready:
-        numbers = (self.tsn, self.sent_tsn, self.tsn + 8192, self.association.sender._next_tsn & 0xFFFFFFFF)
+        numbers = (self.tsn, self.sent_tsn, self.tsn + 8192, self.association.sender.next_tsn & 0xFFFFFFFF)
         return Ready(self.receive, [encode(seed) for seed in (*seeds, *usual(self))], SctpChunks(), numbers=numbers)
 
 
@@ -274,7 +274,7 @@ def _outstanding(max_retransmits: int | None = None) -> HostilePeer:
     channel = endpoint.open_channel("many", max_retransmits=max_retransmits)
 
     def acknowledge() -> None:
-        peer.receive_all([Sack((peer.association.sender._next_tsn - 1) & 0xFFFFFFFF, 1 << 30)])
+        peer.receive_all([Sack((peer.association.sender.next_tsn - 1) & 0xFFFFFFFF, 1 << 30)])
 
     for _ in range(120):  # until the congestion window has room for them all
         for _ in range(10):

@@ -88,9 +88,9 @@ class FloodingCall(ClientCall):
         assert self.transport is not None
         assert self.channels is not None
         association = self.channels.association
-        assert association._peer is not None
-        self._tag = association._peer.tag
-        self.next_tsn = association.sender._next_tsn & 0xFFFFFFFF
+        assert association.peer_tag is not None
+        self._tag = association.peer_tag
+        self.next_tsn = association.sender.next_tsn & 0xFFFFFFFF
         self.next_ssn = 1  # behind the OPEN of the channel
         self.acknowledged = self.newest_tsn = association.receiver.tsns.cumulative & 0xFFFFFFFF
         self.transport.channels = MuteChannels(self)

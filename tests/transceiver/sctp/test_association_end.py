@@ -4,9 +4,9 @@ import pytest
 
 from antiphon_common.errors import LocalProtocolError
 from antiphon_transceiver.sctp import AssociationCloseReason
-from antiphon_transceiver.sctp.association import SHUTDOWN_DEADLINE
 from antiphon_transceiver.sctp.chunks import Abort, Heartbeat, HeartbeatAck, Unknown
 from antiphon_transceiver.sctp.heartbeat import HEARTBEAT_INTERVAL, Heartbeats
+from antiphon_transceiver.sctp.lifecycle import SHUTDOWN_DEADLINE
 from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.parameters import Parameter
 from support.net.impairment import Impairment

@@ -7,8 +7,8 @@ from math import inf
 import pytest
 
 from antiphon_transceiver.sctp import AssociationClosed, AssociationCloseReason, DataChannelEvent
-from antiphon_transceiver.sctp.association import SETUP_DEADLINE
 from antiphon_transceiver.sctp.chunks import Abort, CookieEcho, Error, Init, InitAck, ShutdownAck, ShutdownComplete
+from antiphon_transceiver.sctp.lifecycle import SETUP_DEADLINE
 from antiphon_transceiver.sctp.packet import SctpPacket
 from antiphon_transceiver.sctp.parameters import Cause, Parameter, ParameterType
 from antiphon_transceiver.sctp.rto import INITIAL_RTO

@@ -1,7 +1,8 @@
 """SCTP over DTLS (RFC 9260, RFC 8261) and WebRTC data channels (RFC 8831, RFC 8832), as a protocol core."""
 
-from antiphon_transceiver.sctp.association import Association, AssociationCounters, BufferFullError
+from antiphon_transceiver.sctp.association import Association, BufferFullError
 from antiphon_transceiver.sctp.channel import DataChannelCounters
+from antiphon_transceiver.sctp.counters import AssociationCounters
 from antiphon_transceiver.sctp.endpoint import DEFAULT_MTU, DataChannelEndpoint
 from antiphon_transceiver.sctp.events import (
     AssociationClosed,

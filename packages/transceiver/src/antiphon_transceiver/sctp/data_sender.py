@@ -54,7 +54,8 @@ class DataSender:
         self.buffered_bytes = 0
         self.cumulative_tsn = initial_tsn - 1
         """The peer has all up to this one."""
-        self._next_tsn = initial_tsn
+        self.next_tsn = initial_tsn
+        """The TSN of the next new chunk."""
         self._advanced_tsn = initial_tsn - 1
         """The Advanced.Peer.Ack.Point of RFC 3758 §3.5: beyond the above by what was abandoned."""
         self._forward_due = False
@@ -197,7 +198,7 @@ class DataSender:
     def _cut(self, message: OutboundMessage, size: int, now: float) -> bytes:
         """Make the next chunk of a message, give it its TSN and count it as sent."""
         beginning = message.offset == 0
-        tsn = self._next_tsn
+        tsn = self.next_tsn
         if beginning:
             message.first_tsn = tsn
             if not message.unordered:
@@ -210,7 +211,7 @@ class DataSender:
         wire = Data(tsn & _MASK, stream, ssn, ppid, payload, beginning, ending, message.unordered).encode()
         chunk = SentChunk(tsn, message, wire, size)
         self._outstanding.append(chunk)
-        self._next_tsn += 1
+        self.next_tsn += 1
         if ending:
             self._queue.popleft()
         if self._timed_tsn is None:
@@ -222,7 +223,7 @@ class DataSender:
     def _sent(self, chunk: SentChunk, now: float) -> None:
         chunk.transmissions += 1
         chunk.sent_at = now
-        chunk.sent_before = self._next_tsn - 1
+        chunk.sent_before = self.next_tsn - 1
         chunk.missing_reports = 0
         chunk.lost = False
         chunk.in_flight = True
@@ -235,7 +236,7 @@ class DataSender:
     def receive_sack(self, sack: Sack, now: float) -> bool:
         """Take a SACK; tell whether it makes sense: it may not acknowledge what was never sent."""
         cumulative = extend32(sack.cumulative_tsn, self.cumulative_tsn)
-        if cumulative >= self._next_tsn:
+        if cumulative >= self.next_tsn:
             return False
         if cumulative < self.cumulative_tsn:
             return True  # overtaken by a newer one
@@ -358,7 +359,7 @@ class DataSender:
         for chunk in missing:
             if chunk.in_flight:
                 self._lose(chunk)
-        if missing and self._congestion.lost(self._next_tsn - 1):
+        if missing and self._congestion.lost(self.next_tsn - 1):
             self._fast_retransmit = True
 
     def _lose(self, chunk: SentChunk) -> None:
@@ -390,8 +391,8 @@ class DataSender:
         if unsent:
             # The peer may have acknowledged all of it so far. Skipping one more TSN tells it that no more will come.
             self._queue.popleft()
-            self._outstanding.append(SentChunk(self._next_tsn, message, b"", unsent))
-            self._next_tsn += 1
+            self._outstanding.append(SentChunk(self.next_tsn, message, b"", unsent))
+            self.next_tsn += 1
         index = max(message.first_tsn - self.cumulative_tsn - 1, 0)
         while index < len(self._outstanding) and (chunk := self._outstanding[index]).message is message:
             self._leave_flight(chunk)

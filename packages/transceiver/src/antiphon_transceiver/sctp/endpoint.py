@@ -1,17 +1,18 @@
 """Data channels over one association as a protocol core (RFC 8831 and RFC 8832)."""
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 
 from antiphon_common.core import Path, Transmit
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.sctp import dcep
-from antiphon_transceiver.sctp.association import PORT, Association, AssociationEvent
+from antiphon_transceiver.sctp.association import PORT, Association
 from antiphon_transceiver.sctp.channel import ChannelState, DataChannel, DataChannelCounters
 from antiphon_transceiver.sctp.dcep import Open, PayloadProtocol, decode_message, encode_message
 from antiphon_transceiver.sctp.early_messages import EarlyMessages
 from antiphon_transceiver.sctp.events import (
     AssociationClosed,
+    AssociationEvent,
     BufferedAmountLow,
     ChannelClosed,
     ChannelOpened,
@@ -120,7 +121,7 @@ class DataChannelEndpoint:
         announcement = Open(label, protocol, ordered, max_retransmits, milliseconds).encode()
         if len(announcement) > dcep.MAX_OPEN:
             raise LocalProtocolError("a label or protocol too long")
-        number = self._free_id() if id is None else id
+        number = _free_id(self._channels, self._parity, self.association.streams) if id is None else id
         if number in self._channels or not 0 <= number < self.association.streams:
             raise LocalProtocolError(f"channel {number} is taken or out of range")
         opening = ChannelOpened(number, label, protocol, ordered, max_retransmits, max_lifetime, False)
@@ -265,7 +266,9 @@ class DataChannelEndpoint:
             self.counters.unexpected += 1
         else:
             Open.decode(message.data)
-            self._receive_same_open(channel)
+            # Both sides opened it: the two become one channel, with what we asked for.
+            if self._reply(channel.id, dcep.ACK) and channel.state is ChannelState.CONNECTING:
+                self._acknowledged(channel)
 
     def _receive_open(self, number: int, data: bytes) -> None:
         try:
@@ -283,11 +286,6 @@ class DataChannelEndpoint:
             self._tell(opening)
             for message in self._early.pop(number):
                 self._receive_early(message)
-
-    def _receive_same_open(self, channel: DataChannel) -> None:
-        """Acknowledge an OPEN on a channel that we opened as well: the two become one, with what we asked for."""
-        if self._reply(channel.id, dcep.ACK) and channel.state is ChannelState.CONNECTING:
-            self._acknowledged(channel)
 
     def _receive_early(self, message: StreamMessage) -> None:
         """Deliver a message that came before its channel; its bytes are released already."""
@@ -339,12 +337,6 @@ class DataChannelEndpoint:
             self._watched.discard(number)
             self._tell(BufferedAmountLow(number))
 
-    def _free_id(self) -> int:
-        for number in range(self._parity, self.association.streams, 2):
-            if number not in self._channels:
-                return number
-        raise LocalProtocolError("no free stream")
-
 
 _USABLE = frozenset(
     {
@@ -354,6 +346,14 @@ _USABLE = frozenset(
         AssociationState.ESTABLISHED,
     }
 )
+
+
+def _free_id(taken: Container[int], parity: int, streams: int) -> int:
+    """Return the lowest free id of our parity (RFC 8832 §6); raise LocalProtocolError if there is none."""
+    for number in range(parity, streams, 2):
+        if number not in taken:
+            return number
+    raise LocalProtocolError("no free stream")
 
 
 def _packet_size(mtu: int) -> int:

@@ -4,6 +4,8 @@ from enum import Enum
 
 import msgspec
 
+from antiphon_transceiver.sctp.reassembly import StreamMessage
+
 
 class AssociationCloseReason(Enum):
     """Why an association is over; the value is fit for a log."""
@@ -65,3 +67,5 @@ class StreamsReset(msgspec.Struct, frozen=True):
 
 
 DataChannelEvent = ChannelOpened | MessageReceived | BufferedAmountLow | ChannelClosed | AssociationClosed
+
+AssociationEvent = Established | StreamMessage | StreamsReset | AssociationClosed

@@ -33,7 +33,7 @@ class StreamResets:
         """Times in a row that our request went without an answer."""
         self._rto = rto
         self._pending: dict[int, None] = {}
-        """Streams to reset, in the order of `want`."""
+        """Streams to reset, in the order of `add`."""
         self._next_sequence = initial_tsn & _MASK
         self._request: OutgoingResetRequest | None = None
         self._peer_sequence = 0
@@ -45,7 +45,7 @@ class StreamResets:
         self._peer_sequence = (peer_initial_tsn - 1) & _MASK
         self._supported = supported
 
-    def want(self, streams: Collection[int]) -> None:
+    def add(self, streams: Collection[int]) -> None:
         """Reset these outgoing streams once nothing of them is on the way."""
         self._pending.update(dict.fromkeys(streams))
 
