@@ -32,7 +32,7 @@ def _between(role: DtlsRole, steps: int, *, pieces: bool) -> Callable[[], Ready]
         peers.client.start(0.0)
         peers.network.drain()
         for _ in range(steps):
-            peers.network._step()
+            peers.network.step()
         endpoint, now = (peers.client if role is DtlsRole.CLIENT else peers.server), peers.network.now
         kind = FIRST_OF_PEER[role]
         if pieces:

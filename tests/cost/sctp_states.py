@@ -48,7 +48,7 @@ class HostilePeer:
     def __init__(self, core: Any, now: float, *, tag: int | None = None) -> None:
         self.core = core
         self.now = now
-        self.endpoint: DataChannelEndpoint = getattr(core, "_endpoint", core)
+        self.endpoint: DataChannelEndpoint = getattr(core, "endpoint", core)
         self.association = self.endpoint.association
         tag = self.association.tag if tag is None else tag
         self._header = b"\x13\x88\x13\x88" + tag.to_bytes(4, "big")

@@ -94,7 +94,7 @@ def dtls_midway(data: bytes) -> None:
     endpoint = network.left.core if first & 1 else network.right.core
     network.drain()
     for _ in range(first >> 1 & 3):
-        network._step()
+        network.step()
     for delay, piece in pieces(data):
         kind, piece = piece[:1], piece[1:]
         if kind == b"\x16" and len(piece) >= 2:

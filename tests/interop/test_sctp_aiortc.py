@@ -127,7 +127,7 @@ class Conversation:
 
     def _arrive_there(self, data: bytes) -> None:
         if self._dtls.receiver is not None:
-            task = asyncio.ensure_future(self._dtls.receiver._handle_data(data))
+            task = asyncio.ensure_future(self._dtls.receiver._handle_data(data))  # noqa: SLF001  # as aiortc's own DTLS does  # as aiortc's own DTLS does
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -268,7 +268,7 @@ def test_hostile_bytes_end_no_call(checksum_is_right: bool) -> None:
     assert pair.session.ended is None
     assert len(pair.backend_heard) == 20
     assert pair.session.channels is not None
-    counters = pair.session.channels._endpoint.association.counters
+    counters = pair.session.channels.endpoint.association.counters
     assert counters.malformed + counters.unexpected > 10
 
 

@@ -72,15 +72,29 @@ def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances
     )
 
 
+class BufferedPacket(RtpPacket):
+    """An RTP packet as aiortc's receiver puts it into its jitter buffer."""
+
+    def __init__(self, index: int, payload: bytes) -> None:
+        super().__init__(payload_type=OPUS_PAYLOAD_TYPE, sequence_number=index & 0xFFFF, timestamp=index * TICKS)
+        self.payload = self._data = payload
+
+
+class CountedBuffer(AiortcBuffer):
+    """aiortc's jitter buffer with the number of packets that wait in it."""
+
+    @property
+    def waiting(self) -> int:
+        return sum(packet is not None for packet in self._packets)
+
+
 def aiortc(packets: Sequence[bytes], arrivals: Sequence[Arrival]) -> ReceiverOutput:
     """Listen as RTCRtpReceiver does. It knows neither RED nor in-band FEC nor concealment."""
-    buffer, decoder = AiortcBuffer(capacity=16, prefetch=4), AiortcDecoder()
+    buffer, decoder = CountedBuffer(capacity=16, prefetch=4), AiortcDecoder()
     sound = np.zeros(len(packets) * TICKS, np.float32)
     delays = []
     for time, index in arrivals:
-        packet = RtpPacket(payload_type=OPUS_PAYLOAD_TYPE, sequence_number=index & 0xFFFF, timestamp=index * TICKS)
-        packet.payload = packet._data = packets[index]  # type: ignore[attr-defined]  # as it does
-        _, encoded = buffer.add(packet)
+        _, encoded = buffer.add(BufferedPacket(index, packets[index]))
         if encoded is None:
             continue
         delays.append(time - encoded.timestamp // TICKS * FRAME_SECONDS)
@@ -88,5 +102,5 @@ def aiortc(packets: Sequence[bytes], arrivals: Sequence[Arrival]) -> ReceiverOut
             assert isinstance(frame, AudioFrame)
             stereo = frame.to_ndarray().reshape(-1, 2).astype(np.float32) / 32768
             sound[encoded.timestamp : encoded.timestamp + len(stereo)] = stereo.mean(axis=1)
-    waiting = sum(packet is not None for packet in buffer._packets)
-    return ReceiverOutput(sound, delays, len(packets) - len(arrivals), len(arrivals) - len(delays) - waiting)
+    discarded = len(arrivals) - len(delays) - buffer.waiting
+    return ReceiverOutput(sound, delays, len(packets) - len(arrivals), discarded)

@@ -41,9 +41,9 @@ class FrameEnd:
         return found
 
     async def cut(self) -> None:
-        """Break the connection without a word."""
+        """Close the transport without a closing handshake."""
         assert self.websocket is not None
-        await trio.aclose_forcefully(self.websocket._stream)
+        await trio.aclose_forcefully(self.websocket._stream)  # noqa: SLF001  # trio_websocket has no such method  # trio_websocket has no such method
 
     async def listen(self, websocket: WebSocketConnection) -> None:
         """Read until the connection is closed."""

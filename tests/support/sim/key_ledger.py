@@ -81,13 +81,13 @@ class _Traced:
 @contextmanager
 def tracing_keys(ledger: KeyLedger) -> Iterator[None]:
     """Trace every SRTP session that is constructed within the block."""
-    make = srtp_session._make_transform
+    make = srtp_session.make_transform
 
     def make_traced(profile: SrtpProfile, master: Keys, *, inbound: bool) -> Any:
         return ledger.trace(make(profile, master, inbound=inbound), master, inbound=inbound)
 
-    srtp_session._make_transform = make_traced
+    srtp_session.make_transform = make_traced
     try:
         yield
     finally:
-        srtp_session._make_transform = make
+        srtp_session.make_transform = make

@@ -31,6 +31,11 @@ class MemoryAudit:
         while self._waiting:
             self._visit(self._waiting.pop())
 
+    @property
+    def largest(self) -> int:
+        """The number of elements in the largest container."""
+        return max((len(held.container) for held in self.containers), default=0)
+
     def _visit(self, found: object) -> None:
         if type(found) in _ATOMS or id(found) in self._seen:
             return

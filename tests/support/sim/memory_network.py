@@ -70,7 +70,7 @@ class MemoryNetwork(Generic[Left, Right]):
             if steps > MAX_STEPS_AT_ONCE:
                 raise AssertionError(f"a core never stops wanting to be called at {due}")
             self.now = max(self.now, due)
-            self._step()
+            self.step()
         return True
 
     def _next_due(self) -> float:
@@ -79,7 +79,7 @@ class MemoryNetwork(Generic[Left, Right]):
             due.append(self._in_flight[0][0])
         return min(due)
 
-    def _step(self) -> None:
+    def step(self) -> None:
         """Deliver one datagram that is due, or else fire the timers that are."""
         if self._in_flight and self._in_flight[0][0] <= self.now:
             _, _, datagram, source, receiver = heapq.heappop(self._in_flight)

@@ -149,6 +149,7 @@ class Backend:
     def connect(self) -> None:
         """Start, and be dialled."""
         self.hung = False
+        self._offered: list[CallCore] = []
         self._away = REDIAL_SECONDS
         self.session = BackendSession(Slots(BACKEND_SLOTS), CODECS, ConnectionCounters(), self._world.now)
         self.link = BackendLink(self.transceiver.group.counters, self._world.now)
@@ -174,7 +175,7 @@ class Backend:
         self._world.later(2 * BACKEND_DELAY, self._tell_loss)
 
     def _tell_loss(self) -> None:
-        self._world.invariants.backend_lost(call.call_id for call in self.link._calls.values())
+        self._world.invariants.backend_lost(call.call_id for call in self.link.open_calls)
 
     def keep_alive(self, now: float) -> None:
         """Let the transceiver's end of the connection do what is due."""
@@ -184,8 +185,9 @@ class Backend:
                 self.die(self._away)
 
     def calls(self, call_id: str) -> list[CallCore]:
-        calls = self.session._calls.values() if self.lives else ()
-        return [call for call in calls if call.started.call_id == call_id]
+        """Return the calls of this id that are not over, while the backend lives."""
+        calls = self._offered if self.lives else ()
+        return [call for call in calls if call.started.call_id == call_id and call.state is not CallState.OVER]
 
     def receive(self, link: BackendLink, message: bytes) -> None:
         if link is self.link and self.lives:
@@ -203,6 +205,7 @@ class Backend:
             return
         while (event := self.session.poll_event()) is not None:
             if isinstance(event, CallOffered):
+                self._offered.append(event.call)
                 self._take(event.call)
             elif isinstance(event, CallChanged):
                 self._look_at(event.call)

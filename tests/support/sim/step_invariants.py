@@ -270,9 +270,9 @@ class StepInvariants:
             raise Violation(f"{call.id} has {len(call.routes)} routes")
         channels = session.channels
         if channels is not None:
-            held = channels._endpoint.association.receiver.reassembler.size
-            if held > MAX_HELD_BYTES or channels._waiting_bytes > MAX_WAITING_BYTES:
-                raise Violation(f"{call.id} holds {held} bytes of chunks and {channels._waiting_bytes} of events")
+            held = channels.endpoint.association.receiver.reassembler.size
+            if held > MAX_HELD_BYTES or channels.waiting_bytes > MAX_WAITING_BYTES:
+                raise Violation(f"{call.id} holds {held} bytes of chunks and {channels.waiting_bytes} of events")
         selected = agent.selected
         if selected is not None and selected not in client.paths and agent.is_validated(selected):
             raise Violation(f"{call.id} selected {selected}, a path that its client never had")

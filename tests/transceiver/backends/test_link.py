@@ -36,6 +36,10 @@ FRAME = bytes(AUDIO.frame_bytes)
 """20 ms of silence."""
 
 
+def ignore(frame: InboundFrame, now: float) -> None:
+    raise AssertionError("the link hands frames out by poll_event")
+
+
 class Bench:
     """A greeted link, and what came out of it at either end."""
 
@@ -49,7 +53,7 @@ class Bench:
     def open(self, **session: Any) -> BackendCall:
         audio_format = self.link.choose_format(AUDIO.name)
         assert audio_format is not None
-        call = self.link.open(audio_format, "rtc_1", "acme", session, {}, self._ignore, self.now)
+        call = self.link.open(audio_format, "rtc_1", "acme", session, {}, ignore, self.now)
         self.heard[call.number] = []
         return call
 
@@ -90,10 +94,6 @@ class Bench:
             self.link.handle_timeout(deadline)
             self.raw(frames.encode([frames.Pong(0)]))
         self.now = end
-
-    @staticmethod
-    def _ignore(frame: InboundFrame, now: float) -> None:
-        raise AssertionError("the link hands frames out by poll_event")
 
 
 def audio(call: BackendCall, response: int = 1, data: bytes = FRAME) -> frames.Audio:
@@ -456,7 +456,7 @@ def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: boo
     """`resumed_ms` is the position of the next sample that the next backend receives, in milliseconds."""
     name = f"pcm16/{rate}"
     bench = Bench(formats=(name,))
-    call = bench.link.open(AudioFormat.parse(name), "rtc_1", "acme", {}, {}, Bench._ignore, bench.now)
+    call = bench.link.open(AudioFormat.parse(name), "rtc_1", "acme", {}, {}, ignore, bench.now)
     bench.heard[call.number] = []
     bench.say(frames.Accepted(call.number))
     for position in range(0, rate, rate // 50):
@@ -490,7 +490,7 @@ def test_an_opus_call_is_resumed_behind_the_last_packet_that_was_heard(
     last: bytes, position: int, resumed_ms: int
 ) -> None:
     bench = Bench(formats=("opus",))
-    call = bench.link.open(AudioFormat.parse("opus"), "rtc_1", "acme", {}, {}, Bench._ignore, bench.now)
+    call = bench.link.open(AudioFormat.parse("opus"), "rtc_1", "acme", {}, {}, ignore, bench.now)
     bench.heard[call.number] = []
     bench.say(frames.Accepted(call.number))
     call.send_audio(last, position)

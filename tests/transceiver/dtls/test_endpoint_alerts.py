@@ -146,7 +146,7 @@ def test_what_the_peer_never_sends_comes_from_a_stranger_and_ends_nothing(
     peers.client.start(0.0)
     for _ in range(nth):
         peers.network.drain()
-        peers.network._step()
+        peers.network.step()
     assert not endpoint.connected
     for message_type in impossible:
         messages = [HandshakeMessage(message_type, sequence, b"\0") for sequence in range(8)]

@@ -11,6 +11,7 @@ from antiphon_transceiver.rtcp.transport import (
     TransportReceiver,
     TransportSender,
 )
+from support.sim.memory_audit import MemoryAudit
 
 TICK = 0.00025
 
@@ -110,7 +111,7 @@ def test_what_is_held_is_bounded_whatever_comes() -> None:
         feedback = receiver.feedback(1, 2)
         if feedback is not None:
             feedback.encode()
-        assert len(receiver._told) <= 2 * TOLD + MAX_PENDING
+        assert MemoryAudit([receiver]).largest <= 2 * TOLD + MAX_PENDING
 
 
 def run(delays: list[float | None], *, offset: float = 1000.0) -> TransportSender:

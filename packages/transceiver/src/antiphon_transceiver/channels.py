@@ -80,7 +80,7 @@ class CallChannels:
         self.counters = ChannelCounters()
         self.end: AssociationClosed | None = None
         """How the association ended, if it did before the call."""
-        self._endpoint = DataChannelEndpoint(
+        self.endpoint = DataChannelEndpoint(
             is_dtls_client,
             random,
             local_port=OURS.port,
@@ -95,13 +95,13 @@ class CallChannels:
         """Errors since the last datagram."""
         self._waiting: deque[bytes] = deque()
         """Each as JSON in UTF-8."""
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         self._events: deque[EventReceived | MessageRefused] = deque()
 
     @property
     def idle(self) -> bool:
         """Whether everything that was sent has reached the caller."""
-        return self._endpoint.association.sender.idle
+        return self.endpoint.association.sender.idle
 
     def statistics(self) -> dict[str, Any]:
         """Return figures for people and programs."""
@@ -113,7 +113,7 @@ class CallChannels:
 
     def start(self, now: float, round_trip: float | None) -> None:
         """Begin, once DTLS is connected; `round_trip` in seconds is what it measured."""
-        self._endpoint.start(now, round_trip)
+        self.endpoint.start(now, round_trip)
 
     def send(self, event: msgspec.Raw | Mapping[str, Any]) -> None:
         """Send an event to the caller, encoded by `json_objects` or not. It waits while the channel is not open, and
@@ -144,35 +144,35 @@ class CallChannels:
         self._send_at_once()
         if self.idle and not (self._waiting and self._channels.current is not None):
             return True
-        self._endpoint.close(now)
-        return self._endpoint.closed
+        self.endpoint.close(now)
+        return self.endpoint.closed
 
     def abort(self, now: float) -> None:
         """End at once, with what was just sent on its way."""
         self._send_at_once()
-        self._endpoint.handle_timeout(now)
-        self._endpoint.abort(now)
+        self.endpoint.handle_timeout(now)
+        self.endpoint.abort(now)
 
     # The five methods
 
     def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
         """Take one SCTP packet; `source` does not matter here."""
         self._errors = 0
-        self._endpoint.receive_datagram(data, source, now)
+        self.endpoint.receive_datagram(data, source, now)
         self._drain(now)
 
     def handle_timeout(self, now: float) -> None:
-        self._endpoint.handle_timeout(now)
+        self.endpoint.handle_timeout(now)
         self._drain(now)
 
     def poll_transmit(self) -> Transmit | None:
-        return self._endpoint.poll_transmit()
+        return self.endpoint.poll_transmit()
 
     def poll_event(self) -> EventReceived | MessageRefused | None:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float:
-        timeout, ready_at = self._endpoint.poll_timeout(), self._channels.ready_at
+        timeout, ready_at = self.endpoint.poll_timeout(), self._channels.ready_at
         if self._waiting and self._now < ready_at < inf:
             return min(timeout, ready_at)
         return timeout
@@ -181,7 +181,7 @@ class CallChannels:
 
     def _drain(self, now: float) -> None:
         self._now = now
-        while (event := self._endpoint.poll_event()) is not None:
+        while (event := self.endpoint.poll_event()) is not None:
             match event:
                 case MessageReceived(channel, data):
                     self._receive_message(channel, data)
@@ -219,7 +219,7 @@ class CallChannels:
         self._channels.clear()
         self.counters.dropped += len(self._waiting)
         self._waiting.clear()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
 
     # Sending
 
@@ -230,10 +230,10 @@ class CallChannels:
         size = len(text)
         if size > self._max_message_size:
             raise UndeliverableError(f"an event of {size} bytes, where the caller takes {self._max_message_size}")
-        if self._waiting_bytes + size > MAX_WAITING_BYTES or len(self._waiting) >= MAX_WAITING_EVENTS:
-            raise UndeliverableError(f"{len(self._waiting)} events with {self._waiting_bytes} bytes wait already")
+        if self.waiting_bytes + size > MAX_WAITING_BYTES or len(self._waiting) >= MAX_WAITING_EVENTS:
+            raise UndeliverableError(f"{len(self._waiting)} events with {self.waiting_bytes} bytes wait already")
         self._waiting.append(text)
-        self._waiting_bytes += size
+        self.waiting_bytes += size
         self._send_waiting()
 
     def _send_at_once(self) -> None:
@@ -246,11 +246,11 @@ class CallChannels:
             assert channel is not None
             text = self._waiting[0]
             try:
-                self._endpoint.send(channel, text.decode())
+                self.endpoint.send(channel, text.decode())
             except LocalProtocolError:  # no room, or the caller is closing this channel
                 return
             self._waiting.popleft()
-            self._waiting_bytes -= len(text)
+            self.waiting_bytes -= len(text)
             self.counters.sent += 1
 
 

@@ -1,7 +1,7 @@
 """One connection to a backend, without IO: the calls on it, and what goes in and out."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from antiphon_common import frames, json_objects
@@ -91,6 +91,11 @@ class BackendLink:
     @property
     def calls(self) -> int:
         return len(self._calls)
+
+    @property
+    def open_calls(self) -> Collection[BackendCall]:
+        """The calls that use this connection now."""
+        return self._calls.values()
 
     @property
     def pending(self) -> bool:

@@ -127,7 +127,7 @@ class ReceiverStatistics:
 class SenderStatistics:
     """Our own stream. `ntp_offset` added to `now` gives seconds of NTP time."""
 
-    __slots__ = ("_ntp_offset", "_timestamp", "clock_rate", "octets", "packets", "sent_at", "ssrc")
+    __slots__ = ("_timestamp", "clock_rate", "ntp_offset", "octets", "packets", "sent_at", "ssrc")
 
     def __init__(self, ssrc: int, clock_rate: int, ntp_offset: float) -> None:
         self.ssrc = ssrc
@@ -136,7 +136,7 @@ class SenderStatistics:
         """Bytes of payload, without headers and padding."""
         self.sent_at: float | None = None
         self.clock_rate = clock_rate
-        self._ntp_offset = ntp_offset
+        self.ntp_offset = ntp_offset
         self._timestamp = 0
 
     def packet_sent(self, timestamp: int, size: int, now: float) -> None:
@@ -148,7 +148,7 @@ class SenderStatistics:
 
     def ntp_time(self, now: float) -> int:
         """Return `now` as 64 bits of NTP time."""
-        return int((now + self._ntp_offset) * (1 << 32)) & 0xFFFFFFFFFFFFFFFF
+        return int((now + self.ntp_offset) * (1 << 32)) & 0xFFFFFFFFFFFFFFFF
 
     def report(self, reports: tuple[ReportBlock, ...], now: float) -> SenderReport:
         """Return an SR; between packets the RTP timestamp goes on with the clock."""

@@ -52,8 +52,8 @@ class SrtpSession:
     def __init__(self, profile: SrtpProfile, exported: bytes, is_client: bool) -> None:
         client, server = split_keying_material(profile, exported)
         outbound, inbound = (client, server) if is_client else (server, client)
-        self._outbound = _make_transform(profile, outbound, inbound=False)
-        self._inbound = _make_transform(profile, inbound, inbound=True)
+        self._outbound = make_transform(profile, outbound, inbound=False)
+        self._inbound = make_transform(profile, inbound, inbound=True)
         self._sent: dict[int, SendStream] = {}
         self._received: dict[int, ReceiveStream] = {}
         self._sent_before = EvictedSources()
@@ -177,7 +177,7 @@ class SrtpSession:
         self._received[ssrc] = stream
 
 
-def _make_transform(profile: SrtpProfile, master: Keys, *, inbound: bool) -> Transform:
+def make_transform(profile: SrtpProfile, master: Keys, *, inbound: bool) -> Transform:
     if profile is SrtpProfile.AES128_CM_HMAC_SHA1_80:
         return CounterModeTransform(master, inbound=inbound)
     return GcmTransform(
