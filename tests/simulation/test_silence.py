@@ -8,7 +8,7 @@ from antiphon.client.call import AudioReceived
 from antiphon_common.core import Path
 from antiphon_common.demux import Protocol, classify
 from antiphon_transceiver.call_router import CallReported
-from antiphon_transceiver.ice import PROBE_AFTER
+from antiphon_transceiver.ice import CHECK_AFTER
 from antiphon_transceiver.ice.controlled import LONGEST_WAIT
 from support.net.impairment import Impairment
 from support.sim.world import Client, World
@@ -85,7 +85,7 @@ def test_another_caller_takes_the_address_of_one_that_is_silent() -> None:
     """A NAT gave it away; our checks of the silent call take it back from nobody."""
     world, silent, filtered = talking()
     filtered.lets = lambda datagram: False
-    world.run(2 * PROBE_AFTER + 4.0)
+    world.run(2 * CHECK_AFTER + 4.0)
     filtered.lets = lambda datagram: True
     silent.vanish()
     other = world.call(address=silent.address, impairment=Impairment(delay=ROUND_TRIP / 2))

@@ -269,8 +269,7 @@ def test_a_restart_keeps_the_keys_and_moves_to_the_new_generation() -> None:
     assert peers.left.agent.selected == peers.network.right.path, "media goes on"
     peers.left.send_rtp(RTP)
     fresh = IceParameters("fresh", "fresh-password-of-24-cha")
-    peers.controlled.add_local(fresh)
-    peers.controlled.set_remote(AGAIN)
+    peers.controlled.restart(fresh, AGAIN)
     peers.network.left.path = Path.of("192.0.2.77", 7777)
     peers.controlling.start(fresh, [peers.network.right.path], peers.network.now)
     peers.left.flush(peers.network.now)

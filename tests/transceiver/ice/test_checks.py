@@ -124,8 +124,7 @@ def test_both_ufrags_are_answered_during_a_restart() -> None:
     peer = Peer()
     peer.connect(LAPTOP)
     new_server, new_client = IceParameters("AnotherUfragOf23Chars++", "x" * 32), IceParameters("new1", "y" * 24)
-    assert peer.agent.add_local(new_server) is None
-    peer.agent.set_remote(new_client)
+    assert peer.agent.restart(new_server, new_client) is None
     assert peer.check(LAPTOP).verify(SERVER.password.encode())
 
     peer.remote, peer.local = new_server, new_client
@@ -141,14 +140,13 @@ def test_a_restart_while_our_check_is_under_way_on_the_same_path() -> None:
     peer = Peer()
     peer.check(LAPTOP)
     new_server, new_client = IceParameters("AnotherUfragOf23Chars++", "x" * 32), IceParameters("new1", "y" * 24)
-    peer.agent.add_local(new_server)
-    peer.agent.set_remote(new_client)
+    peer.agent.restart(new_server, new_client)
     peer.remote = new_server
     peer.send(peer.request(), LAPTOP)
     peer.answer(peer.checks_to(LAPTOP)[0], LAPTOP, password=CLIENT.password)
     assert peer.agent.is_validated(LAPTOP)
 
-    peer.advance(peer.now + ice.PROBE_AFTER)
+    peer.advance(peer.now + ice.CHECK_AFTER)
     probe = peer.checks_to(LAPTOP)[-1]
     assert probe.username == b"new1:AnotherUfragOf23Chars++"
     assert probe.verify(new_client.password.encode())
@@ -156,7 +154,9 @@ def test_a_restart_while_our_check_is_under_way_on_the_same_path() -> None:
 
 def test_the_oldest_credentials_make_room() -> None:
     peer = Peer()
-    dropped = [peer.agent.add_local(IceParameters(f"generation{n}", "p" * 32)) for n in range(ice.MAX_GENERATIONS)]
+    dropped = [
+        peer.agent.restart(IceParameters(f"generation{n}", "p" * 32), peer.local) for n in range(ice.MAX_GENERATIONS)
+    ]
     assert dropped == [None] * (ice.MAX_GENERATIONS - 1) + [SERVER]
     assert peer.send(peer.request(), LAPTOP) == []
 

@@ -63,7 +63,7 @@ def test_a_backup_that_the_peer_does_not_check_is_still_there_after_ten_minutes(
         assert SECOND in peer.reachable
         assert not peer.events
         asked = [at - peer.began for at, transmit in peer.sent if transmit.path == SECOND and is_check(transmit.data)]
-        assert asked[1:] == [ice.BACKUP_INTERVAL * n for n in range(1, seconds // 10 + 1)]
+        assert asked[1:] == [ice.STANDBY_INTERVAL * n for n in range(1, seconds // 10 + 1)]
 
 
 def test_one_ingress_is_no_backup_of_itself() -> None:

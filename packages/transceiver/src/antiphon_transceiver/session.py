@@ -164,9 +164,7 @@ class Session:
     def restart_ice(self, local: IceParameters, remote: IceParameters) -> IceParameters | None:
         """Begin another ICE generation (RFC 8445 §9). DTLS, SRTP and audio go on as they are. Returns credentials of
         ours that are no longer answered, if they had to make room."""
-        evicted = self.agent.add_local(local)
-        self.agent.set_remote(remote)
-        return evicted
+        return self.agent.restart(local, remote)
 
     def unreachable(self, ingress: int, now: float) -> None:
         """Report that nothing sent by way of an ingress arrives: from now on everything goes by the best validated

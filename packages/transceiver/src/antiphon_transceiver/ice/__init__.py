@@ -1,13 +1,12 @@
 """ICE agents of both roles: they check paths, validate them, and select where to send."""
 
 from antiphon_transceiver.ice.agent import IceAgent
+from antiphon_transceiver.ice.checks import CONSENT_INTERVAL, STANDBY_INTERVAL
 from antiphon_transceiver.ice.controlled import (
-    BACKUP_INTERVAL,
-    CONSENT_INTERVAL,
+    CHECK_AFTER,
     DISCONNECT_AFTER,
     EXPIRE_AFTER,
-    PROBE_AFTER,
-    REBOUND_SILENCE,
+    REBINDING_SILENCE,
     ControlledAgent,
     ControlledAgentCounters,
 )
@@ -29,14 +28,14 @@ from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
 
 __all__ = [
     "AMPLIFICATION_LIMIT",
-    "BACKUP_INTERVAL",
+    "CHECK_AFTER",
     "CONSENT_INTERVAL",
     "DISCONNECT_AFTER",
     "EXPIRE_AFTER",
     "MAX_GENERATIONS",
     "MAX_PATHS",
-    "PROBE_AFTER",
-    "REBOUND_SILENCE",
+    "REBINDING_SILENCE",
+    "STANDBY_INTERVAL",
     "CheckAccepted",
     "ControlledAgent",
     "ControlledAgentCounters",

@@ -1,16 +1,16 @@
 """ICE-lite (RFC 8445 §2.5) in the controlled role, with return routability and consent of its own.
 
 The peer checks and nominates. We answer, and send four kinds of check ourselves: one to every new path, because a
-packet's source address proves nothing until something sent there comes back; one to a path that fell silent; one every
-`CONSENT_INTERVAL` to the selected path, even while media flows; and one every `BACKUP_INTERVAL` to the best path by
-each other ingress than the selected path's, so that it still works, and both sides still know it, when it is needed.
+source address is not validated until something sent there is answered; one to a path that fell silent; one every
+`CONSENT_INTERVAL` to the selected path, even while media flows; and one every `STANDBY_INTERVAL` to each standby pair.
+The standby pair of an ingress is its best validated path, where that ingress is not the selected path's.
 
-| peer | nothing heard on the selected path for | then |
+| peer | nothing received by the selected path for | then |
 |---|---|---|
-| connected | `PROBE_AFTER` | probe it, and the backups |
-| connected | `DISCONNECT_AFTER` | another path that is alive is selected; without one: disconnected |
-| disconnected | – | a sign of life from a validated path: connected |
-| disconnected | `EXPIRE_AFTER` | expired, closed |
+| connected | `CHECK_AFTER` | check it, and the standby pairs |
+| connected | `DISCONNECT_AFTER` | another path with fresh consent is selected; without one: disconnected |
+| disconnected | – | anything authenticated by a validated path: connected |
+| disconnected | `EXPIRE_AFTER` | consent expired, closed |
 """
 
 from collections import deque
@@ -24,15 +24,14 @@ from antiphon_common.core import Path, Transmit
 from antiphon_common.errors import DecodeError
 from antiphon_common.stun import (
     BINDING,
-    TRANSACTION_ID_SIZE,
     Attribute,
     ErrorCode,
     Message,
     MessageClass,
-    Transaction,
     error_response,
     success_response,
 )
+from antiphon_transceiver.ice.checks import ConsentSchedule, OutgoingChecks
 from antiphon_transceiver.ice.credentials import Credentials, Generation
 from antiphon_transceiver.ice.events import (
     CheckAccepted,
@@ -48,29 +47,18 @@ from antiphon_transceiver.ice.events import (
 )
 from antiphon_transceiver.ice.paths import PathState, PathTable
 
-PROBE_AFTER = 3.0
+CHECK_AFTER = 3.0
 DISCONNECT_AFTER = 5.0
 EXPIRE_AFTER = 30.0
-"""Also the lifetime of consent (RFC 7675 §5.1), so the age at which any silent path is dropped."""
+"""Also the lifetime of consent (RFC 7675 §5.1), so the age at which any silent path is released."""
 
-REBOUND_SILENCE = 1.0
+REBINDING_SILENCE = 1.0
 """Media that comes by a validated path while the selected one has been silent this long means that a NAT gave the
 client another address; clients that nominate once (RFC 8445 §8.1.1) do not nominate again."""
-
-BACKUP_INTERVAL = 10.0
-"""Chromium stops checking a second ingress after a few seconds, but answers, and keeps the pair while anything came by
-it in the last 30 s. Three of these fit."""
-
-CONSENT_INTERVAL = 4.0
-"""Mean seconds between two checks of the selected path. Some embedded clients hang up after 10 s without one, whatever
-media arrives; so one check may get lost. Each interval varies by a fifth (RFC 7675 §5.1)."""
 
 LONGEST_WAIT = 2.0
 """Seconds to the next transmission of a check that a silent path does not answer. Each opens the path at the relay for
 what the peer sends, so a peer that comes back with media alone waits as long at most."""
-
-PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
-"""Of a peer-reflexive candidate of ours (RFC 8445 §5.1.2)."""
 
 
 class _Peer(Enum):
@@ -82,6 +70,8 @@ class _Peer(Enum):
 
 @dataclass(slots=True)
 class ControlledAgentCounters:
+    """What became of STUN messages, by kind."""
+
     answered: int = 0
     """Authenticated requests; each was answered, with success or with an error."""
     malformed: int = 0
@@ -100,11 +90,10 @@ class ControlledAgentCounters:
 
 
 class ControlledAgent:
-    """Answers the peer's checks and knows by which path it can be reached.
+    """The ICE agent of the transceiver: it answers the peer's checks and selects the path to send to.
 
-    Takes STUN datagrams only; the other packets of the call are reported by `received`, `validate` and `sent`, and
-    `may_send` says whether a path takes one more. Nothing happens before the first valid check: how long to wait for
-    that is the caller's business.
+    It takes STUN datagrams by the five methods. Report the call's other packets with `received`, `validate` and `sent`;
+    `may_send` tells whether one more may be sent to a path. The agent has no deadline before the first valid check.
     """
 
     def __init__(
@@ -121,18 +110,12 @@ class ControlledAgent:
         """Where to send: the latest nominated of the validated paths. Before any is validated the latest nominated
         path, or else the first that was opened; the three-fold limit holds there. Where that one's ingress is
         unreachable, another validated path."""
-        self._random = random
-        self._tie_breaker = random(8) if tie_breaker is None else tie_breaker.to_bytes(8, "big")
         self._credentials = Credentials(local, remote)
         self._table = PathTable()
-        self._checks: dict[bytes, PathState] = {}
-        """Paths by the transaction of our check: at most one each."""
-        self._checks_at = inf
-        self._backups_at = inf
-        self._consent_at = inf
-        self._selected_at = -inf
+        self._checks = OutgoingChecks(random, random(8) if tie_breaker is None else tie_breaker.to_bytes(8, "big"))
+        self._schedule = ConsentSchedule(random)
         self._peer = _Peer.UNKNOWN
-        self._last_heard = inf
+        self._last_received = inf
         self._transmits: deque[Transmit] = deque()
         self._events: deque[IceEvent] = deque()
 
@@ -147,43 +130,35 @@ class ControlledAgent:
         return bool(self.counters.bad_integrity or self.counters.unknown_username)
 
     def is_validated(self, path: Path) -> bool:
+        """Return whether the peer proved to be reachable by `path`."""
         state = self._table.get(path)
         return state is not None and state.validated
 
-    def last_heard(self, path: Path) -> float:
-        """Return when something authenticated last came by a path."""
-        state = self._table.get(path)
-        return -inf if state is None else state.last_heard
-
-    def add_local(self, local: IceParameters) -> IceParameters | None:
-        """Begin an ICE restart (RFC 8445 §9): checks for these credentials are answered too. Call it before
-        `set_remote`. Returns those that are no longer answered, if they had to make room."""
-        return self._credentials.add_local(local)
-
-    def set_remote(self, remote: IceParameters) -> None:
-        """Set the peer's credentials that belong to the newest of ours."""
-        self._credentials.set_remote(remote)
+    def restart(self, local: IceParameters, remote: IceParameters) -> IceParameters | None:
+        """Begin another ICE generation (RFC 8445 §9): checks for these credentials are answered too. Returns the
+        credentials of ours that are no longer answered, if the oldest had to make room."""
+        return self._credentials.add(local, remote)
 
     # The call's other packets
 
     def received(self, path: Path, size: int, now: float, *, authenticated: bool) -> bool:
-        """Tell of a datagram of `size` bytes that was no STUN. `authenticated`: it is a sign of life (SRTP, or DTLS
-        after the handshake), not just a part of a handshake. Return whether events or datagrams are to be polled."""
+        """Report a datagram of `size` bytes that was not STUN. `authenticated`: it was SRTP, or DTLS after the
+        handshake, and renews consent. Return True if events or datagrams are to be polled."""
         table = self._table
         state = table.states.get(path)
         if state is None:
             return False
         if state is table.preferred and state.validated and authenticated and not state.unreachable:
             if self._peer is _Peer.CONNECTED:  # most packets of a call
-                state.last_heard = self._last_heard = now
+                state.last_received = self._last_received = now
                 return False
         elif not state.validated:
             state.received += size
         if not authenticated:
             return False
-        self._alive(state, now)
-        preferred = self._table.preferred
-        if state.validated and preferred is not None and now >= preferred.last_heard + REBOUND_SILENCE:
+        self._note_received(state, now)
+        preferred = table.preferred
+        if state.validated and preferred is not None and now >= preferred.last_received + REBINDING_SILENCE:
             self._move_to(state, now)
         return bool(self._events or self._transmits)
 
@@ -199,25 +174,25 @@ class ControlledAgent:
             state.sent += size
 
     def validate(self, path: Path, now: float) -> None:
-        """Tell that DTLS proved the peer to be at `path`."""
+        """Report that DTLS proved the peer to be at `path`."""
         state = self._table.get(path)
         if state is not None:
             self._validated(state, now)
 
     def unreachable(self, ingress: int, now: float) -> None:
-        """Tell that nothing sent by way of an ingress arrives, as when no relay of it lives.
+        """Report that nothing sent by way of an ingress arrives, as when all its relays are down.
 
-        From now on another path is selected, if a validated one by a reachable ingress is there: of those the one heard
-        latest, and it is probed at once. That ends when anything authenticated is heard by a validated path of the
-        ingress, save that the peer has meanwhile nominated another path, or moved its media there. Harmless when
-        repeated, and for an ingress that the peer does not use.
+        From now on a validated path by a reachable ingress is selected, if there is one: the one received from last.
+        It is checked at once. That ends when something authenticated is received by a validated path of the ingress,
+        unless the peer has meanwhile nominated another path, or moved its media there. Harmless when repeated, and for
+        an ingress that the peer does not use.
         """
         if self._table.mark(ingress, unreachable=True):
             before = self._table.selected
             self._select(now)
             selected = self._table.selected
             if selected is not None and selected is not before:
-                self._probe(selected, now)
+                self._check_validated(selected, now)
 
     # The five methods
 
@@ -241,36 +216,40 @@ class ControlledAgent:
             self._receive_response(message, source, now)
 
     def handle_timeout(self, now: float) -> None:
-        """Retransmit, drop silent paths, judge the peer's silence."""
-        if now >= self._checks_at:
+        """Send the checks that are due, release silent paths, and act on the peer's silence."""
+        if now >= self._checks.deadline:
             self._retransmit_checks(now)
         if now >= self._table.stale_at:
             for state in self._table.pop_stale(now, EXPIRE_AFTER):
-                self._drop(state)
-        if now >= self._backups_at:
-            self._backups_at = inf
-            for state in self._table.backups():
-                self._probe(state, now)
-            self._plan_backups(now)
-        if now >= self._consent_at:
-            self._check_consent(now)
-        self._judge_silence(now)
+                self._release(state)
+        if now >= self._schedule.standby_at:
+            self._schedule.standby_at = inf
+            for state in self._table.standby_pairs():
+                self._check_validated(state, now)
+            self._plan_standby(now)
+        if now >= self._schedule.selected_at:
+            self._check_selected(now)
+        self._handle_silence(now)
 
     def poll_transmit(self) -> Transmit | None:
+        """Return the next datagram to send, or None."""
         return self._transmits.popleft() if self._transmits else None
 
     def poll_event(self) -> IceEvent | None:
+        """Return the next event, or None."""
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float:
+        """Return when `handle_timeout` wants to be called; infinity for never."""
         selected = self._table.selected
         if selected is None:
             return inf
         if self._peer is _Peer.DISCONNECTED:
-            silence_at = self._last_heard + EXPIRE_AFTER
+            silence_at = self._last_received + EXPIRE_AFTER
         else:
-            silence_at = self._silent_since(selected) + (PROBE_AFTER if selected.check is None else DISCONNECT_AFTER)
-        return min(silence_at, self._checks_at, self._backups_at, self._consent_at, self._table.stale_at)
+            silence_at = self._table.silent_since + (CHECK_AFTER if selected.check is None else DISCONNECT_AFTER)
+        schedule = self._schedule
+        return min(silence_at, self._checks.deadline, schedule.standby_at, schedule.selected_at, self._table.stale_at)
 
     # The peer's checks
 
@@ -283,8 +262,8 @@ class ControlledAgent:
             self.counters.bad_integrity += 1
             return
         self.authenticated = True
-        state = self._learn(source, generation, size, now)
-        answer = self._answer(message, source)
+        state = self._note_check(source, generation, size, now)
+        answer = _answer(message, source, self.counters)
         self.counters.answered += 1
         self._events.append(CheckAccepted(source))
         self._send(answer.encode(generation.password), state)
@@ -293,9 +272,10 @@ class ControlledAgent:
         if message.use_candidate and self._table.nominate(state):
             self._select(now)
         if not state.validated and state.check is None:
-            self._check(state, now, first_wait=0.2, longest_wait=1.6, attempts=6)
+            check = self._checks.begin(state, now, first_wait=0.2, longest_wait=1.6, attempts=6)
+            self._send_check(check.datagram, state, now)
 
-    def _learn(self, source: Path, generation: Generation, size: int, now: float) -> PathState:
+    def _note_check(self, source: Path, generation: Generation, size: int, now: float) -> PathState:
         state = self._table.get(source)
         if state is None:
             state = PathState(source, generation, now)
@@ -303,7 +283,7 @@ class ControlledAgent:
             self._table.stale_at = min(self._table.stale_at, now + EXPIRE_AFTER)
             if evicted is not None:
                 self.counters.paths_evicted += 1
-                self._drop(evicted)
+                self._release(evicted)
             self._events.append(PathOpened(source))
             if self._table.selected is None:
                 self._peer = _Peer.CONNECTED
@@ -311,99 +291,60 @@ class ControlledAgent:
         state.generation = generation
         if not state.validated:
             state.received += size
-        self._alive(state, now)
+        self._note_received(state, now)
         return state
-
-    def _answer(self, message: Message, source: Path) -> Message:
-        if unknown := message.unknown_required:
-            self.counters.unknown_attributes += 1
-            return error_response(message, ErrorCode.UNKNOWN_ATTRIBUTE, unknown)
-        if Attribute.ICE_CONTROLLED in message.attributes:
-            # RFC 8445 §7.3.1.1 compares tie-breakers, but a lite agent cannot control (§6.1.1): the peer has to yield.
-            self.counters.role_conflicts += 1
-            return error_response(message, ErrorCode.ROLE_CONFLICT)
-        return success_response(message, source.address, source.port)
 
     # Our own checks
 
-    def _check(self, state: PathState, now: float, *, first_wait: float, longest_wait: float, attempts: int) -> None:
-        transaction_id = self._random(TRANSACTION_ID_SIZE)
-        attributes: dict[int, bytes] = {
-            Attribute.USERNAME: state.generation.username,
-            Attribute.ICE_CONTROLLED: self._tie_breaker,
-            Attribute.PRIORITY: PRIORITY,
-        }
-        request = Message(MessageClass.REQUEST, transaction_id, attributes)
-        check = Transaction(
-            transaction_id,
-            request.encode(state.generation.remote_password),
-            now,
-            first_wait=first_wait,
-            longest_wait=longest_wait,
-            attempts=attempts,
-        )
-        state.check = check
-        state.check_password = state.generation.remote_password
-        state.check_started = now
-        self._checks[transaction_id] = state
-        self._checks_at = min(self._checks_at, check.deadline)
-        self._send_check(check, state, now)
-
-    def _probe(self, state: PathState, now: float) -> None:
-        """Ask whether a validated path still works, unless that is under way."""
+    def _check_validated(self, state: PathState, now: float) -> None:
+        """Send a consent check to a validated path, unless one is under way."""
         if state.check is None:
-            self._check(state, now, first_wait=0.5, longest_wait=LONGEST_WAIT, attempts=10)
+            check = self._checks.begin(state, now, first_wait=0.5, longest_wait=LONGEST_WAIT, attempts=10)
+            self._send_check(check.datagram, state, now)
 
-    def _check_consent(self, now: float) -> None:
-        """Check the selected path, unless a check of it is under way."""
+    def _check_selected(self, now: float) -> None:
+        """Send a consent check to the selected path, unless one is under way."""
         selected = self._table.selected
         if selected is None or not selected.validated:
-            self._consent_at = inf
+            self._schedule.selected_at = inf
         elif selected.check is None:
-            self._probe(selected, now)  # which plans the next one
+            self._check_validated(selected, now)  # which plans the next one
         else:
-            self._plan_consent(now)
+            self._schedule.plan_selected(now)
 
-    def _plan_consent(self, now: float) -> None:
-        self._consent_at = now + CONSENT_INTERVAL * (0.8 + 0.4 * self._random(1)[0] / 255)
+    def _plan_standby(self, now: float) -> None:
+        if self._table.standby_pairs():
+            self._schedule.plan_standby(now)
 
-    def _send_check(self, check: Transaction, state: PathState, now: float) -> None:
+    def _send_check(self, datagram: bytes, state: PathState, now: float) -> None:
         if state.validated and state is self._table.selected:
-            self._plan_consent(now)
-        if self._send(check.datagram, state):
+            self._schedule.plan_selected(now)
+        if self._send(datagram, state):
             self.counters.checks_sent += 1
         else:
             self.counters.over_budget += 1
 
-    def _end_check(self, state: PathState) -> None:
-        if state.check is not None:
-            del self._checks[state.check.transaction_id]
-            state.check = None
-
     def _retransmit_checks(self, now: float) -> None:
-        for state in list(self._checks.values()):
-            check = state.check
-            if check is None or now < check.deadline:
-                continue
-            if state.validated and state.last_heard > state.check_started:
-                self._end_check(state)  # a probe, and the path came back to life by itself
+        for state, check in self._checks.due(now):
+            if state.validated and state.last_received > state.check_started:
+                self._checks.end(state)  # something else was received by the path meanwhile
             elif check.retransmit(now):
-                self._send_check(check, state, now)
+                self._send_check(check.datagram, state, now)
             else:
                 self.counters.checks_failed += 1
-                self._end_check(state)
-        self._checks_at = min((state.check.deadline for state in self._checks.values() if state.check), default=inf)
+                self._checks.end(state)
+        self._checks.update_deadline()
 
     def _receive_response(self, message: Message, source: Path, now: float) -> None:
-        state = self._checks.get(message.transaction_id)
+        state = self._checks.find(message.transaction_id)
         # A response by another path proves nothing (RFC 8445 §7.2.5.2.1).
-        if state is None or state.check is None or state.path != source:
+        if state is None or state.path != source:
             self.counters.stray_responses += 1
             return
         if not message.verify(state.check_password):
             self.counters.bad_integrity += 1
             return
-        self._end_check(state)
+        self._checks.end(state)
         if message.message_class is MessageClass.ERROR or message.unknown_required:
             self.counters.checks_failed += 1
             return
@@ -412,12 +353,12 @@ class ControlledAgent:
 
     # Paths
 
-    def _alive(self, state: PathState, now: float) -> None:
-        state.last_heard = now
+    def _note_received(self, state: PathState, now: float) -> None:
+        state.last_received = now
         selected = self._table.selected
         if not state.validated and selected is not None and selected.validated:
-            return  # a captured check, replayed from a strange address, keeps nothing alive
-        self._last_heard = now
+            return  # a captured check, replayed from a spoofed source, renews no consent
+        self._last_received = now
         if state.unreachable and self._table.mark(state.path.ingress, unreachable=False):
             self._select(now)
         if self._peer is _Peer.DISCONNECTED:
@@ -428,13 +369,13 @@ class ControlledAgent:
     def _validated(self, state: PathState, now: float) -> None:
         if not state.validated:
             state.validated = True
-            self._end_check(state)
+            self._checks.end(state)
             self._events.append(PathValidated(state.path))
             self._select(now)
-            self._plan_backups(now)
+            self._plan_standby(now)
             if state is self._table.selected:
-                self._plan_consent(now)
-        self._alive(state, now)
+                self._schedule.plan_selected(now)
+        self._note_received(state, now)
 
     def _move_to(self, state: PathState, now: float) -> None:
         if state is not self._table.preferred:
@@ -442,19 +383,14 @@ class ControlledAgent:
             self._select(now)
 
     def _select(self, now: float) -> None:
-        if self._table.select() and self._table.selected is not None:
-            self._selected_at = now
+        if self._table.select(now) and self._table.selected is not None:
             self.selected = self._table.selected.path
             self._events.append(PathSelected(self.selected))
-            self._plan_backups(now)
-            self._plan_consent(now)
+            self._plan_standby(now)
+            self._schedule.plan_selected(now)
 
-    def _plan_backups(self, now: float) -> None:
-        if self._table.backups():
-            self._backups_at = min(self._backups_at, now + BACKUP_INTERVAL)
-
-    def _drop(self, state: PathState) -> None:
-        self._end_check(state)
+    def _release(self, state: PathState) -> None:
+        self._checks.end(state)
         self._events.append(PathReleased(state.path))
 
     def _send(self, datagram: bytes, state: PathState) -> bool:
@@ -466,32 +402,37 @@ class ControlledAgent:
 
     # Silence
 
-    def _silent_since(self, selected: PathState) -> float:
-        """A backup is heard every `BACKUP_INTERVAL`: it has its time to answer from when it is selected."""
-        return max(selected.last_heard, self._selected_at)
-
-    def _judge_silence(self, now: float) -> None:
-        selected = self._table.selected
+    def _handle_silence(self, now: float) -> None:
+        table = self._table
+        selected = table.selected
         if selected is None:
             return
         if self._peer is _Peer.DISCONNECTED:
-            if now >= self._last_heard + EXPIRE_AFTER:
-                self._expire()
+            if now >= self._last_received + EXPIRE_AFTER:
+                self._peer, self.selected = _Peer.EXPIRED, None
+                for state in table.clear():
+                    self._release(state)
+                self._events.append(IceFailed(IceFailure.CONSENT_EXPIRED))
                 return
-        elif now >= self._silent_since(selected) + DISCONNECT_AFTER:
-            alive = self._table.alive(now, DISCONNECT_AFTER)
-            if alive is not None:
-                self._move_to(alive, now)
+        elif now >= table.silent_since + DISCONNECT_AFTER:
+            fresh = table.fresh(now, DISCONNECT_AFTER)
+            if fresh is not None:
+                self._move_to(fresh, now)
                 return
             self._peer = _Peer.DISCONNECTED
             self._events.append(Disconnected())
-        if now >= self._silent_since(selected) + PROBE_AFTER and selected.check is None:
-            for state in (selected, *self._table.backups()):
-                self._probe(state, now)
+        if now >= table.silent_since + CHECK_AFTER and selected.check is None:
+            for state in (selected, *table.standby_pairs()):
+                self._check_validated(state, now)
 
-    def _expire(self) -> None:
-        self._peer = _Peer.EXPIRED
-        self.selected = None
-        for state in self._table.clear():
-            self._drop(state)
-        self._events.append(IceFailed(IceFailure.CONSENT_EXPIRED))
+
+def _answer(message: Message, source: Path, counters: ControlledAgentCounters) -> Message:
+    """Return the answer to an authenticated check, and count what is wrong with it."""
+    if unknown := message.unknown_required:
+        counters.unknown_attributes += 1
+        return error_response(message, ErrorCode.UNKNOWN_ATTRIBUTE, unknown)
+    if Attribute.ICE_CONTROLLED in message.attributes:
+        # RFC 8445 §7.3.1.1 compares tie-breakers, but a lite agent cannot control (§6.1.1): the peer has to yield.
+        counters.role_conflicts += 1
+        return error_response(message, ErrorCode.ROLE_CONFLICT)
+    return success_response(message, source.address, source.port)

@@ -11,8 +11,8 @@ MAX_GENERATIONS = 4
 
 
 class Generation(NamedTuple):
-    """Both sides' credentials, ready for the wire. `username` is that of our requests: the peer's ufrag comes first
-    (RFC 8445 §7.2.2)."""
+    """Both sides' credentials of one ICE generation, encoded. `username` is that of our requests, which begins with the
+    peer's ufrag (RFC 8445 §7.2.2)."""
 
     local: IceParameters
     remote: IceParameters
@@ -27,34 +27,26 @@ class Generation(NamedTuple):
 
 
 class Credentials:
-    """Generations by our ufrag, oldest first; the oldest makes room."""
+    """The generations of a call by our ufrag, oldest first. Look one up with `find`; the oldest makes room."""
 
     def __init__(self, local: IceParameters, remote: IceParameters) -> None:
         self._generations: dict[bytes, Generation] = {}
-        self._newest = Generation.of(local, remote)
-        self._store()
+        self._store(Generation.of(local, remote))
 
     def find(self, username: bytes) -> Generation | None:
-        """Return the generation that a request's USERNAME names."""
+        """Return the generation that a request's USERNAME names, or None."""
         ufrag, colon, _ = username.partition(b":")
         return self._generations.get(ufrag) if colon else None
 
-    def add_local(self, local: IceParameters) -> IceParameters | None:
-        """Begin a generation, until `set_remote` with the peer's present credentials; return ours of the one that
-        made room."""
-        self._newest = Generation.of(local, self._newest.remote)
-        self._store()
+    def add(self, local: IceParameters, remote: IceParameters) -> IceParameters | None:
+        """Add a generation; return our credentials of the oldest one, if it made room."""
+        self._store(Generation.of(local, remote))
         if len(self._generations) <= MAX_GENERATIONS:
             return None
         return self._generations.pop(next(iter(self._generations))).local
 
-    def set_remote(self, remote: IceParameters) -> None:
-        """Set the peer's credentials of the newest generation."""
-        self._newest = Generation.of(self._newest.local, remote)
-        self._store()
-
-    def _store(self) -> None:
-        self._generations[self._newest.local.ufrag.encode()] = self._newest
+    def _store(self, generation: Generation) -> None:
+        self._generations[generation.local.ufrag.encode()] = generation
 
 
 def ice_ufrag(random: Callable[[int], bytes]) -> str:

@@ -1,4 +1,4 @@
-"""The paths of one call: what is known of each, which one is best, and which one has to go when there are too many."""
+"""The paths of one call: the state of each, which one is selected, and which one is evicted when there are too many."""
 
 from collections.abc import KeysView
 from math import inf
@@ -11,18 +11,18 @@ MAX_PATHS = 16
 """A client with Wi-Fi, mobile and a tunnel, IPv4 and IPv6, checks two ingresses from at most a dozen addresses."""
 
 AMPLIFICATION_LIMIT = 3
-"""Bytes sent for each byte received while the peer has not proved to be where its packets claim to come from."""
+"""Bytes sent for each byte received by a path that is not validated."""
 
 
 class PathState:
-    """One path with an authenticated check. Times are those of the agent's clock."""
+    """One path with an authenticated check. The agent sets its fields; times are seconds on the agent's clock."""
 
     __slots__ = (
         "check",
         "check_password",
         "check_started",
         "generation",
-        "last_heard",
+        "last_received",
         "nomination",
         "path",
         "received",
@@ -35,33 +35,38 @@ class PathState:
         self.path = path
         self.generation = generation
         """The credentials of the latest check; ours on this path use the same."""
-        self.last_heard = now
+        self.last_received = now
         self.validated = False
         self.unreachable = False
-        """Nothing can be sent to its ingress, says the owner, until something is heard from there."""
+        """Whether its ingress is reported to be unreachable; until something is received from there."""
         self.nomination = 0
         """Rises with each nomination that moves the call; 0 until the path is nominated."""
         self.received = 0
         self.sent = 0
         self.check: Transaction | None = None
-        """Our own check under way: to validate the path, or to probe a silent one."""
+        """Our own check under way: to validate the path, or for consent."""
         self.check_password = b""
         """Signs the response to it, also when a restart changed `generation` in the meantime."""
         self.check_started = now
 
     def may_send(self, size: int) -> bool:
+        """Return whether the three-fold limit allows `size` bytes more."""
         return self.validated or self.sent + size <= AMPLIFICATION_LIMIT * self.received
 
 
 class PathTable:
-    """At most `MAX_PATHS` paths. Only a check with a valid MESSAGE-INTEGRITY adds one, so a stranger adds none."""
+    """The paths of one call, at most `MAX_PATHS`, and which one is selected.
+
+    The agent adds a path with the first check that has a valid MESSAGE-INTEGRITY, so a spoofed source adds none.
+    """
 
     def __init__(self) -> None:
         self.states: dict[Path, PathState] = {}
         self._nominations = 0
         self.selected: PathState | None = None
+        self._selected_at = -inf
         self.preferred: PathState | None = None
-        """What would be selected if every ingress could be reached; mostly the same."""
+        """The path that would be selected if every ingress could be reached; mostly the same."""
         self.stale_at = inf
         """A time before which no path can be stale."""
 
@@ -72,32 +77,40 @@ class PathTable:
     def __len__(self) -> int:
         return len(self.states)
 
+    @property
+    def silent_since(self) -> float:
+        """When something authenticated was last received by the selected path, or when it was selected: a standby pair
+        is checked every `STANDBY_INTERVAL`, and has time to answer from when it is selected."""
+        assert self.selected is not None
+        return max(self.selected.last_received, self._selected_at)
+
     def get(self, path: Path) -> PathState | None:
+        """Return the state of a path, or None."""
         return self.states.get(path)
 
     def add(self, state: PathState) -> PathState | None:
-        """Add a path that is not there yet; return the one that made room for it.
+        """Add a path that is not there yet; return the one that was evicted for it, or None.
 
-        Never the selected one. A path that was validated goes after all that were not, then the one silent for
-        longest: whoever replays a captured check from spoofed addresses displaces only paths that prove nothing.
+        The selected path is never evicted. Paths that are not validated are evicted first, then the one silent for
+        longest: who replays a captured check from spoofed addresses evicts only paths that are not validated.
         """
         evicted = None
         if len(self.states) >= MAX_PATHS:
             evicted = min(
                 (other for other in self.states.values() if other is not self.selected),
-                key=lambda other: (other.validated, other.last_heard),
+                key=lambda other: (other.validated, other.last_received),
             )
             self._remove(evicted)
         self.states[state.path] = state
         return evicted
 
     def pop_stale(self, now: float, lifetime: float) -> list[PathState]:
-        """Remove the paths, save the selected one, from which nothing was heard for `lifetime` seconds."""
+        """Remove and return the paths, except the selected one, that were silent for `lifetime` seconds."""
         others = [state for state in self.states.values() if state is not self.selected]
-        stale = [state for state in others if now >= state.last_heard + lifetime]
+        stale = [state for state in others if now >= state.last_received + lifetime]
         for state in stale:
             self._remove(state)
-        self.stale_at = min((state.last_heard + lifetime for state in others if state not in stale), default=inf)
+        self.stale_at = min((state.last_received + lifetime for state in others if state not in stale), default=inf)
         return stale
 
     def clear(self) -> list[PathState]:
@@ -108,53 +121,54 @@ class PathTable:
         return states
 
     def nominate(self, state: PathState) -> bool:
-        """Note a nomination; return whether it is another path than the latest one."""
+        """Note a nomination; return whether another path was nominated last."""
         if state.nomination and state.nomination == self._nominations:
             return False
         self._nominations += 1
         state.nomination = self._nominations
         return True
 
-    def select(self) -> bool:
-        """Choose the latest nominated and validated path: return whether the choice changed.
+    def select(self, now: float) -> bool:
+        """Select the latest nominated and validated path; return whether the selection changed.
 
-        Until one is both, validated comes before nominated (no call is pointed at a stranger), and with nothing to
-        choose by the first path stays. Where the choice cannot be reached, the best of the other validated paths
-        stands in for it: the one that does so already, or that was heard latest.
+        Until a path is both, validated comes before nominated, so that no call is pointed at a victim. Otherwise the
+        first path stays. Where the best path is unreachable, another validated path is selected: the one that is
+        already, or that was received from last.
         """
         states = self.states.values()
         best = max(states, key=lambda state: (state.validated, state.nomination, state is self.preferred))
         self.preferred = best
         if best.unreachable:
             others = [state for state in states if state.validated and not state.unreachable]
-            best = max(others, key=lambda state: (state is self.selected, state.last_heard), default=best)
-        changed = best is not self.selected
-        self.selected = best
-        return changed
+            best = max(others, key=lambda state: (state is self.selected, state.last_received), default=best)
+        if best is self.selected:
+            return False
+        self.selected, self._selected_at = best, now
+        return True
 
     def mark(self, ingress: int, *, unreachable: bool) -> bool:
-        """Note whether an ingress can be reached; return whether that is news for any path."""
+        """Note whether an ingress is unreachable; return whether that changed any path."""
         states = [state for state in self.states.values() if state.path.ingress == ingress]
         changed = [state for state in states if state.unreachable is not unreachable]
         for state in changed:
             state.unreachable = unreachable
         return bool(changed)
 
-    def backups(self) -> list[PathState]:
-        """Return of each ingress, save that of the selected path, the validated path heard latest."""
+    def standby_pairs(self) -> list[PathState]:
+        """Return the validated path received from last of each ingress, except that of the selected path."""
         latest: dict[int, PathState] = {}
         for state in self.states.values():
             ingress = state.path.ingress
-            if state.validated and (ingress not in latest or state.last_heard > latest[ingress].last_heard):
+            if state.validated and (ingress not in latest or state.last_received > latest[ingress].last_received):
                 latest[ingress] = state
         if self.selected is not None:
             latest.pop(self.selected.path.ingress, None)
         return list(latest.values())
 
-    def alive(self, now: float, silence: float) -> PathState | None:
-        """Return the path heard latest, if that is less than `silence` seconds ago; validated unless none is."""
-        latest = max(self.states.values(), key=lambda state: (state.validated, state.last_heard), default=None)
-        return latest if latest is not None and now < latest.last_heard + silence else None
+    def fresh(self, now: float, silence: float) -> PathState | None:
+        """Return the path received from last, if that is less than `silence` seconds ago; validated unless none is."""
+        latest = max(self.states.values(), key=lambda state: (state.validated, state.last_received), default=None)
+        return latest if latest is not None and now < latest.last_received + silence else None
 
     def _remove(self, state: PathState) -> None:
         del self.states[state.path]
