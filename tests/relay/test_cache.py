@@ -252,6 +252,55 @@ def test_redis_that_fails_is_left_alone_and_tried_again_each_second(store: Store
     assert len(cache.take_lookups()) == 1
 
 
+@pytest.mark.parametrize("writes", [False, True], ids=["look-ups", "writes"])
+def test_one_success_ends_a_row_of_failures(store: Store, writes: bool) -> None:
+    relay = fresh()
+    cache = cache_of(relay)
+
+    def fail(first: int) -> None:
+        for number in range(first, first + MAX_FAILURES - 1):
+            relay.receive(RTP, client(number))
+            cache.lookup_failed(cache.take_lookups(), relay.now)
+
+    fail(0)
+    if writes:
+        relay.transceiver().confirm(client(100))
+        store.write(relay)
+    else:
+        relay.receive(RTP, client(100))
+        store.answer(relay)
+    fail(10)
+    assert cache.is_open(relay.now)
+
+
+def test_paths_that_wait_are_bounded_where_redis_is_never_asked(store: Store) -> None:
+    relay = fresh()
+    cache = cache_of(relay)
+    for number in range(3 * MAX_WAITING):
+        relay.receive(RTP, client(number))
+        relay.now += 1 / LOOKUPS_PER_SECOND
+    assert cache.held == MAX_WAITING
+    relay.wait(WAIT_SECONDS + RETRY_SECONDS + 1)
+    assert cache.held == 0
+    assert cache.counters.late == MAX_WAITING
+    for number in range(3 * MAX_WAITING):
+        relay.receive(RTP, client(number))
+        relay.wait(1 / LOOKUPS_PER_SECOND)
+    assert sum(len(batch) for batch in iter(cache.take_lookups, [])) <= MAX_WAITING
+
+
+def test_paths_that_wait_when_redis_fails_are_not_asked_for(store: Store) -> None:
+    relay = fresh()
+    cache = cache_of(relay)
+    for number in range(MAX_FAILURES):
+        relay.receive(RTP, client(number))
+        keys = cache.take_lookups()
+        relay.receive(RTP, client(10))
+        cache.lookup_failed(keys, relay.now)
+    relay.wait(0)
+    assert not cache.has_lookups
+
+
 def test_what_waits_to_be_written_is_bounded() -> None:
     relay = fresh()
     cache = cache_of(relay)

@@ -199,8 +199,7 @@ class FlowCache:
         for key in [key for key, waiting in self._waiting.items() if now >= waiting.until + RETRY_SECONDS]:
             self._drop(key)
         self._absent = {key: until for key, until in self._absent.items() if now < until}
-        if not self.is_open(now):
-            self._lookups.clear()
+        self._lookups = [key for key in self._lookups if key in self._waiting] if self.is_open(now) else []
 
     def _drop(self, key: bytes) -> None:
         waiting = self._waiting.pop(key, None)
