@@ -196,3 +196,20 @@ def test_tokens_that_were_read_are_remembered_within_bounds() -> None:
     finally:
         tracemalloc.stop()
     assert held < MAX_OWNERS * REMEMBERED_BYTES
+
+
+def test_a_flow_passes_500_packets_a_second_and_20_requests_beyond_its_tokens_50() -> None:
+    """The limits that the README promises operators, in its numbers."""
+    relay = Relay()
+    owner = relay.transceiver()
+    owner.confirm(client(0))
+    owner.confirm(client(1))
+    request = binding_request(owner.token())
+    packets = requests = 0
+    for number in range(20_000):
+        packets += len(relay.receive(RTP, client(0)))
+        if number % 10 == 0:
+            requests += len(relay.receive(request, client(1)))
+        relay.now += 10 / 20_000
+    assert 500 * 10 <= packets <= 500 * 11
+    assert (20 + 50) * 10 <= requests <= (20 + 50) * 10 + 40 + 100

@@ -133,6 +133,17 @@ def test_an_entry_ends_when_nobody_repeats_it(relay: Relay) -> None:
     assert relay.receive(request, client(0)) == [Seen(request, client(0), previous.link)]
 
 
+def test_a_token_that_was_just_used_leads_back_once_its_redirect_has_ended(relay: Relay) -> None:
+    previous, successor = relay.transceiver(9000), relay.transceiver(9001)
+    request = binding_request(previous.token())
+    relay.wait(3)
+    successor.send_message(Moved(previous.owner, successor.owner))
+    relay.wait(REDIRECT_SECONDS - 1)
+    assert relay.receive(request, client(0)) == [Seen(request, client(0), successor.link)]
+    relay.wait(2.5)
+    assert relay.receive(request, client(0)) == [Seen(request, client(0), previous.link)]
+
+
 def test_calls_move_on_and_come_back(relay: Relay) -> None:
     first, second, third = (relay.transceiver(port) for port in (9000, 9001, 9002))
     request = binding_request(first.token())

@@ -245,6 +245,19 @@ def test_a_running_call_outlives_its_key() -> None:
     assert relay.receive(stale, owner.link) == []
 
 
+def test_a_link_header_that_is_in_use_ends_with_its_key() -> None:
+    relay = Relay(KeyRing([Key(1, bytes(32), retire_after=1200), Key(2, b"\2" * 32, mint_from=1100)]))
+    owner = relay.transceiver()
+    owner.confirm(client(0))
+    header = relay.link_keys.header(client(0), DOWNLINK, relay.unix_now)
+    while relay.unix_now < 1195:
+        assert relay.receive(header + RTP, owner.link) == [Seen(RTP, client(0))]
+        relay.wait(5)
+    relay.wait(20)
+    assert relay.receive(header + RTP, owner.link) == []
+    assert relay.counters.link_bad_tag == 1
+
+
 def test_a_relay_that_began_with_a_wrong_clock_uses_other_keys_once_it_is_set() -> None:
     relay = Relay(KeyRing([Key(0, bytes(32), retire_after=2000), Key(1, bytes(range(32)), mint_from=1500)]))
     owner = relay.transceiver()
