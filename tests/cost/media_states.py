@@ -111,7 +111,7 @@ class Listener:
 
     def rtcp_seeds(self) -> list[bytes]:
         ssrc = self.stream.ssrc
-        base = self.stream.feedback._writer.sequence - 64
+        base = self.stream.feedback.next_transport_sequence - 64
         none = TransportFeedback(SOURCE, ssrc, base & 0xFFFF, 3, 4, (None,) * 1023)
         runs = encode_rtcp([none])
         all_received = encode_rtcp([TransportFeedback(SOURCE, ssrc, base & 0xFFFF, 3, 4, (1,) * 800)])
@@ -135,7 +135,7 @@ class Listener:
         ]
 
     def ready(self, *, rtcp: bool) -> Ready:
-        numbers = (self.stream.ssrc, SOURCE, self.stream.feedback._writer.sequence)
+        numbers = (self.stream.ssrc, SOURCE, self.stream.feedback.next_transport_sequence)
         if rtcp:
             return Ready(self.receive, self.rtcp_seeds(), RtcpPackets(), numbers=numbers)
         return Ready(self.receive, self.seeds(), Whole(), numbers=numbers)

@@ -12,6 +12,7 @@ from antiphon_transceiver.channels import MAX_WAITING_BYTES, MAX_WAITING_EVENTS,
 from antiphon_transceiver.events import Ended, EventReceived
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.sctp import ChannelClosed, ChannelOpened, MessageReceived
+from antiphon_transceiver.sctp.dcep import PayloadProtocol
 from antiphon_transceiver.sctp.packet import encode_packet
 from support.floods.mutation import mutations
 from support.net.impairment import PERFECT, Impairment
@@ -292,8 +293,8 @@ def recorded(pair: Pair) -> list[bytes]:
 def test_a_message_that_is_too_long_ends_the_channels_and_not_the_call() -> None:
     pair = connected()
     assert pair.client.channels is not None
-    pair.client.channels._max_message_size = 2 * OURS.max_message_size
-    pair.client.send_message("x" * (OURS.max_message_size + 1))
+    text = b"x" * (OURS.max_message_size + 1)
+    pair.client.channels.association.send(pair.client.events_channel, PayloadProtocol.STRING, text)
     settle(pair, 3.0)
     assert pair.session.statistics()["channels"]["ended"].startswith("the peer broke the protocol")
     with pytest.raises(UndeliverableError):

@@ -49,7 +49,7 @@ def test_sequence_numbers_wrap_again_and_again(profile: SrtpProfile) -> None:
     pair = Pair(profiles=(profile,)).connect()
     said = 0
     for start in (0x7FF0, 0xFFF0, 0x6000, 0xC000, 0xFFF8, 0x5000, 0xA000, 0xFFFE):
-        pair.client.sender.sequence = pair.session.stream._sender.sequence = start
+        pair.client.sender.sequence = pair.session.stream.sender.sequence = start
         pair.talk(0.4)
         said += 20
     assert pair.caller_heard == list(range(said))
@@ -61,7 +61,7 @@ def test_sequence_numbers_wrap_again_and_again(profile: SrtpProfile) -> None:
 def test_wraps_with_losses_and_reordering(seed: int) -> None:
     print("seed", seed)
     pair = Pair(seed, Impairment(delay=0.02, loss=0.1, reordering=0.2, duplication=0.1)).connect()
-    pair.client.sender.sequence = pair.session.stream._sender.sequence = 0xFFE0
+    pair.client.sender.sequence = pair.session.stream.sender.sequence = 0xFFE0
     pair.talk(2.0)
     assert pair.client.transport is not None
     assert pair.client.transport.srtp is not None
@@ -189,7 +189,7 @@ def test_what_a_goodbye_overtook_begins_no_stream() -> None:
     overtaken: list[bytes] = []
 
     def hold_some(datagram: bytes) -> list[bytes]:
-        held = is_rtp(datagram) and pair._said in (10, 11)
+        held = is_rtp(datagram) and pair.sent in (10, 11)
         overtaken.extend([datagram] if held else [])
         return [] if held else [datagram]
 

@@ -25,7 +25,7 @@ def silent_for(gap: float, *, data_channels: bool = False) -> Pair:
 
 
 def send_audio(pair: Pair) -> None:
-    pair.client.send_audio(opus_packet(pair._said), round(pair.network.now * 48000), pair.network.now)
+    pair.client.send_audio(opus_packet(pair.sent), round(pair.network.now * 48000), pair.network.now)
 
 
 def send_report(pair: Pair) -> None:
@@ -77,8 +77,8 @@ def test_a_caller_that_only_sends_media_hears_us_within_two_frames_of_its_return
     back, before = pair.network.now, len(pair.caller_heard)
     while len(pair.caller_heard) == before:
         send_audio(pair)
-        pair.session.play(1, opus_packet(pair._said))
-        pair._said += 1
+        pair.session.play(1, opus_packet(pair.sent))
+        pair.sent += 1
         pair.network.drain()
         pair.network.run(
             lambda: isinstance(pair.network.left.events[-1], AudioReceived) and len(pair.caller_heard) > before,

@@ -1,7 +1,4 @@
-"""A real call whose caller writes what it likes, under the call's own DTLS and SRTP keys.
-
-It looks into the core of the client, as test code may. A client that keeps to the protocols needs no such methods.
-"""
+"""A real call whose caller sends any content under the call's own DTLS and SRTP keys."""
 
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
@@ -14,7 +11,8 @@ from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
 from antiphon_transceiver import dtls
 from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.peer_transport import TransportState
-from antiphon_transceiver.rtp import RtpOptions
+from antiphon_transceiver.rtp import RtpOptions, decode_rtp
+from antiphon_transceiver.rtp.fields import FieldReader
 from antiphon_transceiver.sctp import DataChannelEvent
 from antiphon_transceiver.sctp.chunks import Chunk, Data
 from antiphon_transceiver.sctp.dcep import PayloadProtocol
@@ -26,29 +24,25 @@ PACKET_SIZE = 1140
 
 
 class FloodingCall(ClientCall):
-    """A caller that can protect any content. After `take_over` no SCTP leaves but what `sctp` makes."""
+    """A caller that can protect any content. After `take_over` it sends only the SCTP packets of `sctp`."""
 
     def __init__(
         self, certificate: dtls.Certificate, random: Callable[[int], bytes], now: float, **options: Any
     ) -> None:
         super().__init__(certificate, random, now, **{"options": OPTIONS, **options})
         self.next_tsn = self.next_ssn = 0
-        """Of our DATA chunks; the SSN is that of `events_channel`."""
+        """TSN and SSN of our next DATA chunk. The SSN is that of `events_channel`."""
         self.acknowledged = self.newest_tsn = 0
-        """TSNs of the server: what we acknowledged last, and the newest that came."""
-        self.server_sequence = 0
-        """Of the newest RTP packet."""
+        """TSNs of the server: the last one that we acknowledged, and the newest received."""
+        self.server_sequence = self.transport_base = 0
+        """The sequence number of the server's newest RTP packet, and its transport-wide sequence number."""
+        self._reader = FieldReader(OPTIONS.extensions[TRANSPORT_SEQUENCE], 2)
         self._tag = 0
 
     @property
     def server_ssrc(self) -> int:
-        return self.feedback._source
-
-    @property
-    def transport_base(self) -> int:
-        """About the newest transport-wide sequence number that came from the server."""
-        arriving = self.feedback._arriving
-        return (arriving._next_base or 0) if arriving is not None else 0
+        """The SSRC of the server's audio, 0 before its first packet."""
+        return next(iter(self.reporter.sources), 0)
 
     def rtcp(self, compound: bytes) -> bytes:
         """Return a compound as SRTCP."""
@@ -66,7 +60,7 @@ class FloodingCall(ClientCall):
         return self.record(ContentType.APPLICATION_DATA, encode_packet(5000, 5000, self._tag, list(chunks)))
 
     def sctp_packets(self, chunks: Iterable[Chunk]) -> Iterator[bytes]:
-        """Yield the chunks in as few packets as they fit."""
+        """Yield the chunks in as few packets as possible."""
         packet: list[bytes] = []
         room = PACKET_SIZE - HEADER_SIZE
         for chunk in chunks:
@@ -79,12 +73,12 @@ class FloodingCall(ClientCall):
         yield self.sctp(packet)
 
     def data(self, ahead: int, payload: bytes = b"{}", **fields: Any) -> Data:
-        """Return the DATA chunk `ahead` behind the next one, on the channel of events unless `fields` differ."""
+        """Return the DATA chunk `ahead` TSNs after the next one, on the events channel unless `fields` differ."""
         values = {"stream": self.events_channel, "ssn": self.next_ssn, "ppid": int(PayloadProtocol.STRING)} | fields
         return Data(self.next_tsn + ahead & 0xFFFFFFFF, payload=payload, **values)
 
     def take_over(self) -> None:
-        """Take the place of the client's own SCTP, at the numbers where it stands."""
+        """Replace the client's SCTP and continue at its present TSNs."""
         assert self.transport is not None
         assert self.channels is not None
         association = self.channels.association
@@ -98,7 +92,11 @@ class FloodingCall(ClientCall):
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
         super().receive_datagram(data, source, now)
         if classify(data) == Protocol.RTP:
-            self.server_sequence = int.from_bytes(data[2:4], "big")
+            packet = decode_rtp(data)  # SRTP encrypts neither the header nor its extension
+            self.server_sequence = packet.sequence
+            if packet.extension_profile is not None:
+                number = self._reader.read(packet.extension_profile, packet.extension_data)
+                self.transport_base = self.transport_base if number is None else number
 
     def send(self, datagram: bytes) -> None:
         """Queue a datagram to the server."""

@@ -51,7 +51,8 @@ class Pair:
         self.session = Session(request, local, certificate("server"), stream, random, 0.0)
         fingerprint = certificate("server").fingerprint()
         self.accepted = CallAccepted(local, self.session.setup, fingerprint, stream.ssrc, "cname", self.session.sctp)
-        self._said = 0
+        self.sent = 0
+        """Number of packets that each side has sent."""
         self.network: MemoryNetwork[ClientEvent, Event] = MemoryNetwork(
             self.client, self.session, impairment, seed=seed
         )
@@ -70,11 +71,11 @@ class Pair:
     def talk(self, seconds: float) -> None:
         """Let both sides say a numbered packet each 20 ms, and wait until the last has come."""
         for _ in range(round(seconds / FRAME_SECONDS)):
-            packet = opus_packet(self._said)
+            packet = opus_packet(self.sent)
             self.client.send_audio(packet, round(self.network.now * TICKS_PER_SECOND), self.network.now)
             self.session.play(1, packet)
             self.network.drain()
-            self._said += 1
+            self.sent += 1
             self.network.run(limit=self.network.now + FRAME_SECONDS)
         self.network.run(limit=self.network.now + 0.2)
 

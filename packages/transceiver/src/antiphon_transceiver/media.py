@@ -72,18 +72,18 @@ class AudioStream:
         """When the BYE of a source came."""
         self._adapted_to: ReportBlock | None = None
         options = options or RtpOptions()
-        self._sender = RtpSender.start(codec.payload_type, random)
+        self.sender = RtpSender.start(codec.payload_type, random)
         self.reporter = Reporter(
-            self._sender.ssrc, cname, codec.clock_rate, random, ntp_offset, reduced_size=options.reduced_size
+            self.sender.ssrc, cname, codec.clock_rate, random, ntp_offset, reduced_size=options.reduced_size
         )
-        self.feedback = PacketFeedback(options, self._sender.ssrc)
+        self.feedback = PacketFeedback(options, self.sender.ssrc)
         self._level_id = options.extensions.get(AUDIO_LEVEL)
         self._newest: RtpPacket | None = None
 
     @property
     def ssrc(self) -> int:
         """Our source, which the answer announces."""
-        return self._sender.ssrc
+        return self.sender.ssrc
 
     def start(self, now: float) -> None:
         """Begin to report and to play; what was appended before waited."""
@@ -147,8 +147,8 @@ class AudioStream:
             return None
         payload = packet.payload if self._red_type is None else self._repeat(packet, self._red_type)
         self.counters.rtp_sent += 1
-        self.reporter.sent_rtp(self._sender.rtp_timestamp(packet.timestamp), len(payload), now)
-        return self._sender.packet(payload, packet.timestamp, packet.marker, self.feedback.extension(now))
+        self.reporter.sent_rtp(self.sender.rtp_timestamp(packet.timestamp), len(payload), now)
+        return self.sender.packet(payload, packet.timestamp, packet.marker, self.feedback.extension(now))
 
     def poll_timeout(self, *, sends: bool) -> float:
         """Return when `poll_frame` wants to be called and, where the stream `sends`, `poll_rtp` and `poll_feedback`;
@@ -207,10 +207,10 @@ class AudioStream:
         """Add to a packet what it is to repeat of those before it."""
         distances = self.adaptation.distances
         if not distances:
-            self._sender.payload_type = self._payload_type
+            self.sender.payload_type = self._payload_type
             self._red.remember(packet.payload, packet.timestamp)
             return packet.payload
-        self._sender.payload_type = red_type
+        self.sender.payload_type = red_type
         return self._red.encode(packet.payload, packet.timestamp, distances)
 
     def statistics(self) -> dict[str, Any]:

@@ -41,6 +41,11 @@ class PacketFeedback:
         self._asked_at = -inf
         """How many packets NACKs asked for, and when."""
 
+    @property
+    def next_transport_sequence(self) -> int:
+        """The transport-wide sequence number of our next packet."""
+        return self._writer.sequence
+
     # Packets of ours
 
     def extension(self, now: float) -> bytes:
