@@ -194,7 +194,10 @@ class PeerTransport(Generic[ChannelEvent]):
         if now < self.deadline:
             return
         if self.state is TransportState.CLOSED:
-            self._retransmit_close_alert(now)
+            # The close alert may get lost. The paths are released by now, so that no answer to it needs to arrive.
+            self.dtls.handle_timeout(now)
+            self._send_from_parts()
+            self.update_timeout()
         else:
             self.agent.handle_timeout(now)
             self.dtls.handle_timeout(now)
@@ -368,7 +371,12 @@ class PeerTransport(Generic[ChannelEvent]):
         if self.channels is not None:
             self.channels.start(now, self.dtls.round_trip)
         self._events.append(Connected(profile, self._first_path_at - self._started, now - self._started))
-        self._receive_early(self.srtp)
+        while self._early:  # which proves nothing about the paths as they are now
+            data, arrived = self._early.popleft()
+            try:
+                self._events.append(RtpReceived(self.srtp.unprotect_rtp(data), arrived))
+            except DecodeError:
+                self.counters.srtp_failed += 1
 
     def _collect_channel_events(self, channels: ChannelCore[ChannelEvent]) -> None:
         while (event := channels.poll_event()) is not None:
@@ -384,15 +392,6 @@ class PeerTransport(Generic[ChannelEvent]):
         if len(self._early) == MAX_EARLY_PACKETS:
             self.counters.srtp_early += 1
         self._early.append((data, now))
-
-    def _receive_early(self, srtp: SrtpSession) -> None:
-        """Decrypt what was held. It proves nothing about the paths as they are now."""
-        while self._early:
-            data, arrived = self._early.popleft()
-            try:
-                self._events.append(RtpReceived(srtp.unprotect_rtp(data), arrived))
-            except DecodeError:
-                self.counters.srtp_failed += 1
 
     def _receive_srtcp(self, data: bytes, source: Path, now: float) -> None:
         if self.srtp is None:
@@ -443,10 +442,4 @@ class PeerTransport(Generic[ChannelEvent]):
         self._advance(TransportStep.CLOSED)
         self._release_paths()
         self._events.append(Closed(reason, detail))
-        self.update_timeout()
-
-    def _retransmit_close_alert(self, now: float) -> None:
-        """An alert may get lost. The paths are released by now, so that no answer to it needs to arrive."""
-        self.dtls.handle_timeout(now)
-        self._send_from_parts()
         self.update_timeout()

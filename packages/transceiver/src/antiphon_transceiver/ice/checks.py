@@ -18,6 +18,11 @@ PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
 """Of the peer-reflexive candidate of ours that a check may reveal (RFC 8445 §5.1.2, §7.1.1)."""
 
 
+def vary(interval: float, random: Callable[[int], bytes]) -> float:
+    """Return an interval that varies by a fifth, so that checks of many calls do not keep step (RFC 7675 §5.1)."""
+    return interval * (0.8 + 0.4 * random(1)[0] / 255)
+
+
 class OutgoingChecks:
     """The checks of a controlled agent that are under way, at most one for each path.
 
@@ -90,7 +95,7 @@ class ConsentSchedule:
 
     def plan_selected(self, now: float) -> None:
         """Plan the next check of the selected path, a varying interval from now."""
-        self.selected_at = now + CONSENT_INTERVAL * (0.8 + 0.4 * self._random(1)[0] / 255)
+        self.selected_at = now + vary(CONSENT_INTERVAL, self._random)
 
     def plan_standby(self, now: float) -> None:
         """Plan the next check of the standby pairs, unless an earlier one is planned."""

@@ -24,6 +24,7 @@ from antiphon_common.stun import (
     error_response,
     success_response,
 )
+from antiphon_transceiver.ice.checks import PRIORITY, vary
 from antiphon_transceiver.ice.events import (
     CheckAccepted,
     IceEvent,
@@ -43,12 +44,11 @@ CONSENT_LIFETIME = 30.0
 MAX_CANDIDATES = 32
 """A fleet advertises a handful of addresses; peer-reflexive ones join them."""
 
-PRIORITY = (110 << 24 | 0xFFFF << 8 | 0xFF).to_bytes(4, "big")
-"""Of the peer-reflexive candidate that a check may reveal (RFC 8445 §7.1.1)."""
-
 
 @dataclass(slots=True)
 class ControllingAgentCounters:
+    """What became of STUN messages and candidates, by kind."""
+
     malformed: int = 0
     unauthenticated: int = 0
     """Requests for another ufrag, and whatever has a wrong MESSAGE-INTEGRITY."""
@@ -67,7 +67,7 @@ class _State(Enum):
 
 
 class _Pair:
-    """Our only local candidate with one of the peer's."""
+    """A candidate pair: our only local candidate with one of the peer's."""
 
     __slots__ = ("check", "nominating", "path", "state")
 
@@ -79,7 +79,11 @@ class _Pair:
 
 
 class ControllingAgent:
-    """The client's end of ICE. Takes STUN datagrams only; a Path is an address of the peer, its ingress 0."""
+    """The ICE agent of the test client: it checks the peer's candidates, nominates one, and keeps consent fresh.
+
+    `start` it with the answer and drive it by the five methods, which take STUN datagrams only. A path is a transport
+    address of the peer, with ingress 0.
+    """
 
     def __init__(
         self,
@@ -90,14 +94,14 @@ class ControllingAgent:
         consent_use_candidate: bool = True,
         tie_breaker: int | None = None,
     ) -> None:
-        """`consent_interval` is in seconds and varies by a fifth; `consent_use_candidate` is how Chromium does it
-        (True) or Firefox (False)."""
+        """`consent_interval` is in seconds and varies by a fifth. `consent_use_candidate`: whether consent checks carry
+        USE-CANDIDATE, as Chromium's do, or not, as Firefox's."""
         self.counters = ControllingAgentCounters()
         self.authenticated = False
         self.selected: Path | None = None
         """The pair that was nominated last; still that of the generation before while a restart is under way."""
         self.mapped: tuple[bytes, int] | None = None
-        """Our own address and port as the peer saw them last."""
+        """Our own address and port as the peer reported them last (XOR-MAPPED-ADDRESS)."""
         self._local_ufrag = local.ufrag.encode()
         self._local_password = local.password.encode()
         self._remote_password = b""
@@ -132,19 +136,21 @@ class ControllingAgent:
         pair = self._pairs.get(path)
         return pair is not None and pair.state is _State.SUCCEEDED
 
-    # The call's other packets: they neither move the call nor renew consent, which only checks do (RFC 7675 §5.1)
+    # The call's other packets
 
     def received(self, path: Path, size: int, now: float, *, authenticated: bool) -> bool:
+        """Ignore other datagrams: only checks select a path and renew consent (RFC 7675 §5.1)."""
         return False
 
     def may_send(self, path: Path, size: int) -> bool:
+        """Return True: the three-fold limit is that of servers."""
         return True
 
     def sent(self, path: Path, size: int) -> None:
-        pass
+        """Ignore what was sent, since nothing limits it."""
 
     def validate(self, path: Path, now: float) -> None:
-        pass
+        """Ignore what DTLS proved: a path is validated by a check before it is selected."""
 
     # Local actions
 
@@ -158,7 +164,7 @@ class ControllingAgent:
         self._consent_check = None
 
     def start(self, remote: IceParameters, candidates: Iterable[Path], now: float) -> None:
-        """Begin to check; more candidates may follow."""
+        """Begin to check the candidates in their order; `add_candidate` adds more."""
         self._remote_password = remote.password.encode()
         self._username = f"{remote.ufrag}:".encode() + self._local_ufrag
         self._next_check_at = now
@@ -167,7 +173,7 @@ class ControllingAgent:
         self._check_next(now)
 
     def add_candidate(self, path: Path) -> None:
-        """Add a candidate of the peer; it is checked in its turn."""
+        """Add a candidate of the peer; it is checked after the others. Beyond `MAX_CANDIDATES` it is counted."""
         if path in self._pairs:
             return
         if len(self._pairs) >= MAX_CANDIDATES:
@@ -176,11 +182,11 @@ class ControllingAgent:
         self._pairs[path] = _Pair(path)
 
     def nominate(self, path: Path, now: float) -> None:
-        """Move to another candidate, which needs not have been checked."""
+        """Nominate another candidate, checked or not. Raises LocalProtocolError for a path that is no candidate."""
         pair = self._pairs.get(path)
         if pair is None:
             raise LocalProtocolError(f"{path} is no candidate")
-        self._nominate(pair, now)
+        self._check(pair, now, nominating=True)
 
     # The five methods
 
@@ -203,7 +209,7 @@ class ControllingAgent:
             self.counters.malformed += 1
 
     def handle_timeout(self, now: float) -> None:
-        """Check the next candidate, retransmit, refresh consent."""
+        """Check the next candidate, retransmit checks, and renew consent."""
         if self._closed:
             return
         if now >= self._next_check_at:
@@ -217,12 +223,15 @@ class ControllingAgent:
             self._check_consent(now)
 
     def poll_transmit(self) -> Transmit | None:
+        """Return the next datagram to send, or None."""
         return self._transmits.popleft() if self._transmits else None
 
     def poll_event(self) -> IceEvent | None:
+        """Return the next event, or None."""
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float:
+        """Return when `handle_timeout` wants to be called; infinity for never."""
         if self._closed:
             return inf
         checks = min((pair.check.deadline for pair in self._pairs.values() if pair.check is not None), default=inf)
@@ -312,7 +321,7 @@ class ControllingAgent:
             other.check = None
         self._next_check_at = inf
         self._consent_expires_at = now + CONSENT_LIFETIME
-        self._plan_consent_check(now)
+        self._consent_check_at = now + vary(self._consent_interval, self._random)
         self._events.append(PathSelected(pair.path))
 
     # Nomination
@@ -324,12 +333,9 @@ class ControllingAgent:
             return
         best = next((pair for pair in pairs if pair.state is _State.SUCCEEDED), None)
         if best is not None:
-            self._nominate(best, now)
+            self._check(best, now, nominating=True)
         elif all(pair.state is _State.FAILED for pair in pairs):
             self._fail(IceFailure.NO_ANSWER)
-
-    def _nominate(self, pair: _Pair, now: float) -> None:
-        self._check(pair, now, nominating=True)
 
     # Consent (RFC 7675 §5.1: a new transaction each time, none retransmitted)
 
@@ -337,10 +343,7 @@ class ControllingAgent:
         assert self.selected is not None
         self._consent_check, datagram = self._request(use_candidate=self._consent_use_candidate)
         self._send_check(datagram, self.selected)
-        self._plan_consent_check(now)
-
-    def _plan_consent_check(self, now: float) -> None:
-        self._consent_check_at = now + self._consent_interval * (0.8 + 0.4 * self._random(1)[0] / 255)
+        self._consent_check_at = now + vary(self._consent_interval, self._random)
 
     # The peer's checks
 
@@ -367,7 +370,7 @@ class ControllingAgent:
             self._trigger_check(source, now)
 
     def _trigger_check(self, source: Path, now: float) -> None:
-        """Check back at once where a check came from (RFC 8445 §7.3.1.4), a candidate we may not have heard of."""
+        """Check at once where a check came from (RFC 8445 §7.3.1.4); that may be a new, peer-reflexive candidate."""
         self.add_candidate(source)
         pair = self._pairs.get(source)
         if pair is not None and pair.state in (_State.WAITING, _State.FAILED):
