@@ -1,4 +1,8 @@
-"""Chunks of SCTP (RFC 9260 §3.3, RFC 3758 §3.2, RFC 6525 §3.1). Numbers are as on the wire: TSNs have 32 bits."""
+"""Chunks of SCTP (RFC 9260 §3.3, RFC 3758 §3.2, RFC 6525 §3.1). Numbers are as on the wire: TSNs have 32 bits.
+
+Each chunk has `encode`, which returns the whole chunk, and `decode`, which takes its flags and value. `decode` raises
+DecodeError for a malformed value.
+"""
 
 from collections.abc import Callable, Iterator
 from enum import IntEnum
@@ -26,6 +30,8 @@ _REFLECTED = 1
 
 
 class ChunkType(IntEnum):
+    """The types of chunks that are handled. Others are decoded as `Unknown`."""
+
     DATA = 0
     INIT = 1
     INIT_ACK = 2
@@ -44,13 +50,13 @@ class ChunkType(IntEnum):
 
 
 def encode_chunk(kind: int, flags: int, value: bytes) -> bytes:
-    """Return a whole chunk, padded to four bytes; the length it names does not count the padding."""
+    """Return a chunk, padded to four bytes. Its length field does not count the padding."""
     length = HEADER_SIZE + len(value)
     return _HEADER.pack(kind, flags, length) + value + bytes(-length % 4)
 
 
 class Data(msgspec.Struct, frozen=True):
-    """One fragment of a message, or a whole one when `beginning` and `ending`."""
+    """DATA (RFC 9260 §3.3.1): a fragment of a message. It is the whole message if `beginning` and `ending`."""
 
     type: ClassVar[int] = ChunkType.DATA
 
@@ -63,7 +69,7 @@ class Data(msgspec.Struct, frozen=True):
     ending: bool = True
     unordered: bool = False
     immediate: bool = False
-    """The sender would like the SACK at once (RFC 9260 §3.3.1, the I bit)."""
+    """The I bit: the sender asks for a SACK without delay."""
 
     def encode(self) -> bytes:
         flags = (
@@ -78,6 +84,11 @@ class Data(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, flags: int, value: bytes) -> "Data":
+        """Invert `encode`.
+
+        Raises:
+            DecodeError: The value has no payload.
+        """
         if len(value) <= 12:
             raise DecodeError("a DATA chunk without data")
         tsn, stream, ssn, ppid = _DATA_VALUE.unpack_from(value)
@@ -98,7 +109,7 @@ _DATA_VALUE = Struct("!IHHI")
 
 
 class Init(msgspec.Struct, frozen=True):
-    """What each side tells the other at first; `a_rwnd` in bytes."""
+    """INIT (RFC 9260 §3.3.2): the parameters of its sender; `a_rwnd` is in bytes."""
 
     type: ClassVar[int] = ChunkType.INIT
 
@@ -115,6 +126,11 @@ class Init(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, flags: int, value: bytes) -> "Init":
+        """Invert `encode`.
+
+        Raises:
+            DecodeError: The value is malformed, or tag or a number of streams is zero.
+        """
         if len(value) < _INIT.size:
             raise DecodeError("an INIT too short")
         tag, a_rwnd, outbound, inbound, tsn = _INIT.unpack_from(value)
@@ -128,11 +144,13 @@ class Init(msgspec.Struct, frozen=True):
 
 
 class InitAck(Init, frozen=True):
+    """INIT ACK (RFC 9260 §3.3.3): the same as INIT, with a state cookie."""
+
     type: ClassVar[int] = ChunkType.INIT_ACK
 
 
 class Sack(msgspec.Struct, frozen=True):
-    """What arrived: all up to `cumulative_tsn`, and blocks beyond it, as first and last offset from it."""
+    """SACK (RFC 9260 §3.3.4). `gaps` are first and last offset from `cumulative_tsn` of each gap ack block."""
 
     type: ClassVar[int] = ChunkType.SACK
 
@@ -150,6 +168,11 @@ class Sack(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, flags: int, value: bytes) -> "Sack":
+        """Invert `encode`.
+
+        Raises:
+            DecodeError: The counts do not fit the length, or gap ack blocks are not in ascending order.
+        """
         if len(value) < _SACK.size:
             raise DecodeError("a SACK too short")
         cumulative_tsn, a_rwnd, gap_count, duplicate_count = _SACK.unpack_from(value)
@@ -161,7 +184,7 @@ class Sack(msgspec.Struct, frozen=True):
         gaps = tuple(_HALVES.iter_unpack(value[_SACK.size : gaps_end]))
         highest = 0
         for first, last in gaps:
-            # In any other order a few blocks could name every TSN hundreds of times.
+            # Blocks that overlap could name every TSN hundreds of times.
             if not highest < first <= last:
                 raise DecodeError("gap blocks that overlap or go back")
             highest = last
@@ -173,7 +196,7 @@ _HALVES = Struct("!HH")
 
 
 class _Opaque(msgspec.Struct, frozen=True):
-    """A chunk whose value is bytes to us."""
+    """A chunk whose value is not decoded."""
 
     type: ClassVar[int]
 
@@ -188,29 +211,40 @@ class _Opaque(msgspec.Struct, frozen=True):
 
 
 class Heartbeat(_Opaque, frozen=True):
+    """HEARTBEAT (RFC 9260 §3.3.5)."""
+
     type: ClassVar[int] = ChunkType.HEARTBEAT
 
 
 class HeartbeatAck(_Opaque, frozen=True):
-    """Returns the value of a HEARTBEAT as it came."""
+    """HEARTBEAT ACK (RFC 9260 §3.3.6), with the value of the HEARTBEAT."""
 
     type: ClassVar[int] = ChunkType.HEARTBEAT_ACK
 
 
 class ShutdownAck(_Opaque, frozen=True):
+    """SHUTDOWN ACK (RFC 9260 §3.3.9)."""
+
     type: ClassVar[int] = ChunkType.SHUTDOWN_ACK
 
 
 class CookieEcho(_Opaque, frozen=True):
+    """COOKIE ECHO (RFC 9260 §3.3.11). Its value is the state cookie."""
+
     type: ClassVar[int] = ChunkType.COOKIE_ECHO
 
 
 class CookieAck(_Opaque, frozen=True):
+    """COOKIE ACK (RFC 9260 §3.3.12)."""
+
     type: ClassVar[int] = ChunkType.COOKIE_ACK
 
 
 class ShutdownComplete(msgspec.Struct, frozen=True):
-    """`reflected`: the packet has our own tag, since the sender has no association (RFC 9260 §8.5.1)."""
+    """SHUTDOWN COMPLETE (RFC 9260 §3.3.13).
+
+    `reflected` is the T bit: the packet has the tag of its receiver's peer, since the sender has no association.
+    """
 
     type: ClassVar[int] = ChunkType.SHUTDOWN_COMPLETE
 
@@ -225,6 +259,8 @@ class ShutdownComplete(msgspec.Struct, frozen=True):
 
 
 class Shutdown(msgspec.Struct, frozen=True):
+    """SHUTDOWN (RFC 9260 §3.3.8)."""
+
     type: ClassVar[int] = ChunkType.SHUTDOWN
 
     cumulative_tsn: int
@@ -234,13 +270,18 @@ class Shutdown(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, flags: int, value: bytes) -> "Shutdown":
+        """Invert `encode`.
+
+        Raises:
+            DecodeError: The value has not four bytes.
+        """
         if len(value) != 4:
             raise DecodeError("a SHUTDOWN of the wrong length")
         return cls(int.from_bytes(value, "big"))
 
 
 class Abort(msgspec.Struct, frozen=True):
-    """`reflected` as in SHUTDOWN COMPLETE."""
+    """ABORT (RFC 9260 §3.3.7). `reflected` is the T bit, as in SHUTDOWN COMPLETE."""
 
     type: ClassVar[int] = ChunkType.ABORT
 
@@ -271,19 +312,22 @@ class _Parameters(msgspec.Struct, frozen=True):
 
 
 class Error(_Parameters, frozen=True):
-    """Its parameters are error causes."""
+    """ERROR (RFC 9260 §3.3.10). Its parameters are error causes."""
 
     type: ClassVar[int] = ChunkType.ERROR
 
 
 class Reconfig(_Parameters, frozen=True):
-    """Requests and responses of RFC 6525."""
+    """RE-CONFIG (RFC 6525 §3.1). Its parameters are requests and responses."""
 
     type: ClassVar[int] = ChunkType.RECONFIG
 
 
 class ForwardTsn(msgspec.Struct, frozen=True):
-    """Nothing up to `cumulative_tsn` will come any more. `streams` pairs a stream with the last SSN skipped there."""
+    """FORWARD TSN (RFC 3758 §3.2): TSNs up to `cumulative_tsn` are abandoned.
+
+    `streams` has pairs of a stream and the last SSN skipped on it.
+    """
 
     type: ClassVar[int] = ChunkType.FORWARD_TSN
 
@@ -296,13 +340,18 @@ class ForwardTsn(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, flags: int, value: bytes) -> "ForwardTsn":
+        """Invert `encode`.
+
+        Raises:
+            DecodeError: The value has the wrong length.
+        """
         if not value or len(value) % 4:
             raise DecodeError("a FORWARD TSN of the wrong length")
         return cls(int.from_bytes(value[:4], "big"), tuple(_HALVES.iter_unpack(value[4:])))
 
 
 class Unknown(msgspec.Struct, frozen=True):
-    """A chunk of another type; the type's upper bits say what to do with it (RFC 9260 §3.2)."""
+    """A chunk of a type that is not handled. The upper bits of the type select what to do (RFC 9260 §3.2)."""
 
     type: int
     flags: int
@@ -310,10 +359,12 @@ class Unknown(msgspec.Struct, frozen=True):
 
     @property
     def stops_packet(self) -> bool:
+        """Whether the rest of the packet must be ignored."""
         return not self.type & 0x80
 
     @property
     def wants_report(self) -> bool:
+        """Whether the chunk must be reported in an ERROR."""
         return self.type & 0x40 != 0
 
     def encode(self) -> bytes:
@@ -361,7 +412,11 @@ _DECODERS: dict[int, Callable[[int, bytes], Any]] = {
 
 
 def decode_chunks(data: bytes, position: int = 0) -> Iterator[Chunk]:
-    """Yield the chunks from `position` on; raise DecodeError where they stop making sense."""
+    """Yield the chunks from `position` on.
+
+    Raises:
+        DecodeError: A chunk is malformed. Those before it have been yielded.
+    """
     end = len(data)
     while position < end:
         if end - position < HEADER_SIZE:

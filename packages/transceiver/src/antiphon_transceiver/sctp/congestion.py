@@ -1,19 +1,22 @@
-"""Congestion control (RFC 9260 §7.2): how many bytes may be in flight. Bytes count with their chunk headers."""
+"""Congestion control (RFC 9260 §7.2). Bytes include chunk headers."""
 
 INITIAL_PACKETS = 10
-"""Packets in the first window (RFC 6928). RFC 9260 allows three or four; audio beside it sends 50 a second anyway."""
+"""Packets of the initial cwnd (RFC 6928). RFC 9260 allows four; the audio of the call sends 50 a second anyway."""
 
 MIN_SSTHRESH_PACKETS = 4
 
 APPROPRIATE_BYTES_LIMIT = 2
-"""Packets by which slow start may grow for one SACK (L of RFC 9260 §7.2.1), since a SACK answers two packets."""
+"""Packets by which one SACK may increase cwnd in slow start (L of RFC 9260 §7.2.1): a SACK acknowledges two."""
 
 MAX_CWND = 1 << 20
-"""Bytes. More than we ever buffer, so growing further would mean nothing."""
+"""Bytes. Never more are buffered, so a larger cwnd would have no effect."""
 
 
 class CongestionControl:
-    """The congestion window of one path: slow start, congestion avoidance, fast recovery."""
+    """The congestion window of the path: slow start, congestion avoidance, fast recovery.
+
+    `DataSender` reports what happens to its chunks, and keeps fewer than `cwnd` bytes in flight.
+    """
 
     def __init__(self, packet_size: int) -> None:
         self.packet_size = packet_size
@@ -24,16 +27,17 @@ class CongestionControl:
 
     @property
     def recovering(self) -> bool:
+        """Whether a fast recovery is in progress (RFC 9260 §7.2.4)."""
         return self._recovery_end is not None
 
     def acknowledged(self, cumulative_tsn: int, size: int, flight_before: int) -> None:
-        """The cumulative TSN moved and `size` bytes were newly acknowledged, out of `flight_before`."""
+        """Handle a new cumulative TSN; `size` of `flight_before` bytes in flight were newly acknowledged."""
         if self._recovery_end is not None:
             if cumulative_tsn >= self._recovery_end:
                 self._recovery_end = None
             return
         if flight_before + self.packet_size <= self.cwnd:
-            return  # the window was not what held us back (RFC 9260 §7.2.1)
+            return  # cwnd was not fully used (RFC 9260 §7.2.1)
         if self.cwnd <= self.ssthresh:
             self.cwnd += min(size, APPROPRIATE_BYTES_LIMIT * self.packet_size)
         else:
@@ -44,7 +48,7 @@ class CongestionControl:
         self.cwnd = min(self.cwnd, MAX_CWND)
 
     def lost(self, highest_tsn: int) -> bool:
-        """Chunks were reported missing; tell whether this begins a fast recovery that lasts until `highest_tsn`."""
+        """Handle chunks reported missing. Return True if a fast recovery begins; it ends at `highest_tsn`."""
         if self._recovery_end is not None:
             return False
         self._halve()
@@ -53,13 +57,13 @@ class CongestionControl:
         return True
 
     def timed_out(self) -> None:
-        """Nothing came back at all (RFC 9260 §7.2.3)."""
+        """Handle the expiry of T3-rtx (RFC 9260 §7.2.3)."""
         self._halve()
         self.cwnd = self.packet_size
         self._recovery_end = None
 
     def resumed(self) -> None:
-        """Something is sent again after a pause: what the path took before it says little (RFC 5681 §4.1)."""
+        """Reduce cwnd to its initial value after a pause in sending (RFC 5681 §4.1)."""
         self.cwnd = min(self.cwnd, INITIAL_PACKETS * self.packet_size)
 
     def _halve(self) -> None:

@@ -1,4 +1,4 @@
-"""What an INIT says about its sender, and the state cookie that carries it back to us (RFC 9260 §5.1.3)."""
+"""The parameters of a peer, and the state cookie that returns them to us (RFC 9260 §5.1.3)."""
 
 import hmac
 from struct import Struct
@@ -20,11 +20,14 @@ EXTENSIONS = (
     Parameter(ParameterType.SUPPORTED_EXTENSIONS, bytes((ChunkType.RECONFIG, ChunkType.FORWARD_TSN))),
     Parameter(ParameterType.FORWARD_TSN_SUPPORTED, b""),
 )
-"""What our INIT and INIT ACK say we can do besides RFC 9260."""
+"""The extensions announced in our INIT and INIT ACK."""
 
 
 class PeerParameters(msgspec.Struct, frozen=True):
-    """The other side as its INIT or INIT ACK describes it."""
+    """The parameters in the INIT or INIT ACK of a peer. `forward_tsn` and `reconfig` are supported extensions.
+
+    `Lifecycle` keeps them, and `DataTransfer` begins with them.
+    """
 
     tag: int
     a_rwnd: int
@@ -36,6 +39,7 @@ class PeerParameters(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, init: Init) -> "PeerParameters":
+        """Return the parameters in an INIT or INIT ACK."""
         extensions = init.parameter(ParameterType.SUPPORTED_EXTENSIONS) or b""
         return cls(
             init.tag,
@@ -49,17 +53,20 @@ class PeerParameters(msgspec.Struct, frozen=True):
 
 
 class StaleCookieError(DecodeError):
-    """A cookie of ours that is too old."""
+    """A state cookie of ours is older than `COOKIE_LIFETIME`. It is answered with an ERROR (RFC 9260 §5.2.6)."""
 
 
 class CookieJar:
-    """Makes and reads state cookies; they are authenticated, and nothing is kept of them."""
+    """Makes and reads state cookies. They are authenticated, so no state is kept for them.
+
+    `make` one for each INIT, and `read` the one in a COOKIE ECHO.
+    """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def make(self, peer: PeerParameters, now: float) -> bytes:
-        """Return a cookie that holds what the peer asked for (RFC 9260 §5.1.3)."""
+        """Return a cookie with the peer's parameters (RFC 9260 §5.1.3)."""
         body = _BODY.pack(
             now,
             peer.tag,
@@ -73,7 +80,12 @@ class CookieJar:
         return self._authenticate(body) + body
 
     def read(self, cookie: bytes, now: float) -> PeerParameters:
-        """Return the peer that a cookie of ours describes; raise DecodeError if it is not, or too old."""
+        """Return the peer's parameters in a cookie of ours.
+
+        Raises:
+            DecodeError: The cookie is not ours.
+            StaleCookieError: The cookie is too old.
+        """
         tag, body = cookie[:_TAG_SIZE], cookie[_TAG_SIZE:]
         if len(body) != _BODY.size or not hmac.compare_digest(tag, self._authenticate(body)):
             raise DecodeError("a cookie that is not ours")

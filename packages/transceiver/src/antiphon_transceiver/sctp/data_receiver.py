@@ -1,4 +1,4 @@
-"""What we receive: DATA chunks within our window, put together; and the SACKs that say so."""
+"""The receiving half of an association: DATA within a_rwnd, reassembly, and SACKs."""
 
 from antiphon_common.errors import RemoteProtocolError
 from antiphon_transceiver.sctp.chunks import Data, ForwardTsn, Sack
@@ -6,17 +6,17 @@ from antiphon_transceiver.sctp.reassembly import MAX_MESSAGE_SIZE, MessageReasse
 from antiphon_transceiver.sctp.received_tsns import ReceivedTsns
 
 MAX_STREAMS = 1024
-"""Streams each way, as Chromium has them; a data channel takes one."""
+"""Streams in each direction, as in Chromium; a data channel takes one."""
 
 RECEIVE_BUFFER = 2 * MAX_MESSAGE_SIZE
-"""Bytes we hold for the peer, and advertise: a longest message and as much again behind it."""
+"""Bytes held for the peer, and advertised as a_rwnd: two messages of the maximum size."""
 
 MAX_HELD_BYTES = RECEIVE_BUFFER + MAX_MESSAGE_SIZE
-"""What a sender may make of that by filling holes: it does not count against our window what it takes for lost."""
+"""Bytes held at most. A sender does not count lost chunks against a_rwnd, and exceeds it when it fills gaps."""
 
 
 class DataReceiverCounters:
-    """Chunks that were dropped."""
+    """DATA chunks that were dropped, by reason. `DataReceiver.counters` holds one."""
 
     def __init__(self) -> None:
         self.duplicates = 0
@@ -25,27 +25,35 @@ class DataReceiverCounters:
 
 
 class DataReceiver:
-    """The receiving half of an association."""
+    """The receiving half of an association.
+
+    Pass it DATA and FORWARD TSN; it returns the messages that can be delivered. `release` their bytes once they are
+    consumed. `tsns` decides when a `sack` is due.
+    """
 
     def __init__(self) -> None:
         self.counters = DataReceiverCounters()
         self.tsns = ReceivedTsns(0)
         self.reassembler = MessageReassembler()
         self._unread = 0
-        """Bytes of messages that were delivered but not released."""
+        """Bytes of messages that were delivered and not released."""
         self._advertised = RECEIVE_BUFFER
 
     def begin(self, initial_tsn: int) -> None:
-        """Expect the peer's chunks from its initial TSN on."""
+        """Expect the peer's chunks, beginning with its initial TSN."""
         self.tsns = ReceivedTsns(initial_tsn)
 
     @property
     def a_rwnd(self) -> int:
-        """Bytes the peer may still send."""
+        """Bytes that the peer may still send (the advertised receiver window credit)."""
         return max(0, RECEIVE_BUFFER - self.reassembler.size - self._unread)
 
     def receive(self, data: Data) -> list[StreamMessage]:
-        """Take a chunk and return the messages it lets out; raise RemoteProtocolError if the peer sends nonsense."""
+        """Handle a chunk, and return the messages that can now be delivered.
+
+        Raises:
+            RemoteProtocolError: A message is too long, or data that cannot be delivered exceeds a_rwnd.
+        """
         tsns = self.tsns
         tsn = tsns.extend(data.tsn)
         if not tsns.is_new(tsn):
@@ -62,7 +70,7 @@ class DataReceiver:
         return self._deliver(self.reassembler.push(tsn, data))
 
     def skip(self, forward: ForwardTsn) -> list[StreamMessage]:
-        """Wait no more for what the peer abandoned, and return the messages that lets out."""
+        """Skip what the peer abandoned (RFC 3758 §3.6), and return the messages that can now be delivered."""
         tsns = self.tsns
         tsns.pending = tsns.due = True
         if not tsns.skip_to(tsns.extend(forward.cumulative_tsn)):
@@ -71,15 +79,15 @@ class DataReceiver:
         return self._deliver(self.reassembler.skip(tsns.cumulative, streams))
 
     def release(self, size: int) -> bool:
-        """Take note that `size` bytes of messages have been consumed; tell whether the peer should hear of it."""
+        """Release `size` bytes of consumed messages. Return True if a SACK is due for it."""
         self._unread -= size
-        # Only an opening that is worth a packet (RFC 9260 §6.2, silly window syndrome).
+        # Report only a large increase (RFC 9260 §6.2, silly window syndrome).
         if self._advertised < RECEIVE_BUFFER // 2 <= self.a_rwnd:
             self.tsns.due = True
         return self.tsns.due
 
     def sack(self, room: int) -> Sack:
-        """Return the SACK of now, of at most `room` bytes."""
+        """Return the present SACK, of at most `room` bytes."""
         self._advertised = self.a_rwnd
         return self.tsns.sack(self._advertised, room)
 
@@ -89,8 +97,8 @@ class DataReceiver:
         if reassembler.size + self._unread + size <= limit and not reassembler.full:
             return tsns.has_room(tsn)
         if tsn == tsns.cumulative + 1 and not self._unread:
-            # Only the peer could make room, and even what everything waits for does not fit.
-            raise RemoteProtocolError("more data that cannot be delivered than the window allows")
+            # Only the peer can make room, and even the chunk that all others wait for does not fit.
+            raise RemoteProtocolError("more data that cannot be delivered than a_rwnd allows")
         return False
 
     def _deliver(self, messages: list[StreamMessage]) -> list[StreamMessage]:

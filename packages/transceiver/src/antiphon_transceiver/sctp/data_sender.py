@@ -1,6 +1,6 @@
-"""What we send: messages cut into DATA chunks, what is in flight, what was lost or abandoned.
+"""The sending half of an association: fragmentation, chunks in flight, retransmission, abandoned messages.
 
-TSNs here are unbounded, beginning at the initial TSN; only chunks have them shortened to 32 bits.
+TSNs are unbounded here and begin at the initial TSN. In chunks they have 32 bits.
 """
 
 from collections import deque
@@ -15,32 +15,35 @@ from antiphon_transceiver.sctp.outbound_message import OutboundMessage, SentChun
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
 
 MAX_OUTSTANDING = 256
-"""Chunks in flight or waiting to be sent again: 280 KB of full size, or 4 Mbit/s of events of 200 bytes over a round
-trip of 0.1 s. One SACK looks at each of them at most once, and may acknowledge all of them."""
+"""Chunks in flight or to be retransmitted: 280 KB of full size, or 4 Mbit/s of events of 200 bytes over a round trip of
+0.1 s. A SACK visits each of them at most once, and may acknowledge all of them."""
 
 MIN_FRAGMENT = 256
-"""Bytes of a message that are worth a chunk of their own at the end of a packet."""
+"""Bytes of the smallest fragment that fills the rest of a packet."""
 
 MISSING_REPORTS_UNTIL_LOST = 3
-"""SACKs that miss a chunk until it counts as lost (RFC 9260 §7.2.4)."""
+"""Missing reports after which a chunk counts as lost (RFC 9260 §7.2.4)."""
 
 _MASK = 0xFFFFFFFF
 
 
 class DataSenderCounters:
+    """Chunks sent and retransmitted, timeouts, and messages abandoned. `DataSender.counters` holds one."""
+
     def __init__(self) -> None:
         self.chunks = 0
         self.retransmissions = 0
         self.timeouts = 0
         self.abandoned = 0
-        """Messages given up, as their reliability asked."""
+        """Messages abandoned because of their limits (RFC 3758)."""
 
 
 class DataSender:
     """The sending half of an association.
 
-    `push` queues, `take` fills packets, `receive_sack` and `handle_timeout` find out what became of it. Messages leave
-    in the order of `push`: without interleaving (RFC 8260) the chunks of one message have consecutive TSNs.
+    `push` messages, and `take` chunks for each packet. `receive_sack` and `handle_timeout` decide which chunks are
+    retransmitted. Messages are sent in the order of `push`: without interleaving (RFC 8260) the chunks of a message
+    have consecutive TSNs.
     """
 
     def __init__(self, initial_tsn: int, congestion: CongestionControl, rto: RetransmissionTimeout) -> None:
@@ -48,16 +51,16 @@ class DataSender:
         self.peer_rwnd = 0
         self.forward_tsn_supported = False
         self.deadline = inf
-        """The T3-rtx timer, while anything is outstanding."""
+        """When T3-rtx expires; infinity while nothing is outstanding."""
         self.unanswered = 0
-        """Times in a row that it went off."""
+        """Expiries of T3-rtx in a row."""
         self.buffered_bytes = 0
         self.cumulative_tsn = initial_tsn - 1
-        """The peer has all up to this one."""
+        """The Cumulative TSN Ack Point: all chunks up to it are acknowledged."""
         self.next_tsn = initial_tsn
         """The TSN of the next new chunk."""
         self._advanced_tsn = initial_tsn - 1
-        """The Advanced.Peer.Ack.Point of RFC 3758 §3.5: beyond the above by what was abandoned."""
+        """The Advanced.Peer.Ack.Point of RFC 3758 §3.5: abandoned chunks follow `cumulative_tsn` up to it."""
         self._forward_due = False
         self._forwarded_at = 0.0
         self._congestion = congestion
@@ -66,13 +69,13 @@ class DataSender:
         self._queue: deque[OutboundMessage] = deque()
         self._without_deadline: list[OutboundMessage] = []
         self._outstanding: deque[SentChunk] = deque()
-        """Every chunk above `cumulative_tsn`, without a hole."""
+        """Every chunk above `cumulative_tsn`, without gaps."""
         self._lost: list[int] = []
-        """Heap of the TSNs to send again; those that came after all are skipped."""
+        """Heap of the TSNs to retransmit. Those that have been acknowledged are skipped."""
         self._gaps: tuple[tuple[int, int], ...] = ()
         """The gap blocks of the last SACK."""
         self._fast_retransmit = False
-        """One packet may leave in spite of the congestion window (RFC 9260 §7.2.4 rule 3)."""
+        """Whether one packet may be sent regardless of cwnd (RFC 9260 §7.2.4, rule 3)."""
         self._timed_tsn: int | None = None
         self._last_sent_at = 0.0
         self._next_ssn: dict[int, int] = {}
@@ -80,35 +83,36 @@ class DataSender:
 
     @property
     def idle(self) -> bool:
-        """Whether everything has been acknowledged or abandoned."""
+        """Whether all data has been acknowledged or abandoned."""
         return not self._queue and not self._outstanding
 
     @property
     def messages(self) -> int:
-        """Messages not yet wholly sent."""
+        """The number of messages that are not completely sent."""
         return len(self._queue)
 
     @property
     def busy_streams(self) -> Container[int]:
-        """Streams with bytes that the peer has not acknowledged."""
+        """The streams with unacknowledged bytes."""
         return self._buffered.keys()
 
     def buffered(self, stream: int) -> int:
-        """Return the bytes of a stream that the peer has not acknowledged."""
+        """Return the unacknowledged bytes of a stream."""
         return self._buffered.get(stream, 0)
 
     def push(self, message: OutboundMessage) -> None:
+        """Queue a message."""
         self._queue.append(message)
         self._account(message.stream, message.size)
         if message.max_lifetime is not None:
             self._without_deadline.append(message)
 
     def reset_stream(self, stream: int) -> None:
-        """Begin the stream's sequence numbers anew."""
+        """Let the next message of a stream have SSN 0."""
         self._next_ssn.pop(stream, None)
 
     def start_lifetimes(self, now: float) -> None:
-        """Let the lifetimes of messages begin that were pushed since the last call."""
+        """Start the lifetimes of the messages pushed since the last call."""
         for message in self._without_deadline:
             message.expires_at = now + (message.max_lifetime or 0.0)
         self._without_deadline.clear()
@@ -116,9 +120,9 @@ class DataSender:
     # Sending.
 
     def take(self, room: int, now: float, *, empty: int) -> list[bytes]:
-        """Return the chunks that go into a packet with `room` bytes left; one without any chunk yet has `empty`.
+        """Return chunks for a packet with `room` bytes left. A packet without chunks would have `empty` bytes.
 
-        What was abandoned is reported first, then lost chunks are sent again, then new ones.
+        FORWARD TSN comes first, then lost chunks, then new ones.
         """
         taken: list[bytes] = []
         while wire := self._take_next(room, now, empty):
@@ -136,7 +140,7 @@ class DataSender:
             return wire
         if self._queue and (wire := self._take_new(room, now, empty)):
             return wire
-        return self._take_forward_tsn(room, now) if self._forward_due else b""  # of what has just been found expired
+        return self._take_forward_tsn(room, now) if self._forward_due else b""  # for messages that have just expired
 
     def _take_lost(self, room: int, now: float, *, oversize: bool) -> bytes:
         while self._lost:
@@ -172,15 +176,15 @@ class DataSender:
         remaining = message.size - message.offset
         size = min(remaining, room // 4 * 4 - DATA_HEADER_SIZE)
         if size < remaining and room < empty and (size < MIN_FRAGMENT or remaining + DATA_HEADER_SIZE <= empty):
-            return b""  # better off in the next packet
-        # One chunk may always be in flight, to see whether a window that is shut has opened (RFC 9260 §6.1 A).
+            return b""  # the next packet has more room
+        # One chunk may always be in flight, to probe a peer_rwnd of zero (RFC 9260 §6.1 A).
         flight = self._flight
         if flight and (flight + DATA_HEADER_SIZE + size > self.peer_rwnd or flight >= self._congestion.cwnd):
             return b""
         return self._cut(message, size, now)
 
     def _first_unexpired(self, now: float) -> OutboundMessage | None:
-        """Return the message to send from, after dropping those that expired before any of it was sent."""
+        """Return the first message of the queue, after dropping those that expired before they were sent."""
         while self._queue:
             message = self._queue[0]
             if message.expires_at is None or now < message.expires_at:
@@ -196,7 +200,7 @@ class DataSender:
         return None
 
     def _cut(self, message: OutboundMessage, size: int, now: float) -> bytes:
-        """Make the next chunk of a message, give it its TSN and count it as sent."""
+        """Return the next chunk of a message, with a new TSN, and mark it as sent."""
         beginning = message.offset == 0
         tsn = self.next_tsn
         if beginning:
@@ -231,10 +235,10 @@ class DataSender:
         if self.deadline == inf:
             self.deadline = now + self._rto.value
 
-    # What became of it.
+    # Acknowledgement and loss.
 
     def receive_sack(self, sack: Sack, now: float) -> bool:
-        """Take a SACK; tell whether it makes sense: it may not acknowledge what was never sent."""
+        """Handle a SACK. Return False if it acknowledges TSNs that were never sent."""
         cumulative = extend32(sack.cumulative_tsn, self.cumulative_tsn)
         if cumulative >= self.next_tsn:
             return False
@@ -264,18 +268,18 @@ class DataSender:
         return True
 
     def acknowledge(self, cumulative_tsn: int, now: float) -> bool:
-        """Take what a SHUTDOWN acknowledges, as `receive_sack` does."""
+        """Handle the cumulative TSN of a SHUTDOWN, as `receive_sack` does."""
         return self.receive_sack(Sack(cumulative_tsn, self.peer_rwnd), now)
 
     def handle_timeout(self, now: float) -> None:
-        """Give up on all that is in flight, if T3-rtx is due (RFC 9260 §6.3.3)."""
+        """Mark all chunks in flight as lost, if T3-rtx has expired (RFC 9260 §6.3.3)."""
         if now < self.deadline:
             return
         self.counters.timeouts += 1
         self.unanswered += 1
         self._rto.back_off()
         self.deadline = now + self._rto.value
-        if self.peer_rwnd:  # else it was a probe of a shut window, which says nothing about the path
+        if self.peer_rwnd:  # otherwise it was a zero window probe, whose loss is no sign of congestion
             self._congestion.timed_out()
         self._handle_reneging()
         for chunk in list(self._outstanding):
@@ -285,7 +289,7 @@ class DataSender:
         self._forward_due = self._advanced_tsn > self.cumulative_tsn
 
     def _receive_cumulative(self, cumulative: int, now: float) -> tuple[int, int]:
-        """Drop what the peer has; return the highest TSN that is news, or -1, and the bytes of such."""
+        """Drop acknowledged chunks. Return the highest TSN newly acknowledged, or -1, and the bytes of all such."""
         highest, size = -1, 0
         buffered, freed = self._buffered, 0
         for _ in range(cumulative - self.cumulative_tsn):
@@ -303,9 +307,9 @@ class DataSender:
         return highest, size
 
     def _receive_gaps(self, now: float) -> tuple[int, int]:
-        """Mark what the gap blocks of the last SACK name; return the same as `_receive_cumulative`.
+        """Mark the chunks in the gap ack blocks of the last SACK; return the same as `_receive_cumulative`.
 
-        A chunk that was named before stays marked if these blocks do not name it: see `_handle_reneging`.
+        A chunk of an earlier block stays marked if these blocks omit it: see `_handle_reneging`.
         """
         highest, size = -1, 0
         block = 0
@@ -322,9 +326,9 @@ class DataSender:
         return highest, size
 
     def _handle_reneging(self) -> None:
-        """Put back in flight what gap blocks named once and the last SACK did not (RFC 9260 §6.2.1).
+        """Put chunks back in flight that earlier gap ack blocks acknowledged and the last omitted (RFC 9260 §6.2.1).
 
-        T3-rtx asks for this, as TCP does (RFC 2018 §8): a peer that changes its mind with each SACK costs nothing.
+        This is done when T3-rtx expires, as in TCP (RFC 2018 §8), so that a peer cannot cause work with each SACK.
         """
         named = {offset for first, last in self._gaps for offset in range(first, min(last, MAX_OUTSTANDING) + 1)}
         for offset, chunk in enumerate(self._outstanding, start=1):
@@ -340,18 +344,18 @@ class DataSender:
             chunk.in_flight = False
             self._flight -= chunk.length
         if chunk.tsn == self._timed_tsn:
-            if chunk.transmissions == 1:  # else nobody knows which of them it answers (RFC 6298 §3)
+            if chunk.transmissions == 1:  # otherwise the SACK may acknowledge any of them (RFC 6298 §3)
                 self._rto.measure(now - chunk.sent_at)
             self._timed_tsn = None
 
     def _count_missing_reports(self, reported_to: int, highest_new: int) -> None:
-        """Count a miss for each chunk that the SACK skips although it has news of later ones (RFC 9260 §7.2.4)."""
+        """Count a missing report for each chunk below the highest TSN newly acknowledged (RFC 9260 §7.2.4)."""
         missing = []
         for chunk in self._outstanding:
             if chunk.tsn >= min(reported_to, highest_new):
                 break
-            # Only news of what was sent after it says anything about a chunk that was sent again. With this a chunk may
-            # be found lost more than once, which RFC 9260 leaves to the timer.
+            # For a retransmitted chunk, only the acknowledgement of a chunk sent after it counts. So a chunk may be
+            # found lost more than once, which RFC 9260 leaves to the timer.
             if chunk.in_flight and chunk.sent_before < highest_new:
                 chunk.missing_reports += 1
                 if chunk.missing_reports >= MISSING_REPORTS_UNTIL_LOST:
@@ -363,7 +367,7 @@ class DataSender:
             self._fast_retransmit = True
 
     def _lose(self, chunk: SentChunk) -> None:
-        """Send a chunk again, or give up its message when it was sent often enough."""
+        """Mark a chunk for retransmission, or abandon its message if the limit is reached."""
         self._leave_flight(chunk)
         if chunk.tsn == self._timed_tsn:
             self._timed_tsn = None
@@ -384,12 +388,12 @@ class DataSender:
     # Partial reliability (RFC 3758).
 
     def _abandon(self, message: OutboundMessage) -> None:
-        """Give up a message of which something was sent; `_advance` then tells the peer."""
+        """Abandon a message that is partly sent. `_advance` then reports it to the peer."""
         message.abandoned = True
         self.counters.abandoned += 1
         unsent = message.size - message.offset
         if unsent:
-            # The peer may have acknowledged all of it so far. Skipping one more TSN tells it that no more will come.
+            # The peer may have acknowledged all chunks sent so far. One more skipped TSN ends the message for it.
             self._queue.popleft()
             self._outstanding.append(SentChunk(self.next_tsn, message, b"", unsent))
             self.next_tsn += 1
@@ -401,7 +405,7 @@ class DataSender:
         self._forward_due = self._move_advanced() or self._forward_due
 
     def _advance(self, now: float) -> None:
-        """See whether the peer has to be told, or told again, what it need not wait for (RFC 3758 §3.5 C)."""
+        """Decide whether FORWARD TSN must be sent, or sent again (RFC 3758 §3.5 C)."""
         moved = self._move_advanced()
         if self._advanced_tsn == self.cumulative_tsn:
             self._forward_due = False

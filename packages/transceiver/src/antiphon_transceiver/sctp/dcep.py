@@ -1,4 +1,4 @@
-"""The Data Channel Establishment Protocol (RFC 8832), and what RFC 8831 §8 says about payloads."""
+"""The Data Channel Establishment Protocol (RFC 8832), and the payloads of RFC 8831 §8."""
 
 from enum import IntEnum
 from struct import Struct
@@ -10,7 +10,7 @@ from antiphon_common.errors import DecodeError
 from antiphon_transceiver.sctp.events import ChannelOpened
 
 MAX_OPEN = 4096
-"""Bytes of an OPEN message. RFC 8832 would allow 128 KiB of label and protocol; each channel keeps them."""
+"""Bytes of an OPEN message. RFC 8832 allows 128 KiB of label and protocol, which each channel would hold."""
 
 NORMAL_PRIORITY = 256
 _OPEN = Struct("!BBHIHH")
@@ -19,6 +19,8 @@ _RELIABLE, _MAX_RETRANSMITS, _MAX_LIFETIME = 0, 1, 2
 
 
 class PayloadProtocol(IntEnum):
+    """The payload protocol identifiers of WebRTC (RFC 8831 §8)."""
+
     DCEP = 50
     STRING = 51
     BINARY = 53
@@ -27,6 +29,8 @@ class PayloadProtocol(IntEnum):
 
 
 class MessageType(IntEnum):
+    """The message types of DCEP (RFC 8832 §8.2.1)."""
+
     ACK = 2
     OPEN = 3
 
@@ -53,10 +57,13 @@ class Open(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Invert `encode`; raise DecodeError for anything else, or more than `MAX_OPEN` bytes.
+        """Invert `encode`.
 
-        Label and protocol that are not UTF-8 are read with replacement characters, since a channel works without them.
-        What follows them is padding, and left alone.
+        Invalid UTF-8 in label and protocol becomes replacement characters, since a channel works without them. Bytes
+        after them are padding.
+
+        Raises:
+            DecodeError: The message is malformed, or has more than `MAX_OPEN` bytes.
         """
         size = len(data)
         if not _OPEN.size <= size <= MAX_OPEN:
@@ -78,24 +85,28 @@ class Open(msgspec.Struct, frozen=True):
         )
 
     def opened(self, id: int) -> ChannelOpened:
-        """Return what the peer opened with this, as the channel with `id`."""
+        """Return the event of a channel that the peer opened with this message on stream `id`."""
         lifetime = None if self.max_lifetime is None else self.max_lifetime / 1000
         return ChannelOpened(id, self.label, self.protocol, self.ordered, self.max_retransmits, lifetime, True)
 
 
 ACK = bytes((MessageType.ACK,))
-"""DATA_CHANNEL_ACK (RFC 8832 §5.2), the whole message."""
+"""The message DATA_CHANNEL_ACK (RFC 8832 §5.2)."""
 
 
 def encode_message(data: str | bytes) -> tuple[int, bytes]:
-    """Return payload protocol and payload; SCTP has no empty messages, so one zero byte stands for those."""
+    """Return payload protocol and payload. An empty message is one zero byte, since SCTP has no empty ones."""
     if isinstance(data, str):
         return (PayloadProtocol.STRING, data.encode()) if data else (PayloadProtocol.EMPTY_STRING, b"\0")
     return (PayloadProtocol.BINARY, data) if data else (PayloadProtocol.EMPTY_BINARY, b"\0")
 
 
 def decode_message(ppid: int, payload: bytes) -> str | bytes:
-    """Invert `encode_message`; raise DecodeError for text that is none, and other protocols."""
+    """Invert `encode_message`.
+
+    Raises:
+        DecodeError: Text is not UTF-8, or the payload protocol is unknown.
+    """
     match ppid:
         case PayloadProtocol.STRING:
             return _text(payload)

@@ -1,4 +1,4 @@
-"""Messages that overtook the OPEN of their channel."""
+"""Messages that arrive before the OPEN of their channel."""
 
 from collections import deque
 from collections.abc import Container
@@ -7,14 +7,14 @@ from antiphon_transceiver.sctp.reassembly import StreamMessage, total_size
 
 MAX_EARLY_MESSAGES = 16
 MAX_EARLY_BYTES = 1 << 16
-"""Messages and bytes that are kept, of all channels together: what a client sends in the round trip before our ACK."""
+"""Messages and bytes kept of all channels together: what a client sends in the round trip before our ACK."""
 
 
 class EarlyMessages:
-    """Keeps messages of streams without a channel until an OPEN comes.
+    """Keeps messages of streams without a channel until an OPEN is received.
 
-    RFC 8832 §6 has all messages sent in order until the ACK, so that none can overtake the OPEN. Some stacks send
-    unordered ones from the beginning.
+    `push` each message, and `pop` those of a stream when its channel is open. RFC 8832 §6 requires ordered messages
+    until the ACK, which cannot overtake the OPEN. Some stacks send unordered ones from the beginning.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class EarlyMessages:
         self._size = 0
 
     def push(self, message: StreamMessage) -> None:
-        """Keep a message; the oldest make room for it. One that is longer than all the room is dropped."""
+        """Keep a message, and drop the oldest if there are too many. A message longer than the limit is dropped."""
         if len(message.data) > MAX_EARLY_BYTES:
             return
         self._messages.append(message)
@@ -38,7 +38,7 @@ class EarlyMessages:
         return popped
 
     def discard(self, streams: Container[int]) -> None:
-        """Drop the messages of streams that begin anew."""
+        """Drop the messages of streams that were reset."""
         if self._messages:
             self._messages = deque([message for message in self._messages if message.stream not in streams])
             self._size = total_size(self._messages)

@@ -1,4 +1,4 @@
-"""Data channels over one association as a protocol core (RFC 8831 and RFC 8832)."""
+"""Data channels over one association as a protocol core (RFC 8831, RFC 8832)."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Container
@@ -28,29 +28,32 @@ DTLS_OVERHEAD = 13 + 8 + 16
 """Bytes a DTLS 1.2 record with AES-GCM adds to an SCTP packet; other suites and DTLS 1.3 add less."""
 
 DEFAULT_MTU = 1200 - 48
-"""Bytes of a UDP datagram that fit a path of 1200 bytes with the headers of IPv6 and UDP."""
+"""Bytes of a UDP payload on a path of 1200 bytes, with the headers of IPv6 and UDP."""
 
 MIN_MTU = 576
-"""Bytes of a UDP datagram. Control chunks at their longest fit it."""
+"""Bytes of a UDP payload. The longest control chunks fit it."""
 
 MAX_CHANNELS = 128
-"""Channels at once, both sides' together. A voice call has one or two."""
+"""Channels at once, of both sides together. A voice call has one or two."""
 
 MAX_EVENTS = 16
-"""Events of the association that one call takes; `poll_timeout` asks for the next call at once. A packet that fills a
-hole may deliver five hundred messages, each of which is an event of a call."""
+"""Association events that one call handles; `poll_timeout` is due at once for the rest. A packet that fills a gap may
+deliver five hundred messages."""
 
 LOW_BUFFERED = 1 << 16
-"""Bytes left to be acknowledged at which more is asked for: enough to keep a path busy meanwhile."""
+"""Unacknowledged bytes at which `BufferedAmountLow` is reported: enough for a path until more is queued."""
 
 
 class DataChannelEndpoint:
     """One side of an SCTP association and the data channels over it.
 
     Its five methods are those of `antiphon_common.core.Core`; a datagram is the content of one DTLS record, and every
-    `Transmit` has path None. `mtu` bounds the UDP datagram, DTLS included. What `open_channel`, `send` and
-    `close_channel` queue leaves at the next `handle_timeout`, which `poll_timeout` then asks for at once; several
-    messages so share a packet. `peer_max_message_size` is `a=max-message-size` of the peer's SDP, 0 for no limit.
+    `Transmit` has path None. `mtu` is the maximum UDP payload, DTLS included. `open_channel`, `send` and
+    `close_channel` only queue: their packets are sent by the next `handle_timeout`, which is due at once, so that
+    messages share packets. `peer_max_message_size` is `a=max-message-size` of the peer's SDP, 0 for no limit.
+
+    Raises:
+        ValueError: `mtu` is less than `MIN_MTU`.
     """
 
     def __init__(
@@ -72,30 +75,35 @@ class DataChannelEndpoint:
         self._channels: dict[int, DataChannel] = {}
         self._early = EarlyMessages()
         self._watched: set[int] = set()
-        """Channels with more than `LOW_BUFFERED` to be acknowledged."""
+        """Channels with more than `LOW_BUFFERED` unacknowledged bytes."""
         self._events: deque[tuple[DataChannelEvent, int]] = deque()
-        """Each with the bytes of the peer's window that it occupies until it is polled."""
+        """Each with the bytes of a_rwnd that it occupies until it is polled."""
 
     @property
     def established(self) -> bool:
-        """Whether data can flow; messages are taken before that, and wait."""
+        """Whether data can be sent. Messages are queued before that."""
         return self.association.state is AssociationState.ESTABLISHED
 
     @property
     def closed(self) -> bool:
+        """Whether the association has ended."""
         return self.association.state is AssociationState.ENDED
 
-    # What our user does.
+    # Local actions.
 
     def start(self, now: float, round_trip: float | None = None) -> None:
         """Set up the association, as both sides do once DTLS is connected (RFC 8831 §6.2).
 
-        `round_trip` in seconds, as DTLS measured it, says when to repeat what gets lost.
+        `round_trip` in seconds, as measured by DTLS, sets the first retransmission timeout.
         """
         self.association.start(now, round_trip)
 
     def set_mtu(self, mtu: int) -> None:
-        """Send datagrams of at most `mtu` bytes from now on, except for data that was sent before and got lost."""
+        """Send datagrams of at most `mtu` bytes from now on; retransmitted chunks keep their size.
+
+        Raises:
+            ValueError: `mtu` is less than `MIN_MTU`.
+        """
         self.association.set_packet_size(_packet_size(mtu))
 
     def open_channel(
@@ -108,10 +116,14 @@ class DataChannelEndpoint:
         protocol: str = "",
         id: int | None = None,
     ) -> int:
-        """Open a channel and return its id; `ChannelOpened` follows, but messages may be sent at once.
+        """Open a channel and return its id. `ChannelOpened` follows, but messages may be sent at once.
 
-        `max_lifetime` is in seconds. With an `id` the channel is negotiated: the peer opens it likewise, and is told
-        nothing of it.
+        `max_lifetime` is in seconds. With an `id` the channel is negotiated: both sides open it, and no OPEN is sent.
+
+        Raises:
+            LocalProtocolError: The arguments contradict each other or are too long, no id is free, there are
+                `MAX_CHANNELS`, or the association is shutting down.
+            BufferFullError: There is no room for the OPEN.
         """
         if max_retransmits is not None and max_lifetime is not None:
             raise LocalProtocolError("a channel is limited in retransmissions or in time, not both")
@@ -131,11 +143,16 @@ class DataChannelEndpoint:
         else:
             channel.state = ChannelState.OPEN
             if self.established:
-                self._tell(opening)
+                self._report(opening)
         return number
 
     def send(self, id: int, data: str | bytes) -> None:
-        """Queue a message. Raise BufferFullError when too much waits already: see `BufferedAmountLow`."""
+        """Queue a message.
+
+        Raises:
+            LocalProtocolError: The channel is not open, or the message is too long for the peer.
+            BufferFullError: There is no room; wait for `BufferedAmountLow`.
+        """
         channel = self._channels.get(id)
         if channel is None or channel.state is ChannelState.CLOSING:
             raise LocalProtocolError(f"a message on channel {id}, which is not open")
@@ -154,30 +171,34 @@ class DataChannelEndpoint:
             self._watched.add(id)
 
     def close_channel(self, id: int) -> None:
-        """Close a channel once its messages are acknowledged; `ChannelClosed` follows. Harmless when closing."""
+        """Close a channel once its messages are acknowledged; `ChannelClosed` follows.
+
+        Raises:
+            LocalProtocolError: There is no such channel.
+        """
         channel = self._channels.get(id)
         if channel is None:
             raise LocalProtocolError(f"channel {id} is not open")
         self._begin_closing(channel)
 
     def buffered(self, id: int) -> int:
-        """Return the bytes of a channel that the peer has not acknowledged."""
+        """Return the unacknowledged bytes of a channel."""
         return self.association.sender.buffered(id)
 
     def close(self, now: float) -> None:
-        """End the association once all is delivered, or after 5 s; `AssociationClosed` follows."""
+        """End the association once all data is acknowledged, or after 5 s; `AssociationClosed` follows."""
         self.association.shutdown(now)
         self._receive_events(now)
 
     def abort(self, now: float) -> None:
-        """End the association at once."""
+        """Send an ABORT and end the association; `AssociationClosed` follows."""
         self.association.abort(now)
         self._receive_events(now)
 
     # The five methods.
 
     def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
-        """Take one SCTP packet; `source` does not matter here."""
+        """Handle one SCTP packet; `source` is ignored."""
         self.association.receive_datagram(data, source, now)
         self._receive_events(now)
 
@@ -199,7 +220,7 @@ class DataChannelEndpoint:
     def poll_timeout(self) -> float:
         return self.association.poll_timeout()
 
-    # What the association tells.
+    # Events of the association.
 
     def _receive_events(self, now: float) -> None:
         left = MAX_EVENTS
@@ -224,18 +245,18 @@ class DataChannelEndpoint:
             case AssociationClosed():
                 self._channels.clear()
                 self._watched.clear()
-                self._tell(event)
+                self._report(event)
 
-    def _tell(self, event: DataChannelEvent) -> None:
+    def _report(self, event: DataChannelEvent) -> None:
         self._events.append((event, 0))
 
     def _receive_established(self) -> None:
         for channel in list(self._channels.values()):
             if channel.id >= self.association.streams:
                 del self._channels[channel.id]
-                self._tell(ChannelClosed(channel.id))
+                self._report(ChannelClosed(channel.id))
             elif channel.state is ChannelState.OPEN:
-                self._tell(channel.opening)
+                self._report(channel.opening)
 
     def _receive_message(self, message: StreamMessage) -> None:
         channel = self._channels.get(message.stream)
@@ -257,7 +278,7 @@ class DataChannelEndpoint:
         self.association.release(len(message.data))
 
     def _receive_dcep(self, message: StreamMessage, channel: DataChannel | None) -> None:
-        if message.data[:1] == dcep.ACK:  # some pad it
+        if message.data[:1] == dcep.ACK:  # some stacks pad it
             if channel is not None and channel.state is ChannelState.CONNECTING:
                 self._acknowledged(channel)
         elif channel is None:
@@ -276,26 +297,26 @@ class DataChannelEndpoint:
         except DecodeError:
             self._refuse(number)
             raise
-        # RFC 8832 §6 gives the peer ids of the other parity. Some stacks use 0 in either role, and browsers take it.
+        # RFC 8832 §6 gives the peer ids of the other parity. Some stacks use 0 in either role, and browsers accept it.
         if number >= self.association.streams or len(self._channels) >= MAX_CHANNELS:
             self._refuse(number)
             return
         if self._reply(number, dcep.ACK):
             opening = request.opened(number)
             self._channels[number] = DataChannel.of_peer(opening)
-            self._tell(opening)
+            self._report(opening)
             for message in self._early.pop(number):
                 self._receive_early(message)
 
     def _receive_early(self, message: StreamMessage) -> None:
-        """Deliver a message that came before its channel; its bytes are released already."""
+        """Deliver a message that was received before its channel was open. Its bytes have been released."""
         try:
-            self._tell(MessageReceived(message.stream, decode_message(message.ppid, message.data)))
+            self._report(MessageReceived(message.stream, decode_message(message.ppid, message.data)))
         except DecodeError:
             self.counters.malformed += 1
 
     def _reply(self, number: int, data: bytes) -> bool:
-        """Send a DCEP message; tell whether there was room for it."""
+        """Send a DCEP message. Return False and count it if there is no room."""
         try:
             self.association.send(number, PayloadProtocol.DCEP, data)
         except LocalProtocolError:
@@ -309,7 +330,7 @@ class DataChannelEndpoint:
 
     def _acknowledged(self, channel: DataChannel) -> None:
         channel.state = ChannelState.OPEN
-        self._tell(channel.opening)
+        self._report(channel.opening)
 
     def _begin_closing(self, channel: DataChannel) -> None:
         if channel.state is not ChannelState.CLOSING:
@@ -327,7 +348,7 @@ class DataChannelEndpoint:
             if channel.outgoing_reset and channel.incoming_reset:
                 del self._channels[number]
                 self._watched.discard(number)
-                self._tell(ChannelClosed(number))
+                self._report(ChannelClosed(number))
             else:
                 self._begin_closing(channel)
 
@@ -335,7 +356,7 @@ class DataChannelEndpoint:
         low = [number for number in self._watched if self.buffered(number) <= LOW_BUFFERED]
         for number in low:
             self._watched.discard(number)
-            self._tell(BufferedAmountLow(number))
+            self._report(BufferedAmountLow(number))
 
 
 _USABLE = frozenset(

@@ -1,4 +1,4 @@
-"""What an association and its data channels tell."""
+"""The events of an association and of its data channels."""
 
 from enum import Enum
 
@@ -8,7 +8,7 @@ from antiphon_transceiver.sctp.reassembly import StreamMessage
 
 
 class AssociationCloseReason(Enum):
-    """Why an association is over; the value is fit for a log."""
+    """Why an association ended. The value is a phrase for logs."""
 
     PEER_CLOSED = "the peer closed"
     LOCAL_CLOSE = "closed by us"
@@ -18,7 +18,7 @@ class AssociationCloseReason(Enum):
 
 
 class ChannelOpened(msgspec.Struct, frozen=True):
-    """A data channel can be used both ways. At most one of the limits is set; `max_lifetime` is in seconds."""
+    """A data channel was opened. At most one of the limits is set; `max_lifetime` is in seconds."""
 
     id: int
     label: str
@@ -30,37 +30,37 @@ class ChannelOpened(msgspec.Struct, frozen=True):
 
 
 class MessageReceived(msgspec.Struct, frozen=True):
-    """`data` is text or bytes, as the peer sent it. It counts as buffered until this event is polled."""
+    """A message was received on a channel. `data` occupies a_rwnd until the event is polled."""
 
     id: int
     data: str | bytes
 
 
 class BufferedAmountLow(msgspec.Struct, frozen=True):
-    """Of a channel that had more, no more than `LOW_BUFFERED` bytes wait to be acknowledged."""
+    """The unacknowledged bytes of a channel fell to `LOW_BUFFERED` or less: more may be queued."""
 
     id: int
 
 
 class ChannelClosed(msgspec.Struct, frozen=True):
-    """A data channel is closed, by either side; its id may be used again."""
+    """A data channel was closed by either side. Its id may be used again."""
 
     id: int
 
 
 class AssociationClosed(msgspec.Struct, frozen=True):
-    """The last event: the association is over, and every channel with it."""
+    """The association ended, and every channel with it; no event follows. `detail` is for logs, or empty."""
 
     reason: AssociationCloseReason
     detail: str
 
 
 class Established(msgspec.Struct, frozen=True):
-    """Both sides know each other: data may flow."""
+    """The association was established: data can be sent."""
 
 
 class StreamsReset(msgspec.Struct, frozen=True):
-    """Streams begin anew: those we send on, or those we receive on."""
+    """Streams were reset (RFC 6525): outgoing ones, incoming ones, or both."""
 
     outgoing: tuple[int, ...]
     incoming: tuple[int, ...]

@@ -12,28 +12,30 @@ from antiphon_transceiver.sctp.chunks import Chunk, ChunkType, ForwardTsn, Sack,
 HEADER_SIZE = 12
 
 MAX_CHUNKS = 64
-"""Chunks of a packet that are read. 1,200 bytes hold 59 of the smallest DATA chunks, but 297 chunks without a value."""
+"""Chunks of a packet that are decoded. 1,200 bytes hold 59 of the smallest DATA chunks, or 297 chunks without value."""
 
 _HEADER = Struct("!HHII")
 
 
 class SctpPacket(NamedTuple):
-    """A packet and its chunks (RFC 9260 §3)."""
+    """A packet and its chunks (RFC 9260 §3). `decode` one from a datagram; `ignored` has the chunks not to handle."""
 
     source_port: int
     destination_port: int
     tag: int
-    """The verification tag: the number the receiver chose for this association."""
+    """The verification tag, which the receiver chose for this association."""
     chunks: Sequence[Chunk]
 
     def encode(self) -> bytes:
+        """Return the packet with its checksum."""
         return encode_packet(self.source_port, self.destination_port, self.tag, [c.encode() for c in self.chunks])
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Return the packet; raise DecodeError unless checksum and chunks are good.
+        """Return the packet of a datagram. Chunks after the first `MAX_CHUNKS` are dropped.
 
-        What follows `MAX_CHUNKS` chunks is left out, as if it had been lost on the way.
+        Raises:
+            DecodeError: The checksum is wrong, a chunk is malformed, or there is none.
         """
         if len(data) < HEADER_SIZE:
             raise DecodeError("a packet without a header")
@@ -46,16 +48,16 @@ class SctpPacket(NamedTuple):
         return cls(source, destination, tag, chunks)
 
     def ignored(self) -> Collection[int]:
-        """Return the indices of the chunks that must not be acted on.
+        """Return the indices of the chunks that must not be handled.
 
-        Those are chunks that may not share a packet, a COOKIE ECHO that is not the first chunk (RFC 9260 §6.10), and
-        all but the newest SACK, SHUTDOWN and FORWARD TSN, which supersedes the others.
+        Those are chunks that must be alone in a packet, a COOKIE ECHO that is not the first chunk (RFC 9260 §6.10),
+        and all but the newest SACK, SHUTDOWN and FORWARD TSN.
         """
         if len(self.chunks) == 1:
             return ()
         ignored: set[int] = set()
         newest: dict[int, tuple[int, int]] = {}
-        """By type, the index of a chunk and its TSN."""
+        """By type, the index of the newest chunk and its TSN."""
         for index, chunk in enumerate(self.chunks):
             if chunk.type in _ALONE or (chunk.type == ChunkType.COOKIE_ECHO and index):
                 ignored.add(index)

@@ -15,6 +15,8 @@ _RESPONSE = Struct("!II")
 
 
 class ParameterType(IntEnum):
+    """The types of parameters that are handled. Others are decoded and ignored."""
+
     HEARTBEAT_INFO = 1
     STATE_COOKIE = 7
     OUTGOING_RESET_REQUEST = 13
@@ -28,7 +30,7 @@ class ParameterType(IntEnum):
 
 
 class Cause(IntEnum):
-    """Error causes that ABORT and ERROR carry (RFC 9260 §3.3.10)."""
+    """An error cause of ABORT or ERROR (RFC 9260 §3.3.10)."""
 
     STALE_COOKIE = 3
     OUT_OF_RESOURCE = 4
@@ -38,14 +40,14 @@ class Cause(IntEnum):
 
 
 class Parameter(NamedTuple):
-    """A parameter or an error cause; both have the same shape."""
+    """A parameter or an error cause, which have the same format. `encode_parameters` joins several."""
 
     type: int
     value: bytes
 
 
 def encode_parameters(parameters: Iterable[Parameter]) -> bytes:
-    """Join parameters, each but the last padded: the padding of the last is the chunk's (RFC 9260 §3.2)."""
+    """Return the parameters, each but the last one padded: its padding is that of the chunk (RFC 9260 §3.2)."""
     data = b""
     for parameter in parameters:
         data += bytes(-len(data) % 4) + _HEADER.pack(parameter.type, 4 + len(parameter.value)) + parameter.value
@@ -53,7 +55,11 @@ def encode_parameters(parameters: Iterable[Parameter]) -> bytes:
 
 
 def decode_parameters(data: bytes) -> tuple[Parameter, ...]:
-    """Invert `encode_parameters`; the padding of the last one may be there or not."""
+    """Invert `encode_parameters`. The padding of the last parameter is optional.
+
+    Raises:
+        DecodeError: A length does not fit the data.
+    """
     parameters = []
     position, end = 0, len(data)
     while position < end:
@@ -68,7 +74,7 @@ def decode_parameters(data: bytes) -> tuple[Parameter, ...]:
 
 
 class OutgoingResetRequest(msgspec.Struct, frozen=True):
-    """The sender starts its `streams` over; with none named, all of them (RFC 6525 §4.1)."""
+    """A request to reset the sender's `streams`, or all of them if there is none (RFC 6525 §4.1)."""
 
     sequence: int
     response_sequence: int
@@ -81,6 +87,11 @@ class OutgoingResetRequest(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
+        """Invert `encode`, given the parameter's value.
+
+        Raises:
+            DecodeError: The value has the wrong length.
+        """
         count, rest = divmod(len(value) - _RESET_REQUEST.size, 2)
         if count < 0 or rest:
             raise DecodeError("a reset request of the wrong length")
@@ -89,7 +100,7 @@ class OutgoingResetRequest(msgspec.Struct, frozen=True):
 
 
 class ReconfigResult(IntEnum):
-    """What became of a request (RFC 6525 §4.4)."""
+    """The result of a request (RFC 6525 §4.4)."""
 
     NOTHING_TO_DO = 0
     PERFORMED = 1
@@ -101,7 +112,7 @@ class ReconfigResult(IntEnum):
 
 
 class ReconfigResponse(msgspec.Struct, frozen=True):
-    """The answer to the request numbered `sequence` (RFC 6525 §4.4); TSNs of TSN resets are not read."""
+    """The response to the request numbered `sequence` (RFC 6525 §4.4). TSNs of TSN resets are ignored."""
 
     sequence: int
     result: int
@@ -111,6 +122,11 @@ class ReconfigResponse(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
+        """Invert `encode`, given the parameter's value.
+
+        Raises:
+            DecodeError: The value is cut short.
+        """
         if len(value) < _RESPONSE.size:
             raise DecodeError("a response cut short")
         sequence, result = _RESPONSE.unpack_from(value)

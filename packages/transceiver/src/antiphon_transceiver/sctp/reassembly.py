@@ -1,4 +1,4 @@
-"""Messages put together from DATA chunks and into order (RFC 9260 §6.5, §6.6 and §6.9, RFC 3758 §3.6)."""
+"""Reassembly and ordering of messages (RFC 9260 §6.5, §6.6, §6.9, RFC 3758 §3.6)."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterable, Sequence
@@ -11,18 +11,18 @@ from antiphon_transceiver.sctp.chunks import Data
 from antiphon_transceiver.sctp.received_tsns import MAX_AHEAD, MAX_RANGES
 
 MAX_MESSAGE_SIZE = 1 << 18
-"""Bytes of a message, as our SDP announces it: what Chromium announces."""
+"""Bytes of the longest message, as our SDP announces it and Chromium does."""
 
 MAX_HELD = 2 * MAX_AHEAD
-"""Chunks held, however small: twice as many as there may be TSNs behind a hole."""
+"""Chunks held: twice as many as there may be TSNs after a gap."""
 
 MAX_PARTIAL = 3 * MAX_RANGES
-"""Messages held of which a fragment is missing. Each hole has two at most; the rest is for messages that the sender
-abandoned half-way. A FORWARD TSN may drop all of them at once."""
+"""Messages held of which a fragment is missing. A gap affects two at most; the rest is for messages that the sender
+abandoned. A FORWARD TSN may drop all of them at once."""
 
 
 class StreamMessage(NamedTuple):
-    """A whole message of one stream."""
+    """A reassembled message of one stream. `DataTransfer` queues it as an event."""
 
     stream: int
     ppid: int
@@ -30,7 +30,7 @@ class StreamMessage(NamedTuple):
 
 
 class _Run:
-    """Fragments with consecutive TSNs of one message, which may lack its beginning, its end, or both."""
+    """Fragments of one message with consecutive TSNs. The message's beginning, end, or both may be missing."""
 
     __slots__ = ("beginning", "ending", "first", "key", "last", "payloads", "ppid", "size")
 
@@ -44,7 +44,7 @@ class _Run:
         self.ending = chunk.ending
 
     def continues(self, other: "_Run") -> bool:
-        """Tell whether `other`, which has the next TSN, is of the same message."""
+        """Return True if `other`, which has the next TSN, is of the same message."""
         return not self.ending and not other.beginning and self.key == other.key
 
     def extend(self, other: "_Run") -> None:
@@ -55,7 +55,10 @@ class _Run:
 
 
 class MessageReassembler:
-    """Holds what cannot be delivered yet. `size` in bytes and `chunks` say how much that is."""
+    """Holds fragments and messages that cannot be delivered yet: `size` bytes in `chunks` chunks.
+
+    `push` each new chunk; it returns the messages that can be delivered. `skip` what the peer abandoned.
+    """
 
     def __init__(self) -> None:
         self.size = 0
@@ -65,19 +68,20 @@ class MessageReassembler:
         self._by_first: dict[int, _Run] = {}
         self._by_last: dict[int, _Run] = {}
         self._next_ssn: dict[int, int] = {}
-        """The unbounded SSN that each stream waits for."""
+        """The unbounded SSN that is next in each stream."""
         self._waiting: dict[int, dict[int, StreamMessage]] = {}
-        """By stream and SSN, messages that came before their turn."""
+        """By stream and SSN, messages that are out of order."""
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for anything else."""
+        """Whether no more chunks can be held."""
         return self.chunks >= MAX_HELD or len(self._firsts) >= MAX_PARTIAL
 
     def push(self, tsn: int, chunk: Data) -> list[StreamMessage]:
-        """Take a chunk that is new, and return the messages it lets out.
+        """Add a new chunk, and return the messages that can now be delivered.
 
-        Raise RemoteProtocolError when a message grows beyond `MAX_MESSAGE_SIZE`.
+        Raises:
+            RemoteProtocolError: A message has more than `MAX_MESSAGE_SIZE` bytes.
         """
         if chunk.beginning and chunk.ending:
             return self._finish(chunk, StreamMessage(chunk.stream, chunk.ppid, chunk.payload))
@@ -91,7 +95,7 @@ class MessageReassembler:
             run = before
         after = self._by_first.get(tsn + 1)
         if after is not None and run.continues(after):
-            self._forget(after)
+            self._remove(after)
             run.extend(after)
         if run.size > MAX_MESSAGE_SIZE:
             raise RemoteProtocolError(f"a message of more than {MAX_MESSAGE_SIZE} bytes")
@@ -101,7 +105,7 @@ class MessageReassembler:
         self._by_last[run.last] = run
         if not (run.beginning and run.ending):
             return []
-        self._forget(run)
+        self._remove(run)
         self.size -= run.size
         self.chunks -= len(run.payloads)
         return self._finish(chunk, StreamMessage(chunk.stream, run.ppid, b"".join(run.payloads)))
@@ -109,7 +113,7 @@ class MessageReassembler:
     def skip(self, cumulative_tsn: int, streams: Sequence[tuple[int, int]]) -> list[StreamMessage]:
         """Drop messages that miss a TSN up to `cumulative_tsn`, skip their SSNs, and return the messages now in order.
 
-        Of a stream that is named more than once the last SSN counts.
+        If a stream is named more than once, its last SSN counts.
         """
         self._drop_partial(cumulative_tsn)
         delivered: list[StreamMessage] = []
@@ -117,7 +121,7 @@ class MessageReassembler:
             next_ssn = self._next_ssn.get(stream, 0)
             last = extend16(skipped, next_ssn)
             if last < next_ssn:
-                continue  # overtaken by what came
+                continue  # overtaken by later messages
             waiting = self._waiting.get(stream)
             if waiting:
                 early = sorted([ssn for ssn in waiting if ssn <= last])
@@ -130,7 +134,7 @@ class MessageReassembler:
         return delivered
 
     def reset_streams(self, streams: Collection[int]) -> None:
-        """Begin streams anew; what still waits there for its turn is dropped."""
+        """Reset streams: expect SSN 0, and drop messages that are out of order."""
         for stream in streams:
             if stream in self._next_ssn:
                 del self._next_ssn[stream]
@@ -139,7 +143,7 @@ class MessageReassembler:
 
     @property
     def streams(self) -> Collection[int]:
-        """The streams on which anything came in order."""
+        """The streams with ordered messages."""
         return self._next_ssn.keys()
 
     def _finish(self, chunk: Data, message: StreamMessage) -> list[StreamMessage]:
@@ -162,7 +166,7 @@ class MessageReassembler:
         return []
 
     def _in_order(self, stream: int, waiting: dict[int, StreamMessage]) -> list[StreamMessage]:
-        """Return the messages whose turn has come."""
+        """Return the messages that are now in order."""
         first = last = self._next_ssn[stream]
         while last in waiting:
             last += 1
@@ -173,32 +177,32 @@ class MessageReassembler:
         return delivered
 
     def _release(self, messages: list[StreamMessage]) -> list[StreamMessage]:
-        """Hold these messages no more."""
+        """Stop holding these messages, and return them."""
         self.size -= total_size(messages)
         self.chunks -= len(messages)
         return messages
 
     def _drop_partial(self, cumulative_tsn: int) -> None:
-        """Drop messages of which a fragment up to `cumulative_tsn` is missing."""
+        """Drop incomplete messages that miss a fragment up to `cumulative_tsn`."""
         end = bisect_right(self._firsts, cumulative_tsn + 1)
         kept = []
         for first in self._firsts[:end]:
             run = self._by_first[first]
             if run.beginning and run.last >= cumulative_tsn:
-                kept.append(first)  # its next fragment is still to come
+                kept.append(first)  # its next fragment was not abandoned
                 continue
             del self._by_first[first], self._by_last[run.last]
             self.size -= run.size
             self.chunks -= len(run.payloads)
         self._firsts[:end] = kept
 
-    def _forget(self, run: _Run) -> None:
+    def _remove(self, run: _Run) -> None:
         del self._by_first[run.first], self._by_last[run.last]
         del self._firsts[bisect_left(self._firsts, run.first)]
 
 
 def total_size(messages: Iterable[StreamMessage]) -> int:
-    """Return the bytes of messages."""
+    """Return the bytes of all messages."""
     return sum(map(len, map(_data_of, messages)))
 
 

@@ -1,4 +1,4 @@
-"""Which TSNs came, and when to say so (RFC 9260 §6.2). TSNs here are unbounded."""
+"""The TSNs received, and when a SACK is due (RFC 9260 §6.2). TSNs are unbounded here."""
 
 from bisect import bisect_right
 from math import inf
@@ -8,46 +8,49 @@ from antiphon_transceiver.sctp.chunks import SACK_SIZE, Sack
 from antiphon_transceiver.sctp.rto import MAX_SACK_DELAY
 
 MAX_AHEAD = 512
-"""Chunks kept beyond the first missing TSN: as many of full size as our window holds. Filling one hole may deliver all
-of them at once, so this bounds what one packet costs."""
+"""TSNs accepted beyond the cumulative TSN: as many as chunks of full size fit a_rwnd. A chunk that fills a gap may
+deliver all of them, so this bounds the cost of one packet."""
 
 MAX_RANGES = 256
-"""Ranges of TSNs behind holes; as many gap blocks fill a packet."""
+"""Ranges of TSNs after gaps; as many gap ack blocks fill a packet."""
 
 MAX_DUPLICATES = 16
-"""TSNs that came again, kept for the next SACK; only statistics of the peer read them."""
+"""Duplicate TSNs kept for the next SACK; peers use them for statistics only."""
 
 PACKETS_PER_SACK = 2
 
 
 class ReceivedTsns:
-    """The receiving half's memory of TSNs, and the policy of its SACKs."""
+    """The TSNs received, and the policy of delayed SACKs.
+
+    `add` each TSN that `is_new` and `has_room`. When a SACK is `due`, send that of `sack`.
+    """
 
     def __init__(self, initial_tsn: int) -> None:
         self.cumulative = initial_tsn - 1
-        """All up to this one came, or will never come."""
+        """All TSNs up to it were received or abandoned."""
         self.pending = False
-        """Whether something came that no SACK has named."""
+        """Whether something was received that no SACK has reported."""
         self.due = False
         self.deadline = inf
         self._firsts: list[int] = []
         self._lasts: list[int] = []
-        """First and last TSN of each range behind a hole, in ascending order; no two ranges touch."""
+        """First and last TSN of each range after a gap, in ascending order. Ranges do not touch."""
         self._duplicates: list[int] = []
         self._packets = 0
         self._first = True
 
     @property
     def highest(self) -> int:
-        """The highest TSN that came."""
+        """The highest TSN received."""
         return self._lasts[-1] if self._lasts else self.cumulative
 
     def extend(self, tsn: int) -> int:
-        """Return the unbounded TSN of one on the wire."""
+        """Return the unbounded TSN for a TSN of 32 bits."""
         return extend32(tsn, self.cumulative)
 
     def is_new(self, tsn: int) -> bool:
-        """Tell whether a TSN has not come yet; if it has, remember that it came again."""
+        """Return True if a TSN was not received before. Otherwise record it as a duplicate."""
         if tsn > self.cumulative:
             index = bisect_right(self._firsts, tsn)
             if not index or self._lasts[index - 1] < tsn:
@@ -57,11 +60,11 @@ class ReceivedTsns:
         return False
 
     def has_room(self, tsn: int) -> bool:
-        """Tell whether a new TSN is near enough to be kept."""
+        """Return True if a new TSN is within the limits."""
         return tsn <= self.cumulative + MAX_AHEAD and (len(self._firsts) < MAX_RANGES or tsn == self.cumulative + 1)
 
     def add(self, tsn: int) -> None:
-        """Remember a new TSN."""
+        """Record a new TSN as received."""
         if tsn == self.cumulative + 1:
             self.cumulative = tsn
             self._absorb()
@@ -82,7 +85,7 @@ class ReceivedTsns:
             lasts.insert(index, tsn)
 
     def skip_to(self, tsn: int) -> bool:
-        """Wait no more for anything up to `tsn`; tell whether that is news."""
+        """Advance the cumulative TSN to `tsn`. Return False if it is there already."""
         if tsn <= self.cumulative:
             return False
         self.cumulative = tsn
@@ -90,7 +93,7 @@ class ReceivedTsns:
         return True
 
     def _absorb(self) -> None:
-        """Take up the ranges that the cumulative TSN has reached."""
+        """Remove the ranges that the cumulative TSN has reached."""
         end = bisect_right(self._firsts, self.cumulative + 1)
         if end:
             self.cumulative = max(self.cumulative, self._lasts[end - 1])
@@ -99,7 +102,7 @@ class ReceivedTsns:
     # SACKs.
 
     def packet_received(self, now: float, *, at_once: bool) -> None:
-        """A packet with data came: every second one is answered at once, and all while there are holes."""
+        """Handle a packet with data. A SACK is due for every second one, and for each while there are gaps."""
         self.pending = True
         self._packets += 1
         if at_once or self._first or self._firsts or self._duplicates or self._packets >= PACKETS_PER_SACK:
@@ -114,7 +117,7 @@ class ReceivedTsns:
             self.deadline = inf
 
     def sack(self, a_rwnd: int, room: int) -> Sack:
-        """Return the SACK of now, of at most `room` bytes."""
+        """Return the present SACK, of at most `room` bytes."""
         blocks = max(0, (room - SACK_SIZE) // 4)
         base = self.cumulative
         ranges = zip(self._firsts[:blocks], self._lasts[:blocks], strict=True)

@@ -1,4 +1,4 @@
-"""Stream resets (RFC 6525): asking the peer to start our streams over, and answering when it asks."""
+"""Stream resets (RFC 6525): our requests, and the responses to those of the peer."""
 
 from collections.abc import Collection, Container
 from math import inf
@@ -14,15 +14,16 @@ from antiphon_transceiver.sctp.parameters import (
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
 
 MAX_STREAMS_PER_REQUEST = 128
-"""Streams in one request: 272 bytes, so that it fits a packet of any size we allow."""
+"""Streams in one request: it has 272 bytes and fits any packet."""
 
 _MASK = 0xFFFFFFFF
 
 
 class StreamResets:
-    """Both directions of one association. What is told to the peer are parameters of RE-CONFIG chunks.
+    """The stream resets of one association, in both directions.
 
-    After each call, `incoming` and `outgoing` hold the streams that have been reset since they were last emptied.
+    `add` streams to reset, and send the parameters that `request`, `receive` and `handle_timeout` return in RE-CONFIG
+    chunks. `incoming` and `outgoing` collect the streams that have been reset; the caller empties them.
     """
 
     def __init__(self, initial_tsn: int, rto: RetransmissionTimeout) -> None:
@@ -30,7 +31,7 @@ class StreamResets:
         self.outgoing: list[int] = []
         self.deadline = inf
         self.unanswered = 0
-        """Times in a row that our request went without an answer."""
+        """Retransmissions of our request in a row."""
         self._rto = rto
         self._pending: dict[int, None] = {}
         """Streams to reset, in the order of `add`."""
@@ -41,19 +42,19 @@ class StreamResets:
         self._last_result = ReconfigResult.NOTHING_TO_DO
 
     def begin(self, peer_initial_tsn: int, *, supported: bool) -> None:
-        """Expect the peer's requests, if it knows RFC 6525 at all."""
+        """Expect the peer's requests. `supported` is False if the peer does not support RFC 6525."""
         self._peer_sequence = (peer_initial_tsn - 1) & _MASK
         self._supported = supported
 
     def add(self, streams: Collection[int]) -> None:
-        """Reset these outgoing streams once nothing of them is on the way."""
+        """Reset these outgoing streams once their data is acknowledged."""
         self._pending.update(dict.fromkeys(streams))
 
     def request(self, busy: Container[int], cumulative_tsn: int, now: float) -> Parameter | None:
-        """Return the next request, if there is one to make.
+        """Return the next request, or None if none is due.
 
-        `busy` has the streams with data that is not acknowledged yet. So the last TSN of any other is at most
-        `cumulative_tsn`, which the peer has: it never has to answer that data is still missing.
+        `busy` has the streams with unacknowledged data. The data of all others is acknowledged up to `cumulative_tsn`,
+        so the peer never has to answer that data is missing.
         """
         if self._request is not None or not self._pending:
             return None
@@ -62,7 +63,7 @@ class StreamResets:
             return None
         for stream in ready:
             del self._pending[stream]
-        if not self._supported:  # then nobody is told, and these streams are never used again
+        if not self._supported:  # no request is sent, and these streams are not used again
             self.outgoing += ready
             self.incoming += ready
             return None
@@ -73,7 +74,7 @@ class StreamResets:
         return self._request.encode()
 
     def handle_timeout(self, now: float) -> Parameter | None:
-        """Return the request again if its answer is overdue."""
+        """Return the request again if its response is overdue."""
         if self._request is None or now < self.deadline:
             return None
         self.unanswered += 1
@@ -84,9 +85,12 @@ class StreamResets:
     def receive(
         self, parameter: Parameter, cumulative_tsn: int, known_streams: Collection[int], now: float
     ) -> Parameter | None:
-        """Take a parameter of the peer's RE-CONFIG and return our answer, if it wants one; may raise DecodeError.
+        """Handle a parameter of the peer's RE-CONFIG, and return our response if there is one.
 
-        `cumulative_tsn` is what came of the peer's data, unbounded; `known_streams` those that a reset of all means.
+        `cumulative_tsn` is that of the peer's data, unbounded. A request to reset all streams resets `known_streams`.
+
+        Raises:
+            DecodeError: The parameter is malformed.
         """
         match parameter.type:
             case ParameterType.RECONFIG_RESPONSE:
@@ -101,7 +105,7 @@ class StreamResets:
                 | ParameterType.TSN_RESET_REQUEST
                 | ParameterType.ADD_OUTGOING_STREAMS
                 | ParameterType.ADD_INCOMING_STREAMS
-            ):  # nothing of RFC 8831 needs them
+            ):  # RFC 8831 does not use them
                 if len(parameter.value) < 4:
                     raise DecodeError("a request without a number")
                 sequence = int.from_bytes(parameter.value[:4], "big")
@@ -116,7 +120,7 @@ class StreamResets:
         if repeats and self._last_result is not ReconfigResult.IN_PROGRESS:
             return self._last_result
         missing = (request.last_tsn - cumulative_tsn) & _MASK
-        if 0 < missing < 1 << 31:  # RFC 6525 §5.2.2 E2: some of its data is still on the way
+        if 0 < missing < 1 << 31:  # RFC 6525 §5.2.2 E2: data of the streams is missing
             return self._answer(request.sequence, ReconfigResult.IN_PROGRESS)
         result = self._answer(request.sequence, ReconfigResult.PERFORMED)
         if result is ReconfigResult.PERFORMED:
@@ -124,7 +128,7 @@ class StreamResets:
         return result
 
     def _answer(self, sequence: int, result: ReconfigResult) -> ReconfigResult:
-        """Return and remember the result of a request, unless its number is out of order (RFC 6525 §5.2.1)."""
+        """Return the result of a request and keep it, unless its number is out of order (RFC 6525 §5.2.1)."""
         if sequence not in (self._peer_sequence, self._peer_sequence + 1 & _MASK):
             return ReconfigResult.BAD_SEQUENCE_NUMBER
         self._peer_sequence = sequence
@@ -138,7 +142,7 @@ class StreamResets:
         if response.result == ReconfigResult.IN_PROGRESS:
             self.deadline = now + self._rto.value
             return
-        # A refusal ends it as well: the peer will take nothing more on these streams.
+        # A refusal ends the request as well: the peer accepts no more data on these streams.
         self.outgoing += self._request.streams
         self._request = None
         self.deadline = inf
