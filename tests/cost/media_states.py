@@ -5,7 +5,7 @@ from random import Random
 
 from antiphon_common.control import Codec
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
-from antiphon_transceiver.audio.jitter import MAX_HELD
+from antiphon_transceiver.audio.jitter_buffer import MAX_HELD
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtcp import (
     GenericNack,
@@ -19,9 +19,9 @@ from antiphon_transceiver.rtcp import (
     encode_rtcp,
 )
 from antiphon_transceiver.rtcp.reporter import MAX_SOURCES
-from antiphon_transceiver.rtcp.transport import REMEMBERED
 from antiphon_transceiver.rtp import RtpOptions
-from antiphon_transceiver.rtp.retransmission import KEPT_PACKETS
+from antiphon_transceiver.rtp.nack import KEPT_PACKETS
+from antiphon_transceiver.rtp.twcc import REMEMBERED
 from cost.drive import take_all
 from cost.grammars import RtcpPackets, Whole
 from cost.search import Ready

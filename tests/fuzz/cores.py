@@ -15,7 +15,6 @@ from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.link import LinkKeys, decode_message
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_transceiver.audio import JitterBuffer, OverrunError, Playout
-from antiphon_transceiver.audio.red import decode_red
 from antiphon_transceiver.backends.call import LinkCounters
 from antiphon_transceiver.backends.link import BackendLink
 from antiphon_transceiver.call_router import CallEnded, CallRouter
@@ -28,6 +27,7 @@ from antiphon_transceiver.ice import ControlledAgent
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.rtp import RtpOptions
+from antiphon_transceiver.rtp.red import decode_red
 from antiphon_transceiver.sctp import DataChannelEndpoint
 from antiphon_transceiver.sctp.checksum import checksum
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length

@@ -30,7 +30,6 @@ from antiphon_signaling.sdp import OfferError, SessionDescription, read_fragment
 from antiphon_signaling.shell.calls import read_session
 from antiphon_transceiver.audio.g711 import G711Decoder
 from antiphon_transceiver.audio.opus import OpusDecoder
-from antiphon_transceiver.audio.red import decode_red
 from antiphon_transceiver.channels import UndeliverableError, read_event, write_event
 from antiphon_transceiver.dtls import messages
 from antiphon_transceiver.dtls.alerts import HandshakeError
@@ -39,6 +38,7 @@ from antiphon_transceiver.dtls.extensions import decode_block, decode_uint16_lis
 from antiphon_transceiver.dtls.record import split_records
 from antiphon_transceiver.rtcp import decode_rtcp, encode_rtcp
 from antiphon_transceiver.rtp import decode_rtp
+from antiphon_transceiver.rtp.red import decode_red
 from antiphon_transceiver.sctp.checksum import checksum
 from antiphon_transceiver.sctp.chunks import decode_chunks
 from antiphon_transceiver.sctp.dcep import Open

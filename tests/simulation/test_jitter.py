@@ -13,8 +13,8 @@ import pytest
 from antiphon_common.formats import opus_duration
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio import MAX_TARGET, MIN_TARGET, JitterBuffer, Release
-from antiphon_transceiver.audio.jitter import HEADROOM, TARGET_MARGIN
-from antiphon_transceiver.audio.transit import WINDOW
+from antiphon_transceiver.audio.delay_tracker import WINDOW
+from antiphon_transceiver.audio.jitter_buffer import HEADROOM, TARGET_MARGIN
 
 TOC = {10: 0x40, 20: 0x68, 40: 0x50, 60: 0x58}
 """First bytes of SILK and hybrid packets, by their milliseconds."""

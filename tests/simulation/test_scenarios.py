@@ -16,7 +16,7 @@ from antiphon_common.ownership import OwnershipTable
 from antiphon_common.routing import TOKEN_SIZE, RouteToken, RouteTokens
 from antiphon_common.sequence import ReplayWindow
 from antiphon_relay.forwarder import Forwarder
-from antiphon_transceiver.audio import jitter
+from antiphon_transceiver.audio import jitter_buffer
 from antiphon_transceiver.backends import BackendCall, link
 from antiphon_transceiver.sctp.chunks import Data
 from antiphon_transceiver.sctp.reassembly import MessageReassembler, StreamMessage, _Run
@@ -138,7 +138,7 @@ def give_paths_away(patch: pytest.MonkeyPatch) -> None:
 
 def release_unordered(patch: pytest.MonkeyPatch) -> None:
     """The jitter buffer does not sort reordered packets."""
-    patch.setattr(jitter, "insort", list.append)
+    patch.setattr(jitter_buffer, "insort", list.append)
 
 
 def grant_twice(patch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from antiphon_common.control import Codec
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import MIN_TARGET, RedEncoder
+from antiphon_transceiver.audio import MIN_TARGET
+from antiphon_transceiver.rtp import RedEncoder
 from support.sim.sender_clocks import FRAME, Clock, Listener, Network, Packet, number_of, opus, rtp, speak
 
 CLEAN = Network()

@@ -8,9 +8,10 @@ import pytest
 
 from antiphon_common.formats import FORMATS, AudioFormat
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import G711, OPUS, JitterBuffer, PayloadKind, Repeated, UplinkAudio, UplinkFrame
-from antiphon_transceiver.audio.jitter import MAX_BURST, MAX_CONCEALED, MAX_SPEED
-from antiphon_transceiver.audio.red import MAX_BLOCKS
+from antiphon_transceiver.audio import G711, OPUS, JitterBuffer, PayloadKind, UplinkAudio, UplinkFrame
+from antiphon_transceiver.audio.jitter_buffer import MAX_BURST, MAX_CONCEALED, MAX_SPEED
+from antiphon_transceiver.rtp import Repeated
+from antiphon_transceiver.rtp.red import MAX_BLOCKS
 
 SHORTEST = 120
 """Ticks that a concealed stretch lasts at least."""

@@ -9,7 +9,7 @@ import pytest
 from antiphon_common.control import Codec
 from antiphon_common.frames import Origin
 from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
-from antiphon_transceiver.audio import OpusEncoder, RedEncoder, Repeated, UplinkFrame, decode_red
+from antiphon_transceiver.audio import OpusEncoder, UplinkFrame
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtcp import (
     Goodbye,
@@ -19,7 +19,7 @@ from antiphon_transceiver.rtcp import (
     decode_rtcp,
     encode_rtcp,
 )
-from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpSender, decode_rtp
+from antiphon_transceiver.rtp import RedEncoder, Repeated, RtpOptions, RtpPacket, RtpSender, decode_red, decode_rtp
 from support.audio.speech import speech
 from support.sim import sender_clocks
 from support.sim.sender_clocks import Listener, Packet, rtp

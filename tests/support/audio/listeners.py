@@ -9,7 +9,8 @@ from aiortc.jitterbuffer import JitterBuffer as AiortcBuffer
 from aiortc.rtp import RtpPacket
 from av import AudioFrame
 
-from antiphon_transceiver.audio import RedEncoder, UplinkAudio, UplinkFrame, decode_red
+from antiphon_transceiver.audio import UplinkAudio, UplinkFrame
+from antiphon_transceiver.rtp import RedEncoder, decode_red
 from support.audio.lossy_speech import FRAME_SECONDS, RATE, TICKS, Arrival, Samples
 
 OPUS_PAYLOAD_TYPE = 111

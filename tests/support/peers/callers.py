@@ -23,7 +23,7 @@ from antiphon.client.speech import Speech
 from antiphon.shell.client_driver import CallDriver, DrivenCall
 from antiphon_common.control import IceParameters
 from antiphon_transceiver.dtls import Certificate
-from antiphon_transceiver.rtcp import NTP_EPOCH
+from antiphon_transceiver.rtp import NTP_EPOCH
 from antiphon_transceiver.sctp import MessageReceived
 from support.net.gaps import answer_lines
 

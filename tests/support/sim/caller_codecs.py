@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from antiphon.client.call import AudioReceived
 from antiphon.client.descriptions import OPUS_PAYLOAD_TYPE
-from antiphon_transceiver.audio import RedEncoder, decode_red
 from antiphon_transceiver.audio.adaptation import APART, NEAREST
+from antiphon_transceiver.rtp import RedEncoder, decode_red
 from support.sim.speech_source import FRAME_TICKS, opus_packet
 
 RED_PAYLOAD_TYPE = 63

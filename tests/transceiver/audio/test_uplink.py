@@ -3,16 +3,9 @@ import itertools
 import pytest
 
 from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import (
-    OpusDecoder,
-    OpusEncoder,
-    Repeated,
-    UplinkAudio,
-    UplinkFrame,
-    carries_fec,
-    packet_duration,
-)
+from antiphon_transceiver.audio import OpusDecoder, OpusEncoder, UplinkAudio, UplinkFrame, carries_fec, packet_duration
 from antiphon_transceiver.audio.g711 import G711Encoder
+from antiphon_transceiver.rtp import Repeated
 from support.audio.speech import correlation, speech
 
 RATES = {"pcm16/16000": 16_000, "pcm16/24000": 24_000, "pcm16/48000": 48_000}

@@ -9,7 +9,6 @@ from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
 from antiphon_transceiver.rtcp import (
     GenericNack,
     Goodbye,
-    PacketFeedback,
     ReceiverReport,
     ReportBlock,
     Reporter,
@@ -20,8 +19,8 @@ from antiphon_transceiver.rtcp import (
     encode_rtcp,
 )
 from antiphon_transceiver.rtcp.feedback import MAX_STATUSES
-from antiphon_transceiver.rtcp.packet_feedback import MAX_ASKED
-from antiphon_transceiver.rtp import RtpOptions, RtpPacket
+from antiphon_transceiver.rtp import PacketFeedback, RtpOptions, RtpPacket
+from antiphon_transceiver.rtp.packet_feedback import MAX_ASKED
 from support.peers.rtcp_compounds import (
     NONE_RECEIVED,
     PACKET_SIZE,

@@ -6,19 +6,19 @@ from typing import Any
 from antiphon_common.control import Codec
 from antiphon_common.errors import DecodeError
 from antiphon_common.rtp_extensions import AUDIO_LEVEL
-from antiphon_transceiver.audio import (
+from antiphon_transceiver.audio import Playout, PlayoutPacket, SendAdaptation, UplinkAudio, UplinkFrame
+from antiphon_transceiver.rtcp import Goodbye, ReportBlock, Reporter
+from antiphon_transceiver.rtp import (
     OtherPayloadError,
-    Playout,
-    PlayoutPacket,
+    PacketFeedback,
     RedEncoder,
     Repeated,
-    SendAdaptation,
-    UplinkAudio,
-    UplinkFrame,
+    RtpOptions,
+    RtpPacket,
+    RtpSender,
     decode_red,
+    decode_rtp,
 )
-from antiphon_transceiver.rtcp import Goodbye, PacketFeedback, ReportBlock, Reporter
-from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpSender, decode_rtp
 
 MAX_ENDED_SOURCES = 8
 """Sources remembered that sent a BYE: their stragglers come before a caller has changed so often."""

@@ -218,7 +218,7 @@ class Session:
             return
         self._ending = events.Ended(reason, detail)
         if self.transport.srtp is not None:
-            self.transport.send_rtcp(self.stream.goodbye())
+            self.transport.send_rtcp(self.stream.bye())
         self.transport.close(now)
         self._handle_events(now)
 

@@ -14,8 +14,8 @@ from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver import dtls
 from antiphon_transceiver.ice import ControllingAgent, ice_password, ice_ufrag
 from antiphon_transceiver.peer_transport import PeerTransport
-from antiphon_transceiver.rtcp import PacketFeedback, Reporter
-from antiphon_transceiver.rtp import RtpOptions, RtpSender, decode_rtp
+from antiphon_transceiver.rtcp import Reporter
+from antiphon_transceiver.rtp import PacketFeedback, RtpOptions, RtpSender, decode_rtp
 from antiphon_transceiver.sctp import (
     MAX_MESSAGE_SIZE,
     AssociationClosed,
@@ -223,7 +223,7 @@ class ClientCall:
             self._close("closed")
             return
         if self.transport.srtp is not None:
-            self.transport.send_rtcp(self.reporter.goodbye())
+            self.transport.send_rtcp(self.reporter.bye())
         self.transport.close(now)
         self._handle_events(self.transport, now)
 

@@ -14,7 +14,7 @@ from antiphon.client.speech import Speech
 from antiphon.shell.client_driver import CallDriver, DrivenCall
 from antiphon_common.errors import AntiphonError, DecodeError
 from antiphon_transceiver.dtls import Certificate
-from antiphon_transceiver.rtcp import NTP_EPOCH
+from antiphon_transceiver.rtp import NTP_EPOCH
 
 CONNECT_TIMEOUT = 30.0
 """Seconds after which a call that did not connect counts as failed."""

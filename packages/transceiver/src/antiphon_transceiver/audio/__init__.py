@@ -2,13 +2,12 @@
 
 from antiphon_common.formats import opus_duration as packet_duration
 from antiphon_transceiver.audio.adaptation import SendAdaptation
-from antiphon_transceiver.audio.jitter import MAX_TARGET, MIN_TARGET, JitterBuffer
+from antiphon_transceiver.audio.jitter_buffer import MAX_TARGET, MIN_TARGET, JitterBuffer
+from antiphon_transceiver.audio.jitter_frame import JitterCounters, Release
 from antiphon_transceiver.audio.libopus import OpusUnavailableError
 from antiphon_transceiver.audio.opus import OpusDecoder, OpusEncoder
 from antiphon_transceiver.audio.payloads import G711, OPUS, PayloadKind, carries_fec
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, OverrunError, Playout, PlayoutPacket
-from antiphon_transceiver.audio.red import OtherPayloadError, RedEncoder, Repeated, decode_red
-from antiphon_transceiver.audio.release import JitterCounters, Release
 from antiphon_transceiver.audio.uplink import UplinkAudio, UplinkFrame
 
 __all__ = [
@@ -22,18 +21,14 @@ __all__ = [
     "OpusDecoder",
     "OpusEncoder",
     "OpusUnavailableError",
-    "OtherPayloadError",
     "OverrunError",
     "PayloadKind",
     "Playout",
     "PlayoutPacket",
-    "RedEncoder",
     "Release",
-    "Repeated",
     "SendAdaptation",
     "UplinkAudio",
     "UplinkFrame",
     "carries_fec",
-    "decode_red",
     "packet_duration",
 ]

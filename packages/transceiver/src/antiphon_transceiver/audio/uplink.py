@@ -10,11 +10,11 @@ from antiphon_common.formats import AudioFormat
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio.g711 import RATE as G711_RATE
 from antiphon_transceiver.audio.g711 import G711Decoder
-from antiphon_transceiver.audio.jitter import JitterBuffer
+from antiphon_transceiver.audio.jitter_buffer import JitterBuffer
+from antiphon_transceiver.audio.jitter_frame import Release
 from antiphon_transceiver.audio.opus import OpusDecoder, OpusEncoder
 from antiphon_transceiver.audio.payloads import G711, OPUS
-from antiphon_transceiver.audio.red import Repeated
-from antiphon_transceiver.audio.release import Release
+from antiphon_transceiver.rtp.red import Repeated
 
 
 class UplinkFrame(msgspec.Struct, frozen=True, gc=False):

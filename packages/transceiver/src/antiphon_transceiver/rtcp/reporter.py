@@ -18,8 +18,8 @@ from antiphon_transceiver.rtcp.packets import (
     decode_rtcp,
     encode_rtcp,
 )
-from antiphon_transceiver.rtcp.statistics import ReceiverStatistics, SenderStatistics
-from antiphon_transceiver.rtp import RtpPacket
+from antiphon_transceiver.rtp.packet import RtpPacket
+from antiphon_transceiver.rtp.statistics import ReceiverStatistics, SenderStatistics
 
 REPORT_INTERVAL = 2.0
 """Mean seconds between reports. RFC 3550 §6.2 allows RTCP 5 % of the bandwidth: with two members, 32 kbit/s of audio

@@ -2,20 +2,31 @@
 
 from antiphon_transceiver.rtp.extensions import decode_extensions, encode_extensions
 from antiphon_transceiver.rtp.fields import ExtensionWriter, FieldReader
+from antiphon_transceiver.rtp.nack import MissingPackets, SentPackets
 from antiphon_transceiver.rtp.options import RtpOptions
 from antiphon_transceiver.rtp.packet import RtpPacket, decode_rtp
-from antiphon_transceiver.rtp.retransmission import MissingPackets, SentPackets
+from antiphon_transceiver.rtp.packet_feedback import PacketFeedback
+from antiphon_transceiver.rtp.red import OtherPayloadError, RedEncoder, Repeated, decode_red
 from antiphon_transceiver.rtp.sender import RtpSender
+from antiphon_transceiver.rtp.statistics import NTP_EPOCH, ReceiverStatistics, SenderStatistics
 
 __all__ = [
+    "NTP_EPOCH",
     "ExtensionWriter",
     "FieldReader",
     "MissingPackets",
+    "OtherPayloadError",
+    "PacketFeedback",
+    "ReceiverStatistics",
+    "RedEncoder",
+    "Repeated",
     "RtpOptions",
     "RtpPacket",
     "RtpSender",
+    "SenderStatistics",
     "SentPackets",
     "decode_extensions",
+    "decode_red",
     "decode_rtp",
     "encode_extensions",
 ]

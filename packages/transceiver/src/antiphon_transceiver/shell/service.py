@@ -26,7 +26,7 @@ from antiphon_transceiver.call_router import CallRouter
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.metrics import TransceiverMetrics
 from antiphon_transceiver.minutes import LOOK_SECONDS, MinuteWatch
-from antiphon_transceiver.rtcp import NTP_EPOCH
+from antiphon_transceiver.rtp import NTP_EPOCH
 from antiphon_transceiver.shell.admission import Admission
 from antiphon_transceiver.shell.call_log import CallLog
 from antiphon_transceiver.shell.control_api import control_app

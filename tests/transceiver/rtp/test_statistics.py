@@ -1,6 +1,7 @@
 import pytest
 
-from antiphon_transceiver.rtcp import ReceiverStatistics, SenderReport, SenderStatistics
+from antiphon_transceiver.rtcp import SenderReport
+from antiphon_transceiver.rtp import ReceiverStatistics, SenderStatistics
 
 RATE = 48000
 FRAME = 960

@@ -3,7 +3,7 @@ from math import inf
 import pytest
 
 from antiphon_transceiver.rtp import MissingPackets, RtpSender, SentPackets
-from antiphon_transceiver.rtp.retransmission import (
+from antiphon_transceiver.rtp.nack import (
     KEPT_PACKETS,
     MAX_AGE,
     MAX_MISSING,

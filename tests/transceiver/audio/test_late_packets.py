@@ -1,6 +1,6 @@
 import pytest
 
-from antiphon_transceiver.audio.late import MAX_SUSPECTS, RESUMED_AFTER, STRAYED_AFTER, LatePacket, LateRun
+from antiphon_transceiver.audio.late_packets import MAX_SUSPECTS, RESUMED_AFTER, STRAYED_AFTER, LatePacket, LateRun
 
 
 def late(index: int, arrived: float, transit: float) -> LatePacket:

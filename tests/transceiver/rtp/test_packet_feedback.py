@@ -5,9 +5,9 @@ from math import inf
 import pytest
 
 from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
-from antiphon_transceiver.rtcp import GenericNack, PacketFeedback, ReceiverReport, TransportFeedback
-from antiphon_transceiver.rtcp.packet_feedback import NACK, TRANSPORT_CC
-from antiphon_transceiver.rtp import RtpOptions, RtpSender, decode_rtp
+from antiphon_transceiver.rtcp import GenericNack, ReceiverReport, TransportFeedback
+from antiphon_transceiver.rtp import PacketFeedback, RtpOptions, RtpSender, decode_rtp
+from antiphon_transceiver.rtp.packet_feedback import NACK, TRANSPORT_CC
 
 BOTH = RtpOptions({TRANSPORT_SEQUENCE: 3}, "0", (NACK, TRANSPORT_CC))
 PATIENCE = 0.06

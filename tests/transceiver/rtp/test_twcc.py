@@ -3,7 +3,7 @@ from math import inf
 import pytest
 
 from antiphon_transceiver.rtcp import TransportFeedback
-from antiphon_transceiver.rtcp.transport import (
+from antiphon_transceiver.rtp.twcc import (
     FEEDBACK_DEADLINE,
     FEEDBACK_INTERVAL,
     MAX_PENDING,

@@ -15,11 +15,11 @@ from typing import Final
 from antiphon_common.errors import DecodeError
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio.clock import SenderClock
-from antiphon_transceiver.audio.late import LatePacket, LateRun
+from antiphon_transceiver.audio.delay_tracker import TransitRange
+from antiphon_transceiver.audio.jitter_frame import JitterCounters, Release
+from antiphon_transceiver.audio.late_packets import LatePacket, LateRun
 from antiphon_transceiver.audio.payloads import OPUS, PayloadKind
-from antiphon_transceiver.audio.red import Repeated
-from antiphon_transceiver.audio.release import JitterCounters, Release
-from antiphon_transceiver.audio.transit import TransitRange
+from antiphon_transceiver.rtp.red import Repeated
 
 MIN_TARGET: Final = 0.04
 """Two frames: the packet after a missing one, which may repeat it, or one that was overtaken, still has a frame's time

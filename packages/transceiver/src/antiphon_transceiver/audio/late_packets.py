@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final, NamedTuple
 
-from antiphon_transceiver.audio.red import Repeated
+from antiphon_transceiver.rtp.red import Repeated
 
 STEADY: Final = 0.01
 """Seconds that transits may fall by and still count as steady, in addition to the jitter seen before. Where a stalled

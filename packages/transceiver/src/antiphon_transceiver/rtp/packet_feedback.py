@@ -8,8 +8,11 @@ from typing import Any
 from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
 from antiphon_transceiver.rtcp.feedback import Feedback, GenericNack, TransportFeedback
 from antiphon_transceiver.rtcp.packets import RtcpPacket
-from antiphon_transceiver.rtcp.transport import TransportReceiver, TransportSender
-from antiphon_transceiver.rtp import ExtensionWriter, FieldReader, MissingPackets, RtpOptions, RtpPacket, SentPackets
+from antiphon_transceiver.rtp.fields import ExtensionWriter, FieldReader
+from antiphon_transceiver.rtp.nack import MissingPackets, SentPackets
+from antiphon_transceiver.rtp.options import RtpOptions
+from antiphon_transceiver.rtp.packet import RtpPacket
+from antiphon_transceiver.rtp.twcc import TransportReceiver, TransportSender
 
 NACK, TRANSPORT_CC = "nack", "transport-cc"
 """Values of `a=rtcp-fb` (RFC 4585 §4.2)."""

@@ -1,8 +1,8 @@
 import pytest
 
 from antiphon_common.errors import DecodeError
-from antiphon_transceiver.audio import OtherPayloadError, RedEncoder, Repeated, decode_red
-from antiphon_transceiver.audio.red import MAX_AGE, MAX_PAYLOAD
+from antiphon_transceiver.rtp import OtherPayloadError, RedEncoder, Repeated, decode_red
+from antiphon_transceiver.rtp.red import MAX_AGE, MAX_PAYLOAD
 
 OPUS = 111
 

@@ -5,9 +5,9 @@ import pytest
 
 from antiphon_common.frames import Origin
 from antiphon_transceiver.audio import G711, MAX_TARGET, MIN_TARGET, JitterBuffer, PayloadKind, Release
-from antiphon_transceiver.audio.jitter import MAX_SKIPPED
+from antiphon_transceiver.audio.jitter_buffer import MAX_SKIPPED
 from antiphon_transceiver.audio.payloads import OPUS
-from antiphon_transceiver.audio.red import Repeated
+from antiphon_transceiver.rtp.red import Repeated
 
 RECEIVED, RECOVERED, CONCEALED = Origin
 FRAME = 0.02
