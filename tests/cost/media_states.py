@@ -8,8 +8,8 @@ from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID,
 from antiphon_transceiver.audio.jitter_buffer import MAX_HELD
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtcp import (
+    Bye,
     GenericNack,
-    Goodbye,
     ReceiverReport,
     ReportBlock,
     SdesChunk,
@@ -128,8 +128,8 @@ class Listener:
             all_received,
             nack,
             nacks,
-            encode_rtcp([Goodbye((SOURCE, *range(30)))]),
-            encode_rtcp([Goodbye(())]) * 290,
+            encode_rtcp([Bye((SOURCE, *range(30)))]),
+            encode_rtcp([Bye(())]) * 290,
             encode_rtcp([description]),
             encode_rtcp([SourceDescription(())]) * 290,
         ]

@@ -294,7 +294,7 @@ def media(data: bytes) -> None:
                 assert count < MAX_OUTPUT, "a stream never ends"
         stream.poll_timeout(sends=True)
     stream.statistics()
-    stream.goodbye()
+    stream.bye()
 
 
 def relay_uplink(data: bytes) -> None:

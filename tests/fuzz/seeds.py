@@ -166,7 +166,7 @@ def media_packets() -> list[bytes]:
     ]
     report = caller.poll_rtcp(6.0)
     assert report is not None
-    return [*plain, red, report, encode_rtcp(feedback), caller.goodbye()]
+    return [*plain, red, report, encode_rtcp(feedback), caller.bye()]
 
 
 def red_payload() -> bytes:

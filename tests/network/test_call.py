@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Playwright
 
-from antiphon_transceiver.audio.adaptation import RUN_SHARE
+from antiphon_transceiver.audio.adaptation import MIN_BURST_RATIO
 from support.audio.listening import WINDOW_SECONDS
 from support.net.impairment import PERFECT, Bursts, Impairment
 from support.net.internet import CallRecording, Internet, internet
@@ -86,7 +86,7 @@ def test_burst_losses_are_recovered_from_redundant_blocks(impaired: Internet) ->
     lost_share, concealed_share = lost / (lost + received), concealed / played
     in_runs = server["sent_feedback"]["in_runs_percent"]
     print(f"\n{lost_share:.1%} lost, {in_runs} % of them in runs, {concealed_share:.1%} concealed", end="")
-    assert in_runs > 100 * RUN_SHARE
+    assert in_runs > 100 * MIN_BURST_RATIO
     assert concealed_share < lost_share / 2
 
 

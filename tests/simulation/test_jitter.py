@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pytest
 
 from antiphon_common.formats import opus_duration
-from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import MAX_TARGET, MIN_TARGET, JitterBuffer, Release
+from antiphon_common.frames import FrameStatus
+from antiphon_transceiver.audio import MAX_TARGET_DELAY, MIN_TARGET_DELAY, JitterBuffer, JitterFrame
 from antiphon_transceiver.audio.delay_tracker import WINDOW
-from antiphon_transceiver.audio.jitter_buffer import HEADROOM, TARGET_MARGIN
+from antiphon_transceiver.audio.jitter_buffer import HEADROOM, TARGET_DELAY_MARGIN
 
 TOC = {10: 0x40, 20: 0x68, 40: 0x50, 60: 0x58}
 """First bytes of SILK and hybrid packets, by their milliseconds."""
@@ -74,7 +74,7 @@ class Run:
         self.first_sequence, self.first_timestamp = self.chance.randrange(1 << 16), self.chance.randrange(1 << 32)
         self.buffer = JitterBuffer()
         self.arrivals: list[Arrival] = []
-        self.released: list[tuple[float, Release]] = []
+        self.released: list[tuple[float, JitterFrame]] = []
         self.targets: list[tuple[float, float]] = []
         """What the target was after each arrival."""
         self.restarts: list[float] = []
@@ -121,7 +121,7 @@ class Run:
             self._pop(arrival.time)
             if not self.restarts or self.buffer.counters.resynchronised >= len(self.restarts):
                 self.restarts.append(arrival.time)
-            self.targets.append((arrival.time, self.buffer.target))
+            self.targets.append((arrival.time, self.buffer.target_delay))
         self._wait_until(self.arrivals[-1].time + 1)
 
     def _wait_until(self, time: float) -> None:
@@ -186,7 +186,9 @@ def assert_positions_follow(run: Run) -> None:
 
 
 def assert_nothing_timely_discarded(run: Run) -> None:
-    received = Counter(index_of(release.payload) for _, release in run.released if release.origin is Origin.RECEIVED)
+    received = Counter(
+        index_of(release.payload) for _, release in run.released if release.status is FrameStatus.RECEIVED
+    )
     assert max(received.values()) == 1
     smallest, seen = float("inf"), set[int]()
     for time, index in run.arrivals:
@@ -195,7 +197,7 @@ def assert_nothing_timely_discarded(run: Run) -> None:
         if index in seen:
             continue
         seen.add(index)
-        target = min(run.targets_between(time - MAX_TARGET, time), default=MIN_TARGET)
+        target = min(run.targets_between(time - MAX_TARGET_DELAY, time), default=MIN_TARGET_DELAY)
         if transit <= smallest + target - 1e-6 and index >= run.arrivals[0].packet:
             assert received[index] == 1, f"packet {index} came in time"
 
@@ -203,24 +205,24 @@ def assert_nothing_timely_discarded(run: Run) -> None:
 def assert_every_packet_accounted_for(run: Run) -> None:
     counters = run.buffer.counters
     distinct = {arrival.packet for arrival in run.arrivals}
-    received = [index_of(release.payload) for _, release in run.released if release.origin is Origin.RECEIVED]
+    received = [index_of(release.payload) for _, release in run.released if release.status is FrameStatus.RECEIVED]
     assert received == sorted(received)
     assert counters.received == len(distinct)
     assert counters.duplicate == len(run.arrivals) - len(distinct)
     assert 0 <= counters.received - counters.late - len(received) <= 64  # what came last may still be suspected
     assert received[-1] - received[0] + 1 == len(received) + counters.lost
-    origins = [release.origin for _, release in run.released]
-    within = len(origins) - origins[::-1].index(
-        Origin.RECEIVED
+    statuses = [release.status for _, release in run.released]
+    within = len(statuses) - statuses[::-1].index(
+        FrameStatus.RECEIVED
     )  # what is concealed behind the last packet hides no loss
-    assert origins[:within].count(Origin.CONCEALED) == counters.concealed
-    assert origins.count(Origin.RECOVERED) == counters.recovered
+    assert statuses[:within].count(FrameStatus.CONCEALED) == counters.concealed
+    assert statuses.count(FrameStatus.RECOVERED) == counters.recovered
 
 
 def assert_recovered_from_the_next_packet(run: Run) -> None:
-    received = {index_of(release.payload) for _, release in run.released if release.origin is Origin.RECEIVED}
+    received = {index_of(release.payload) for _, release in run.released if release.status is FrameStatus.RECEIVED}
     for (_, release), (_, following) in zip(run.released, run.released[1:], strict=False):
-        if release.origin is Origin.RECOVERED:
+        if release.status is FrameStatus.RECOVERED:
             assert release.following == following.payload
             assert release.position + release.duration == following.position
             assert release.duration == opus_duration(run.payload(0))
@@ -234,10 +236,10 @@ def assert_delay_stays_at_target(run: Run) -> None:
     smallest = {index: transit for _, index, _, transit in run.transits()}
     origin = late = 0.0
     for now, release in run.released:
-        if release.origin is Origin.RECEIVED:
+        if release.status is FrameStatus.RECEIVED:
             index = index_of(release.payload)
             origin, late = run.media_time(index) - release.position / 48_000 + smallest[index], 0.0
-        elif release.origin is Origin.RECOVERED:
+        elif release.status is FrameStatus.RECOVERED:
             late = frame
         delay = now - release.position / 48_000 - origin
         target = max(run.targets_between(now - 2 * frame, now))
@@ -252,6 +254,6 @@ def assert_target_follows_jitter(run: Run) -> None:
         heard, since = heard + min(time - since, LONGEST_GAP), time
         recent = [(at, other) for at, other in recent if at > heard - FORGOTTEN_AFTER] + [(heard, transit)]
         jitter = max(other for _, other in recent) - smallest
-        allowed = min(max(frame + jitter * HEADROOM + TARGET_MARGIN, MIN_TARGET), MAX_TARGET)
+        allowed = min(max(frame + jitter * HEADROOM + TARGET_DELAY_MARGIN, MIN_TARGET_DELAY), MAX_TARGET_DELAY)
         if run.knows_jitter(time):
             assert target <= allowed + TOLERANCE

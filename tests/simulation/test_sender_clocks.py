@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from antiphon_common.control import Codec
-from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import MIN_TARGET
+from antiphon_common.frames import FrameStatus
+from antiphon_transceiver.audio import MIN_TARGET_DELAY
 from antiphon_transceiver.rtp import RedEncoder
 from support.sim.sender_clocks import FRAME, Clock, Listener, Network, Packet, number_of, opus, rtp, speak
 
@@ -89,7 +89,7 @@ def test_every_packet_of_a_steady_stream_is_heard_at_once(clock: Clock) -> None:
     assert [frame.position for _, frame in listener.heard] == [index * 960 for index in range(1000 + AT_END)]
     assert max(now - number * FRAME for number, (now, _) in enumerate(listener.heard[:1000])) < 0.031
     assert len(listener.concealed) == AT_END
-    assert listener.stream.uplink.jitter.target <= MIN_TARGET + 0.001
+    assert listener.stream.uplink.jitter.target_delay <= MIN_TARGET_DELAY + 0.001
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
@@ -113,7 +113,7 @@ def test_speech_is_heard_after_pauses_of_every_length(clock: Clock, pause: float
     listener = Listener()
     listener.receive(packets)
     assert len(listener.numbers) >= 0.96 * len(packets)
-    received = [heard for heard in listener.heard if heard.frame.origin is Origin.RECEIVED]
+    received = [heard for heard in listener.heard if heard.frame.status is FrameStatus.RECEIVED]
     assert received[-1].now - max(packets).arrives < 0.1, "delay is back after each pause"
 
 
@@ -155,7 +155,7 @@ def test_clocks_that_drift_lose_nothing_in_minutes(ppm: int, device: int) -> Non
     listener.receive(packets)
     assert listener.numbers == list(range(6_000))
     assert len(listener.concealed) == AT_END
-    assert listener.stream.uplink.jitter.target <= MIN_TARGET + 0.005
+    assert listener.stream.uplink.jitter.target_delay <= MIN_TARGET_DELAY + 0.005
 
 
 @pytest.mark.parametrize("clock", [exact, with_rate(160), with_rate(1920), with_rate(959), uneven(8), uneven(48)])
@@ -183,7 +183,7 @@ def test_in_band_fec_fills_holes_whatever_the_clock(clock: Clock) -> None:
             if index not in lost
         ]
     )
-    recovered = [frame for _, frame in listener.heard if frame.origin is Origin.RECOVERED]
+    recovered = [frame for _, frame in listener.heard if frame.status is FrameStatus.RECOVERED]
     assert [frame.position for frame in recovered] == [index * 960 for index in lost]
     assert len(listener.concealed) == AT_END
 

@@ -31,7 +31,7 @@ def losing_rtp(share: float, seed: int) -> Callable[[bytes], list[bytes]]:
 
 def say_goodbye(pair: Pair) -> None:
     assert pair.client.transport is not None
-    pair.client.transport.send_rtcp(pair.client.reporter.goodbye())
+    pair.client.transport.send_rtcp(pair.client.reporter.bye())
     pair.network.drain()
 
 

@@ -7,11 +7,11 @@ from random import Random
 import pytest
 
 from antiphon_common.formats import FORMATS, AudioFormat
-from antiphon_common.frames import Origin
+from antiphon_common.frames import FrameStatus
 from antiphon_transceiver.audio import G711, OPUS, JitterBuffer, PayloadKind, UplinkAudio, UplinkFrame
 from antiphon_transceiver.audio.jitter_buffer import MAX_BURST, MAX_CONCEALED, MAX_SPEED
-from antiphon_transceiver.rtp import Repeated
-from antiphon_transceiver.rtp.red import MAX_BLOCKS
+from antiphon_transceiver.rtp import RedundantBlock
+from antiphon_transceiver.rtp.red import MAX_REDUNDANT_BLOCKS
 
 SHORTEST = 120
 """Ticks that a concealed stretch lasts at least."""
@@ -57,7 +57,10 @@ class Caller:
             self._stray(uplink, sequence)
         repeated = []
         if self.repeats:
-            repeated = [Repeated(chance.getrandbits(14), self.payload()) for _ in range(chance.randint(0, MAX_BLOCKS))]
+            repeated = [
+                RedundantBlock(chance.getrandbits(14), self.payload())
+                for _ in range(chance.randint(0, MAX_REDUNDANT_BLOCKS))
+            ]
         uplink.receive(sequence & 0xFFFF, timestamp & 0xFFFFFFFF, self.payload(), self.now, repeated)
         return 1 + len(repeated)
 
@@ -113,10 +116,10 @@ class Backend:
         assert frame.position >= self._end, "a frame begins before the end of the last"
         if frame.data:
             ticks = self.format.duration(frame.data)
-            assert ticks >= SHORTEST or frame.origin is Origin.RECEIVED
+            assert ticks >= SHORTEST or frame.status is FrameStatus.RECEIVED
         else:
             assert self.format.name == "opus"
-            assert frame.origin is not Origin.RECEIVED
+            assert frame.status is not FrameStatus.RECEIVED
             ticks = SHORTEST
         self.ticks += ticks
         self._end = frame.position + ticks * self.format.rate // 48_000
@@ -200,7 +203,7 @@ def test_redundancy_counts_as_audio() -> None:
     payload = b"\xf8" + bytes(4)
     for index in range(0, 9000, 9):
         now = 100 + index / 9 * 0.02
-        repeated = [Repeated(960 * ago, payload) for ago in range(8, 0, -1)]
+        repeated = [RedundantBlock(960 * ago, payload) for ago in range(8, 0, -1)]
         uplink.receive(index, index * 960, payload, now, repeated)
         while uplink.poll(now) is not None:
             frames += 1

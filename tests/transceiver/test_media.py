@@ -7,19 +7,27 @@ from random import Random
 import pytest
 
 from antiphon_common.control import Codec
-from antiphon_common.frames import Origin
+from antiphon_common.frames import FrameStatus
 from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
 from antiphon_transceiver.audio import OpusEncoder, UplinkFrame
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtcp import (
-    Goodbye,
+    Bye,
     ReceiverReport,
     ReportBlock,
     TransportFeedback,
     decode_rtcp,
     encode_rtcp,
 )
-from antiphon_transceiver.rtp import RedEncoder, Repeated, RtpOptions, RtpPacket, RtpSender, decode_red, decode_rtp
+from antiphon_transceiver.rtp import (
+    RedEncoder,
+    RedundantBlock,
+    RtpOptions,
+    RtpPacket,
+    RtpSender,
+    decode_red,
+    decode_rtp,
+)
 from support.audio.speech import speech
 from support.sim import sender_clocks
 from support.sim.sender_clocks import Listener, Packet, rtp
@@ -77,7 +85,12 @@ def test_red_fills_the_hole_before_it() -> None:
         if index != 2:
             frames += call.hear(index, payload, 63)
     assert [frame.data for frame in frames] == packets
-    assert [frame.origin for frame in frames] == [Origin.RECEIVED, Origin.RECEIVED, Origin.RECOVERED, Origin.RECEIVED]
+    assert [frame.status for frame in frames] == [
+        FrameStatus.RECEIVED,
+        FrameStatus.RECEIVED,
+        FrameStatus.RECOVERED,
+        FrameStatus.RECEIVED,
+    ]
 
 
 @pytest.mark.parametrize("payload_type", [111, 63])
@@ -146,7 +159,7 @@ def test_red_reaches_further_back_where_losses_come_in_runs() -> None:
     payloads = [packet.payload for packet in said + near]
     assert [block.ticks for block in decode_red(near[0].payload, 111)[1]] == [1920, 960]
     again = decode_red(far[0].payload, 111)[1]
-    assert again == [Repeated(5760, payloads[-6]), Repeated(2880, payloads[-3])]
+    assert again == [RedundantBlock(5760, payloads[-6]), RedundantBlock(2880, payloads[-3])]
 
 
 def test_without_red_no_loss_makes_it_sent() -> None:
@@ -267,7 +280,7 @@ def test_transport_wide_feedback_acknowledges_packets_of_every_type_and_source()
 
 
 def goodbye(ssrc: int) -> bytes:
-    return encode_rtcp((ReceiverReport(ssrc), Goodbye((ssrc,))))
+    return encode_rtcp((ReceiverReport(ssrc), Bye((ssrc,))))
 
 
 @pytest.mark.parametrize("music_ends", [True, False])
@@ -313,7 +326,7 @@ def test_another_type_of_a_source_unknown_or_ended_is_nobodys() -> None:
     assert call.hear(0, EVENT, 126) == []
     assert call.stream.reporter.sources == {}
     assert call.hear(5, opus_packets(1)[0], 111)
-    call.stream.receive_rtcp(encode_rtcp((ReceiverReport(call.caller.ssrc), Goodbye((call.caller.ssrc,)))), START + 0.2)
+    call.stream.receive_rtcp(encode_rtcp((ReceiverReport(call.caller.ssrc), Bye((call.caller.ssrc,)))), START + 0.2)
     assert call.hear(9, EVENT, 126) == []
     assert call.stream.reporter.sources == {}
     assert call.stream.counters.other_payload == 2

@@ -59,7 +59,7 @@ def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances
         pcm = np.frombuffer(frame.data, "<i2").astype(np.float32) / 32768
         start = first + frame.position
         sound[start : start + len(pcm)] = pcm[: len(sound) - start]
-        if not frame.origin:
+        if not frame.status:
             delays.append(now - SHIFT - start / RATE)
     counters = uplink.jitter.counters
     return ReceiverOutput(

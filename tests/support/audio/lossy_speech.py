@@ -103,7 +103,7 @@ def encode_as_we_do(speech: Samples, condition: Condition) -> tuple[list[bytes],
     adaptation.report(round(condition.loss * 100), condition.in_runs)
     pcm = (np.clip(resample(speech, RATE, OWN_RATE), -1, 1) * 32767).astype("<i2").tobytes()
     starts = range(0, len(pcm) - encoder.frame_size + 1, encoder.frame_size)
-    return [encoder.encode(pcm[start : start + encoder.frame_size]) for start in starts], adaptation.distances
+    return [encoder.encode(pcm[start : start + encoder.frame_size]) for start in starts], adaptation.redundancy_offsets
 
 
 def carry(packets: Sequence[bytes], condition: Condition, seed: int) -> list[Arrival]:

@@ -11,7 +11,7 @@ import trio
 
 from antiphon.client.speech import Speech
 from antiphon_backend import Call, serve_backend
-from antiphon_common.frames import Origin
+from antiphon_common.frames import FrameStatus
 from support.net.gaps import Gap, answer_lines
 
 
@@ -27,7 +27,7 @@ class SpeakingBackend:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._speak, call)
             async for audio in call:
-                if audio.data and audio.origin != Origin.CONCEALED:
+                if audio.data and audio.status != FrameStatus.CONCEALED:
                     gap.count_packet()
             nursery.cancel_scope.cancel()
 

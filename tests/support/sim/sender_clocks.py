@@ -6,7 +6,7 @@ from random import Random
 from typing import NamedTuple
 
 from antiphon_common.control import Codec
-from antiphon_common.frames import Origin
+from antiphon_common.frames import FrameStatus
 from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtcp.feedback import GenericNack
@@ -74,7 +74,7 @@ class Listener:
 
     @property
     def concealed(self) -> list[UplinkFrame]:
-        return [frame for _, frame in self.heard if frame.origin is Origin.CONCEALED]
+        return [frame for _, frame in self.heard if frame.status is FrameStatus.CONCEALED]
 
     def _wait_until(self, time: float) -> None:
         while (due := self.stream.poll_timeout(sends=True)) < min(time, inf):

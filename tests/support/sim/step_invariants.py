@@ -11,7 +11,7 @@ import msgspec
 
 from antiphon.client.call import AudioReceived
 from antiphon_backend.core import CallCore
-from antiphon_common.frames import Audio, Origin
+from antiphon_common.frames import Audio, FrameStatus
 from antiphon_relay.disowned import MAX_DISOWNED
 from antiphon_relay.forwarder import MAX_OWNERS
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, MAX_ENTRIES
@@ -170,7 +170,7 @@ class StepInvariants:
         if frame.position < stream.next_position:
             raise Violation(f"{call_id}: position {frame.position} after {stream.next_position}")
         stream.next_position = frame.position + 1
-        if frame.origin != Origin.CONCEALED:
+        if frame.status != FrameStatus.CONCEALED:
             stream.packets += 1
             stream.last_at = self._world.now
         if not self._clients[call_id].legible or not frame.data:

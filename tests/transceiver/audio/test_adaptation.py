@@ -2,7 +2,7 @@ import pytest
 
 from antiphon_common.control import Codec
 from antiphon_transceiver.audio import OpusEncoder, SendAdaptation, carries_fec
-from antiphon_transceiver.audio.adaptation import BITRATE, LEVELS
+from antiphon_transceiver.audio.adaptation import BITRATE, LOSS_LEVELS
 from support.audio.speech import speech
 
 PLAIN = Codec("opus", 111, 48_000, parameters={"useinbandfec": "1"})
@@ -24,16 +24,16 @@ def kilobits(packets: list[bytes], repetitions: int = 0) -> float:
 def test_losses_are_answered_by_repetition(percent: int, distances: tuple[int, ...]) -> None:
     adaptation = SendAdaptation(REPEATED, OpusEncoder(24_000))
     adaptation.report(percent)
-    assert adaptation.distances == distances
+    assert adaptation.redundancy_offsets == distances
 
 
 def test_losses_in_runs_are_answered_by_packets_further_back() -> None:
     """Random losses of 15 % look like runs as little as those of 5 %."""
     adaptation = SendAdaptation(REPEATED, OpusEncoder(24_000))
     chosen = []
-    for percent, in_runs in ((2, 0.7), (5, 0.15), (5, 0.7), (15, 0.7), (15, 0.15)):
-        adaptation.report(percent, in_runs)
-        chosen.append(adaptation.distances)
+    for percent, burst_ratio in ((2, 0.7), (5, 0.15), (5, 0.7), (15, 0.7), (15, 0.15)):
+        adaptation.report(percent, burst_ratio)
+        chosen.append(adaptation.redundancy_offsets)
     assert chosen == [(), (1,), (3,), (3, 6), (1, 2)]
 
 
@@ -42,7 +42,7 @@ def test_repetition_ends_a_few_reports_after_the_losses() -> None:
     distances = []
     for percent in (20, 0, 0, 0, 0, 0):
         adaptation.report(percent)
-        distances.append(adaptation.distances)
+        distances.append(adaptation.redundancy_offsets)
     assert distances == [(1, 2), (1, 2), (1,), (), (), ()]
 
 
@@ -51,7 +51,7 @@ def test_losses_about_a_threshold_do_not_toggle() -> None:
     adaptation.report(5)
     for percent in (4, 6, 3, 5, 4):
         adaptation.report(percent)
-        assert adaptation.distances == (1,)
+        assert adaptation.redundancy_offsets == (1,)
 
 
 @pytest.mark.parametrize("percent", [0, 2, 5, 15, 60])
@@ -59,7 +59,7 @@ def test_what_is_sent_stays_bounded(percent: int) -> None:
     encoder = OpusEncoder(24_000)
     adaptation = SendAdaptation(REPEATED, encoder)
     adaptation.report(percent)
-    assert kilobits(sent(encoder), len(adaptation.distances)) < 1.5 * BITRATE / 1000
+    assert kilobits(sent(encoder), len(adaptation.redundancy_offsets)) < 1.5 * BITRATE / 1000
 
 
 def test_without_red_in_band_fec_answers_as_long_as_the_caller_can_use_it() -> None:
@@ -68,7 +68,7 @@ def test_without_red_in_band_fec_answers_as_long_as_the_caller_can_use_it() -> N
     assert not any(map(carries_fec, sent(encoder)))
     for adaptation in (able, unable):
         adaptation.report(10)
-        assert not adaptation.distances
+        assert not adaptation.redundancy_offsets
     assert any(map(carries_fec, sent(encoder)))
     assert not any(map(carries_fec, sent(deaf)))
 
@@ -86,5 +86,5 @@ def test_the_callers_own_limit_holds(given: str, most: float) -> None:
     encoder = OpusEncoder(24_000)
     adaptation = SendAdaptation(Codec("opus", 111, 48_000, parameters={"maxaveragebitrate": given}), encoder)
     assert kilobits(sent(encoder)) < most
-    adaptation.report(LEVELS[-1].percent)
+    adaptation.report(LOSS_LEVELS[-1].percent)
     assert kilobits(sent(encoder)) < most

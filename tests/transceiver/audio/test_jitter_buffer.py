@@ -3,13 +3,13 @@ from math import inf
 
 import pytest
 
-from antiphon_common.frames import Origin
-from antiphon_transceiver.audio import G711, MAX_TARGET, MIN_TARGET, JitterBuffer, PayloadKind, Release
+from antiphon_common.frames import FrameStatus
+from antiphon_transceiver.audio import G711, MAX_TARGET_DELAY, MIN_TARGET_DELAY, JitterBuffer, JitterFrame, PayloadKind
 from antiphon_transceiver.audio.jitter_buffer import MAX_SKIPPED
 from antiphon_transceiver.audio.payloads import OPUS
-from antiphon_transceiver.rtp.red import Repeated
+from antiphon_transceiver.rtp.red import RedundantBlock
 
-RECEIVED, RECOVERED, CONCEALED = Origin
+RECEIVED, RECOVERED, CONCEALED = FrameStatus
 FRAME = 0.02
 TICKS = 960
 
@@ -25,7 +25,7 @@ class Stream:
     def __init__(self, first_sequence: int = 0, first_timestamp: int = 0, kind: PayloadKind = OPUS) -> None:
         self.buffer = JitterBuffer(kind)
         self.first_sequence, self.first_timestamp = first_sequence, first_timestamp
-        self.released: list[tuple[float, Release]] = []
+        self.released: list[tuple[float, JitterFrame]] = []
 
     def send(self, *indices: int, late: float = 0.0, timestamp: int | None = None, fec: bool = False) -> None:
         """Let packets arrive, each `late` seconds after it was ready."""
@@ -33,10 +33,10 @@ class Stream:
             media = index * TICKS if timestamp is None else timestamp
             self.arrive(100 + index * FRAME + late, index, media, packet(index, fec=fec))
 
-    def send_red(self, index: int, *repeated: int, late: float = 0.0) -> None:
+    def send_red(self, index: int, *redundant: int, late: float = 0.0) -> None:
         """Let a packet arrive that repeats others."""
         self.run_until(now := 100 + index * FRAME + late)
-        again = [Repeated((index - other) * TICKS, packet(other)) for other in repeated]
+        again = [RedundantBlock((index - other) * TICKS, packet(other)) for other in redundant]
         self.push(index, index * TICKS, packet(index), now, again)
         self.pop(now)
 
@@ -45,9 +45,11 @@ class Stream:
         self.push(index, timestamp, payload, now)
         self.pop(now)
 
-    def push(self, index: int, timestamp: int, payload: bytes, now: float, repeated: Sequence[Repeated] = ()) -> None:
+    def push(
+        self, index: int, timestamp: int, payload: bytes, now: float, redundant: Sequence[RedundantBlock] = ()
+    ) -> None:
         sequence = (self.first_sequence + index) & 0xFFFF
-        self.buffer.push(sequence, (self.first_timestamp + timestamp) & 0xFFFFFFFF, payload, now, repeated)
+        self.buffer.push(sequence, (self.first_timestamp + timestamp) & 0xFFFFFFFF, payload, now, redundant)
 
     def run_until(self, now: float) -> None:
         while (timeout := self.buffer.poll_timeout()) < now:
@@ -58,8 +60,8 @@ class Stream:
             self.released.append((now, release))
 
     @property
-    def origins(self) -> list[Origin]:
-        return [release.origin for _, release in self.released]
+    def origins(self) -> list[FrameStatus]:
+        return [release.status for _, release in self.released]
 
     @property
     def positions(self) -> list[int]:
@@ -101,8 +103,8 @@ def test_a_hole_is_filled_at_its_playout_time_from_the_next_packet() -> None:
     stream.run_until(101)
     assert stream.origins[:4] == [RECEIVED, RECOVERED, RECEIVED, RECEIVED]
     recovered = stream.released[1][1]
-    assert recovered == Release(TICKS, TICKS, None, RECOVERED, following=packet(2, fec=True))
-    assert stream.delays()[1] == round(stream.buffer.target * 1000)
+    assert recovered == JitterFrame(TICKS, TICKS, None, RECOVERED, following=packet(2, fec=True))
+    assert stream.delays()[1] == round(stream.buffer.target_delay * 1000)
 
 
 def test_a_hole_is_concealed_where_no_fec_covers_it() -> None:
@@ -282,7 +284,7 @@ def test_what_is_repeated_is_found_by_its_time_whatever_the_blocks() -> None:
     assert stream.positions[:5] == [0, 1, 2, 3, 4]
     paused = Stream()
     paused.send(0)
-    paused.push(2, 20 * TICKS, packet(2), 100.4, [Repeated(8 * TICKS, packet(1))])
+    paused.push(2, 20 * TICKS, packet(2), 100.4, [RedundantBlock(8 * TICKS, packet(1))])
     paused.pop(100.4)
     assert paused.origins == [RECEIVED, RECOVERED, RECEIVED]
     assert paused.positions == [0, 12, 20]
@@ -292,9 +294,9 @@ def test_a_hole_is_waited_for_as_long_as_packets_reach_back() -> None:
     stream = Stream()
     for index in range(60):
         stream.send_red(index, *([index - 3] if index > 2 else []))
-    assert 0.08 <= stream.buffer.target <= 0.09
+    assert 0.08 <= stream.buffer.target_delay <= 0.09
     stream.send_red(60, 43)
-    assert stream.buffer.target == MAX_TARGET
+    assert stream.buffer.target_delay == MAX_TARGET_DELAY
 
 
 def test_repetition_of_what_came_is_ignored() -> None:
@@ -321,7 +323,7 @@ def test_repetition_whose_turn_has_passed_is_ignored() -> None:
 def test_repetition_that_fits_between_no_packets_is_ignored(ago: float) -> None:
     stream = Stream()
     stream.send(0, 1)
-    stream.push(3, 3 * TICKS, packet(3), 100.06, [Repeated(round(ago * TICKS), packet(2))])
+    stream.push(3, 3 * TICKS, packet(3), 100.06, [RedundantBlock(round(ago * TICKS), packet(2))])
     stream.pop(100.06)
     assert stream.origins == [RECEIVED, RECEIVED] + ([RECOVERED, RECEIVED] if ago == 1 else [])
 
@@ -330,7 +332,7 @@ def test_a_repetition_and_its_own_fec_reach_back_twice() -> None:
     stream = Stream()
     stream.send(0)
     stream.run_until(100.061)
-    stream.push(3, 3 * TICKS, packet(3), 100.061, [Repeated(TICKS, packet(2, fec=True))])
+    stream.push(3, 3 * TICKS, packet(3), 100.061, [RedundantBlock(TICKS, packet(2, fec=True))])
     stream.run_until(101)
     assert stream.origins[:4] == [RECEIVED, RECOVERED, RECOVERED, RECEIVED]
     assert stream.released[1][1].following == packet(2, fec=True)
@@ -340,38 +342,38 @@ def test_a_repetition_and_its_own_fec_reach_back_twice() -> None:
 def test_the_target_grows_at_once_and_shrinks_within_a_second() -> None:
     stream = Stream()
     stream.send(*range(60))
-    assert stream.buffer.target == MIN_TARGET
+    assert stream.buffer.target_delay == MIN_TARGET_DELAY
     stream.send(60, late=0.035)
     stream.send(61, late=0.065)
     assert stream.origins[-2:] == [RECEIVED, RECEIVED]
-    assert stream.buffer.target > 0.1
+    assert stream.buffer.target_delay > 0.1
     stream.send(*range(65, 65 + 55))
-    assert stream.buffer.target == MIN_TARGET
+    assert stream.buffer.target_delay == MIN_TARGET_DELAY
 
 
 def test_the_target_has_a_ceiling() -> None:
     stream = Stream()
     stream.send(0)
     stream.send(*range(1, 5), late=0.5)
-    assert stream.buffer.target == MAX_TARGET
+    assert stream.buffer.target_delay == MAX_TARGET_DELAY
 
 
 def test_packets_that_reach_back_farther_are_waited_for_longer() -> None:
     stream = Stream()
     stream.send(*range(60))
     stream.send_red(60, 59)
-    assert stream.buffer.target == pytest.approx(0.045)
+    assert stream.buffer.target_delay == pytest.approx(0.045)
     stream.send_red(61, 59, 60)
-    assert stream.buffer.target == pytest.approx(0.065)
+    assert stream.buffer.target_delay == pytest.approx(0.065)
     stream.send(62)
-    assert stream.buffer.target == MIN_TARGET
+    assert stream.buffer.target_delay == MIN_TARGET_DELAY
 
 
 def test_longer_frames_are_waited_for_longer() -> None:
     stream = Stream()
     for index in range(30):
         stream.arrive(100 + index * 0.06, index, index * 2880, b"\x58\x00" + index.to_bytes(2, "big"))
-    assert 0.06 < stream.buffer.target < 0.07
+    assert 0.06 < stream.buffer.target_delay < 0.07
 
 
 def test_what_was_said_is_never_left_out_although_it_is_late() -> None:

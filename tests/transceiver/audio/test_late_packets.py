@@ -1,6 +1,12 @@
 import pytest
 
-from antiphon_transceiver.audio.late_packets import MAX_SUSPECTS, RESUMED_AFTER, STRAYED_AFTER, LatePacket, LateRun
+from antiphon_transceiver.audio.late_packets import (
+    MAX_SUSPECTS,
+    RESUMED_AFTER,
+    STRAYED_AFTER,
+    LatePacket,
+    LatePacketDetector,
+)
 
 
 def late(index: int, arrived: float, transit: float) -> LatePacket:
@@ -8,7 +14,7 @@ def late(index: int, arrived: float, transit: float) -> LatePacket:
 
 
 def test_steady_transits_show_that_a_clock_stood_still() -> None:
-    run = LateRun()
+    run = LatePacketDetector()
     shown = [run.add(late(index, index * 0.02, 0.3), 0.0, behind=False) for index in range(5)]
     assert shown == [False] * 4 + [True]
     assert [packet.extended for packet in run.take(0.08, 0.15)] == list(range(5))
@@ -16,20 +22,20 @@ def test_steady_transits_show_that_a_clock_stood_still() -> None:
 
 
 def test_a_queue_that_empties_shows_nothing() -> None:
-    run = LateRun()
+    run = LatePacketDetector()
     assert not any(run.add(late(index, index * 0.01, 0.9 - index * 0.01), 0.0, behind=False) for index in range(60))
     assert not run.is_continued(0.29, 0.61)
 
 
 def test_packets_behind_others_need_more_of_them() -> None:
-    run = LateRun()
+    run = LatePacketDetector()
     shown = [run.add(late(index, index * 0.02, 0.3), 0.0, behind=True) for index in range(40)]
     assert shown.index(True) * 0.02 == pytest.approx(STRAYED_AFTER, abs=0.021)
     assert STRAYED_AFTER > RESUMED_AFTER
 
 
 def test_a_timely_packet_may_continue_a_run() -> None:
-    run = LateRun()
+    run = LatePacketDetector()
     run.add(late(0, 0.0, 0.1), 0.0, behind=False)
     assert not run.is_continued(0.1, 0.02), "two packets show nothing"
     run.add(late(1, 0.02, 0.1), 0.0, behind=False)
@@ -38,7 +44,7 @@ def test_a_timely_packet_may_continue_a_run() -> None:
 
 
 def test_those_far_older_than_the_others_are_given_up() -> None:
-    run = LateRun()
+    run = LatePacketDetector()
     for index, transit in enumerate((1.0, 0.98, 0.96, 0.3, 0.3, 0.3, 0.3)):
         run.add(late(index, index * 0.02, transit), 0.0, behind=False)
     assert [packet.extended for packet in run.take(0.12, 0.15)] == [3, 4, 5, 6]
@@ -46,7 +52,7 @@ def test_those_far_older_than_the_others_are_given_up() -> None:
 
 
 def test_a_run_is_bounded() -> None:
-    run = LateRun()
+    run = LatePacketDetector()
     for index in range(1000):
         run.add(late(index, 0.0, 1.0), 0.0, behind=False)
     assert len(run.packets) == MAX_SUSPECTS

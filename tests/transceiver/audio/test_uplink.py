@@ -2,10 +2,10 @@ import itertools
 
 import pytest
 
-from antiphon_common.frames import Origin
+from antiphon_common.frames import FrameStatus
 from antiphon_transceiver.audio import OpusDecoder, OpusEncoder, UplinkAudio, UplinkFrame, carries_fec, packet_duration
 from antiphon_transceiver.audio.g711 import G711Encoder
-from antiphon_transceiver.rtp import Repeated
+from antiphon_transceiver.rtp import RedundantBlock
 from support.audio.speech import correlation, speech
 
 RATES = {"pcm16/16000": 16_000, "pcm16/24000": 24_000, "pcm16/48000": 48_000}
@@ -36,7 +36,7 @@ def test_pcm_has_no_holes_and_counts_its_own_samples(format: str) -> None:
     samples = RATES[format] // 50
     assert [frame.position for frame in frames] == [index * samples for index in range(len(packets))]
     assert {len(frame.data) for frame in frames} == {samples * 2}
-    assert [index for index, frame in enumerate(frames) if frame.origin is not Origin.RECEIVED] == sorted(lost)
+    assert [index for index, frame in enumerate(frames) if frame.status is not FrameStatus.RECEIVED] == sorted(lost)
 
 
 def test_what_the_backend_hears_is_what_was_said() -> None:
@@ -44,7 +44,7 @@ def test_what_the_backend_hears_is_what_was_said() -> None:
     packets = encode(pcm)
     lost = {index for index in range(20, 140, 12) if carries_fec(packets[index + 1])}
     frames = carry(UplinkAudio("pcm16/24000"), packets, lost)
-    assert {frame.origin for frame in frames} == {Origin.RECEIVED, Origin.RECOVERED}
+    assert {frame.status for frame in frames} == {FrameStatus.RECEIVED, FrameStatus.RECOVERED}
     heard = b"".join(frame.data for frame in frames)
     similarity, lag = correlation(pcm[48_000:96_000], heard[48_000:], 240, 3)
     assert similarity > 0.75, f"{similarity:.2f} at a lag of {lag} samples"
@@ -56,7 +56,7 @@ def test_opus_passes_untouched_and_a_loss_has_no_data() -> None:
     frames = carry(uplink, packets, {10})
     assert [frame.data for frame in frames] == [*packets[:10], b"", *packets[11:]]
     assert [frame.position for frame in frames] == [index * 960 for index in range(50)]
-    assert frames[10].origin is not Origin.RECEIVED
+    assert frames[10].status is not FrameStatus.RECEIVED
     assert uplink.statistics()["lost"] == 1
 
 
@@ -65,7 +65,7 @@ def test_an_undecodable_packet_is_concealed() -> None:
     packets[10] = b"\x6a\xff\xff"  # a first frame longer than the packet
     uplink = UplinkAudio("pcm16/24000")
     frames = carry(uplink, packets, set())
-    assert frames[10].origin is Origin.CONCEALED
+    assert frames[10].status is FrameStatus.CONCEALED
     assert uplink.statistics()["undecodable"] == 1
 
 
@@ -101,7 +101,7 @@ def test_g711_becomes_pcm(format: str) -> None:
     frames = carry_g711(UplinkAudio(format, "pcma"), packets, 160, {30, 31, 60})
     assert [frame.position for frame in frames[:100]] == [index * rate // 50 for index in range(100)]
     assert {len(frame.data) for frame in frames} == {rate // 25}
-    assert [index for index, frame in enumerate(frames[:100]) if frame.origin is Origin.CONCEALED] == [30, 31, 60]
+    assert [index for index, frame in enumerate(frames[:100]) if frame.status is FrameStatus.CONCEALED] == [30, 31, 60]
     similarity, lag = correlation(pcm[:rate], b"".join(frame.data for frame in frames), rate // 200)
     assert similarity > 0.9, f"{similarity:.2f} at a lag of {lag} samples"
 
@@ -112,7 +112,7 @@ def test_g711_becomes_opus_of_20_ms_whatever_its_packets_last(samples: int) -> N
     assert {packet_duration(frame.data) for frame in frames} == {960}
     assert [frame.position for frame in frames] == [index * 960 for index in range(len(frames))]
     touched = {start // 160 for start in range(10 * samples, 12 * samples, 20)}
-    assert {index for index, frame in enumerate(frames[:140]) if frame.origin is not Origin.RECEIVED} == touched
+    assert {index for index, frame in enumerate(frames[:140]) if frame.status is not FrameStatus.RECEIVED} == touched
     decoder = OpusDecoder(8000)
     heard = b"".join(decoder.decode(frame.data) for frame in frames)
     similarity, lag = correlation(speech(3, 8000)[24_000:], heard[24_000:], 80)
@@ -136,12 +136,17 @@ def test_what_was_repeated_is_heard_as_it_was_sent() -> None:
     packets = encode(speech(1))
     uplink, frames = UplinkAudio("opus"), []
     for index in (0, 2, 3):
-        again = [Repeated(960, packets[index - 1])] if index else []
+        again = [RedundantBlock(960, packets[index - 1])] if index else []
         uplink.receive(index, index * 960, packets[index], 5 + index * 0.02, again)
         while (frame := uplink.poll(5 + index * 0.02)) is not None:
             frames.append(frame)
     assert [frame.data for frame in frames] == packets[:4]
-    assert [frame.origin for frame in frames] == [Origin.RECEIVED, Origin.RECOVERED, Origin.RECEIVED, Origin.RECEIVED]
+    assert [frame.status for frame in frames] == [
+        FrameStatus.RECEIVED,
+        FrameStatus.RECOVERED,
+        FrameStatus.RECEIVED,
+        FrameStatus.RECEIVED,
+    ]
 
 
 @pytest.mark.parametrize("format", [*RATES, "opus"])
@@ -170,7 +175,7 @@ def test_g711_packets_of_any_length_are_concealed_and_their_drain_ends(samples: 
         lasts = packet_duration(first.data) if format == "opus" else len(first.data) // 2
         assert second.position >= first.position + lasts
     assert uplink.statistics()["lost"] == 2
-    assert len([frame for frame in frames if frame.origin is Origin.RECEIVED]) == 6 or format == "opus"
+    assert len([frame for frame in frames if frame.status is FrameStatus.RECEIVED]) == 6 or format == "opus"
     if format != "opus" and 20 <= samples <= 160:
         assert sum(len(frame.data) for frame in frames[:8]) == 16 * samples * RATES[format] // 8000
 

@@ -134,7 +134,7 @@ def test_a_call_is_started_again_where_a_packet_was_lost_last() -> None:
     bench.connect(formats=("opus",))
     call, first = bench.accepted()
     second = bench.connect(formats=("opus",))
-    call.send_audio(b"", 48_000, frames.Origin.CONCEALED)
+    call.send_audio(b"", 48_000, frames.FrameStatus.CONCEALED)
     assert positions(first) == [48_000]
     bench.say(first, frames.Pong(0))
     bench.lose(first)

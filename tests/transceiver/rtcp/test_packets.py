@@ -4,7 +4,7 @@ import pytest
 
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver.rtcp import (
-    Goodbye,
+    Bye,
     ReceiverReport,
     ReportBlock,
     RtcpPacket,
@@ -22,7 +22,7 @@ BLOCK = ReportBlock(
 )
 REPORT = SenderReport(1, 0xE000_0000_8000_0000, 96000, 100, 8000, (BLOCK,))
 DESCRIPTION = SourceDescription((SdesChunk(1, (SdesItem(SdesItem.CNAME, b"caller"),)),))
-COMPOUND: list[RtcpPacket] = [REPORT, DESCRIPTION, Goodbye((1,), b"done")]
+COMPOUND: list[RtcpPacket] = [REPORT, DESCRIPTION, Bye((1,), b"done")]
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ COMPOUND: list[RtcpPacket] = [REPORT, DESCRIPTION, Goodbye((1,), b"done")]
         SourceDescription(()),
         *[SourceDescription((SdesChunk(1, (SdesItem(1, b"x" * size),)),)) for size in range(5)],
         SourceDescription((SdesChunk(1, ()), SdesChunk(2, (SdesItem(1, b"ab"), SdesItem(2, b"c" * 255))))),
-        Goodbye(()),
-        Goodbye((1, 2)),
-        *[Goodbye((1,), b"x" * size) for size in range(1, 6)],
+        Bye(()),
+        Bye((1, 2)),
+        *[Bye((1,), b"x" * size) for size in range(1, 6)],
     ],
 )
 def test_encoding_inverts_decoding(packet: RtcpPacket) -> None:

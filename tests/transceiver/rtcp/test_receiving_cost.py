@@ -7,8 +7,8 @@ import pytest
 
 from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
 from antiphon_transceiver.rtcp import (
+    Bye,
     GenericNack,
-    Goodbye,
     ReceiverReport,
     ReportBlock,
     Reporter,
@@ -20,7 +20,7 @@ from antiphon_transceiver.rtcp import (
 )
 from antiphon_transceiver.rtcp.feedback import MAX_STATUSES
 from antiphon_transceiver.rtp import PacketFeedback, RtpOptions, RtpPacket
-from antiphon_transceiver.rtp.packet_feedback import MAX_ASKED
+from antiphon_transceiver.rtp.packet_feedback import MAX_REQUESTED
 from support.peers.rtcp_compounds import (
     NONE_RECEIVED,
     PACKET_SIZE,
@@ -89,9 +89,9 @@ COMPOUNDS = {
     "empty receiver reports": filled(encode_rtcp([ReceiverReport(1)])),
     "items of a source description": encode_rtcp([SourceDescription((SdesChunk(1, (SdesItem(1, b""),) * 590),))]),
     "chunks of source descriptions": filled(encode_rtcp([SourceDescription((SdesChunk(1, ()),) * 31)])),
-    "BYE": filled(encode_rtcp([Goodbye(())])),
-    "BYE of many sources": filled(encode_rtcp([Goodbye(tuple(range(31)))])),
-    "more packets than are taken": encode_rtcp([Goodbye(())] * 300),
+    "BYE": filled(encode_rtcp([Bye(())])),
+    "BYE of many sources": filled(encode_rtcp([Bye(tuple(range(31)))])),
+    "more packets than are taken": encode_rtcp([Bye(())] * 300),
     "headers of an unknown type": filled(bytes.fromhex("80cf0000")),
 }
 
@@ -122,7 +122,7 @@ def test_nacks_of_one_compound_share_a_bound() -> None:
     call = Call()
     call.receive(b"".join(nack(sequence) for sequence in range(0, 680, 17)))
     statistics = call.feedback.statistics()["nack"]
-    assert statistics["resent"] + statistics["refused"] == MAX_ASKED
+    assert statistics["resent"] + statistics["refused"] == MAX_REQUESTED
 
 
 def test_a_call_with_a_new_source_every_second_counts_each_and_remembers_few() -> None:

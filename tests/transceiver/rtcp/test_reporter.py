@@ -5,8 +5,8 @@ from math import inf
 import pytest
 
 from antiphon_transceiver.rtcp import (
+    Bye,
     GenericNack,
-    Goodbye,
     ReceiverReport,
     ReportBlock,
     Reporter,
@@ -116,7 +116,7 @@ def test_only_sources_heard_since_the_last_report_are_reported() -> None:
 def test_a_source_that_says_goodbye_is_forgotten() -> None:
     reporter = make_reporter(1)
     reporter.received_rtp(packet(5, 1), 0.1)
-    reporter.receive(encode_rtcp((ReceiverReport(5), Goodbye((5, 6)))), 0.2)
+    reporter.receive(encode_rtcp((ReceiverReport(5), Bye((5, 6)))), 0.2)
     assert not reporter.sources
 
 
@@ -171,10 +171,10 @@ def test_packets_without_a_report_are_taken_and_handed_on() -> None:
 def test_goodbye_is_a_compound_and_the_last_word() -> None:
     reporter = make_reporter(1)
     reporter.start(0.0)
-    report, description, goodbye = decode_rtcp(reporter.goodbye())
+    report, description, goodbye = decode_rtcp(reporter.bye())
     assert isinstance(report, ReceiverReport)
     assert isinstance(description, SourceDescription)
-    assert goodbye == Goodbye((1,))
+    assert goodbye == Bye((1,))
     assert reporter.poll_timeout() == inf
     assert reporter.poll_report(1000.0) is None
 

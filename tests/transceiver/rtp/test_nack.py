@@ -2,14 +2,14 @@ from math import inf
 
 import pytest
 
-from antiphon_transceiver.rtp import MissingPackets, RtpSender, SentPackets
+from antiphon_transceiver.rtp import NackGenerator, RetransmissionBuffer, RtpSender
 from antiphon_transceiver.rtp.nack import (
     KEPT_PACKETS,
     MAX_AGE,
     MAX_MISSING,
     MAX_REQUESTS,
-    MAX_RESENDS,
-    RESEND_INTERVAL,
+    MAX_RETRANSMISSIONS,
+    RETRANSMISSION_INTERVAL,
 )
 
 
@@ -17,8 +17,8 @@ def protected(sequence: int) -> bytes:
     return RtpSender(1, 111, 0).packet(b"", 0)[:2] + sequence.to_bytes(2, "big") + bytes(28)
 
 
-def kept(first: int, count: int) -> SentPackets:
-    packets = SentPackets()
+def kept(first: int, count: int) -> RetransmissionBuffer:
+    packets = RetransmissionBuffer()
     for number in range(first, first + count):
         packets.store(protected(number & 0xFFFF), (number - first) * 0.02)
     return packets
@@ -41,13 +41,13 @@ def test_what_is_old_is_not_sent_again() -> None:
 
 def test_a_peer_that_asks_again_and_again_is_answered_a_few_times() -> None:
     packets = kept(0, 1)
-    answers = [packets.take(0, number * RESEND_INTERVAL / 4) for number in range(100)]
+    answers = [packets.take(0, number * RETRANSMISSION_INTERVAL / 4) for number in range(100)]
     assert [bool(answer) for answer in answers[:5]] == [True, False, False, False, True]
-    assert sum(map(bool, answers)) == MAX_RESENDS
+    assert sum(map(bool, answers)) == MAX_RETRANSMISSIONS
 
 
-def missing_after(*sequences: int) -> MissingPackets:
-    missing = MissingPackets()
+def missing_after(*sequences: int) -> NackGenerator:
+    missing = NackGenerator()
     for sequence in sequences:
         missing.received(sequence, 0.0)
     return missing

@@ -10,7 +10,7 @@ from antiphon_transceiver.rtp import PacketFeedback, RtpOptions, RtpSender, deco
 from antiphon_transceiver.rtp.packet_feedback import NACK, TRANSPORT_CC
 
 BOTH = RtpOptions({TRANSPORT_SEQUENCE: 3}, "0", (NACK, TRANSPORT_CC))
-PATIENCE = 0.06
+MAXIMUM_WAIT = 0.06
 
 
 class End:
@@ -40,7 +40,7 @@ def converse(near: End, far: End, *, lose_every: int, delay: float = 0.01, packe
         if number % lose_every == lose_every - 1:
             continue
         if far.hear(packet, now + delay):
-            for told in far.feedback.poll(now + delay, PATIENCE, 2 * delay):
+            for told in far.feedback.poll(now + delay, MAXIMUM_WAIT, 2 * delay):
                 near.feedback.receive(told, now + 2 * delay)
         while (again := near.feedback.poll_resend()) is not None:
             far.hear(again, now + 3 * delay)
@@ -79,7 +79,7 @@ def test_nothing_is_told_that_was_not_negotiated(options: RtpOptions) -> None:
     for number in range(50):
         assert not far.hear(near.say(number * 0.02), number * 0.02)
     assert far.feedback.poll_timeout() == inf
-    assert not far.feedback.poll(10.0, PATIENCE, None)
+    assert not far.feedback.poll(10.0, MAXIMUM_WAIT, None)
     near.feedback.receive(GenericNack(2, 1, (3,)), 1.0)
     near.feedback.receive(TransportFeedback(2, 1, 0, 0, 0, (1,)), 1.0)
     assert near.feedback.poll_resend() is None
@@ -91,7 +91,7 @@ def test_feedback_on_the_last_packets_comes_by_itself() -> None:
     assert not far.hear(near.say(0.0), 0.0)
     due = far.feedback.poll_timeout()
     assert due == pytest.approx(0.11)
-    (told,) = far.feedback.poll(due, PATIENCE, None)
+    (told,) = far.feedback.poll(due, MAXIMUM_WAIT, None)
     assert isinstance(told, TransportFeedback)
     assert (told.sender_ssrc, told.media_ssrc, told.deltas) == (2, 1, (0,))
     assert far.feedback.poll_timeout() == inf

@@ -1,7 +1,7 @@
 import pytest
 
 from antiphon_common.errors import DecodeError
-from antiphon_transceiver.rtp import OtherPayloadError, RedEncoder, Repeated, decode_red
+from antiphon_transceiver.rtp import OtherPayloadError, RedEncoder, RedundantBlock, decode_red
 from antiphon_transceiver.rtp.red import MAX_AGE, MAX_PAYLOAD
 
 OPUS = 111
@@ -14,7 +14,7 @@ def block(ticks: int, size: int, payload_type: int = OPUS) -> bytes:
 
 def test_a_payload_comes_with_those_before_it() -> None:
     data = block(1920, 3) + block(960, 2) + bytes((OPUS,)) + b"one" + b"22" + b"three"
-    assert decode_red(data, OPUS) == (b"three", [Repeated(1920, b"one"), Repeated(960, b"22")])
+    assert decode_red(data, OPUS) == (b"three", [RedundantBlock(1920, b"one"), RedundantBlock(960, b"22")])
     assert decode_red(bytes((OPUS,)) + b"alone", OPUS) == (b"alone", [])
 
 
@@ -47,13 +47,16 @@ def test_what_is_encoded_is_decoded(distances: tuple[int, ...]) -> None:
     for index, payload in enumerate(payloads):
         data = encoder.encode(payload, (1 << 32) - 1000 + index * 960, distances)
         repeated = sorted({min(distance, index) for distance in distances} - {0}, reverse=True)
-        assert decode_red(data, OPUS) == (payload, [Repeated(ago * 960, payloads[index - ago]) for ago in repeated])
+        assert decode_red(data, OPUS) == (
+            payload,
+            [RedundantBlock(ago * 960, payloads[index - ago]) for ago in repeated],
+        )
 
 
 def test_timestamps_may_wrap_between() -> None:
     encoder = RedEncoder(OPUS)
     encoder.remember(b"before", 0xFFFFFFFF)
-    assert decode_red(encoder.encode(b"after", 959, (1,)), OPUS) == (b"after", [Repeated(960, b"before")])
+    assert decode_red(encoder.encode(b"after", 959, (1,)), OPUS) == (b"after", [RedundantBlock(960, b"before")])
 
 
 def test_what_is_too_old_or_too_long_is_not_repeated() -> None:
@@ -68,7 +71,7 @@ def test_of_longer_packets_the_oldest_that_still_helps_is_repeated() -> None:
     encoder = RedEncoder(OPUS)
     for index in range(8):
         data = encoder.encode(bytes((index,)), index * 2880, (3, 6))
-    assert decode_red(data, OPUS) == (bytes((7,)), [Repeated(5760, bytes((5,)))])
+    assert decode_red(data, OPUS) == (bytes((7,)), [RedundantBlock(5760, bytes((5,)))])
 
 
 def test_a_block_of_its_own_of_another_type_is_told_from_nonsense() -> None:

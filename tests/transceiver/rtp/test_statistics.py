@@ -105,4 +105,4 @@ def test_packets_of_another_clock_count_but_do_not_jitter() -> None:
         statistics.packet_received(2 * index + 1, 0, index * 0.02 + 0.005, timed=False)
     assert statistics.jitter == pytest.approx(0)
     assert statistics.packets_lost == 0
-    assert statistics.heard_at == pytest.approx(99 * 0.02 + 0.005)
+    assert statistics.last_received_at == pytest.approx(99 * 0.02 + 0.005)

@@ -7,16 +7,16 @@ from antiphon_transceiver.rtp.twcc import (
     FEEDBACK_DEADLINE,
     FEEDBACK_INTERVAL,
     MAX_PENDING,
-    TOLD,
-    TransportReceiver,
-    TransportSender,
+    REPORTED,
+    TwccReceiver,
+    TwccSender,
 )
 from support.sim.memory_audit import MemoryAudit
 
 TICK = 0.00025
 
 
-def told(receiver: TransportReceiver) -> dict[int, float | None]:
+def told(receiver: TwccReceiver) -> dict[int, float | None]:
     """Take the feedback that is due and return when each packet arrived, by what it says."""
     feedback = receiver.feedback(1, 2)
     assert feedback is not None
@@ -37,7 +37,7 @@ def approximately(times: dict[int, float | None]) -> dict[int, object]:
 
 
 def test_arrivals_and_losses_are_told_in_order_across_the_wrap() -> None:
-    receiver = TransportReceiver()
+    receiver = TwccReceiver()
     for sequence, at in ((65534, 10.0), (65535, 10.021), (1, 10.06), (0, 10.07), (3, 10.2)):
         receiver.received(sequence, at)
     expected: dict[int, float | None] = {65534: 10.0, 65535: 10.021, 0: 10.07, 1: 10.06, 2: None, 3: 10.2}
@@ -46,7 +46,7 @@ def test_arrivals_and_losses_are_told_in_order_across_the_wrap() -> None:
 
 
 def test_a_loss_between_two_feedbacks_is_told_in_the_second() -> None:
-    receiver = TransportReceiver()
+    receiver = TwccReceiver()
     receiver.received(7, 0.1)
     told(receiver)
     receiver.received(9, 0.2)
@@ -54,7 +54,7 @@ def test_a_loss_between_two_feedbacks_is_told_in_the_second() -> None:
 
 
 def test_a_packet_that_comes_late_is_told_together_with_those_around_it() -> None:
-    receiver = TransportReceiver()
+    receiver = TwccReceiver()
     for sequence, at in ((7, 0.1), (9, 0.12), (10, 0.14)):
         receiver.received(sequence, at)
     told(receiver)
@@ -68,7 +68,7 @@ def test_a_packet_that_comes_late_is_told_together_with_those_around_it() -> Non
 
 
 def test_no_rounding_adds_up() -> None:
-    receiver = TransportReceiver()
+    receiver = TwccReceiver()
     times: dict[int, float | None] = {number: 5.0 + number * 0.0201 for number in range(MAX_PENDING)}
     for number, at in times.items():
         receiver.received(number, at or 0.0)
@@ -76,7 +76,7 @@ def test_no_rounding_adds_up() -> None:
 
 
 def test_feedback_comes_with_a_packet_or_a_little_later_by_itself() -> None:
-    receiver = TransportReceiver()
+    receiver = TwccReceiver()
     assert receiver.due == receiver.deadline == inf
     receiver.received(1, 5.0)
     receiver.received(2, 5.02)
@@ -87,7 +87,7 @@ def test_feedback_comes_with_a_packet_or_a_little_later_by_itself() -> None:
 
 
 def test_feedback_is_numbered() -> None:
-    receiver = TransportReceiver()
+    receiver = TwccReceiver()
     counts = []
     for number in range(258):
         receiver.received(number, number * 0.1)
@@ -98,7 +98,7 @@ def test_feedback_is_numbered() -> None:
 
 
 def test_what_is_held_is_bounded_whatever_comes() -> None:
-    receiver = TransportReceiver()
+    receiver = TwccReceiver()
     for number in range(MAX_PENDING + 50):
         receiver.received(number * 31 & 0xFFFF, 0.0)
     assert receiver.dropped == 50
@@ -111,12 +111,12 @@ def test_what_is_held_is_bounded_whatever_comes() -> None:
         feedback = receiver.feedback(1, 2)
         if feedback is not None:
             feedback.encode()
-        assert MemoryAudit([receiver]).largest <= 2 * TOLD + MAX_PENDING
+        assert MemoryAudit([receiver]).largest <= 2 * REPORTED + MAX_PENDING
 
 
-def run(delays: list[float | None], *, offset: float = 1000.0) -> TransportSender:
+def run(delays: list[float | None], *, offset: float = 1000.0) -> TwccSender:
     """Send a packet each 20 ms that takes so long, or is lost; clocks differ by `offset`."""
-    sender, receiver = TransportSender(), TransportReceiver()
+    sender, receiver = TwccSender(), TwccReceiver()
     moments = [(number * 0.02, number, True) for number in range(len(delays))]
     moments += [(number * 0.02 + delay, number, False) for number, delay in enumerate(delays) if delay is not None]
     for at, number, leaves in sorted(moments):
@@ -145,7 +145,7 @@ def test_the_sender_learns_of_losses_and_queues() -> None:
 @pytest.mark.parametrize(("length", "share"), [(1, 0.0), (3, 0.67)])
 def test_the_sender_learns_whether_losses_come_in_runs(length: int, share: float) -> None:
     sender = run([None if number % 20 < length else 0.03 for number in range(2000)])
-    assert sender.in_runs == pytest.approx(share, abs=0.1)
+    assert sender.burst_ratio == pytest.approx(share, abs=0.1)
 
 
 def test_reordering_is_not_loss() -> None:
@@ -163,14 +163,14 @@ def test_the_receivers_clock_may_wrap_and_drift() -> None:
 
 
 def test_feedback_on_packets_never_sent_changes_nothing() -> None:
-    sender = TransportSender()
+    sender = TwccSender()
     sender.feedback_received(TransportFeedback(1, 2, 500, 7, 0, (1, None, 2)), 0.0)
     assert (sender.received, sender.lost, sender.loss, sender.delay) == (0, 0, 0.0, None)
 
 
 def test_feedback_tells_of_what_is_remembered_whatever_else_it_names() -> None:
     """Arrival times of packets that are forgotten, or never left, are only a way to those of packets that are known."""
-    sender, alone = TransportSender(), TransportSender()
+    sender, alone = TwccSender(), TwccSender()
     for number in range(1000):
         sender.sent(number, number * 0.02)
         alone.sent(number, number * 0.02)
@@ -183,7 +183,7 @@ def test_feedback_tells_of_what_is_remembered_whatever_else_it_names() -> None:
 
 
 def test_a_number_used_anew_is_another_packet() -> None:
-    sender = TransportSender()
+    sender = TwccSender()
     for _ in range(2):
         sender.sent(5, 1.0)
         for _ in range(3):

@@ -11,16 +11,16 @@ from antiphon_backend.shell.call import Call, ClientEvents, RefuseCall, Response
 from antiphon_backend.shell.command import run_backend
 from antiphon_backend.shell.server import Handler, serve_backend
 from antiphon_common.formats import AudioFormat
-from antiphon_common.frames import Audio, Interrupted, Origin
+from antiphon_common.frames import Audio, FrameStatus, Interrupted
 
 __all__ = [
     "Audio",
     "AudioFormat",
     "Call",
     "ClientEvents",
+    "FrameStatus",
     "Handler",
     "Interrupted",
-    "Origin",
     "RefuseCall",
     "Response",
     "run_backend",

@@ -44,7 +44,7 @@ Uint32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Uint63 = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Origin(IntEnum):
+class FrameStatus(IntEnum):
     """How a stretch of the caller's audio came to be."""
 
     RECEIVED = 0
@@ -101,13 +101,13 @@ class Ended(Frame, frozen=True, tag=5):
 
 class Audio(Frame, frozen=True, tag=6):
     """20 ms of audio, or what one Opus packet holds. To the backend `position` is the index of its first sample since
-    the call began, and `origin` says how it came to be. From the backend `response` names the response it belongs to.
+    the call began, and `status` says how it came to be. From the backend `response` names the response it belongs to.
     PCM is 16-bit little-endian mono."""
 
     call: Uint32
     data: bytes
     position: Uint63 = 0
-    origin: Uint32 = Origin.RECEIVED
+    status: Uint32 = FrameStatus.RECEIVED
     response: Uint32 = 0
 
 

@@ -7,12 +7,12 @@ from antiphon_common.control import Codec
 from antiphon_common.errors import DecodeError
 from antiphon_common.rtp_extensions import AUDIO_LEVEL
 from antiphon_transceiver.audio import Playout, PlayoutPacket, SendAdaptation, UplinkAudio, UplinkFrame
-from antiphon_transceiver.rtcp import Goodbye, ReportBlock, Reporter
+from antiphon_transceiver.rtcp import Bye, ReportBlock, Reporter
 from antiphon_transceiver.rtp import (
     OtherPayloadError,
     PacketFeedback,
     RedEncoder,
-    Repeated,
+    RedundantBlock,
     RtpOptions,
     RtpPacket,
     RtpSender,
@@ -27,7 +27,7 @@ STRAGGLER_SECONDS = 1.0
 """How long packets of a source that sent a BYE are stragglers, beside those of another one. Devices take up an old
 source again after a hold, and are then received as before it."""
 
-_NOTHING_REPEATED: Sequence[Repeated] = ()
+_NO_REDUNDANCY: Sequence[RedundantBlock] = ()
 
 
 class MediaCounters:
@@ -98,13 +98,13 @@ class AudioStream:
         except DecodeError:
             self.counters.rtp_bad += 1
             return False
-        payload, repeated = rtp.payload, _NOTHING_REPEATED
+        payload, redundant = rtp.payload, _NO_REDUNDANCY
         if rtp.payload_type != self._payload_type:
             if rtp.payload_type != self._red_type:
                 return self._receive_other(rtp, now)
             try:
                 if payload:  # else padding
-                    payload, repeated = decode_red(payload, self._payload_type)
+                    payload, redundant = decode_red(payload, self._payload_type)
             except OtherPayloadError:
                 return self._receive_other(rtp, now)
             except DecodeError:
@@ -115,7 +115,7 @@ class AudioStream:
         self.counters.rtp_received += 1
         self.reporter.received_rtp(rtp, now)
         self._newest = rtp
-        self.uplink.receive(rtp.sequence, rtp.timestamp, payload, now, repeated)
+        self.uplink.receive(rtp.sequence, rtp.timestamp, payload, now, redundant)
         return self.feedback.received(rtp, now)
 
     def receive_rtcp(self, packet: bytes, now: float) -> bool:
@@ -127,13 +127,13 @@ class AudioStream:
         ended, flowing = False, self._source in self.reporter.sources
         for part in self.reporter.receive(packet, now):
             self.feedback.receive(part, now)
-            ended = ended or (flowing and isinstance(part, Goodbye) and self._source in part.sources)
+            ended = ended or (flowing and isinstance(part, Bye) and self._source in part.sources)
         if ended and self._source is not None:
             self._remember_end(self._source, now)
         report = self.reporter.peer_report
         if report is not None and report is not self._adapted_to:
             self._adapted_to = report
-            self.adaptation.report(round(report.fraction_lost / 2.56), self.feedback.losses_in_runs)
+            self.adaptation.report(round(report.fraction_lost / 2.56), self.feedback.burst_ratio)
         return ended
 
     def poll_frame(self, now: float) -> UplinkFrame | None:
@@ -161,12 +161,12 @@ class AudioStream:
 
     def poll_feedback(self, now: float) -> bytes | None:
         """Return the feedback on the caller's packets that is due."""
-        feedback = self.feedback.poll(now, self.uplink.jitter.target, self.reporter.round_trip)
+        feedback = self.feedback.poll(now, self.uplink.jitter.target_delay, self.reporter.round_trip)
         return self.reporter.wrap(feedback) if feedback else None
 
-    def goodbye(self) -> bytes:
+    def bye(self) -> bytes:
         """Return the compound packet that ends the stream (RFC 3550 §6.6)."""
-        return self.reporter.goodbye()
+        return self.reporter.bye()
 
     def _receive_other(self, rtp: RtpPacket, now: float) -> bool:
         """Take a packet of another payload type: comfort noise (RFC 3389), telephone events (RFC 4733), whatever."""
@@ -205,13 +205,13 @@ class AudioStream:
 
     def _repeat(self, packet: PlayoutPacket, red_type: int) -> bytes:
         """Add to a packet what it is to repeat of those before it."""
-        distances = self.adaptation.distances
-        if not distances:
+        offsets = self.adaptation.redundancy_offsets
+        if not offsets:
             self.sender.payload_type = self._payload_type
             self._red.remember(packet.payload, packet.timestamp)
             return packet.payload
         self.sender.payload_type = red_type
-        return self._red.encode(packet.payload, packet.timestamp, distances)
+        return self._red.encode(packet.payload, packet.timestamp, offsets)
 
     def statistics(self) -> dict[str, Any]:
         """Return what is known of the media, both directions; times in milliseconds."""
@@ -232,8 +232,8 @@ class AudioStream:
             "sent_jitter_ms": None if peer is None else round(1000 * peer.jitter / self.reporter.sender.clock_rate, 1),
             **self.feedback.statistics(),
             "uplink": {name: getattr(jitter, name) for name in jitter.__slots__},
-            "uplink_target_ms": round(self.uplink.jitter.target * 1000),
-            "sent_repetitions": len(self.adaptation.distances),
+            "uplink_target_ms": round(self.uplink.jitter.target_delay * 1000),
+            "sent_repetitions": len(self.adaptation.redundancy_offsets),
         }
 
     def _level(self) -> int | None:

@@ -30,7 +30,7 @@ class Call:
     """One call, given to a handler. It is accepted once the handler listens or speaks.
 
     Listen with `async for audio in call`: frames in order, each with `data` in the call's format, `position` (index of
-    its first sample) and `origin` (received, recovered or concealed). The loop ends with the call. What is not listened
+    its first sample) and `status` (received, recovered or concealed). The loop ends with the call. What is not listened
     to within three seconds is dropped, oldest first.
 
     A handler that returns hangs up once everything it said has been played. When the call ends first, listening ends,

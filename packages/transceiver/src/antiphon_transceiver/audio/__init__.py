@@ -2,8 +2,8 @@
 
 from antiphon_common.formats import opus_duration as packet_duration
 from antiphon_transceiver.audio.adaptation import SendAdaptation
-from antiphon_transceiver.audio.jitter_buffer import MAX_TARGET, MIN_TARGET, JitterBuffer
-from antiphon_transceiver.audio.jitter_frame import JitterCounters, Release
+from antiphon_transceiver.audio.jitter_buffer import MAX_TARGET_DELAY, MIN_TARGET_DELAY, JitterBuffer
+from antiphon_transceiver.audio.jitter_frame import JitterCounters, JitterFrame
 from antiphon_transceiver.audio.libopus import OpusUnavailableError
 from antiphon_transceiver.audio.opus import OpusDecoder, OpusEncoder
 from antiphon_transceiver.audio.payloads import G711, OPUS, PayloadKind, carries_fec
@@ -13,11 +13,12 @@ from antiphon_transceiver.audio.uplink import UplinkAudio, UplinkFrame
 __all__ = [
     "G711",
     "MAX_BUFFERED_MS",
-    "MAX_TARGET",
-    "MIN_TARGET",
+    "MAX_TARGET_DELAY",
+    "MIN_TARGET_DELAY",
     "OPUS",
     "JitterBuffer",
     "JitterCounters",
+    "JitterFrame",
     "OpusDecoder",
     "OpusEncoder",
     "OpusUnavailableError",
@@ -25,7 +26,6 @@ __all__ = [
     "PayloadKind",
     "Playout",
     "PlayoutPacket",
-    "Release",
     "SendAdaptation",
     "UplinkAudio",
     "UplinkFrame",

@@ -1,4 +1,4 @@
-"""What is done about losses on the way to the caller: more redundancy, and fewer bits for each packet."""
+"""Adapts what is sent to the losses that the caller reports: more redundancy, and fewer bits for each packet."""
 
 from typing import Final, NamedTuple
 
@@ -9,59 +9,64 @@ BITRATE: Final = 32_000
 """Bits a second of Opus without losses: wideband speech has nothing to gain from more."""
 
 LOWEST_BITRATE: Final = 6_000
-"""Bits a second below which Opus makes no sense (RFC 7587 §6.1); a caller may ask for less."""
-
+"""Lowest bitrate of Opus in bits a second (RFC 7587 §6.1). A caller may ask for less."""
 
 MOST_FEC_PERCENT: Final = 10
-"""The most that Opus is told of losses: for more, libopus 1.3 takes so much from the audio that less is understood."""
+"""Largest loss percentage that is reported to Opus. Beyond it libopus 1.3 takes too many bits from the audio."""
 
 
-class Level(NamedTuple):
-    """What is sent from a percentage of losses on: how many packets before it each repeats (RED), and the bitrate of
-    Opus with RED and without."""
+class LossLevel(NamedTuple):
+    """What is sent from a percentage of losses on: redundant blocks in each packet (RFC 2198), and bitrates of Opus.
+
+    `redundant_bitrate` is the bitrate with RED, `single_bitrate` that without, in bits a second.
+    """
 
     percent: int
-    blocks: int
-    repeated_bitrate: int
+    redundant_blocks: int
+    redundant_bitrate: int
     single_bitrate: int
 
 
-LEVELS: Final = (
-    Level(0, 0, BITRATE, BITRATE),
-    Level(5, 1, 20_000, 28_000),
-    Level(15, 2, 14_000, 24_000),
+LOSS_LEVELS: Final = (
+    LossLevel(0, 0, BITRATE, BITRATE),
+    LossLevel(5, 1, 20_000, 28_000),
+    LossLevel(15, 2, 14_000, 24_000),
 )
-"""Losses may be congestion, so redundancy adds no more than a third to what is sent without it: 40 and 42 kbit/s. Where
-only Opus's own FEC can help, which is a part of its bitrate and needs one that keeps it wideband, less is sent."""
+"""Losses may be congestion. So redundancy adds at most a third to the bitrate without it: 40 and 42 kbit/s. Without RED
+only Opus's own FEC helps. It is a part of the bitrate, which has to stay high enough for wideband."""
 
 NEAREST: Final = (1, 2)
-"""The packets right before: back soonest, and of losses that come alone none further away would bring back more."""
+"""Redundancy offsets for single losses: the packets right before. They are recovered soonest."""
 
 APART: Final = (3, 6)
-"""Of a run that many packets come back, by the nearer block or by both. A receiver has to wait for them, and Chromium
-plays everything later by up to as much."""
+"""Redundancy offsets for burst losses: both blocks survive a burst of two. A receiver has to wait for them, and
+Chromium plays everything later by up to as much."""
 
-RUN_SHARE: Final = 1 / 3
-"""The share of lost packets behind another from which on losses are taken to come in runs: as of runs of one and a half
-on average. Of losses that come alone it is as small as their share of all packets."""
+MIN_BURST_RATIO: Final = 1 / 3
+"""Burst ratio from which on losses count as burst losses: bursts of one and a half packets on average. The ratio of
+independent losses is as small as the loss itself."""
 
 
-def choose_distances(blocks: int, in_runs: float) -> tuple[int, ...]:
-    """Return which packets before it each is to repeat in so many blocks, nearest first, where this share of those lost
-    was lost right behind another."""
-    return (APART if in_runs >= RUN_SHARE else NEAREST)[:blocks]
+def choose_redundancy_offsets(redundant_blocks: int, burst_ratio: float) -> tuple[int, ...]:
+    """Return the redundancy offsets of each packet, in packets, nearest first.
+
+    `burst_ratio` is the share of lost packets, 0 to 1, whose predecessor was lost too.
+    """
+    return (APART if burst_ratio >= MIN_BURST_RATIO else NEAREST)[:redundant_blocks]
 
 
 class SendAdaptation:
-    """Follows the losses that the caller reports. `encoder` is None where the backend's Opus passes through: then only
-    RED is ours to choose."""
+    """Chooses bitrate, FEC and redundancy by the losses that the caller reports. Call `report` with each report.
+
+    `encoder` is None where the backend's Opus passes through. Then only the redundancy is chosen.
+    """
 
     def __init__(self, codec: Codec, encoder: OpusEncoder | None) -> None:
-        self.distances: tuple[int, ...] = ()
-        """Which packets before it each is to repeat, nearest first."""
+        self.redundancy_offsets: tuple[int, ...] = ()
+        """Redundancy offsets of each packet, in packets, nearest first."""
         self._encoder = encoder
         self._percent = 0
-        self._level = LEVELS[0]
+        self._level = LOSS_LEVELS[0]
         self._repeats = codec.redundancy is not None
         self._uses_fec = codec.parameters.get("useinbandfec") == "1"
         self._ceiling = _ceiling(codec)
@@ -69,21 +74,25 @@ class SendAdaptation:
             encoder.set_loss(0, fec=False)
             encoder.set_bitrate(min(BITRATE, self._ceiling))
 
-    def report(self, percent: int, in_runs: float = 0.0) -> None:
-        """Take the losses of the time since the last report, 0 to 100, and the share of those lost lately, 0 to 1, that
-        another was lost right before. Redundancy comes at once and fades over a few reports."""
+    def report(self, percent: int, burst_ratio: float = 0.0) -> None:
+        """Adapt to a report. Redundancy rises at once and falls over a few reports.
+
+        `percent` is the loss since the report before, 0 to 100; `burst_ratio` is that of recent losses, 0 to 1.
+        """
         percent = max(percent, self._percent // 2)
         changed, self._percent = percent != self._percent, percent
-        self._level = next(level for level in reversed(LEVELS) if percent >= self._threshold(level))
-        self.distances = choose_distances(self._level.blocks if self._repeats else 0, in_runs)
+        self._level = next(level for level in reversed(LOSS_LEVELS) if percent >= self._threshold(level))
+        self.redundancy_offsets = choose_redundancy_offsets(
+            self._level.redundant_blocks if self._repeats else 0, burst_ratio
+        )
         if changed and self._encoder is not None:
-            # RED repeats better than in-band FEC, and at its bitrates FEC would cost the upper half of the spectrum.
-            fec = self._uses_fec and percent > 0 and not self.distances
+            # RED recovers more than in-band FEC, and at its bitrates FEC would cost the upper half of the spectrum.
+            fec = self._uses_fec and percent > 0 and not self.redundancy_offsets
             self._encoder.set_loss(min(percent, MOST_FEC_PERCENT), fec=fec)
-            bitrate = self._level.repeated_bitrate if self._repeats else self._level.single_bitrate
+            bitrate = self._level.redundant_bitrate if self._repeats else self._level.single_bitrate
             self._encoder.set_bitrate(min(bitrate, self._ceiling))
 
-    def _threshold(self, level: Level) -> float:
+    def _threshold(self, level: LossLevel) -> float:
         """A level once reached is left only at half of its percentage."""
         return level.percent / 2 if level.percent <= self._level.percent else level.percent
 

@@ -19,7 +19,7 @@ ASSUMED_JITTER: Final = 0.028
 """Seconds between smallest and largest, as long as nothing has been measured: a good Wi-Fi, and a target of 60 ms."""
 
 
-class TransitRange:
+class DelayTracker:
     """Tracks the minimum and the maximum of arrival minus media time, in seconds on a scale of its own.
 
     Both go outwards at once and inwards when a whole window has passed without so extreme a transit, so the minimum

@@ -13,25 +13,25 @@ from operator import itemgetter
 from typing import Final
 
 from antiphon_common.errors import DecodeError
-from antiphon_common.frames import Origin
+from antiphon_common.frames import FrameStatus
 from antiphon_transceiver.audio.clock import SenderClock
-from antiphon_transceiver.audio.delay_tracker import TransitRange
-from antiphon_transceiver.audio.jitter_frame import JitterCounters, Release
-from antiphon_transceiver.audio.late_packets import LatePacket, LateRun
+from antiphon_transceiver.audio.delay_tracker import DelayTracker
+from antiphon_transceiver.audio.jitter_frame import JitterCounters, JitterFrame
+from antiphon_transceiver.audio.late_packets import LatePacket, LatePacketDetector
 from antiphon_transceiver.audio.payloads import OPUS, PayloadKind
-from antiphon_transceiver.rtp.red import Repeated
+from antiphon_transceiver.rtp.red import RedundantBlock
 
-MIN_TARGET: Final = 0.04
+MIN_TARGET_DELAY: Final = 0.04
 """Two frames: the packet after a missing one, which may repeat it, or one that was overtaken, still has a frame's time
 when no jitter has been seen."""
 
-MAX_TARGET: Final = 0.15
+MAX_TARGET_DELAY: Final = 0.15
 """Jitter of 80 to 100 ms is still followed; beyond, waiting costs a conversation more than the packets are worth."""
 
 HEADROOM: Final = 1.25
 """What the largest delay of the last second is multiplied by: a delay with a long tail will exceed it soon."""
 
-TARGET_MARGIN: Final = 0.005
+TARGET_DELAY_MARGIN: Final = 0.005
 """Seconds above that, for timers that are late themselves."""
 
 MAX_CONCEALED: Final = 4_800
@@ -64,7 +64,7 @@ _RECENT = 256
 _TICKS_PER_SECOND = 48_000
 _COST = 1 / (48_000 * MAX_SPEED)
 _TICK = 1 / _TICKS_PER_SECOND
-_RECEIVED = Origin.RECEIVED
+_RECEIVED = FrameStatus.RECEIVED
 _POSITION = itemgetter(1)
 
 
@@ -79,14 +79,14 @@ class JitterBuffer:
     """
 
     def __init__(self, kind: PayloadKind = OPUS) -> None:
-        self.target = MIN_TARGET
+        self.target_delay = MIN_TARGET_DELAY
         """Seconds that a missing packet is waited for now."""
         self.counters = JitterCounters()
         self._unit, self._duration, self._repeats = kind.unit, kind.duration, kind.repeats
         self._clock = SenderClock(kind.clock_ticks)
-        self._transit = TransitRange()
-        self._late = LateRun()
-        self._held: list[tuple[int, int, int, bytes, Origin]] = []
+        self._transit = DelayTracker()
+        self._late = LatePacketDetector()
+        self._held: list[tuple[int, int, int, bytes, FrameStatus]] = []
         """Extended sequence number, position, duration, packet, how it came; sorted."""
         self._recent = [-1] * _RECENT
         self._skipped: set[int] = set()
@@ -130,7 +130,7 @@ class JitterBuffer:
         self._silent = self._silent or (silent and extended < self._next_sequence)
 
     def push(
-        self, sequence: int, timestamp: int, payload: bytes, now: float, repeated: Sequence[Repeated] = ()
+        self, sequence: int, timestamp: int, payload: bytes, now: float, redundant: Sequence[RedundantBlock] = ()
     ) -> None:
         """Take a packet with its RTP sequence number and timestamp, and what it repeats of those before it."""
         try:
@@ -159,10 +159,14 @@ class JitterBuffer:
         if took > largest:
             transit.rise(took)
             self._aim()
-        if took > transit.smallest + self.target or position < self._next_position or extended < self._next_sequence:
-            self._receive_late(LatePacket(extended, timestamp, payload, repeated, now, took), largest)
+        if (
+            took > transit.smallest + self.target_delay
+            or position < self._next_position
+            or extended < self._next_sequence
+        ):
+            self._receive_late(LatePacket(extended, timestamp, payload, redundant, now, took), largest)
             return
-        if self._late.packets and self._ends_late_run(LatePacket(extended, timestamp, payload, repeated, now, took)):
+        if self._late.packets and self._ends_late_run(LatePacket(extended, timestamp, payload, redundant, now, took)):
             return
         paid_until = self._paid_until
         paid_until = (paid_until if paid_until > now else now) + duration * _COST
@@ -179,11 +183,11 @@ class JitterBuffer:
         else:
             self.counters.reordered += 1
             insort(self._held, (extended, position, duration, payload, _RECEIVED))
-        reach = round(max(ticks for ticks, _ in repeated) * clock.ticks) if repeated else 0
+        reach = round(max(ticks for ticks, _ in redundant) * clock.ticks) if redundant else 0
         if reach != self._reach:
             self._reach = reach
             self._aim()
-        for ticks, again in repeated:
+        for ticks, again in redundant:
             self._insert_repeated(position - round(ticks * clock.ticks), again)
 
     def _extend(self, sequence: int) -> int:
@@ -247,10 +251,10 @@ class JitterBuffer:
         fitted = max(free, min(position, ends - duration))
         if fitted <= ends - duration and 2 * abs(fitted - position) < duration and extended < following:
             self._recent[extended % _RECENT] = extended
-            self._held.insert(index, (extended, fitted, duration, payload, Origin.RECOVERED))
+            self._held.insert(index, (extended, fitted, duration, payload, FrameStatus.RECOVERED))
             self._paid_until += duration * _COST
 
-    def pop(self, now: float) -> Release | None:
+    def pop(self, now: float) -> JitterFrame | None:
         """Return the next stretch that is due, or None. Call it until None."""
         if not self._held:
             return None if self._silent else self._guess(now)
@@ -272,14 +276,14 @@ class JitterBuffer:
         return inf if self._silent else self._playout(self._next_position)
 
     def _playout(self, position: int) -> float:
-        return self._transit.smallest + self.target + position * _TICK
+        return self._transit.smallest + self.target_delay + position * _TICK
 
     def _aim(self) -> None:
         """Set the target: how far packets reach back, and the delay that they may have. With in-band FEC one reaches
         back by a frame, and so does what it repeats."""
         jitter = self._transit.largest - self._transit.smallest
-        target = (self._frame + self._reach) * _TICK + jitter * HEADROOM + TARGET_MARGIN
-        self.target = min(max(target, MIN_TARGET), MAX_TARGET)
+        target = (self._frame + self._reach) * _TICK + jitter * HEADROOM + TARGET_DELAY_MARGIN
+        self.target_delay = min(max(target, MIN_TARGET_DELAY), MAX_TARGET_DELAY)
 
     def _hole(self) -> tuple[int, int]:
         """How many ticks are missing before the first held packet, and where the next of its missing frames begins.
@@ -294,7 +298,7 @@ class JitterBuffer:
         worth_a_wait = self._frame if self._concealed >= MAX_CONCEALED else max(missing, self._frame)
         return missing, max(self._next_position, position - worth_a_wait)
 
-    def _guess(self, now: float) -> Release | None:
+    def _guess(self, now: float) -> JitterFrame | None:
         """Conceal the next frame when its time has come and nothing has."""
         start = self._next_position
         if now < self._playout(start):
@@ -307,7 +311,7 @@ class JitterBuffer:
             return None
         return self._conceal(start, self._frame)
 
-    def _fill(self, now: float) -> Release | None:
+    def _fill(self, now: float) -> JitterFrame | None:
         """Recover or conceal the next missing frame before the first held packet, when its time has come. What would be
         concealed too late is left out; what was said never is."""
         _, position, _, payload, _ = self._held[0]
@@ -336,8 +340,8 @@ class JitterBuffer:
         late = now - self._playout(start) - TIMER_SLACK
         return ceil(late * _TICKS_PER_SECOND / self._frame) * self._frame if late > 0 else 0
 
-    def _release(self) -> Release:
-        sequence, position, duration, payload, origin = self._held.pop(0)
+    def _release(self) -> JitterFrame:
+        sequence, position, duration, payload, status = self._held.pop(0)
         skipped = sequence - self._next_sequence
         if 0 < skipped < _MAX_DROPOUT:
             self.counters.lost += skipped - (self._count_skipped(sequence) if self._skipped else 0)
@@ -357,28 +361,28 @@ class JitterBuffer:
         self.counters.concealed += self._concealing
         self._concealed = self._concealing = 0
         self._silent = len(payload) <= _DTX_SIZE
-        if origin:
+        if status:
             self.counters.lost += 1
             self.counters.recovered += 1
             self.counters.redundant += 1
-        return Release(position, duration, payload, origin)
+        return JitterFrame(position, duration, payload, status)
 
-    def _recover(self, end: int, duration: int, following: bytes) -> Release:
-        """Release what the in-band FEC of the packet at `end` holds."""
+    def _recover(self, end: int, duration: int, following: bytes) -> JitterFrame:
+        """JitterFrame what the in-band FEC of the packet at `end` holds."""
         self.counters.recovered += 1
         self._next_position = end
         self._paid_until += duration * _COST
-        return Release(end - duration, duration, None, Origin.RECOVERED, following)
+        return JitterFrame(end - duration, duration, None, FrameStatus.RECOVERED, following)
 
-    def _conceal(self, start: int, duration: int) -> Release:
-        """Release at least `_SHORTEST_TICKS`, of whole units."""
+    def _conceal(self, start: int, duration: int) -> JitterFrame:
+        """JitterFrame at least `_SHORTEST_TICKS`, of whole units."""
         duration = max(min(duration, _FRAME_TICKS), _SHORTEST_TICKS) // self._unit * self._unit
         self._concealing += 1
         self._concealed += duration
         self._silent = self._concealed >= MAX_CONCEALED
         self._next_position = start + duration
         self._paid_until += duration * _COST
-        return Release(start, duration, None, Origin.CONCEALED)
+        return JitterFrame(start, duration, None, FrameStatus.CONCEALED)
 
     def _receive_late(self, packet: LatePacket, largest: float) -> None:
         """Discard a packet, unless a run of such packets shows that the clock is wrong: then begin anew with them.
@@ -406,14 +410,14 @@ class JitterBuffer:
 
     def _resume(self, now: float) -> None:
         """Begin anew with the packets of a run that are not late."""
-        timely = self._late.take(now, MAX_TARGET)
+        timely = self._late.take(now, MAX_TARGET_DELAY)
         self.counters.received -= len(timely)
         first, smallest = timely[0], min(packet.transit for packet in timely)
         due = first.arrived - first.transit + smallest
         self._restart(first.extended & 0xFFFF, first.timestamp, due, continues=True)
         self._resuming = True
         for packet in timely:
-            self.push(packet.extended & 0xFFFF, packet.timestamp, packet.payload, packet.arrived, packet.repeated)
+            self.push(packet.extended & 0xFFFF, packet.timestamp, packet.payload, packet.arrived, packet.redundant)
         self._resuming = False
 
     def _restart(self, sequence: int, timestamp: int, now: float, *, continues: bool) -> None:

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from antiphon_common.frames import Origin
+from antiphon_common.frames import FrameStatus
 
 
-class Release(msgspec.Struct, frozen=True, gc=False):
+class JitterFrame(msgspec.Struct, frozen=True, gc=False):
     """A stretch of audio whose turn it is.
 
     `payload` is the packet itself, received or recovered from RED. Without it, a recovered stretch is held by the
@@ -16,7 +16,7 @@ class Release(msgspec.Struct, frozen=True, gc=False):
     position: int
     duration: int
     payload: bytes | None
-    origin: Origin
+    status: FrameStatus
     following: bytes | None = None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final, NamedTuple
 
-from antiphon_transceiver.rtp.red import Repeated
+from antiphon_transceiver.rtp.red import RedundantBlock
 
 STEADY: Final = 0.01
 """Seconds that transits may fall by and still count as steady, in addition to the jitter seen before. Where a stalled
@@ -41,12 +41,12 @@ class LatePacket(NamedTuple):
     extended: int
     timestamp: int
     payload: bytes
-    repeated: Sequence[Repeated]
+    redundant: Sequence[RedundantBlock]
     arrived: float
     transit: float
 
 
-class LateRun:
+class LatePacketDetector:
     """The late packets since the last timely one."""
 
     __slots__ = ("_allowed_fall", "_behind", "_count", "_highest", "_lowest", "_since", "dropped", "packets")

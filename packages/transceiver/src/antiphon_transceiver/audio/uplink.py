@@ -7,14 +7,14 @@ import msgspec
 
 from antiphon_common.errors import DecodeError
 from antiphon_common.formats import AudioFormat
-from antiphon_common.frames import Origin
+from antiphon_common.frames import FrameStatus
 from antiphon_transceiver.audio.g711 import RATE as G711_RATE
 from antiphon_transceiver.audio.g711 import G711Decoder
 from antiphon_transceiver.audio.jitter_buffer import JitterBuffer
-from antiphon_transceiver.audio.jitter_frame import Release
+from antiphon_transceiver.audio.jitter_frame import JitterFrame
 from antiphon_transceiver.audio.opus import OpusDecoder, OpusEncoder
 from antiphon_transceiver.audio.payloads import G711, OPUS
-from antiphon_transceiver.rtp.red import Repeated
+from antiphon_transceiver.rtp.red import RedundantBlock
 
 
 class UplinkFrame(msgspec.Struct, frozen=True, gc=False):
@@ -26,7 +26,7 @@ class UplinkFrame(msgspec.Struct, frozen=True, gc=False):
 
     data: bytes
     position: int
-    origin: Origin
+    status: FrameStatus
 
 
 class Decoder(Protocol):
@@ -69,11 +69,11 @@ class UplinkAudio:
         self.jitter.restart()
 
     def receive(
-        self, sequence: int, timestamp: int, payload: bytes, now: float, repeated: Sequence[Repeated] = ()
+        self, sequence: int, timestamp: int, payload: bytes, now: float, redundant: Sequence[RedundantBlock] = ()
     ) -> None:
         """Take the payload of an RTP packet, and those of packets before it that it repeats. Bad bytes are counted,
         never raised."""
-        self.jitter.push(sequence, timestamp, payload, now, repeated)
+        self.jitter.push(sequence, timestamp, payload, now, redundant)
 
     def skip(self, sequence: int) -> None:
         """Take the number of an RTP packet of another payload type, such as comfort noise or a telephone event."""
@@ -83,7 +83,7 @@ class UplinkAudio:
         """Return the next stretch that is due, or None."""
         release = self.jitter.pop(now)
         if self._decoder is None:
-            return None if release is None else UplinkFrame(release.payload or b"", release.position, release.origin)
+            return None if release is None else UplinkFrame(release.payload or b"", release.position, release.status)
         if self._framer is None:
             return None if release is None else self._decode(self._decoder, release)
         while release is not None:
@@ -100,16 +100,16 @@ class UplinkAudio:
         counters = self.jitter.counters
         return {name: getattr(counters, name) for name in counters.__slots__} | {"undecodable": self.undecodable}
 
-    def _decode(self, decoder: Decoder, release: Release) -> UplinkFrame:
+    def _decode(self, decoder: Decoder, release: JitterFrame) -> UplinkFrame:
         position, samples = release.position // self._ticks_per_sample, release.duration // self._ticks_per_sample
         try:
             if release.payload is not None:
-                return UplinkFrame(decoder.decode(release.payload), position, release.origin)
+                return UplinkFrame(decoder.decode(release.payload), position, release.status)
             if release.following is not None:
-                return UplinkFrame(decoder.recover(release.following, samples), position, release.origin)
+                return UplinkFrame(decoder.recover(release.following, samples), position, release.status)
         except DecodeError:
             self.undecodable += 1
-        return UplinkFrame(decoder.conceal(samples), position, Origin.CONCEALED)
+        return UplinkFrame(decoder.conceal(samples), position, FrameStatus.CONCEALED)
 
 
 class _OpusFramer:
@@ -119,8 +119,8 @@ class _OpusFramer:
         self._encoder = OpusEncoder(G711_RATE, fec=False)
         self._pcm = b""
         self._position = 0
-        """Of the first sample in `_pcm`; a packet's origin is that of the part which was received worst."""
-        self._origin = Origin.RECEIVED
+        """Of the first sample in `_pcm`; a packet's status is that of the part which was received worst."""
+        self._status = FrameStatus.RECEIVED
         self._ready: list[UplinkFrame] = []
 
     def append(self, frame: UplinkFrame) -> None:
@@ -132,18 +132,18 @@ class _OpusFramer:
                 self._emit(self._pcm)
                 self._pcm = b""
         if not self._pcm:
-            self._position, self._origin = frame.position, Origin.RECEIVED
+            self._position, self._status = frame.position, FrameStatus.RECEIVED
         self._pcm += frame.data
-        self._origin = max(self._origin, frame.origin)
+        self._status = max(self._status, frame.status)
         while len(self._pcm) >= self._encoder.frame_size:
             self._emit(self._pcm[: self._encoder.frame_size])
             self._pcm = self._pcm[self._encoder.frame_size :]
             self._position += self._encoder.frame_size // 2
-            self._origin = frame.origin
+            self._status = frame.status
 
     def poll(self) -> UplinkFrame | None:
         return self._ready.pop(0) if self._ready else None
 
     def _emit(self, pcm: bytes) -> None:
         packet = self._encoder.encode(pcm)
-        self._ready.append(UplinkFrame(packet, self._position * 48_000 // G711_RATE, self._origin))
+        self._ready.append(UplinkFrame(packet, self._position * 48_000 // G711_RATE, self._status))

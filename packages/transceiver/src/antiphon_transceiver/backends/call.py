@@ -212,12 +212,12 @@ class BackendCall:
 
     # From the session
 
-    def send_audio(self, data: bytes, position: int, origin: int = frames.Origin.RECEIVED) -> None:
+    def send_audio(self, data: bytes, position: int, status: int = frames.FrameStatus.RECEIVED) -> None:
         """Queue a stretch of the caller's audio; `position` is the index of its first sample in the call's format."""
         if self.state is CallState.OVER:
             return
         self._announce()
-        frame = self._last_audio = frames.Audio(self.number, data, position, origin)
+        frame = self._last_audio = frames.Audio(self.number, data, position, status)
         self._carrier.counters.audio_dropped += self._waiting.push(frame)
 
     def send_event(self, event: msgspec.Raw | Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from antiphon_transceiver.rtcp.feedback import GenericNack, TransportFeedback
 from antiphon_transceiver.rtcp.packets import (
-    Goodbye,
+    Bye,
     ReceiverReport,
     ReportBlock,
     RtcpPacket,
@@ -16,8 +16,8 @@ from antiphon_transceiver.rtcp.packets import (
 from antiphon_transceiver.rtcp.reporter import Reporter
 
 __all__ = [
+    "Bye",
     "GenericNack",
-    "Goodbye",
     "ReceiverReport",
     "ReportBlock",
     "Reporter",

@@ -149,7 +149,7 @@ class SourceDescription(msgspec.Struct, frozen=True):
         return cls(tuple(chunks))
 
 
-class Goodbye(msgspec.Struct, frozen=True):
+class Bye(msgspec.Struct, frozen=True):
     """BYE."""
 
     PACKET_TYPE: ClassVar[int] = 203
@@ -173,13 +173,13 @@ class Goodbye(msgspec.Struct, frozen=True):
         return cls(sources, _take(reason, 1, reason[0]) if reason else b"")
 
 
-RtcpPacket = SenderReport | ReceiverReport | SourceDescription | Goodbye | Feedback
+RtcpPacket = SenderReport | ReceiverReport | SourceDescription | Bye | Feedback
 
 _DECODERS: dict[int, Callable[[int, bytes], RtcpPacket | None]] = {
     SenderReport.PACKET_TYPE: SenderReport.decode_body,
     ReceiverReport.PACKET_TYPE: ReceiverReport.decode_body,
     SourceDescription.PACKET_TYPE: SourceDescription.decode_body,
-    Goodbye.PACKET_TYPE: Goodbye.decode_body,
+    Bye.PACKET_TYPE: Bye.decode_body,
     FEEDBACK_TYPE: decode_feedback,
 }
 

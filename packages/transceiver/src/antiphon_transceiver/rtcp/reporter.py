@@ -1,4 +1,4 @@
-"""Decides when to report and what, and learns the round trip from what the peer reports."""
+"""Schedules sender and receiver reports, and measures the round trip from the peer's reports (RFC 3550 §6)."""
 
 from collections.abc import Callable, Sequence
 from math import inf
@@ -7,7 +7,7 @@ from antiphon_common.errors import DecodeError
 from antiphon_common.sequence import difference32
 from antiphon_transceiver.rtcp.packets import (
     MAX_REPORT_BLOCKS,
-    Goodbye,
+    Bye,
     ReceiverReport,
     ReportBlock,
     RtcpPacket,
@@ -26,7 +26,7 @@ REPORT_INTERVAL = 2.0
 and reports of 130 bytes that is one every 1.3 s. Its minimum of 5 s does not bind AVPF (RFC 4585 §3.4)."""
 
 MAX_SOURCES = MAX_REPORT_BLOCKS
-"""Sources reported on: as many as one report has room for. The one silent longest makes way for a new one."""
+"""Sources reported on: as many as one report has room for. A new one replaces the one not received for longest."""
 
 
 class ReporterCounters:
@@ -75,11 +75,11 @@ class Reporter:
         self.counters = ReporterCounters()
         self.sender = SenderStatistics(ssrc, clock_rate, ntp_offset)
         self.sources: dict[int, ReceiverStatistics] = {}
-        """Who sends to us, by SSRC."""
+        """Received sources by SSRC."""
         self.peer_report: ReportBlock | None = None
-        """How the peer receives us, by its last report."""
+        """The peer's last report block on our stream."""
         self.round_trip: float | None = None
-        """Seconds, as measured by the peer's last report that answers one of ours."""
+        """Round trip in seconds, from the peer's last report that answers one of ours."""
         self._clock_rate = clock_rate
         self._random = random
         self._reduced_size = reduced_size
@@ -124,7 +124,7 @@ class Reporter:
         blocks = tuple(
             source.report(now)
             for source in self.sources.values()
-            if source.heard_at is not None and source.heard_at >= self._reported_at
+            if source.last_received_at is not None and source.last_received_at >= self._reported_at
         )
         sent_at = self.sender.sent_at
         report: SenderReport | ReceiverReport
@@ -147,11 +147,11 @@ class Reporter:
             return encode_rtcp(feedback)
         return encode_rtcp((ReceiverReport(self.sender.ssrc), self._description, *feedback))
 
-    def goodbye(self) -> bytes:
+    def bye(self) -> bytes:
         """Return the compound packet that ends our stream (RFC 3550 §6.6); no report follows it."""
         self._next_report = inf
         ssrc = self.sender.ssrc
-        return encode_rtcp((ReceiverReport(ssrc), self._description, Goodbye((ssrc,))))
+        return encode_rtcp((ReceiverReport(ssrc), self._description, Bye((ssrc,))))
 
     def _receive_packet(self, packet: RtcpPacket, now: float) -> None:
         match packet:
@@ -162,7 +162,7 @@ class Reporter:
                 self._receive_blocks(reports, now)
             case ReceiverReport(reports=reports):
                 self._receive_blocks(reports, now)
-            case Goodbye(sources=sources):
+            case Bye(sources=sources):
                 for ssrc in sources:
                     self.sources.pop(ssrc, None)
 
@@ -178,7 +178,7 @@ class Reporter:
 
     def _add_source(self, ssrc: int) -> ReceiverStatistics:
         if len(self.sources) >= MAX_SOURCES:
-            silent = min(self.sources.values(), key=lambda source: source.heard_at or 0.0)
+            silent = min(self.sources.values(), key=lambda source: source.last_received_at or 0.0)
             del self.sources[silent.ssrc]
         source = self.sources[ssrc] = ReceiverStatistics(ssrc, self._clock_rate)
         return source

@@ -2,11 +2,11 @@
 
 from antiphon_transceiver.rtp.extensions import decode_extensions, encode_extensions
 from antiphon_transceiver.rtp.fields import ExtensionWriter, FieldReader
-from antiphon_transceiver.rtp.nack import MissingPackets, SentPackets
+from antiphon_transceiver.rtp.nack import NackGenerator, RetransmissionBuffer
 from antiphon_transceiver.rtp.options import RtpOptions
 from antiphon_transceiver.rtp.packet import RtpPacket, decode_rtp
 from antiphon_transceiver.rtp.packet_feedback import PacketFeedback
-from antiphon_transceiver.rtp.red import OtherPayloadError, RedEncoder, Repeated, decode_red
+from antiphon_transceiver.rtp.red import OtherPayloadError, RedEncoder, RedundantBlock, decode_red
 from antiphon_transceiver.rtp.sender import RtpSender
 from antiphon_transceiver.rtp.statistics import NTP_EPOCH, ReceiverStatistics, SenderStatistics
 
@@ -14,17 +14,17 @@ __all__ = [
     "NTP_EPOCH",
     "ExtensionWriter",
     "FieldReader",
-    "MissingPackets",
+    "NackGenerator",
     "OtherPayloadError",
     "PacketFeedback",
     "ReceiverStatistics",
     "RedEncoder",
-    "Repeated",
+    "RedundantBlock",
+    "RetransmissionBuffer",
     "RtpOptions",
     "RtpPacket",
     "RtpSender",
     "SenderStatistics",
-    "SentPackets",
     "decode_extensions",
     "decode_red",
     "decode_rtp",

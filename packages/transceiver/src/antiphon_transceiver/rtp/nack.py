@@ -1,4 +1,4 @@
-"""Lost packets sent again (RFC 4585 §6.2.1): what we keep for the peer, and what we ask of it."""
+"""Retransmission of lost packets by generic NACKs (RFC 4585 §6.2.1), both directions."""
 
 from collections.abc import Sequence
 from math import inf
@@ -6,21 +6,23 @@ from math import inf
 from antiphon_common.sequence import difference16
 
 KEPT_PACKETS = 64
-"""Packets that can be sent again: 1.3 s at 20 ms each."""
+"""Packets that can be retransmitted: 1.3 s at 20 ms each."""
 
 MAX_AGE = 1.0
-"""Seconds after which nobody has any use for a packet of speech."""
+"""Seconds after which a packet of speech is not retransmitted."""
 
-RESEND_INTERVAL = 0.01
-MAX_RESENDS = 4
-"""How soon and how often one packet leaves again; a peer that asks for more has not waited for an answer."""
+RETRANSMISSION_INTERVAL = 0.01
+MAX_RETRANSMISSIONS = 4
+"""Shortest interval in seconds, and largest number of retransmissions of one packet."""
 
 MAX_MISSING = 64
-"""Packets asked for at once: at 20 ms each far more than any jitter buffer waits for. A longer hole is given up."""
+"""Missing packets tracked. At 20 ms each that is far more than any jitter buffer waits for; a longer gap is given
+up."""
 
 MAX_REQUESTS = 3
 MIN_REQUEST_INTERVAL = 0.02
-"""How often and how soon one packet is asked for; a measured round trip makes the interval longer."""
+"""Largest number of requests for one packet, and shortest interval between them in seconds. A round trip that is longer
+replaces the interval."""
 
 
 class _Kept:
@@ -34,30 +36,33 @@ class _Kept:
         self.resent_at = -inf
 
 
-class SentPackets:
-    """The protected packets of one source that were sent last. They leave again as they are, since no packet is ever
-    encrypted twice."""
+class RetransmissionBuffer:
+    """The protected packets of one source that were sent last. Call `store` for each packet, `take` for each request.
+
+    A retransmission is the stored ciphertext: no packet is encrypted twice.
+    """
 
     def __init__(self) -> None:
         self.resent = 0
         self.refused = 0
-        """Packets asked for that are unknown or too old, or left again just before or too often."""
+        """Requests for packets that are unknown, too old, or retransmitted too recently or too often."""
         self._slots: list[_Kept | None] = [None] * KEPT_PACKETS
 
     def store(self, protected: bytes, now: float) -> None:
-        """Keep a packet that is sent now; its sequence number stands in the header, which is in the clear."""
+        """Store a packet that is sent now. Its RTP header is in the clear, so its sequence number is read from
+        there."""
         sequence = protected[2] << 8 | protected[3]
         self._slots[sequence % KEPT_PACKETS] = _Kept(sequence, protected, now)
 
     def take(self, sequence: int, now: float) -> bytes | None:
-        """Return the packet to send again, or None."""
+        """Return the packet to retransmit, or None."""
         kept = self._slots[sequence % KEPT_PACKETS]
         if (
             kept is None
             or kept.sequence != sequence
             or now - kept.age_from > MAX_AGE
-            or kept.resends >= MAX_RESENDS
-            or now - kept.resent_at < RESEND_INTERVAL
+            or kept.resends >= MAX_RETRANSMISSIONS
+            or now - kept.resent_at < RETRANSMISSION_INTERVAL
         ):
             self.refused += 1
             return None
@@ -75,27 +80,29 @@ class _Hole:
         self.requests = 0
 
 
-class MissingPackets:
-    """The holes in one source's sequence numbers, and when to ask for them: at once, then once in each round trip, as
-    long as an answer can come in time."""
+class NackGenerator:
+    """Tracks missing sequence numbers of one source. Call `received` for each packet, and `poll` at `due`.
+
+    A packet is requested at once, then once in each round trip, while a retransmission can still arrive in time.
+    """
 
     def __init__(self) -> None:
         self.requested = 0
         self.recovered = 0
-        """Packets that came after they had been asked for."""
+        """Packets received after they had been requested."""
         self.due = inf
-        """When `poll` has something to ask for; infinite when nothing is missing."""
+        """When `poll` has something to request; infinity when nothing is missing."""
         self._highest: int | None = None
         self._holes: dict[int, _Hole] = {}
 
     def restart(self) -> None:
-        """Say that the next packet begins another stream."""
+        """Begin anew: the next packet is the first of another source."""
         self._highest = None
         self._holes.clear()
         self.due = inf
 
     def received(self, sequence: int, now: float) -> None:
-        """Count one packet of the source."""
+        """Record one packet of the source."""
         highest = self._highest
         self._highest = sequence
         if highest is None or sequence == highest + 1 & 0xFFFF:
@@ -111,15 +118,16 @@ class MissingPackets:
             self._holes.update({highest + offset & 0xFFFF: _Hole(now) for offset in range(1, ahead)})
             self.due = now
 
-    def poll(self, now: float, patience: float, round_trip: float | None) -> Sequence[int]:
-        """Return the sequence numbers to ask for now.
+    def poll(self, now: float, maximum_wait: float, round_trip: float | None) -> Sequence[int]:
+        """Return the sequence numbers to request now.
 
-        A packet is of use for `patience` seconds after it was missed; an answer takes `round_trip`, if that is known.
+        A packet is useful until `maximum_wait` seconds after it was missed. A retransmission takes `round_trip`
+        seconds, if that is known.
         """
         if now < self.due:
             return ()
         takes = round_trip or 0.0
-        usable = {number: hole for number, hole in self._holes.items() if now + takes < hole.since + patience}
+        usable = {number: hole for number, hole in self._holes.items() if now + takes < hole.since + maximum_wait}
         self._holes = {number: hole for number, hole in usable.items() if hole.requests < MAX_REQUESTS}
         asked = [number for number, hole in self._holes.items() if now >= hole.next_request]
         for number in asked:

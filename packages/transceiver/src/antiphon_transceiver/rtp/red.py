@@ -1,4 +1,4 @@
-"""RED (RFC 2198): packets of one codec that repeat what those before them held."""
+"""Redundant audio (RED, RFC 2198): packets that carry the payloads of earlier packets beside their own."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -6,88 +6,96 @@ from typing import Final, NamedTuple
 
 from antiphon_common.errors import DecodeError
 
-MAX_DISTANCE: Final = 6
-"""How many packets before it the furthest is that one repeats: of 20 ms each those within `MAX_AGE`."""
+MAX_OFFSET: Final = 6
+"""Largest redundancy offset, in packets (RFC 2198). Packets older than `MAX_AGE` are not repeated."""
 
 MAX_AGE: Final = 5760
-"""Ticks before it at which the oldest began, 120 ms: nobody who converses waits longer for what is missing."""
+"""Largest age of a redundant block in RTP ticks: 120 ms. A conversation waits no longer for what is missing."""
 
-MAX_BLOCKS: Final = 8
-"""Repeated blocks that a packet may have. Browsers send one or two; what is older than the jitter buffer's longest
-target comes too late anyhow."""
+MAX_REDUNDANT_BLOCKS: Final = 8
+"""Largest number of redundant blocks in a packet. Browsers send one or two. Blocks older than the jitter buffer's
+largest target delay are late anyway."""
 
 MAX_PAYLOAD: Final = 1000
-"""Bytes of a payload with what it repeats: it must fit a path's smallest datagram, with SRTP, the relay's header and
-header extensions around it."""
+"""Largest RED payload in bytes. It has to fit the smallest datagram of a path, with SRTP, the relay's header and header
+extensions around it."""
 
 _MAX_TICKS, _MAX_SIZE = (1 << 14) - 1, (1 << 10) - 1
-_FOLLOWED = 0x80
+_MORE_BLOCKS = 0x80
 
 
 class OtherPayloadError(DecodeError):
-    """A RED payload whose own block is of another payload type than the audio."""
+    """The primary block of a RED payload is of another payload type than the audio."""
 
 
-class Repeated(NamedTuple):
-    """The payload of an earlier packet, so many ticks of the RTP clock before the one that repeats it. Which packet
-    it was is not said: the blocks of one need not be neighbours."""
+class RedundantBlock(NamedTuple):
+    """The payload of an earlier packet, and its timestamp offset in RTP ticks (RFC 2198 §3).
+
+    The offset does not say which packet it was: the redundant blocks of a packet need not be neighbours.
+    """
 
     ticks: int
     payload: bytes
 
 
-def decode_red(data: bytes, carried: int) -> tuple[bytes, list[Repeated]]:
-    """Return the payload itself, and what it repeats, oldest first.
+def decode_red(data: bytes, primary_type: int) -> tuple[bytes, list[RedundantBlock]]:
+    """Return the primary block and the redundant blocks, oldest first.
 
-    Repeated blocks of other payload types than `carried` are left out. Raises OtherPayloadError where the block of its
-    own is of another type, DecodeError for what is no RED.
+    Redundant blocks of other payload types than `primary_type` are left out. Raises OtherPayloadError when the primary
+    block is of another type, DecodeError when the payload breaks RFC 2198 §3.
     """
     heads: list[int] = []
     position = 0
-    while position < len(data) and data[position] & _FOLLOWED:
-        if position + 4 > len(data) or len(heads) >= MAX_BLOCKS:
+    while position < len(data) and data[position] & _MORE_BLOCKS:
+        if position + 4 > len(data) or len(heads) >= MAX_REDUNDANT_BLOCKS:
             raise DecodeError("the headers of a RED payload are cut short, or too many")
         heads.append(int.from_bytes(data[position : position + 4], "big"))
         position += 4
     if position >= len(data):
-        raise DecodeError("a RED payload without a block of its own")
-    if data[position] != carried:
+        raise DecodeError("a RED payload without a primary block")
+    if data[position] != primary_type:
         raise OtherPayloadError(f"a RED payload of type {data[position]}")
     position += 1
-    repeated = []
+    redundant = []
     for head in heads:
         block = data[position : position + (head & _MAX_SIZE)]
         position += head & _MAX_SIZE
-        if block and head >> 24 & 0x7F == carried:
-            repeated.append(Repeated(head >> 10 & _MAX_TICKS, block))
+        if block and head >> 24 & 0x7F == primary_type:
+            redundant.append(RedundantBlock(head >> 10 & _MAX_TICKS, block))
     if position > len(data):
         raise DecodeError("the blocks of a RED payload are cut short")
-    return data[position:], repeated
+    return data[position:], redundant
 
 
 class RedEncoder:
-    """Adds to each payload of a stream, of type `carried`, those of the packets before it."""
+    """Adds redundant blocks to the payloads of a stream. Call `encode` or `remember` once for each packet.
 
-    def __init__(self, carried: int) -> None:
-        self._carried = carried
-        self._sent: deque[tuple[int, bytes]] = deque(maxlen=MAX_DISTANCE)
+    `primary_type` is the payload type of the audio.
+    """
 
-    def encode(self, payload: bytes, timestamp: int, distances: Sequence[int]) -> bytes:
-        """Return a RED payload that repeats those so many packets before it, or in place of one that is too old the
-        oldest that is not; `timestamp` is in RTP ticks and may exceed 32 bits. Payloads too long are left out."""
+    def __init__(self, primary_type: int) -> None:
+        self._primary_type = primary_type
+        self._sent: deque[tuple[int, bytes]] = deque(maxlen=MAX_OFFSET)
+
+    def encode(self, payload: bytes, timestamp: int, offsets: Sequence[int]) -> bytes:
+        """Return a RED payload. Blocks that would exceed `MAX_PAYLOAD` are left out.
+
+        `timestamp` is in RTP ticks and may exceed 32 bits. `offsets` are redundancy offsets in packets. An offset that
+        reaches beyond `MAX_AGE` stands for the oldest packet within it.
+        """
         size, blocks = len(payload), []
         ages = [timestamp - sent_at & 0xFFFFFFFF for sent_at, _ in self._sent]
         furthest = sum(age <= MAX_AGE for age in ages)
-        for distance in sorted({min(distance, furthest) for distance in distances} - {0}):
-            _, earlier = self._sent[-distance]
+        for offset in sorted({min(offset, furthest) for offset in offsets} - {0}):
+            _, earlier = self._sent[-offset]
             if size + len(earlier) <= MAX_PAYLOAD:
                 size += len(earlier)
-                blocks.append((ages[-distance] << 10 | len(earlier), earlier))
+                blocks.append((ages[-offset] << 10 | len(earlier), earlier))
         self.remember(payload, timestamp)
         blocks.reverse()
-        heads = b"".join(((_FOLLOWED | self._carried) << 24 | head).to_bytes(4, "big") for head, _ in blocks)
-        return heads + bytes((self._carried,)) + b"".join(earlier for _, earlier in blocks) + payload
+        heads = b"".join(((_MORE_BLOCKS | self._primary_type) << 24 | head).to_bytes(4, "big") for head, _ in blocks)
+        return heads + bytes((self._primary_type,)) + b"".join(earlier for _, earlier in blocks) + payload
 
     def remember(self, payload: bytes, timestamp: int) -> None:
-        """Take a payload that was sent by itself: one after it may repeat it."""
+        """Remember a payload that is sent without redundancy, so that a later packet can repeat it."""
         self._sent.append((timestamp, payload))

@@ -1,4 +1,4 @@
-"""What is counted for reports: one source received (RFC 3550 A.1, A.3, A.8), or our own."""
+"""Statistics for reports: of one received source (RFC 3550 A.1, A.3, A.8), and of our own stream."""
 
 from antiphon_common.sequence import difference32, extend16
 from antiphon_transceiver.rtcp.packets import ReportBlock, SenderReport
@@ -16,7 +16,10 @@ MIN_PACKETS_LOST, MAX_PACKETS_LOST = -0x800000, 0x7FFFFF
 
 
 class ReceiverStatistics:
-    """One source as we receive it. `clock_rate` is in ticks a second."""
+    """Statistics of one received source. Call `packet_received` for each packet, and `report` for each report.
+
+    `clock_rate` is in RTP ticks a second.
+    """
 
     __slots__ = (
         "_base",
@@ -30,7 +33,7 @@ class ReceiverStatistics:
         "_timed_at",
         "_timestamp",
         "clock_rate",
-        "heard_at",
+        "last_received_at",
         "loss",
         "received",
         "ssrc",
@@ -39,8 +42,8 @@ class ReceiverStatistics:
     def __init__(self, ssrc: int, clock_rate: int) -> None:
         self.ssrc = ssrc
         self.clock_rate = clock_rate
-        self.heard_at: float | None = None
-        """When the last packet came."""
+        self.last_received_at: float | None = None
+        """When the last packet was received."""
         self.received = 0
         self.loss = 0.0
         """The share of packets lost, 0 to 1, between our last two reports."""
@@ -50,7 +53,7 @@ class ReceiverStatistics:
         self._jitter = 0.0
         self._timestamp = 0
         self._timed_at = 0.0
-        """When the packet with that timestamp came."""
+        """When the packet with that timestamp was received."""
         self._last_sr = 0
         self._last_sr_at = 0.0
 
@@ -66,15 +69,15 @@ class ReceiverStatistics:
 
     @property
     def _expected(self) -> int:
-        return 0 if self.heard_at is None else self._highest - self._base + 1
+        return 0 if self.last_received_at is None else self._highest - self._base + 1
 
     def packet_received(self, sequence: int, timestamp: int, now: float, *, timed: bool = True) -> None:
         """Count one packet that passed SRTP: hence no probation, a first packet is already proof.
 
         The timestamp of one that is not `timed` is no time of sending, as that of a telephone event (RFC 4733 §2.2.1).
         """
-        heard_at = self.heard_at
-        if heard_at is None:
+        last_received_at = self.last_received_at
+        if last_received_at is None:
             self._begin(sequence)
         else:
             ahead = extend16(sequence, self._highest) - self._highest
@@ -91,7 +94,7 @@ class ReceiverStatistics:
                 self._restart_at = sequence + 1 & 0xFFFF
                 return
         self.received += 1
-        self.heard_at = now
+        self.last_received_at = now
         if timed:
             self._timestamp, self._timed_at = timestamp, now
 
@@ -125,7 +128,10 @@ class ReceiverStatistics:
 
 
 class SenderStatistics:
-    """Our own stream. `ntp_offset` added to `now` gives seconds of NTP time."""
+    """Statistics of our own stream. Call `packet_sent` for each packet, and `report` for each report.
+
+    `ntp_offset` added to `now` gives seconds of NTP time.
+    """
 
     __slots__ = ("_timestamp", "clock_rate", "ntp_offset", "octets", "packets", "sent_at", "ssrc")
 

@@ -1,4 +1,7 @@
-"""Transport-wide feedback, both directions: what we tell of the packets that arrive, and what we learn of ours."""
+"""Transport-wide congestion control feedback (TWCC), both directions: what is reported, and what is learned.
+
+draft-holmer-rmcat-transport-wide-cc-extensions-01 defines it; `rtcp.feedback` has its wire format.
+"""
 
 from math import inf
 
@@ -13,48 +16,49 @@ from antiphon_transceiver.rtcp.feedback import (
 )
 
 FEEDBACK_INTERVAL = 0.09
-"""Seconds after which the next packet to arrive brings feedback: with packets of 20 ms one goes out every 100 ms."""
+"""Seconds after which the next packet that arrives triggers feedback: with packets of 20 ms, one every 100 ms."""
 
 FEEDBACK_DEADLINE = 0.11
-"""Seconds after which feedback goes out although no packet comes. Since packets come first, this timer seldom fires."""
+"""Seconds after which feedback is sent although no packet arrives."""
 
 MAX_PENDING = 128
-"""Arrivals held until the next feedback; a tenth of a second of anything that is speech has 40."""
+"""Arrivals held until the next feedback. A tenth of a second of speech has at most 40."""
 
-TOLD = 64
-"""Arrivals remembered after they were told: a packet that comes late is told of together with those around it."""
+REPORTED = 64
+"""Arrivals remembered after they were reported. A late packet is reported together with those around it."""
 
 REMEMBERED = 256
-"""Packets of ours whose feedback may still come: 5 s at 20 ms each."""
+"""Sent packets whose feedback can still arrive: 5 s at 20 ms each."""
 
 SMOOTHING = 1 / 64
-"""Weight of one packet in the figures: they follow the last second or so."""
+"""Weight of one packet in the averages, which follow about the last second."""
 
-RUN_SMOOTHING = 1 / 16
-"""Weight of one lost packet in the share that comes in runs: at 5 % of losses that follows the last six seconds."""
+BURST_SMOOTHING = 1 / 16
+"""Weight of one lost packet in the burst ratio. At 5 % of losses it follows the last six seconds."""
 
 DRIFT = 0.0005
-"""How much the smallest transit rises in a second, so that it follows a clock up to 500 ppm slow."""
+"""Seconds by which the smallest transit rises in a second, so that it follows a clock up to 500 ppm slow."""
 
 _UNKNOWN, _LOST, _RECEIVED = range(3)
 
 
-class TransportReceiver:
-    """Notes when packets arrive, and tells the sender about ten times a second."""
+class TwccReceiver:
+    """Records when packets arrive, and reports it about ten times a second. Call `received`, and `feedback` at
+    `due`."""
 
     def __init__(self) -> None:
         self.dropped = 0
-        """Arrivals that no feedback told of, since too many came at once or too late."""
+        """Arrivals that were not reported: too many at once, or too late."""
         self.due = inf
-        """When a packet that arrives should bring feedback with it; infinite when there is nothing to tell."""
+        """When a packet that arrives triggers feedback; infinity when there is nothing to report."""
         self._pending: list[tuple[int, float]] = []
-        self._told: dict[int, float] = {}
+        self._reported: dict[int, float] = {}
         self._next_base: int | None = None
-        """The extended sequence number behind the last one told of."""
+        """The extended sequence number after the last one reported."""
         self._count = 0
 
     def received(self, sequence: int, now: float) -> None:
-        """Note a packet by its transport-wide sequence number."""
+        """Record a packet by its transport-wide sequence number."""
         pending = self._pending
         if not pending:
             self.due = now + FEEDBACK_INTERVAL
@@ -65,17 +69,17 @@ class TransportReceiver:
 
     @property
     def deadline(self) -> float:
-        """When feedback must go out even though nothing arrives."""
+        """When feedback is due although nothing arrives."""
         return self.due + (FEEDBACK_DEADLINE - FEEDBACK_INTERVAL)
 
     def feedback(self, sender_ssrc: int, media_ssrc: int) -> TransportFeedback | None:
-        """Tell of everything that arrived since the last feedback, or return None when nothing did."""
+        """Return feedback on all packets since the last feedback; None if there were none."""
         arrivals = self._take_pending()
         if not arrivals:
             return None
         base, last = min(arrivals), max(arrivals)
         expected = last + 1 if self._next_base is None else self._next_base
-        times = arrivals if base >= expected else self._told | arrivals
+        times = arrivals if base >= expected else self._reported | arrivals
         if last >= expected:
             base = min(base, expected)
         self._next_base = max(last + 1, expected)
@@ -94,14 +98,14 @@ class TransportReceiver:
         return TransportFeedback(sender_ssrc, media_ssrc, base & 0xFFFF, reference & 0xFFFFFF, count, tuple(deltas))
 
     def _take_pending(self) -> dict[int, float]:
-        """Return when each packet came, by its sequence number extended; of one that came twice the first counts."""
+        """Return the arrival of each packet by its extended sequence number. The first of two duplicates counts."""
         pending, self._pending = self._pending, []
         self.due = inf
         near = self._next_base
         arrivals: dict[int, float] = {}
         for sequence, at in pending:
             number = sequence + 0x10000 if near is None else extend16(sequence, near)
-            if near is not None and number <= near - TOLD:
+            if near is not None and number <= near - REPORTED:
                 self.dropped += 1
                 continue
             near = number if near is None else max(near, number)
@@ -109,41 +113,41 @@ class TransportReceiver:
         return arrivals
 
     def _remember(self, arrivals: dict[int, float], last: int) -> None:
-        self._told.update(arrivals)
-        if len(self._told) > 2 * TOLD:
-            self._told = {number: at for number, at in self._told.items() if number > last - TOLD}
+        self._reported.update(arrivals)
+        if len(self._reported) > 2 * REPORTED:
+            self._reported = {number: at for number, at in self._reported.items() if number > last - REPORTED}
 
 
-class TransportSender:
-    """Remembers when our packets left, and learns from the peer's feedback how they fare."""
+class TwccSender:
+    """Records when packets are sent, and learns from feedback what became of them. Call `sent` for each packet."""
 
     def __init__(self) -> None:
         self.received = 0
         self.lost = 0
-        """Packets the peer told of; one that it first called lost and then received is received."""
+        """Packets by the peer's feedback. A packet reported lost at first and received later counts as received."""
         self.loss = 0.0
-        """The share of packets lost, 0 to 1, lately."""
-        self.in_runs = 0.0
-        """The share of those lost, 0 to 1, right before which another was lost, lately."""
+        """The share of recent packets that were lost, 0 to 1."""
+        self.burst_ratio = 0.0
+        """The share of recent lost packets, 0 to 1, whose predecessor was lost too."""
         self.delay: float | None = None
-        """How many seconds longer than the fastest packet packets take, lately: they wait in queues on the way."""
+        """Queueing delay in seconds: how much longer recent packets took than the fastest one."""
         self._slots: list[tuple[int, float]] = [(-1, 0.0)] * REMEMBERED
         self._fates = bytearray(REMEMBERED)
         self._newest = 0
-        """The sequence number of the packet that left last."""
+        """The sequence number of the packet sent last."""
         self._fastest = inf
         self._fastest_at = 0.0
         self._reference: int | None = None
 
     def sent(self, sequence: int, now: float) -> None:
-        """Remember a packet that leaves now, by its transport-wide sequence number."""
+        """Record a packet that is sent now, by its transport-wide sequence number."""
         slot = sequence % REMEMBERED
         self._newest = sequence
         self._slots[slot] = (sequence, now)
         self._fates[slot] = _UNKNOWN
 
     def feedback_received(self, feedback: TransportFeedback, now: float) -> None:
-        """Learn from a feedback; what it says of packets we do not remember is passed over, in no time."""
+        """Evaluate feedback. Statuses of packets that are not remembered cost nothing."""
         arrival = self._extend_reference(feedback.reference_time) * REFERENCE_TICKS
         behind = difference16(self._newest, feedback.base_sequence)
         start, stop = max(0, behind - REMEMBERED + 1), max(0, behind + 1)
@@ -166,7 +170,7 @@ class TransportSender:
                 self.lost += 1
                 self.loss += (1.0 - self.loss) * SMOOTHING
                 follows = self._fates[slot - 1] == _LOST
-                self.in_runs += (follows - self.in_runs) * RUN_SMOOTHING
+                self.burst_ratio += (follows - self.burst_ratio) * BURST_SMOOTHING
 
     def _packet_received(self, transit: float, now: float) -> None:
         self.received += 1
