@@ -165,7 +165,7 @@ def test_a_caller_may_close_its_channel_and_open_another() -> None:
     assert ChannelClosed(pair.client.events_channel) in pair.network.left.events
     pair.session.send_event({"type": "late"})
     pair.talk(0.2)
-    assert len(pair.backend_heard) == 10
+    assert len(pair.backend_received) == 10
     pair.client.events_channel = channels.open_channel("oai-events")
     pair.client.send_message('{"type":"again"}')
     settle(pair)
@@ -267,7 +267,7 @@ def test_hostile_bytes_end_no_call(checksum_is_right: bool) -> None:
         settle(pair, 0.1)
     pair.talk(0.4)
     assert pair.session.ended is None
-    assert len(pair.backend_heard) == 20
+    assert len(pair.backend_received) == 20
     assert pair.session.channels is not None
     counters = pair.session.channels.endpoint.association.counters
     assert counters.malformed + counters.unexpected > 10
@@ -300,7 +300,7 @@ def test_a_message_that_is_too_long_ends_the_channels_and_not_the_call() -> None
     with pytest.raises(UndeliverableError):
         pair.session.send_event({"type": "late"})
     pair.talk(0.4)
-    assert len(pair.backend_heard) == 20
+    assert len(pair.backend_received) == 20
 
 
 def test_events_come_through_an_outage() -> None:

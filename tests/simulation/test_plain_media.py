@@ -19,16 +19,16 @@ def plain_goodbye(ssrc: int) -> bytes:
     return struct.pack("!BBHI", 0x80, 201, 1, ssrc) + struct.pack("!BBHI", 0x81, 203, 1, ssrc)
 
 
-def test_media_in_the_clear_is_not_heard() -> None:
+def test_rtp_without_srtp_is_dropped() -> None:
     pair = Pair().connect()
     for number in range(50):
         pair.session.receive_datagram(plain_rtp(number), pair.network.left.path, pair.network.now)
         pair.network.run(limit=pair.network.now + 0.02)
-    assert pair.backend_heard == []
+    assert pair.backend_received == []
     assert pair.session.counters.srtp_failed == 50
 
 
-def test_a_goodbye_in_the_clear_ends_no_stream() -> None:
+def test_a_bye_without_srtcp_ends_no_stream() -> None:
     pair = Pair().connect()
     pair.talk(0.4)
     sources = {int.from_bytes(data[8:12], "big") for data in pair.network.left.sent if classify(data) == Protocol.RTP}
@@ -36,10 +36,10 @@ def test_a_goodbye_in_the_clear_ends_no_stream() -> None:
     pair.session.receive_datagram(plain_goodbye(ssrc), pair.network.left.path, pair.network.now)
     pair.talk(0.4)
     assert not [event for event in pair.network.right.events if isinstance(event, MediaEnded)]
-    assert pair.backend_heard == list(range(40))
+    assert pair.backend_received == list(range(40))
 
 
-def test_neither_media_nor_reports_leave_in_the_clear() -> None:
+def test_neither_rtp_nor_rtcp_is_sent_without_protection() -> None:
     pair = Pair().connect()
     pair.talk(8.0)
     sent = pair.network.right.sent

@@ -1,4 +1,4 @@
-"""What a session and its caller must tell each other when the call ends, although alerts get lost."""
+"""The close alerts of a session and its caller, some of which get lost."""
 
 from math import inf
 
@@ -12,7 +12,7 @@ from support.sim.memory_network import MemoryNetwork, Station
 from support.sim.session_pair import Pair
 
 
-def deafen(
+def lose_sent(
     station: Station[ClientEvent] | Station[Event], network: MemoryNetwork[ClientEvent, Event], end: float
 ) -> None:
     """Lose everything that a station sends until `end`."""
@@ -20,10 +20,10 @@ def deafen(
 
 
 @pytest.mark.parametrize("outage", [0.0, 0.05, 0.29, 0.69])
-def test_a_caller_learns_within_a_second_that_the_call_was_ended(outage: float) -> None:
+def test_the_caller_receives_close_notify_within_a_second_although_alerts_are_lost(outage: float) -> None:
     pair = Pair().connect()
     network, ended_at = pair.network, pair.network.now
-    deafen(network.right, network, ended_at + outage)
+    lose_sent(network.right, network, ended_at + outage)
     pair.session.close(EndReason.HANGUP, "", ended_at)
     assert network.run(lambda: pair.client.closed is not None, limit=ended_at + 1.0)
     assert pair.client.closed == ClientClosed("DTLS: close_notify ")
@@ -32,17 +32,17 @@ def test_a_caller_learns_within_a_second_that_the_call_was_ended(outage: float) 
 
 
 @pytest.mark.parametrize("outage", [0.0, 0.05, 0.29, 0.69])
-def test_a_session_learns_within_a_second_that_its_caller_left(outage: float) -> None:
+def test_the_session_receives_close_notify_within_a_second_although_alerts_are_lost(outage: float) -> None:
     pair = Pair().connect()
     network, left_at = pair.network, pair.network.now
-    deafen(network.left, network, left_at + outage)
+    lose_sent(network.left, network, left_at + outage)
     pair.client.close(left_at)
     assert network.run(lambda: pair.session.ended is not None, limit=left_at + 1.0)
     assert pair.session.ended == Ended(EndReason.CLOSE_NOTIFY, "")
 
 
 @pytest.mark.parametrize("lost", [0, 1, 3])
-def test_a_caller_learns_within_a_second_that_its_certificate_was_refused(lost: int) -> None:
+def test_a_caller_with_another_certificate_receives_an_alert_within_a_second(lost: int) -> None:
     pair = Pair(presents="another")
     alerts: list[bytes] = []
 

@@ -29,7 +29,7 @@ def losing_rtp(share: float, seed: int) -> Callable[[bytes], list[bytes]]:
     return lambda datagram: [] if is_rtp(datagram) and random.random() < share else [datagram]
 
 
-def say_goodbye(pair: Pair) -> None:
+def send_bye(pair: Pair) -> None:
     assert pair.client.transport is not None
     pair.client.transport.send_rtcp(pair.client.reporter.bye())
     pair.network.drain()
@@ -41,7 +41,7 @@ def test_a_caller_that_offers_one_profile_alone(profile: SrtpProfile) -> None:
     pair.talk(1.0)
     connected = [event for event in pair.network.right.events if isinstance(event, Connected)]
     assert [event.srtp_profile for event in connected] == [profile]
-    assert pair.caller_heard == pair.backend_heard == list(range(50))
+    assert pair.caller_received == pair.backend_received == list(range(50))
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)
@@ -52,8 +52,8 @@ def test_sequence_numbers_wrap_again_and_again(profile: SrtpProfile) -> None:
         pair.client.sender.sequence = pair.session.stream.sender.sequence = start
         pair.talk(0.4)
         said += 20
-    assert pair.caller_heard == list(range(said))
-    assert pair.backend_heard == list(range(said))
+    assert pair.caller_received == list(range(said))
+    assert pair.backend_received == list(range(said))
     assert pair.session.counters.srtp_failed == pair.client.failed_srtp == 0
 
 
@@ -66,59 +66,59 @@ def test_wraps_with_losses_and_reordering(seed: int) -> None:
     assert pair.client.transport is not None
     assert pair.client.transport.srtp is not None
     assert pair.client.failed_srtp == pair.client.transport.srtp.counters.replayed
-    assert len(set(pair.caller_heard)) == len(pair.caller_heard) > 80
-    assert len(pair.backend_heard) > 70
+    assert len(set(pair.caller_received)) == len(pair.caller_received) > 80
+    assert len(pair.backend_received) > 70
 
 
-def test_a_caller_may_go_on_from_another_source() -> None:
+def test_a_caller_may_continue_with_another_ssrc() -> None:
     pair = Pair(options=LIKE_PION).connect()
     for ssrc in (7, 8, 9):
         pair.talk(0.4)
         pair.client.sender = RtpSender(ssrc, 111, 30_000 - ssrc)
     pair.talk(0.4)
-    assert pair.backend_heard == list(range(80))
+    assert pair.backend_received == list(range(80))
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)
-def test_a_caller_with_another_source_for_each_talk_spurt_is_heard_in_every_one(profile: SrtpProfile) -> None:
+def test_every_talk_spurt_of_a_caller_with_a_new_ssrc_each_is_received(profile: SrtpProfile) -> None:
     """Push to talk, holds, replaced tracks: no number of sources makes a call deaf."""
     pair = Pair(profiles=(profile,)).connect()
     spurts, each = 80, 5
     for spurt in range(spurts):
         pair.client.sender = RtpSender(0x20000000 + spurt, 111, 65530 - spurt)
         pair.talk(each * 0.02)
-    assert pair.backend_heard == list(range(spurts * each))
+    assert pair.backend_received == list(range(spurts * each))
     assert pair.session.counters.srtp_failed == 0
     assert pair.session.ended is None
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)
-def test_a_caller_whose_sequence_number_wraps_before_its_first_packet_arrives_is_heard(profile: SrtpProfile) -> None:
+def test_a_caller_whose_sequence_number_wraps_before_its_first_packet_arrives_is_received(profile: SrtpProfile) -> None:
     pair = Pair(profiles=(profile,)).connect()
     pair.client.sender.sequence = 65500
     pair.network.left.rewrite = lambda datagram: [] if is_rtp(datagram) else [datagram]
     pair.talk(1.0)
     pair.network.left.rewrite = lambda datagram: [datagram]
     pair.talk(1.0)
-    assert pair.backend_heard == list(range(50, 100))
+    assert pair.backend_received == list(range(50, 100))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nack_makes_losses_good_both_ways(seed: int) -> None:
+def test_lost_packets_are_retransmitted_after_a_nack_both_ways(seed: int) -> None:
     print("seed", seed)
     pair = Pair(seed, Impairment(delay=0.01), options=LIKE_PION).connect()
     pair.network.left.rewrite, pair.network.right.rewrite = losing_rtp(0.1, seed), losing_rtp(0.1, seed + 100)
     pair.talk(5.0)
-    assert len(pair.backend_heard) >= 240
-    assert len(pair.caller_heard) >= 240
-    assert pair.backend_heard == sorted(pair.backend_heard)
+    assert len(pair.backend_received) >= 240
+    assert len(pair.caller_received) >= 240
+    assert pair.backend_received == sorted(pair.backend_received)
     ours, theirs = pair.session.statistics()["nack"], pair.client.feedback.statistics()["nack"]
     assert 10 < ours["recovered"] <= ours["requested"] < 80
     assert 10 < theirs["recovered"] <= theirs["requested"] < 80
     assert ours["resent"] >= theirs["recovered"]
 
 
-def test_what_is_sent_again_is_the_same_ciphertext() -> None:
+def test_a_retransmission_is_the_same_ciphertext() -> None:
     pair = Pair(0, Impairment(delay=0.01), options=LIKE_PION).connect()
     lost: list[bytes] = []
 
@@ -130,24 +130,24 @@ def test_what_is_sent_again_is_the_same_ciphertext() -> None:
 
     pair.network.right.rewrite = lose_some
     pair.talk(2.0)
-    assert pair.caller_heard != sorted(pair.caller_heard)
-    assert sorted(pair.caller_heard) == list(range(100))
+    assert pair.caller_received != sorted(pair.caller_received)
+    assert sorted(pair.caller_received) == list(range(100))
     sent = [datagram for datagram in pair.network.right.sent if is_rtp(datagram)]
     assert len(lost) >= 9
     assert all(sent.count(datagram) == 1 for datagram in lost)
     assert len({datagram[2:4] for datagram in sent}) == len(set(sent))
 
 
-def test_nobody_asks_for_packets_again_where_a_browser_did_not_offer_it() -> None:
+def test_without_nack_in_the_offer_no_packet_is_requested_again() -> None:
     pair = Pair(options=LIKE_A_BROWSER).connect()
     pair.network.left.rewrite = losing_rtp(0.1, 0)
     pair.talk(2.0)
     assert pair.session.statistics()["nack"] is None
-    assert len(pair.backend_heard) < 100
+    assert len(pair.backend_received) < 100
 
 
 @pytest.mark.parametrize("options", [LIKE_A_BROWSER, LIKE_PION])
-def test_both_sides_learn_how_their_packets_fare(options: RtpOptions) -> None:
+def test_both_sides_receive_reports_on_their_packets(options: RtpOptions) -> None:
     pair = Pair(0, Impairment(delay=0.03), options=options).connect()
     pair.network.left.rewrite, pair.network.right.rewrite = losing_rtp(0.2, 1), losing_rtp(0.2, 2)
     pair.talk(12.0)
@@ -164,7 +164,7 @@ def test_both_sides_learn_how_their_packets_fare(options: RtpOptions) -> None:
         assert ours["sent_feedback"]["loss_percent"] == pytest.approx(20, abs=12)
 
 
-def test_jitter_is_told_both_ways() -> None:
+def test_jitter_is_reported_both_ways() -> None:
     pair = Pair(0, Impairment(delay=0.02, reordering=0.5, held_back=0.04)).connect()
     pair.talk(12.0)
     figures = pair.session.statistics()
@@ -172,19 +172,19 @@ def test_jitter_is_told_both_ways() -> None:
     assert 3 < figures["sent_jitter_ms"] < 40
 
 
-def test_goodbye_ends_the_callers_stream_and_not_the_call() -> None:
+def test_a_bye_ends_the_callers_stream_and_not_the_call() -> None:
     pair = Pair().connect()
     pair.talk(0.4)
-    say_goodbye(pair)
+    send_bye(pair)
     pair.network.run(limit=pair.network.now + 1.0)
     assert [event for event in pair.network.right.events if isinstance(event, MediaEnded)] == [MediaEnded()]
     pair.client.sender = RtpSender(99, 111, 5)
     pair.talk(0.4)
     assert pair.session.state == "connected"
-    assert pair.backend_heard == list(range(40))
+    assert pair.backend_received == list(range(40))
 
 
-def test_what_a_goodbye_overtook_begins_no_stream() -> None:
+def test_packets_that_a_bye_overtook_begin_no_stream() -> None:
     pair = Pair(impairment=PERFECT).connect()
     overtaken: list[bytes] = []
 
@@ -195,7 +195,7 @@ def test_what_a_goodbye_overtook_begins_no_stream() -> None:
 
     pair.network.left.rewrite = hold_some
     pair.talk(0.4)
-    say_goodbye(pair)
+    send_bye(pair)
     path = pair.network.left.path
     pair.session.receive_datagram(overtaken[0], path, pair.network.now)
     pair.network.run(limit=pair.network.now + 0.2)
@@ -203,25 +203,25 @@ def test_what_a_goodbye_overtook_begins_no_stream() -> None:
     pair.talk(0.4)
     pair.session.receive_datagram(overtaken[1], path, pair.network.now)
     pair.talk(0.4)
-    assert pair.backend_heard == [*range(10), *range(12, 60)]
+    assert pair.backend_received == [*range(10), *range(12, 60)]
     assert pair.session.stream.counters.ended_source == 1
 
 
-def test_a_caller_may_go_on_after_goodbye_as_a_browser_with_another_track_does() -> None:
+def test_a_caller_may_send_on_after_a_bye_as_a_browser_with_another_track_does() -> None:
     pair = Pair().connect()
     for _ in range(3):
         pair.talk(0.4)
-        say_goodbye(pair)
+        send_bye(pair)
         pair.network.run(limit=pair.network.now + 1.0)
-    assert pair.backend_heard == list(range(60))
+    assert pair.backend_received == list(range(60))
     assert sum(isinstance(event, MediaEnded) for event in pair.network.right.events) == 3
 
 
-def test_who_says_goodbye_after_each_packet_is_reported_a_few_times() -> None:
+def test_a_bye_after_each_packet_is_reported_at_most_max_byes_times() -> None:
     """RFC 3550 §6.6: each BYE ends a stream that the next packet begins again; a report is a line of the log."""
     pair = Pair(impairment=PERFECT).connect()
     for _ in range(4 * MAX_BYES):
         pair.talk(0.02)
-        say_goodbye(pair)
+        send_bye(pair)
         pair.network.run(limit=pair.network.now + 0.01)
     assert sum(isinstance(event, MediaEnded) for event in pair.network.right.events) == MAX_BYES

@@ -55,7 +55,7 @@ class TwoIngresses:
         return paths
 
 
-def test_media_takes_the_other_ingress_until_the_first_is_heard_again() -> None:
+def test_media_takes_the_other_ingress_until_something_is_received_by_the_first() -> None:
     caller = TwoIngresses()
     assert set(caller.play(20)) == {caller.first}
     caller.session.unreachable(FIRST_INGRESS, caller.now)
@@ -64,7 +64,7 @@ def test_media_takes_the_other_ingress_until_the_first_is_heard_again() -> None:
     assert set(caller.play(20)) == {caller.first}
 
 
-def test_without_another_ingress_media_goes_on_as_before() -> None:
+def test_without_another_ingress_media_keeps_its_path() -> None:
     caller = TwoIngresses()
     caller.session.unreachable(SECOND_INGRESS, caller.now)
     assert set(caller.play(20)) == {caller.first}
@@ -72,7 +72,7 @@ def test_without_another_ingress_media_goes_on_as_before() -> None:
     assert set(caller.play(20)) == {caller.first}
 
 
-def test_an_ended_session_takes_no_notice() -> None:
+def test_an_ended_session_ignores_an_unreachable_ingress() -> None:
     caller = TwoIngresses()
     caller.session.close(EndReason.HANGUP, "", caller.now)
     caller.collect()
@@ -90,7 +90,7 @@ def check_from(pair: Pair, path: Path) -> None:
 
 @pytest.mark.parametrize("spoofed", [False, True])
 def test_a_handshake_validates_its_path_only_if_all_its_flights_went_there(spoofed: bool) -> None:
-    """Else a caller could read our flights at home and send its last one in a victim's name, which then gets media."""
+    """A caller could read our flights at home and send its last one from a victim's address, which then gets media."""
     pair = Pair()
     home = pair.network.left.path
     last_by = VICTIM if spoofed else home

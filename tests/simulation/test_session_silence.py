@@ -1,4 +1,4 @@
-"""A caller that comes back after seconds of silence: whatever authenticated it sends is acted on at once."""
+"""A caller that returns after seconds of silence: anything authenticated reconnects it at once."""
 
 import itertools
 from collections.abc import Callable
@@ -70,18 +70,18 @@ def test_one_authenticated_packet_of_any_kind_reconnects_in_the_same_call(
 
 
 @pytest.mark.parametrize("gap", [SHORT, LONG])
-def test_a_caller_that_only_sends_media_hears_us_within_two_frames_of_its_return(gap: float) -> None:
+def test_a_caller_that_returns_with_media_alone_receives_audio_within_two_frames(gap: float) -> None:
     """Its checks and reports are late, and its answers to our checks get lost."""
     pair = silent_for(gap)
     pair.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.RTP else []
-    back, before = pair.network.now, len(pair.caller_heard)
-    while len(pair.caller_heard) == before:
+    back, before = pair.network.now, len(pair.caller_received)
+    while len(pair.caller_received) == before:
         send_audio(pair)
         pair.session.play(1, opus_packet(pair.sent))
         pair.sent += 1
         pair.network.drain()
         pair.network.run(
-            lambda: isinstance(pair.network.left.events[-1], AudioReceived) and len(pair.caller_heard) > before,
+            lambda: isinstance(pair.network.left.events[-1], AudioReceived) and len(pair.caller_received) > before,
             limit=pair.network.now + 0.02,
         )
         assert pair.network.now - back <= 0.05 + 2 * 0.02, "a round trip and two frames"
@@ -101,7 +101,7 @@ def test_messages_alone_keep_a_caller_connected() -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_caller_that_talks_receives_a_check_every_few_seconds(lost: bool) -> None:
+def test_a_caller_that_sends_media_receives_a_check_every_few_seconds(lost: bool) -> None:
     """Some embedded clients hang up after 10 s without one; every other check may get lost."""
     pair = Pair().connect()
     times: list[float] = [pair.network.now]
@@ -124,7 +124,7 @@ def test_a_caller_that_talks_receives_a_check_every_few_seconds(lost: bool) -> N
     assert pair.session.state == "connected"
 
 
-def test_junk_brings_nobody_back() -> None:
+def test_datagrams_that_are_not_authentic_reconnect_no_caller() -> None:
     pair = silent_for(SHORT)
     for junk in (b"\x80\x6f" + bytes(60), b"\x80\xc9" + bytes(60), b"\x17\xfe\xfd\0\1" + bytes(60), bytes(60)):
         pair.session.receive_datagram(junk, pair.network.left.path, pair.network.now)

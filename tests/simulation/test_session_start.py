@@ -1,4 +1,4 @@
-"""The first words of a caller whose handshake ends before the session's."""
+"""The first audio of a caller whose handshake ends before the session's."""
 
 from antiphon.client.call import ClientConnected
 from antiphon_common.core import Path
@@ -9,7 +9,7 @@ from antiphon_transceiver.peer_transport import MAX_EARLY_PACKETS
 from antiphon_transceiver.transport_events import Connected
 from support.sim.session_pair import Pair
 
-STRANGER = Path.of("203.0.113.9", 9)
+SPOOFED = Path.of("203.0.113.9", 9)
 
 
 def pair_without_last_flight(until: float) -> Pair:
@@ -25,14 +25,14 @@ def pair_without_last_flight(until: float) -> Pair:
     return pair
 
 
-def test_words_that_overtake_finished_are_heard_in_order_and_place() -> None:
+def test_audio_that_overtakes_finished_is_delivered_in_order_and_at_its_position() -> None:
     pair = pair_without_last_flight(until=1.0)
     pair.talk(0.6)
     assert not pair.session.was_connected
-    assert pair.backend_heard == []
+    assert pair.backend_received == []
     pair.network.run(lambda: pair.session.was_connected, limit=3.0)
     pair.talk(0.6)
-    assert pair.backend_heard == list(range(60))
+    assert pair.backend_received == list(range(60))
     first, second, *_ = (type(e) for e in pair.network.right.events if isinstance(e, Connected | MediaStarted))
     assert (first, second) == (Connected, MediaStarted)
     frames = [event for event in pair.network.right.events if isinstance(event, UplinkFrame) and event.data]
@@ -40,24 +40,24 @@ def test_words_that_overtake_finished_are_heard_in_order_and_place() -> None:
     assert pair.session.stream.uplink.jitter.counters.resynchronised == 0
 
 
-def test_a_handshake_from_an_address_without_an_authenticated_check_is_not_taken() -> None:
+def test_a_handshake_from_an_address_without_an_authenticated_check_is_dropped() -> None:
     pair = Pair()
     pair.network.run(lambda: any(data[0] == ContentType.HANDSHAKE for data in pair.network.left.sent), limit=1.0)
     flight = next(data for data in pair.network.left.sent if data[0] == ContentType.HANDSHAKE)
     fresh = Pair()
-    fresh.session.receive_datagram(flight, STRANGER, fresh.network.now)
+    fresh.session.receive_datagram(flight, SPOOFED, fresh.network.now)
     assert fresh.session.counters.unknown_protocol == 1
     fresh.connect()
 
 
-def test_only_the_newest_words_are_held_and_none_of_a_stranger() -> None:
+def test_only_the_newest_early_packets_are_held_and_none_of_a_spoofed_source() -> None:
     pair = pair_without_last_flight(until=4.0)
     pair.talk(2.0)
     dropped = pair.session.counters.srtp_early
     assert dropped >= 100 - MAX_EARLY_PACKETS
-    pair.session.receive_datagram(b"\x80" + bytes(40), STRANGER, pair.network.now)
+    pair.session.receive_datagram(b"\x80" + bytes(40), SPOOFED, pair.network.now)
     assert pair.session.counters.srtp_early == dropped + 1
     pair.session.receive_datagram(b"\x80" + bytes(40), pair.network.left.path, pair.network.now)
     pair.network.run(lambda: pair.session.was_connected, limit=10.0)
-    assert pair.backend_heard == list(range(100 - MAX_EARLY_PACKETS + 1, 100))
+    assert pair.backend_received == list(range(100 - MAX_EARLY_PACKETS + 1, 100))
     assert pair.session.counters.srtp_failed == 1

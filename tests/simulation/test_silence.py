@@ -53,7 +53,9 @@ def heard(client: Client) -> int:
 
 @pytest.mark.parametrize("gap", [4.0, 6.0, 10.0, 15.0, 22.0])
 @pytest.mark.parametrize("lets", [is_media, lambda data: is_media(data) or is_answer(data)], ids=["media", "answers"])
-def test_a_caller_that_comes_back_without_checks_is_heard_and_hears(gap: float, lets: Callable[[bytes], bool]) -> None:
+def test_audio_flows_both_ways_again_for_a_caller_that_returns_without_checks(
+    gap: float, lets: Callable[[bytes], bool]
+) -> None:
     """Some clients check only until they are connected. What they send then is media, and answers to our checks."""
     world, client, filtered = talking()
     filtered.lets = lambda datagram: False
@@ -70,7 +72,7 @@ def test_a_caller_that_comes_back_without_checks_is_heard_and_hears(gap: float, 
     assert heard(client) > before + 90
 
 
-def test_the_path_of_a_caller_that_came_back_with_media_is_confirmed_again() -> None:
+def test_the_path_of_a_caller_that_returned_with_media_is_confirmed_again() -> None:
     world, _, filtered = talking()
     confirmed = world.transceivers[0].router.paths.confirmed
     filtered.lets = lambda datagram: False
@@ -81,7 +83,7 @@ def test_the_path_of_a_caller_that_came_back_with_media_is_confirmed_again() -> 
     assert world.transceivers[0].router.paths.confirmed == confirmed == 1
 
 
-def test_another_caller_takes_the_address_of_one_that_is_silent() -> None:
+def test_another_caller_gets_the_address_of_a_silent_one() -> None:
     """A NAT gave it away; our checks of the silent call take it back from nobody."""
     world, silent, filtered = talking()
     filtered.lets = lambda datagram: False
@@ -97,7 +99,7 @@ def test_another_caller_takes_the_address_of_one_that_is_silent() -> None:
     assert all(report.call is not world.find(other) for report in reports if "Disconnected" in str(report.event))
 
 
-def test_the_checks_of_a_silent_call_take_no_path_that_another_caller_has_not_proved_yet() -> None:
+def test_checks_of_a_silent_call_claim_no_path_that_another_caller_has_not_validated_yet() -> None:
     world, silent, filtered = talking()
     silent.vanish()
     world.run(8.0)

@@ -15,8 +15,10 @@ PHONE = Path.of("2001:db8::10", 50001)
 
 
 class Peer:
-    """The client's side, byte by byte. It answers the agent's checks by itself on the paths in `reachable`, which
-    takes no time; everything sent and reported is recorded with its time, apart from the checks that were accepted."""
+    """The controlling side, driven by hand. On the paths in `reachable` it answers the agent's checks at once.
+
+    What the agent sends and reports is recorded with its time, except `CheckAccepted`.
+    """
 
     def __init__(self, *, seed: int = 1) -> None:
         self.random = random.Random(seed)
@@ -65,7 +67,7 @@ class Peer:
         self.check(path, use_candidate=True)
 
     def drain(self) -> None:
-        """Record what the agent has to say, answering its checks."""
+        """Record what the agent sends and reports, and answer its checks."""
         while True:
             while (event := self.agent.poll_event()) is not None:
                 if not isinstance(event, ice.CheckAccepted):

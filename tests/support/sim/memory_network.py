@@ -22,7 +22,7 @@ class Station(Generic[Event]):
     """A core, the path by which the other side knows it, and the way its datagrams go.
 
     Change `path` for a NAT rebinding: from then on datagrams come from the new one, and those to the old one are lost.
-    Replace `rewrite` to tamper: it is given each outgoing datagram and returns those that leave in its stead.
+    Replace `rewrite` to tamper: it takes each outgoing datagram and returns those that are sent instead.
     """
 
     def __init__(self, core: Core[Event], path: Path, link: ImpairedLink) -> None:
@@ -53,12 +53,12 @@ class MemoryNetwork(Generic[Left, Right]):
         self._order = itertools.count()
 
     def drain(self) -> None:
-        """Collect what the cores have to send and to tell; call it after touching one of them by hand."""
+        """Send what the cores have to send, and collect their events. Call it after a direct action on one of them."""
         self._drain(self.left, self.right)
         self._drain(self.right, self.left)
 
     def run(self, until: Callable[[], bool] = lambda: False, *, limit: float) -> bool:
-        """Let time pass until `until` holds, and tell whether it does; at most to `limit`, which is absolute."""
+        """Let time pass until `until` holds, at most to the absolute time `limit`; return whether it holds."""
         self.drain()
         steps = 0
         while not until():

@@ -33,8 +33,8 @@ class Pair:
         options: RtpOptions | None = None,
         data_channels: bool = False,
     ) -> None:
-        """`presents` names the certificate that the caller shows, be it announced or not; `profiles`, `options` and
-        `data_channels` are what it offers."""
+        """`presents` names the certificate that the caller shows, which may differ from the one in its offer;
+        `profiles`, `options` and `data_channels` are what it offers."""
         random = Random(seed).randbytes
         self.client = ClientCall(
             certificate("client"),
@@ -69,7 +69,7 @@ class Pair:
         return self
 
     def talk(self, seconds: float) -> None:
-        """Let both sides say a numbered packet each 20 ms, and wait until the last has come."""
+        """Let both sides send a numbered packet each 20 ms, and wait until the last has arrived."""
         for _ in range(round(seconds / FRAME_SECONDS)):
             packet = opus_packet(self.sent)
             self.client.send_audio(packet, round(self.network.now * TICKS_PER_SECOND), self.network.now)
@@ -80,13 +80,13 @@ class Pair:
         self.network.run(limit=self.network.now + 0.2)
 
     @property
-    def caller_heard(self) -> list[int]:
-        """The numbers of the packets that came to the caller, as they came."""
+    def caller_received(self) -> list[int]:
+        """The numbers of the packets that the caller received, in that order."""
         return [number_of(event.payload) for event in self.network.left.events if isinstance(event, AudioReceived)]
 
     @property
-    def backend_heard(self) -> list[int]:
-        """The numbers of the packets that came to the backend, as it was given them."""
+    def backend_received(self) -> list[int]:
+        """The numbers of the packets that the backend was sent, in that order."""
         events = self.network.right.events
         return [number_of(event.data) for event in events if isinstance(event, UplinkFrame) and event.data]
 

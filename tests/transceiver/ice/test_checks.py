@@ -1,4 +1,4 @@
-"""Answers to the peer's checks: whom, what, and whom not."""
+"""Which checks of the peer a controlled agent answers, and what it answers."""
 
 import random
 import struct
@@ -37,7 +37,7 @@ def test_our_own_check_leaves_with_the_first_answer() -> None:
     assert check.priority is not None
 
 
-def test_a_check_that_is_forged_is_never_answered_and_leaves_no_trace() -> None:
+def test_a_check_that_is_not_authentic_is_not_answered_and_opens_no_path() -> None:
     peer = Peer()
     assert peer.send(peer.request(password="guess-of-thirty-two-characters!!"), LAPTOP) == []
     assert peer.send(peer.request(username="SomebodyElsesUfragHere1:clnt"), LAPTOP) == []
@@ -59,7 +59,7 @@ def with_integrity(datagram: bytes, change: Callable[[bytes], bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("right", range(20))
-def test_a_check_with_a_part_of_message_integrity_right_is_not_answered(right: int) -> None:
+def test_a_check_with_a_partly_right_message_integrity_is_not_answered(right: int) -> None:
     peer = Peer()
     for change in (
         lambda tag: tag[:right] + bytes(byte ^ 0xFF for byte in tag[right:]),
@@ -72,7 +72,7 @@ def test_a_check_with_a_part_of_message_integrity_right_is_not_answered(right: i
 
 
 @pytest.mark.parametrize("right", [0, 4, 10, 19])
-def test_an_answer_with_a_part_of_message_integrity_right_validates_nothing(right: int) -> None:
+def test_a_response_with_a_partly_right_message_integrity_validates_no_path(right: int) -> None:
     peer = Peer()
     peer.check(LAPTOP)
     ours = peer.checks_to(LAPTOP)[0]
@@ -98,7 +98,7 @@ def test_every_check_is_answered_for_an_hour_with_and_without_use_candidate(use_
     assert not peer.seen(ice.Disconnected, ice.IceFailed, ice.PathReleased)
 
 
-def test_unknown_comprehension_required_attributes_are_refused_and_named() -> None:
+def test_unknown_comprehension_required_attributes_are_answered_with_420_and_listed() -> None:
     peer = Peer()
     request = peer.request(use_candidate=True, attributes={0x7ABC: b"?", 0x0003: b"\0\0\0\6", 0xFABC: b"optional"})
     answer = peer.send(request, LAPTOP)[0]
@@ -147,12 +147,12 @@ def test_a_restart_while_our_check_is_under_way_on_the_same_path() -> None:
     assert peer.agent.is_validated(LAPTOP)
 
     peer.advance(peer.now + ice.CHECK_AFTER)
-    probe = peer.checks_to(LAPTOP)[-1]
-    assert probe.username == b"new1:AnotherUfragOf23Chars++"
-    assert probe.verify(new_client.password.encode())
+    check = peer.checks_to(LAPTOP)[-1]
+    assert check.username == b"new1:AnotherUfragOf23Chars++"
+    assert check.verify(new_client.password.encode())
 
 
-def test_the_oldest_credentials_make_room() -> None:
+def test_the_oldest_ice_generation_is_dropped_at_the_limit() -> None:
     peer = Peer()
     dropped = [
         peer.agent.restart(IceParameters(f"generation{n}", "p" * 32), peer.local) for n in range(ice.MAX_GENERATIONS)
@@ -161,7 +161,7 @@ def test_the_oldest_credentials_make_room() -> None:
     assert peer.send(peer.request(), LAPTOP) == []
 
 
-def test_indications_and_strangers_responses_are_only_counted() -> None:
+def test_indications_and_stray_responses_are_counted_and_dropped() -> None:
     peer = Peer()
     indication = Message(MessageClass.INDICATION, b"t" * 12).encode()
     response = Message(MessageClass.SUCCESS, b"t" * 12).encode(CLIENT.password.encode())

@@ -55,7 +55,7 @@ def test_connects_on_a_bad_network(seed: int) -> None:
     call.connect()
 
 
-def test_finds_the_candidate_that_answers_among_many() -> None:
+def test_selects_the_one_candidate_that_answers() -> None:
     call = Call()
     silent = [Path.of("203.0.113.1", 1000 + n) for n in range(5)]
     call.connect(*silent[:3], SERVER_PATH, *silent[3:])
@@ -73,7 +73,7 @@ def test_consent_lasts_an_hour(consent_use_candidate: bool) -> None:
 
 
 @pytest.mark.parametrize("consent_use_candidate", [True, False])
-def test_the_server_follows_a_new_address_within_a_check_interval_and_its_own_patience(
+def test_the_server_selects_a_new_address_within_a_check_interval_and_its_disconnect_timeout(
     consent_use_candidate: bool,
 ) -> None:
     call = Call(consent_use_candidate=consent_use_candidate)
@@ -138,7 +138,7 @@ def test_checks_back_where_an_unknown_address_checked_from() -> None:
     assert to == checked == ELSEWHERE
 
 
-def test_answers_before_it_knows_the_peers_credentials_but_checks_nothing() -> None:
+def test_answers_checks_before_the_peers_credentials_are_set_but_sends_none() -> None:
     client = ControllingAgent(CLIENT, random.Random(1).randbytes)
     client.receive_datagram(request({}), ELSEWHERE, 0.0)
     ((answer, _),) = sent(client)
@@ -148,7 +148,7 @@ def test_answers_before_it_knows_the_peers_credentials_but_checks_nothing() -> N
     assert client.counters.unauthenticated == 1
 
 
-def test_a_controlling_peer_is_told_to_yield_or_ends_the_agent() -> None:
+def test_a_role_conflict_is_answered_with_487_or_ends_the_agent_by_the_tie_breaker() -> None:
     client = ControllingAgent(CLIENT, random.Random(1).randbytes, tie_breaker=1000)
     client.receive_datagram(request({Attribute.ICE_CONTROLLING: (1000).to_bytes(8, "big")}), ELSEWHERE, 0.0)
     ((answer, _),) = sent(client)
@@ -166,7 +166,7 @@ def test_a_peer_that_reports_a_role_conflict_ends_the_agent() -> None:
     assert outcomes(iter(client.poll_event, None))[0] == IceFailed(IceFailure.ROLE_CONFLICT)
 
 
-def test_believes_no_response_that_is_unsigned_or_from_elsewhere() -> None:
+def test_a_response_without_integrity_or_by_another_path_is_dropped() -> None:
     client = ControllingAgent(CLIENT, random.Random(1).randbytes)
     client.start(SERVER, [SERVER_PATH], 0.0)
     ((check, _),) = sent(client)

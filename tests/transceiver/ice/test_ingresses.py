@@ -1,4 +1,4 @@
-"""A second ingress without a shared address: its path is kept alive, and takes over when the first one is lost."""
+"""A second ingress without a shared address: its path is a standby pair, selected when the first ingress is lost."""
 
 import random
 from collections.abc import Callable
@@ -16,8 +16,8 @@ FIRST_AGAIN = Path.of("192.0.2.10", 50002, ingress=1)
 
 PRUNED_AFTER = 5.0
 DEAD_AFTER = 30.0
-"""libwebrtc checks one pair of each network once it is nominated, and forgets another by which nothing came for so long
-(`DEAD_CONNECTION_RECEIVE_TIMEOUT`); a check of ours counts as something, and is answered."""
+"""Seconds without anything received after which libwebrtc drops a pair (`DEAD_CONNECTION_RECEIVE_TIMEOUT`). It checks
+one pair of each network once that is nominated. A check of ours counts as received, and is answered."""
 
 
 class Browser(Peer):
@@ -55,7 +55,7 @@ def connected() -> Browser:
     return peer
 
 
-def test_a_backup_that_the_peer_does_not_check_is_still_there_after_ten_minutes() -> None:
+def test_a_standby_pair_that_the_peer_does_not_check_is_kept_for_ten_minutes() -> None:
     for seconds in (60, 600):
         peer = connected()
         peer.run(seconds)
@@ -66,7 +66,7 @@ def test_a_backup_that_the_peer_does_not_check_is_still_there_after_ten_minutes(
         assert asked[1:] == [ice.STANDBY_INTERVAL * n for n in range(1, seconds // 10 + 1)]
 
 
-def test_one_ingress_is_no_backup_of_itself() -> None:
+def test_another_path_of_the_selected_ingress_is_no_standby_pair() -> None:
     peer = Browser()
     peer.connect(FIRST_AGAIN)
     peer.connect(FIRST)
@@ -77,7 +77,7 @@ def test_one_ingress_is_no_backup_of_itself() -> None:
     assert set(peer.agent.paths) == {FIRST}
 
 
-def test_only_the_path_heard_latest_of_an_ingress_is_kept() -> None:
+def test_only_the_latest_path_of_an_ingress_is_a_standby_pair() -> None:
     peer = connected()
     stale = SECOND._replace(port=50003)
     peer.connect(stale)
@@ -89,8 +89,8 @@ def test_only_the_path_heard_latest_of_an_ingress_is_kept() -> None:
     assert len(peer.checks_to(stale)) == 1
 
 
-def test_a_second_ingress_that_proved_nothing_is_no_backup() -> None:
-    """The three-fold limit holds there, and what was captured and replayed by another ingress is not kept up."""
+def test_a_path_that_is_not_validated_is_no_standby_pair() -> None:
+    """The three-fold limit holds there, and a check that was replayed by another ingress does not keep the path."""
     peer = Browser()
     peer.connect(FIRST)
     request = peer.request()
@@ -104,14 +104,14 @@ def test_a_second_ingress_that_proved_nothing_is_no_backup() -> None:
     assert peer.agent.selected == FIRST
 
 
-def test_a_backup_that_does_not_answer_is_dropped() -> None:
+def test_a_standby_pair_that_does_not_answer_is_released() -> None:
     peer = connected()
     peer.reachable.discard(SECOND)
     peer.run(45)
     assert peer.seen() == [ice.PathReleased(SECOND)]
 
 
-def test_the_backup_takes_over_at_once_and_is_probed() -> None:
+def test_a_standby_pair_is_selected_and_checked_when_the_ingress_is_unreachable() -> None:
     peer = connected()
     peer.run(39.5)
     peer.sent.clear()
@@ -133,19 +133,19 @@ def test_the_backup_takes_over_at_once_and_is_probed() -> None:
     assert peer.now == lost + 30
 
 
-def test_a_silent_backup_has_its_time_to_answer() -> None:
-    """It was heard nearly ten seconds ago, which says nothing."""
+def test_a_standby_pair_has_five_seconds_to_answer_once_selected() -> None:
+    """Something was received by it nearly ten seconds ago, which proves nothing."""
     peer = connected()
     peer.run(39.5)
     lost = peer.now
     peer.reachable.clear()
     peer.agent.unreachable(1, peer.now)
     peer.advance(lost + 40)
-    verdicts = [(at - lost, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.IceFailed)]
-    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED))]
+    outcomes = [(at - lost, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.IceFailed)]
+    assert outcomes == [(5.0, ice.Disconnected()), (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED))]
 
 
-def test_the_selected_path_is_back_when_it_is_heard_again() -> None:
+def test_the_preferred_path_is_selected_again_once_something_authenticated_is_received_by_it() -> None:
     signs: list[Callable[[Browser], object]] = [
         lambda peer: peer.check(FIRST),
         lambda peer: peer.agent.received(FIRST, 100, peer.now, authenticated=True),
@@ -165,7 +165,7 @@ def test_the_selected_path_is_back_when_it_is_heard_again() -> None:
         assert peer.agent.selected == FIRST
 
 
-def test_a_peer_that_followed_to_the_backup_stays_there() -> None:
+def test_a_peer_that_nominates_the_standby_pair_or_moves_its_media_there_stays_there() -> None:
     nominated, moved = connected(), connected()
     for peer in (nominated, moved):
         peer.agent.unreachable(1, peer.now)
@@ -179,7 +179,7 @@ def test_a_peer_that_followed_to_the_backup_stays_there() -> None:
         assert peer.agent.selected == FIRST
 
 
-def test_a_backup_validated_too_late_takes_over_then() -> None:
+def test_a_standby_pair_that_is_validated_later_is_selected_then() -> None:
     peer = Browser()
     peer.connect(FIRST)
     peer.agent.unreachable(1, peer.now)
@@ -189,7 +189,7 @@ def test_a_backup_validated_too_late_takes_over_then() -> None:
     assert peer.agent.selected == SECOND
 
 
-def test_without_a_word_of_the_owner_the_backup_takes_over_when_the_selected_path_fell_silent() -> None:
+def test_a_standby_pair_is_selected_five_seconds_after_the_selected_path_fell_silent() -> None:
     peer = connected()
     peer.run(39.5)
     silent = peer.now
@@ -199,7 +199,7 @@ def test_without_a_word_of_the_owner_the_backup_takes_over_when_the_selected_pat
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_happens_a_proved_path_is_selected_and_the_agent_comes_to_rest(seed: int) -> None:
+def test_after_any_sequence_of_events_a_validated_path_is_selected_and_no_timer_is_overdue(seed: int) -> None:
     print("seed", seed)
     source = random.Random(seed)
     peer = Peer(seed=seed)

@@ -37,7 +37,7 @@ def test_the_first_path_validated_stays_until_another_is_nominated() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [(LAPTOP, PHONE), (PHONE, LAPTOP)])
-def test_nomination_moves_the_call_only_once_the_new_address_answered(old: Path, new: Path) -> None:
+def test_a_nominated_path_is_selected_once_it_is_validated(old: Path, new: Path) -> None:
     peer = Peer()
     peer.connect(old)
     peer.check(new, use_candidate=True)
@@ -50,7 +50,7 @@ def test_nomination_moves_the_call_only_once_the_new_address_answered(old: Path,
     assert peer.seen(ice.PathSelected) == [ice.PathSelected(path) for path in (old, new, old)]
 
 
-def test_a_check_captured_and_replayed_points_no_call_at_a_stranger() -> None:
+def test_a_replayed_check_does_not_select_a_spoofed_source() -> None:
     peer = Peer()
     peer.connect(LAPTOP)
     captured = peer.request(use_candidate=True)
@@ -66,7 +66,7 @@ def test_a_check_captured_and_replayed_points_no_call_at_a_stranger() -> None:
     assert peer.agent.selected == PHONE
 
 
-def test_validated_paths_outlast_those_that_prove_nothing() -> None:
+def test_paths_that_are_not_validated_are_evicted_first() -> None:
     peer = Peer()
     peer.connect(LAPTOP)
     peer.connect(PHONE)
@@ -90,7 +90,7 @@ def test_the_selected_path_is_never_evicted_however_long_it_is_silent() -> None:
     assert peer.seen(ice.PathReleased) == [ice.PathReleased(Path.of("192.0.2.10", 1000))]
 
 
-def test_only_the_address_asked_can_answer_and_only_with_the_password() -> None:
+def test_a_response_validates_only_the_path_that_was_checked_and_only_with_the_password() -> None:
     peer = Peer()
     peer.check(LAPTOP)
     peer.check(PHONE)
@@ -115,7 +115,7 @@ def test_dtls_validates_a_path_and_ends_our_check() -> None:
     assert len(peer.checks_to(LAPTOP)) == 1
 
 
-def test_a_stranger_gets_at_most_three_times_what_it_sent_and_yet_every_answer() -> None:
+def test_an_unvalidated_path_gets_every_answer_and_at_most_three_times_what_it_sent() -> None:
     peer = Peer()
     received = handshake = 0
     for _ in range(50):
@@ -131,7 +131,7 @@ def test_a_stranger_gets_at_most_three_times_what_it_sent_and_yet_every_answer()
     assert peer.agent.counters.over_budget > 0
 
 
-def test_handshake_bytes_add_to_the_budget_and_validation_ends_it() -> None:
+def test_handshake_bytes_raise_the_three_fold_limit_and_validation_ends_it() -> None:
     peer = Peer()
     peer.check(LAPTOP)
     assert not peer.agent.may_send(LAPTOP, 1200)
@@ -144,7 +144,7 @@ def test_handshake_bytes_add_to_the_budget_and_validation_ends_it() -> None:
     assert not peer.agent.may_send(PHONE, 1), "a path without any valid check"
 
 
-def test_our_check_is_retransmitted_with_backoff_as_the_budget_allows_and_given_up() -> None:
+def test_a_check_is_retransmitted_with_backoff_within_the_three_fold_limit_and_fails() -> None:
     peer = Peer()
     peer.check(LAPTOP)
     peer.agent.received(LAPTOP, 1000, peer.now, authenticated=False)
@@ -159,7 +159,7 @@ def test_our_check_is_retransmitted_with_backoff_as_the_budget_allows_and_given_
     assert len(peer.checks_to(LAPTOP)) == 7
 
 
-def test_nat_rebinding_is_followed_without_nomination_once_media_comes_by_the_new_address() -> None:
+def test_after_a_nat_rebinding_the_path_of_the_media_is_selected_without_nomination() -> None:
     peer = Peer()
     peer.connect(LAPTOP)
     peer.advance(peer.now + 2)
@@ -181,7 +181,7 @@ def test_media_by_two_paths_at_once_does_not_flap() -> None:
         assert peer.agent.selected == LAPTOP
 
 
-def test_silent_paths_are_dropped_but_not_the_selected_one() -> None:
+def test_silent_paths_are_released_except_the_selected_one() -> None:
     peer = Peer()
     peer.connect(LAPTOP)
     peer.check(PHONE)
@@ -192,7 +192,7 @@ def test_silent_paths_are_dropped_but_not_the_selected_one() -> None:
     assert peer.seen(ice.PathReleased) == [ice.PathReleased(PHONE)]
 
 
-def test_an_error_from_the_peer_validates_nothing() -> None:
+def test_an_error_response_validates_no_path() -> None:
     peer = Peer()
     peer.check(LAPTOP)
     (check,) = peer.checks_to(LAPTOP)

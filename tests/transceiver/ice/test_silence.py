@@ -1,4 +1,4 @@
-"""The 3 s / 5 s / 30 s rule."""
+"""A silent peer: checked after 3 s, disconnected after 5 s, released after 30 s."""
 
 import itertools
 from math import inf
@@ -17,14 +17,14 @@ def connected() -> tuple[Peer, float]:
     return peer, peer.now
 
 
-def test_a_peer_that_answers_probes_stays_connected() -> None:
+def test_a_peer_that_answers_consent_checks_stays_connected() -> None:
     peer, start = connected()
     peer.advance(start + 600)
     assert not peer.seen()
     assert len(peer.checks_to(LAPTOP)) == 200
 
 
-def test_silence_is_probed_at_3_disconnects_at_5_and_expires_at_30_seconds() -> None:
+def test_silence_is_checked_at_3_disconnects_at_5_and_expires_at_30_seconds() -> None:
     peer, start = connected()
     peer.reachable.clear()
     peer.advance(start + 100)
@@ -39,7 +39,7 @@ def test_silence_is_probed_at_3_disconnects_at_5_and_expires_at_30_seconds() -> 
     assert peer.send(peer.request(), LAPTOP) == []
 
 
-def test_authenticated_media_is_a_sign_of_life_and_a_handshake_packet_is_none() -> None:
+def test_authenticated_media_renews_consent_and_a_handshake_packet_does_not() -> None:
     peer, start = connected()
     peer.reachable.clear()
     for _ in range(100):
@@ -47,11 +47,11 @@ def test_authenticated_media_is_a_sign_of_life_and_a_handshake_packet_is_none() 
         peer.agent.received(LAPTOP, 100, peer.now, authenticated=True)
     assert not peer.seen()
     assert len(peer.sent) <= 2 * (peer.now - start) / ice.CONSENT_INTERVAL
-    heard_last = peer.now
+    received_last = peer.now
     for _ in range(100):
         peer.advance(peer.now + 1)
         peer.agent.received(LAPTOP, 100, peer.now, authenticated=False)
-    assert [(at - heard_last, event) for at, event in peer.events if not isinstance(event, ice.PathReleased)] == [
+    assert [(at - received_last, event) for at, event in peer.events if not isinstance(event, ice.PathReleased)] == [
         (5.0, ice.Disconnected()),
         (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED)),
     ]
@@ -75,7 +75,7 @@ def test_the_selected_path_is_checked_every_few_seconds_while_media_flows(answer
     assert not peer.seen()
 
 
-def test_the_path_that_is_selected_now_is_the_one_that_is_checked() -> None:
+def test_only_the_selected_path_of_an_ingress_is_checked() -> None:
     peer, _ = connected()
     peer.connect(PHONE)
     assert peer.agent.selected == PHONE
@@ -87,7 +87,7 @@ def test_the_path_that_is_selected_now_is_the_one_that_is_checked() -> None:
     assert not peer.checks_to(LAPTOP)
 
 
-def test_a_probe_ends_when_the_path_comes_back_to_life_by_itself() -> None:
+def test_a_consent_check_ends_when_media_is_received_by_the_path() -> None:
     peer, start = connected()
     peer.reachable.clear()
     peer.advance(start + 3.2)
@@ -97,7 +97,7 @@ def test_a_probe_ends_when_the_path_comes_back_to_life_by_itself() -> None:
     assert not peer.seen()
 
 
-def test_a_check_or_an_answer_brings_the_peer_back() -> None:
+def test_a_check_a_response_or_media_reconnects_the_peer() -> None:
     for come_back in ("check", "answer", "media"):
         peer, start = connected()
         peer.reachable.clear()
@@ -114,7 +114,7 @@ def test_a_check_or_an_answer_brings_the_peer_back() -> None:
         assert peer.agent.selected == LAPTOP
 
 
-def test_a_peer_that_comes_back_elsewhere_is_followed_once_it_answered_there() -> None:
+def test_a_disconnected_peer_reconnects_by_a_new_path_once_that_is_validated() -> None:
     peer, start = connected()
     peer.reachable.clear()
     peer.advance(start + 10)
@@ -125,18 +125,18 @@ def test_a_peer_that_comes_back_elsewhere_is_followed_once_it_answered_there() -
     assert peer.seen()[2:] == [ice.PathValidated(PHONE), ice.PathSelected(PHONE), ice.Reconnected()]
 
 
-def test_a_captured_check_replayed_from_elsewhere_keeps_nothing_alive() -> None:
+def test_a_replayed_check_from_a_spoofed_source_renews_no_consent() -> None:
     peer, start = connected()
     captured = peer.request(use_candidate=True)
     peer.reachable.clear()
     while peer.now < start + 40:
         peer.advance(peer.now + 1)
         peer.send(captured, PHONE)
-    verdicts = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.IceFailed)]
-    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED))]
+    outcomes = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.IceFailed)]
+    assert outcomes == [(5.0, ice.Disconnected()), (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED))]
 
 
-def test_another_live_path_takes_over_when_the_selected_one_dies() -> None:
+def test_another_path_with_fresh_consent_is_selected_when_the_selected_one_fell_silent() -> None:
     peer = Peer()
     peer.connect(PHONE)
     peer.connect(LAPTOP)
@@ -150,10 +150,10 @@ def test_another_live_path_takes_over_when_the_selected_one_dies() -> None:
     assert not peer.seen(ice.Disconnected)
 
 
-def test_a_set_up_that_falls_silent_expires_too() -> None:
+def test_consent_expires_also_before_a_path_is_validated() -> None:
     peer = Peer()
     peer.check(LAPTOP, use_candidate=True)
     start = peer.now
     peer.advance(start + 60)
-    verdicts = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.IceFailed)]
-    assert verdicts == [(5.0, ice.Disconnected()), (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED))]
+    outcomes = [(at - start, event) for at, event in peer.events if isinstance(event, ice.Disconnected | ice.IceFailed)]
+    assert outcomes == [(5.0, ice.Disconnected()), (30.0, ice.IceFailed(ice.IceFailure.CONSENT_EXPIRED))]
