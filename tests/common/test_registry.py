@@ -8,7 +8,7 @@ import pytest
 from antiphon_common.control import LinkInfo, Load
 from antiphon_common.errors import DecodeError
 from antiphon_common.keys import Key, KeyRing
-from antiphon_common.registry import MAX_AGE, MAX_PLACES, TAG_SIZE, Registered, RegistryReader, seal
+from antiphon_common.registry import MAX_AGE, MAX_REMEMBERED, TAG_SIZE, Registered, RegistryReader, seal
 
 OLD, NEW = Key(0, bytes(range(32)), retire_after=20_000), Key(1, bytes(range(32, 64)), mint_from=10_000)
 KEYS = KeyRing([OLD, NEW]).control
@@ -100,7 +100,7 @@ def test_the_last_release_reads_what_is_written_now() -> None:
 def test_places_that_write_times_are_remembered_within_a_bound() -> None:
     reader = RegistryReader(KEYS)
     reader.read(seal(ONE, KEYS, NOW), NOW)
-    for number in range(MAX_PLACES):
+    for number in range(MAX_REMEMBERED):
         other = Registered(f"http://10.0.0.1:{number}", ONE.link, ONE.load)
         reader.read(seal(other, KEYS, NOW), NOW)
     assert reader.read(UNTIMED, NOW) == ONE

@@ -9,7 +9,7 @@ from antiphon_common.control import LinkInfo, Load
 from antiphon_common.core import Path
 from antiphon_common.errors import DecodeError
 from antiphon_common.keys import DerivedKeys, KeyRing
-from antiphon_common.registry import MAX_PLACES, Registered, RegistryReader, seal
+from antiphon_common.registry import MAX_REMEMBERED, Registered, RegistryReader, seal
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.cache import ABSENT_SECONDS, BATCH, MAX_ABSENT, MAX_PACKETS, MAX_WAITING, MAX_WRITES, FlowCache
 from cost.grammars import Rows, Whole
@@ -33,7 +33,7 @@ def entries() -> Ready:
     """One entry, after as many transceivers as are remembered have written theirs."""
     keys = KeyRing.generate(bytes).control
     reader = RegistryReader(keys)
-    for number in range(MAX_PLACES):
+    for number in range(MAX_REMEMBERED):
         reader.read(seal(Registered(f"http://{number}", LinkInfo(0, ()), Load(1, 10)), keys, NOW), NOW)
 
     def receive(value: bytes) -> None:

@@ -1,9 +1,11 @@
-"""Tells the protocols that share one UDP port apart by their first byte (RFC 7983, RFC 5761)."""
+"""Demultiplexing of the protocols that share one UDP port, by the first bytes (RFC 7983, RFC 5761)."""
 
 from enum import IntEnum
 
 
 class Protocol(IntEnum):
+    """The protocol of a datagram, as `classify` returns it."""
+
     UNKNOWN = 0
     STUN = 1
     DTLS = 2
@@ -18,8 +20,10 @@ _BY_FIRST_BYTE = bytes(
 
 
 def classify(datagram: bytes) -> int:
-    """Return the `Protocol` of a datagram; anything too short to tell is UNKNOWN. Where RTP and RTCP share a port, the
-    second byte of an RTCP packet is 192 to 223 (RFC 5761 §4)."""
+    """Return the `Protocol` of a datagram, UNKNOWN if it is shorter than two bytes.
+
+    The second byte of an RTCP packet is 192 to 223, where RTP and RTCP share a port (RFC 5761 §4).
+    """
     if len(datagram) < 2:
         return Protocol.UNKNOWN
     protocol = _BY_FIRST_BYTE[datagram[0]]

@@ -1,4 +1,4 @@
-"""What relay and transceiver put in front of every datagram between them, and the messages they exchange.
+"""The link between relay and transceiver: the header in front of every datagram, and the messages they exchange.
 
 The header is 32 bytes, big-endian:
 
@@ -10,7 +10,7 @@ bytes the tag covers too:
 
     type u8 | version u8 | length u16 | payload
 
-Unknown types and versions are skipped; a payload that is longer than this version knows has been appended to.
+Unknown types and versions are skipped. A payload may be longer than expected: later versions append to it.
 """
 
 import hmac
@@ -26,16 +26,16 @@ from antiphon_common.wire import Reader, Writer
 
 VERSION = 1
 MESSAGE = 0x1
-"""Flag: a message follows, not a client's datagram."""
+"""Flag: a message follows instead of a client's datagram."""
 DOWNLINK = 0x2
-"""Flag: towards the client. A datagram cannot be sent back the way it came."""
+"""Flag: towards the client, so that a datagram cannot be reflected to its sender."""
 
 HEADER_SIZE = 32
 PATH_START, PATH_STOP = 2, 2 + PATH_SIZE
-"""`datagram[PATH_START:PATH_STOP]` is the key of every path table."""
+"""`datagram[PATH_START:PATH_STOP]` is the encoded path, which is the key of every path table."""
 TAG_SIZE = 8
 MAX_LINK_DATAGRAM = 2048
-"""Bytes of a link datagram: Firefox sends 1408, and a header and an overlay's own come on top."""
+"""Bytes of a link datagram. Firefox sends 1408, to which this header and that of an overlay network are added."""
 
 MAX_ANNOUNCED_PATHS = 50
 """Paths in one ANNOUNCE: it fits 1200 bytes."""
@@ -43,9 +43,9 @@ MAX_INGRESSES = 256
 """Ingress ids in one HELLO: more public addresses than a relay has."""
 
 VERIFIED_HEADERS = 16384
-"""Headers remembered as good: more than the paths of one process; starting over costs a microsecond each."""
+"""Verified headers that are cached: more than the paths of one process. To verify one again costs a microsecond."""
 VERIFIED_SECONDS = 10.0
-"""How long a header counts as good before its key is asked for again, so that a retired key ends."""
+"""How long a verified header stays cached, so that a retired key ends."""
 
 _MESSAGE_VERSION = 1
 _NO_PATH = bytes(PATH_SIZE)
@@ -53,7 +53,10 @@ _TAG_START = HEADER_SIZE - TAG_SIZE
 
 
 class LinkKeys:
-    """Makes and checks link headers and messages under the keys of the link."""
+    """The keys of the link. A sender makes headers and messages with them, a receiver verifies both.
+
+    Times are Unix times in seconds.
+    """
 
     def __init__(self, keys: DerivedKeys) -> None:
         self._keys = keys
@@ -61,20 +64,20 @@ class LinkKeys:
         self._forget_at = 0.0
 
     def header(self, path: Path, flags: int, unix_now: float) -> bytes:
-        """Return the header for datagrams of `path`, the same as long as the key is the same (Unix seconds)."""
+        """Return the header for datagrams of `path`. It changes only with the key."""
         key_id, key = self._keys.minting(unix_now)
         head = bytes((VERSION << 4 | flags, key_id)) + path.encode()
         return head + _tag(key, head)
 
     def encode(self, message: "LinkMessage", unix_now: float) -> bytes:
-        """Return a whole datagram that holds one message."""
+        """Return the datagram of one message."""
         key_id, key = self._keys.minting(unix_now)
         head = bytes((VERSION << 4 | MESSAGE, key_id)) + _NO_PATH
         body = encode_message(message)
         return head + _tag(key, head + body) + body
 
     def verify(self, datagram: bytes, unix_now: float) -> bool:
-        """Whether version and tag of a datagram or message are good. A known header costs one set look-up."""
+        """Return True if version and tag of a datagram are valid. A cached header costs one set look-up."""
         if not self._forget_at - VERIFIED_SECONDS <= unix_now < self._forget_at:
             self._verified.clear()
             self._forget_at = unix_now + VERIFIED_SECONDS
@@ -102,8 +105,11 @@ def _tag(key: bytes, data: bytes) -> bytes:
 
 
 class RelayHello(NamedTuple):
-    """A relay to the transceivers of its cluster: it is alive. A new `boot_id` means that it knows no flows. `away` are
-    those of its ingresses whose shared address another host has now: nothing can leave by them."""
+    """HELLO, from a relay to the transceivers of its cluster, sent regularly while the relay runs.
+
+    A new `boot_id` means that the relay has just started, and has no flows. `away` are the ingresses whose shared
+    address another host has now: nothing can leave by them.
+    """
 
     ingresses: tuple[int, ...]
     boot_id: int
@@ -111,32 +117,35 @@ class RelayHello(NamedTuple):
 
 
 class Confirm(NamedTuple):
-    """The owner of a path has proved it; sent again with each answer to a check."""
+    """CONFIRM, from the owner of a path that it has validated. Sent again with each answer to a check."""
 
     path: Path
 
 
 class Release(NamedTuple):
-    """The owner is done with a path, or its peer is gone."""
+    """RELEASE, from the owner of a path: its call has ended, or its peer is disconnected."""
 
     path: Path
 
 
 class Announce(NamedTuple):
-    """An owner's confirmed paths, at most MAX_ANNOUNCED_PATHS in one message."""
+    """ANNOUNCE, with an owner's confirmed paths, at most MAX_ANNOUNCED_PATHS in one message."""
 
     paths: tuple[Path, ...]
 
 
 class Moved(NamedTuple):
-    """All calls whose tokens name `previous` are now owned by `successor`."""
+    """MOVED: all calls whose tokens name `previous` are now owned by `successor`, which repeats this."""
 
     previous: Owner
     successor: Owner
 
 
 class Disown(NamedTuple):
-    """The transceiver that a route token names has no call with this ufrag any more. Relays up to 0.2.0 skip it."""
+    """DISOWN, from the transceiver that a route token names: it has no call with this ufrag any more.
+
+    Relays up to 0.2.0 skip it.
+    """
 
     ufrag: bytes
 
@@ -146,7 +155,7 @@ _Item = TypeVar("_Item")
 
 
 def encode_message(message: LinkMessage) -> bytes:
-    """Return the body of a message, the part behind the header."""
+    """Return the body of a message, which follows the header."""
     kind, payload = _encode_payload(message)
     writer = Writer()
     writer.push_uint8(kind)
@@ -156,7 +165,11 @@ def encode_message(message: LinkMessage) -> bytes:
 
 
 def decode_message(body: bytes) -> LinkMessage | None:
-    """Invert `encode_message`. None for a type or version that is not known; DecodeError for bytes that are wrong."""
+    """Invert `encode_message`; return None for an unknown type or version.
+
+    Raises:
+        DecodeError: the body is malformed.
+    """
     reader = Reader(body)
     kind, version, payload = reader.pull_uint8(), reader.pull_uint8(), reader.pull_block(2)
     reader.expect_end()

@@ -1,4 +1,6 @@
-"""The route token: a server-side ufrag that names the owner of its call (RFC 8445 §5.3; after QUIC-LB's server id).
+"""The route token: a server-side ufrag that names the owner of its call (RFC 8445 §5.3).
+
+It is modelled on the encrypted server id of QUIC-LB.
 
 23 ice-chars: one for the key id, then 22 that carry one AES-128 block, big-endian; the four spare bits come last and
 are zero:
@@ -59,21 +61,28 @@ class RouteToken(NamedTuple):
 
 
 class RouteTokens:
-    """Makes and reads route tokens. Only holders of the route key can make one; a guess passes once in 2^32."""
+    """Makes and reads route tokens under the route keys.
+
+    Only holders of a route key can make one; a guess passes the check once in 2^32. Times are Unix times in seconds.
+    """
 
     def __init__(self, keys: DerivedKeys) -> None:
         self._keys = keys
         self._openers: dict[bytes, CipherContext] = {}
 
     def mint(self, token: RouteToken, unix_now: float) -> str:
-        """Return a token as ufrag, under the key that is to be used at `unix_now` (Unix seconds)."""
+        """Return a token as ufrag, sealed with the key that mints at `unix_now`."""
         key_id, key = self._keys.minting(unix_now)
         seal = Cipher(AES(key[:_AES_128_KEY_SIZE]), ECB()).encryptor()  # one block, unique by its nonce
         block = seal.update(_LAYOUT.pack(*token, 0))
         return chr(_ALPHABET[key_id]) + base64.b64encode(block).rstrip(b"=").decode()
 
     def read(self, ufrag: bytes, unix_now: float) -> RouteToken:
-        """Invert `mint`; raise DecodeError for what no key accepted at `unix_now` has made."""
+        """Invert `mint`.
+
+        Raises:
+            DecodeError: no key that is accepted at `unix_now` has made it.
+        """
         if len(ufrag) != TOKEN_SIZE or ufrag[-1] not in _LAST_CHARACTERS:
             raise DecodeError("not the form of a route token")
         key = self._keys.accepting(_VALUE_OF.get(ufrag[0], -1), unix_now)
@@ -85,12 +94,11 @@ class RouteTokens:
             raise DecodeError("not ice-chars") from error
         *fields, check = _LAYOUT.unpack(self._opener(key).update(block))
         if check:
-            raise DecodeError("a route token that nobody made")
+            raise DecodeError("a route token that no key of this id has made")
         return RouteToken(*fields)
 
     def _opener(self, key: bytes) -> CipherContext:
-        """One context for each key: ECB carries nothing from block to block, and setting it up costs more than a
-        block."""
+        """Return the cipher context of a key. It is kept: ECB has no state, and a new one costs more than a block."""
         opener = self._openers.get(key)
         if opener is None:
             opener = self._openers[key] = Cipher(AES(key[:_AES_128_KEY_SIZE]), ECB()).decryptor()
@@ -98,17 +106,24 @@ class RouteTokens:
 
 
 class NetworkError(AntiphonError, ValueError):
-    """An address that no route token can name; the message says what to do."""
+    """An address that no route token can name; the message says what to change."""
 
 
 Network = IPv4Network | IPv6Network
 
 
 class ClusterNetworks:
-    """Where the transceivers of each cluster are: cluster, network (IPv4, or IPv6 of at most 2^32 addresses), first and
-    last port. A token cannot lead elsewhere, so a stolen key cannot steer packets to strangers."""
+    """The networks of each cluster's transceivers. `resolve` turns an owner into an address, `host_of` inverts it.
+
+    A route token leads to no other address, so that a stolen key cannot redirect packets elsewhere.
+    """
 
     def __init__(self, networks: Iterable[tuple[int, Network, int, int]]) -> None:
+        """Each entry is a cluster, its network (IPv4, or IPv6 of at most 2^32 addresses), first and last port.
+
+        Raises:
+            NetworkError: a cluster has two networks, or a network is too large.
+        """
         self._routes: dict[int, tuple[Network, range]] = {}
         for cluster, network, first_port, last_port in networks:
             if cluster in self._routes:
@@ -125,7 +140,12 @@ class ClusterNetworks:
         return str(network[owner.host]), owner.port
 
     def host_of(self, cluster: int, address: str) -> int:
-        """Return what a token says for a numeric address of a cluster; raise NetworkError when that is outside."""
+        """Return the host number that a token has for a numeric address of a cluster.
+
+        Raises:
+            NetworkError: the address is outside the cluster's network.
+            ValueError: `address` is not numeric.
+        """
         network, _ = self._routes.get(cluster, (None, None))
         host = ip_address(address)
         if network is None or host not in network:
@@ -133,6 +153,6 @@ class ClusterNetworks:
         return int(host) - int(network.network_address)
 
     def allow(self, address: str, port: int) -> bool:
-        """Whether a transceiver of any cluster may be at this numeric address and port."""
+        """Return True if a transceiver of any cluster may have this numeric address and port."""
         host = ip_address(address)
         return any(host in network and port in ports for network, ports in self._routes.values())

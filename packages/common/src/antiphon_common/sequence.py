@@ -1,11 +1,11 @@
-"""Arithmetic on numbers that wrap, and the replay window that DTLS and SRTP share.
+"""Serial number arithmetic (RFC 1982), and the replay window that DTLS and SRTP share.
 
-Counters travel shortened (16 bits of an RTP sequence number, 32 of a timestamp) and are kept unbounded: `extend16` and
-`extend32` undo the shortening, `difference16` and `difference32` compare two shortened ones (RFC 1982).
+Packets carry the low bits of a counter, 16 of an RTP sequence number and 32 of a timestamp. `extend16` and `extend32`
+recover the whole counter; `difference16` and `difference32` compare two values of low bits.
 """
 
 REPLAY_WINDOW_SIZE = 64
-"""The size RFC 3711 §3.3.2 asks for at least, and RFC 6347 §4.1.2.6 recommends."""
+"""The minimum of RFC 3711 §3.3.2, and the size that RFC 6347 §4.1.2.6 recommends."""
 
 
 def difference16(later: int, earlier: int) -> int:
@@ -29,7 +29,7 @@ def extend32(value: int, near: int) -> int:
 
 
 def estimate_index(sequence: int, highest: int) -> int:
-    """Guess the SRTP packet index of a sequence number (RFC 3711 §3.3.1, Appendix A).
+    """Estimate the SRTP packet index of a sequence number (RFC 3711 §3.3.1, Appendix A).
 
     `highest` is the highest index seen so far, or -1; its upper bits are the rollover counter (ROC). Unlike `extend16`
     this never goes below ROC zero, and of two indices exactly 2^15 away it takes the one in the same ROC.
@@ -47,10 +47,10 @@ def estimate_index(sequence: int, highest: int) -> int:
 
 
 class ReplayWindow:
-    """Which of the last `size` indices were taken; indices are unbounded and start at zero.
+    """Remembers which of the last `size` indices were accepted. Indices are unbounded and start at zero.
 
-    Ask `check` before a packet is authenticated and call `accept` only after it was. A window that starts at a
-    `highest` takes only what is above it.
+    Call `check` before a packet is authenticated, and `accept` only afterwards. A window that starts at a `highest`
+    accepts only indices above it.
     """
 
     __slots__ = ("_mask", "_seen", "_size", "highest")
@@ -63,12 +63,12 @@ class ReplayWindow:
         """The highest index accepted, or -1."""
 
     def check(self, index: int) -> bool:
-        """Tell whether `index` is new: neither taken before nor too old to know."""
+        """Return True if `index` is new: neither accepted before nor older than the window."""
         age = self.highest - index
         return age < 0 or (age < self._size and not self._seen >> age & 1)
 
     def accept(self, index: int) -> None:
-        """Mark `index` as taken, and move the window on when it is the highest so far."""
+        """Mark `index` as accepted, and move the window forward if it is the highest so far."""
         ahead = index - self.highest
         if ahead > 0:
             # A jump may be 2^48 wide: never shift by more than the window.

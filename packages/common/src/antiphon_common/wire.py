@@ -1,10 +1,13 @@
-"""Bounds-checked cursors over bytes in network order. Reading past the end raises DecodeError."""
+"""Bounds-checked reading and writing of bytes in network order."""
 
 from antiphon_common.errors import DecodeError
 
 
 class Reader:
-    """Reads integers and byte strings from the front of a buffer."""
+    """Reads integers and byte strings from a buffer, one after the other, with its `pull` methods.
+
+    Each of them raises DecodeError when too few bytes are left.
+    """
 
     __slots__ = ("_data", "_end", "_position")
 
@@ -19,6 +22,7 @@ class Reader:
         return self._end - self._position
 
     def pull_bytes(self, length: int) -> bytes:
+        """Read `length` bytes. Raises DecodeError when fewer are left."""
         start = self._position
         stop = start + length
         if stop > self._end:
@@ -58,7 +62,7 @@ class Reader:
 
 
 class Writer:
-    """Appends integers and byte strings."""
+    """Appends integers and byte strings with its `push` methods; `getvalue` returns them all."""
 
     __slots__ = ("_data",)
 

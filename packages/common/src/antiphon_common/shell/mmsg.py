@@ -34,11 +34,11 @@ _OVERFLOW = struct.Struct("@NiiI")
 
 _SO_MEMINFO, _MEMINFO_SIZE, _DROPS_AT = 55, 36, 32
 _DROPS = struct.Struct("@I")
-"""Where Linux tells of the drops of a socket that was used before (SK_MEMINFO_DROPS, since 4.12)."""
+"""The drops of a socket so far (SK_MEMINFO_DROPS, since Linux 4.12), also of one that another process used before."""
 
 
 class _Vector:
-    """An array of `BATCH` messages, each with a buffer and an address of its own, and views on their variable parts."""
+    """An array of `BATCH` messages, each with its own buffer and address, and views of their variable parts."""
 
     def __init__(self, name_size: int) -> None:
         self.name_size = name_size
@@ -61,7 +61,7 @@ class _Vector:
 
 
 class MessageVectors:
-    """The system calls of one socket."""
+    """recvmmsg and sendmmsg on one socket. A `BatchSocket` calls them on Linux."""
 
     def __init__(self, sock: socket.socket, counters: UdpCounters) -> None:
         self._fd = sock.fileno()
@@ -75,12 +75,12 @@ class MessageVectors:
         self._dropped = _DROPS.unpack_from(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO_SIZE), _DROPS_AT)[0]
 
     def receive(self) -> list[tuple[bytes, bytes]]:
-        """Return what waits, at most `BATCH` datagrams with their encoded sources."""
+        """Return the datagrams that wait, at most `BATCH`, with their encoded sources."""
         vector = self._in
         self._first.msg_controllen = _CONTROL_SIZE
         count = _libc.recvmmsg(self._fd, vector.headers, BATCH, _RECEIVE_FLAGS, _ffi.NULL)
         if count <= 0:
-            return []  # nothing there, or the late error of something sent before, which is now cleared
+            return []  # nothing waits, or an earlier send has failed late, whose error is now cleared
         if self._first.msg_controllen:
             self._note_overflow()
         self._counters.received += count
@@ -97,7 +97,7 @@ class MessageVectors:
         return batch
 
     def send(self, datagrams: Sequence[tuple[bytes, bytes]]) -> None:
-        """Send datagrams to encoded destinations; what fails is counted."""
+        """Send datagrams to encoded destinations; failures are counted."""
         for start in range(0, len(datagrams), BATCH):
             self._send(datagrams[start : start + BATCH])
 

@@ -1,7 +1,7 @@
-"""The transceivers of a cluster as Redis has them: each renews its own lease, and who looks for them reads all.
+"""The transceivers of a cluster in Redis: each renews its own lease, and relays and signaling servers read all.
 
-Nothing here is waited for by a call: while Redis is gone, both tasks go on trying, and who looks keeps what it knew.
-coredis is imported only where there is a Redis, since that takes half a second.
+No call waits for this. While Redis is gone, both tasks go on trying, and readers keep the last entries. coredis is
+imported only where there is a Redis, since that takes half a second.
 """
 
 import logging
@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from coredis import Redis
 
 RENEW_SECONDS = 1.0
+"""Between two renewals of a lease, and between two reads of all entries."""
 ANSWER_SECONDS = 0.5
-"""How long Redis may take to be connected, and for each answer: a stalled one would take all the time of the lease."""
+"""Longest wait for a connection, and for each answer: a stalled Redis would use up the time of the lease."""
 MAX_MEMBERS = 1000
-"""Transceivers of one cluster; more would be some tens of thousands of calls, and a wrong index."""
+"""Transceivers of one cluster. More would be tens of thousands of calls, or a wrong index."""
 
 log = logging.getLogger(__name__)
 
 
 def connect(url: str, seconds: float = ANSWER_SECONDS) -> "Redis[bytes]":
-    """Return a client that waits so long for each answer; it is an async context manager. What fails raises RedisError
-    or OSError. Let no cancellation cut its commands off: each would take a connection out of its pool for ever."""
+    """Return a client, an async context manager, that waits up to `seconds` for each answer.
+
+    Its commands raise RedisError or OSError. Do not cancel a command: each one that is cancelled takes a connection out
+    of the client's pool for good.
+    """
     from coredis import Redis
     from coredis.retry import NoRetryPolicy
 
@@ -37,7 +41,7 @@ def connect(url: str, seconds: float = ANSWER_SECONDS) -> "Redis[bytes]":
 
 
 async def keep_registered(url: str, keys: DerivedKeys, describe: Callable[[], Registered]) -> None:
-    """Renew the lease of the transceiver that `describe` tells of until cancelled, and give it back then."""
+    """Renew the lease of a transceiver until cancelled, and then end it. `describe` returns its present entry."""
     first = describe()
     place = first.control_url.partition("://")[2]
     names = _Names(first.link.cluster)
@@ -51,11 +55,11 @@ async def keep_registered(url: str, keys: DerivedKeys, describe: Callable[[], Re
         await _every_second(url, renew)
     finally:
         with anyio.move_on_after(ANSWER_SECONDS, shield=True):
-            await _give_back(url, names, place)
+            await _end_lease(url, names, place)
 
 
 async def watch_members(url: str, cluster: int, keys: DerivedKeys, found: Callable[[list[Registered]], None]) -> None:
-    """Call `found` each second with the transceivers that have a lease, until cancelled; not while Redis is gone."""
+    """Call `found` each second with the transceivers that have a lease, until cancelled. Redis failures are skipped."""
     names, reader = _Names(cluster), RegistryReader(keys)
     foreign = 0
 
@@ -74,7 +78,7 @@ async def watch_members(url: str, cluster: int, keys: DerivedKeys, found: Callab
 
 
 class _Names:
-    """Keys in Redis. There is an index, because flows may be there too: looking for a pattern would read them all."""
+    """The Redis keys of a cluster. There is an index, since a search for a pattern would read all cached flows too."""
 
     def __init__(self, cluster: int) -> None:
         self.index = f"antiphon:{cluster}:transceivers"
@@ -106,18 +110,18 @@ async def _every_second(url: str, act: Callable[["Redis[bytes]"], Awaitable[None
         try:
             async with connect(url) as redis:
                 await work(redis)
-        except Exception:  # whatever else the client makes of a broken server ends no service
+        except Exception:  # no exception that the client makes of a broken server ends a service
             log.exception("the client of Redis failed")
         await anyio.sleep(RENEW_SECONDS)
 
 
-async def _give_back(url: str, names: _Names, place: str) -> None:
+async def _end_lease(url: str, names: _Names, place: str) -> None:
     try:
-        async with connect(url) as redis:  # the connection there was has been cancelled
+        async with connect(url) as redis:  # the previous connection has been cancelled
             await redis.delete([names.member(place)])
             await redis.srem(names.index, [place])
-    except Exception as error:  # as above; the lease then ends by itself
-        log.debug("the lease was not given back", extra={"reason": str(error)})
+    except Exception as error:  # as above; the lease then expires
+        log.debug("the lease was not ended", extra={"reason": str(error)})
 
 
 def _read(value: bytes, reader: RegistryReader) -> Registered | None:

@@ -1,4 +1,4 @@
-"""The system calls behind a batch socket, in their portable form: one for each datagram."""
+"""The system calls of a batch socket, in their portable form: one for each datagram."""
 
 import socket
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from antiphon_common.link import MAX_LINK_DATAGRAM
 from antiphon_common.sockaddr import decode_address, encode_address
 
 BATCH = 64
-"""Datagrams for each system call: beyond this the call's own cost no longer shows."""
+"""Datagrams for each system call. With more of them the cost of the call itself is no longer noticeable."""
 SO_RXQ_OVFL = 40
-"""Socket option of Linux: tell with a datagram how many the kernel has dropped before it."""
+"""Socket option of Linux: each datagram comes with the number that the kernel has dropped so far."""
 
 
 class UdpCounters:
-    """What one socket moved and lost. `overflowed` datagrams were dropped by the kernel before we read them."""
+    """Counts the datagrams of one socket. `overflowed` ones were dropped by the kernel before they were read."""
 
     __slots__ = ("failed", "overflowed", "oversize", "received", "sent")
 
@@ -27,17 +27,17 @@ class UdpCounters:
 
 
 class SystemCalls(Protocol):
-    """The system calls behind a BatchSocket."""
+    """The system calls of a `BatchSocket`, which chooses one of the implementations."""
 
     def receive(self) -> list[tuple[bytes, bytes]]:
-        """Return what waits, at most `BATCH` datagrams with their encoded sources."""
+        """Return the datagrams that wait, at most `BATCH`, with their encoded sources."""
 
     def send(self, datagrams: Sequence[tuple[bytes, bytes]]) -> None:
-        """Send datagrams to encoded destinations; what fails is counted."""
+        """Send datagrams to encoded destinations; failures are counted."""
 
 
 class PlainCalls:
-    """One system call for each datagram, where there is no recvmmsg."""
+    """One system call for each datagram. A `BatchSocket` uses them where there is no recvmmsg."""
 
     def __init__(self, sock: socket.socket, counters: UdpCounters) -> None:
         self._socket = sock
@@ -48,7 +48,7 @@ class PlainCalls:
         while len(batch) < BATCH:
             try:
                 data, source = self._socket.recvfrom(MAX_LINK_DATAGRAM + 1)
-            except OSError:  # nothing there, or the late error of something sent before, which is now cleared
+            except OSError:  # nothing waits, or an earlier send has failed late, whose error is now cleared
                 break
             if len(data) > MAX_LINK_DATAGRAM:
                 self._counters.oversize += 1

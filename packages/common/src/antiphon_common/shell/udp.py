@@ -1,7 +1,7 @@
 """UDP sockets that move many datagrams for each system call.
 
-Two shapes of address. `receive` and `send` speak in encoded addresses: the bytes of the kernel's sockaddr, which make
-the cheapest dict keys. `receive_batch`, `queue` and `flush` speak in (host, port).
+`receive` and `send` use encoded addresses, the bytes of the kernel's sockaddr, which make the cheapest dict keys.
+`receive_batch`, `queue` and `flush` use (host, port).
 """
 
 import socket
@@ -17,7 +17,7 @@ from antiphon_common.sockaddr import decode_address, encode_address
 BUFFER_BYTES = 8 << 20
 """Socket buffers, where the kernel grants them: a tenth of a second of 100,000 packets a second."""
 MAX_REMEMBERED = 4096
-"""Addresses whose two shapes are remembered: a transceiver has a handful of relays."""
+"""Addresses whose two forms are cached: a transceiver has a handful of relays."""
 
 Address = tuple[str, int]
 
@@ -28,7 +28,10 @@ _IS_LINUX: bool = sys.platform == "linux"
 
 
 class BatchSocket:
-    """A bound, non-blocking UDP socket. Nothing here raises for the network's sake; losses are counted."""
+    """A bound, non-blocking UDP socket, read with `receive` or `receive_batch`, written with `send` or `queue`.
+
+    No failure of the network raises; what is lost is counted.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -44,9 +47,14 @@ class BatchSocket:
 
     @classmethod
     def open(cls, address: Address, *, freebind: bool = False, shared: bool = False) -> Self:
-        """Bind a numeric (host, port). `freebind` allows an address that this host does not have yet; with `shared` all
-        of its sockets divide the flows among them. Datagrams above the path's MTU leave in fragments. An OSError says
-        which address could not be had."""
+        """Bind a numeric (host, port). Datagrams above the path's MTU leave in fragments.
+
+        `freebind` allows an address that this host does not have yet. With `shared`, several sockets bind the same
+        address, and the kernel divides the flows among them.
+
+        Raises:
+            OSError: the address cannot be bound; the message names it.
+        """
         host, port = address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -62,7 +70,7 @@ class BatchSocket:
 
     @property
     def address(self) -> Address:
-        """Where the socket is bound."""
+        """The address that the socket is bound to."""
         host, port = self.socket.getsockname()[:2]
         return host, port
 
@@ -82,7 +90,7 @@ class BatchSocket:
         await trio.lowlevel.wait_readable(self.socket)
 
     def receive_batch(self) -> list[tuple[bytes, Address]]:
-        """Return what waits, at most `BATCH` datagrams; an empty list when there is nothing."""
+        """Return the datagrams that wait, at most `BATCH`, with their sources."""
         decoded = self._decoded
         batch: list[tuple[bytes, Address]] = []
         for data, source in self.receive():
@@ -95,7 +103,7 @@ class BatchSocket:
         return batch
 
     def queue(self, data: bytes, address: Address) -> None:
-        """Put a datagram for a numeric address aside until `flush`; the `BATCH`th flushes."""
+        """Keep a datagram for a numeric address until `flush`; the `BATCH`th flushes."""
         destination = self._encoded.get(address)
         if destination is None:
             if len(self._encoded) >= MAX_REMEMBERED:
@@ -110,7 +118,7 @@ class BatchSocket:
             self.flush()
 
     def flush(self) -> None:
-        """Send what was queued."""
+        """Send the queued datagrams."""
         if self._queued:
             self.send(self._queued)
             self._queued = []

@@ -1,10 +1,10 @@
-"""Wakes whoever waits for news, under Trio and asyncio."""
+"""A wake-up call for tasks, under Trio and asyncio."""
 
 import anyio
 
 
 class Wakeup:
-    """Many may wait, and all are woken together. To ring where nobody waits costs next to nothing, and is forgotten."""
+    """Wakes all tasks that `wait` when it `ring`s. A ring without a waiting task is lost, and costs next to nothing."""
 
     __slots__ = ("_event",)
 
@@ -18,7 +18,7 @@ class Wakeup:
         await self._event.wait()
 
     def ring(self) -> None:
-        """Wake everybody who waits now."""
+        """Wake all tasks that wait now."""
         event, self._event = self._event, None
         if event is not None:
             event.set()

@@ -15,6 +15,8 @@ _SIZES = {_IPV4: 4, _IPV6: 16}
 
 
 class Attribute(IntEnum):
+    """Attribute types that are understood (RFC 8489 §18.3, RFC 8445 §16.1)."""
+
     MAPPED_ADDRESS = 0x0001
     USERNAME = 0x0006
     MESSAGE_INTEGRITY = 0x0008
@@ -30,15 +32,17 @@ class Attribute(IntEnum):
     ICE_CONTROLLED = 0x8029
     ICE_CONTROLLING = 0x802A
     NETWORK_INFO = 0xC057
-    """Chromium's network id and cost: u16 each. Passed through."""
+    """Chromium's network id and cost, u16 each. It is ignored."""
 
 
 FIRST_OPTIONAL = 0x8000
-"""Types below this have to be understood or refused with 420 (RFC 8489 §14)."""
+"""Attributes below this type are comprehension-required: an unknown one is refused with 420 (RFC 8489 §14)."""
 UNDERSTOOD = frozenset(int(attribute) for attribute in Attribute)
 
 
 class ErrorCode(IntEnum):
+    """Error codes (RFC 8489 §14.8, RFC 8445 §16.2)."""
+
     BAD_REQUEST = 400
     UNAUTHENTICATED = 401
     UNKNOWN_ATTRIBUTE = 420
@@ -63,7 +67,11 @@ def encode_address(address: bytes, port: int) -> bytes:
 
 
 def decode_address(value: bytes) -> tuple[bytes, int]:
-    """Invert `encode_address`: the 16 bytes of the address, and the port."""
+    """Invert `encode_address`: return the 16 bytes of the address, and the port.
+
+    Raises:
+        DecodeError: the family is unknown, or the length is wrong.
+    """
     if len(value) < 4 or len(value) - 4 != _SIZES.get(value[1]):
         raise DecodeError("not the address of a known family")
     address = value[4:]
@@ -79,7 +87,11 @@ def encode_xor_address(address: bytes, port: int, transaction_id: bytes) -> byte
 
 
 def decode_xor_address(value: bytes, transaction_id: bytes) -> tuple[bytes, int]:
-    """Invert `encode_xor_address`: the 16 bytes of the address, and the port."""
+    """Invert `encode_xor_address`: return the 16 bytes of the address, and the port.
+
+    Raises:
+        DecodeError: the family is unknown, or the length is wrong.
+    """
     address, port = decode_address(value)
     if value[1] == _IPV4:
         address = _IPV4_MAPPED + (int.from_bytes(value[4:], "big") ^ MAGIC_COOKIE).to_bytes(4, "big")
@@ -99,7 +111,11 @@ def encode_error_code(code: int, reason: str) -> bytes:
 
 
 def decode_error_code(value: bytes) -> tuple[int, str]:
-    """Invert `encode_error_code`."""
+    """Invert `encode_error_code`: return code and reason.
+
+    Raises:
+        DecodeError: the value is too short, its code is out of range, or its reason is not UTF-8.
+    """
     if len(value) < 4:
         raise DecodeError("ERROR-CODE is too short")
     hundreds, rest = value[2] & 7, value[3]
@@ -117,7 +133,11 @@ def encode_unknown_attributes(types: list[int]) -> bytes:
 
 
 def decode_unknown_attributes(value: bytes) -> list[int]:
-    """Invert `encode_unknown_attributes`."""
+    """Invert `encode_unknown_attributes`.
+
+    Raises:
+        DecodeError: the length is odd.
+    """
     if len(value) % 2:
         raise DecodeError("UNKNOWN-ATTRIBUTES has an odd length")
     return [value[at] << 8 | value[at + 1] for at in range(0, len(value), 2)]

@@ -30,7 +30,7 @@ BINDING = 0x001
 """The only method that ICE uses."""
 
 MAX_ATTRIBUTES = 32
-"""Of one message; browsers send ten. A datagram of empty attributes must not cost more than a real check."""
+"""Attributes of one message; browsers send ten. A datagram of empty attributes must not cost more than a real check."""
 
 _HEADER = Struct("!HHI12s")
 _ATTRIBUTE = Struct("!HH")
@@ -59,21 +59,24 @@ _CLASSES = {int(message_class): message_class for message_class in MessageClass}
 
 @dataclass(slots=True)
 class Message:
-    """A STUN message. `attributes` maps types to raw values in wire order, those we do not know included; of a
-    repeated attribute the first counts. MESSAGE-INTEGRITY and FINGERPRINT are not among them: `encode` adds, `decode`
-    and `verify` check them. The properties raise DecodeError when their attribute is there but malformed."""
+    """A STUN message. `encode` and `decode` convert it; properties return single attributes, None for missing ones.
+
+    `attributes` maps types to raw values in wire order, unknown types included; of a repeated attribute the first
+    counts. MESSAGE-INTEGRITY and FINGERPRINT are not among them: `encode` adds, `decode` and `verify` check them. The
+    properties raise DecodeError when their attribute is malformed.
+    """
 
     message_class: MessageClass
     transaction_id: bytes
     attributes: Mapping[int, bytes] = field(default_factory=dict)
     method: int = BINDING
     fingerprinted: bool = field(default=False, compare=False)
-    """Whether a valid FINGERPRINT was there; a wrong one is a DecodeError."""
+    """True if the message had a FINGERPRINT. A wrong one is a DecodeError."""
     _datagram: bytes = field(default=b"", compare=False, repr=False)
     _integrity_at: int = field(default=0, compare=False, repr=False)
 
     def encode(self, key: bytes | None = None, *, fingerprint: bool = True) -> bytes:
-        """Return the datagram, with MESSAGE-INTEGRITY if there is a `key` (the password, RFC 8489 §9.1.1)."""
+        """Return the datagram. With a `key`, the password, it has MESSAGE-INTEGRITY (RFC 8489 §9.1.1)."""
         method = self.method
         kind = (method & 0xF) | (method & 0x70) << 1 | (method & 0xF80) << 2 | self.message_class
         data = bytearray(_HEADER.pack(kind, 0, MAGIC_COOKIE, self.transaction_id))
@@ -89,8 +92,11 @@ class Message:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Decode one whole datagram; raise DecodeError unless its structure, and FINGERPRINT if present, are right.
-        What follows MESSAGE-INTEGRITY is not authenticated and left out (RFC 8489 §14.5)."""
+        """Decode one whole datagram, without the attributes behind MESSAGE-INTEGRITY (RFC 8489 §14.5).
+
+        Raises:
+            DecodeError: its structure or its FINGERPRINT is wrong.
+        """
         size = len(data)
         if size < HEADER_SIZE:
             raise DecodeError("shorter than a STUN header")
@@ -127,11 +133,11 @@ class Message:
 
     @property
     def signed(self) -> bool:
-        """Whether a decoded message carries MESSAGE-INTEGRITY, right or wrong."""
+        """True if a decoded message has MESSAGE-INTEGRITY, right or wrong."""
         return self._integrity_at != 0
 
     def verify(self, key: bytes) -> bool:
-        """Whether a decoded message carries a MESSAGE-INTEGRITY made with `key`."""
+        """Return True if a decoded message has a MESSAGE-INTEGRITY made with `key`."""
         at = self._integrity_at
         if not at:
             return False
@@ -141,7 +147,7 @@ class Message:
 
     @property
     def unknown_required(self) -> list[int]:
-        """Types of attributes that have to be understood and are not."""
+        """Types of comprehension-required attributes that are unknown."""
         return [kind for kind in self.attributes if kind < FIRST_OPTIONAL and kind not in UNDERSTOOD]
 
     @property
@@ -180,12 +186,13 @@ class Message:
 
     @property
     def unknown_attributes(self) -> list[int] | None:
-        """What the peer did not understand, beside error 420."""
+        """The types that the peer did not understand, with error 420."""
         value = self.attributes.get(Attribute.UNKNOWN_ATTRIBUTES)
         return None if value is None else decode_unknown_attributes(value)
 
     @property
     def software(self) -> str | None:
+        """The peer's software. Raises DecodeError when it is not UTF-8."""
         value = self.attributes.get(Attribute.SOFTWARE)
         try:
             return None if value is None else value.decode()
@@ -202,13 +209,13 @@ class Message:
 
 
 def success_response(request: Message, address: bytes, port: int) -> Message:
-    """Answer a binding request that came from `address` (16 bytes) and `port`."""
+    """Return the response to a binding request that was received from `address` (16 bytes) and `port`."""
     mapped = encode_xor_address(address, port, request.transaction_id)
     return Message(MessageClass.SUCCESS, request.transaction_id, {Attribute.XOR_MAPPED_ADDRESS: mapped}, request.method)
 
 
 def error_response(request: Message, code: ErrorCode, unknown: list[int] | None = None) -> Message:
-    """Refuse a request; `unknown` goes with 420 (RFC 8489 §6.3.1)."""
+    """Return the error response to a request; `unknown` are the types for 420 (RFC 8489 §6.3.1)."""
     attributes: dict[int, bytes] = {Attribute.ERROR_CODE: encode_error_code(code, REASONS[code])}
     if unknown is not None:
         attributes[Attribute.UNKNOWN_ATTRIBUTES] = encode_unknown_attributes(unknown)

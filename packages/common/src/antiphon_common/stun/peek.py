@@ -1,4 +1,4 @@
-"""The relay's look at a datagram: who is this binding request for? Nothing is verified, nothing decoded."""
+"""The relay's look at a binding request: which ufrag does it name? Nothing is verified, nothing else decoded."""
 
 _BINDING_REQUEST = b"\x00\x01"
 _MAGIC_COOKIE = b"\x21\x12\xa4\x42"
@@ -6,13 +6,15 @@ _HEADER_SIZE = 20
 _USERNAME = 0x0006
 
 MAX_PEEKED_ATTRIBUTES = 16
-"""How far to walk for USERNAME: clients put it among the first four, and a datagram of empty attributes must not cost
-more than a real check."""
+"""Attributes among which USERNAME is searched; clients put it in the first four. A datagram of empty attributes must
+not cost more than a real check."""
 
 
 def peek_username(datagram: bytes) -> bytes | None:
-    """Return the server's half of USERNAME (left of the colon, RFC 8445 §7.2.2) when `datagram` is a binding request
-    whose header and attributes up to USERNAME are well formed, else None. Never raises."""
+    """Return the server's ufrag in USERNAME, left of the colon (RFC 8445 §7.2.2). Never raises.
+
+    Return None unless `datagram` is a binding request whose header, and attributes up to USERNAME, are well formed.
+    """
     size = len(datagram)
     if (
         size < _HEADER_SIZE

@@ -2,10 +2,10 @@
 
 
 class Transaction:
-    """A request under way. Its first transmission is the caller's; `retransmit` tells about the later ones.
+    """A request without a response yet. The caller sends it first; `retransmit` returns when to send it again.
 
-    The wait doubles from `first_wait` to at most `longest_wait` (seconds); after `attempts` transmissions in all and
-    one more wait the transaction has failed.
+    The wait doubles from `first_wait` to at most `longest_wait` (seconds). After `attempts` transmissions and one more
+    wait the transaction has failed.
     """
 
     __slots__ = ("_attempts", "_longest_wait", "_wait", "datagram", "deadline", "failed", "transaction_id")
@@ -29,7 +29,7 @@ class Transaction:
         self._attempts = attempts - 1
 
     def retransmit(self, now: float) -> bool:
-        """Whether `datagram` has to be sent again now; sets `failed` when the last wait is over."""
+        """Return True if `datagram` has to be sent again now. Sets `failed` once the last wait is over."""
         if now < self.deadline or self.failed:
             return False
         if not self._attempts:
