@@ -39,7 +39,7 @@ SETTLE_SECONDS = 1.0
 """Between the last call's set-up and the measurement."""
 
 
-class Sample(NamedTuple):
+class CallSample(NamedTuple):
     """One measurement: milliseconds of CPU for each call and second, by process; and the share that came back."""
 
     cost: Mapping[str, float]
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     few = arguments.aiortc_calls
     modes = {("aiortc", few), ("opus", few), ("pcm16", few)}
     modes |= {("opus", arguments.opus_calls), ("pcm16", arguments.pcm16_calls)}
-    samples: dict[tuple[str, int], list[Sample]] = {mode: [] for mode in sorted(modes)}
+    samples: dict[tuple[str, int], list[CallSample]] = {mode: [] for mode in sorted(modes)}
     shared: dict[int, list[float]] = {1: [], 2: []}
     _pin(os.getpid(), 1)
     for _ in range(arguments.rounds):
@@ -95,7 +95,7 @@ def running(server: str, transceivers: int = 1) -> Iterator[tuple[str, dict[str,
         yield deployment.url, pids
 
 
-async def measure(url: str, pids: Mapping[str, int], calls: int, seconds: float) -> Sample:
+async def measure(url: str, pids: Mapping[str, int], calls: int, seconds: float) -> CallSample:
     """Make calls, and see what a second of each costs."""
     async with trio.open_nursery() as nursery:
         load = Load(LoadSettings(url))
@@ -109,10 +109,10 @@ async def measure(url: str, pids: Mapping[str, int], calls: int, seconds: float)
         load.hang_up()
         nursery.cancel_scope.cancel()
     sent, received = (sum(getattr(report, way) for report in load.reports) for way in ("sent", "received"))
-    return Sample(cost, received / sent)
+    return CallSample(cost, received / sent)
 
 
-def print_table(samples: Mapping[tuple[str, int], list[Sample]]) -> None:
+def print_table(samples: Mapping[tuple[str, int], list[CallSample]]) -> None:
     columns = (*OWN, "relay + transceiver", "of aiortc", "due", "load client", "came back")
     print("CPU in milliseconds for each call and second; echoed speech, one core")
     print(f"{'':7}{'calls':>6}" + "".join(f"{name:>{len(name) + 3}}" for name in columns))
@@ -132,7 +132,7 @@ def print_table(samples: Mapping[tuple[str, int], list[Sample]]) -> None:
         print(f"{server:7}{calls:>6}{shown}")
 
 
-def _cost(samples: list[Sample], name: str) -> float:
+def _cost(samples: list[CallSample], name: str) -> float:
     return median(sample.cost[name] for sample in samples)
 
 

@@ -19,7 +19,7 @@ from support.fakes.backend_calls import serving
 from support.processes.waiting import until
 
 
-class Caller:
+class LinkCaller:
     """A call whose playout is instant: all audio is heard, and its credit given back."""
 
     def __init__(self, pool: BackendPool, name: str) -> None:
@@ -67,7 +67,7 @@ async def test_loopback_returns_every_frame_beyond_any_one_credit(
     audio: str, size: int, step: int, runtime: Runtime
 ) -> None:
     async with pooled(audio, runtime, loopback=loopback) as pool:
-        caller = Caller(pool, "loopback")
+        caller = LinkCaller(pool, "loopback")
         assert caller.call.format == audio
         said = [b"\x08" + bytes([n % 256]) * (size - 1) for n in range(3 * CREDIT_MS // 20)]
         for index, data in enumerate(said):
@@ -85,7 +85,7 @@ async def test_a_backend_that_talks_is_held_to_its_credit_until_audio_is_played(
         await call.say(bytes(2 * 24000 * 10))
 
     async with pooled(lecture=lecture) as pool:
-        caller = Caller(pool, "lecture")
+        caller = LinkCaller(pool, "lecture")
         caller.plays = False
         await until(lambda: len(caller.audio) == CREDIT_MS // 20)
         await trio.sleep(0.05)
@@ -106,7 +106,7 @@ async def test_a_clear_comes_back_as_what_was_heard() -> None:
         heard.append(await call.wait_interrupted())
 
     async with pooled(hasty=hasty) as pool:
-        Caller(pool, "hasty")
+        LinkCaller(pool, "hasty")
         await until(lambda: heard)
     assert heard == [frames.Interrupted(1, 1, 7)]
 
@@ -119,9 +119,9 @@ async def test_a_failing_handler_takes_no_other_call_with_it() -> None:
             await call.say(audio.data)
 
     async with pooled(fragile=fragile) as pool:
-        doomed, spared = Caller(pool, "fragile"), Caller(pool, "fragile")
+        doomed, spared = LinkCaller(pool, "fragile"), LinkCaller(pool, "fragile")
         with pytest.raises(NoCapacity):
-            Caller(pool, "fragile")
+            LinkCaller(pool, "fragile")
         doomed.say(b"B" * 960, 0)
         await until(lambda: any(isinstance(frame, frames.Ended) for frame in doomed.frames))
         spared.say(bytes(960), 0)
@@ -135,14 +135,14 @@ async def test_events_go_both_ways() -> None:
             await call.send_event({"type": "thanks", "for": event["type"]})
 
     async with pooled(polite=polite) as pool:
-        caller = Caller(pool, "polite")
+        caller = LinkCaller(pool, "polite")
         caller.call.send_event({"type": "session.update", "session": {"voice": "alto"}})
         pool.flush()
         await until(lambda: any(isinstance(frame, frames.ServerEvent) for frame in caller.frames))
     assert caller.frames[-1] == frames.ServerEvent(1, pack({"type": "thanks", "for": "session.update"}))
 
 
-class Address:
+class DialedAddress:
     """A backend at an address of its own, to be killed and started again."""
 
     def __init__(self, nursery: trio.Nursery, host: str) -> None:
@@ -170,12 +170,12 @@ class Address:
 
 async def test_twenty_calls_outlive_one_backend_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     async with trio.open_nursery() as nursery:
-        one, other = Address(nursery, "127.0.0.1"), Address(nursery, "127.0.0.2")
+        one, other = DialedAddress(nursery, "127.0.0.1"), DialedAddress(nursery, "127.0.0.2")
         port = await one.start()
         monkeypatch.setattr(Endpoint, "resolve", both(port))
         pool = BackendPool({"pair": f"ws://pair.test:{port}"}, "opus")
         await nursery.start(pool.run)
-        callers = [Caller(pool, "pair") for _ in range(20)]
+        callers = [LinkCaller(pool, "pair") for _ in range(20)]
         await other.start(port)
         await until(lambda: pool.free_slots("pair") == 20)
         said = 0
@@ -209,7 +209,7 @@ def packet(number: int) -> bytes:
     return b"\x08" + number.to_bytes(4, "big")
 
 
-async def talk(callers: list[Caller], start: int, count: int) -> int:
+async def talk(callers: list[LinkCaller], start: int, count: int) -> int:
     """Let everybody say numbered packets, twice as fast as they last; return the next number."""
     for number in range(start, start + count):
         for caller in callers:

@@ -28,7 +28,7 @@ FRAME = bytes(960)
 """20 ms of silence at 24 kHz."""
 
 
-class Bench:
+class SessionBench:
     """A greeted session, and what came out of it at either end."""
 
     def __init__(self, slots: int = 4) -> None:
@@ -70,7 +70,7 @@ class Bench:
 
 
 def test_a_call_is_accepted_by_its_first_look_or_word_and_only_once() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.offer()
     assert bench.sent() == []
     call.accept()
@@ -80,7 +80,7 @@ def test_a_call_is_accepted_by_its_first_look_or_word_and_only_once() -> None:
 
 
 def test_slots_are_counted_over_all_connections() -> None:
-    bench, other = Bench(slots=2), Bench()
+    bench, other = SessionBench(slots=2), SessionBench()
     other.session = BackendSession(bench.slots, ("pcm16/24000",), ConnectionCounters(), 0.0)
     other.say(frames.Hello(frames.VERSION))
     bench.offer(1)
@@ -96,7 +96,7 @@ def test_slots_are_counted_over_all_connections() -> None:
 
 @pytest.mark.parametrize(("audio", "drained", "code"), [("pcm16/8000", False, "format"), ("opus", True, "draining")])
 def test_a_call_that_cannot_be_taken_is_refused(audio: str, drained: bool, code: str) -> None:
-    bench = Bench()
+    bench = SessionBench()
     if drained:
         bench.session.drain()
     bench.say(frames.Started(1, "rtc_1", "acme", audio))
@@ -105,7 +105,7 @@ def test_a_call_that_cannot_be_taken_is_refused(audio: str, drained: bool, code:
 
 
 def test_what_is_said_is_cut_into_frames_and_waits_for_credit() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.accepted(credit=50)
     call.start_response()
     pcm = bytes(range(256)) * 15  # four frames of 960 bytes
@@ -119,7 +119,7 @@ def test_what_is_said_is_cut_into_frames_and_waits_for_credit() -> None:
 
 
 def test_pcm_cut_within_a_sample_is_put_together_again() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.accepted()
     call.start_response()
     pcm = bytes(range(200))
@@ -132,7 +132,7 @@ def test_pcm_cut_within_a_sample_is_put_together_again() -> None:
 
 
 def test_an_opus_packet_costs_what_its_first_byte_says() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.accepted(audio="opus", credit=100)
     call.start_response()
     sixty_ms = b"\x18" + bytes(50)
@@ -143,7 +143,7 @@ def test_an_opus_packet_costs_what_its_first_byte_says() -> None:
 
 
 def test_an_interruption_silences_its_response_until_another_is_started() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.accepted()
     number = call.start_response()
     bench.say(frames.Interrupted(1, number, 300))
@@ -157,7 +157,7 @@ def test_an_interruption_silences_its_response_until_another_is_started() -> Non
 
 
 def test_a_clear_names_the_latest_response_and_a_new_one_may_follow() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.accepted()
     call.clear()
     assert bench.sent() == []
@@ -169,7 +169,7 @@ def test_a_clear_names_the_latest_response_and_a_new_one_may_follow() -> None:
 
 
 def test_hanging_up_completes_what_is_being_said() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.accepted()
     call.start_response()
     call.hang_up("goodbye")
@@ -187,7 +187,7 @@ def test_hanging_up_completes_what_is_being_said() -> None:
 
 @pytest.mark.parametrize("frame", [[6, 1, "text"], [3, 1], [10, 1, 1], [2, 1, "rtc_1", "acme", "opus"], [7, 1, -5]])
 def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> None:
-    bench = Bench()
+    bench = SessionBench()
     first, second = bench.accepted(1), bench.accepted(2)
     bench.raw(msgspec.msgpack.encode([frame, [99, 1], [6, 2, FRAME, 0, 0]]))
     assert bench.sent() == [frames.Ended(1, "bad_frame")]
@@ -196,7 +196,7 @@ def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> No
 
 
 def test_a_handler_that_does_not_listen_loses_the_oldest_audio() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.accepted()
     bench.say(*[frames.Audio(1, FRAME, position) for position in range(0, 5 * 24000, 480)])
     assert bench.changed == [call], "one notice for the whole message"
@@ -205,7 +205,7 @@ def test_a_handler_that_does_not_listen_loses_the_oldest_audio() -> None:
 
 
 def test_events_that_nobody_listens_to_are_bounded() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.offer()
     event = {"type": "conversation.item.create", "text": "x" * 100_000}
     bench.say(*[frames.ClientEvent(1, pack({**event, "number": number})) for number in range(30)])
@@ -216,7 +216,7 @@ def test_events_that_nobody_listens_to_are_bounded() -> None:
 
 
 def test_short_events_that_nobody_listens_to_are_bounded_in_number() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.offer()
     for begin in range(0, MAX_EVENTS + 100, 100):
         bench.say(*[frames.ClientEvent(1, pack({"n": number})) for number in range(begin, begin + 100)])
@@ -226,7 +226,7 @@ def test_short_events_that_nobody_listens_to_are_bounded_in_number() -> None:
 
 def test_events_and_sessions_take_little_more_memory_than_their_bytes() -> None:
     """An event of many members stays encoded, and keeps no message that it came in."""
-    bench = Bench()
+    bench = SessionBench()
     parts = {"items": [{"k": number, "v": [number]} for number in range(1500)]}
     size = len(msgspec.msgpack.encode(parts))
     offer = frames.Started(1, "rtc_1", "acme", "pcm16/24000", pack(parts), pack({"user": "7"}))
@@ -246,7 +246,7 @@ def test_events_and_sessions_take_little_more_memory_than_their_bytes() -> None:
 
 
 def test_audio_of_more_than_a_second_in_one_frame_ends_its_call() -> None:
-    bench = Bench()
+    bench = SessionBench()
     bench.accepted()
     bench.say(frames.Audio(1, bytes(MAX_AUDIO_BYTES)))
     assert frames.Ended(1, "bad_frame") not in bench.sent()
@@ -255,7 +255,7 @@ def test_audio_of_more_than_a_second_in_one_frame_ends_its_call() -> None:
 
 
 def test_an_event_waits_while_too_much_waits_to_be_sent() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.accepted()
     sent = 0
     while call.send_event({"text": "x" * 10_000}):
@@ -269,7 +269,7 @@ def test_an_event_waits_while_too_much_waits_to_be_sent() -> None:
 
 
 def test_a_resumed_call_may_clear_what_another_connection_said() -> None:
-    bench = Bench()
+    bench = SessionBench()
     bench.say(frames.Started(1, "rtc_1", "acme", "opus", resumed_ms=5000))
     call = bench.offered[-1]
     call.clear()  # the first that it does, which accepts the call
@@ -280,7 +280,7 @@ def test_a_resumed_call_may_clear_what_another_connection_said() -> None:
 
 
 def test_who_speaks_waits_while_too_much_waits_to_be_sent() -> None:
-    bench = Bench()
+    bench = SessionBench()
     call = bench.accepted(credit=60_000)
     call.start_response()
     pcm = bytes(2 * HIGH_WATER)
@@ -296,7 +296,7 @@ def test_who_speaks_waits_while_too_much_waits_to_be_sent() -> None:
 
 
 def test_when_the_connection_is_gone_every_call_is_over() -> None:
-    bench = Bench()
+    bench = SessionBench()
     calls = [bench.accepted(1), bench.offer(2)]
     bench.session.lost()
     bench.settle()

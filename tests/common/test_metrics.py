@@ -14,7 +14,7 @@ from antiphon_common.metrics import (
 )
 
 
-class Counters:
+class SummedCounters:
     __slots__ = ("_hidden", "dropped", "sent")
 
     def __init__(self, sent: int = 0, dropped: int = 0) -> None:
@@ -26,14 +26,14 @@ class Counters:
 def worker(sent: int, flows: float) -> tuple[MetricFamily, ...]:
     """Return what a worker process reports."""
     registry = CollectorRegistry()
-    export_counters(registry, "worker", Counters(sent))
+    export_counters(registry, "worker", SummedCounters(sent))
     export_gauge(registry, "worker_flows", "Flows", lambda: flows)
     encoded = msgspec.msgpack.encode(take_snapshot(registry))
     return msgspec.msgpack.decode(encoded, type=tuple[MetricFamily, ...])
 
 
 def test_counters_are_read_when_they_are_scraped() -> None:
-    registry, counters = CollectorRegistry(), Counters()
+    registry, counters = CollectorRegistry(), SummedCounters()
     export_counters(registry, "link", counters)
     counters.sent += 3
     assert registry.get_sample_value("link_sent_total") == 3
@@ -42,7 +42,9 @@ def test_counters_are_read_when_they_are_scraped() -> None:
 
 def test_counters_of_several_sockets_have_a_label() -> None:
     registry = CollectorRegistry()
-    export_labelled_counters(registry, "socket", "socket", {"link": Counters(1), "public": Counters(2, dropped=5)})
+    export_labelled_counters(
+        registry, "socket", "socket", {"link": SummedCounters(1), "public": SummedCounters(2, dropped=5)}
+    )
     assert registry.get_sample_value("socket_sent_total", {"socket": "link"}) == 1
     assert registry.get_sample_value("socket_sent_total", {"socket": "public"}) == 2
     assert registry.get_sample_value("socket_dropped_total", {"socket": "public"}) == 5

@@ -31,7 +31,7 @@ LONG = 1 << 16
 """Bytes from which on each try takes so long that a quarter of the tries must do."""
 
 
-class Outcome(NamedTuple):
+class CostOutcome(NamedTuple):
     """The dearest input of one state."""
 
     target: str
@@ -88,7 +88,7 @@ def planted(name: str | None) -> Sequence[work.Patch]:
     return () if name is None else (FAULTS[name].patch,)
 
 
-def search(index: int, seed: int, tries: int, seconds: float | None) -> Outcome:
+def search(index: int, seed: int, tries: int, seconds: float | None) -> CostOutcome:
     """Search one state, in a process of the pool; the same inputs are tried in every run with the same tries."""
     from cost.search import Search, describe
     from cost.targets import STATES
@@ -105,7 +105,7 @@ def search(index: int, seed: int, tries: int, seconds: float | None) -> Outcome:
     best = found.dearest
     bound = round(state.bound.units(best.data))
     described = describe(best, ready.grammar)
-    return Outcome(
+    return CostOutcome(
         state.target,
         state.name,
         state.slug,
@@ -125,7 +125,7 @@ def corpus(slug: str) -> Sequence[bytes]:
     return [file.read_bytes() for file in sorted(folder.iterdir())] if folder.is_dir() else []
 
 
-def report(outcomes: Sequence[Outcome]) -> None:
+def report(outcomes: Sequence[CostOutcome]) -> None:
     for one in outcomes:
         memory = f", {one.memory >> 10:,} KiB" if one.memory else ""
         print(
@@ -137,7 +137,7 @@ def report(outcomes: Sequence[Outcome]) -> None:
     print(f"{tried:,} inputs tried in {len(outcomes)} states")
 
 
-def keep(outcomes: Sequence[Outcome]) -> None:
+def keep(outcomes: Sequence[CostOutcome]) -> None:
     """Let the dearest input of each state take the place of the one that was kept."""
     for one in outcomes:
         if len(one.data) <= LONGEST_KEPT and one.failure is None:
@@ -148,7 +148,7 @@ def keep(outcomes: Sequence[Outcome]) -> None:
             (folder / blake2b(one.data, digest_size=8).hexdigest()).write_bytes(one.data)
 
 
-def save(failed: Sequence[Outcome]) -> None:
+def save(failed: Sequence[CostOutcome]) -> None:
     FOUND.mkdir(exist_ok=True)
     for one in failed:
         file = FOUND / f"{one.slug}-{blake2b(one.data, digest_size=8).hexdigest()}"

@@ -38,7 +38,7 @@ def stream_of(format: str = "opus", codec: str = "opus") -> AudioStream:
     return AudioStream(negotiated, format, "cname", Random(0).randbytes, 3.9e9, options)
 
 
-class Listener:
+class StreamListener:
     """A stream some way into a call."""
 
     def __init__(self, format: str = "opus", codec: str = "opus") -> None:
@@ -143,24 +143,24 @@ class Listener:
 
 def _listening(format: str, codec: str, kind: str, *, rtcp: bool) -> Callable[[], Ready]:
     def prepare() -> Ready:
-        listener = Listener(format, codec)
+        listener = StreamListener(format, codec)
         _KINDS[kind](listener)
         return listener.ready(rtcp=rtcp)
 
     return prepare
 
 
-def _begin(listener: Listener) -> None:
+def _begin(listener: StreamListener) -> None:
     listener.receive(listener.rtp(0))
 
 
-def _sent_tables_full(listener: Listener) -> None:
+def _sent_tables_full(listener: StreamListener) -> None:
     _begin(listener)
     listener.play(400)
     assert listener.stream.counters.rtp_sent >= REMEMBERED > KEPT_PACKETS
 
 
-def _jitter_buffer_full(listener: Listener) -> None:
+def _jitter_buffer_full(listener: StreamListener) -> None:
     """Packets behind a hole, as many as are kept, and the time for none has come."""
     for number in range(10):
         listener.receive(listener.extended(number, number))
@@ -173,14 +173,14 @@ def _jitter_buffer_full(listener: Listener) -> None:
     assert not counters.excess
 
 
-def _many_sources(listener: Listener) -> None:
+def _many_sources(listener: StreamListener) -> None:
     for source in range(1, 40):
         listener.receive(listener.rtp(0, source=source))
     _begin(listener)
     assert len(listener.stream.reporter.sources) == MAX_SOURCES
 
 
-_KINDS: dict[str, Callable[[Listener], None]] = {
+_KINDS: dict[str, Callable[[StreamListener], None]] = {
     "begun": _begin,
     "sent tables full": _sent_tables_full,
     "jitter buffer full": _jitter_buffer_full,

@@ -53,7 +53,7 @@ class Ready(NamedTuple):
     """What the sender does to an input, which costs us nothing: signs it, encrypts it."""
 
 
-class Price(NamedTuple):
+class InputCost(NamedTuple):
     """What one input took, and of its bounds, as shares."""
 
     data: bytes
@@ -76,7 +76,7 @@ class Search:
         self._random = Random(seed)
         self._mutator = Mutator(ready.grammar, ready.limit, ready.numbers, self._random)
         self._seen: set[bytes] = set()
-        self.population: list[Price] = []
+        self.population: list[InputCost] = []
         if ready.stateless:  # what is made once and kept is no input's price
             for data in ready.seeds:
                 measure_here(ready, data[: ready.limit], _WARMING)
@@ -86,7 +86,7 @@ class Search:
             self._try(data[: ready.limit])
 
     @property
-    def dearest(self) -> Price:
+    def dearest(self) -> InputCost:
         return self.population[0]
 
     def climb(self, tries: int) -> None:
@@ -118,7 +118,7 @@ class Search:
             self.population.sort(key=lambda kept: (-kept.ratio, len(kept.data), kept.data))
             del self.population[POPULATION:]
 
-    def measure(self, data: bytes) -> Price:
+    def measure(self, data: bytes) -> InputCost:
         """Return what one input costs in this state."""
         run = measure_here if self._ready.stateless else measure_in_fork
         limit = int(ENDLESS * self._bound.units(data))
@@ -126,7 +126,7 @@ class Search:
         ratio = units / self._bound.units(data)
         if self._ready.memory:
             ratio = max(ratio, memory / self._bound.memory(data))
-        return Price(data, units, memory, ratio if failure is None else float("inf"), failure)
+        return InputCost(data, units, memory, ratio if failure is None else float("inf"), failure)
 
 
 _WARMING = 50_000_000
@@ -181,7 +181,7 @@ def measure_in_fork(ready: Ready, data: bytes, limit: int) -> Taken:
     return taken
 
 
-def describe(price: Price, grammar: Grammar) -> str:
+def describe(price: InputCost, grammar: Grammar) -> str:
     """Return what an input consists of, in a line."""
     names: dict[str, int] = {}
     for element in grammar.split(price.data):

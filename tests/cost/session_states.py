@@ -15,11 +15,11 @@ from cost import work
 from cost.bounds import UNITS_PER_MICROSECOND
 from cost.drive import drain
 from cost.grammars import Grammar, RtcpPackets, SctpChunks, StunAttributes, Whole
-from cost.media_states import Listener
+from cost.media_states import StreamListener
 from cost.sctp_states import HostilePeer, encode, usual
 from cost.search import Ready
 from cost.transport_states import requests, signed
-from support.sim.session_pair import Pair
+from support.sim.session_pair import SessionPair
 
 STUN, RTP, RTCP, CHANNELS = b"S", b"T", b"C", b"D"
 OPTIONS = RtpOptions({MID: 1, AUDIO_LEVEL: 2, TRANSPORT_SEQUENCE: 4}, "0", ("nack", "transport-cc"), reduced_size=True)
@@ -48,7 +48,7 @@ class ByProtocol:
 
 def _session(talks: float) -> Callable[[], Ready]:
     def prepare() -> Ready:
-        pair = Pair(options=OPTIONS, data_channels=True).connect()
+        pair = SessionPair(options=OPTIONS, data_channels=True).connect()
         pair.client.send_message("{}")
         pair.talk(talks)
         network, client, session = pair.network, pair.client, pair.session
@@ -80,7 +80,7 @@ def _session(talks: float) -> Callable[[], Ready]:
                     work.paid(round(EVENT.base * UNITS_PER_MICROSECOND))
             drain(session, now)
 
-        listener = Listener()
+        listener = StreamListener()
         listener.stream = session.stream
         username = f"{pair.accepted.ice.ufrag}:{client.ice_parameters.ufrag}".encode()
         attribute = b"\0\6" + len(username).to_bytes(2, "big") + username + bytes(-len(username) % 4)

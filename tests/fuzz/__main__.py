@@ -25,7 +25,7 @@ START_SECONDS = 3.0
 MAX_INPUT = 16384
 
 
-class Outcome(NamedTuple):
+class FuzzOutcome(NamedTuple):
     """What became of one target: inputs tried, and libFuzzer's last words if it found something."""
 
     name: str
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fuzz(name: str, seconds: int, found: Path, seed: int) -> Outcome:
+def fuzz(name: str, seconds: int, found: Path, seed: int) -> FuzzOutcome:
     """Run one target in a process of its own; what it finds new goes into the folder `found`."""
     found.mkdir()
     options = [f"-max_total_time={seconds}", f"-max_len={MAX_INPUT}", f"-seed={seed}", "-print_final_stats=1"]
@@ -69,7 +69,7 @@ def fuzz(name: str, seconds: int, found: Path, seed: int) -> Outcome:
     done = run_one(name, [str(found), str(CORPUS / name), *options])
     tried = re.search(r"number_of_executed_units: (\d+)", done.stderr)
     failed = done.returncode != 0
-    return Outcome(name, int(tried[1]) if tried else 0, done.stderr[-4000:] if failed else None)
+    return FuzzOutcome(name, int(tried[1]) if tried else 0, done.stderr[-4000:] if failed else None)
 
 
 def keep(names: Sequence[str], found: Path) -> None:

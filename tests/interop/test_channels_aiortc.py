@@ -28,7 +28,7 @@ def deployment() -> Iterator[Deployment]:
         yield deployment
 
 
-class Caller:
+class ChannelCaller:
     """A call of aiortc's; `opened`, `heard` and `closed` are of the channel `oai-events`."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
@@ -70,9 +70,9 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(deployment: Deployment) -> AsyncIterator[Caller]:
+async def calling(deployment: Deployment) -> AsyncIterator[ChannelCaller]:
     async with httpx.AsyncClient(base_url=deployment.url, timeout=PATIENCE) as http:
-        caller = Caller(http)
+        caller = ChannelCaller(http)
         try:
             await caller.connect()
             yield caller

@@ -84,7 +84,7 @@ THEIR_RSA_KEY, THEIR_RSA_CERTIFICATE = make_rsa_identity()
 THEIR_FINGERPRINTS = [THEIRS.fingerprint(), fingerprint_of(THEIR_RSA_CERTIFICATE, "sha-256")]
 
 
-class Conversation:
+class OpensslConversation:
     """Our endpoint on a loopback socket, and an OpenSSL process that talks to it."""
 
     def __init__(self, role: DtlsRole, sock: socket.socket, process: subprocess.Popen[bytes], peer: bytes) -> None:
@@ -176,7 +176,7 @@ def openssl(command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def against_client(*options: str, commands: bool = False, peer: bytes = THEIRS.der) -> Iterator[Conversation]:
+def against_client(*options: str, commands: bool = False, peer: bytes = THEIRS.der) -> Iterator[OpensslConversation]:
     """We are the server; `s_client` connects to us. With `commands` it takes single letters for orders. `peer` is its
     certificate, if that is another one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -184,11 +184,11 @@ def against_client(*options: str, commands: bool = False, peer: bytes = THEIRS.d
         address = f"127.0.0.1:{sock.getsockname()[1]}"
         quiet = () if commands else ("-nocommands",)
         with openssl("s_client", "-connect", address, *quiet, *options) as process:
-            yield Conversation(DtlsRole.SERVER, sock, process, peer)
+            yield OpensslConversation(DtlsRole.SERVER, sock, process, peer)
 
 
 @contextlib.contextmanager
-def against_server(*options: str, peer: bytes = THEIRS.der) -> Iterator[Conversation]:
+def against_server(*options: str, peer: bytes = THEIRS.der) -> Iterator[OpensslConversation]:
     """We are the client; `s_server` has a port that was free a moment ago."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -196,7 +196,7 @@ def against_server(*options: str, peer: bytes = THEIRS.der) -> Iterator[Conversa
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         with openssl("s_server", "-accept", f"127.0.0.1:{port}", "-Verify", "1", *options) as process:
-            conversation = Conversation(DtlsRole.CLIENT, sock, process, peer)
+            conversation = OpensslConversation(DtlsRole.CLIENT, sock, process, peer)
             conversation.run(lambda: b"ACCEPT" in conversation.output, "listening server")
             conversation.peer = ("127.0.0.1", port)
             conversation.endpoint.start(time.monotonic())
@@ -206,7 +206,7 @@ def against_server(*options: str, peer: bytes = THEIRS.der) -> Iterator[Conversa
 AGAINST = {"s_client": against_client, "s_server": against_server}
 
 
-def check_conversation(conversation: Conversation, suite: CipherSuite, profile: SrtpProfile) -> None:
+def check_conversation(conversation: OpensslConversation, suite: CipherSuite, profile: SrtpProfile) -> None:
     """Check what was agreed, the exporter on both sides, data both ways, and the end."""
     endpoint = conversation.endpoint
     conversation.run(lambda: endpoint.connected, "handshake")

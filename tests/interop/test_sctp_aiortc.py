@@ -52,7 +52,7 @@ class FakeDtlsTransport:
         self._send(data)
 
 
-class Conversation:
+class AiortcConversation:
     """Our endpoint and aiortc's in one event loop, with an impaired path between them."""
 
     def __init__(self, *, we_are_client: bool, impairment: Impairment = PERFECT, seed: int = 1) -> None:
@@ -145,7 +145,7 @@ def test_64_kib_both_ways(we_are_client: bool, impairment: Impairment) -> None:
     data = Random(0).randbytes(65536)
 
     async def talk() -> float:
-        conversation = Conversation(we_are_client=we_are_client, impairment=impairment)
+        conversation = AiortcConversation(we_are_client=we_are_client, impairment=impairment)
         await conversation.start()
         began = asyncio.get_running_loop().time()
         ours = conversation.endpoint.open_channel("ours", protocol="test")
@@ -178,7 +178,7 @@ def test_64_kib_within_two_seconds(seed: int, impairment: Impairment) -> None:
     data = Random(seed).randbytes(65536)
 
     async def talk() -> tuple[float, float]:
-        conversation = Conversation(we_are_client=seed % 2 == 0, impairment=impairment, seed=seed)
+        conversation = AiortcConversation(we_are_client=seed % 2 == 0, impairment=impairment, seed=seed)
         await conversation.start()
         ours, theirs = conversation.endpoint.open_channel("ours"), conversation.open_theirs("theirs")
         conversation.settle()
@@ -205,7 +205,7 @@ def test_64_kib_within_two_seconds(seed: int, impairment: Impairment) -> None:
 
 def test_channels_of_every_kind() -> None:
     async def talk() -> None:
-        conversation = Conversation(we_are_client=False)
+        conversation = AiortcConversation(we_are_client=False)
         await conversation.start()
         ours = conversation.endpoint.open_channel("lossy", ordered=False, max_retransmits=3)
         conversation.endpoint.open_channel("brief", max_lifetime=0.25)
@@ -234,7 +234,7 @@ def test_channels_of_every_kind() -> None:
 @pytest.mark.parametrize("we_close", [True, False])
 def test_a_channel_closes_on_both_sides_and_its_id_is_used_again(we_close: bool) -> None:
     async def talk() -> None:
-        conversation = Conversation(we_are_client=True)
+        conversation = AiortcConversation(we_are_client=True)
         await conversation.start()
         first = conversation.endpoint.open_channel("first")
         conversation.endpoint.send(first, "before the end")
@@ -260,7 +260,7 @@ def test_a_channel_closes_on_both_sides_and_its_id_is_used_again(we_close: bool)
 @pytest.mark.parametrize("we_end", [True, False])
 def test_an_association_ends_on_both_sides(we_end: bool) -> None:
     async def talk() -> None:
-        conversation = Conversation(we_are_client=True)
+        conversation = AiortcConversation(we_are_client=True)
         await conversation.start()
         conversation.endpoint.open_channel("only")
         conversation.settle()

@@ -18,7 +18,7 @@ SEEDS = range(4)
 PACKETS = 1500
 
 
-class Pair:
+class SrtpPair:
     """Our session as the DTLS client, and libsrtp at both ends."""
 
     def __init__(self, profile: SrtpProfile, rng: random.Random) -> None:
@@ -39,14 +39,14 @@ class Pair:
 
 
 @pytest.fixture(params=[(profile, seed) for profile in PROFILES for seed in SEEDS], ids=str)
-def case(request: pytest.FixtureRequest) -> tuple[Pair, random.Random]:
+def case(request: pytest.FixtureRequest) -> tuple[SrtpPair, random.Random]:
     profile, seed = request.param
     print("profile", profile.name, "seed", seed)
     rng = random.Random(seed)
-    return Pair(profile, rng), rng
+    return SrtpPair(profile, rng), rng
 
 
-Case = tuple[Pair, random.Random]
+Case = tuple[SrtpPair, random.Random]
 
 
 def rtp_stream(rng: random.Random) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from antiphon_transceiver.call_router import CallEnded
 from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
 from support.floods.packet_flood import checks, junk
 from support.net.impairment import Impairment
-from support.sim.actors import INGRESS, Address, Client
+from support.sim.actors import INGRESS, Address, SimulatedClient
 from support.sim.world import World
 
 FAR_AWAY = Impairment(delay=0.025)
@@ -26,7 +26,7 @@ HERS = "198.51.100.66"
 VICTIM: Address = ("203.0.113.200", 40000)
 
 
-class Watched(World):
+class FloodedWorld(World):
     """Counts bytes by the address that they claim to come from, and by the one that they go to. `disguise` may change
     where a datagram claims to come from."""
 
@@ -45,7 +45,7 @@ class Watched(World):
         self.got[decode_address(target)] += len(data)
         super().send_down(data, target, ingress)
 
-    def live_calls(self, number: int) -> list[Client]:
+    def live_calls(self, number: int) -> list[SimulatedClient]:
         """Return calls that are connected and talk."""
         clients = [self.call(index % len(self.transceivers), impairment=FAR_AWAY) for index in range(number)]
         assert self.run(SETUP_SECONDS, lambda: all(client.connected for client in clients))
@@ -68,7 +68,7 @@ class Watched(World):
 class Attacker:
     """A caller who knows the credentials of her own call, and sends checks for it from wherever she likes."""
 
-    def __init__(self, world: Watched, transceiver: int = 0) -> None:
+    def __init__(self, world: FloodedWorld, transceiver: int = 0) -> None:
         answers: list[str] = []
 
         def keep(answer: str) -> str:
@@ -88,7 +88,7 @@ def addresses(number: int) -> list[Address]:
     return [(f"198.18.{index % 200}.1", 10000 + index // 200) for index in range(number)]
 
 
-def assert_lossless(world: Watched, clients: list[Client]) -> None:
+def assert_lossless(world: FloodedWorld, clients: list[SimulatedClient]) -> None:
     """What was said has come back, but for what is under way."""
     for client in clients:
         assert len(client.said) - len(client.heard) < 10
@@ -97,7 +97,7 @@ def assert_lossless(world: Watched, clients: list[Client]) -> None:
 
 @pytest.mark.parametrize("forged", [False, True], ids=["junk", "wrong MESSAGE-INTEGRITY"])
 def test_who_proves_nothing_gets_nothing_and_leaves_no_trace(*, forged: bool) -> None:
-    world = Watched()
+    world = FloodedWorld()
     callers = world.live_calls(3)
     attacker = Attacker(world)
     world.run(1)
@@ -117,7 +117,7 @@ def test_who_proves_nothing_gets_nothing_and_leaves_no_trace(*, forged: bool) ->
 @pytest.mark.parametrize("strangers", [1, 20, 3000])
 def test_a_stranger_gets_at_most_three_times_what_was_sent_in_its_name(strangers: int, *, connected: bool) -> None:
     """Valid checks, half of them nominations, for the attackers' calls at both transceivers."""
-    world = Watched(transceivers=2)
+    world = FloodedWorld(transceivers=2)
     callers = world.live_calls(4)
     attackers = [Attacker(world, number) for number in (0, 1)]
     for attacker in attackers:
@@ -135,7 +135,7 @@ def test_a_stranger_gets_at_most_three_times_what_was_sent_in_its_name(strangers
 
 
 def test_a_live_clients_address_gets_nothing_of_another_call() -> None:
-    world = Watched(transceivers=2)
+    world = FloodedWorld(transceivers=2)
     callers = world.live_calls(4)
     attackers = [Attacker(world, number) for number in (0, 1)]
     world.run(1)
@@ -143,7 +143,7 @@ def test_a_live_clients_address_gets_nothing_of_another_call() -> None:
     theirs = {request[8:20] for request in requests} | {attacker.ufrag.encode() for attacker in attackers}
     foreign: list[bytes] = []
 
-    def observe(client: Client, data: bytes, upwards: bool) -> None:
+    def observe(client: SimulatedClient, data: bytes, upwards: bool) -> None:
         if not upwards and client in callers and any(mark in data for mark in theirs):
             foreign.append(data)
 
@@ -155,7 +155,7 @@ def test_a_live_clients_address_gets_nothing_of_another_call() -> None:
 
 def test_media_follows_no_nomination_to_a_stranger() -> None:
     """The attacker's whole traffic, media included, claims to come from the victim, who answers nothing."""
-    world = Watched()
+    world = FloodedWorld()
     attacker = Attacker(world)
     assert world.run(SETUP_SECONDS, lambda: attacker.client.connected)
     attacker.client.talk()
@@ -172,7 +172,7 @@ def test_media_follows_no_nomination_to_a_stranger() -> None:
 
 def test_a_handshake_proves_only_the_address_that_it_was_sent_to() -> None:
     """The attacker reads the handshake at her own address, and ends it in the name of the victim."""
-    world = Watched()
+    world = FloodedWorld()
     attacker = Attacker(world)
     requests = attacker.checks()
     world.send_to_relay(requests[0], attacker.address)
@@ -196,7 +196,7 @@ def test_a_handshake_proves_only_the_address_that_it_was_sent_to() -> None:
 @pytest.mark.parametrize("transceiver", [0, 1])
 def test_an_address_that_an_attacker_used_first_can_make_a_real_call(transceiver: int) -> None:
     """She goes on with it once the call is connected, in vain."""
-    world = Watched(transceivers=2)
+    world = FloodedWorld(transceivers=2)
     attacker = Attacker(world)
     requests = attacker.checks()
 
@@ -215,7 +215,7 @@ def test_an_address_that_an_attacker_used_first_can_make_a_real_call(transceiver
 
 def test_a_transceiver_takes_nothing_that_goes_towards_callers() -> None:
     """Datagrams of its own, with good tags, come back from the address of a relay."""
-    world = Watched()
+    world = FloodedWorld()
     callers = world.live_calls(2)
     there, relay = world.transceivers[0], world.relays[0]
     downwards: list[bytes] = []

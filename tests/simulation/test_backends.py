@@ -33,10 +33,10 @@ def packet(number: int) -> bytes:
     return b"\x08" + number.to_bytes(4, "big")
 
 
-class Caller:
+class BackendCaller:
     """Says numbered packets, and plays what comes."""
 
-    def __init__(self, fleet: "Fleet", number: int) -> None:
+    def __init__(self, fleet: "BackendFleet", number: int) -> None:
         self.playout = Playout("opus")
         self.said = 0
         self.heard: list[int] = []
@@ -72,11 +72,11 @@ class Caller:
                 self.ended = frame
 
 
-class Address:
+class BackendAddress:
     """A process with a backend. A parrot says back what it hears; a poet recites, as far ahead as it may, and a hasty
     one does not wait until what was said before has been played."""
 
-    def __init__(self, fleet: "Fleet") -> None:
+    def __init__(self, fleet: "BackendFleet") -> None:
         self.connected = self.hung = False
         self._fleet = fleet
         self._poems: dict[CallCore, int] = {}
@@ -166,7 +166,7 @@ class Address:
             self._poems[call] += 1
 
 
-class Fleet:
+class BackendFleet:
     """The addresses of one backend, and the calls on them. Faults come from `random`."""
 
     def __init__(self, random: Random) -> None:
@@ -174,9 +174,9 @@ class Fleet:
         self.random = random
         self.group = BackendGroup("opus", LinkCounters())
         self._agenda: list[tuple[float, Callable[[], None]]] = []
-        self.addresses = [Address(self) for _ in range(3)]
+        self.addresses = [BackendAddress(self) for _ in range(3)]
         self._ticks = 0
-        self.callers: list[Caller] = []
+        self.callers: list[BackendCaller] = []
 
     def run(self, seconds: float, *, faults: bool = False) -> None:
         for _ in range(round(seconds / TICK)):
@@ -229,9 +229,9 @@ class Fleet:
 @pytest.mark.parametrize("seed", range(4))
 def test_calls_outlive_crashes_and_hangs_of_their_backends(seed: int) -> None:
     print("seed", seed)
-    fleet = Fleet(Random(seed))
+    fleet = BackendFleet(Random(seed))
     fleet.run(0.1)
-    fleet.callers = [Caller(fleet, number) for number in range(CALLS)]
+    fleet.callers = [BackendCaller(fleet, number) for number in range(CALLS)]
     fleet.run(SECONDS, faults=True)
     resumed = fleet.group.counters.calls_resumed
     print(f"{resumed} resumptions")

@@ -15,7 +15,7 @@ from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.sctp.association import BufferFullError
 from support.floods.packet_flood import checks
 from support.net.impairment import Impairment
-from support.sim.actors import Client
+from support.sim.actors import SimulatedClient
 from support.sim.world import World
 
 CALLS = 10
@@ -27,7 +27,7 @@ EVENTS_IN_ONE = 1200 // 28
 """Events of 12 bytes, each a DATA chunk (RFC 9260 §3.3.1), in one datagram."""
 
 
-class Scene:
+class BudgetScene:
     """Calls that talk; the first is the greedy one, with as many addresses as a call may have."""
 
     def __init__(self, seed: int = 5) -> None:
@@ -99,7 +99,7 @@ class Scene:
 )
 def test_a_flood_over_every_path_of_a_call_costs_that_call_alone(datagram: bytes, size: int) -> None:
     """8,000 packets a second, 500 by each of 16 paths: what a relay lets through."""
-    scene = Scene()
+    scene = BudgetScene()
     scene.flood(datagram.ljust(size, b"\1"), 8000, 2.0)
     assert 0.9 * RATE * 2.0 <= scene.spent <= BURST + RATE * 2.0
     assert [event.call for event in scene.of_kind(CallThrottled)] == [scene.call]
@@ -108,7 +108,7 @@ def test_a_flood_over_every_path_of_a_call_costs_that_call_alone(datagram: bytes
 
 
 def test_a_call_that_is_flooded_for_long_is_ended_and_no_other_notices() -> None:
-    scene = Scene()
+    scene = BudgetScene()
     began = scene.world.now
     scene.flood(RTP.ljust(40, b"\1"), 8000, OVER_SECONDS + 2)
     elapsed = scene.world.now - began
@@ -126,7 +126,7 @@ def test_a_call_that_is_flooded_for_long_is_ended_and_no_other_notices() -> None
 @pytest.mark.parametrize("datagram", [RTP, RTCP, DTLS, STUN], ids=["SRTP", "SRTCP", "DTLS", "STUN response"])
 @pytest.mark.parametrize("size", [20, 1200])
 def test_a_megabit_of_the_dearest_costs_no_more_than_the_budget(datagram: bytes, size: int) -> None:
-    scene = Scene()
+    scene = BudgetScene()
     began = scene.world.now
     scene.flood(datagram.ljust(size, b"\1"), MBIT / size, 5)
     assert scene.spent <= BURST + RATE * (scene.world.now - began)
@@ -136,7 +136,7 @@ def test_a_megabit_of_the_dearest_costs_no_more_than_the_budget(datagram: bytes,
 @pytest.mark.parametrize("message", ['{"type":"x"}', "no event at."], ids=["events", "no events"])
 def test_tiny_messages_are_paid_one_by_one(message: str) -> None:
     """10,000 of them a second, many in each datagram; what is lost slows the sender (RFC 9260 §7.2)."""
-    scene = Scene()
+    scene = BudgetScene()
     world, channels = scene.world, scene.call.session.channels
     assert channels is not None
     began = world.now
@@ -154,7 +154,7 @@ def test_tiny_messages_are_paid_one_by_one(message: str) -> None:
 
 
 def test_a_backend_that_floods_a_call_with_frames_loses_it() -> None:
-    scene = Scene()
+    scene = BudgetScene()
     world = scene.world
     flood = [frames.Clear(scene.call.backend.number, 0)] * frames.MAX_FRAMES
     for _ in range(5):
@@ -166,8 +166,8 @@ def test_a_backend_that_floods_a_call_with_frames_loses_it() -> None:
 
 
 def test_a_caller_with_audio_feedback_and_long_messages_is_never_slowed() -> None:
-    scene = Scene()
-    client: Client = scene.greedy
+    scene = BudgetScene()
+    client: SimulatedClient = scene.greedy
     client.talk()
     for _ in range(5):
         client.core.send_message('{"type":"x","audio":"' + "A" * 200_000 + '"}')

@@ -13,13 +13,13 @@ from antiphon_transceiver.ice import MAX_GENERATIONS
 from antiphon_transceiver.ice_restarts import MAX_RESTARTS, RESTART_SECONDS, RESTARTS_AT_ONCE, TooManyRestarts
 from antiphon_transceiver.outcome import EndReason
 from support.net.impairment import PERFECT, ImpairedLink, Impairment
-from support.sim.world import Client, World, certificate, opus_packet
+from support.sim.world import SimulatedClient, World, certificate, opus_packet
 
 SETUP_SECONDS = 5.0
 FAR_AWAY = Impairment(delay=0.025)
 
 
-def start(world: World, *, calls: int = 1, impairment: Impairment = FAR_AWAY) -> list[Client]:
+def start(world: World, *, calls: int = 1, impairment: Impairment = FAR_AWAY) -> list[SimulatedClient]:
     """Return calls that are connected and have begun to talk."""
     clients = [world.call(impairment=impairment) for _ in range(calls)]
     assert world.run(SETUP_SECONDS, lambda: all(client.connected for client in clients))
@@ -28,7 +28,7 @@ def start(world: World, *, calls: int = 1, impairment: Impairment = FAR_AWAY) ->
     return clients
 
 
-def heard(client: Client) -> list[bytes]:
+def heard(client: SimulatedClient) -> list[bytes]:
     return [event.payload for event in client.events if isinstance(event, AudioReceived)]
 
 

@@ -16,8 +16,8 @@ from antiphon_transceiver.sctp.dcep import PayloadProtocol
 from antiphon_transceiver.sctp.packet import encode_packet
 from support.floods.mutation import mutations
 from support.net.impairment import PERFECT, Impairment
-from support.sim.session_pair import FAR_AWAY, Pair
-from support.sim.world import Client, World
+from support.sim.session_pair import FAR_AWAY, SessionPair
+from support.sim.world import SimulatedClient, World
 
 UDP_AND_IPV6 = 48
 NARROW = 1200 - UDP_AND_IPV6
@@ -31,7 +31,7 @@ class EventfulCall:
 
     def __init__(self, seed: int = 0, impairment: Impairment = PERFECT, *, data_channels: bool = True) -> None:
         self.world = World(seed)
-        self.client: Client = self.world.call(impairment=impairment, data_channels=data_channels)
+        self.client: SimulatedClient = self.world.call(impairment=impairment, data_channels=data_channels)
         self.run(0.01)
         backend = self.world.transceivers[0].backends[0]
         [self.backend] = backend.calls(self.client.call_id)
@@ -69,20 +69,20 @@ def numbered(count: int, **fields: Any) -> list[dict[str, Any]]:
     return [{"type": "test", "number": number, **fields} for number in range(count)]
 
 
-def taken(pair: Pair) -> list[dict[str, Any]]:
+def taken(pair: SessionPair) -> list[dict[str, Any]]:
     """Return the events that a session took of its caller."""
     return [unpack(event.event) for event in pair.network.right.events if isinstance(event, EventReceived)]
 
 
-def connected(seed: int = 0, impairment: Impairment = FAR_AWAY) -> Pair:
+def connected(seed: int = 0, impairment: Impairment = FAR_AWAY) -> SessionPair:
     """Return a call whose channel is open."""
-    pair = Pair(seed, impairment, data_channels=True).connect()
+    pair = SessionPair(seed, impairment, data_channels=True).connect()
     opened = pair.network.run(lambda: any(isinstance(e, ChannelOpened) for e in pair.network.left.events), limit=10.0)
     assert opened
     return pair
 
 
-def settle(pair: Pair, seconds: float = 1.0) -> None:
+def settle(pair: SessionPair, seconds: float = 1.0) -> None:
     pair.network.run(limit=pair.network.now + seconds)
 
 
@@ -128,7 +128,7 @@ def test_a_backend_may_speak_only_so_far_ahead_of_the_channel() -> None:
 
 
 def test_short_events_wait_in_a_bounded_number() -> None:
-    pair = Pair(data_channels=True)
+    pair = SessionPair(data_channels=True)
     for event in numbered(MAX_WAITING_EVENTS):
         pair.session.send_event(event)
     with pytest.raises(UndeliverableError):
@@ -273,7 +273,7 @@ def test_hostile_bytes_end_no_call(checksum_is_right: bool) -> None:
     assert counters.malformed + counters.unexpected > 10
 
 
-def recorded(pair: Pair) -> list[bytes]:
+def recorded(pair: SessionPair) -> list[bytes]:
     """Let a caller send a long event, and return the SCTP packets that it took."""
     assert pair.client.transport is not None
     endpoint, packets = pair.client.transport.dtls, list[bytes]()
@@ -322,7 +322,7 @@ def test_events_come_through_an_outage() -> None:
 
 
 def test_a_call_without_data_channels_drops_events_and_counts_them() -> None:
-    pair = Pair().connect()
+    pair = SessionPair().connect()
     pair.session.send_event({"type": "test"})
     assert pair.session.statistics()["dropped"]["events_unheard"] == 1
     assert pair.session.statistics()["channels"] is None

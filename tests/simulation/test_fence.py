@@ -17,8 +17,8 @@ from antiphon_transceiver.outcome import EndReason
 from support.floods.packet_flood import check
 from support.net.impairment import Impairment
 from support.peers.certificates import certificate
-from support.sim.actors import INGRESS, UNIX_START, Client
-from support.sim.relay_cluster import Cluster
+from support.sim.actors import INGRESS, UNIX_START, SimulatedClient
+from support.sim.relay_cluster import RelayCluster
 from support.sim.world import World
 
 SETUP_SECONDS = 5.0
@@ -46,11 +46,11 @@ def explode(*arguments: Any, **options: Any) -> None:
     raise Planted
 
 
-class Scene:
+class FenceScene:
     """Three calls that talk, and what becomes of them when one is broken."""
 
     def __init__(self, *, ingresses: int = 1) -> None:
-        self.world = world = Cluster(seed=11, relays=ingresses, ingresses=ingresses)
+        self.world = world = RelayCluster(seed=11, relays=ingresses, ingresses=ingresses)
         self.clients = [world.call(impairment=FAR_AWAY, data_channels=True) for _ in range(3)]
         assert world.run(SETUP_SECONDS, lambda: all(client.connected for client in self.clients))
         for client in self.clients:
@@ -61,7 +61,7 @@ class Scene:
         self.call = self.call_of(self.victim)
         self.others = [self.call_of(client) for client in self.clients[1:]]
 
-    def call_of(self, client: Client) -> Call:
+    def call_of(self, client: SimulatedClient) -> Call:
         call = self.world.find(client)
         assert call is not None
         return call
@@ -112,21 +112,21 @@ class Scene:
 )
 def test_an_exception_of_a_session_ends_its_call_alone(method: str) -> None:
     """Datagrams, checks, timers, frames of the backend, and draining."""
-    scene = Scene()
+    scene = FenceScene()
     scene.break_session(method)
     scene.check()
 
 
 @pytest.mark.parametrize("method", ["receive_rtp", "poll_frame", "poll_rtp", "poll_timeout", "poll_feedback"])
 def test_an_exception_of_a_stream_ends_its_call_alone(method: str) -> None:
-    scene = Scene()
+    scene = FenceScene()
     scene.call.session.stream = Broken(scene.call.session.stream, method)  # type: ignore[assignment]
     scene.check()
 
 
 @pytest.mark.parametrize("method", ["send_audio", "grant"])
 def test_an_exception_of_a_backends_half_ends_its_call_alone(method: str) -> None:
-    scene = Scene()
+    scene = FenceScene()
     scene.break_backend(method)
     scene.check()
 
@@ -134,7 +134,7 @@ def test_an_exception_of_a_backends_half_ends_its_call_alone(method: str) -> Non
 @pytest.mark.parametrize("entry", ["status", "end", "announce_end", "restart_ice", "receive_frame", "inspect"])
 def test_an_exception_in_what_was_asked_of_a_call_ends_it_alone(entry: str) -> None:
     """Requests of the control API, a drain, a frame, and figures."""
-    scene = Scene()
+    scene = FenceScene()
     router, call, now = scene.router, scene.call, scene.world.now
     scene.break_session("statistics", "close", "announce_end", "restart_ice", "hang_up_when_played", "state")
     match entry:
@@ -156,7 +156,7 @@ def test_an_exception_in_what_was_asked_of_a_call_ends_it_alone(entry: str) -> N
 
 def test_an_exception_while_a_call_ends_ends_it_all_the_same() -> None:
     """The backend's half cannot be ended, neither with the call nor after the exception."""
-    scene = Scene()
+    scene = FenceScene()
     scene.break_backend("end")
     scene.router.end(scene.call, EndReason.HANGUP, "", scene.world.now)
     scene.world.drain()
@@ -165,7 +165,7 @@ def test_an_exception_while_a_call_ends_ends_it_all_the_same() -> None:
 
 def test_an_exception_after_the_end_of_a_call_is_reported_and_ends_nothing() -> None:
     """The close alert is repeated some time after the call has ended (RFC 5246 §7.2.1)."""
-    scene = Scene()
+    scene = FenceScene()
     scene.router.end(scene.call, EndReason.HANGUP, "", scene.world.now)
     scene.world.drain()
     scene.break_session("handle_timeout")
@@ -176,7 +176,7 @@ def test_an_exception_after_the_end_of_a_call_is_reported_and_ends_nothing() -> 
 
 
 def test_an_exception_while_a_call_changes_its_ingress_ends_it_alone() -> None:
-    scene = Scene(ingresses=2)
+    scene = FenceScene(ingresses=2)
     scene.break_session("unreachable")
     scene.world.relays[0].die()
     scene.world.run(NEXT_CHECK)
@@ -210,6 +210,6 @@ def test_a_nonce_drawn_twice_makes_two_ufrags() -> None:
 
 
 def test_a_call_that_failed_is_not_asked_anything_more() -> None:
-    scene = Scene()
+    scene = FenceScene()
     scene.break_session("receive_datagram", "handle_timeout", "poll_transmit", "poll_timeout")
     scene.check()

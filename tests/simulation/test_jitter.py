@@ -31,7 +31,7 @@ LONGEST_GAP = 0.1
 SEEDS = range(200)
 
 
-class Network(NamedTuple):
+class JitteryNetwork(NamedTuple):
     """What one seed draws."""
 
     milliseconds: int
@@ -45,7 +45,7 @@ class Network(NamedTuple):
     drift: float
 
     @classmethod
-    def draw(cls, chance: Random) -> "Network":
+    def draw(cls, chance: Random) -> "JitteryNetwork":
         return cls(
             milliseconds=chance.choice((10, 20, 20, 20, 40, 60)),
             loss=chance.choice((0, 0.01, 0.05, 0.2)),
@@ -59,7 +59,7 @@ class Network(NamedTuple):
         )
 
 
-class Arrival(NamedTuple):
+class JitteredPacket(NamedTuple):
     time: float
     packet: int
 
@@ -69,11 +69,11 @@ class Run:
 
     def __init__(self, seed: int, seconds: float = 20.0) -> None:
         self.chance = Random(seed)
-        self.network = Network.draw(self.chance)
+        self.network = JitteryNetwork.draw(self.chance)
         self.ticks = self.network.milliseconds * 48
         self.first_sequence, self.first_timestamp = self.chance.randrange(1 << 16), self.chance.randrange(1 << 32)
         self.buffer = JitterBuffer()
-        self.arrivals: list[Arrival] = []
+        self.arrivals: list[JitteredPacket] = []
         self.released: list[tuple[float, JitterFrame]] = []
         self.targets: list[tuple[float, float]] = []
         """What the target was after each arrival."""
@@ -105,9 +105,9 @@ class Run:
                 arrives = newest = max(arrives, newest)
             if bursting or chance.random() < network.loss:
                 continue
-            heapq.heappush(self.arrivals, Arrival(arrives, index))
+            heapq.heappush(self.arrivals, JitteredPacket(arrives, index))
             if chance.random() < network.duplication:
-                heapq.heappush(self.arrivals, Arrival(arrives + chance.uniform(0, 0.1), index))
+                heapq.heappush(self.arrivals, JitteredPacket(arrives + chance.uniform(0, 0.1), index))
 
     def _listen(self) -> None:
         self.arrivals.sort()

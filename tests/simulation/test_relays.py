@@ -8,8 +8,8 @@ from antiphon_common.core import Path
 from antiphon_common.routing import Owner
 from antiphon_transceiver.call_router import CallEnded
 from support.net.impairment import Impairment
-from support.sim.relay_cluster import Cluster, Gaps
-from support.sim.world import Client
+from support.sim.relay_cluster import Gaps, RelayCluster
+from support.sim.world import SimulatedClient
 
 FAR_AWAY = Impairment(delay=0.025)
 SETUP_SECONDS = 5.0
@@ -21,10 +21,12 @@ USUAL_GAP = 0.06
 CLIENT_MOVES_AFTER = 3.7
 """Seconds until Chromium changes to another path."""
 
-Fault = Callable[[Cluster], None]
+Fault = Callable[[RelayCluster], None]
 
 
-def start(world: Cluster, calls: int = CALLS, *, behaviour: str = "loopback", speaking: bool = True) -> list[Client]:
+def start(
+    world: RelayCluster, calls: int = CALLS, *, behaviour: str = "loopback", speaking: bool = True
+) -> list[SimulatedClient]:
     """Return calls that are connected and well under way."""
     clients = [world.call(impairment=FAR_AWAY, behaviour=behaviour) for _ in range(calls)]
     assert world.run(SETUP_SECONDS, lambda: all(client.connected for client in clients))
@@ -35,11 +37,11 @@ def start(world: Cluster, calls: int = CALLS, *, behaviour: str = "loopback", sp
     return clients
 
 
-def endings(world: Cluster) -> list[CallEnded]:
+def endings(world: RelayCluster) -> list[CallEnded]:
     return [event for there in world.transceivers for event in there.events if isinstance(event, CallEnded)]
 
 
-def relay_of(world: Cluster, client: Client) -> str:
+def relay_of(world: RelayCluster, client: SimulatedClient) -> str:
     """Return the relay by which a call's transceiver reaches its caller."""
     call = world.find(client)
     assert call is not None
@@ -48,19 +50,19 @@ def relay_of(world: Cluster, client: Client) -> str:
     return str(status.statistics["relay"])
 
 
-def one_dies(world: Cluster) -> None:
+def one_dies(world: RelayCluster) -> None:
     world.kill(world.relays[0])
 
 
-def one_loses_its_address(world: Cluster) -> None:
+def one_loses_its_address(world: RelayCluster) -> None:
     world.move_from(world.relays[0])
 
 
-def one_begins_anew(world: Cluster) -> None:
+def one_begins_anew(world: RelayCluster) -> None:
     world.restart(world.relays[0])
 
 
-def all_begin_anew(world: Cluster) -> None:
+def all_begin_anew(world: RelayCluster) -> None:
     for relay in world.relays:
         world.restart(relay)
 
@@ -81,7 +83,7 @@ def all_begin_anew(world: Cluster) -> None:
     ids=["one dies", "one loses its address", "one begins anew", "all begin anew"],
 )
 def test_relays_that_fail_are_hardly_heard(fault: Fault, longest: float, behaviour: str, speaking: bool) -> None:
-    world = Cluster()
+    world = RelayCluster()
     clients = start(world, behaviour=behaviour, speaking=speaking)
     assert {world.serving(client) for client in clients} == set(world.relays)
     gaps = [Gaps(world, client) for client in clients]
@@ -95,7 +97,7 @@ def test_relays_that_fail_are_hardly_heard(fault: Fault, longest: float, behavio
 
 
 def test_a_relay_that_joins_knows_the_calls_before_their_packets_come() -> None:
-    world = Cluster()
+    world = RelayCluster()
     world.kill(world.relays[1])
     clients = start(world)
     gaps = [Gaps(world, client) for client in clients]
@@ -112,7 +114,7 @@ def test_a_relay_that_joins_knows_the_calls_before_their_packets_come() -> None:
 
 
 def test_nothing_is_lost_of_packets_sprayed_over_all_relays() -> None:
-    world = Cluster(relays=3, spray=True)
+    world = RelayCluster(relays=3, spray=True)
     clients = start(world)
     gaps = [Gaps(world, client) for client in clients]
     world.run(5.0)
@@ -120,7 +122,7 @@ def test_nothing_is_lost_of_packets_sprayed_over_all_relays() -> None:
 
 
 def test_the_way_back_follows_what_is_authenticated_and_nothing_else() -> None:
-    world = Cluster()
+    world = RelayCluster()
     (client,) = start(world, 1)
     old = world.serving(client)
     (new,) = (relay for relay in world.relays if relay is not old)
@@ -138,7 +140,7 @@ def test_the_way_back_follows_what_is_authenticated_and_nothing_else() -> None:
 
 
 def test_a_call_goes_on_over_another_ingress() -> None:
-    world = Cluster(ingresses=2)
+    world = RelayCluster(ingresses=2)
     (client,) = start(world, 1)
     gaps = Gaps(world, client)
     assert relay_of(world, client) == "10.0.0.1:7000"
@@ -157,7 +159,7 @@ def test_a_call_goes_on_over_another_ingress() -> None:
 
 
 def test_who_only_listens_hears_the_other_ingress_at_once() -> None:
-    world = Cluster(ingresses=2)
+    world = RelayCluster(ingresses=2)
     clients = start(world, behaviour="stories", speaking=False)
     gaps = [Gaps(world, client) for client in clients]
     world.kill(world.relays[0])
@@ -166,7 +168,7 @@ def test_who_only_listens_hears_the_other_ingress_at_once() -> None:
 
 
 def test_calls_follow_a_transceiver_to_another_address() -> None:
-    world = Cluster()
+    world = RelayCluster()
     clients = start(world)
     gaps = [Gaps(world, client) for client in clients]
     world.relocate(world.transceivers[0], ("10.0.1.9", 7000))
@@ -178,7 +180,7 @@ def test_calls_follow_a_transceiver_to_another_address() -> None:
 
 
 def test_what_is_for_an_owner_that_is_gone_reaches_its_successor() -> None:
-    world = Cluster(transceivers=2)
+    world = RelayCluster(transceivers=2)
     clients = start(world, 3)
     gone, successor = (there.router for there in world.transceivers)
     for client in clients:

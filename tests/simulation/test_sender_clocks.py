@@ -8,14 +8,14 @@ from antiphon_common.control import Codec
 from antiphon_common.frames import FrameStatus
 from antiphon_transceiver.audio import MIN_TARGET_DELAY
 from antiphon_transceiver.rtp import RedEncoder
-from support.sim.sender_clocks import FRAME, Clock, Listener, Network, Packet, number_of, opus, rtp, speak
+from support.sim.sender_clocks import FRAME, Clock, NetworkModel, Packet, ReceivingStream, number_of, opus, rtp, speak
 
-CLEAN = Network()
+CLEAN = NetworkModel()
 NETWORKS = {
     "clean": CLEAN,
-    "jitter": Network(jitter=0.02),
-    "loss": Network(loss=0.05),
-    "all": Network(loss=0.03, jitter=0.02, reordering=0.02),
+    "jitter": NetworkModel(jitter=0.02),
+    "loss": NetworkModel(loss=0.05),
+    "all": NetworkModel(loss=0.03, jitter=0.02, reordering=0.02),
 }
 AT_END = 5
 """Frames concealed when a stream ends: nothing tells that it has."""
@@ -75,9 +75,11 @@ CLOCKS: dict[str, Clock] = {
 }
 
 
-def listen(clock: Clock, spurts: list[tuple[float, float]], network: Network = CLEAN, *, seed: int = 1) -> Listener:
+def listen(
+    clock: Clock, spurts: list[tuple[float, float]], network: NetworkModel = CLEAN, *, seed: int = 1
+) -> ReceivingStream:
     print(f"seed {seed}")
-    listener = Listener()
+    listener = ReceivingStream()
     listener.receive(network.carry(speak(clock, spurts), Random(seed)))
     return listener
 
@@ -94,9 +96,9 @@ def test_every_packet_of_a_steady_stream_is_heard_at_once(clock: Clock) -> None:
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
-def test_what_arrives_of_a_steady_stream_is_heard(clock: Clock, network: Network) -> None:
+def test_what_arrives_of_a_steady_stream_is_heard(clock: Clock, network: NetworkModel) -> None:
     packets = network.carry(speak(clock, [(20, 0)]), Random(2))
-    listener = Listener()
+    listener = ReceivingStream()
     listener.receive(packets)
     lost = 1000 - len(packets)
     assert len(listener.numbers) >= 0.99 * len(packets)
@@ -108,9 +110,9 @@ def test_what_arrives_of_a_steady_stream_is_heard(clock: Clock, network: Network
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("pause", [0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.48, 0.6, 1.0, 3.0])
 @pytest.mark.parametrize("clock", [exact, stopped_in_pauses, still, at_random, running_with_rate(160)])
-def test_speech_is_heard_after_pauses_of_every_length(clock: Clock, pause: float, network: Network) -> None:
+def test_speech_is_heard_after_pauses_of_every_length(clock: Clock, pause: float, network: NetworkModel) -> None:
     packets = network.carry(speak(clock, [(0.8, pause)] * 15), Random(3))
-    listener = Listener()
+    listener = ReceivingStream()
     listener.receive(packets)
     assert len(listener.numbers) >= 0.96 * len(packets)
     received = [heard for heard in listener.heard if heard.frame.status is FrameStatus.RECEIVED]
@@ -120,7 +122,7 @@ def test_speech_is_heard_after_pauses_of_every_length(clock: Clock, pause: float
 @pytest.mark.parametrize("marker", [False, True])
 @pytest.mark.parametrize("pause", [0.1, 0.2, 0.3, 0.4, 0.5, 2.0])
 def test_positions_follow_time_past_pauses_of_a_clock_that_stops(pause: float, marker: bool) -> None:
-    listener = Listener()
+    listener = ReceivingStream()
     listener.receive(list(speak(stopped_in_pauses, [(0.8, pause)] * 10, marker=marker)))
     assert listener.numbers == list(range(400))
     for _, frame in listener.heard:
@@ -134,7 +136,7 @@ def test_positions_follow_time_past_pauses_of_a_clock_that_stops(pause: float, m
 def test_g711_is_heard_whatever_its_clock(step: int, seed: int) -> None:
     chance = Random(seed)
     print(f"seed {seed}")
-    listener = Listener(Codec("pcmu", 0, 8000), "pcm16/24000")
+    listener = ReceivingStream(Codec("pcmu", 0, 8000), "pcm16/24000")
     listener.receive(
         [
             Packet(index * FRAME, rtp(index, index * step + chance.randint(-1, 1), bytes([index % 128]) * 160, 0))
@@ -151,7 +153,7 @@ def test_clocks_that_drift_lose_nothing_in_minutes(ppm: int, device: int) -> Non
     """Timestamps drift against the audio, and the device that records it against our clock."""
     clock = with_rate(960 * (1 + ppm / 1e6))
     packets = [packet._replace(arrives=packet.arrives * (1 + device / 1e6)) for packet in speak(clock, [(120, 0)])]
-    listener = Listener()
+    listener = ReceivingStream()
     listener.receive(packets)
     assert listener.numbers == list(range(6_000))
     assert len(listener.concealed) == AT_END
@@ -160,7 +162,7 @@ def test_clocks_that_drift_lose_nothing_in_minutes(ppm: int, device: int) -> Non
 
 @pytest.mark.parametrize("clock", [exact, with_rate(160), with_rate(1920), with_rate(959), uneven(8), uneven(48)])
 def test_red_fills_holes_whatever_the_clock(clock: Clock) -> None:
-    red, listener, lost = RedEncoder(111), Listener(), {40, 41, 60, 90, 130}
+    red, listener, lost = RedEncoder(111), ReceivingStream(), {40, 41, 60, 90, 130}
     packets = []
     for index in range(150):
         timestamp = clock(index, index * FRAME)
@@ -174,7 +176,7 @@ def test_red_fills_holes_whatever_the_clock(clock: Clock) -> None:
 
 @pytest.mark.parametrize("clock", [*CLOCKS.values()], ids=CLOCKS)
 def test_in_band_fec_fills_holes_whatever_the_clock(clock: Clock) -> None:
-    listener = Listener()
+    listener = ReceivingStream()
     lost = range(50, 450, 20)
     listener.receive(
         [
@@ -203,7 +205,7 @@ def test_a_device_that_wakes_the_network_with_its_first_words_is_heard() -> None
     for packet in speak(stopped_in_pauses, [(0.8, 0.3)] * 10):
         spurt = packet.media // 1.1 * 1.1
         packets.append(packet._replace(arrives=max(packet.arrives, spurt + 0.06)))
-    listener = Listener()
+    listener = ReceivingStream()
     listener.receive(packets)
     assert len(listener.numbers) == len(packets)
 
@@ -214,7 +216,7 @@ def test_a_stalled_network_is_not_taken_for_a_pause(clock: Clock) -> None:
     packets = [
         packet._replace(arrives=5.6 if 5 < packet.media < 5.6 else packet.arrives) for packet in speak(clock, [(10, 0)])
     ]
-    listener = Listener()
+    listener = ReceivingStream()
     listener.receive(packets)
     assert set(range(500)) - set(listener.numbers) == set(range(251, 273))
     assert listener.heard[-AT_END - 1].frame.position == 499 * 960
@@ -226,6 +228,6 @@ def test_a_queue_that_grows_slowly_loses_nothing() -> None:
     for packet in speak(exact, [(10, 0)]):
         wait = 0.1 * min(max(packet.media - 2, 0), max(8 - packet.media, 0))
         packets.append(packet._replace(arrives=packet.arrives + wait))
-    listener = Listener()
+    listener = ReceivingStream()
     listener.receive(packets)
     assert listener.numbers == list(range(500))

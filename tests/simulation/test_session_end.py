@@ -9,7 +9,7 @@ from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.events import Ended, Event
 from antiphon_transceiver.outcome import EndReason
 from support.sim.memory_network import MemoryNetwork, Station
-from support.sim.session_pair import Pair
+from support.sim.session_pair import SessionPair
 
 
 def lose_sent(
@@ -21,7 +21,7 @@ def lose_sent(
 
 @pytest.mark.parametrize("outage", [0.0, 0.05, 0.29, 0.69])
 def test_the_caller_receives_close_notify_within_a_second_although_alerts_are_lost(outage: float) -> None:
-    pair = Pair().connect()
+    pair = SessionPair().connect()
     network, ended_at = pair.network, pair.network.now
     lose_sent(network.right, network, ended_at + outage)
     pair.session.close(EndReason.HANGUP, "", ended_at)
@@ -33,7 +33,7 @@ def test_the_caller_receives_close_notify_within_a_second_although_alerts_are_lo
 
 @pytest.mark.parametrize("outage", [0.0, 0.05, 0.29, 0.69])
 def test_the_session_receives_close_notify_within_a_second_although_alerts_are_lost(outage: float) -> None:
-    pair = Pair().connect()
+    pair = SessionPair().connect()
     network, left_at = pair.network, pair.network.now
     lose_sent(network.left, network, left_at + outage)
     pair.client.close(left_at)
@@ -43,7 +43,7 @@ def test_the_session_receives_close_notify_within_a_second_although_alerts_are_l
 
 @pytest.mark.parametrize("lost", [0, 1, 3])
 def test_a_caller_with_another_certificate_receives_an_alert_within_a_second(lost: int) -> None:
-    pair = Pair(presents="another")
+    pair = SessionPair(presents="another")
     alerts: list[bytes] = []
 
     def lose_alerts(datagram: bytes) -> list[bytes]:

@@ -6,7 +6,7 @@ from antiphon_common.core import Path
 from antiphon_common.stun import Attribute, Message, MessageClass, success_response
 from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.outcome import EndReason
-from support.sim.session_pair import Pair, opus_packet
+from support.sim.session_pair import SessionPair, opus_packet
 
 FIRST_INGRESS, SECOND_INGRESS = 0, 2
 VICTIM = Path.of("203.0.113.9", 9)
@@ -16,7 +16,7 @@ class TwoIngresses:
     """A connected pair whose caller has another path; what the session sends from now on is only noted."""
 
     def __init__(self) -> None:
-        pair = Pair().connect()
+        pair = SessionPair().connect()
         self.session, self.now = pair.session, pair.network.now
         self.first = pair.network.left.path
         self.second = self.first._replace(ingress=SECOND_INGRESS)
@@ -80,7 +80,7 @@ def test_an_ended_session_ignores_an_unreachable_ingress() -> None:
     assert caller.session.poll_transmit() is None
 
 
-def check_from(pair: Pair, path: Path) -> None:
+def check_from(pair: SessionPair, path: Path) -> None:
     """Send a check with the caller's credentials in the name of a path."""
     name = f"{pair.accepted.ice.ufrag}:{pair.client.ice_parameters.ufrag}".encode()
     attributes: dict[int, bytes] = {Attribute.USERNAME: name, Attribute.ICE_CONTROLLING: b"tiebreak"}
@@ -91,7 +91,7 @@ def check_from(pair: Pair, path: Path) -> None:
 @pytest.mark.parametrize("spoofed", [False, True])
 def test_a_handshake_validates_its_path_only_if_all_its_flights_went_there(spoofed: bool) -> None:
     """A caller could read our flights at home and send its last one from a victim's address, which then gets media."""
-    pair = Pair()
+    pair = SessionPair()
     home = pair.network.left.path
     last_by = VICTIM if spoofed else home
 
@@ -114,7 +114,7 @@ def test_a_handshake_validates_its_path_only_if_all_its_flights_went_there(spoof
 
 @pytest.mark.parametrize("datagram", [bytes((21, 0xFE, 0xFD, *bytes(9), 2, 2, 40)), b"\x16\xfe\xfd" + bytes(40)])
 def test_a_handshake_record_from_an_address_without_a_check_is_dropped(datagram: bytes) -> None:
-    pair = Pair()
+    pair = SessionPair()
     pair.network.run(lambda: bool(pair.session.paths), limit=1.0)
     pair.network.left.rewrite = lambda datagram: []
     dropped = pair.session.counters.unknown_protocol

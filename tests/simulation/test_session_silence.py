@@ -8,14 +8,14 @@ import pytest
 from antiphon.client.call import AudioReceived
 from antiphon_common.demux import Protocol, classify
 from antiphon_transceiver.ice import Disconnected, Reconnected
-from support.sim.session_pair import Pair, opus_packet
+from support.sim.session_pair import SessionPair, opus_packet
 
 SHORT, LONG = 6.0, 27.0
 
 
-def silent_for(gap: float, *, data_channels: bool = False) -> Pair:
+def silent_for(gap: float, *, data_channels: bool = False) -> SessionPair:
     """Return a connected pair of which nothing arrived for `gap` seconds; now the network carries everything again."""
-    pair = Pair(data_channels=data_channels).connect()
+    pair = SessionPair(data_channels=data_channels).connect()
     pair.talk(1.0)
     pair.network.left.rewrite = pair.network.right.rewrite = lambda datagram: []
     pair.network.run(limit=pair.network.now + gap)
@@ -24,21 +24,21 @@ def silent_for(gap: float, *, data_channels: bool = False) -> Pair:
     return pair
 
 
-def send_audio(pair: Pair) -> None:
+def send_audio(pair: SessionPair) -> None:
     pair.client.send_audio(opus_packet(pair.sent), round(pair.network.now * 48000), pair.network.now)
 
 
-def send_report(pair: Pair) -> None:
+def send_report(pair: SessionPair) -> None:
     assert pair.client.transport is not None
     pair.client.transport.send_rtcp(pair.client.reporter.wrap(()))
 
 
-def send_message(pair: Pair) -> None:
+def send_message(pair: SessionPair) -> None:
     pair.client.send_message("{}")
     pair.client.handle_timeout(pair.network.now)
 
 
-def send_check(pair: Pair) -> None:
+def send_check(pair: SessionPair) -> None:
     assert pair.client.transport is not None
     pair.client.agent.nominate(pair.network.right.path, pair.network.now)
     pair.client.transport.flush(pair.network.now)
@@ -55,7 +55,7 @@ SIGNS = [
 @pytest.mark.parametrize("gap", [SHORT, 20.0, 24.0, LONG])
 @pytest.mark.parametrize(("protocol", "send"), SIGNS, ids=[protocol.name for protocol, _ in SIGNS])
 def test_one_authenticated_packet_of_any_kind_reconnects_in_the_same_call(
-    protocol: Protocol, send: Callable[[Pair], None], gap: float
+    protocol: Protocol, send: Callable[[SessionPair], None], gap: float
 ) -> None:
     pair = silent_for(gap, data_channels=True)
     now = pair.network.now
@@ -89,7 +89,7 @@ def test_a_caller_that_returns_with_media_alone_receives_audio_within_two_frames
 
 def test_messages_alone_keep_a_caller_connected() -> None:
     """One that is muted sends no media; what it sends over data channels is authenticated too."""
-    pair = Pair(data_channels=True).connect()
+    pair = SessionPair(data_channels=True).connect()
     pair.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.DTLS else []
     for _ in range(20):
         pair.client.send_message("{}")
@@ -103,7 +103,7 @@ def test_messages_alone_keep_a_caller_connected() -> None:
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_caller_that_sends_media_receives_a_check_every_few_seconds(lost: bool) -> None:
     """Some embedded clients hang up after 10 s without one; every other check may get lost."""
-    pair = Pair().connect()
+    pair = SessionPair().connect()
     times: list[float] = [pair.network.now]
     checks = 0
 

@@ -7,14 +7,14 @@ from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.events import MediaStarted
 from antiphon_transceiver.peer_transport import MAX_EARLY_PACKETS
 from antiphon_transceiver.transport_events import Connected
-from support.sim.session_pair import Pair
+from support.sim.session_pair import SessionPair
 
 SPOOFED = Path.of("203.0.113.9", 9)
 
 
-def pair_without_last_flight(until: float) -> Pair:
+def pair_without_last_flight(until: float) -> SessionPair:
     """Connect a caller whose Finished does not arrive before `until`."""
-    pair = Pair()
+    pair = SessionPair()
     assert pair.session.setup == "active"
 
     def lose(datagram: bytes) -> list[bytes]:
@@ -41,10 +41,10 @@ def test_audio_that_overtakes_finished_is_delivered_in_order_and_at_its_position
 
 
 def test_a_handshake_from_an_address_without_an_authenticated_check_is_dropped() -> None:
-    pair = Pair()
+    pair = SessionPair()
     pair.network.run(lambda: any(data[0] == ContentType.HANDSHAKE for data in pair.network.left.sent), limit=1.0)
     flight = next(data for data in pair.network.left.sent if data[0] == ContentType.HANDSHAKE)
-    fresh = Pair()
+    fresh = SessionPair()
     fresh.session.receive_datagram(flight, SPOOFED, fresh.network.now)
     assert fresh.session.counters.unknown_protocol == 1
     fresh.connect()

@@ -11,7 +11,7 @@ from antiphon_transceiver.call_router import CallReported
 from antiphon_transceiver.ice import CHECK_AFTER
 from antiphon_transceiver.ice.controlled import LONGEST_WAIT
 from support.net.impairment import Impairment
-from support.sim.world import Client, World
+from support.sim.world import SimulatedClient, World
 
 ROUND_TRIP = 0.05
 
@@ -32,12 +32,12 @@ class Filter:
         self._send = world.send_up
         world.send_up = self.send  # type: ignore[method-assign]
 
-    def send(self, client: Client, data: bytes, path: Path | None) -> None:
+    def send(self, client: SimulatedClient, data: bytes, path: Path | None) -> None:
         if self.lets(data):
             self._send(client, data, path)
 
 
-def talking() -> tuple[World, Client, Filter]:
+def talking() -> tuple[World, SimulatedClient, Filter]:
     world = World()
     filtered = Filter(world)
     client = world.call(impairment=Impairment(delay=ROUND_TRIP / 2))
@@ -47,7 +47,7 @@ def talking() -> tuple[World, Client, Filter]:
     return world, client, filtered
 
 
-def heard(client: Client) -> int:
+def heard(client: SimulatedClient) -> int:
     return sum(isinstance(event, AudioReceived) for event in client.events)
 
 

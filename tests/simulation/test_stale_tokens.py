@@ -9,7 +9,7 @@ from antiphon_transceiver.ice_restarts import RESTARTS_AT_ONCE
 from antiphon_transceiver.outcome import EndReason
 from support.floods.packet_flood import check
 from support.net.impairment import Impairment
-from support.sim.actors import INGRESS, UNIX_START, Client
+from support.sim.actors import INGRESS, UNIX_START, SimulatedClient
 from support.sim.world import World
 
 STALE = 200
@@ -56,7 +56,7 @@ class Replay:
         self._world.later(STEP, self._step)
 
 
-def connect(world: World) -> list[Client]:
+def connect(world: World) -> list[SimulatedClient]:
     """Let one caller after the other call; return those that were connected within a second."""
     connected = []
     for _ in range(NEW_CALLS):

@@ -25,7 +25,7 @@ BEYOND = 2.5
 PACKETS = 400
 
 
-class Caller:
+class PacedCaller:
     """Sends packets of any size, with any numbers, at any time; all of it is drawn from a seed."""
 
     def __init__(self, seed: int) -> None:
@@ -87,7 +87,7 @@ class Caller:
                 self._sequence, self._timestamp = self.chance.getrandbits(16), self.chance.getrandbits(32)
 
 
-class Backend:
+class PacedBackend:
     """Takes frames until there are none, and checks each."""
 
     def __init__(self, uplink: UplinkAudio, format: str) -> None:
@@ -128,9 +128,9 @@ class Backend:
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("seed", range(60))
 def test_every_drain_ends_and_every_frame_advances(seed: int, format: str) -> None:
-    caller = Caller(seed)
+    caller = PacedCaller(seed)
     uplink = UplinkAudio(format, caller.codec)
-    backend, began = Backend(uplink, format), caller.now
+    backend, began = PacedBackend(uplink, format), caller.now
     for _ in range(PACKETS if format == "opus" else PACKETS // 4):
         backend.wait_until(caller.now)
         payloads = caller.send(uplink)

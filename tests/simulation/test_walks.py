@@ -10,7 +10,7 @@ from types import FrameType
 
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_transceiver.rtp import RtpOptions
-from support.sim.world import Client, Transceiver, World
+from support.sim.world import SimulatedClient, SimulatedTransceiver, World
 
 LIKE_A_BROWSER = RtpOptions(
     {AUDIO_LEVEL: 1, ABSOLUTE_SEND_TIME: 2, TRANSPORT_SEQUENCE: 3, MID: 4}, "0", ("transport-cc",), reduced_size=True
@@ -52,7 +52,7 @@ class Walk:
         return "\n".join([f"{len(self.files)} files, {self.calls.total()} calls", *lines])
 
 
-def connected(**options: str) -> tuple[World, Client, Transceiver]:
+def connected(**options: str) -> tuple[World, SimulatedClient, SimulatedTransceiver]:
     world = World()
     client = world.call(options=LIKE_A_BROWSER, **options)  # type: ignore[arg-type]
     assert world.run(5, lambda: client.connected)

@@ -21,7 +21,7 @@ FAR = Impairment(delay=0.02)
 EVENT = '{"type":"response.create"}'
 
 
-class Call:
+class ChannelsPair:
     """A client's endpoint (left) and the channels of its call (right)."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Call:
             self.client, self.channels, impairment, seed=1
         )
 
-    def start(self) -> "Call":
+    def start(self) -> "ChannelsPair":
         self.client.start(self.network.now)
         self.channels.start(self.network.now, None)
         self.run(0.5)
@@ -74,7 +74,7 @@ def event(name: str) -> str:
 
 @pytest.mark.parametrize("label", ["oai-events", "", "realtime-channel", "oai", "OAI-EVENTS", "oai-events\0", "é"])
 def test_the_only_channel_carries_the_events_whatever_its_label(label: str) -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     channel = call.client.open_channel(label)
     call.client_sends(channel)
     call.server_sends("session.created")
@@ -85,7 +85,7 @@ def test_the_only_channel_carries_the_events_whatever_its_label(label: str) -> N
 
 @pytest.mark.parametrize("label", [b"caf\xe9", b"\xff\xfe", b"\xc3"])
 def test_a_label_that_is_not_utf_8_names_a_channel_like_any_other(label: bytes) -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     opening = bytearray(Open("x" * len(label)).encode())
     opening[-len(label) :] = label
     call.client.association.send(2, PayloadProtocol.DCEP, bytes(opening))
@@ -97,7 +97,7 @@ def test_a_label_that_is_not_utf_8_names_a_channel_like_any_other(label: bytes) 
 @pytest.mark.parametrize("client_is_dtls_client", [True, False])
 @pytest.mark.parametrize("stream", [0, 1, 5])
 def test_the_channel_may_be_on_a_stream_of_either_parity(stream: int, client_is_dtls_client: bool) -> None:
-    call = Call(client_is_dtls_client=client_is_dtls_client).start()
+    call = ChannelsPair(client_is_dtls_client=client_is_dtls_client).start()
     call.client.association.send(stream, PayloadProtocol.DCEP, Open("").encode())
     call.client.association.send(stream, PayloadProtocol.STRING, EVENT.encode())
     call.run()
@@ -109,7 +109,7 @@ def test_the_channel_may_be_on_a_stream_of_either_parity(stream: int, client_is_
 
 @pytest.mark.parametrize("others_first", [True, False])
 def test_of_several_channels_the_one_called_oai_events_carries_them(others_first: bool) -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     call.channels.send({"type": "session.created"})
     labels = ["chat", "", "oai-events"] if others_first else ["oai-events", "chat", ""]
     channels = {label: call.client.open_channel(label) for label in labels}
@@ -124,7 +124,7 @@ def test_of_several_channels_the_one_called_oai_events_carries_them(others_first
 
 
 def test_of_several_channels_with_other_labels_the_first_carries_them() -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     first, second = call.client.open_channel("a"), call.client.open_channel("b")
     call.run()
     call.client_sends(second)
@@ -136,7 +136,7 @@ def test_of_several_channels_with_other_labels_the_first_carries_them() -> None:
 
 def test_events_wait_for_oai_events_when_another_channel_is_opened_right_before() -> None:
     """OPEN messages in packets of their own: the first channel is the only one for a moment."""
-    call = Call().start()
+    call = ChannelsPair().start()
     call.channels.send({"type": "session.created"})
     other = call.client.open_channel("chat")
     call.run(OPENING_DELAY / 2)
@@ -148,7 +148,7 @@ def test_events_wait_for_oai_events_when_another_channel_is_opened_right_before(
 
 
 def test_events_leave_over_a_channel_with_another_label_after_a_moment() -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     call.channels.send({"type": "session.created"})
     channel = call.client.open_channel("chat")
     call.run(0.02 + OPENING_DELAY / 2)
@@ -158,7 +158,7 @@ def test_events_leave_over_a_channel_with_another_label_after_a_moment() -> None
 
 
 def test_an_event_of_the_client_ends_the_wait() -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     call.channels.send({"type": "session.created"})
     channel = call.client.open_channel("chat")
     call.client.send(channel, EVENT)
@@ -169,7 +169,7 @@ def test_an_event_of_the_client_ends_the_wait() -> None:
 @pytest.mark.parametrize("how", ["finish", "abort"])
 def test_what_waits_leaves_before_the_end(how: str) -> None:
     """A call that ends within the moment for which events wait."""
-    call = Call().start()
+    call = ChannelsPair().start()
     channel = call.client.open_channel("chat")
     call.run(0.03)
     call.channels.send({"type": "error"})
@@ -182,7 +182,7 @@ def test_what_waits_leaves_before_the_end(how: str) -> None:
 
 
 def test_a_late_oai_events_takes_over_and_gives_back_when_it_closes() -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     unnamed = call.client.open_channel("")
     call.client_sends(unnamed)
     call.server_sends("one")
@@ -202,7 +202,7 @@ def test_a_late_oai_events_takes_over_and_gives_back_when_it_closes() -> None:
 
 
 def test_events_wait_while_every_channel_is_closed() -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     channel = call.client.open_channel("")
     call.client_sends(channel)
     call.client.close_channel(channel)
@@ -227,7 +227,7 @@ def test_events_wait_while_every_channel_is_closed() -> None:
     ids=["reliable", "unordered", "no retransmissions", "limited in time", "with a protocol"],
 )
 def test_a_channel_of_any_kind_carries_events(kind: dict[str, object]) -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     channel = call.client.open_channel("", **kind)  # type: ignore[arg-type]
     call.client_sends(channel)
     call.server_sends("session.created")
@@ -237,7 +237,7 @@ def test_a_channel_of_any_kind_carries_events(kind: dict[str, object]) -> None:
 
 def test_events_may_be_sent_as_bytes() -> None:
     """Some stacks send every message as binary (PPID 53). What we send is text in any case."""
-    call = Call().start()
+    call = ChannelsPair().start()
     channel = call.client.open_channel("oai-events")
     call.client_sends(channel, '{"type":"conversation.item.create","text":"héllo"}'.encode())
     call.client_sends(channel, b'{"type":"\xff"}')
@@ -252,7 +252,7 @@ def test_events_may_be_sent_as_bytes() -> None:
 )
 def test_ports_and_message_sizes_of_the_offer(peer: SctpParameters) -> None:
     """`a=max-message-size:0` means that any size will do (RFC 8841 §6)."""
-    call = Call(peer).start()
+    call = ChannelsPair(peer).start()
     channel = call.client.open_channel("oai-events")
     call.client_sends(channel)
     call.channels.send({"type": "x" * 100_000})
@@ -262,7 +262,7 @@ def test_ports_and_message_sizes_of_the_offer(peer: SctpParameters) -> None:
 
 
 def test_an_event_that_overtakes_the_opening_of_an_unordered_channel() -> None:
-    call = Call().start()
+    call = ChannelsPair().start()
     call.client.association.send(2, PayloadProtocol.STRING, EVENT.encode(), ordered=False)
     call.run()
     assert call.taken == 0
@@ -273,7 +273,7 @@ def test_an_event_that_overtakes_the_opening_of_an_unordered_channel() -> None:
 
 def test_a_packet_of_malformed_events_is_answered_with_a_few_errors() -> None:
     """As many one-byte messages as a packet holds: each error is two hundred times as long."""
-    call = Call().start()
+    call = ChannelsPair().start()
     channel = call.client.open_channel("oai-events")
     call.run()
     last = last_data(call.network.left)

@@ -30,7 +30,7 @@ from antiphon_transceiver.rtp import (
 )
 from support.audio.speech import speech
 from support.sim import sender_clocks
-from support.sim.sender_clocks import Listener, Packet, rtp
+from support.sim.sender_clocks import Packet, ReceivingStream, rtp
 
 START = 1000.0
 FRAME = 0.02
@@ -39,7 +39,7 @@ PCMA = Codec("pcma", 8, 8000)
 TWCC = "transport-cc"
 
 
-class Call:
+class StreamPair:
     """A stream, and the caller at its other end."""
 
     def __init__(self, codec: Codec, format: str, options: RtpOptions | None = None) -> None:
@@ -78,7 +78,7 @@ def opus_packets(count: int) -> list[bytes]:
 
 
 def test_red_fills_the_hole_before_it() -> None:
-    call, red, packets = Call(OPUS, "opus"), RedEncoder(111), opus_packets(4)
+    call, red, packets = StreamPair(OPUS, "opus"), RedEncoder(111), opus_packets(4)
     frames = []
     for index, packet in enumerate(packets):
         payload = red.encode(packet, index * 960, (1,))
@@ -95,7 +95,7 @@ def test_red_fills_the_hole_before_it() -> None:
 
 @pytest.mark.parametrize("payload_type", [111, 63])
 def test_padding_between_packets_is_no_loss(payload_type: int) -> None:
-    call, packets = Call(OPUS, "opus"), opus_packets(2)
+    call, packets = StreamPair(OPUS, "opus"), opus_packets(2)
     assert call.hear(0, packets[0], 111)
     assert not call.hear(1, b"", payload_type)
     assert call.hear(2, packets[1], 111)
@@ -103,14 +103,14 @@ def test_padding_between_packets_is_no_loss(payload_type: int) -> None:
 
 
 def test_broken_red_and_other_types_are_counted() -> None:
-    call = Call(OPUS, "opus")
+    call = StreamPair(OPUS, "opus")
     assert call.hear(0, b"\xef", 63) == call.hear(1, opus_packets(1)[0], 0) == []
     assert (call.stream.counters.rtp_bad, call.stream.counters.other_payload) == (1, 1)
 
 
 @pytest.mark.parametrize("format", ["opus", "pcm16/24000"])
 def test_red_is_sent_while_the_caller_reports_losses(format: str) -> None:
-    call = Call(OPUS, format)
+    call = StreamPair(OPUS, format)
     audio = opus_packets(1)[0] if format == "opus" else speech(FRAME)
 
     def say(times: int) -> list[RtpPacket]:
@@ -130,7 +130,7 @@ def test_red_is_sent_while_the_caller_reports_losses(format: str) -> None:
 
 
 def test_redundancy_fades_with_reports_and_not_with_other_rtcp() -> None:
-    call = Call(OPUS, "opus")
+    call = StreamPair(OPUS, "opus")
     call.report(20)
     call.report(0)
     blocks = call.stream.statistics()["sent_repetitions"]
@@ -141,7 +141,7 @@ def test_redundancy_fades_with_reports_and_not_with_other_rtcp() -> None:
 
 
 def test_red_reaches_further_back_where_losses_come_in_runs() -> None:
-    call = Call(OPUS, "opus", RtpOptions({TRANSPORT_SEQUENCE: 3}, feedback=("transport-cc",)))
+    call = StreamPair(OPUS, "opus", RtpOptions({TRANSPORT_SEQUENCE: 3}, feedback=("transport-cc",)))
 
     def say(times: int) -> list[RtpPacket]:
         return [packet for said in opus_packets(times) for packet in call.say(said)]
@@ -163,14 +163,14 @@ def test_red_reaches_further_back_where_losses_come_in_runs() -> None:
 
 
 def test_without_red_no_loss_makes_it_sent() -> None:
-    call = Call(Codec("opus", 111, 48_000), "opus")
+    call = StreamPair(Codec("opus", 111, 48_000), "opus")
     call.report(50)
     assert [packet.payload_type for packet in call.say(opus_packets(1)[0])] == [111]
 
 
 @pytest.mark.parametrize("format", ["opus", "pcm16/16000"])
 def test_g711_is_spoken_both_ways(format: str) -> None:
-    call = Call(PCMA, format)
+    call = StreamPair(PCMA, format)
     frames = [frame for index in range(3) for frame in call.hear(index, bytes(160), 8)]
     samples = 960 if format == "opus" else 320
     assert [frame.position for frame in frames] == [0, samples, 2 * samples]
@@ -180,13 +180,13 @@ def test_g711_is_spoken_both_ways(format: str) -> None:
     assert steps == {160}
 
 
-def listen(packets: list[Packet], codec: Codec = sender_clocks.OPUS, format: str = "opus") -> Listener:
-    listener = Listener(codec, format)
+def listen(packets: list[Packet], codec: Codec = sender_clocks.OPUS, format: str = "opus") -> ReceivingStream:
+    listener = ReceivingStream(codec, format)
     listener.receive(packets)
     return listener
 
 
-def assert_nothing_missed(listener: Listener, count: int, others: int) -> None:
+def assert_nothing_missed(listener: ReceivingStream, count: int, others: int) -> None:
     """All audio was heard, and nothing is reported, asked for or concealed as lost, save at the end of the stream."""
     assert listener.numbers == list(range(count))
     assert listener.requested == []
@@ -286,7 +286,7 @@ def goodbye(ssrc: int) -> bytes:
 @pytest.mark.parametrize("music_ends", [True, False])
 def test_a_source_that_sent_a_bye_is_heard_again_after_a_hold(music_ends: bool) -> None:
     """Devices send music from another source meanwhile. Stragglers that the BYE overtook do not end that."""
-    call, ssrc, music, packets = Call(OPUS, "opus"), 7, 8, opus_packets(4)
+    call, ssrc, music, packets = StreamPair(OPUS, "opus"), 7, 8, opus_packets(4)
 
     def receive(source: int, sequence: int, now: float) -> list[bytes]:
         packet = RtpPacket(False, 111, sequence, sequence * 960, source, packets[sequence % 4])
@@ -307,7 +307,7 @@ def test_a_source_that_sent_a_bye_is_heard_again_after_a_hold(music_ends: bool) 
 
 def test_telephone_events_of_a_source_that_goes_on_after_its_bye_are_not_lost() -> None:
     """A browser sends a BYE when a track is taken away, and goes on with the same source for the next track."""
-    call, (packet,) = Call(OPUS, "opus"), opus_packets(1)
+    call, (packet,) = StreamPair(OPUS, "opus"), opus_packets(1)
     assert call.hear(0, packet, 111)
     call.stream.receive_rtcp(goodbye(call.caller.ssrc), START + 0.01)
     frames: list[UplinkFrame] = []
@@ -322,7 +322,7 @@ def test_telephone_events_of_a_source_that_goes_on_after_its_bye_are_not_lost() 
 
 
 def test_another_type_of_a_source_unknown_or_ended_is_nobodys() -> None:
-    call = Call(OPUS, "opus", RtpOptions(feedback=("nack",)))
+    call = StreamPair(OPUS, "opus", RtpOptions(feedback=("nack",)))
     assert call.hear(0, EVENT, 126) == []
     assert call.stream.reporter.sources == {}
     assert call.hear(5, opus_packets(1)[0], 111)

@@ -14,7 +14,7 @@ FRAME = 0.02
 START = 1000.0
 
 
-class Session:
+class FakeSession:
     """A connected call that is spoken to and speaks, frame by frame."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Watch:
     """A call of so many seconds, looked at each second."""
 
     def __init__(self) -> None:
-        self.session = Session()
+        self.session = FakeSession()
         self.watch = MinuteWatch()
 
     def run(
@@ -111,12 +111,12 @@ def test_a_muted_caller_has_no_gap_and_one_that_is_gone_has() -> None:
 
 
 def test_a_call_that_is_not_connected_has_no_minutes_and_one_that_ended_is_forgotten() -> None:
-    watch, session = MinuteWatch(), Session()
+    watch, session = MinuteWatch(), FakeSession()
     session.state = "connecting"
     watch.look(session, START)
     assert watch.counters.call_minutes == 0
     session.state = "connected"
     watch.look(session, START + 1)
     del session
-    watch.look(Session(), START + 3)
+    watch.look(FakeSession(), START + 3)
     assert watch.counters.call_minutes == 2

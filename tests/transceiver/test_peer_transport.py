@@ -58,7 +58,7 @@ Event = TransportEvent | DataChannelEvent
 Kind = TypeVar("Kind")
 
 
-class Peers:
+class TransportPeers:
     """The controlling transport on the left, the controlled one on the right. `client` names the DTLS client."""
 
     def __init__(self, client: str = "right", *, seed: int = 0, impairment: Impairment | None = None) -> None:
@@ -80,12 +80,12 @@ class Peers:
         endpoint = DtlsEndpoint(role, certificate(ours), fingerprints, tuple(SrtpProfile), random)
         return PeerTransport(agent, endpoint, DataChannelEndpoint(role is DtlsRole.CLIENT, random), 0.0)
 
-    def start(self) -> "Peers":
+    def start(self) -> "TransportPeers":
         self.controlling.start(CONTROLLED, [self.network.right.path], 0.0)
         self.left.flush(0.0)
         return self
 
-    def connect(self) -> "Peers":
+    def connect(self) -> "TransportPeers":
         self.start()
         both = (self.left, self.right)
         assert self.network.run(lambda: all(side.state is TransportState.CONNECTED for side in both), limit=2.0)
@@ -119,7 +119,7 @@ def unmute(station: Station[Any]) -> None:
 
 @pytest.mark.parametrize("client", ["left", "right"])
 def test_connects_in_either_dtls_role(client: str) -> None:
-    peers = Peers(client).connect()
+    peers = TransportPeers(client).connect()
     for station in (peers.network.left, peers.network.right):
         (connected,) = of(station, Connected)
         assert connected.srtp_profile is SrtpProfile.AEAD_AES_128_GCM
@@ -133,13 +133,15 @@ def test_connects_in_either_dtls_role(client: str) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_connects_on_a_bad_network(seed: int) -> None:
     print(f"seed {seed}")
-    peers = Peers(seed=seed, impairment=Impairment(delay=DELAY, loss=0.2, duplication=0.1, reordering=0.1)).start()
+    peers = TransportPeers(
+        seed=seed, impairment=Impairment(delay=DELAY, loss=0.2, duplication=0.1, reordering=0.1)
+    ).start()
     both = (peers.left, peers.right)
     assert peers.network.run(lambda: all(side.state is TransportState.CONNECTED for side in both), limit=20.0)
 
 
 def test_each_accepted_check_is_reported() -> None:
-    peers = Peers().connect()
+    peers = TransportPeers().connect()
     before = len(of(peers.network.right, CheckAccepted))
     assert before >= 2
     peers.run(20)
@@ -148,7 +150,7 @@ def test_each_accepted_check_is_reported() -> None:
 
 
 def test_rtp_and_rtcp_arrive_decrypted_with_their_time() -> None:
-    peers = Peers().connect()
+    peers = TransportPeers().connect()
     sent_at = peers.network.now
     protected = peers.left.send_rtp(RTP)
     peers.left.send_rtcp(RTCP)
@@ -162,7 +164,7 @@ def test_rtp_and_rtcp_arrive_decrypted_with_their_time() -> None:
 
 
 def test_a_datagram_sent_again_is_the_same_and_a_replay_for_the_peer() -> None:
-    peers = Peers().connect()
+    peers = TransportPeers().connect()
     peers.left.send_protected(peers.left.send_rtp(RTP))
     peers.run(1)
     assert len(of(peers.network.right, RtpReceived)) == 1
@@ -170,7 +172,7 @@ def test_a_datagram_sent_again_is_the_same_and_a_replay_for_the_peer() -> None:
 
 
 def test_messages_take_the_data_channels() -> None:
-    peers = Peers().connect()
+    peers = TransportPeers().connect()
     number = channel(peers.left).open_channel("events")
     peers.left.flush(peers.network.now)
     peers.run(1)
@@ -184,7 +186,7 @@ def test_messages_take_the_data_channels() -> None:
 
 
 def test_media_before_the_handshake_is_an_error_of_the_caller() -> None:
-    peers = Peers()
+    peers = TransportPeers()
     with pytest.raises(LocalProtocolError):
         peers.left.send_rtp(RTP)
     with pytest.raises(LocalProtocolError):
@@ -192,7 +194,7 @@ def test_media_before_the_handshake_is_an_error_of_the_caller() -> None:
 
 
 def test_rtp_that_arrives_before_its_keys_is_reported_after_connected_with_its_own_time() -> None:
-    peers = Peers()
+    peers = TransportPeers()
 
     def lose_finished(datagram: bytes) -> list[bytes]:
         return [] if datagram[0] == ContentType.CHANGE_CIPHER_SPEC and peers.network.now < 0.5 else [datagram]
@@ -211,7 +213,7 @@ def test_rtp_that_arrives_before_its_keys_is_reported_after_connected_with_its_o
 
 
 def test_authenticated_tells_what_came_from_the_peer() -> None:
-    peers = Peers().connect()
+    peers = TransportPeers().connect()
     caught: list[bytes] = []
     peers.network.left.rewrite = lambda datagram: caught.append(datagram) or []  # type: ignore[func-returns-value]
     peers.left.send_rtp(RTP)
@@ -230,7 +232,7 @@ def test_authenticated_tells_what_came_from_the_peer() -> None:
 
 
 def test_a_handshake_from_an_address_without_a_check_is_dropped() -> None:
-    peers = Peers().start()
+    peers = TransportPeers().start()
     peers.network.run(lambda: any(data[0] == ContentType.HANDSHAKE for data in peers.network.left.sent), limit=1.0)
     flight = next(data for data in peers.network.left.sent if data[0] == ContentType.HANDSHAKE)
     dropped = peers.right.counters.unknown_protocol
@@ -243,7 +245,7 @@ def test_a_handshake_from_an_address_without_a_check_is_dropped() -> None:
 
 @pytest.mark.parametrize("closing", ["left", "right"])
 def test_close_releases_every_path_and_the_peer_learns_of_it_although_the_alert_was_lost(closing: str) -> None:
-    peers = Peers().connect()
+    peers = TransportPeers().connect()
     near, far = peers.network.left, peers.network.right
     transport = peers.left if closing == "left" else peers.right
     if closing == "right":
@@ -264,7 +266,7 @@ def test_close_releases_every_path_and_the_peer_learns_of_it_although_the_alert_
 
 
 def test_a_restart_keeps_the_keys_and_moves_to_the_new_generation() -> None:
-    peers = Peers().connect()
+    peers = TransportPeers().connect()
     peers.controlling.restart(AGAIN)
     assert peers.left.agent.selected == peers.network.right.path, "media goes on"
     peers.left.send_rtp(RTP)
@@ -281,7 +283,7 @@ def test_a_restart_keeps_the_keys_and_moves_to_the_new_generation() -> None:
 
 
 def test_a_silent_peer_is_disconnected_comes_back_and_sends_nothing_in_between() -> None:
-    peers = Peers().connect()
+    peers = TransportPeers().connect()
     mute(peers.network.left)
     peers.run(6)
     assert is_in(TransportState.DISCONNECTED, peers.right)
@@ -296,7 +298,7 @@ def test_a_silent_peer_is_disconnected_comes_back_and_sends_nothing_in_between()
 
 
 def test_a_peer_that_stays_silent_ends_the_transport_and_releases_its_path() -> None:
-    peers = Peers().connect()
+    peers = TransportPeers().connect()
     mute(peers.network.left)
     mute(peers.network.right)
     peers.run(61)
@@ -310,7 +312,7 @@ def test_a_peer_that_stays_silent_ends_the_transport_and_releases_its_path() -> 
 
 
 def test_without_a_check_the_controlled_side_gives_up() -> None:
-    peers = Peers()
+    peers = TransportPeers()
     peers.run(FIRST_CHECK_TIMEOUT - 0.1)
     assert peers.right.state is TransportState.NEW
     peers.run(0.2)
@@ -319,7 +321,7 @@ def test_without_a_check_the_controlled_side_gives_up() -> None:
 
 
 def test_checks_with_a_wrong_password_are_named_as_the_reason() -> None:
-    peers = Peers()
+    peers = TransportPeers()
     wrong = IceParameters(CONTROLLED.ufrag, "x" * 24)
     peers.controlling.start(wrong, [peers.network.right.path], 0.0)
     peers.left.flush(0.0)
@@ -329,7 +331,7 @@ def test_checks_with_a_wrong_password_are_named_as_the_reason() -> None:
 
 
 def test_a_handshake_that_does_not_finish_ends_the_transport() -> None:
-    peers = Peers()
+    peers = TransportPeers()
     peers.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.STUN else []
     peers.start()
     peers.run(SETUP_TIMEOUT + 0.1)

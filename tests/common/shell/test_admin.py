@@ -12,7 +12,7 @@ from antiphon_common.settings import Address
 from antiphon_common.shell.admin import ADMIN_CONNECTIONS, serve_admin
 
 
-class Counters:
+class AdminCounters:
     __slots__ = ("_hidden", "dropped")
 
     def __init__(self) -> None:
@@ -20,10 +20,10 @@ class Counters:
         self._hidden = 0
 
 
-class Service:
+class FakeService:
     def __init__(self) -> None:
         self.healthy = self.ready = True
-        self.counters = Counters()
+        self.counters = AdminCounters()
         self.registry = CollectorRegistry()
         export_counters(self.registry, "relay", self.counters)
         export_gauge(self.registry, "relay_flows", "flows now", lambda: 7)
@@ -33,7 +33,7 @@ Get = Callable[[str], Awaitable[tuple[int, str]]]
 
 
 @asynccontextmanager
-async def admin_of(service: Service) -> AsyncIterator[Get]:
+async def admin_of(service: FakeService) -> AsyncIterator[Get]:
     """Run the admin port of a service; what is yielded gets a path's status and text."""
     async with trio.open_nursery() as nursery:
         address: Address = await nursery.start(
@@ -53,7 +53,7 @@ async def admin_of(service: Service) -> AsyncIterator[Get]:
 
 
 async def test_health_and_readiness_follow_the_service() -> None:
-    service = Service()
+    service = FakeService()
     async with admin_of(service) as get:
         assert (await get("/healthz"))[0] == 200
         service.ready = False
@@ -64,7 +64,7 @@ async def test_health_and_readiness_follow_the_service() -> None:
 
 
 async def test_metrics_show_counters_as_they_are_at_the_scrape() -> None:
-    service = Service()
+    service = FakeService()
     async with admin_of(service) as get:
         service.counters.dropped += 3
         text = (await get("/metrics"))[1]

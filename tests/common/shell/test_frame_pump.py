@@ -15,7 +15,7 @@ from antiphon_common.shell.frame_pump import CLOSE_TIMEOUT, FAREWELL_TIMEOUT, GA
 HELLO = frames.Hello(frames.VERSION)
 
 
-class Core:
+class FakeCore:
     """A connection without calls."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Socket:
 
 
 @asynccontextmanager
-async def running(core: Core, socket: Socket) -> AsyncIterator[FramePump]:
+async def running(core: FakeCore, socket: Socket) -> AsyncIterator[FramePump]:
     pump = FramePump(socket, core, lambda now: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pump.run)
@@ -65,7 +65,7 @@ async def running(core: Core, socket: Socket) -> AsyncIterator[FramePump]:
 
 
 async def test_a_frame_leaves_at_once_and_those_right_behind_it_together(autojump_clock: MockClock) -> None:
-    core, socket = Core(), Socket()
+    core, socket = FakeCore(), Socket()
     async with running(core, socket) as pump:
         await trio.sleep(0.5)
         start = trio.current_time()
@@ -80,7 +80,7 @@ async def test_a_frame_leaves_at_once_and_those_right_behind_it_together(autojum
 
 
 async def test_a_backlog_is_not_held_back(autojump_clock: MockClock) -> None:
-    core, socket = Core(), Socket()
+    core, socket = FakeCore(), Socket()
     for _ in range(1000):
         core.connection.send(frames.Audio(1, bytes(1000)), 1000)
     start = trio.current_time()
@@ -91,7 +91,7 @@ async def test_a_backlog_is_not_held_back(autojump_clock: MockClock) -> None:
 
 
 async def test_a_lost_heartbeat_ends_the_run_and_is_the_reason_of_the_close(autojump_clock: MockClock) -> None:
-    core, socket = Core(), Socket(closing_seconds=60)
+    core, socket = FakeCore(), Socket(closing_seconds=60)
     pump = FramePump(socket, core, lambda now: None)
     await socket.deliver.send(frames.encode([HELLO]))
     start = trio.current_time()
@@ -106,11 +106,11 @@ async def test_what_the_socket_raises_is_raised_as_it_is(autojump_clock: MockClo
     socket = Socket()
     await socket.deliver.aclose()
     with pytest.raises(trio.EndOfChannel):
-        await FramePump(socket, Core(), lambda now: None).run()
+        await FramePump(socket, FakeCore(), lambda now: None).run()
 
 
 async def test_a_cancelled_pump_says_farewell_but_does_not_wait(autojump_clock: MockClock) -> None:
-    core, socket = Core(), Socket(closing_seconds=60)
+    core, socket = FakeCore(), Socket(closing_seconds=60)
     pump = FramePump(socket, core, lambda now: None)
     start = trio.current_time()
     with trio.move_on_after(1):
@@ -123,7 +123,7 @@ async def test_a_cancelled_pump_says_farewell_but_does_not_wait(autojump_clock: 
 
 
 async def test_other_tasks_have_their_turn_between_the_steps_of_a_message(autojump_clock: MockClock) -> None:
-    core, socket = Core(), Socket()
+    core, socket = FakeCore(), Socket()
     turns = 0
     async with running(core, socket):
         await socket.deliver.send(frames.encode([HELLO, *[frames.Credit(1, 20)] * 50 * STEP_FRAMES]))
@@ -134,7 +134,7 @@ async def test_other_tasks_have_their_turn_between_the_steps_of_a_message(autoju
 
 
 async def test_many_messages_at_once_leave_other_tasks_their_turn(autojump_clock: MockClock) -> None:
-    core, socket = Core(), Socket()
+    core, socket = FakeCore(), Socket()
     turns = 0
     async with running(core, socket):
         for message in (frames.encode([HELLO]), *[frames.encode([])] * 500):

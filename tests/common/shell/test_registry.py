@@ -20,7 +20,7 @@ ONE = Registered("http://127.0.0.1:8090", LinkInfo(0, ("127.0.0.1:4000",)), Load
 OTHER = Registered("http://[::1]:8090", LinkInfo(0, ("[::1]:4000",)), Load(2, 10, draining=True))
 
 
-class Seen:
+class RegistryView:
     """What a watcher finds, look by look."""
 
     def __init__(self) -> None:
@@ -47,14 +47,14 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def seen(redis: RedisServer, nursery: trio.Nursery) -> Seen:
-    seen = Seen()
+def seen(redis: RedisServer, nursery: trio.Nursery) -> RegistryView:
+    seen = RegistryView()
     nursery.start_soon(watch_members, redis.url, 0, KEYS, seen.found)
     return seen
 
 
 async def test_who_registers_is_found_and_gone_at_its_end(
-    redis: RedisServer, seen: Seen, nursery: trio.Nursery
+    redis: RedisServer, seen: RegistryView, nursery: trio.Nursery
 ) -> None:
     loads = [ONE, msgspec.structs.replace(ONE, load=Load(7, 10))]
     async with trio.open_nursery() as inner:
@@ -70,7 +70,7 @@ async def test_who_registers_is_found_and_gone_at_its_end(
 
 
 async def test_other_clusters_and_other_installations_are_not_seen(
-    redis: RedisServer, seen: Seen, nursery: trio.Nursery
+    redis: RedisServer, seen: RegistryView, nursery: trio.Nursery
 ) -> None:
     elsewhere = msgspec.structs.replace(OTHER, link=LinkInfo(1, ("[::1]:4000",)))
     nursery.start_soon(keep_registered, redis.url, KEYS, lambda: elsewhere)
@@ -84,7 +84,7 @@ async def test_other_clusters_and_other_installations_are_not_seen(
 
 @pytest.mark.parametrize("kind", ["empty tag", "half a tag", "replayed"])
 async def test_who_can_write_to_redis_lists_nobody(
-    kind: str, redis: RedisServer, seen: Seen, nursery: trio.Nursery
+    kind: str, redis: RedisServer, seen: RegistryView, nursery: trio.Nursery
 ) -> None:
     """An entry with the tag cut off, or one that a transceiver that is gone wrote an hour ago."""
     entry = json.loads(seal(OTHER, KEYS, time.time() - (3600 if kind == "replayed" else 0)))
@@ -101,7 +101,7 @@ async def test_who_can_write_to_redis_lists_nobody(
 
 @pytest.mark.parametrize("how", ["killed", "stalled"])
 async def test_what_was_known_stays_while_redis_is_gone(
-    how: str, redis: RedisServer, seen: Seen, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+    how: str, redis: RedisServer, seen: RegistryView, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     nursery.start_soon(keep_registered, redis.url, KEYS, lambda: ONE)
     await seen.until_there(ONE)
@@ -125,7 +125,7 @@ async def test_a_client_can_be_stopped_while_redis_stalls(redis: RedisServer) ->
 
 @pytest.mark.parametrize("answer", [b"$xx\r\n", b"-ERR \xff\r\n", b"\r\n"], ids=["length", "text", "empty"])
 async def test_a_lease_ends_by_itself_when_redis_answers_nonsense_at_last(
-    redis: RedisServer, seen: Seen, answer: bytes
+    redis: RedisServer, seen: RegistryView, answer: bytes
 ) -> None:
     async with garbling(redis, b"DEL", answer) as garbler, trio.open_nursery() as inner:
         inner.start_soon(keep_registered, garbler.url, KEYS, lambda: ONE)

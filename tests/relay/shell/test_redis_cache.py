@@ -52,7 +52,7 @@ class RunningRelay:
         return value
 
 
-class Client:
+class CacheClient:
     """Talks to any relay from one address."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -77,7 +77,7 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
-class Fleet(NamedTuple):
+class CacheFleet(NamedTuple):
     """A transceiver, relays, and what starts another."""
 
     owner: LinkOwner
@@ -86,7 +86,7 @@ class Fleet(NamedTuple):
 
 
 @asynccontextmanager
-async def running(redis: RedisServer | Garbler, count: int) -> AsyncIterator[Fleet]:
+async def running(redis: RedisServer | Garbler, count: int) -> AsyncIterator[CacheFleet]:
     settings = RelaySettings(media=(Media(Address("127.0.0.1", 0), ingress=INGRESS),))
     shared = SharedSettings(transceiver_network=(NETWORK, NETWORK6), transceiver=(), redis=redis.url)
     with BatchSocket.open(("127.0.0.1", 0)) as link:
@@ -104,7 +104,7 @@ async def running(redis: RedisServer | Garbler, count: int) -> AsyncIterator[Fle
 
                 return RunningRelay(await nursery.start(serve), registry)
 
-            yield Fleet(owner, [await start() for _ in range(count)], start)
+            yield CacheFleet(owner, [await start() for _ in range(count)], start)
             nursery.cancel_scope.cancel()
 
 
@@ -122,7 +122,7 @@ async def written(redis: RedisServer, count: int) -> None:
                 await trio.sleep(0.02)
 
 
-async def check_on(clients: list[Client], relay: RunningRelay, request: bytes) -> None:
+async def check_on(clients: list[CacheClient], relay: RunningRelay, request: bytes) -> None:
     """Send checks, as clients do as long as they call."""
     while True:
         for client in clients:
@@ -134,7 +134,7 @@ async def test_any_relay_takes_a_packet_of_a_call_that_was_set_up_by_another(
     redis: RedisServer, stack: ExitStack
 ) -> None:
     async with running(redis, 3) as (owner, (first, *others), _):
-        client = Client(stack)
+        client = CacheClient(stack)
         assert await client.asks(first, binding_request(owner.token()))
         await written(redis, 1)
         for relay in others:
@@ -145,7 +145,7 @@ async def test_any_relay_takes_a_packet_of_a_call_that_was_set_up_by_another(
 async def test_redis_keeps_a_flow_for_a_minute(redis: RedisServer, stack: ExitStack) -> None:
     async with running(redis, 1) as (owner, (relay,), _):
         for _ in range(3):
-            assert await Client(stack).asks(relay, binding_request(owner.token()))
+            assert await CacheClient(stack).asks(relay, binding_request(owner.token()))
         await written(redis, 3)
         assert all(KEPT_SECONDS - 10 <= seconds <= KEPT_SECONDS for seconds in await ttls(redis))
 
@@ -153,7 +153,7 @@ async def test_redis_keeps_a_flow_for_a_minute(redis: RedisServer, stack: ExitSt
 async def test_an_owner_that_this_relay_cannot_reach_is_nobodys(redis: RedisServer, stack: ExitStack) -> None:
     """A relay of the cluster with an IPv6 link wrote it; this one has an IPv4 link, and lives on."""
     async with running(redis, 1) as (owner, (relay,), _):
-        stranger, client = Client(stack), Client(stack)
+        stranger, client = CacheClient(stack), CacheClient(stack)
         path = Path.of(*stranger.socket.getsockname(), ingress=INGRESS).encode()
         cache = FlowCache(0, KEYS.link, unix_offset=unix_offset())
         cache.store(path, encode_address("::1", 7000))
@@ -170,7 +170,7 @@ async def test_an_owner_that_this_relay_cannot_reach_is_nobodys(redis: RedisServ
 
 async def test_redis_stalls_and_nothing_waits_for_it(redis: RedisServer, stack: ExitStack) -> None:
     async with running(redis, 2) as (owner, (first, second), _):
-        client, late = Client(stack), Client(stack)
+        client, late = CacheClient(stack), CacheClient(stack)
         assert await client.asks(first, binding_request(owner.token()))
         await written(redis, 1)
         redis.stall()
@@ -188,17 +188,17 @@ async def test_redis_stalls_and_nothing_waits_for_it(redis: RedisServer, stack: 
 
 async def test_redis_dies_and_comes_back_with_nothing(redis: RedisServer, stack: ExitStack) -> None:
     async with running(redis, 2) as (owner, (first, second), _):
-        client = Client(stack)
+        client = CacheClient(stack)
         assert await client.asks(first, binding_request(owner.token()))
         await written(redis, 1)
         redis.kill()
-        meanwhile = Client(stack)
+        meanwhile = CacheClient(stack)
         assert await meanwhile.asks(first, binding_request(owner.token()))
         for _ in range(20):
             assert await client.asks(first, RTP)
             assert not await client.asks(second, RTP, seconds=0.05)
         redis.start()
-        fresh = Client(stack)
+        fresh = CacheClient(stack)
         assert await fresh.asks(first, binding_request(owner.token()))
         await written(redis, 2)
         for late in (meanwhile, fresh):
@@ -214,7 +214,7 @@ async def test_redis_dies_and_comes_back_with_nothing(redis: RedisServer, stack:
 )
 async def test_redis_talks_nonsense_and_calls_go_on(redis: RedisServer, stack: ExitStack, answer: bytes) -> None:
     async with garbling(redis, b"MGET", answer) as garbler, running(garbler, 2) as (owner, (first, second), _):
-        client, own = Client(stack), Client(stack)
+        client, own = CacheClient(stack), CacheClient(stack)
         assert await client.asks(first, binding_request(owner.token()))
         assert await own.asks(second, binding_request(owner.token()))
         await written(redis, 2)
@@ -233,7 +233,7 @@ async def test_flows_are_written_again_once_redis_has_nothing(
 ) -> None:
     monkeypatch.setattr(forwarder, "WRITE_INTERVAL", 0.5)
     async with running(redis, 1) as (owner, (first,), start):
-        clients, request = [Client(stack) for _ in range(5)], binding_request(owner.token())
+        clients, request = [CacheClient(stack) for _ in range(5)], binding_request(owner.token())
         for client in clients:
             assert await client.asks(first, request)
         await written(redis, len(clients))
@@ -256,7 +256,7 @@ async def test_flows_are_written_again_once_redis_has_nothing(
 
 async def test_a_flood_of_unknown_flows_leaves_calls_alone(redis: RedisServer, stack: ExitStack) -> None:
     async with running(redis, 2) as (owner, (first, second), _):
-        client, flood = Client(stack), [Client(stack) for _ in range(300)]
+        client, flood = CacheClient(stack), [CacheClient(stack) for _ in range(300)]
         assert await client.asks(first, binding_request(owner.token()))
         await written(redis, 1)
         for _ in range(10):

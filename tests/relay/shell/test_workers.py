@@ -32,7 +32,7 @@ SPACING = 0.01
 """Seconds between two packets of a call."""
 
 
-class Call:
+class WorkerCall:
     """A client that counts which of its packets came back."""
 
     def __init__(self, media: tuple[str, int], stack: ExitStack) -> None:
@@ -152,16 +152,16 @@ def kill(pid: int | None) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-async def make_calls(relay: Running, stack: ExitStack) -> dict[Address, list[Call]]:
+async def make_calls(relay: Running, stack: ExitStack) -> dict[Address, list[WorkerCall]]:
     """Set calls up, and return them by the worker that has them."""
-    calls = [Call(relay.media, stack) for _ in range(CALLS)]
+    calls = [WorkerCall(relay.media, stack) for _ in range(CALLS)]
     for call in calls:
         await exchange(call.socket, binding_request(relay.owner.token()))
     by_port = {path.port: link for path, link in relay.owner.paths.items()}
     return {link: [call for call in calls if by_port[call.address[1]] == link] for link in relay.ports.link}
 
 
-async def talk(calls: list[Call], seconds: float) -> None:
+async def talk(calls: list[WorkerCall], seconds: float) -> None:
     """Send regularly, however busy the machine is."""
     for _ in range(round(seconds / SPACING)):
         for call in calls:
@@ -169,7 +169,7 @@ async def talk(calls: list[Call], seconds: float) -> None:
         await trio.sleep(SPACING)
 
 
-async def talk_on(calls: list[Call]) -> None:
+async def talk_on(calls: list[WorkerCall]) -> None:
     while True:
         await talk(calls, 1)
 

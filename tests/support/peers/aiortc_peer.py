@@ -165,7 +165,7 @@ async def _over_http(url: str, offer: str) -> AsyncIterator[tuple[str, str]]:
 
 @asynccontextmanager
 async def _over_websocket(url: str, offer: str) -> AsyncIterator[tuple[str, str]]:
-    socket = await WebSocket.open(url, "/v1/signaling")
+    socket = await AsyncioWebSocket.open(url, "/v1/signaling")
     try:
         await socket.send({"type": "offer", "sdp": offer})
         answer = await socket.receive()
@@ -180,7 +180,7 @@ async def _over_websocket(url: str, offer: str) -> AsyncIterator[tuple[str, str]
         await socket.close()
 
 
-class WebSocket:
+class AsyncioWebSocket:
     """A WebSocket client under asyncio for JSON messages. Use `open` to connect."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

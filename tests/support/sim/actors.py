@@ -52,7 +52,7 @@ class Actor(Protocol):
     def poll_timeout(self) -> float: ...
 
 
-class Client:
+class SimulatedClient:
     """A caller that sends numbered packets and keeps those that it receives. Set `address` for a NAT rebinding."""
 
     def __init__(
@@ -160,7 +160,7 @@ class Client:
                 self.next_frame = None
 
 
-class Relay:
+class SimulatedRelay:
     """A relay's core at its link address. It can `forget` its state, or `die`."""
 
     def __init__(self, world: "World", number: int, ingress: int) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from antiphon_transceiver.sctp.states import SETTING_UP, AssociationState
-from support.sim.actors import Client
+from support.sim.actors import SimulatedClient
 from support.sim.world import World
 
 SIZES: Final = (2, 200, 1000, 1100, 1200, 3000, 20_000)
@@ -35,7 +35,7 @@ class EventExchange:
     """
 
     def __init__(
-        self, world: World, client: Client, random: Random, interval: float, *, narrow: bool, side: bool
+        self, world: World, client: SimulatedClient, random: Random, interval: float, *, narrow: bool, side: bool
     ) -> None:
         self._world = world
         self._client = client

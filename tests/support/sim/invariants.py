@@ -8,7 +8,7 @@ from antiphon_transceiver.backends.call import RESUME_SECONDS
 from antiphon_transceiver.call_router import CallEnded
 from antiphon_transceiver.outcome import EndReason
 from support.net.impairment import Impairment
-from support.sim.actors import Client
+from support.sim.actors import SimulatedClient
 from support.sim.scenario_plan import CallPlan, Ending, ScenarioPlan
 from support.sim.step_invariants import Violation
 from support.sim.world import World
@@ -53,7 +53,9 @@ def check_outcome(plan: ScenarioPlan, world: World, calls: Mapping[int, CallPlan
 class _CallCheck:
     """Checks one call of the plan. `check` raises `Violation`."""
 
-    def __init__(self, plan: ScenarioPlan, world: World, call: CallPlan, client: Client, end: CallEnded) -> None:
+    def __init__(
+        self, plan: ScenarioPlan, world: World, call: CallPlan, client: SimulatedClient, end: CallEnded
+    ) -> None:
         self._plan = plan
         self._world = world
         self._call = call

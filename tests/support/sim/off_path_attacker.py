@@ -14,7 +14,7 @@ from antiphon_common.demux import Protocol, classify
 from antiphon_common.stun import Attribute, Message, MessageClass
 from antiphon_transceiver.dtls.messages import HandshakeType
 from antiphon_transceiver.dtls.record import HEADER_SIZE, ContentType
-from support.sim.actors import Address, Client
+from support.sim.actors import Address, SimulatedClient
 from support.sim.world import World
 
 MAX_CAPTURED = 256
@@ -30,7 +30,7 @@ _ICE_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 class CapturedDatagram(NamedTuple):
     """A datagram to or from a client, and the time of its sending."""
 
-    client: Client
+    client: SimulatedClient
     data: bytes
     at: float
 
@@ -46,7 +46,7 @@ class OffPathAttacker:
         self._interval = interval
         self._up: deque[CapturedDatagram] = deque(maxlen=MAX_CAPTURED)
         self._down: deque[CapturedDatagram] = deque(maxlen=MAX_CAPTURED)
-        self._hellos: deque[tuple[Client, bytes, bool]] = deque(maxlen=MAX_CAPTURED)
+        self._hellos: deque[tuple[SimulatedClient, bytes, bool]] = deque(maxlen=MAX_CAPTURED)
         """ClientHellos, and whether they were sent by the client."""
         world.observe_datagram = self._capture
         world.later(interval, self._attack)
@@ -55,7 +55,7 @@ class OffPathAttacker:
         self.active = False
         self._world.observe_datagram = None
 
-    def _capture(self, client: Client, data: bytes, upwards: bool) -> None:
+    def _capture(self, client: SimulatedClient, data: bytes, upwards: bool) -> None:
         (self._up if upwards else self._down).append(CapturedDatagram(client, data, self._world.now))
         if data[0] == ContentType.HANDSHAKE and data[HEADER_SIZE] == HandshakeType.CLIENT_HELLO:
             self._hellos.append((client, data, upwards))
@@ -138,13 +138,13 @@ class OffPathAttacker:
 
     # Parts
 
-    def _choose_captured(self, captured: deque[CapturedDatagram]) -> tuple[Client, bytes]:
+    def _choose_captured(self, captured: deque[CapturedDatagram]) -> tuple[SimulatedClient, bytes]:
         """Return a captured datagram that has arrived, or was lost, by now."""
         slow = self._world.now - REPLAY_DELAY
         chosen = self._random.choice([datagram for datagram in captured if datagram.at < slow])
         return chosen.client, chosen.data
 
-    def _may_reach(self, source: Address, client: Client) -> bool:
+    def _may_reach(self, source: Address, client: SimulatedClient) -> bool:
         """Return whether a datagram from `source` can start no handshake with another client during its own."""
         others = (other for other in self._world.clients if other.address == source and other is not client)
         return all(other.connected for other in others)

@@ -1,9 +1,9 @@
 """Relays of one cluster that say HELLO, fall and rise, and how long a call's audio stays away meanwhile."""
 
 from antiphon_common.routing import Owner
-from support.sim.actors import INGRESS, Address, Client, Relay, encoded
+from support.sim.actors import INGRESS, Address, SimulatedClient, SimulatedRelay, encoded
 from support.sim.step_invariants import ReceivedStream
-from support.sim.world import Transceiver, World
+from support.sim.world import SimulatedTransceiver, World
 
 SHARED_ADDRESS_MOVES = 0.09
 """Seconds from the death of a relay's host until its shared address is another's: three adverts of 30 ms (VRRPv3)."""
@@ -12,7 +12,7 @@ SHARED_ADDRESS_MOVES = 0.09
 class Gaps:
     """The longest silences of one call since it is watched, in seconds; where nothing came at all, all of it."""
 
-    def __init__(self, world: World, client: Client) -> None:
+    def __init__(self, world: World, client: SimulatedClient) -> None:
         self._world = world
         self._streams = world.invariants.up[client.call_id], world.invariants.down[client.number]
         self._longest = [0.0, 0.0]
@@ -40,7 +40,7 @@ class Gaps:
             self._last[direction] = stream.last_at
 
 
-class Cluster(World):
+class RelayCluster(World):
     """A world whose relays say HELLO. The packets of a dead one are lost until its shared address has moved to another
     relay of the ingress."""
 
@@ -52,26 +52,26 @@ class Cluster(World):
         for relay in self.relays:
             self.greet(relay)
 
-    def greet(self, relay: Relay) -> None:
+    def greet(self, relay: SimulatedRelay) -> None:
         """Let a relay know every transceiver."""
         relay.core.set_transceivers([there.address for there in self.transceivers])
         self.touch(relay)
 
-    def serving(self, client: Client) -> Relay | None:
+    def serving(self, client: SimulatedClient) -> SimulatedRelay | None:
         """Return the relay that a client's packets to the first ingress come to now."""
         return self._choose(client.address, INGRESS)
 
-    def kill(self, relay: Relay) -> None:
+    def kill(self, relay: SimulatedRelay) -> None:
         """Let a relay's host die."""
         relay.die()
         self.later(SHARED_ADDRESS_MOVES, self.move_from, relay)
 
-    def move_from(self, relay: Relay) -> None:
+    def move_from(self, relay: SimulatedRelay) -> None:
         """Let the other relays have what was sent to this one, dead or alive."""
         self._serving.remove(relay)
         relay.ingress.away = True
 
-    def restart(self, relay: Relay) -> None:
+    def restart(self, relay: SimulatedRelay) -> None:
         """Let a relay begin anew, with nothing but its sockets."""
         relay.alive = True
         relay.forget()
@@ -79,7 +79,7 @@ class Cluster(World):
         if relay not in self._serving:
             self._serving.append(relay)
 
-    def relocate(self, there: Transceiver, address: Address) -> None:
+    def relocate(self, there: SimulatedTransceiver, address: Address) -> None:
         """Let a transceiver go on at another address with all its calls, as if they had been handed over."""
         router, previous = there.router, there.router.tokens.owner
         there.address, there.encoded_address = address, encoded(*address)
@@ -100,6 +100,6 @@ class Cluster(World):
         if relay is not None:
             relay.receive_media(data, source)
 
-    def _choose(self, source: Address, ingress: int) -> Relay | None:
+    def _choose(self, source: Address, ingress: int) -> SimulatedRelay | None:
         relays = [relay for relay in self._serving if relay.ingress.id == ingress]
         return self._spreader.choose(f"{source}".encode(), relays) if relays else None

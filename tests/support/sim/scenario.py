@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from antiphon_transceiver.outcome import EndReason
 from support.net.impairment import CUT, Change, Impairment
-from support.sim.actors import Client
+from support.sim.actors import SimulatedClient
 from support.sim.caller_codecs import caller_codec
 from support.sim.event_exchange import EventExchange
 from support.sim.invariants import check_outcome
@@ -139,22 +139,22 @@ class Simulation:
         world.later(plan.seconds, self._end, client, plan.ending)
         self._talk_when_connected(client)
 
-    def _talk_when_connected(self, client: Client) -> None:
+    def _talk_when_connected(self, client: SimulatedClient) -> None:
         if client.connected and client.closed is None:
             client.talk()
             self._spoof_once_validated(client)
         elif client.closed is None and client.present:
             self.world.later(0.02, self._talk_when_connected, client)
 
-    def _rebind(self, client: Client, moves: bool) -> None:
+    def _rebind(self, client: SimulatedClient, moves: bool) -> None:
         host = f"203.0.114.{client.number + 1}" if moves else client.address[0]
         client.address = (host, self._chance.randint(1024, 65535))
 
-    def _restart(self, client: Client) -> None:
+    def _restart(self, client: SimulatedClient) -> None:
         if client.connected and client.closed is None and client.present and self.world.find(client) is not None:
             self.world.restart_ice(client)
 
-    def _end(self, client: Client, ending: Ending) -> None:
+    def _end(self, client: SimulatedClient, ending: Ending) -> None:
         world = self.world
         client.next_frame = None
         call = world.find(client)
@@ -170,7 +170,7 @@ class Simulation:
         world.touch(client)
         world.touch(there)
 
-    def _spoof_once_validated(self, victim: Client) -> None:
+    def _spoof_once_validated(self, victim: SimulatedClient) -> None:
         """Start calls that spoof the victim's address once its path is validated: before, any source may own it."""
         call = self.world.find(victim)
         if call is None:
@@ -182,7 +182,7 @@ class Simulation:
         for _ in range(self.plan.spoofing_callers):
             self._call_and_spoof(victim)
 
-    def _call_and_spoof(self, victim: Client) -> None:
+    def _call_and_spoof(self, victim: SimulatedClient) -> None:
         """Make a call that sends from the victim's address once it is connected."""
         world = self.world
         transceiver = self._chance.randrange(len(world.transceivers))
@@ -190,7 +190,7 @@ class Simulation:
             attacker = world.call(transceiver, behaviour="silent")
             world.later(self._chance.choice((0.0, 1.0)), self._spoof, attacker, victim)
 
-    def _spoof(self, attacker: Client, victim: Client) -> None:
+    def _spoof(self, attacker: SimulatedClient, victim: SimulatedClient) -> None:
         attacker.honest = False
         attacker.address = victim.address
         if attacker.connected and attacker.closed is None:

@@ -42,20 +42,20 @@ def rtp(sequence: int, timestamp: int, payload: bytes, payload_type: int = 111, 
     return RtpPacket(marker, payload_type, sequence & 0xFFFF, timestamp & 0xFFFFFFFF, SSRC, payload).encode()
 
 
-class Heard(NamedTuple):
+class ReceivedFrame(NamedTuple):
     """A stretch that the backend got, and when."""
 
     now: float
     frame: UplinkFrame
 
 
-class Listener:
+class ReceivingStream:
     """A call that takes packets as they arrive."""
 
     def __init__(self, codec: Codec = OPUS, format: str = "opus", feedback: tuple[str, ...] = ("nack",)) -> None:
         self.stream = AudioStream(codec, format, "call", Random(1).randbytes, 0.0, RtpOptions(feedback=feedback))
         self.stream.start(0.0)
-        self.heard: list[Heard] = []
+        self.heard: list[ReceivedFrame] = []
         self.requested: list[int] = []
         """Sequence numbers asked for by NACK."""
 
@@ -84,14 +84,14 @@ class Listener:
 
     def _poll(self, now: float) -> None:
         while (frame := self.stream.poll_frame(now)) is not None:
-            self.heard.append(Heard(now, frame))
+            self.heard.append(ReceivedFrame(now, frame))
         while (feedback := self.stream.poll_feedback(now)) is not None:
             for part in decode_rtcp(feedback):
                 if isinstance(part, GenericNack):
                     self.requested += part.sequences
 
 
-class Network(NamedTuple):
+class NetworkModel(NamedTuple):
     """What happens to packets on the way; times in seconds."""
 
     loss: float = 0.0

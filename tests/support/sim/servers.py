@@ -32,7 +32,7 @@ STORY_SECONDS = 3.0
 """Less than the credit, so that the end of each story is cut off."""
 
 
-class Transceiver:
+class SimulatedTransceiver:
     """A call router at its link address, and one connection to each address of a backend of its own."""
 
     def __init__(self, world: "World", number: int, backends: int) -> None:
@@ -55,7 +55,7 @@ class Transceiver:
         self.group = BackendGroup("opus", LinkCounters())
         self.told: dict[str, int] = {}
         """How many packets of stories each call was told, by whatever address."""
-        self.backends = [Backend(world, self) for _ in range(backends)]
+        self.backends = [SimulatedBackend(world, self) for _ in range(backends)]
 
     @property
     def serves(self) -> bool:
@@ -67,7 +67,7 @@ class Transceiver:
         self._unix_offset += seconds
         self.router.set_unix_offset(self._unix_offset)
 
-    def spoken(self, call_id: str) -> "tuple[Backend, CallCore] | None":
+    def spoken(self, call_id: str) -> "tuple[SimulatedBackend, CallCore] | None":
         """Return the backend's half of a call, and where that is."""
         for backend in self.backends:
             for call in backend.calls(call_id):
@@ -128,14 +128,14 @@ class Transceiver:
         self._world.touch(self)
 
 
-class Backend:
+class SimulatedBackend:
     """One address of a model, which does what a call's session asks for.
 
     `loopback` returns every frame; `stories` tells one after the other, as far ahead as credit lets it, and breaks some
     of them off; `silent` only listens. All of them read letters, and leave other events.
     """
 
-    def __init__(self, world: "World", transceiver: Transceiver) -> None:
+    def __init__(self, world: "World", transceiver: SimulatedTransceiver) -> None:
         self.transceiver = transceiver
         self.due = self.queued = inf
         self._world = world

@@ -20,7 +20,7 @@ FAR_AWAY = Impairment(delay=0.025)
 FRAME_SECONDS, TICKS_PER_SECOND = 0.02, 48000
 
 
-class Pair:
+class SessionPair:
     """A caller (left) and the session that answers it (right), connecting."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Pair:
         answer = write_answer(offer, self.accepted, [(path.host, path.port)], 1)
         self.client.accept(answer.encode().decode(), 0.0)
 
-    def connect(self) -> "Pair":
+    def connect(self) -> "SessionPair":
         assert self.network.run(
             lambda: any(isinstance(e, ClientConnected) for e in self.network.left.events), limit=5.0
         )

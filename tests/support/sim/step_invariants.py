@@ -23,11 +23,11 @@ from antiphon_transceiver.channels import MAX_WAITING_BYTES
 from antiphon_transceiver.ice.paths import MAX_PATHS
 from antiphon_transceiver.sctp import MessageReceived
 from antiphon_transceiver.sctp.data_receiver import MAX_HELD_BYTES
-from support.sim.actors import Actor, Client, Relay
+from support.sim.actors import Actor, SimulatedClient, SimulatedRelay
 from support.sim.key_ledger import KeyLedger
 from support.sim.memory_audit import HeldContainer, MemoryAudit
 from support.sim.sequenced_events import SEQUENCED_EVENT, SequencedEvents
-from support.sim.servers import Transceiver
+from support.sim.servers import SimulatedTransceiver
 from support.sim.speech_source import read_packet
 
 if TYPE_CHECKING:
@@ -115,10 +115,10 @@ class StepInvariants:
         self.hit: dict[str, float] = {}
         """Time at which a call last lost its backend."""
         self._world = world
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, SimulatedClient] = {}
         self._readers: dict[str, CallCore] = {}
         self._calls = 0
-        self._running: dict[int, tuple[Client, Call]] = {}
+        self._running: dict[int, tuple[SimulatedClient, Call]] = {}
         self._audit_at = AUDIT_SECONDS
         self._bounds: dict[Actor, ContainerBounds] = {}
 
@@ -126,7 +126,7 @@ class StepInvariants:
         self._calls += 1
         return self._calls - 1
 
-    def call_placed(self, client: Client, call: Call) -> None:
+    def call_placed(self, client: SimulatedClient, call: Call) -> None:
         """Check a call from now on."""
         self._running[client.number] = client, call
         self.up[client.call_id] = ReceivedStream()
@@ -136,7 +136,7 @@ class StepInvariants:
 
     # Audio
 
-    def client_received_audio(self, client: Client, received: AudioReceived) -> None:
+    def client_received_audio(self, client: SimulatedClient, received: AudioReceived) -> None:
         """Check a packet that a client received: it belongs to its call, and its number and sequence number grow."""
         stream = self.down[client.number]
         stream.packets += 1
@@ -190,7 +190,7 @@ class StepInvariants:
         if begins < resumed - REPLAYED_MS:
             raise Violation(f"{call.started.call_id}: audio of {begins} ms, resumed at {resumed}")
 
-    def _number_of(self, packet: bytes, client: Client) -> int:
+    def _number_of(self, packet: bytes, client: SimulatedClient) -> int:
         """Return the number of a packet for a client."""
         read = read_packet(packet)
         if read is None or read[1] & 0x7FFFFFFF != client.number:
@@ -199,7 +199,7 @@ class StepInvariants:
 
     # Events
 
-    def client_received_message(self, client: Client, message: MessageReceived) -> None:
+    def client_received_message(self, client: SimulatedClient, message: MessageReceived) -> None:
         """Check a message that a client received."""
         try:
             event = msgspec.json.decode(message.data, type=dict[str, Any])
@@ -239,15 +239,15 @@ class StepInvariants:
         for actor in touched:
             if actor in self._bounds:
                 self._bounds[actor].check()
-            if isinstance(actor, Relay):
+            if isinstance(actor, SimulatedRelay):
                 self._check_relay(actor)
-            elif isinstance(actor, Transceiver):
+            elif isinstance(actor, SimulatedTransceiver):
                 self._check_transceiver(actor)
         if self._world.now >= self._audit_at:
             self._audit_at = self._world.now + AUDIT_SECONDS
             self.audit_memory()
 
-    def _check_transceiver(self, there: Transceiver) -> None:
+    def _check_transceiver(self, there: SimulatedTransceiver) -> None:
         """Check that a transceiver's calls stay within bounds, and that no call owns the path of another's client."""
         paths, address = there.router.paths, there.encoded_address
         for client, call in list(self._running.values()):
@@ -258,7 +258,7 @@ class StepInvariants:
                 if owner is not None and owner is not call and paths.is_confirmed(client.key, owner):
                     raise Violation(f"{call.id}: a transceiver gave {client.address} to {owner.id}")
 
-    def _check_call(self, client: Client, call: Call) -> None:
+    def _check_call(self, client: SimulatedClient, call: Call) -> None:
         session = call.session
         if session.ended is not None:
             del self._running[client.number]
@@ -277,7 +277,7 @@ class StepInvariants:
         if selected is not None and selected not in client.paths and agent.is_validated(selected):
             raise Violation(f"{call.id} selected {selected}, a path that its client never had")
 
-    def _check_relay(self, relay: Relay) -> None:
+    def _check_relay(self, relay: SimulatedRelay) -> None:
         """Check that the flow of each client belongs to its call, whoever else sends from its address."""
         core = relay.core
         if core.link_outbox or relay.ingress.outbox:

@@ -30,13 +30,22 @@ from antiphon_transceiver.srtp import SrtpProfile
 from support.net.impairment import PERFECT, Impairment
 from support.net.middleboxes import Spreader
 from support.peers.certificates import certificate
-from support.sim.actors import INGRESS, MEDIA, UNIX_START, Actor, Address, Client, Relay, encoded
+from support.sim.actors import INGRESS, MEDIA, UNIX_START, Actor, Address, SimulatedClient, SimulatedRelay, encoded
 from support.sim.caller_codecs import OpusCaller
-from support.sim.servers import BACKEND_DELAY, Backend, Transceiver
+from support.sim.servers import BACKEND_DELAY, SimulatedBackend, SimulatedTransceiver
 from support.sim.speech_source import opus_packet
 from support.sim.step_invariants import StepInvariants
 
-__all__ = ["INGRESS", "MEDIA", "Client", "Relay", "Transceiver", "World", "certificate", "opus_packet"]
+__all__ = [
+    "INGRESS",
+    "MEDIA",
+    "SimulatedClient",
+    "SimulatedRelay",
+    "SimulatedTransceiver",
+    "World",
+    "certificate",
+    "opus_packet",
+]
 
 MAX_STEPS_AT_ONCE = 10_000
 """Steps without time passing after which something must be asking for a timeout in the past again and again."""
@@ -82,8 +91,8 @@ class World:
             self.keys = rotation.apply(self.keys, self.random.randbytes(SECRET_SIZE))
         self.networks = ClusterNetworks((ClusterNetwork(0, TRANSCEIVER_NETWORK, 1, 65535),))
         self.invariants = StepInvariants(self)
-        self.clients: list[Client] = []
-        self.observe_datagram: Callable[[Client, bytes, bool], None] | None = None
+        self.clients: list[SimulatedClient] = []
+        self.observe_datagram: Callable[[SimulatedClient, bytes, bool], None] | None = None
         """Called with every datagram to (False) and from (True) a client."""
         self.observers: list[Callable[[], None]] = []
         """Called after every step, to check what must always hold."""
@@ -93,8 +102,8 @@ class World:
         self.ingresses = {INGRESS + number: (f"192.0.2.{1 + number}", MEDIA[1]) for number in range(ingresses)}
         """Their ids, and where callers reach them; relays take turns to have them."""
         ids = itertools.cycle(self.ingresses)
-        self.relays = [Relay(self, number, next(ids)) for number in range(1, relays + 1)]
-        self.transceivers = [Transceiver(self, number, backends) for number in range(1, transceivers + 1)]
+        self.relays = [SimulatedRelay(self, number, next(ids)) for number in range(1, relays + 1)]
+        self.transceivers = [SimulatedTransceiver(self, number, backends) for number in range(1, transceivers + 1)]
         self._spreader = Spreader(Random(seed), spray=spray)
         self._relay_at = {relay.address: relay for relay in self.relays}
         self._transceiver_at = {there.encoded_address: there for there in self.transceivers}
@@ -117,7 +126,7 @@ class World:
         codec: OpusCaller | None = None,
         options: RtpOptions | None = None,
         data_channels: bool = False,
-    ) -> Client:
+    ) -> SimulatedClient:
         """Let a client call: its offer is answered at once, and it begins to connect. `rewrite` may tamper with the
         answer; `presents` is another certificate than the offer announces; `behaviour` is what the backend does."""
         number = self.invariants.next_call()
@@ -132,7 +141,7 @@ class World:
         )
         address = address or (f"203.0.113.{number + 1}", 40000)
         codec = codec or OpusCaller()
-        client = Client(self, core, number, address, impairment, Random(self.random.getrandbits(64)), codec)
+        client = SimulatedClient(self, core, number, address, impairment, Random(self.random.getrandbits(64)), codec)
         offer = read_offer(codec.offer(core.offer()).encode())
         if presents is not None:
             core.certificate = presents
@@ -149,7 +158,7 @@ class World:
         self.drain()
         return client
 
-    def restart_ice(self, client: Client) -> None:
+    def restart_ice(self, client: SimulatedClient) -> None:
         """Let a client restart ICE."""
         offer = read_offer(client.codec.offer(client.core.restart_ice()).encode())
         call = self.find(client)
@@ -171,12 +180,12 @@ class World:
         backend = there.group.open(request.call_id, request.tenant, request.session, {}, sink, self.now)
         return router.place(request, backend, self.now)
 
-    def find(self, client: Client) -> Call | None:
+    def find(self, client: SimulatedClient) -> Call | None:
         """Return the transceiver's half of a client's call while it runs."""
         found = (there.router.find(client.call_id, "tenant") for there in self.transceivers)
         return next((call for call in found if call is not None), None)
 
-    def backend_call(self, client: Client) -> CallCore | None:
+    def backend_call(self, client: SimulatedClient) -> CallCore | None:
         """Return the backend's half of a client's call, while one is there that can speak."""
         for there in self.transceivers:
             spoken = there.spoken(client.call_id)
@@ -257,7 +266,7 @@ class World:
 
     # Datagrams and messages
 
-    def send_up(self, client: Client, data: bytes, path: Path | None) -> None:
+    def send_up(self, client: SimulatedClient, data: bytes, path: Path | None) -> None:
         """Send a client's datagram across its network, to an address of the answer."""
         self.digest.update(data)
         if self.observe_datagram is not None:
@@ -294,19 +303,19 @@ class World:
         self.digest.update(data)
         self._relay_at[target].receive_link(data, source)
 
-    def deliver_to_backend(self, backend: Backend, link: BackendLink, message: bytes) -> None:
+    def deliver_to_backend(self, backend: SimulatedBackend, link: BackendLink, message: bytes) -> None:
         self.digest.update(message)
         self.later(BACKEND_DELAY, backend.receive, link, message)
 
-    def deliver_from_backend(self, there: Transceiver, link: BackendLink, message: bytes) -> None:
+    def deliver_from_backend(self, there: SimulatedTransceiver, link: BackendLink, message: bytes) -> None:
         self.digest.update(message)
         self.later(BACKEND_DELAY, self._receive_from_backend, there, link, message)
 
-    def receive_from_backend(self, there: Transceiver, message: bytes) -> None:
+    def receive_from_backend(self, there: SimulatedTransceiver, message: bytes) -> None:
         """Give a transceiver one message of its backend."""
         there.receive_message(there.backends[0].link, message)
 
-    def _receive_from_backend(self, there: Transceiver, link: BackendLink, message: bytes) -> None:
+    def _receive_from_backend(self, there: SimulatedTransceiver, link: BackendLink, message: bytes) -> None:
         if link in there.group.links:
             there.receive_message(link, message)
 

@@ -23,7 +23,7 @@ FRAME = bytes(960)
 """20 ms of silence at 24 kHz."""
 
 
-class Bench:
+class GroupBench:
     """A group, the connections of which are in the hands of the test."""
 
     def __init__(self, *slots: int) -> None:
@@ -104,7 +104,7 @@ def positions(link: BackendLink) -> list[int]:
 
 
 def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_in_order() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, first = bench.accepted()
     second = bench.connect()
     for position in range(0, 48000, 480):
@@ -129,7 +129,7 @@ def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_i
 
 
 def test_a_call_is_started_again_where_a_packet_was_lost_last() -> None:
-    bench = Bench()
+    bench = GroupBench()
     bench.group.preferred_format = "opus"
     bench.connect(formats=("opus",))
     call, first = bench.accepted()
@@ -142,7 +142,7 @@ def test_a_call_is_started_again_where_a_packet_was_lost_last() -> None:
 
 
 def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, link = bench.accepted()
     for position in range(0, 5 * 24000, 480):
         call.send_audio(FRAME, position)
@@ -156,7 +156,7 @@ def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
 
 
 def test_credit_of_a_resumed_call_is_what_the_audio_still_to_be_played_leaves() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, first = bench.accepted()
     bench.say(first, frames.ResponseStarted(call.number, 1), *[frames.Audio(call.number, FRAME, response=1)] * 150)
     second = bench.connect()
@@ -174,7 +174,7 @@ def test_credit_of_a_resumed_call_is_what_the_audio_still_to_be_played_leaves() 
 
 
 def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, first = bench.accepted()
     bench.say(first, frames.ResponseStarted(call.number, 3), frames.Audio(call.number, FRAME, response=3))
     second = bench.connect()
@@ -192,7 +192,7 @@ def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -
 
 
 def test_a_clear_of_response_0_is_for_what_was_said_before() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, first = bench.accepted()
     bench.say(first, frames.ResponseStarted(call.number, 1), frames.Audio(call.number, FRAME, response=1))
     second = bench.connect()
@@ -205,7 +205,7 @@ def test_a_clear_of_response_0_is_for_what_was_said_before() -> None:
 
 
 def test_a_call_that_was_never_accepted_starts_elsewhere_as_new() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call = bench.open()
     call.send_audio(FRAME, 0)
     [first] = bench.group.links
@@ -218,7 +218,7 @@ def test_a_call_that_was_never_accepted_starts_elsewhere_as_new() -> None:
 
 
 def test_a_call_that_was_hanging_up_needs_no_backend_any_more() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, first = bench.accepted()
     second = bench.connect()
     bench.say(first, frames.HangUp(call.number))
@@ -228,7 +228,7 @@ def test_a_call_that_was_hanging_up_needs_no_backend_any_more() -> None:
 
 
 def test_a_call_waits_for_a_slot_and_is_lost_when_none_comes() -> None:
-    bench = Bench(1)
+    bench = GroupBench(1)
     call, first = bench.accepted()
     bench.lose(first)
     bench.pass_time(RESUME_SECONDS - 1)
@@ -247,17 +247,17 @@ def test_many_calls_that_wait_look_for_a_slot_once() -> None:
     """A thousand calls of a backend that is gone must not look through every connection one after the other."""
     looks = 0
 
-    class Watched(BackendLink):
+    class CountedLink(BackendLink):
         def free_slots(self, now: float) -> int:
             nonlocal looks
             looks += 1
             return super().free_slots(now)
 
-    bench = Bench(1000)
+    bench = GroupBench(1000)
     [first] = bench.group.links
     for _ in range(1000):
         bench.open()
-    bench.group.links += [Watched(bench.group.counters, bench.now) for _ in range(20)]
+    bench.group.links += [CountedLink(bench.group.counters, bench.now) for _ in range(20)]
     for link in bench.group.links[1:]:
         bench.say(link, frames.Hello(frames.VERSION, 0, ("pcm16/24000",)))
     bench.say(first, *[frames.Accepted(number) for number in range(1, 1001)])
@@ -272,7 +272,7 @@ def test_many_calls_that_wait_look_for_a_slot_once() -> None:
 
 
 def test_a_call_that_gave_up_does_not_keep_another_from_its_slot() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     [link] = bench.group.links
     first, second = bench.open(), bench.open()
     bench.say(link, frames.Accepted(first.number), frames.Accepted(second.number))
@@ -285,7 +285,7 @@ def test_a_call_that_gave_up_does_not_keep_another_from_its_slot() -> None:
 
 
 def test_a_call_that_its_caller_ends_while_it_waits_is_started_nowhere() -> None:
-    bench = Bench(1)
+    bench = GroupBench(1)
     call, first = bench.accepted()
     bench.lose(first)
     call.end("hangup")
@@ -295,7 +295,7 @@ def test_a_call_that_its_caller_ends_while_it_waits_is_started_nowhere() -> None
 
 
 def test_an_address_that_is_full_or_does_not_answer_is_left_for_another() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, first = bench.accepted()
     full, mute, good = bench.connect(9), bench.connect(8), bench.connect(7)
     bench.lose(first)
@@ -311,7 +311,7 @@ def test_an_address_that_is_full_or_does_not_answer_is_left_for_another() -> Non
 
 
 def test_a_refusal_for_another_reason_ends_a_resumed_call() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, first = bench.accepted()
     second = bench.connect()
     bench.connect()
@@ -323,7 +323,7 @@ def test_a_refusal_for_another_reason_ends_a_resumed_call() -> None:
 
 
 def test_a_call_that_crashes_every_backend_does_not_go_on_for_ever() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, link = bench.accepted()
     for _ in range(MAX_TRIES - 1):
         another = bench.connect()
@@ -337,7 +337,7 @@ def test_a_call_that_crashes_every_backend_does_not_go_on_for_ever() -> None:
 
 
 def test_crashes_far_apart_are_no_reason_to_give_a_call_up() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, link = bench.accepted()
     for _ in range(2 * MAX_TRIES):
         bench.pass_time(RESUME_SECONDS)
@@ -349,7 +349,7 @@ def test_crashes_far_apart_are_no_reason_to_give_a_call_up() -> None:
 
 
 def test_draining_moves_no_call() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, first = bench.accepted()
     second = bench.connect()
     bench.say(first, frames.Drain())
@@ -360,7 +360,7 @@ def test_draining_moves_no_call() -> None:
 
 
 def test_events_go_both_ways_in_order_and_wait_for_a_backend_behind_the_audio() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, first = bench.accepted()
     bench.say(first, frames.ServerEvent(call.number, pack({"type": "response.done", "n": [1, None]})))
     assert bench.heard == [frames.ServerEvent(call.number, pack({"type": "response.done", "n": [1, None]}))]
@@ -380,7 +380,7 @@ def test_events_go_both_ways_in_order_and_wait_for_a_backend_behind_the_audio() 
 
 @pytest.mark.parametrize("event", [{"text": "x" * frames.MAX_EVENT_SIZE}, {"huge": 10**40}, {"what": object()}])
 def test_an_event_that_fits_no_frame_is_refused_and_harms_nothing(event: dict[str, Any]) -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, link = bench.accepted()
     with pytest.raises(EventRefused):
         call.send_event(event)
@@ -391,7 +391,7 @@ def test_an_event_that_fits_no_frame_is_refused_and_harms_nothing(event: dict[st
 
 
 def test_a_flood_of_events_is_refused_before_it_harms_others() -> None:
-    bench = Bench(4)
+    bench = GroupBench(4)
     call, link = bench.accepted()
     flood = ({"text": "x" * 1000} for _ in range(10_000))
     with pytest.raises(EventRefused):
@@ -403,7 +403,7 @@ def test_a_flood_of_events_is_refused_before_it_harms_others() -> None:
 
 
 def test_calls_go_where_most_slots_are_free() -> None:
-    bench = Bench(3, 5)
+    bench = GroupBench(3, 5)
     for _ in range(8):
         bench.open()
     numbers = [len(started(link)) for link in bench.group.links]

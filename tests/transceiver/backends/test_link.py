@@ -40,7 +40,7 @@ def ignore(frame: InboundFrame, now: float) -> None:
     raise AssertionError("the link hands frames out by poll_event")
 
 
-class Bench:
+class LinkBench:
     """A greeted link, and what came out of it at either end."""
 
     def __init__(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> None:
@@ -101,7 +101,7 @@ def audio(call: BackendCall, response: int = 1, data: bytes = FRAME) -> frames.A
 
 
 def test_a_call_is_started_accepted_and_given_its_first_credit() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.open(model="echo")
     assert bench.sent() == [frames.Started(call.number, "rtc_1", "acme", "pcm16/24000", pack({"model": "echo"}))]
     bench.say(frames.Accepted(call.number))
@@ -110,7 +110,7 @@ def test_a_call_is_started_accepted_and_given_its_first_credit() -> None:
 
 
 def test_audio_before_the_acceptance_is_kept_three_seconds_and_comes_in_order() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.open()
     bench.sent()
     for position in range(0, 4 * 24000, 480):
@@ -124,7 +124,7 @@ def test_audio_before_the_acceptance_is_kept_three_seconds_and_comes_in_order() 
 
 
 def test_a_stalled_backend_loses_the_oldest_audio_of_each_call_and_no_control() -> None:
-    bench = Bench()
+    bench = LinkBench()
     quiet, busy = bench.accepted(), bench.accepted()
     quiet.send_audio(FRAME, 0)
     for position in range(0, 10 * 24000, 480):  # nobody calls poll_transmit: the writer is stuck
@@ -139,7 +139,7 @@ def test_a_stalled_backend_loses_the_oldest_audio_of_each_call_and_no_control() 
 
 
 def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_used() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.speaking()
     bench.say(*[audio(call)] * 50)
     for _ in range(4):
@@ -152,7 +152,7 @@ def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_u
 
 
 def test_audio_beyond_the_credit_ends_that_call_alone() -> None:
-    bench = Bench()
+    bench = LinkBench()
     greedy, modest = bench.speaking(), bench.speaking()
     bench.say(*[audio(greedy)] * (CREDIT_MS // 20))
     assert len(bench.heard[greedy.number]) == CREDIT_MS // 20
@@ -165,7 +165,7 @@ def test_audio_beyond_the_credit_ends_that_call_alone() -> None:
 
 
 def test_an_opus_packet_that_fits_no_datagram_ends_its_call() -> None:
-    bench = Bench(formats=("opus",))
+    bench = LinkBench(formats=("opus",))
     call = bench.speaking()
     frame_of_20_ms = b"\x78"
     bench.say(audio(call, data=frame_of_20_ms.ljust(MAX_PACKET_BYTES, b"\0")))
@@ -176,7 +176,7 @@ def test_an_opus_packet_that_fits_no_datagram_ends_its_call() -> None:
 
 
 def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_back() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.speaking()
     bench.say(*[audio(call)] * 200)
     call.grant(CREDIT_MS)
@@ -192,7 +192,7 @@ def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_
 
 
 def test_a_clear_of_the_backend_reaches_the_sink_and_silences_the_response() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.speaking()
     bench.say(audio(call), frames.Clear(call.number, 1), audio(call))
     assert bench.heard[call.number] == [audio(call), frames.Clear(call.number, 1)]
@@ -217,7 +217,7 @@ def test_a_clear_of_the_backend_reaches_the_sink_and_silences_the_response() -> 
     ],
 )
 def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> None:
-    bench = Bench()
+    bench = LinkBench()
     first, second = bench.speaking(), bench.speaking()
     assert first.number == 1
     bench.raw(msgspec.msgpack.encode([frame, [99, 1, 2], ["what"], [6, 2, FRAME, 0, 0, 1]]))
@@ -240,7 +240,7 @@ def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> No
     ids=["audio", "clear", "response started", "response ended", "hang up", "server event"],
 )
 def test_a_backend_says_nothing_before_it_has_accepted_the_call(frame: list[Any]) -> None:
-    bench = Bench()
+    bench = LinkBench()
     bench.open()
     bench.sent()
     bench.raw(msgspec.msgpack.encode([frame]))
@@ -249,7 +249,7 @@ def test_a_backend_says_nothing_before_it_has_accepted_the_call(frame: list[Any]
 
 
 def test_a_refused_call_is_over_and_a_full_backend_left_alone_for_a_moment() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.open()
     bench.say(frames.Refused(call.number, "full", "all slots are taken"))
     assert bench.heard[call.number] == [frames.Refused(call.number, "full", "all slots are taken")]
@@ -263,7 +263,7 @@ def test_a_refused_call_is_over_and_a_full_backend_left_alone_for_a_moment() -> 
 
 
 def test_a_backend_that_neither_accepts_nor_refuses_loses_the_call() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.open()
     bench.pass_time(ACCEPT_TIMEOUT + 1)
     assert [type(heard) for heard in bench.heard[call.number]] == [frames.Ended]
@@ -272,7 +272,7 @@ def test_a_backend_that_neither_accepts_nor_refuses_loses_the_call() -> None:
 
 
 def test_a_call_that_the_session_ended_hears_nothing_more() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.speaking()
     bench.link.receive_message(frames.encode([audio(call)]), bench.now)
     call.end("hangup")
@@ -284,7 +284,7 @@ def test_a_call_that_the_session_ended_hears_nothing_more() -> None:
 
 
 def test_after_hanging_up_a_backend_says_nothing_new() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.speaking()
     bench.say(audio(call), frames.HangUp(call.number, "goodbye"), frames.Clear(call.number, 1))
     assert len(bench.heard[call.number]) == 3
@@ -293,7 +293,7 @@ def test_after_hanging_up_a_backend_says_nothing_new() -> None:
 
 
 def test_a_lost_connection_ends_every_call() -> None:
-    bench = Bench()
+    bench = LinkBench()
     calls = [bench.accepted(), bench.open()]
     bench.link.lost()
     bench.raw(b"\x90")
@@ -306,7 +306,7 @@ def test_a_lost_connection_ends_every_call() -> None:
 
 
 def test_slots_are_those_of_the_latest_hello_without_the_calls_here() -> None:
-    bench = Bench(slots=2)
+    bench = LinkBench(slots=2)
     first = bench.open()
     bench.open()
     assert bench.link.free_slots(bench.now) == 0
@@ -330,7 +330,7 @@ def test_slots_are_those_of_the_latest_hello_without_the_calls_here() -> None:
 def test_the_preferred_format_is_taken_if_it_can_be(
     offered: tuple[str, ...], preferred: str, chosen: str | None
 ) -> None:
-    bench = Bench(formats=offered)
+    bench = LinkBench(formats=offered)
     audio_format = bench.link.choose_format(preferred)
     assert (audio_format.name if audio_format else None) == chosen
     assert bool(bench.link.free_slots(bench.now)) == (chosen is not None)
@@ -338,7 +338,7 @@ def test_the_preferred_format_is_taken_if_it_can_be(
 
 @pytest.mark.parametrize("session", [{"text": "x" * 300_000}, {"huge": 10**40}])
 def test_a_session_that_fits_no_frame_fails_its_own_call(session: dict[str, Any]) -> None:
-    bench = Bench()
+    bench = LinkBench()
     with pytest.raises(SessionTooLarge):
         bench.open(**session)
     assert bench.link.calls == 0
@@ -363,7 +363,7 @@ def held(make: Callable[[], object]) -> int:
 
 
 def test_events_that_wait_for_a_backend_take_little_more_memory_than_their_bytes() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.accepted()
     text = msgspec.json.encode(small_parts(1500)).decode()
 
@@ -377,7 +377,7 @@ def test_events_that_wait_for_a_backend_take_little_more_memory_than_their_bytes
 
 
 def test_short_events_that_wait_for_a_backend_are_bounded_in_number() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.open()
     for _ in range(MAX_WAITING_EVENTS):
         call.send_event({})
@@ -389,7 +389,7 @@ def test_short_events_that_wait_for_a_backend_are_bounded_in_number() -> None:
 
 
 def test_events_that_were_sent_make_room_for_others() -> None:
-    bench = Bench()
+    bench = LinkBench()
     call = bench.accepted()
     for number in range(20):
         call.send_event({"number": number, "text": "x" * (frames.MAX_EVENT_SIZE // 2)})
@@ -397,7 +397,7 @@ def test_events_that_were_sent_make_room_for_others() -> None:
 
 
 def test_the_session_of_a_call_takes_little_more_memory_than_its_bytes() -> None:
-    bench = Bench()
+    bench = LinkBench()
     session = small_parts(1500)
     size = len(msgspec.msgpack.encode(session))
     bench.open(model="warm")
@@ -412,12 +412,12 @@ def test_the_session_of_a_call_takes_little_more_memory_than_its_bytes() -> None
 
 
 def test_what_was_sent_since_anything_was_received_is_kept_within_bounds() -> None:
-    bench = Bench(slots=80)
+    bench = LinkBench(slots=80)
     calls = [bench.open() for _ in range(40)]
     bench.say(*[frames.Accepted(call.number) for call in calls])
     bench.sent()
 
-    def flood() -> Bench:
+    def flood() -> LinkBench:
         for position in range(0, 2_000_000, 24_000):
             for call in calls:
                 call.send_audio(bytes(48_000), position)
@@ -428,7 +428,7 @@ def test_what_was_sent_since_anything_was_received_is_kept_within_bounds() -> No
 
 
 def test_deep_nesting_in_one_frame_ends_its_call_and_no_other() -> None:
-    bench = Bench()
+    bench = LinkBench()
     bad, good = bench.accepted(), bench.speaking()
     nested = bytes([0x93, 0x11, bad.number]) + b"\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
     bench.raw(b"\x92" + nested + msgspec.msgpack.encode(audio(good)))
@@ -439,7 +439,7 @@ def test_deep_nesting_in_one_frame_ends_its_call_and_no_other() -> None:
 
 
 def test_a_message_of_a_million_elements_ends_its_connection_at_once() -> None:
-    bench = Bench()
+    bench = LinkBench()
     bench.accepted()
     bench.raw(b"\xdd\x00\x0f\x00\x00" + b"\xc0" * 0xF0000)
     assert bench.link.closing is not None
@@ -455,7 +455,7 @@ def test_a_message_of_a_million_elements_ends_its_connection_at_once() -> None:
 def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: bool) -> None:
     """`resumed_ms` is the position of the next sample that the next backend receives, in milliseconds."""
     name = f"pcm16/{rate}"
-    bench = Bench(formats=(name,))
+    bench = LinkBench(formats=(name,))
     call = bench.link.open(AudioFormat.parse(name), "rtc_1", "acme", {}, {}, ignore, bench.now)
     bench.heard[call.number] = []
     bench.say(frames.Accepted(call.number))
@@ -489,7 +489,7 @@ OPUS_20_MS, OPUS_60_MS = b"\xf8x", b"\x18x"
 def test_an_opus_call_is_resumed_behind_the_last_packet_that_was_heard(
     last: bytes, position: int, resumed_ms: int
 ) -> None:
-    bench = Bench(formats=("opus",))
+    bench = LinkBench(formats=("opus",))
     call = bench.link.open(AudioFormat.parse("opus"), "rtc_1", "acme", {}, {}, ignore, bench.now)
     bench.heard[call.number] = []
     bench.say(frames.Accepted(call.number))

@@ -18,7 +18,7 @@ SERVER_PATH = Path.of("198.51.100.2", 2002)
 ELSEWHERE = Path.of("192.0.2.99", 5555)
 
 
-class Call(MemoryNetwork[ice.IceEvent, ice.IceEvent]):
+class IcePair(MemoryNetwork[ice.IceEvent, ice.IceEvent]):
     """The client's agent on the left, the server's on the right."""
 
     def __init__(self, impairment: Impairment = PERFECT, *, seed: int = 0, consent_use_candidate: bool = True) -> None:
@@ -38,7 +38,7 @@ class Call(MemoryNetwork[ice.IceEvent, ice.IceEvent]):
 
 @pytest.mark.parametrize("host", ["198.51.100.2", "2001:db8::2"])
 def test_connects_in_two_round_trips_and_learns_its_own_address(host: str) -> None:
-    call = Call(Impairment(delay=0.025))
+    call = IcePair(Impairment(delay=0.025))
     call.right.path = Path.of(host, 3478)
     call.left.path = Path.of(host, 4711)
     call.connect()
@@ -51,12 +51,12 @@ def test_connects_in_two_round_trips_and_learns_its_own_address(host: str) -> No
 @pytest.mark.parametrize("seed", range(30))
 def test_connects_on_a_bad_network(seed: int) -> None:
     print(f"seed {seed}")
-    call = Call(Impairment(loss=0.2, duplication=0.1, reordering=0.1, delay=0.025), seed=seed)
+    call = IcePair(Impairment(loss=0.2, duplication=0.1, reordering=0.1, delay=0.025), seed=seed)
     call.connect()
 
 
 def test_selects_the_one_candidate_that_answers() -> None:
-    call = Call()
+    call = IcePair()
     silent = [Path.of("203.0.113.1", 1000 + n) for n in range(5)]
     call.connect(*silent[:3], SERVER_PATH, *silent[3:])
     assert outcomes(call.left.events) == [PathSelected(SERVER_PATH)]
@@ -65,7 +65,7 @@ def test_selects_the_one_candidate_that_answers() -> None:
 
 @pytest.mark.parametrize("consent_use_candidate", [True, False])
 def test_consent_lasts_an_hour(consent_use_candidate: bool) -> None:
-    call = Call(Impairment(loss=0.05, delay=0.025), consent_use_candidate=consent_use_candidate)
+    call = IcePair(Impairment(loss=0.05, delay=0.025), consent_use_candidate=consent_use_candidate)
     call.connect()
     call.run(limit=3600)
     assert outcomes(call.left.events) == [PathSelected(SERVER_PATH)]
@@ -76,7 +76,7 @@ def test_consent_lasts_an_hour(consent_use_candidate: bool) -> None:
 def test_the_server_selects_a_new_address_within_a_check_interval_and_its_disconnect_timeout(
     consent_use_candidate: bool,
 ) -> None:
-    call = Call(consent_use_candidate=consent_use_candidate)
+    call = IcePair(consent_use_candidate=consent_use_candidate)
     call.connect()
     call.run(limit=10)
     call.left.path = Path.of("203.0.113.77", 6000)
@@ -94,7 +94,7 @@ def test_fails_when_nobody_answers() -> None:
 
 
 def test_fails_thirty_seconds_after_the_peer_fell_silent() -> None:
-    call = Call()
+    call = IcePair()
     call.connect()
     call.left.rewrite = lambda datagram: []
     call.run(limit=60)
@@ -103,7 +103,7 @@ def test_fails_thirty_seconds_after_the_peer_fell_silent() -> None:
 
 
 def test_nominates_another_candidate_on_demand() -> None:
-    call = Call()
+    call = IcePair()
     call.connect()
     call.client.add_candidate(ELSEWHERE)
     call.right.path = ELSEWHERE

@@ -40,7 +40,7 @@ OPTIONS = RtpOptions(extensions={TRANSPORT_SEQUENCE: 3}, feedback=("nack", "tran
 BLOCK = ReportBlock(OUR_SSRC, 0, 0, 0, 0, 1, 0)
 
 
-class Call:
+class ReceivingCall:
     """The RTCP of a call that has sent 300 packets, as many as are remembered and some more."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ COMPOUNDS = {
 def test_a_compound_costs_a_bounded_amount(name: str) -> None:
     data = COMPOUNDS[name]
     assert len(data) <= PACKET_SIZE
-    work = Call().receive(data)
+    work = ReceivingCall().receive(data)
     print(name, work)
     assert work.calls <= MAX_CALLS
     assert work.lines <= MAX_LINES
@@ -108,18 +108,18 @@ def test_a_compound_costs_a_bounded_amount(name: str) -> None:
 
 def test_more_transport_wide_feedback_costs_no_more_once_it_is_about_enough_packets() -> None:
     one = transport_feedback(MAX_STATUSES, NONE_RECEIVED)
-    assert Call().receive(one * 40).lines < 1.5 * Call().receive(one).lines
+    assert ReceivingCall().receive(one * 40).lines < 1.5 * ReceivingCall().receive(one).lines
 
 
 def test_feedback_beyond_the_most_packets_leaves_the_rest_of_the_compound() -> None:
-    call = Call()
+    call = ReceivingCall()
     call.receive(transport_feedback(MAX_STATUSES, NONE_RECEIVED) * 2 + encode_rtcp([ReceiverReport(1, (BLOCK,))]))
     assert call.reporter.peer_report == BLOCK
     assert call.reporter.counters.malformed == 0
 
 
 def test_nacks_of_one_compound_share_a_bound() -> None:
-    call = Call()
+    call = ReceivingCall()
     call.receive(b"".join(nack(sequence) for sequence in range(0, 680, 17)))
     statistics = call.feedback.statistics()["nack"]
     assert statistics["resent"] + statistics["refused"] == MAX_REQUESTED
@@ -143,7 +143,7 @@ def test_a_call_with_a_new_source_every_second_counts_each_and_remembers_few() -
 def test_transport_feedback_of_the_wire_is_read_as_before() -> None:
     """Symbols behind the last one wanted are left out, and the deltas follow the chunks."""
     data = transport_feedback(9, struct.pack("!H", 0x9555), b"\1\2\3\4", base=1)
-    call = Call()
+    call = ReceivingCall()
     [packet] = call.reporter.receive(data, 1.0)
     assert isinstance(packet, TransportFeedback)
     assert packet.deltas == (None, 1, None, 2, None, 3, None, 4, None)
