@@ -20,10 +20,10 @@ from support.peers.dtls_pair import DtlsPeers, make_peers
 
 FIRST_OF_PEER = {DtlsRole.CLIENT: HandshakeType.SERVER_HELLO, DtlsRole.SERVER: HandshakeType.CLIENT_HELLO}
 LENGTH = 2000
-"""Bytes that a message announces of which pieces come."""
+"""Bytes in the length field of a message of which fragments are received."""
 
 STEPS = {DtlsRole.CLIENT: (0, 2), DtlsRole.SERVER: (0, 1)}
-"""How many datagrams were delivered before either flight of a side is expected."""
+"""Datagrams delivered before each flight of a side."""
 
 
 def _between(role: DtlsRole, steps: int, *, pieces: bool) -> Callable[[], Ready]:

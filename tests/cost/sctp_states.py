@@ -43,7 +43,7 @@ MANY = 4090
 
 
 class HostilePeer:
-    """The peer of a core with data channels: it knows the numbers that would be next, and keeps no state of its own."""
+    """The peer of a core with data channels. It reads the next TSNs and SSNs from the core, and keeps no state."""
 
     def __init__(self, core: Any, now: float, *, tag: int | None = None) -> None:
         self.core = core
@@ -53,7 +53,7 @@ class HostilePeer:
         tag = self.association.tag if tag is None else tag
         self._header = b"\x13\x88\x13\x88" + tag.to_bytes(4, "big")
         self.tsn = self.association.receiver.tsns.cumulative & 0xFFFFFFFF
-        """The last that came."""
+        """The last TSN received by the core."""
         self.ssn = 2
         """The next of stream 0, after the channel was opened and one event was sent."""
 
@@ -64,16 +64,16 @@ class HostilePeer:
 
     @property
     def ranges(self) -> int:
-        """How many ranges of TSNs came behind holes."""
+        """The number of TSN ranges after gaps."""
         return len(self.association.receiver.tsns.sack(0, 1 << 16).gaps)
 
     @property
     def held(self) -> int:
-        """How many chunks wait, for others of their message or for their turn."""
+        """The number of chunks held for reassembly or for order."""
         return int(self.association.receiver.reassembler.chunks)
 
     def at(self, offset: int) -> int:
-        """Return the TSN `offset` behind the last that came."""
+        """Return the TSN `offset` after the last received."""
         return int(self.tsn + offset) & 0xFFFFFFFF
 
     def packet(self, chunks: bytes) -> bytes:
@@ -81,17 +81,17 @@ class HostilePeer:
         return self._header + checksum(self._header + bytes(4) + chunks) + chunks
 
     def receive(self, chunks: bytes) -> None:
-        """Take one packet with these chunks, and what follows from it."""
+        """Pass one packet with these chunks to the core, and drain it."""
         self.core.receive_datagram(self.packet(chunks), None, self.now)
         drain(self.core, self.now)
 
     def receive_all(self, chunks: Iterable[Any]) -> None:
-        """Take chunks in as few packets as they fit."""
+        """Pass chunks to the core in as few packets as possible."""
         for packet in packed(chunk.encode() for chunk in chunks):
             self.receive(packet)
 
     def data(self, offset: int, **fields: Any) -> Data:
-        """Return a DATA chunk, its TSN `offset` behind the last that came."""
+        """Return a DATA chunk with the TSN `offset` after the last received."""
         values: dict[str, Any] = {
             "stream": 0,
             "ssn": self.ssn,
@@ -106,7 +106,7 @@ class HostilePeer:
 
 
 def connected(core: Any | None = None, *, established: bool = True) -> HostilePeer:
-    """Return the peer of a core, with a channel for events open, or while both sides only begin."""
+    """Return the peer of a core, with a channel for events open or during set-up."""
     core = core or CallChannels(SctpParameters(5000, 0), False, Random(2).randbytes)
     before = DataChannelEndpoint(True, Random(1).randbytes)
     network = MemoryNetwork[Any, Any](before, core)
@@ -140,7 +140,7 @@ def encode(seed: Any) -> bytes:
 
 
 def usual(peer: HostilePeer) -> Sequence[Any]:
-    """Return packets that make sense in any state, each rich in what it consists of."""
+    """Return packets that are valid in any state, each with many chunks or fields of one kind."""
     sent, tsn = peer.sent_tsn, peer.tsn
     gaps = tuple((2 * number + 2, 2 * number + 2) for number in range(250))
     resets = OutgoingResetRequest(peer.at(1), 0, tsn, tuple(range(128)))
@@ -178,7 +178,7 @@ def setting_up() -> Ready:
 
 
 def holes_held() -> Ready:
-    """Behind each second TSN is a hole, and there are as many holes as are kept."""
+    """A gap after every second TSN, as many as are kept."""
     peer = connected()
     peer.receive_all(peer.data(2 * number, ssn=1 + number) for number in range(1, MAX_RANGES + 1))
     assert peer.ranges == MAX_RANGES
@@ -187,7 +187,7 @@ def holes_held() -> Ready:
 
 
 def fragments_held() -> Ready:
-    """Middles of nearly as many messages as may be held, the last of them behind a hole."""
+    """Middle fragments of nearly as many messages as may be held, the last of them after a gap."""
     peer = connected()
     parts = {"beginning": False, "ending": False, "payload": b"x"}
     most = MAX_PARTIAL - 60
@@ -206,7 +206,7 @@ def fragments_held() -> Ready:
 
 
 def fragments_of_one_message() -> Ready:
-    """Every second fragment of a message, as many as there may be holes."""
+    """Every second fragment of a message, as many as there may be gaps."""
     peer = connected()
     parts = {"beginning": False, "ending": False, "payload": b"x"}
     peer.receive_all(peer.data(offset, **parts) for offset in range(2, MAX_AHEAD + 1, 2))
@@ -215,7 +215,7 @@ def fragments_of_one_message() -> Ready:
 
 
 def messages_waiting() -> Ready:
-    """Whole messages of one stream, behind the first in its order."""
+    """Messages of one stream whose first is missing."""
     peer = connected()
     peer.receive_all(peer.data(offset, ssn=peer.ssn + offset - 1) for offset in range(2, MAX_AHEAD + 1))
     assert peer.held == MAX_AHEAD - 1
@@ -236,18 +236,18 @@ def messages_waiting_in_streams() -> Ready:
 
 
 def outstanding() -> Ready:
-    """As many small chunks as may be in flight, and a window to match."""
+    """As many small chunks in flight as possible, and cwnd to match."""
     return _outstanding().ready(*_sacks_of_everything())
 
 
 def outstanding_and_abandoned() -> Ready:
-    """The same of a channel that repeats nothing, so that each loss is a message given up."""
+    """The same on a channel without retransmissions, so that each loss abandons a message."""
     peer = _outstanding(max_retransmits=0)
     return peer.ready(*_sacks_of_everything(), Sack(peer.sent_tsn, 1 << 30, ((MAX_OUTSTANDING, MAX_OUTSTANDING),)))
 
 
 def outstanding_and_lost() -> Ready:
-    """The same after a timeout: everything is to be sent again."""
+    """The same after a timeout: all chunks are to be retransmitted."""
     peer = _outstanding()
     peer.now = peer.association.poll_timeout()
     peer.core.handle_timeout(peer.now)
@@ -276,7 +276,7 @@ def _outstanding(max_retransmits: int | None = None) -> HostilePeer:
     def acknowledge() -> None:
         peer.receive_all([Sack((peer.association.sender.next_tsn - 1) & 0xFFFFFFFF, 1 << 30)])
 
-    for _ in range(120):  # until the congestion window has room for them all
+    for _ in range(120):  # until cwnd has room for all
         for _ in range(10):
             endpoint.send(channel, "x" * 1000)
         drain(endpoint, peer.now)
@@ -292,7 +292,7 @@ def _outstanding(max_retransmits: int | None = None) -> HostilePeer:
             break
         if not sent % 64:
             drain(endpoint, peer.now)
-    for _ in range(200):  # each lets a burst leave
+    for _ in range(200):  # each allows a burst
         peer.receive_all([Heartbeat(b"")])
     waiting = peer.association.sender
     assert waiting.buffered(channel) - waiting.messages == MAX_OUTSTANDING, "messages of one byte, each in its chunk"
@@ -319,7 +319,7 @@ def channels_full() -> Ready:
 
 
 def closing() -> Ready:
-    """Everything said, and the end begun."""
+    """All data sent, and a shutdown begun."""
     peer = connected()
     peer.endpoint.close(peer.now)
     drain(peer.core, peer.now)

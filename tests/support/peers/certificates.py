@@ -1,4 +1,4 @@
-"""Certificates that are the same in every run, so that what depends on them can be reproduced bit for bit."""
+"""Certificates that are the same in every run, for tests that compare bytes."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ from antiphon_transceiver.dtls.certificate import NOT_AFTER, NOT_BEFORE
 
 @functools.cache
 def certificate(name: str) -> Certificate:
-    """Return the certificate of `name`: its key is the name's hash. For tests only."""
+    """Return the certificate of `name`. Its key is a hash of the name, so it is not secret."""
     scalar = int.from_bytes(hashlib.sha256(name.encode()).digest()[:31], "big") + 1
     private_key = ec.derive_private_key(scalar, ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

@@ -1,4 +1,4 @@
-"""Certificates byte by byte, to be as odd as a test wants them."""
+"""DER encoding of certificates, with any field as a test needs it."""
 
 OID_EC_SHA256 = bytes.fromhex("06082a8648ce3d040302")
 OID_RSA_SHA1 = bytes.fromhex("06092a864886f70d010105")
@@ -50,6 +50,6 @@ def certificate_der(
     validity: bytes = VALIDITY,
     extensions: bytes = b"",
 ) -> bytes:
-    """Return a certificate for `key_info`; its signature is no signature at all."""
+    """Return a certificate for `key_info`; its signature is 64 zeros."""
     signed = sequence(version, serial, algorithm, name, validity, name, key_info, extensions)
     return sequence(signed, algorithm, element(0x03, b"\0" * 65))

@@ -1,4 +1,4 @@
-"""Datagrams of DTLS records without protection, as anybody can send them in a peer's name."""
+"""Datagrams of unprotected DTLS records, as an off-path attacker can send them."""
 
 from collections.abc import Callable
 
@@ -21,11 +21,11 @@ def fill(item: Callable[[int], bytes], size: int = DATAGRAM) -> bytes:
 
 
 def record(content_type: int, payload: bytes, *, epoch: int = 0, sequence: int = 0) -> bytes:
-    """Return a record without protection."""
+    """Return an unprotected record."""
     number = epoch.to_bytes(2, "big") + sequence.to_bytes(6, "big")
     return bytes((content_type, 0xFE, 0xFD)) + number + len(payload).to_bytes(2, "big") + payload
 
 
 def handshake(message_type: int, length: int, sequence: int, offset: int, data: bytes) -> bytes:
-    """Return a record with one handshake fragment."""
+    """Return an unprotected record with one handshake fragment."""
     return record(ContentType.HANDSHAKE, Fragment(message_type, length, sequence, offset, data).encode())

@@ -1,4 +1,4 @@
-"""Pairs of DTLS endpoints that know each other's certificate."""
+"""Pairs of DTLS endpoints with the fingerprints of each other's certificate."""
 
 from collections.abc import Sequence
 from random import Random
@@ -13,8 +13,8 @@ from support.sim.memory_network import MemoryNetwork
 
 
 def end_of(endpoint: DtlsEndpoint) -> DtlsClosed:
-    """Let pass the time for which an endpoint doubts that its handshake has failed, and return how it ended."""
-    assert endpoint.poll_event() is None, "it might have been a stranger"
+    """Run an endpoint until its pending failure ends the handshake, and return the event."""
+    assert endpoint.poll_event() is None, "the source may be spoofed"
     deadline = 0.0
     while not endpoint.closed:
         deadline = endpoint.poll_timeout()
@@ -35,7 +35,7 @@ class DtlsPeers(NamedTuple):
         return self.client.connected and self.server.connected
 
     def shake_hands(self, limit: float = 30.0) -> "DtlsPeers":
-        """Run the handshake to its end, which must be a good one."""
+        """Run the handshake until both sides are connected."""
         self.client.start(self.network.now)
         assert self.network.run(lambda: self.connected, limit=limit)
         self.network.drain()

@@ -18,7 +18,7 @@ from support.sim.memory_network import MemoryNetwork, Station
 
 
 class SctpPeers(NamedTuple):
-    """`client` is on the left, `server` on the right; the roles are those of the DTLS connection that is not there."""
+    """Two endpoints without DTLS. `client` is on the left, `server` on the right; they differ in their stream ids."""
 
     client: DataChannelEndpoint
     server: DataChannelEndpoint
@@ -29,7 +29,7 @@ class SctpPeers(NamedTuple):
         return self.client.established and self.server.established
 
     def establish(self, limit: float = 30.0) -> "SctpPeers":
-        """Let both sides begin, as WebRTC does, and wait until both know of it."""
+        """Start both sides, as in WebRTC, and run until both are established."""
         self.client.start(self.network.now)
         self.server.start(self.network.now)
         assert self.network.run(lambda: self.established, limit=limit)
@@ -62,7 +62,7 @@ def closings(station: Station[DataChannelEvent]) -> list[AssociationClosed]:
 
 
 def forge(sender: Station[DataChannelEvent], *chunks: Chunk) -> bytes:
-    """Return a packet that the other side will take for one of `sender`, which has sent something before."""
+    """Return a packet with the header of the last packet of `sender`."""
     return SctpPacket.decode(sender.sent[-1])._replace(chunks=chunks).encode()
 
 

@@ -29,7 +29,7 @@ def test_fingerprints_have_the_form_of_sdp_and_match(algorithm: str, size: int) 
     check_fingerprint(OURS.der, [Fingerprint(algorithm.upper(), fingerprint.value.lower())])
 
 
-def test_of_several_fingerprints_one_of_the_strongest_hash_must_match() -> None:
+def test_one_fingerprint_of_the_strongest_hash_must_match() -> None:
     strong, weak = OURS.fingerprint("sha-384"), OURS.fingerprint("sha-256")
     other_strong, other_weak = OTHER.fingerprint("sha-384"), OTHER.fingerprint("sha-256")
     check_fingerprint(OURS.der, [other_strong, strong, other_weak])
@@ -128,5 +128,5 @@ def test_rsa_keys_that_are_too_short_or_too_long_are_refused(bits: int) -> None:
     ],
     ids=["RSA 1024", "RSA 2048, exponent 3", "RSA 4096", "P-256", "P-384", "P-521", "Ed25519"],
 )
-def test_the_keys_that_clients_make_are_taken(key: PrivateKey) -> None:
+def test_the_keys_of_common_clients_are_accepted(key: PrivateKey) -> None:
     assert load_public_key(self_signed(key)) == key.public_key()

@@ -1,4 +1,4 @@
-"""The ways an association ends."""
+"""Alerts, and the end of an association."""
 
 from math import inf
 
@@ -40,7 +40,7 @@ def test_close_notify_closes_both_sides(closing: str) -> None:
         client.send_application_data(b"late")
 
 
-def test_closing_twice_and_using_what_is_closed_is_harmless() -> None:
+def test_closing_twice_and_using_a_closed_endpoint_has_no_effect() -> None:
     client = make_peers().client
     client.close(0.0)
     client.close(0.0)
@@ -53,25 +53,25 @@ def test_closing_twice_and_using_what_is_closed_is_harmless() -> None:
 
 @pytest.mark.parametrize("closing", ["client", "server"])
 @pytest.mark.parametrize("lost", [1, 2, 3])
-def test_a_close_notify_that_gets_lost_is_said_again(closing: str, lost: int) -> None:
+def test_a_lost_close_notify_is_retransmitted(closing: str, lost: int) -> None:
     client, server, network = make_peers().shake_hands()
     closer, station = (client, network.left) if closing == "client" else (server, network.right)
-    said: list[bytes] = []
+    sent: list[bytes] = []
 
     def lose(datagram: bytes) -> list[bytes]:
-        said.append(datagram)
-        return [] if len(said) <= lost else [datagram]
+        sent.append(datagram)
+        return [] if len(sent) <= lost else [datagram]
 
     station.rewrite = lose
     closed_at = network.now
     closer.close(closed_at)
     assert network.run(lambda: client.closed and server.closed, limit=closed_at + 1.0)
     network.run(limit=closed_at + 10.0)
-    assert len(said) == len(set(said)) == lost + 1, "the other side's close_notify ends it"
+    assert len(sent) == len(set(sent)) == lost + 1, "the other side's close_notify ends it"
     assert client.poll_timeout() == server.poll_timeout() == inf
 
 
-def test_last_words_to_nobody_end_after_a_second() -> None:
+def test_retransmission_of_the_close_alert_ends_within_a_second() -> None:
     client, _, network = make_peers().shake_hands()
     network.left.rewrite = lambda datagram: []
     client.close(10.0)
@@ -83,7 +83,7 @@ def test_last_words_to_nobody_end_after_a_second() -> None:
     assert len(list(iter(client.poll_transmit, None))) == 1 + len(times)
 
 
-def test_a_fatal_alert_that_gets_lost_is_said_again() -> None:
+def test_a_lost_fatal_alert_is_retransmitted() -> None:
     ours, theirs = certificate("client"), certificate("server")
     client = DtlsEndpoint(DtlsRole.CLIENT, ours, [certificate("other").fingerprint()], list(SrtpProfile), bytes)
     server = DtlsEndpoint(DtlsRole.SERVER, theirs, [ours.fingerprint()], list(SrtpProfile), bytes)
@@ -130,14 +130,15 @@ SERVER_ONLY = (
     HandshakeType.SERVER_HELLO_DONE,
 )
 CLIENT_ONLY = (HandshakeType.CLIENT_HELLO, HandshakeType.CLIENT_KEY_EXCHANGE, HandshakeType.CERTIFICATE_VERIFY)
-NOBODYS = 99
+UNASSIGNED = 99
 
 
 @pytest.mark.parametrize("nth", range(3))
 @pytest.mark.parametrize(
-    ("victim", "impossible"), [(DtlsRole.CLIENT, (*CLIENT_ONLY, NOBODYS)), (DtlsRole.SERVER, (*SERVER_ONLY, NOBODYS))]
+    ("victim", "impossible"),
+    [(DtlsRole.CLIENT, (*CLIENT_ONLY, UNASSIGNED)), (DtlsRole.SERVER, (*SERVER_ONLY, UNASSIGNED))],
 )
-def test_what_the_peer_never_sends_comes_from_a_stranger_and_ends_nothing(
+def test_messages_that_the_role_of_the_peer_never_sends_end_nothing(
     victim: DtlsRole, impossible: tuple[int, ...], nth: int
 ) -> None:
     """Before each of its flights, with the sequence numbers that are due; none takes the place of the real message."""

@@ -1,4 +1,4 @@
-"""Peers that alter in exactly one proof: certificate, signature, Finished, or a message that is left out."""
+"""Peers that alter one message (certificate, signature or Finished) or omit one."""
 
 from collections.abc import Callable
 
@@ -40,7 +40,7 @@ def sent_as(change: Callable[[bytes], bytes]) -> Alteration:
 
 
 def refusal(handshake: AlteredHandshake) -> tuple[DtlsCloseReason, int | None]:
-    """Run to the end, which both sides must see, and return the victim's reason and alert."""
+    """Run until both sides are closed, and return the victim's reason and alert."""
     end = handshake.run()
     assert not handshake.victim.connected
     assert not any(isinstance(event, HandshakeCompleted) for event in handshake.victim_end.events)
@@ -51,8 +51,8 @@ def refusal(handshake: AlteredHandshake) -> tuple[DtlsCloseReason, int | None]:
 
 
 @pytest.mark.parametrize("role", DtlsRole)
-def test_a_peer_that_lies_in_nothing_is_accepted(role: DtlsRole) -> None:
-    """What the other tests refuse is refused for the alter alone."""
+def test_a_peer_that_alters_nothing_is_accepted(role: DtlsRole) -> None:
+    """So the other tests refuse the alteration, not the test peer."""
     handshake = AlteredHandshake(role)
     handshake.run()
     assert handshake.victim.connected
@@ -80,15 +80,15 @@ def test_an_empty_certificate_list_is_refused(role: DtlsRole) -> None:
 
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize("between", [0, 1, 3])
-def test_the_announced_certificate_behind_another_vouches_for_nothing(role: DtlsRole, between: int) -> None:
-    """The key is taken from the first certificate, so the fingerprint is too."""
+def test_only_the_first_certificate_is_checked_against_the_fingerprint(role: DtlsRole, between: int) -> None:
+    """The key is that of the first certificate, so the fingerprint must be too."""
     chain = CertificateChain((OWN.der, *[OWN.der] * between, HONEST.der)).encode()
     handshake = AlteredHandshake(role, shown=OWN, alterations={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
     assert refusal(handshake) == (DtlsCloseReason.CERTIFICATE_MISMATCH, AlertDescription.BAD_CERTIFICATE)
 
 
 @pytest.mark.parametrize("role", DtlsRole)
-def test_the_key_of_a_later_certificate_signs_nothing(role: DtlsRole) -> None:
+def test_a_signature_by_the_key_of_a_later_certificate_is_refused(role: DtlsRole) -> None:
     chain = CertificateChain((HONEST.der, OWN.der)).encode()
     handshake = AlteredHandshake(role, shown=OWN, alterations={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
@@ -96,9 +96,7 @@ def test_the_key_of_a_later_certificate_signs_nothing(role: DtlsRole) -> None:
 
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize("behind", [1, MAX_CERTIFICATES - 1, MAX_CERTIFICATES])
-def test_a_chain_behind_the_announced_certificate_does_no_harm_unless_it_has_no_end(
-    role: DtlsRole, behind: int
-) -> None:
+def test_a_chain_after_the_announced_certificate_is_ignored_up_to_a_limit(role: DtlsRole, behind: int) -> None:
     chain = CertificateChain((HONEST.der, *[OWN.der] * behind)).encode()
     handshake = AlteredHandshake(role, alterations={HandshakeType.CERTIFICATE: sent_as(lambda body: chain)})
     if behind < MAX_CERTIFICATES:
@@ -111,7 +109,7 @@ def test_a_chain_behind_the_announced_certificate_does_no_harm_unless_it_has_no_
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize("weak_first", [True, False])
 @pytest.mark.parametrize("strong", ["sha-384", "sha-512"])
-def test_a_weaker_fingerprint_that_fits_does_not_outvote_the_strongest(
+def test_a_matching_weaker_fingerprint_does_not_override_the_strongest(
     role: DtlsRole, weak_first: bool, strong: str
 ) -> None:
     announced = [OWN.fingerprint("sha-256"), HONEST.fingerprint(strong)]
@@ -123,8 +121,8 @@ def test_a_weaker_fingerprint_that_fits_does_not_outvote_the_strongest(
 
 
 @pytest.mark.parametrize("role", DtlsRole)
-def test_the_announced_certificate_without_its_key_proves_nothing(role: DtlsRole) -> None:
-    """Whoever recorded a handshake knows the certificate."""
+def test_the_announced_certificate_without_its_key_is_refused(role: DtlsRole) -> None:
+    """An attacker that recorded a handshake has the certificate."""
     assert refusal(AlteredHandshake(role, shown=Certificate(HONEST.der, OWN.private_key))) == (
         DtlsCloseReason.ALERT_SENT,
         AlertDescription.DECRYPT_ERROR,
@@ -195,7 +193,7 @@ def test_server_key_exchange_that_signs_something_else_is_refused(alter: Alterat
 
 @pytest.mark.parametrize("group", [0, 22, 30, 0x11EC])
 def test_a_group_that_was_not_offered_is_refused(group: int) -> None:
-    """Its parameters are signed as they should be."""
+    """The signature of its parameters is valid."""
 
     def alter(body: bytes, view: HandshakeView) -> bytes:
         public = ServerKeyExchange.decode(body).public
@@ -244,7 +242,7 @@ def test_finished_with_wrong_verify_data_is_refused(role: DtlsRole, alter: Alter
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_finished_under_the_other_sides_label_is_refused(role: DtlsRole) -> None:
-    """Who reflects our own Finished has the other label."""
+    """A Finished of ours that is reflected has the other label."""
     other = next(label for of, label in LABELS.items() if of is not role)
     handshake = AlteredHandshake(role, alterations={HandshakeType.FINISHED: verify_data(other)})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
@@ -252,7 +250,7 @@ def test_finished_under_the_other_sides_label_is_refused(role: DtlsRole) -> None
 
 @pytest.mark.parametrize("role", DtlsRole)
 def test_finished_over_another_transcript_is_refused(role: DtlsRole) -> None:
-    """One bit in the middle of what was said: a hello that an attacker changed on its way."""
+    """One bit of the transcript differs: an attacker changed a hello in flight."""
 
     def changed(known: HandshakeView) -> bytes:
         middle = len(known.transcript) // 2
@@ -278,8 +276,8 @@ def test_without_finished_there_is_no_connection(role: DtlsRole) -> None:
 
 
 @pytest.mark.parametrize("role", DtlsRole)
-def test_finished_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -> None:
-    """Its verify_data is right; but epoch 0 proves no keys."""
+def test_finished_in_an_unprotected_record_is_dropped(role: DtlsRole) -> None:
+    """Its verify_data is right, but in epoch 0 it is not protected by the keys."""
     seen: list[bytes] = []
 
     def alter(body: bytes, view: HandshakeView) -> None:
@@ -299,7 +297,7 @@ def test_finished_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -
 
 
 @pytest.mark.parametrize("role", DtlsRole)
-def test_application_data_in_a_record_that_nobody_protected_is_dropped(role: DtlsRole) -> None:
+def test_application_data_in_an_unprotected_record_is_dropped(role: DtlsRole) -> None:
     handshake = AlteredHandshake(role)
     plain = RecordLayer().encode(ContentType.APPLICATION_DATA, 0, b"data")
     for _ in range(3):
@@ -312,7 +310,7 @@ def test_application_data_in_a_record_that_nobody_protected_is_dropped(role: Dtl
     assert [type(event) for event in handshake.victim_end.events] == [HandshakeCompleted]
 
 
-# Messages left out
+# Omitted messages
 
 
 @pytest.mark.parametrize(
@@ -326,21 +324,21 @@ def test_application_data_in_a_record_that_nobody_protected_is_dropped(role: Dtl
         (DtlsRole.SERVER, HandshakeType.CERTIFICATE_REQUEST),
     ],
 )
-def test_a_proof_that_is_left_out_is_missed(role: DtlsRole, left_out: HandshakeType) -> None:
-    """Sequence numbers and transcript go on without it. A server that asks for no certificate authenticates nobody."""
+def test_an_omitted_message_is_unexpected_message(role: DtlsRole, left_out: HandshakeType) -> None:
+    """Sequence numbers and transcript continue without it. Without CertificateRequest, no client is authenticated."""
     handshake = AlteredHandshake(role, alterations={left_out: omit})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
 
 
-def test_neither_certificate_nor_certificate_verify_makes_no_anonymous_client() -> None:
+def test_omitting_certificate_and_certificate_verify_is_refused() -> None:
     handshake = AlteredHandshake(
         DtlsRole.CLIENT, alterations={HandshakeType.CERTIFICATE: omit, HandshakeType.CERTIFICATE_VERIFY: omit}
     )
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)
 
 
-def test_an_empty_certificate_list_without_certificate_verify_is_no_way_in() -> None:
-    """A client without a certificate answers a request so (RFC 5246 §7.4.6); here it has none to be recognised by."""
+def test_an_empty_certificate_list_without_certificate_verify_is_refused() -> None:
+    """A client without a certificate answers so (RFC 5246 §7.4.6), but there is no fingerprint to match."""
     handshake = AlteredHandshake(
         DtlsRole.CLIENT,
         alterations={

@@ -21,7 +21,7 @@ States = dict[str, Callable[[], DtlsEndpoint]]
 
 
 def waiting(role: DtlsRole, flights: int) -> DtlsEndpoint:
-    """Return an endpoint to which so many flights of its peer came."""
+    """Return an endpoint that has received this number of flights."""
     peers = make_peers()
     endpoint, sender = (
         (peers.client, peers.network.right) if role is DtlsRole.CLIENT else (peers.server, peers.network.left)
@@ -100,8 +100,8 @@ def test_no_datagram_costs_more_than_a_few_flights(state: str) -> None:
 def test_fragments_beside_pieces_that_are_held_cost_no_more(
     state: str, message_type: HandshakeType, sequence: int
 ) -> None:
-    """63 pieces with holes between them, and then as many one-byte fragments as a datagram takes: each is joined, none
-    leads to another look at all."""
+    """63 pieces with gaps between them, then a datagram full of one-byte fragments. Each is joined without a visit to
+    all pieces."""
     endpoint = STATES[state]()
     for piece in range(63):
         endpoint.receive_datagram(handshake(message_type, 1 << 14, sequence, 200 * (piece + 1), bytes(100)), None, 0.01)
@@ -115,7 +115,7 @@ def test_fragments_beside_pieces_that_are_held_cost_no_more(
 
 
 def last_piece(message_type: HandshakeType, sequence: int, body: bytes, endpoint: DtlsEndpoint) -> bytes:
-    """Give an endpoint all of a message but its end, and return the datagram with that."""
+    """Pass an endpoint all of a message but its end, and return the datagram with the end."""
     message = HandshakeMessage(message_type, sequence, body)
     for offset in range(0, len(body) - 1000, 1000):
         piece = message.fragment(offset, 1000).encode()
@@ -155,8 +155,8 @@ def test_one_datagram_has_one_message_rejected() -> None:
     assert endpoint.counters.excessive > 0
 
 
-def test_rejections_are_bounded_until_our_flight_was_sent_again() -> None:
-    """A signature that must be refused costs as much as one that is right. After a few we look at no more."""
+def test_rejections_are_bounded_until_our_flight_is_retransmitted() -> None:
+    """An invalid signature costs as much as a valid one, so only a few are verified."""
     endpoint = waiting(DtlsRole.SERVER, 1)
     wrong = handshake(HandshakeType.CERTIFICATE, 1, 1, 0, b"x")
     for sending in range(1, 3):
@@ -166,7 +166,7 @@ def test_rejections_are_bounded_until_our_flight_was_sent_again() -> None:
         endpoint.handle_timeout(0.12 * sending)
 
 
-def test_what_a_datagram_brings_too_much_of_is_counted() -> None:
+def test_excessive_records_and_fragments_are_counted() -> None:
     endpoint = connected(DtlsRole.CLIENT)
     endpoint.receive_datagram(fill(lambda n: record(ContentType.ALERT, b"", epoch=1, sequence=n + 100)), None, 0.1)
     assert endpoint.counters.unauthentic == MAX_RECORDS

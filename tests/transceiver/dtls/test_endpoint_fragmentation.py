@@ -37,7 +37,7 @@ def cut_client_hello(datagram: bytes, sizes: list[int]) -> list[bytes]:
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("one_datagram", [False, True])
-def test_a_client_hello_in_pieces_is_put_together(order: tuple[int, ...], one_datagram: bool) -> None:
+def test_a_fragmented_client_hello_is_reassembled(order: tuple[int, ...], one_datagram: bool) -> None:
     peers = make_peers()
 
     def rewrite(datagram: bytes) -> list[bytes]:
@@ -52,7 +52,7 @@ def test_a_client_hello_in_pieces_is_put_together(order: tuple[int, ...], one_da
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_client_hello_cut_anyhow_with_half_of_it_sent_again_is_put_together(seed: int) -> None:
+def test_overlapping_fragments_of_a_client_hello_are_reassembled(seed: int) -> None:
     """Overlapping pieces, in any order, several to a record, several records to a datagram."""
     peers = make_peers(seed)
     random = Random(seed)
@@ -131,13 +131,13 @@ def test_several_fragments_share_one_record() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_datagrams_in_any_order_lead_to_the_same_end_without_retransmission(seed: int) -> None:
+def test_datagrams_in_any_order_complete_the_handshake_without_retransmission(seed: int) -> None:
     bad_order = Impairment(reordering=0.7, duplication=0.3, delay=0.001, held_back=0.01)
     client, server, _ = make_peers(seed, bad_order, mtu=256).shake_hands()
     assert client.counters.retransmissions == server.counters.retransmissions == 0, f"seed {seed}"
 
 
-def test_finished_and_data_that_overtake_the_flight_before_them_are_kept() -> None:
+def test_finished_and_data_that_overtake_their_flight_are_held() -> None:
     peers = make_peers()
     flight: list[bytes] = []
 

@@ -1,4 +1,4 @@
-"""What two endpoints agree on, and what one refuses of the other's hello."""
+"""Negotiation, and hellos that are refused."""
 
 from collections.abc import Callable, Sequence
 
@@ -142,7 +142,7 @@ def with_extension(extension: ExtensionType, data: bytes) -> Callable[[ClientHel
         (with_extension(ExtensionType.EXTENDED_MASTER_SECRET, b"a"), AlertDescription.DECODE_ERROR),
     ],
 )
-def test_a_client_hello_that_cannot_be_served_is_refused(
+def test_a_client_hello_without_common_parameters_is_refused(
     change: Callable[[ClientHello], ClientHello], alert: AlertDescription
 ) -> None:
     peers = make_peers()
@@ -216,7 +216,7 @@ def test_a_server_that_requests_no_scheme_of_ours_is_refused() -> None:
         with_extension(ExtensionType.USE_SRTP, encode_use_srtp((0xFFFF, GCM_128), b"mki")),
     ],
 )
-def test_a_client_hello_with_other_customs_is_served(change: Callable[[ClientHello], ClientHello]) -> None:
+def test_unusual_but_valid_client_hellos_are_accepted(change: Callable[[ClientHello], ClientHello]) -> None:
     peers = make_peers()
     peers.client.start(0.0)
     hello = change(client_hello(peers.client))
@@ -270,7 +270,7 @@ GOOD_EXTENSIONS: dict[int, bytes] = {
         ),
     ],
 )
-def test_a_server_hello_that_fits_to_no_offer_is_refused(hello: ServerHello, alert: AlertDescription) -> None:
+def test_a_server_hello_that_does_not_fit_the_offer_is_refused(hello: ServerHello, alert: AlertDescription) -> None:
     client = make_peers().client
     client.start(0.0)
     client.receive_datagram(in_record(HandshakeMessage(HandshakeType.SERVER_HELLO, 0, hello.encode())), None, 0.0)
@@ -305,7 +305,7 @@ def test_a_hello_verify_request_is_answered_once_with_its_cookie() -> None:
     assert end_of(client).alert == AlertDescription.UNEXPECTED_MESSAGE
 
 
-def test_calls_out_of_order_are_the_callers_mistake() -> None:
+def test_calls_out_of_order_raise_a_local_protocol_error() -> None:
     peers = make_peers()
     with pytest.raises(LocalProtocolError):
         peers.client.send_application_data(b"early")

@@ -1,4 +1,4 @@
-"""What a stranger says in the peer's name while nothing is authenticated, and what the peer itself says."""
+"""Alerts and messages with a spoofed source before the peer is authenticated, and real failures of the peer."""
 
 from collections.abc import Sequence
 
@@ -48,24 +48,24 @@ def fragments(length: int) -> list[bytes]:
 
 
 def another_handshake(by: DtlsRole) -> list[bytes]:
-    """Return what one side said in another handshake, with the same certificates."""
+    """Return what one side sent in another handshake with the same certificates."""
     network = make_peers(seed=1).shake_hands().network
     return network.left.sent[1:] if by is DtlsRole.CLIENT else network.right.sent
 
 
 def check_survival(peers: DtlsPeers, victim: DtlsRole, nth: int, datagrams: Sequence[bytes]) -> None:
-    """Let a stranger speak before the peer's nth datagram, and the handshake must succeed before the doubt ends."""
+    """Inject datagrams before the peer's nth one, and check that the handshake completes within `FAILURE_DELAY`."""
     endpoint = peers.client if victim is DtlsRole.CLIENT else peers.server
-    speaker = peers.network.right if victim is DtlsRole.CLIENT else peers.network.left
+    sender = peers.network.right if victim is DtlsRole.CLIENT else peers.network.left
 
     def interrupt(datagram: bytes) -> list[bytes]:
-        if len(speaker.sent) == nth:
+        if len(sender.sent) == nth:
             assert not endpoint.connected
             for stray in datagrams:
                 endpoint.receive_datagram(stray, None, peers.network.now)
         return [datagram]
 
-    speaker.rewrite = interrupt
+    sender.rewrite = interrupt
     peers.shake_hands(limit=FAILURE_DELAY)
     keys = {side.export_keying_material(b"x", 32) for side in (peers.client, peers.server)}
     assert len(keys) == 1
@@ -74,13 +74,13 @@ def check_survival(peers: DtlsPeers, victim: DtlsRole, nth: int, datagrams: Sequ
 @pytest.mark.parametrize("nth", range(2))
 @pytest.mark.parametrize("victim", DtlsRole)
 @pytest.mark.parametrize("alert", ALERTS)
-def test_a_strangers_alert_ends_no_handshake(alert: bytes, victim: DtlsRole, nth: int) -> None:
+def test_a_spoofed_alert_ends_no_handshake(alert: bytes, victim: DtlsRole, nth: int) -> None:
     peers = make_peers()
     check_survival(peers, victim, nth, [plain(ContentType.ALERT, alert)] * 3)
     endpoint = peers.client if victim is DtlsRole.CLIENT else peers.server
     assert endpoint.counters.deferred == 3
     peers.network.run(limit=10.0)
-    assert peers.connected, "nothing is left of the doubt"
+    assert peers.connected, "no failure is pending any more"
 
 
 @pytest.mark.parametrize("nth", range(2))
@@ -89,7 +89,7 @@ def test_a_strangers_alert_ends_no_handshake(alert: bytes, victim: DtlsRole, nth
     [(DtlsRole.CLIENT, name) for name in OF_SERVER] + [(DtlsRole.SERVER, name) for name in OF_CLIENT],
 )
 @pytest.mark.parametrize("body", [b"", b"\0", bytes(70), bytes(3000)], ids=len)
-def test_a_strangers_message_ends_no_handshake(
+def test_a_spoofed_message_ends_no_handshake(
     victim: DtlsRole, message_type: HandshakeType, body: bytes, nth: int
 ) -> None:
     check_survival(make_peers(), victim, nth, forged(message_type, body))
@@ -98,23 +98,23 @@ def test_a_strangers_message_ends_no_handshake(
 @pytest.mark.parametrize("nth", range(2))
 @pytest.mark.parametrize("victim", DtlsRole)
 @pytest.mark.parametrize("length", [1, 2, 200, 1 << 14])
-def test_a_strangers_fragment_bars_nobodys_way(victim: DtlsRole, length: int, nth: int) -> None:
+def test_a_spoofed_fragment_blocks_no_message(victim: DtlsRole, length: int, nth: int) -> None:
     check_survival(make_peers(), victim, nth, fragments(length))
 
 
 @pytest.mark.parametrize("nth", range(2))
 @pytest.mark.parametrize("mtu", [256, 1200])
-def test_what_a_server_said_in_another_handshake_ends_no_handshake(nth: int, mtu: int) -> None:
+def test_a_server_flight_of_another_handshake_ends_no_handshake(nth: int, mtu: int) -> None:
     check_survival(make_peers(mtu=mtu), DtlsRole.CLIENT, nth, another_handshake(DtlsRole.SERVER))
 
 
 @pytest.mark.parametrize("mtu", [256, 1200])
-def test_what_a_client_said_in_another_handshake_ends_no_handshake(mtu: int) -> None:
+def test_a_client_flight_of_another_handshake_ends_no_handshake(mtu: int) -> None:
     check_survival(make_peers(mtu=mtu), DtlsRole.SERVER, 1, another_handshake(DtlsRole.CLIENT))
 
 
-def test_keys_that_a_stranger_chose_are_forgotten() -> None:
-    """It agrees on keys with the server in the client's name, and says goodbye with them."""
+def test_keys_from_spoofed_messages_are_discarded() -> None:
+    """An off-path attacker agrees on keys with the server in place of the client, and sends alerts under them."""
     peers = make_peers()
     flight: list[bytes] = []
 
@@ -135,17 +135,17 @@ def test_keys_that_a_stranger_chose_are_forgotten() -> None:
         peers.server.receive_datagram(plain(ContentType.HANDSHAKE, message.encode()), None, 0.0)
     schedule = peers.server.handshake_layer.handshake.schedule
     assert schedule is not None
-    strangers = RecordLayer()
-    strangers.protect(*schedule.protections())
-    goodbyes = [strangers.encode(ContentType.ALERT, 1, bytes((2, 40))) for _ in range(100)]
-    peers.server.receive_datagram(goodbyes[-1], None, 0.0)  # its number is far ahead of the client's
+    attacker = RecordLayer()
+    attacker.protect(*schedule.protections())
+    alerts = [attacker.encode(ContentType.ALERT, 1, bytes((2, 40))) for _ in range(100)]
+    peers.server.receive_datagram(alerts[-1], None, 0.0)  # its number is far ahead of the client's
     assert peers.server.counters.deferred == 1
     peers.network.left.rewrite = lambda datagram: [datagram]
     assert peers.network.run(lambda: peers.connected, limit=FAILURE_DELAY)
 
 
-def test_a_flight_of_the_peer_ends_the_doubt_even_if_the_next_one_is_slow() -> None:
-    """A stranger's alert comes before the ClientHello; then the network is down for longer than a doubt lasts."""
+def test_a_flight_of_the_peer_cancels_the_pending_failure_even_if_the_next_one_is_slow() -> None:
+    """A spoofed alert precedes the ClientHello, then the network is down for longer than `FAILURE_DELAY`."""
     peers = make_peers()
     peers.server.receive_datagram(plain(ContentType.ALERT, bytes((2, 40))), None, 0.0)
     assert peers.server.counters.deferred == 1
@@ -158,7 +158,7 @@ def test_a_flight_of_the_peer_ends_the_doubt_even_if_the_next_one_is_slow() -> N
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize("nth", range(2))
 def test_records_of_an_epoch_that_never_comes_are_dropped(role: DtlsRole, nth: int) -> None:
-    """No keys will ever open them, so none is held for its keys (RFC 6347 §4.1)."""
+    """There will be no keys for them, so they are not held (RFC 6347 §4.1)."""
     peers = make_peers()
     strays = [bytes((23, 0xFE, 0xFD, 0, 2, 0, 0, 0, 0, 0, number, 0, 32)) + bytes(32) for number in range(20)]
     check_survival(peers, role, nth, [b"".join(strays)])
@@ -168,8 +168,8 @@ def test_records_of_an_epoch_that_never_comes_are_dropped(role: DtlsRole, nth: i
 
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize("lost", range(2))
-def test_a_real_failure_is_seen_by_the_other_side_within_a_second(role: DtlsRole, lost: int) -> None:
-    """One side expects another certificate. What it says of that may get lost at first, and each way takes 50 ms."""
+def test_the_peer_is_notified_of_a_real_failure_within_a_second(role: DtlsRole, lost: int) -> None:
+    """One side expects another certificate. Its first alerts may get lost; the delay is 50 ms in each direction."""
     ours, theirs = certificate("client"), certificate("server")
     other = [certificate("other").fingerprint()]
     client = DtlsEndpoint(
@@ -180,12 +180,12 @@ def test_a_real_failure_is_seen_by_the_other_side_within_a_second(role: DtlsRole
     )
     network = MemoryNetwork(client, server, Impairment(delay=0.05))
     failing, refused = (network.left, network.right) if role is DtlsRole.CLIENT else (network.right, network.left)
-    words: list[bytes] = []
+    alerts: list[bytes] = []
 
     def lose(datagram: bytes) -> list[bytes]:
         if datagram[0] == ContentType.ALERT:
-            words.append(datagram)
-        return [] if 0 < len(words) <= lost else [datagram]
+            alerts.append(datagram)
+        return [] if 0 < len(alerts) <= lost else [datagram]
 
     failing.rewrite = lose
     client.start(0.0)

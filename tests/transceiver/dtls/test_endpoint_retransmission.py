@@ -1,4 +1,4 @@
-"""Flights that get lost, and a peer that is not there."""
+"""Lost flights, and a peer that does not answer."""
 
 from math import inf
 
@@ -13,7 +13,7 @@ DELAY = Impairment(delay=0.025)
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("nth", [0, 1])
-def test_the_loss_of_any_one_flight_is_made_good(side: str, nth: int) -> None:
+def test_any_lost_flight_is_retransmitted(side: str, nth: int) -> None:
     peers = make_peers(0, DELAY)
     station = peers.network.left if side == "left" else peers.network.right
     offered: list[bytes] = []
@@ -38,7 +38,7 @@ def timeouts(endpoint: DtlsEndpoint) -> list[float]:
     return sent
 
 
-def test_a_client_without_a_server_doubles_its_patience_and_gives_up_after_30_seconds() -> None:
+def test_a_client_without_a_server_doubles_its_timeout_and_gives_up_after_30_seconds() -> None:
     client = make_peers().client
     client.start(0.0)
     while client.poll_transmit() is not None:
@@ -78,7 +78,7 @@ def test_the_round_trip_is_measured_and_nothing_is_due_after_the_handshake() -> 
     assert network.now == pytest.approx(0.1)
 
 
-def test_the_last_flight_is_sent_again_for_each_datagram_that_shows_it_was_lost() -> None:
+def test_the_last_flight_is_retransmitted_for_each_datagram_with_finished() -> None:
     client, server, network = peers = make_peers(0, DELAY)
     network.right.rewrite = lambda datagram: [] if server.connected else [datagram]
     client.start(0.0)
@@ -91,8 +91,8 @@ def test_the_last_flight_is_sent_again_for_each_datagram_that_shows_it_was_lost(
     assert network.run(lambda: peers.connected, limit=3.0)
 
 
-def test_data_of_a_client_that_is_connected_asks_for_no_flight() -> None:
-    """Only Finished that comes again shows that the last flight was lost (RFC 6347 §4.2.4)."""
+def test_application_data_causes_no_retransmission_of_the_last_flight() -> None:
+    """Only a retransmitted Finished shows that the last flight was lost (RFC 6347 §4.2.4)."""
     client, server, network = peers = make_peers(0, DELAY)
     network.right.rewrite = lambda datagram: [] if server.connected else [datagram]
     client.start(0.0)

@@ -1,10 +1,11 @@
-"""Bytes that an attacker changed, repeated or made up."""
+"""Bytes that an attacker changed, replayed or invented."""
 
 from random import Random
 
 import pytest
 
 from antiphon_transceiver.dtls import ApplicationDataReceived, DtlsEndpoint, HandshakeCompleted
+from antiphon_transceiver.dtls.messages import Fragment, HandshakeType
 from antiphon_transceiver.dtls.record import ContentType, split_records
 from support.peers.dtls_pair import make_peers
 
@@ -13,7 +14,7 @@ POSITIONS = 40
 
 
 @pytest.mark.parametrize(("side", "nth"), [("left", 0), ("left", 1), ("right", 0), ("right", 1)])
-def test_a_handshake_that_was_tampered_with_never_gives_two_sides_that_disagree(side: str, nth: int) -> None:
+def test_a_handshake_with_changed_bytes_never_completes_with_different_keys(side: str, nth: int) -> None:
     for step in range(POSITIONS):
         peers = make_peers(step)
         station = peers.network.left if side == "left" else peers.network.right
@@ -35,7 +36,7 @@ def test_a_handshake_that_was_tampered_with_never_gives_two_sides_that_disagree(
             assert hello_events == set(peers.network.right.events), f"byte {step}"
 
 
-def test_data_that_was_tampered_with_or_repeated_is_dropped_and_counted() -> None:
+def test_changed_and_replayed_data_is_dropped_and_counted() -> None:
     client, server, _ = make_peers().shake_hands()
     client.send_application_data(b"once")
     transmit = client.poll_transmit()
@@ -52,7 +53,7 @@ def test_data_that_was_tampered_with_or_repeated_is_dropped_and_counted() -> Non
     assert server.counters.replayed == 2
 
 
-def test_the_peers_own_words_are_not_taken_for_ours() -> None:
+def test_our_own_record_sent_back_to_us_is_not_authentic() -> None:
     client, _, _ = make_peers().shake_hands()
     client.send_application_data(b"mirror")
     transmit = client.poll_transmit()
@@ -61,7 +62,7 @@ def test_the_peers_own_words_are_not_taken_for_ours() -> None:
     assert client.counters.unauthentic == 1
 
 
-def test_a_repeated_handshake_makes_nobody_talk() -> None:
+def test_a_replayed_handshake_causes_no_answer() -> None:
     client, server, network = make_peers().shake_hands()
     for datagram in network.left.sent:
         server.receive_datagram(datagram, None, 1.0)
@@ -107,16 +108,16 @@ def test_no_bytes_raise_anything(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nonsense_of_an_authenticated_peer_raises_nothing(seed: int) -> None:
+def test_invalid_records_of_an_authenticated_peer_raise_nothing(seed: int) -> None:
     random = Random(seed)
     for _ in range(20):
         client, server, _ = make_peers(seed).shake_hands()
         for _ in range(20):
-            nonsense = bytes((random.randrange(3),)) + random.randbytes(random.randrange(40))
-            client.receive_datagram(server.records.encode(random.choice(list(ContentType)), 1, nonsense), None, 0.0)
+            invalid = bytes((random.randrange(3),)) + random.randbytes(random.randrange(40))
+            client.receive_datagram(server.records.encode(random.choice(list(ContentType)), 1, invalid), None, 0.0)
 
 
-def test_nonsense_that_overtakes_the_keys_is_dropped_with_them() -> None:
+def test_invalid_records_that_overtake_the_keys_are_dropped() -> None:
     client, server, network = peers = make_peers()
     client.start(0.0)
     network.drain()
@@ -129,7 +130,7 @@ def test_nonsense_that_overtakes_the_keys_is_dropped_with_them() -> None:
     network.left.rewrite = hold
     network.run(lambda: bool(flight), limit=1.0)
     network.left.rewrite = lambda datagram: [datagram]
-    server.receive_datagram(client.records.encode(ContentType.HANDSHAKE, 1, b"nonsense"), None, 0.0)
+    server.receive_datagram(client.records.encode(ContentType.HANDSHAKE, 1, b"invalid"), None, 0.0)
     assert server.counters.malformed == 0
     server.receive_datagram(flight[0], None, 0.0)
     assert server.counters.malformed == 1
@@ -137,7 +138,7 @@ def test_nonsense_that_overtakes_the_keys_is_dropped_with_them() -> None:
     assert peers.connected
 
 
-def test_a_datagram_gets_one_answer_however_often_it_asks() -> None:
+def test_several_requests_in_a_datagram_get_one_answer() -> None:
     client, server, _ = make_peers().shake_hands()
     hello_request = server.records.encode(ContentType.HANDSHAKE, 1, bytes(12) * 10)
     again = server.records.encode(ContentType.HANDSHAKE, 1, bytes(12))
@@ -145,7 +146,17 @@ def test_a_datagram_gets_one_answer_however_often_it_asks() -> None:
     assert len(list(iter(client.poll_transmit, None))) == 1
 
 
-def test_what_was_asked_once_is_answered_once() -> None:
+def test_several_finished_in_a_datagram_get_one_flight() -> None:
+    client, server, _ = make_peers().shake_hands()
+    finished = Fragment(HandshakeType.FINISHED, 12, 5, 0, bytes(12)).encode()
+    again = [client.records.encode(ContentType.HANDSHAKE, 1, finished) for _ in range(5)]
+    server.receive_datagram(b"".join(again), None, 1.0)
+    assert server.counters.retransmissions == 1
+    assert server.poll_transmit() is not None
+    assert server.poll_transmit() is None
+
+
+def test_a_request_is_answered_once() -> None:
     client, server, _ = make_peers().shake_hands()
     client.receive_datagram(server.records.encode(ContentType.HANDSHAKE, 1, bytes(12)), None, 1.0)
     assert client.poll_transmit() is not None

@@ -39,7 +39,7 @@ def test_a_packed_flight_fits_the_mtu_and_comes_out_whole(mtu: int) -> None:
     assert pop_all(reassembler) == MESSAGES
 
 
-def test_finished_goes_behind_change_cipher_spec_in_the_next_epoch() -> None:
+def test_finished_follows_change_cipher_spec_in_the_next_epoch() -> None:
     layer = RecordLayer()
     layer.protect(AesGcmRecords(bytes(16), bytes(4)), AesGcmRecords(bytes(16), bytes(4)))
     (datagram,) = pack_flight([ChangeCipherSpec(), HandshakeMessage(HandshakeType.FINISHED, 5, bytes(12))], layer, 1200)
@@ -47,7 +47,7 @@ def test_finished_goes_behind_change_cipher_spec_in_the_next_epoch() -> None:
     assert kinds == [(ContentType.CHANGE_CIPHER_SPEC, 0), (ContentType.HANDSHAKE, 1)]
 
 
-def test_a_flight_sent_again_has_new_record_numbers() -> None:
+def test_a_retransmitted_flight_has_new_record_numbers() -> None:
     layer = RecordLayer()
     numbers = [r.sequence for _ in range(2) for d in pack_flight(MESSAGES, layer, 1200) for r in split_records(d)]
     assert numbers == list(range(len(numbers)))
@@ -83,7 +83,7 @@ def test_a_message_waits_for_those_before_it() -> None:
 
 
 @pytest.mark.parametrize("stray", [(11, 12, 0, 0, b"a"), (14, 10, 0, 5, b"a"), (11, 10, 0, 5, b"abcde")])
-def test_what_came_last_takes_the_place_of_what_it_contradicts(stray: tuple[int, int, int, int, bytes]) -> None:
+def test_a_fragment_replaces_those_that_it_contradicts(stray: tuple[int, int, int, int, bytes]) -> None:
     reassembler = HandshakeReassembler()
     assert reassembler.push(Fragment(*stray))
     assert reassembler.pop() is None
@@ -92,7 +92,7 @@ def test_what_came_last_takes_the_place_of_what_it_contradicts(stray: tuple[int,
     assert reassembler.pop() == HandshakeMessage(11, 0, b"0123456789")
 
 
-def test_messages_come_again_after_going_back() -> None:
+def test_messages_are_accepted_again_after_restoring() -> None:
     reassembler = HandshakeReassembler()
     reassembler.push(MESSAGES[2].fragment(0, 0))
     for _ in range(2):
@@ -107,7 +107,7 @@ def test_messages_come_again_after_going_back() -> None:
     assert pop_all(reassembler) == MESSAGES
 
 
-def test_what_is_held_is_bounded() -> None:
+def test_held_fragments_are_bounded() -> None:
     reassembler = HandshakeReassembler()
     assert not reassembler.push(Fragment(11, 10, MAX_AHEAD, 0, b"far ahead"[:9]))
     assert not reassembler.push(Fragment(11, MAX_MESSAGE + 1, 0, 0, b"too long"))
@@ -148,7 +148,7 @@ def test_a_measured_round_trip_sets_the_next_flights_timeout(round_trip: float, 
     assert timer.deadline == pytest.approx(5.0 + timeout)
 
 
-def test_a_repeated_flight_measures_nothing() -> None:
+def test_a_retransmitted_flight_measures_no_round_trip() -> None:
     timer = RetransmissionTimer()
     timer.sent(0.0)
     timer.retransmitted(0.1)

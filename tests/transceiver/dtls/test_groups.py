@@ -32,7 +32,7 @@ def test_both_sides_get_the_same_secret_and_the_same_entropy_the_same_key(group:
         (NamedGroup.SECP521R1, b"\x04" + bytes(132)),
     ],
 )
-def test_what_is_no_point_of_the_group_is_refused(group: NamedGroup, peer: bytes) -> None:
+def test_a_public_key_that_is_not_a_point_of_the_group_is_refused(group: NamedGroup, peer: bytes) -> None:
     with pytest.raises(HandshakeError) as raised:
         generate_key_share(group, Random(1).randbytes).exchange(peer)
     assert raised.value.alert is AlertDescription.ILLEGAL_PARAMETER

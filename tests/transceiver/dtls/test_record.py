@@ -64,7 +64,7 @@ def test_protected_records_are_longer_by_the_stated_overhead_and_open_on_the_oth
         assert right.open(only_record(datagram)) == text
 
 
-def test_every_flipped_bit_of_a_protected_record_is_noticed(layers: Layers) -> None:
+def test_every_flipped_bit_of_a_protected_record_is_a_decode_error(layers: Layers) -> None:
     left, right = layers
     datagram = left.encode(ContentType.APPLICATION_DATA, 1, b"data")
     for position in [0, 2, *range(5, 11), *range(13, len(datagram))]:
@@ -74,7 +74,7 @@ def test_every_flipped_bit_of_a_protected_record_is_noticed(layers: Layers) -> N
             right.open(only_record(bytes(tampered)))
 
 
-def test_a_record_that_came_is_a_replay_and_one_that_failed_is_not(layers: Layers) -> None:
+def test_an_authentic_record_is_a_replay_afterwards_and_a_failed_one_is_not(layers: Layers) -> None:
     left, right = layers
     records = [only_record(left.encode(ContentType.APPLICATION_DATA, 1, b"data")) for _ in range(70)]
     forged = records[3]._replace(payload=records[2].payload)

@@ -19,7 +19,7 @@ PSS = padding.PSS(padding.MGF1(SHA256()), 32)
 DATA = b"both randoms and the parameters"
 
 
-def test_a_server_of_ours_chooses_by_its_certificate() -> None:
+def test_our_server_chooses_suites_that_fit_its_certificate() -> None:
     assert all("ECDSA" in suite.name for suite in OWN_SUITES)
     assert OWN_SUITES[0] is CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
     assert {suite.name.replace("RSA", "ECDSA") for suite in SUITES if "_RSA_" in suite.name} == {

@@ -1,4 +1,4 @@
-"""Certificates that strict parsers refuse: what is odd in them does not matter, their key does."""
+"""Certificates that strict parsers refuse. Only their key matters."""
 
 from random import Random
 
@@ -27,10 +27,10 @@ KEY = certificate("peer").private_key
 KEY_INFO = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 CONTENT = certificate_der(KEY_INFO)[2 + (certificate_der(KEY_INFO)[1] & 0x7F) :]
 
-ODD = {
+UNUSUAL = {
     "ECDSA with NULL parameters": certificate_der(KEY_INFO, algorithm=sequence(OID_EC_SHA256, NULL)),
     "version 1": certificate_der(KEY_INFO, version=b""),
-    "version 2, said twice": certificate_der(KEY_INFO, version=element(0xA0, integer(1))),
+    "version 2 (RFC 5280)": certificate_der(KEY_INFO, version=element(0xA0, integer(1))),
     "negative serial number": certificate_der(KEY_INFO, serial=integer(-77)),
     "serial number 0": certificate_der(KEY_INFO, serial=integer(0)),
     "serial number of 64 bytes": certificate_der(KEY_INFO, serial=integer(1 << 500)),
@@ -47,10 +47,10 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("kind", UNUSUAL)
 @pytest.mark.parametrize("role", DtlsRole)
-def test_a_peer_with_an_odd_certificate_is_recognised_by_its_fingerprint(kind: str, role: DtlsRole) -> None:
-    shown, ours = Certificate(ODD[kind], KEY), certificate("server")
+def test_a_peer_with_an_unusual_certificate_is_authenticated_by_its_fingerprint(kind: str, role: DtlsRole) -> None:
+    shown, ours = Certificate(UNUSUAL[kind], KEY), certificate("server")
     other = DtlsRole.SERVER if role is DtlsRole.CLIENT else DtlsRole.CLIENT
     random = Random(1).randbytes
     peer = DtlsEndpoint(role, shown, [ours.fingerprint()], list(SrtpProfile), random)
@@ -85,7 +85,7 @@ def test_rsa_keys_without_null_parameters_are_found() -> None:
         certificate_der(KEY_INFO) + b"\0",
     ],
 )
-def test_what_has_no_key_where_certificates_have_it_is_a_decode_error(der: bytes) -> None:
+def test_certificates_without_a_key_at_its_place_are_a_decode_error(der: bytes) -> None:
     with pytest.raises(DecodeError):
         find_public_key_info(der)
 
@@ -95,7 +95,7 @@ def test_no_bytes_raise_anything_else(seed: int) -> None:
     print("seed", seed)
     random = Random(seed)
     for _ in range(5000):
-        der = bytearray(random.choice(list(ODD.values())))
+        der = bytearray(random.choice(list(UNUSUAL.values())))
         for _ in range(random.randrange(1, 6)):
             der[random.randrange(len(der))] = random.randrange(256)
         if random.random() < 0.2:

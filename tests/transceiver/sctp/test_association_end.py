@@ -20,7 +20,7 @@ def reasons(peers: SctpPeers) -> tuple[list[AssociationCloseReason], list[Associ
     return [closed.reason for closed in left], [closed.reason for closed in right]
 
 
-def test_closing_delivers_everything_first() -> None:
+def test_shutdown_delivers_all_data_first() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     peers.client.send(peers.client.open_channel("test"), bytes(200_000))
     peers.client.close(peers.network.now)
@@ -32,7 +32,7 @@ def test_closing_delivers_everything_first() -> None:
         peers.client.open_channel("too late")
 
 
-def test_both_close_at_once() -> None:
+def test_both_sides_shut_down_at_once() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     peers.client.close(peers.network.now)
     peers.server.close(peers.network.now)
@@ -41,7 +41,7 @@ def test_both_close_at_once() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_closing_over_a_bad_network_ends_in_time(seed: int) -> None:
+def test_shutdown_over_a_lossy_network_ends_in_time(seed: int) -> None:
     peers = make_sctp_peers(seed, Impairment(loss=0.3, delay=0.02, reordering=0.2)).establish()
     began = peers.network.now
     peers.client.close(began)
@@ -50,7 +50,7 @@ def test_closing_over_a_bad_network_ends_in_time(seed: int) -> None:
     assert reasons(peers)[0] == [AssociationCloseReason.LOCAL_CLOSE]
 
 
-def test_closing_without_an_answer_aborts_at_the_deadline() -> None:
+def test_shutdown_without_an_answer_aborts_at_the_deadline() -> None:
     peers = make_sctp_peers().establish()
     peers.network.right.rewrite = lambda packet: []
     began = peers.network.now
@@ -60,7 +60,7 @@ def test_closing_without_an_answer_aborts_at_the_deadline() -> None:
     assert chunks_of(peers.network.left.sent[-1]) == ["Abort"]
 
 
-def test_an_abort_ends_both_at_once() -> None:
+def test_an_abort_ends_both_sides_at_once() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     peers.client.abort(peers.network.now)
     assert reasons(peers)[0] == []  # not polled yet
@@ -68,7 +68,7 @@ def test_an_abort_ends_both_at_once() -> None:
     assert reasons(peers) == ([AssociationCloseReason.LOCAL_CLOSE], [AssociationCloseReason.ABORT_RECEIVED])
 
 
-def test_an_abort_counts_only_with_a_right_tag() -> None:
+def test_an_abort_with_a_wrong_verification_tag_is_dropped() -> None:
     peers = make_sctp_peers().establish()
     ours, theirs = SctpPacket.decode(peers.network.left.sent[-1]), SctpPacket.decode(peers.network.right.sent[-1])
     path = peers.network.left.path
@@ -80,7 +80,7 @@ def test_an_abort_counts_only_with_a_right_tag() -> None:
     assert peers.server.closed
 
 
-def test_a_peer_that_falls_silent_is_given_up() -> None:
+def test_the_association_ends_when_the_peer_stops_answering() -> None:
     peers = make_sctp_peers().establish()
     channel = peers.client.open_channel("test")
     peers.run(1.0)
@@ -92,7 +92,7 @@ def test_a_peer_that_falls_silent_is_given_up() -> None:
     assert reasons(peers)[0] == [AssociationCloseReason.TIMEOUT]
 
 
-def test_an_idle_path_is_measured() -> None:
+def test_the_round_trip_of_an_idle_path_is_measured() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     before = len(peers.network.left.sent)
     peers.run(3.5 * HEARTBEAT_INTERVAL)
@@ -114,7 +114,7 @@ def test_a_heartbeat_ack_that_answers_no_heartbeat_measures_nothing() -> None:
     assert client.counters.unexpected == unexpected + 1
 
 
-def test_a_heartbeat_comes_back_as_it_was_unless_it_is_too_long() -> None:
+def test_a_heartbeat_ack_repeats_the_heartbeat_unless_it_exceeds_a_packet() -> None:
     peers = make_sctp_peers().establish()
     for value, answered in ((b"\0\1\0\7abc", True), (bytes(2000), False)):
         before = len(peers.network.right.sent)
@@ -129,7 +129,7 @@ def test_a_heartbeat_comes_back_as_it_was_unless_it_is_too_long() -> None:
     ("kind", "reported", "goes_on"),
     [(0x3F, False, False), (0x7F, True, False), (0xBF, False, True), (0xFF, True, True)],
 )
-def test_unknown_chunks_say_what_to_do_with_them(kind: int, reported: bool, goes_on: bool) -> None:
+def test_unknown_chunks_are_handled_by_the_upper_bits_of_their_type(kind: int, reported: bool, goes_on: bool) -> None:
     peers = make_sctp_peers().establish()
     before = len(peers.network.right.sent)
     packet = forge(peers.network.left, Unknown(kind, 0, b"new"), Heartbeat(b"\0\1\0\4"))
@@ -139,8 +139,8 @@ def test_unknown_chunks_say_what_to_do_with_them(kind: int, reported: bool, goes
     assert ("Error" in kinds, "HeartbeatAck" in kinds) == (reported, goes_on)
 
 
-def test_data_that_waits_goes_before_an_answer_to_the_peers_shutdown() -> None:
-    """Whoever is told of the end still sends what it has (RFC 9260 §9.2)."""
+def test_queued_data_is_sent_before_shutdown_ack() -> None:
+    """A side that receives SHUTDOWN still sends its data (RFC 9260 §9.2)."""
     peers = make_sctp_peers(impairment=Impairment(delay=0.05)).establish()
     channel = peers.server.open_channel("test")
     peers.run(1.0)
@@ -153,7 +153,7 @@ def test_data_that_waits_goes_before_an_answer_to_the_peers_shutdown() -> None:
     assert closings(peers.network.right)
 
 
-def test_what_an_abort_says_is_kept_short() -> None:
+def test_few_causes_of_an_abort_are_reported() -> None:
     peers = make_sctp_peers().establish()
     abort = Abort(tuple(Parameter(13, b"") for _ in range(200)))
     peers.server.receive_datagram(forge(peers.network.left, abort), peers.network.left.path, peers.network.now)
@@ -164,7 +164,7 @@ def test_what_an_abort_says_is_kept_short() -> None:
 
 
 def test_a_heartbeat_ack_measures_once() -> None:
-    """One that comes again would say that the path became slow."""
+    """A duplicate would measure a longer round trip."""
     heartbeats = Heartbeats()
     sent = heartbeats.make(bytes(8), 1.0)
     assert heartbeats.answered(sent.value, 1.25) == 0.25

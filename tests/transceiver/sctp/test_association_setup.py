@@ -24,13 +24,13 @@ def has_messages(station: Station[DataChannelEvent]) -> bool:
 
 
 def exchange(peers: SctpPeers) -> None:
-    """Send a message each way and see that it arrives."""
+    """Send a message in each direction and check that it is received."""
     for sender, receiver in ((peers.client, peers.network.right), (peers.server, peers.network.left)):
         sender.send(sender.open_channel("test"), "hello")
         assert peers.network.run(partial(has_messages, receiver), limit=60.0)
 
 
-def test_one_side_begins() -> None:
+def test_one_side_sends_init() -> None:
     peers = make_sctp_peers(impairment=FAR)
     peers.client.start(0.0)
     assert peers.network.run(lambda: peers.established, limit=1.0)
@@ -39,13 +39,13 @@ def test_one_side_begins() -> None:
     exchange(peers)
 
 
-def test_both_begin_at_once() -> None:
+def test_both_sides_send_init_at_once() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     assert peers.network.now == pytest.approx(0.15)
     exchange(peers)
 
 
-def test_one_begins_while_the_other_is_on_its_way() -> None:
+def test_one_side_sends_init_while_that_of_the_other_is_in_flight() -> None:
     for behind in (0.01, 0.049, 0.06, 0.11, 0.16):
         peers = make_sctp_peers(impairment=FAR)
         peers.client.start(0.0)
@@ -56,7 +56,7 @@ def test_one_begins_while_the_other_is_on_its_way() -> None:
         exchange(peers)
 
 
-def test_the_first_message_travels_with_the_cookie() -> None:
+def test_the_first_message_is_sent_with_cookie_echo() -> None:
     peers = make_sctp_peers(impairment=FAR)
     peers.client.send(peers.client.open_channel("first"), "hello")
     peers.client.start(0.0)
@@ -66,7 +66,7 @@ def test_the_first_message_travels_with_the_cookie() -> None:
 
 @pytest.mark.parametrize("both", [True, False], ids=["both begin", "one begins"])
 @pytest.mark.parametrize("lost", range(6))
-def test_any_one_lost_packet_delays_by_a_timeout(both: bool, lost: int) -> None:
+def test_a_lost_packet_of_the_set_up_is_retransmitted_after_a_timeout(both: bool, lost: int) -> None:
     peers = make_sctp_peers(impairment=FAR)
     rewrite = drop_numbered(lost)
     peers.network.left.rewrite = peers.network.right.rewrite = rewrite
@@ -87,7 +87,7 @@ def drop_numbered(lost: int) -> Callable[[bytes], list[bytes]]:
     return lambda packet: [] if next(count) == lost else [packet]
 
 
-def test_a_known_round_trip_repeats_sooner() -> None:
+def test_a_known_round_trip_shortens_the_first_timeout() -> None:
     peers = make_sctp_peers(impairment=FAR)
     peers.network.left.rewrite = drop_numbered(0)
     peers.client.start(0.0, 0.1)
@@ -95,7 +95,7 @@ def test_a_known_round_trip_repeats_sooner() -> None:
     assert peers.network.now < 0.2 + INITIAL_RTO
 
 
-def test_nobody_there() -> None:
+def test_set_up_without_a_peer_times_out() -> None:
     peers = make_sctp_peers(impairment=Impairment(loss=1.0))
     peers.client.start(0.0)
     peers.network.run(lambda: bool(peers.network.left.events), limit=100.0)
@@ -105,7 +105,7 @@ def test_nobody_there() -> None:
     assert peers.client.poll_timeout() == inf
 
 
-def test_a_stale_cookie_begins_anew() -> None:
+def test_a_stale_cookie_is_answered_by_another_init() -> None:
     peers = make_sctp_peers(impairment=FAR)
     peers.network.right.rewrite = lambda packet: [packet] if chunks_of(packet) != ["CookieAck"] else []
     peers.client.start(0.0)
@@ -119,7 +119,7 @@ def test_a_stale_cookie_begins_anew() -> None:
     exchange(peers)
 
 
-def test_an_init_repeated_late_changes_nothing_and_a_restart_is_refused() -> None:
+def test_a_late_duplicate_init_changes_nothing_and_a_restart_is_refused() -> None:
     peers = make_sctp_peers().establish()
     exchange(peers)
     peers.server.receive_datagram(peers.network.left.sent[0], peers.network.left.path, peers.network.now)
@@ -136,8 +136,8 @@ def test_an_init_repeated_late_changes_nothing_and_a_restart_is_refused() -> Non
     assert peers.network.run(lambda: "still here" in messages(peers.network.right), limit=peers.network.now + 1)
 
 
-def test_an_init_vouches_for_no_chunk_behind_it() -> None:
-    """It has no verification tag, which a stranger would have to know for any other chunk (RFC 9260 §8.5.1)."""
+def test_chunks_after_init_in_a_packet_are_dropped() -> None:
+    """INIT has verification tag 0. Other chunks need the tag, which an off-path attacker lacks (RFC 9260 §8.5.1)."""
     peers = make_sctp_peers().establish()
     for behind in (Abort(()), ShutdownAck(), ShutdownComplete()):
         packet = SctpPacket(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1), behind]).encode()

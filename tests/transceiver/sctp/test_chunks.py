@@ -64,6 +64,6 @@ def test_a_data_chunk_of_the_wire() -> None:
     ],
     ids=bytes.hex,
 )
-def test_what_is_no_chunk_is_refused(wire: bytes) -> None:
+def test_malformed_chunks_are_a_decode_error(wire: bytes) -> None:
     with pytest.raises(DecodeError):
         list(decode_chunks(wire))

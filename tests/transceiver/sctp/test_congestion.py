@@ -6,24 +6,24 @@ PACKET = 1000
 
 
 def full(control: CongestionControl, size: int = 2 * PACKET) -> None:
-    """Acknowledge `size` bytes out of a window that was full."""
+    """Acknowledge `size` bytes while cwnd is fully used."""
     control.acknowledged(0, size, control.cwnd)
 
 
-def test_slow_start_doubles_the_window_in_a_round_trip() -> None:
+def test_slow_start_doubles_cwnd_in_a_round_trip() -> None:
     control = CongestionControl(PACKET)
     for _ in range(INITIAL_PACKETS // 2):
         full(control)
     assert control.cwnd == 2 * INITIAL_PACKETS * PACKET
 
 
-def test_a_window_that_was_not_full_does_not_grow() -> None:
+def test_cwnd_that_was_not_fully_used_does_not_grow() -> None:
     control = CongestionControl(PACKET)
     control.acknowledged(0, PACKET, PACKET)
     assert control.cwnd == INITIAL_PACKETS * PACKET
 
 
-def test_loss_halves_it_once_per_recovery() -> None:
+def test_loss_halves_cwnd_once_per_fast_recovery() -> None:
     control = CongestionControl(PACKET)
     assert control.lost(50)
     assert control.cwnd == control.ssthresh == INITIAL_PACKETS * PACKET // 2
@@ -35,25 +35,25 @@ def test_loss_halves_it_once_per_recovery() -> None:
     assert control.lost(99)
 
 
-def test_after_a_loss_it_grows_by_a_packet_in_a_round_trip() -> None:
+def test_in_congestion_avoidance_cwnd_grows_by_a_packet_in_a_round_trip() -> None:
     control = CongestionControl(PACKET)
     control.lost(0)
     control.acknowledged(0, PACKET, PACKET)
-    full(control)  # reaches the threshold's edge
+    full(control)  # reaches ssthresh
     before = control.cwnd
     for _ in range(before // (2 * PACKET) + 1):
         full(control)
     assert control.cwnd == before + PACKET
 
 
-def test_a_timeout_leaves_one_packet() -> None:
+def test_a_timeout_reduces_cwnd_to_one_packet() -> None:
     control = CongestionControl(PACKET)
     control.timed_out()
     assert control.cwnd == PACKET
     assert control.ssthresh == INITIAL_PACKETS * PACKET // 2
 
 
-def test_it_is_bounded_and_shrinks_after_a_pause() -> None:
+def test_cwnd_is_bounded_and_reduced_after_a_pause() -> None:
     control = CongestionControl(PACKET)
     for _ in range(10_000):
         full(control)

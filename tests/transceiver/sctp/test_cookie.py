@@ -12,12 +12,12 @@ PEER = PeerParameters(1, 65536, 300, 1024, 0xFFFFFFFF, True, False)
 JAR = CookieJar(bytes(32))
 
 
-def test_a_cookie_brings_the_peer_back() -> None:
+def test_a_cookie_returns_the_parameters_of_the_peer() -> None:
     assert JAR.read(JAR.make(PEER, 5.0), 5.0 + COOKIE_LIFETIME) == PEER
 
 
 @pytest.mark.parametrize("extensions", [(), (192,), (130,), (130, 192)])
-def test_a_peer_can_do_what_its_init_says(extensions: tuple[int, ...]) -> None:
+def test_the_extensions_of_a_peer_are_those_of_its_init(extensions: tuple[int, ...]) -> None:
     """130 is RE-CONFIG, 192 FORWARD TSN (RFC 5061 §4.2.7)."""
     supported = Parameter(ParameterType.SUPPORTED_EXTENSIONS, bytes(extensions))
     peer = PeerParameters.of(Init(1, 65536, 10, 10, 1, (supported,)))

@@ -8,8 +8,8 @@ from antiphon_transceiver.sctp.packet import SctpPacket, encode_packet
 from antiphon_transceiver.sctp.rto import RetransmissionTimeout
 
 
-def test_stream_sequence_numbers_wrap_behind_65535() -> None:
-    """A channel that carries an event each second gets there within a day (RFC 9260 §1.6)."""
+def test_stream_sequence_numbers_wrap_after_65535() -> None:
+    """A channel with an event each second reaches the wrap within a day (RFC 9260 §1.6)."""
     outbound = DataSender(0, CongestionControl(1188), RetransmissionTimeout())
     outbound.peer_rwnd = 1 << 20
     sent = 0

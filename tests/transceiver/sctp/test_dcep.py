@@ -40,7 +40,7 @@ def test_an_open_message_of_the_wire() -> None:
         Open("x" * MAX_OPEN).encode(),
     ],
 )
-def test_what_opens_nothing_is_refused(data: bytes) -> None:
+def test_malformed_open_messages_are_a_decode_error(data: bytes) -> None:
     with pytest.raises(DecodeError):
         Open.decode(data)
 
@@ -71,6 +71,6 @@ def test_messages(message: str | bytes, ppid: PayloadProtocol) -> None:
 
 
 @pytest.mark.parametrize(("ppid", "payload"), [(PayloadProtocol.STRING, b"\xff"), (0, b"x"), (52, b"x")])
-def test_what_is_no_message_is_refused(ppid: int, payload: bytes) -> None:
+def test_malformed_messages_are_a_decode_error(ppid: int, payload: bytes) -> None:
     with pytest.raises(DecodeError):
         decode_message(ppid, payload)

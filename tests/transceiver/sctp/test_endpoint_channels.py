@@ -34,7 +34,7 @@ def test_both_sides_open_channels_with_ids_of_their_own() -> None:
         assert seen == expected
 
 
-def test_a_channel_is_what_its_opener_asked_for() -> None:
+def test_a_channel_has_the_parameters_of_its_opener() -> None:
     peers = make_sctp_peers().establish()
     peers.client.open_channel("a", ordered=False, max_retransmits=4, protocol="p")
     peers.client.open_channel("ü", max_lifetime=0.25)
@@ -56,7 +56,7 @@ def test_messages_of_every_kind() -> None:
     assert messages(peers.network.right) == sent
 
 
-def test_a_negotiated_channel_needs_no_announcement() -> None:
+def test_a_negotiated_channel_sends_no_open() -> None:
     peers = make_sctp_peers(impairment=FAR)
     for endpoint in (peers.client, peers.server):
         assert endpoint.open_channel("both", id=7) == 7
@@ -70,7 +70,7 @@ def test_a_negotiated_channel_needs_no_announcement() -> None:
 
 
 @pytest.mark.parametrize("by_opener", [True, False])
-def test_closing_waits_for_what_was_sent(by_opener: bool) -> None:
+def test_closing_a_channel_delivers_its_messages_first(by_opener: bool) -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = peers.client.open_channel("test")
     peers.run(1.0)
@@ -87,7 +87,7 @@ def test_closing_waits_for_what_was_sent(by_opener: bool) -> None:
         assert station.events.count(ChannelClosed(channel)) == 1
 
 
-def test_both_close_the_same_channel() -> None:
+def test_both_sides_close_the_same_channel() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = peers.client.open_channel("test")
     peers.run(1.0)
@@ -99,7 +99,7 @@ def test_both_close_the_same_channel() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_ids_are_used_again_over_a_bad_network(seed: int) -> None:
+def test_ids_are_reused_over_a_lossy_network(seed: int) -> None:
     peers = make_sctp_peers(seed, Impairment(loss=0.2, delay=0.02, reordering=0.2, duplication=0.1)).establish()
     for turn in range(5):
         channel = peers.client.open_channel(f"turn {turn}")
@@ -117,7 +117,7 @@ def closed_times(peers: SctpPeers, times: int) -> Callable[[], bool]:
     return lambda: all(station.events.count(ChannelClosed(0)) == times for station in stations)
 
 
-def test_a_peer_whose_data_is_missing_is_asked_again() -> None:
+def test_a_reset_request_in_progress_is_repeated() -> None:
     peers = make_sctp_peers().establish()
     channel = peers.client.open_channel("test")
     peers.run(1.0)
@@ -144,7 +144,7 @@ def answer_first_reset_with(result: ReconfigResult) -> Callable[[bytes], list[by
 
 
 def rewriting_init(change: Callable[[Init], Init]) -> Callable[[bytes], list[bytes]]:
-    """Change INIT and INIT ACK on their way."""
+    """Change INIT and INIT ACK in flight."""
 
     def rewrite(datagram: bytes) -> list[bytes]:
         packet = SctpPacket.decode(datagram)
@@ -154,7 +154,7 @@ def rewriting_init(change: Callable[[Init], Init]) -> Callable[[bytes], list[byt
     return rewrite
 
 
-def test_a_peer_that_cannot_reset_streams_is_not_asked_to() -> None:
+def test_a_peer_without_re_config_gets_no_reset_request() -> None:
     peers = make_sctp_peers()
 
     def without_extensions(init: Init) -> Init:
@@ -177,14 +177,14 @@ def test_a_peer_that_cannot_reset_streams_is_not_asked_to() -> None:
     [(2, b"\x03\x09" + bytes(10)), (0, b"\x03"), (4, Open("x" * 5000).encode())],
     ids=["bad type", "too short", "too long"],
 )
-def test_a_channel_that_cannot_be_is_refused(stream: int, payload: bytes) -> None:
+def test_a_channel_that_cannot_be_opened_is_refused(stream: int, payload: bytes) -> None:
     peers = make_sctp_peers().establish()
     peers.client.association.send(stream, PayloadProtocol.DCEP, payload)
     peers.run(1.0)
     assert opened(peers.network.right) == []
     assert peers.server.counters.refused == 1
     reconfigs = [packet for packet in peers.network.right.sent if "Reconfig" in chunks_of(packet)]
-    assert len(reconfigs) == 1  # which resets the stream, so that the opener sees it close
+    assert len(reconfigs) == 1  # it resets the stream, so that the channel of the opener closes
 
 
 @pytest.mark.parametrize("stream", [0, 1, 2, 3])
@@ -210,7 +210,7 @@ def test_a_peer_may_open_a_channel_on_a_stream_of_either_parity(stream: int, by_
     assert taker.counters.refused == 0
 
 
-def test_both_open_a_channel_on_the_same_stream() -> None:
+def test_both_sides_open_a_channel_on_the_same_stream() -> None:
     """OPEN messages that cross on one stream: both sides have acknowledged it, so that it is one channel."""
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = peers.client.open_channel("client's")
@@ -240,7 +240,7 @@ def test_an_acknowledgement_opens_a_channel_even_if_it_is_padded(acknowledgement
     assert [event.id for event in opened(peers.network.left)] == [channel]
 
 
-def test_a_channel_whose_opening_is_never_acknowledged_carries_messages() -> None:
+def test_a_channel_without_an_ack_carries_messages() -> None:
     """A peer that sends no ACK: messages go in order (RFC 8832 §6), and one from the peer opens the channel."""
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = peers.client.open_channel("test", ordered=False)
@@ -257,7 +257,7 @@ def test_a_channel_whose_opening_is_never_acknowledged_carries_messages() -> Non
 
 
 def without_acknowledgement(datagram: bytes) -> list[bytes]:
-    """Replace the ACK of a channel by a DCEP message that means nothing."""
+    """Replace the ACK of a channel by an unknown DCEP message."""
     packet = SctpPacket.decode(datagram)
     changed = [
         msgspec.structs.replace(chunk, payload=b"\xff")
@@ -280,13 +280,13 @@ def test_a_channel_that_is_open_already_is_not_opened_again() -> None:
 
 
 def send_before_open(peers: SctpPeers, *texts: bytes, stream: int = 4) -> None:
-    """Let unordered messages overtake the OPEN of their channel, as where a stack does not wait for its ACK."""
+    """Let unordered messages overtake the OPEN of their channel, like a stack that does not wait for the ACK."""
     for text in texts:
         peers.client.association.send(stream, PayloadProtocol.STRING, text, ordered=False)
     peers.run(0.5)
 
 
-def test_unordered_messages_that_overtake_their_open_are_delivered_behind_it() -> None:
+def test_unordered_messages_that_overtake_their_open_are_delivered_after_it() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     send_before_open(peers, b"one", b"two", b"\xff not text")
     assert messages(peers.network.right) == []
@@ -311,7 +311,7 @@ def test_messages_without_an_open_are_kept_in_a_bounded_number_and_size() -> Non
     assert peers.server.association.receiver.a_rwnd == RECEIVE_BUFFER
 
 
-def test_messages_without_an_open_are_forgotten_when_their_stream_is_reset() -> None:
+def test_messages_without_an_open_are_dropped_when_their_stream_is_reset() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     send_before_open(peers, b"of another time")
     peers.client.association.reset_streams([4])
@@ -322,7 +322,7 @@ def test_messages_without_an_open_are_forgotten_when_their_stream_is_reset() -> 
     assert messages(peers.network.right) == []
 
 
-def test_there_are_only_so_many_channels() -> None:
+def test_the_number_of_channels_is_bounded() -> None:
     peers = make_sctp_peers().establish()
     for number in range(MAX_CHANNELS):
         peers.client.open_channel(str(number))
@@ -336,7 +336,7 @@ def test_there_are_only_so_many_channels() -> None:
     assert peers.server.counters.refused == 1
 
 
-def test_what_comes_on_no_channel_is_counted() -> None:
+def test_messages_on_no_channel_are_counted() -> None:
     peers = make_sctp_peers().establish()
     association = peers.client.association
     association.send(8, PayloadProtocol.STRING, b"nobody listens")
@@ -351,7 +351,7 @@ def test_what_comes_on_no_channel_is_counted() -> None:
     assert window == 2 * 262_144  # all of it was released
 
 
-def test_wrong_use_is_told_at_once() -> None:
+def test_wrong_use_raises_a_local_protocol_error() -> None:
     peers = make_sctp_peers()
     endpoint = DataChannelEndpoint(True, bytes, peer_max_message_size=1000)
     channel = endpoint.open_channel("test")
@@ -371,7 +371,7 @@ def test_wrong_use_is_told_at_once() -> None:
         peers.client.set_mtu(100)
 
 
-def test_streams_beyond_the_peers_are_closed_once_they_are_known() -> None:
+def test_channels_beyond_the_streams_of_the_peer_are_closed() -> None:
     peers = make_sctp_peers()
 
     peers.network.right.rewrite = rewriting_init(lambda init: msgspec.structs.replace(init, inbound_streams=4))
@@ -384,7 +384,7 @@ def test_streams_beyond_the_peers_are_closed_once_they_are_known() -> None:
     assert [event.id for event in opened(peers.network.left)] == [0, 2]
 
 
-def test_a_forged_stream_number_is_counted() -> None:
+def test_data_on_a_stream_beyond_the_limit_is_counted() -> None:
     peers = make_sctp_peers().establish()
     channel = peers.client.open_channel("test")
     peers.client.send(channel, "hello")

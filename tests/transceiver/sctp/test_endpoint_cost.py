@@ -32,14 +32,14 @@ from support.sim.work_counter import Work, work_of
 
 PACKET_SIZE = 1200
 MAX_CALLS, MAX_LINES = 3_000, 10_000
-"""What one packet may cost: some 0.5 ms."""
+"""The limit for one packet, some 0.5 ms."""
 
 FULL_OF_CHUNKS = 70
 """DATA chunks of one byte that fit a packet, and some more."""
 
 
 class SilentPeer:
-    """A server whose client has one open channel and then sends only what a test forges."""
+    """A server whose client has one open channel and then sends only the chunks of a test."""
 
     def __init__(self, channels: int = 1) -> None:
         self.peers: SctpPeers = make_sctp_peers(impairment=Impairment(delay=0.01)).establish()
@@ -56,7 +56,7 @@ class SilentPeer:
         return self.next_tsn + ahead & 0xFFFFFFFF
 
     def data(self, ahead: int, payload: bytes = b"x", **fields: int) -> Data:
-        """Return the chunk `ahead` behind the next one; on the open channel and in order unless `fields` differ."""
+        """Return the chunk `ahead` after the next one, on the open channel and ordered unless `fields` differ."""
         stream, ssn = fields.get("stream", self.channel), fields.get("ssn", self.next_ssn + ahead)
         ppid = fields.get("ppid", int(PayloadProtocol.STRING))
         beginning, ending = fields.get("beginning", 1) == 1, fields.get("ending", 1) == 1
@@ -81,17 +81,17 @@ class SilentPeer:
         return work
 
     def hold(self, count: int, make: Callable[[int], Data]) -> "SilentPeer":
-        """Send `count` chunks behind a hole at the next TSN."""
+        """Send `count` chunks after a gap at the next TSN."""
         for start in range(1, count + 1, 50):
             self.send([make(ahead) for ahead in range(start, min(start + 50, count + 1))])
         return self
 
     def hold_fragments(self, count: int) -> "SilentPeer":
-        """Send first fragments of messages that never go on."""
+        """Send first fragments of messages that are never completed."""
         return self.hold(count, lambda ahead: self.data(ahead, ending=0))
 
     def hold_messages(self, count: int) -> "SilentPeer":
-        """Send messages that wait for the turn of one that is missing."""
+        """Send messages that wait for a missing one."""
         return self.hold(count, self.data)
 
     def hold_ranges(self, count: int) -> "SilentPeer":
@@ -125,7 +125,7 @@ class SilentPeer:
 
     @property
     def window_is_open(self) -> bool:
-        """Whether the congestion window has grown far beyond its beginning."""
+        """Whether cwnd is far larger than its initial value."""
         return self.rounds > 60
 
     @property
@@ -242,7 +242,7 @@ def test_a_packet_costs_a_bounded_amount(name: str) -> None:
 
 
 @pytest.mark.parametrize("chunk", ["FORWARD TSN", "duplicate"])
-def test_twice_as_much_held_does_not_cost_twice(chunk: str) -> None:
+def test_the_cost_of_a_chunk_does_not_double_with_what_is_held(chunk: str) -> None:
     def cost(held: int) -> int:
         peer = SilentPeer().hold_ranges(held)
         chunks: list[Chunk] = [ForwardTsn(peer.tsn(-1))] if chunk == "FORWARD TSN" else [peer.data(held, ending=0)]
@@ -252,8 +252,8 @@ def test_twice_as_much_held_does_not_cost_twice(chunk: str) -> None:
     assert large < 1.5 * small
 
 
-def test_of_several_sacks_in_a_packet_the_newest_counts() -> None:
-    """One SACK says all that older ones say; acting on each would cost as much each time."""
+def test_only_the_newest_of_several_sacks_in_a_packet_is_handled() -> None:
+    """It supersedes the older ones; handling each would cost as much each time."""
     peer = SilentPeer().leave_unacknowledged(100)
     last, server = last_data(peer.peers.network.right).tsn, peer.peers.server
     older: list[Chunk] = [Sack(peer.acknowledged + n, 0) for n in range(20)]
@@ -265,8 +265,8 @@ def test_of_several_sacks_in_a_packet_the_newest_counts() -> None:
     assert work.lines < alone.lines + 40 * 50
 
 
-def test_messages_that_a_packet_lets_out_come_in_order_and_at_once() -> None:
-    """DATA that fills a hole: the messages behind it are delivered over several calls, which no time passes between."""
+def test_messages_that_a_packet_completes_are_delivered_in_order_and_at_once() -> None:
+    """DATA fills a gap: the messages after it are delivered in several calls at the same time."""
     peer = SilentPeer().hold_messages(500)
     network = peer.peers.network
     peer.send([peer.data(0, b"first")])
@@ -277,7 +277,7 @@ def test_messages_that_a_packet_lets_out_come_in_order_and_at_once() -> None:
     assert network.now == now
 
 
-def test_chunks_beyond_the_64th_are_as_if_lost() -> None:
+def test_chunks_after_the_64th_are_dropped() -> None:
     peer = SilentPeer()
     network = peer.peers.network
     datagram = forge(network.left, *[HeartbeatAck()] * 63, peer.data(0, b"taken"), peer.data(1, b"lost"))
@@ -289,7 +289,7 @@ def test_chunks_beyond_the_64th_are_as_if_lost() -> None:
 
 
 def test_chunks_that_must_be_alone_in_a_packet_are_not_answered() -> None:
-    """INIT behind another chunk (RFC 9260 §6.10): one packet would be answered with sixty INIT ACKs."""
+    """INIT after another chunk (RFC 9260 §6.10): one packet would be answered with sixty INIT ACKs."""
     peer = SilentPeer()
     network = peer.peers.network
     before = len(network.right.sent)
@@ -299,7 +299,7 @@ def test_chunks_that_must_be_alone_in_a_packet_are_not_answered() -> None:
     assert peer.peers.established
 
 
-def test_labels_of_a_peers_channels_are_not_kept() -> None:
+def test_labels_of_channels_of_the_peer_are_not_kept() -> None:
     """As many channels as may be open, each with a label of 4 KiB that takes four times as much in memory."""
     peers = make_sctp_peers().establish()
     tracemalloc.start()

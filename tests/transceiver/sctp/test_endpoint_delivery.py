@@ -15,7 +15,7 @@ FAR = Impairment(delay=0.05)
 
 
 def lose(peers: SctpPeers, *payloads: bytes, times: int = 1) -> None:
-    """Let the client's chunks that begin with one of `payloads` get lost so many times each."""
+    """Lose each chunk of the client that begins with one of `payloads` the given number of times."""
     left = dict.fromkeys(payloads, times)
 
     def rewrite(datagram: bytes) -> list[bytes]:
@@ -42,7 +42,7 @@ def open_channel(peers: SctpPeers, **options: object) -> int:
     return channel
 
 
-def test_order_waits_for_what_was_lost() -> None:
+def test_ordered_messages_wait_for_a_lost_one() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     lose(peers, b"2")
@@ -51,10 +51,10 @@ def test_order_waits_for_what_was_lost() -> None:
     assert messages(peers.network.right) == [b"1"]
     peers.run(1.0)
     assert messages(peers.network.right) == [b"1", b"2", b"3", b"4", b"5"]
-    assert peers.client.association.sender.counters.timeouts == 0  # SACKs told of the loss
+    assert peers.client.association.sender.counters.timeouts == 0  # SACKs reported the loss
 
 
-def test_without_order_nothing_waits() -> None:
+def test_unordered_messages_do_not_wait_for_a_lost_one() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers, ordered=False)
     lose(peers, b"2")
@@ -75,7 +75,7 @@ def test_channels_do_not_wait_for_each_other() -> None:
 
 
 @pytest.mark.parametrize(("limit", "arrives"), [(0, False), (1, False), (2, True)])
-def test_a_message_is_repeated_as_often_as_its_channel_says(limit: int, arrives: bool) -> None:
+def test_a_message_is_retransmitted_up_to_the_limit_of_its_channel(limit: int, arrives: bool) -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers, max_retransmits=limit)
     lose(peers, b"x", times=2)
@@ -86,7 +86,7 @@ def test_a_message_is_repeated_as_often_as_its_channel_says(limit: int, arrives:
     assert peers.client.buffered(channel) == 0
 
 
-def test_a_message_is_given_up_when_its_time_is_over() -> None:
+def test_a_message_is_abandoned_when_its_lifetime_ends() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers, max_lifetime=0.2)
     lose(peers, b"x", times=100)
@@ -98,7 +98,7 @@ def test_a_message_is_given_up_when_its_time_is_over() -> None:
     assert messages(peers.network.right) == [b"1", b"2", b"3"]
 
 
-def test_a_long_message_given_up_half_way_leaves_nothing_behind() -> None:
+def test_nothing_is_held_of_a_long_message_that_was_abandoned() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers, max_lifetime=0.08)
     long = bytes(200_000)
@@ -116,7 +116,7 @@ def test_a_long_message_given_up_half_way_leaves_nothing_behind() -> None:
     assert messages(peers.network.right, channel) == [b"again"]
 
 
-def test_a_lost_forward_tsn_is_repeated() -> None:
+def test_a_lost_forward_tsn_is_retransmitted() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers, max_retransmits=0)
     lose_once = lose_first_forward_tsn(peers)
@@ -167,7 +167,7 @@ def test_limited_channels_deliver_in_order_and_never_twice(seed: int) -> None:
 
 
 @pytest.mark.parametrize("mtu", [MIN_MTU, 1000, DEFAULT_MTU, 1200, 1400])
-def test_no_datagram_is_longer_than_the_path_takes(mtu: int) -> None:
+def test_no_datagram_exceeds_the_mtu(mtu: int) -> None:
     peers = make_sctp_peers(3, Impairment(loss=0.05, delay=0.01, mtu=mtu - DTLS_OVERHEAD), mtu=mtu).establish()
     for sender in (peers.client, peers.server):
         channel = sender.open_channel("x" * 500)
@@ -181,7 +181,7 @@ def test_no_datagram_is_longer_than_the_path_takes(mtu: int) -> None:
         assert station.link.too_long == 0
 
 
-def test_the_mtu_may_change_on_the_way() -> None:
+def test_the_mtu_may_change_during_a_transfer() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     peers.client.send(channel, bytes(100_000))

@@ -26,7 +26,7 @@ def last_sack(peers: SctpPeers) -> Sack:
     return next(chunk for packet in packets for chunk in packet.chunks if isinstance(chunk, Sack))
 
 
-def test_a_reader_that_stops_reading_stops_the_sender() -> None:
+def test_a_reader_that_stops_stops_the_sender() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     reader = peers.network.right
@@ -49,7 +49,7 @@ def test_a_reader_that_stops_reading_stops_the_sender() -> None:
     assert peers.client.buffered(channel) == 0
 
 
-def test_the_send_buffer_is_bounded_and_says_when_there_is_room() -> None:
+def test_the_send_buffer_is_bounded_and_reports_when_there_is_room() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     for _ in range(SEND_BUFFER // 65_536):
@@ -86,7 +86,7 @@ def test_short_messages_share_packets() -> None:
     assert len(peers.network.left.sent) - before <= 3
 
 
-def test_a_lone_message_is_acknowledged_late_and_a_pair_at_once() -> None:
+def test_one_packet_is_acknowledged_with_delay_and_two_at_once() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     peers.client.send(channel, "one")
@@ -103,7 +103,7 @@ def test_a_lone_message_is_acknowledged_late_and_a_pair_at_once() -> None:
     assert peers.client.association.sender.counters.retransmissions == 0
 
 
-def test_an_acknowledgement_travels_with_an_answer() -> None:
+def test_a_sack_shares_the_packet_of_an_answer() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     peers.client.send(channel, "question")
@@ -113,7 +113,7 @@ def test_an_acknowledgement_travels_with_an_answer() -> None:
     assert chunks_of(peers.network.right.sent[-1]) == ["Sack", "Data"]
 
 
-def test_a_sender_may_ask_for_the_acknowledgement_at_once() -> None:
+def test_the_i_bit_causes_a_sack_at_once() -> None:
     peers = make_sctp_peers().establish()
     open_channel(peers)
     last = last_data(peers.network.left)
@@ -126,7 +126,7 @@ def test_a_sender_may_ask_for_the_acknowledgement_at_once() -> None:
     assert [chunks_of(sent) for sent in peers.network.right.sent[before:]] == [["Sack"]]
 
 
-def test_a_burst_is_no_longer_than_the_first_window() -> None:
+def test_a_burst_is_no_longer_than_the_initial_cwnd() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     before = len(peers.network.left.sent)
@@ -137,8 +137,8 @@ def test_a_burst_is_no_longer_than_the_first_window() -> None:
     assert messages(peers.network.right) == [bytes(262_144)]
 
 
-def test_a_burst_of_short_messages_leaves_at_once_and_is_no_longer() -> None:
-    """Ten packets with ten messages each, which several calls make; the window would let more pass."""
+def test_a_burst_of_short_messages_is_sent_at_once_and_is_no_longer() -> None:
+    """Ten packets with ten messages each, made by several calls; cwnd would allow more."""
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     for _ in range(10):
@@ -155,7 +155,7 @@ def test_a_burst_of_short_messages_leaves_at_once_and_is_no_longer() -> None:
     assert len(messages(peers.network.right)) == 260
 
 
-def test_a_lost_last_packet_is_repeated_after_a_round_trip_and_the_sack_delay() -> None:
+def test_a_lost_last_packet_is_retransmitted_after_a_round_trip_and_the_sack_delay() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     for _ in range(20):
@@ -169,7 +169,7 @@ def test_a_lost_last_packet_is_repeated_after_a_round_trip_and_the_sack_delay() 
     assert 0.3 < peers.network.now - began < 0.45
 
 
-def test_a_repeat_that_is_lost_too_is_noticed_without_a_timeout() -> None:
+def test_a_lost_retransmission_is_detected_without_a_timeout() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     times = iter(range(2))
@@ -188,7 +188,7 @@ def test_a_repeat_that_is_lost_too_is_noticed_without_a_timeout() -> None:
     assert peers.client.association.sender.counters.timeouts == 0
 
 
-def test_a_peer_that_takes_back_what_it_acknowledged_gets_it_again() -> None:
+def test_chunks_that_a_peer_reneges_on_are_retransmitted() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     peers.network.left.rewrite = lambda datagram: []
@@ -204,7 +204,7 @@ def test_a_peer_that_takes_back_what_it_acknowledged_gets_it_again() -> None:
     assert messages(peers.network.right) == [bytes([number]) for number in range(3)]
 
 
-def test_a_sack_of_what_was_never_sent_is_counted() -> None:
+def test_a_sack_of_tsns_never_sent_is_counted() -> None:
     peers = make_sctp_peers().establish()
     open_channel(peers)
     packet = forge(peers.network.right, Sack(last_sack(peers).cumulative_tsn + 5 & 0xFFFFFFFF, 10_000))
@@ -212,13 +212,13 @@ def test_a_sack_of_what_was_never_sent_is_counted() -> None:
     assert peers.client.association.counters.unexpected == 1
 
 
-def test_a_peer_beyond_its_window_is_dropped_and_one_that_fills_it_with_nonsense_aborted() -> None:
+def test_data_beyond_a_rwnd_is_dropped_and_undeliverable_data_within_it_aborts() -> None:
     peers = make_sctp_peers().establish()
     open_channel(peers)
     tsn = last_data(peers.network.left).tsn
     path, inbound = peers.network.left.path, peers.server.association.receiver
     payload = bytes(1000)
-    for number in range(2, 1000):  # a hole at 1, and all behind it
+    for number in range(2, 1000):  # a gap at 1, and chunks after it
         packet = forge(peers.network.left, Data(tsn + number & 0xFFFFFFFF, 0, number, 53, payload))
         peers.server.receive_datagram(packet, path, 2.0)
     assert inbound.reassembler.size <= RECEIVE_BUFFER
@@ -235,8 +235,8 @@ def test_a_peer_beyond_its_window_is_dropped_and_one_that_fills_it_with_nonsense
     assert not any(isinstance(event, MessageReceived) for event in peers.network.right.events)
 
 
-def test_a_sack_that_a_newer_one_overtook_does_not_set_the_window() -> None:
-    """An old SACK with a window of 0 would stop the sender until its timer probes the window."""
+def test_an_overtaken_sack_does_not_set_peer_rwnd() -> None:
+    """An old SACK with a_rwnd 0 would stop the sender until its zero window probe."""
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     peers.client.send(channel, "one")
@@ -252,7 +252,7 @@ def test_a_sack_that_a_newer_one_overtook_does_not_set_the_window() -> None:
     assert [data.payload for packet in peers.network.left.sent[sent:] for data in data_of(packet)] == [b"two"]
 
 
-def test_a_sack_with_a_window_of_zero_stops_what_is_new() -> None:
+def test_a_sack_with_a_rwnd_zero_stops_new_data() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     peers.client.send(channel, "in flight")
@@ -267,8 +267,8 @@ def test_a_sack_with_a_window_of_zero_stops_what_is_new() -> None:
     assert len(peers.network.left.sent) == sent
 
 
-def test_a_reader_that_goes_on_reading_opens_a_window_that_was_small_but_not_shut() -> None:
-    """A window update (RFC 9260 §6.2) at once: the sender waits for no timer. The window was never exactly 0."""
+def test_a_reader_that_continues_reports_a_rwnd_that_was_small_but_not_zero() -> None:
+    """A SACK reports it at once (RFC 9260 §6.2), so the sender waits for no timer. a_rwnd was never exactly 0."""
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     reader = peers.network.right
@@ -285,7 +285,7 @@ def test_a_reader_that_goes_on_reading_opens_a_window_that_was_small_but_not_shu
     assert last_sack(peers).a_rwnd == RECEIVE_BUFFER
 
 
-def test_a_reader_that_reads_little_sends_no_window_update() -> None:
+def test_a_reader_that_reads_little_sends_no_sack() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     peers.client.send(channel, bytes(50_000))

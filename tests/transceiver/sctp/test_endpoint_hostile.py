@@ -28,7 +28,7 @@ BAD = Impairment(loss=0.05, delay=0.01, reordering=0.2, duplication=0.1)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_mutated_packets_are_dropped_or_understood_but_never_raise(seed: int) -> None:
+def test_mutated_packets_never_raise(seed: int) -> None:
     random = Random(seed)
     peers = make_sctp_peers(seed, BAD)
     peers.network.left.rewrite = adding_mutations(random)
@@ -50,7 +50,7 @@ def test_mutated_packets_are_dropped_or_understood_but_never_raise(seed: int) ->
 
 
 def adding_mutations(random: Random) -> Callable[[bytes], list[bytes]]:
-    """Send broken copies after each packet, most of them with their header and a good checksum."""
+    """Send mutated copies after each packet, most of them with a correct header and checksum."""
 
     def rewrite(datagram: bytes) -> list[bytes]:
         copies = [datagram]
@@ -66,7 +66,7 @@ def with_checksum(packet: bytes) -> bytes:
     return packet[:8] + checksum(packet) + packet[12:]
 
 
-def test_noise_is_counted() -> None:
+def test_random_bytes_are_counted() -> None:
     random = Random(1)
     peers = make_sctp_peers().establish()
     for size in range(200):
@@ -79,8 +79,8 @@ def test_noise_is_counted() -> None:
 
 
 @pytest.mark.parametrize("back", [1, 2, 4, 100, 32767])
-def test_a_forward_tsn_with_an_old_ssn_does_not_turn_a_stream_back(back: int) -> None:
-    """The SSN skipped (RFC 3758 §3.6) lies before those that came: a stream that goes back waits for them again."""
+def test_a_forward_tsn_with_an_old_ssn_does_not_move_a_stream_back(back: int) -> None:
+    """The skipped SSN (RFC 3758 §3.6) is lower than those received. A stream that moves back waits for them again."""
     peers = make_sctp_peers().establish()
     channel = peers.client.open_channel("test")
     for number in range(4):
@@ -95,7 +95,7 @@ def test_a_forward_tsn_with_an_old_ssn_does_not_turn_a_stream_back(back: int) ->
     assert messages(peers.network.right) == ["0", "1", "2", "3", "next"]
 
 
-def test_a_forward_tsn_skips_what_a_stream_waits_for() -> None:
+def test_a_forward_tsn_skips_the_missing_message_of_a_stream() -> None:
     peers = make_sctp_peers().establish()
     channel = peers.client.open_channel("test")
     peers.run(1.0)
@@ -109,7 +109,7 @@ def test_a_forward_tsn_skips_what_a_stream_waits_for() -> None:
 
 
 def test_partial_messages_are_bounded_in_number() -> None:
-    """First fragments of one byte: each holds an object, and counts a byte against the window."""
+    """First fragments of one byte: each takes an object in memory, and one byte of a_rwnd."""
     peers = make_sctp_peers().establish()
     channel = peers.client.open_channel("test")
     peers.run(1.0)
@@ -121,11 +121,11 @@ def test_partial_messages_are_bounded_in_number() -> None:
         ]
         server.receive_datagram(forge(peers.network.left, *fragments), peers.network.left.path, peers.network.now)
         assert server.association.receiver.reassembler.chunks <= MAX_PARTIAL
-    assert server.closed  # what everything waits for does not fit, and only the peer could make room
+    assert server.closed  # the chunk that all others wait for does not fit, and only the peer could make room
 
 
 def test_a_stream_that_is_reset_while_its_data_is_missing_is_reset_later() -> None:
-    """RFC 6525 §5.2.2 E2: the request names a TSN that has not come."""
+    """RFC 6525 §5.2.2 E2: the last TSN of the request was not received yet."""
     peers = make_sctp_peers().establish()
     channel = peers.client.open_channel("test")
     peers.run(1.0)
@@ -159,8 +159,8 @@ def test_a_reset_request_out_of_sequence_resets_nothing(ahead: int) -> None:
     assert messages(peers.network.right) == ["still open"]
 
 
-def test_no_more_than_two_parameters_of_a_re_config_are_read() -> None:
-    """RFC 6525 §3.1 allows no more; each may cost an answer."""
+def test_no_more_than_two_parameters_of_a_re_config_are_handled() -> None:
+    """RFC 6525 §3.1 allows no more, and each may cause an answer."""
     peers = make_sctp_peers().establish()
     channel = peers.client.open_channel("test")
     peers.run(1.0)
@@ -181,7 +181,7 @@ def first_request(peers: SctpPeers) -> int:
 
 
 def results(peers: SctpPeers) -> list[int]:
-    """Return how the server answered reset requests."""
+    """Return the results of the server's responses to reset requests."""
     sent = [chunk for datagram in peers.network.right.sent for chunk in SctpPacket.decode(datagram).chunks]
     parameters = [parameter for chunk in sent if isinstance(chunk, Reconfig) for parameter in chunk.parameters]
     responses = [parameter for parameter in parameters if parameter.type == ParameterType.RECONFIG_RESPONSE]
@@ -189,8 +189,8 @@ def results(peers: SctpPeers) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_peer_whose_gap_blocks_lie_gets_everything_all_the_same(seed: int) -> None:
-    """SACKs that name what was lost, take it back and name it again, over a path that loses packets."""
+def test_a_peer_with_false_gap_ack_blocks_receives_all_data(seed: int) -> None:
+    """SACKs acknowledge lost chunks, renege on them and acknowledge them again, over a path that loses packets."""
     print("seed", seed)
     random = Random(seed)
     peers = make_sctp_peers(seed, Impairment(loss=0.1, delay=0.02, reordering=0.1)).establish()
@@ -211,7 +211,7 @@ def test_a_peer_whose_gap_blocks_lie_gets_everything_all_the_same(seed: int) -> 
 
 
 def lying(random: Random) -> Callable[[bytes], list[bytes]]:
-    """Replace the gap blocks of SACKs."""
+    """Replace the gap ack blocks of SACKs."""
 
     def rewrite(datagram: bytes) -> list[bytes]:
         packet = SctpPacket.decode(datagram)

@@ -14,7 +14,7 @@ def test_decoding_inverts_encoding() -> None:
 
 
 @pytest.mark.parametrize("position", range(0, len(PACKET.encode()), 3))
-def test_a_changed_byte_is_noticed(position: int) -> None:
+def test_a_changed_byte_is_a_decode_error(position: int) -> None:
     changed = bytearray(PACKET.encode())
     changed[position] ^= 0x40
     with pytest.raises(DecodeError):
@@ -22,6 +22,6 @@ def test_a_changed_byte_is_noticed(position: int) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", PACKET.encode()[:11], SctpPacket(1, 2, 3, []).encode()], ids=len)
-def test_a_packet_without_chunks_is_none(data: bytes) -> None:
+def test_a_packet_without_chunks_is_a_decode_error(data: bytes) -> None:
     with pytest.raises(DecodeError):
         SctpPacket.decode(data)

@@ -33,31 +33,31 @@ def test_fragments_in_any_order(seed: int) -> None:
     assert reassembler.size == reassembler.chunks == 0
 
 
-def test_an_unordered_message_waits_for_nobody() -> None:
+def test_an_unordered_message_does_not_wait() -> None:
     reassembler = MessageReassembler()
     assert push(reassembler, *fragments(3, 1, 1, "late"), *fragments(7, 1, 0, "now", unordered=True)) == ["now"]
     assert reassembler.size == 4
     assert push(reassembler, *fragments(0, 1, 0, "one")) == ["one", "late"]
 
 
-def test_neighbours_of_different_messages_never_join() -> None:
+def test_adjacent_fragments_of_different_messages_are_not_joined() -> None:
     reassembler = MessageReassembler()
     begun, ended = fragments(0, 1, 0, "ab")[0], fragments(1, 1, 1, "xy")[1]
     assert push(reassembler, begun, Data(1, 2, 0, 51, b"z", False, True), ended) == []
 
 
-def test_skipping_gives_up_what_lacks_a_piece_and_lets_out_the_rest() -> None:
+def test_skipping_drops_incomplete_messages_and_delivers_the_rest() -> None:
     reassembler = MessageReassembler()
     abandoned, waiting = fragments(0, 1, 0, "abc"), fragments(3, 1, 1, "ok")
     running = fragments(5, 2, 0, "run")
     assert push(reassembler, abandoned[0], abandoned[2], *waiting, running[0]) == []
-    # The message that TSN 5 begins is whole so far: skipping to 5 takes nothing from it.
+    # No fragment of the message that begins at TSN 5 is missing: skipping to 5 does not drop it.
     assert [m.data for m in reassembler.skip(5, ((1, 0),))] == [b"ok"]
     assert push(reassembler, *running[1:]) == ["run"]
     assert reassembler.size == reassembler.chunks == 0
 
 
-def test_skipping_delivers_what_came_among_the_skipped() -> None:
+def test_skipping_delivers_complete_messages_among_the_skipped() -> None:
     reassembler = MessageReassembler()
     push(reassembler, *fragments(1, 1, 1, "b"), *fragments(3, 1, 3, "d"))
     assert [m.data for m in reassembler.skip(2, ((1, 2),))] == [b"b", b"d"]
@@ -73,7 +73,7 @@ def test_sequence_numbers_wrap() -> None:
     assert push(reassembler, *reversed(chunks)) == texts
 
 
-def test_a_reset_stream_begins_with_zero_again() -> None:
+def test_a_reset_stream_expects_ssn_zero() -> None:
     reassembler = MessageReassembler()
     assert push(reassembler, *fragments(0, 1, 0, "a"), *fragments(2, 1, 2, "c")) == ["a"]
     reassembler.reset_streams([1])
@@ -81,7 +81,7 @@ def test_a_reset_stream_begins_with_zero_again() -> None:
     assert push(reassembler, *fragments(3, 1, 0, "new")) == ["new"]
 
 
-def test_a_message_has_a_longest_size() -> None:
+def test_a_message_beyond_the_maximum_size_is_an_error() -> None:
     reassembler = MessageReassembler()
     part = bytes(MAX_MESSAGE_SIZE // 4)
     for number in range(4):
@@ -91,7 +91,7 @@ def test_a_message_has_a_longest_size() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_messages_come_whole_and_in_order_whatever_arrives_first_and_whatever_is_skipped(seed: int) -> None:
+def test_messages_are_complete_and_in_order_in_any_order_of_arrival(seed: int) -> None:
     """Messages of three streams, cut and shuffled; some lose a fragment and are skipped by a FORWARD TSN."""
     print("seed", seed)
     random, reassembler = Random(seed), MessageReassembler()

@@ -34,7 +34,7 @@ def test_numbers_wrap() -> None:
     assert tsns.sack(0, 1000) == Sack(1, 0)
 
 
-def test_any_order_ends_the_same() -> None:
+def test_the_order_of_arrival_does_not_matter() -> None:
     for seed in range(50):
         random = Random(seed)
         numbers = [number for number in range(60) for _ in range(random.randint(1, 2))]
@@ -48,10 +48,10 @@ def is_due(tsns: ReceivedTsns) -> bool:
     return tsns.due
 
 
-def test_every_second_packet_is_answered_at_once_and_a_lone_one_later() -> None:
+def test_a_sack_is_due_at_once_for_every_second_packet_and_later_for_one() -> None:
     tsns = ReceivedTsns(0)
     receive(tsns, 0)
-    assert is_due(tsns)  # the first of all: the sender knows no round trip yet
+    assert is_due(tsns)  # the first packet: the sender has no round trip yet
     tsns.sack(0, 100)
     receive(tsns, 1, now=1.0)
     assert not is_due(tsns)
@@ -64,7 +64,7 @@ def test_every_second_packet_is_answered_at_once_and_a_lone_one_later() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 4], ids=["again", "behind a hole"])
-def test_whatever_is_out_of_order_is_answered_at_once(number: int) -> None:
+def test_a_sack_is_due_at_once_for_a_packet_out_of_order(number: int) -> None:
     tsns = ReceivedTsns(0)
     receive(tsns, 0, 1)
     tsns.sack(0, 100)
@@ -72,7 +72,7 @@ def test_whatever_is_out_of_order_is_answered_at_once(number: int) -> None:
     assert tsns.due
 
 
-def test_skipping_joins_what_came_before() -> None:
+def test_skipping_joins_the_ranges_that_it_reaches() -> None:
     tsns = ReceivedTsns(0)
     receive(tsns, 0, 3, 4, 7)
     assert tsns.skip_to(2)
@@ -80,7 +80,7 @@ def test_skipping_joins_what_came_before() -> None:
     assert not tsns.skip_to(3)
 
 
-def test_memory_is_bounded_and_the_next_one_always_welcome() -> None:
+def test_ranges_are_bounded_and_the_next_tsn_always_has_room() -> None:
     tsns = ReceivedTsns(0)
     assert not tsns.has_room(MAX_AHEAD)
     for number in range(1, 2 * MAX_RANGES + 2, 2):
@@ -90,7 +90,7 @@ def test_memory_is_bounded_and_the_next_one_always_welcome() -> None:
     assert tsns.has_room(0)
 
 
-def test_a_sack_keeps_to_its_room() -> None:
+def test_a_sack_fits_the_room() -> None:
     tsns = ReceivedTsns(0)
     receive(tsns, *range(1, 100, 2), *range(1, 40, 2))
     assert len(tsns.sack(0, 64).encode()) == 64
@@ -98,7 +98,7 @@ def test_a_sack_keeps_to_its_room() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_ranges_are_those_of_a_plain_set(seed: int) -> None:
-    """New, repeated and skipped TSNs in any order, against a set that remembers each."""
+    """New, duplicate and skipped TSNs in any order, compared with a set of all."""
     print("seed", seed)
     random, tsns, came, cumulative = Random(seed), ReceivedTsns(0), set[int](), -1
     for _ in range(400):

@@ -12,14 +12,14 @@ from antiphon_transceiver.sctp.rto import (
 
 
 @pytest.mark.parametrize("round_trip", [0.0, 0.001, 0.05, 0.3])
-def test_a_steady_path_leaves_time_for_a_late_sack(round_trip: float) -> None:
+def test_a_steady_path_leaves_time_for_a_delayed_sack(round_trip: float) -> None:
     rto = RetransmissionTimeout()
     for _ in range(50):
         rto.measure(round_trip)
     assert round_trip + MAX_SACK_DELAY < rto.value < round_trip + 0.25
 
 
-def test_an_unsteady_path_is_given_more() -> None:
+def test_a_varying_round_trip_lengthens_the_timeout() -> None:
     rto = RetransmissionTimeout()
     for _ in range(50):
         rto.measure(0.1)
@@ -27,14 +27,14 @@ def test_an_unsteady_path_is_given_more() -> None:
     assert 0.8 < rto.value < 1.5
 
 
-def test_the_first_measurement_counts_whole() -> None:
+def test_the_first_measurement_sets_the_smoothed_round_trip() -> None:
     rto = RetransmissionTimeout()
     assert rto.value == INITIAL_RTO
     rto.measure(0.4)
     assert rto.value == pytest.approx(0.4 + 4 * 0.2)  # RFC 6298 §2.2
 
 
-def test_it_doubles_until_something_is_answered() -> None:
+def test_the_timeout_doubles_until_an_acknowledgement() -> None:
     rto = RetransmissionTimeout()
     rto.measure(0.02)
     measured = rto.value
@@ -47,7 +47,7 @@ def test_it_doubles_until_something_is_answered() -> None:
     assert rto.value == measured
 
 
-def test_a_very_slow_path_is_never_hurried_by_backing_off() -> None:
+def test_backing_off_never_shortens_the_timeout() -> None:
     rto = RetransmissionTimeout()
     for _ in range(50):
         rto.measure(2.5)
