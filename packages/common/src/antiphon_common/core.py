@@ -1,7 +1,8 @@
 """The vocabulary of protocol cores: state machines without sockets, clock, entropy or logging.
 
-Every protocol machine (ICE, DTLS, a call's session, the relay) has the five methods of `Core`. A shell hands it one
-input, then drains `poll_transmit` and `poll_event` until both return None, then sleeps until `poll_timeout`.
+Every protocol machine (ICE, DTLS, SCTP, a peer's transport, a call) has the five methods of `Core`. A shell passes it
+one input, then drains `poll_transmit` and `poll_event` until both return None, then sleeps until `poll_timeout`. The
+relay's forwarder is a plain object instead, since it forwards in batches.
 """
 
 import ipaddress
@@ -11,17 +12,17 @@ from antiphon_common.errors import DecodeError
 from antiphon_common.wire import Reader
 
 TRANSPORT_UDP = 17
-"""Transport numbers are those of IANA's protocol registry; TCP (6) stands for ICE-TCP."""
+"""Transport numbers are those of IANA's protocol registry. TCP (6) stands for ICE-TCP."""
 
 PATH_SIZE = 22
 """Bytes of an encoded path: transport, zero, ingress, port, address."""
 
 
 class Path(NamedTuple):
-    """The way one client's packets come: which public address they reach, and from where.
+    """The path of one client's packets: the ingress that they reach, and their source. It is the key of path tables.
 
-    `address` is always 16 bytes; an IPv4 address is mapped (RFC 4291 §2.5.5.2). Where there is no relay, as in the
-    test client, `ingress` is 0 and the path is just the peer's transport address.
+    `address` is always 16 bytes; an IPv4 address is mapped (RFC 4291 §2.5.5.2). Without a relay, as in the test client,
+    `ingress` is 0 and the path is the peer's transport address.
     """
 
     ingress: int
@@ -31,14 +32,18 @@ class Path(NamedTuple):
 
     @classmethod
     def of(cls, host: str, port: int, *, ingress: int = 0, transport: int = TRANSPORT_UDP) -> Self:
-        """Make a path of a numeric host; a scope id (`%eth0`) is dropped."""
+        """Make a path of a numeric host, without its scope id (`%eth0`).
+
+        Raises:
+            ValueError: `host` is not numeric.
+        """
         address = ipaddress.ip_address(host.partition("%")[0])
         packed = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
         return cls(ingress, transport, packed, port)
 
     @property
     def host(self) -> str:
-        """The client's numeric address, IPv4 unmapped."""
+        """The client's numeric address; a mapped one as IPv4."""
         address = ipaddress.IPv6Address(self.address)
         return str(address.ipv4_mapped or address)
 
@@ -49,7 +54,11 @@ class Path(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Invert `encode`; raise DecodeError unless `data` is one whole path."""
+        """Invert `encode`.
+
+        Raises:
+            DecodeError: `data` is not one whole path.
+        """
         reader = Reader(data)
         transport, zero = reader.pull_uint8(), reader.pull_uint8()
         ingress, port, address = reader.pull_uint16(), reader.pull_uint16(), reader.pull_bytes(16)
@@ -64,7 +73,7 @@ class Path(NamedTuple):
 
 
 class Transmit(NamedTuple):
-    """One datagram to send. `path` is None where the machine leaves the choice of path to what it is part of."""
+    """One datagram to send, from `poll_transmit`. `path` is None where the enclosing machine chooses the path."""
 
     data: bytes
     path: Path | None
@@ -74,19 +83,22 @@ Event_co = TypeVar("Event_co", covariant=True)
 
 
 class Core(Protocol[Event_co]):
-    """The five methods. Time is in seconds as float on one monotonic scale, and never runs backwards."""
+    """The five methods of a protocol machine, which its shell or the enclosing machine calls.
+
+    Time is in seconds as float on one monotonic scale.
+    """
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
-        """Take one datagram. Bad bytes are counted and dropped, never raised."""
+        """Take one datagram. Malformed ones are counted and dropped; they raise nothing."""
 
     def handle_timeout(self, now: float) -> None:
-        """Do what is due by `now`; harmless when called early."""
+        """Do what is due by `now`. An early call does nothing."""
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, or None."""
 
     def poll_event(self) -> Event_co | None:
-        """Return the next thing that happened, or None."""
+        """Return the next event, or None."""
 
     def poll_timeout(self) -> float:
         """Return when `handle_timeout` is due, in the seconds of `now`; infinity for never."""

@@ -1,4 +1,4 @@
-"""One queue of deadlines for any number of cores, so that a process needs one timer and no task per session."""
+"""A queue of deadlines for any number of cores, so that a process needs one timer and no task per session."""
 
 import heapq
 from collections.abc import Hashable
@@ -9,21 +9,21 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 STALE_ENTRIES = 1024
-"""Heap entries that no longer count are swept once there are this many of them and they are the majority."""
+"""Stale heap entries are removed once there are this many of them and they are the majority."""
 
 
 class DeadlineQueue(Generic[K]):
-    """At most one deadline per key, in seconds on the caller's clock.
+    """Keeps one deadline per key, in seconds on the caller's clock. `set` adds one, `pop_due` takes the due keys.
 
     Sessions move their deadline with almost every packet, mostly to later. That costs one dict write: the heap keeps
-    the earliest time a key was ever due, and a key that comes up too early is put back where it belongs.
+    an earlier time of the key, and a key that comes up too early is pushed again with its deadline.
     """
 
     __slots__ = ("_deadlines", "_heap", "_order", "_queued")
 
     def __init__(self) -> None:
         self._deadlines: dict[K, float] = {}
-        self._queued: dict[K, float] = {}  # time of the one entry per key that counts; never after its deadline
+        self._queued: dict[K, float] = {}  # time of the one valid heap entry of each key, at most its deadline
         self._heap: list[tuple[float, int, K]] = []
         self._order = count()
 
@@ -61,7 +61,7 @@ class DeadlineQueue(Generic[K]):
         heapq.heappush(self._heap, (deadline, next(self._order), key))
 
     def _settle(self) -> None:
-        """Make the first entry of the heap one that is truly due at its time."""
+        """Remove or move stale entries until the first entry of the heap is valid."""
         while self._heap:
             when, _, key = self._heap[0]
             if self._queued.get(key) == when:
@@ -76,7 +76,7 @@ class DeadlineQueue(Generic[K]):
             heapq.heappop(self._heap)
 
     def _sweep(self) -> None:
-        """Rebuild the heap when removed and moved keys have left too much behind in it."""
+        """Rebuild the heap when removed and moved keys have left too many stale entries."""
         if len(self._heap) > STALE_ENTRIES + 2 * len(self._deadlines):
             self._queued = dict(self._deadlines)
             self._heap = [(deadline, next(self._order), key) for key, deadline in self._deadlines.items()]
