@@ -157,9 +157,9 @@ def test_rtp_and_rtcp_arrive_decrypted_with_their_time() -> None:
     peers.run(1)
     assert RTP not in protected
     assert protected in peers.network.left.sent
-    ((packet, arrived),) = of(peers.network.right, RtpReceived)
-    assert packet == RTP
-    assert arrived == pytest.approx(sent_at + DELAY)
+    (received,) = of(peers.network.right, RtpReceived)
+    assert received.packet == RTP
+    assert received.arrived == pytest.approx(sent_at + DELAY)
     assert of(peers.network.right, RtcpReceived) == [RtcpReceived(RTCP)]
 
 
@@ -207,9 +207,9 @@ def test_rtp_that_arrives_before_its_keys_is_reported_after_connected_with_its_o
     assert peers.network.run(lambda: peers.right.state is TransportState.CONNECTED, limit=3.0)
     arrivals = [event for event in peers.network.right.events if isinstance(event, Connected | RtpReceived)]
     assert [type(event) for event in arrivals] == [Connected, RtpReceived]
-    ((packet, arrived),) = of(peers.network.right, RtpReceived)
-    assert packet == RTP
-    assert arrived == pytest.approx(sent_at + DELAY)
+    (received,) = of(peers.network.right, RtpReceived)
+    assert received.packet == RTP
+    assert received.arrived == pytest.approx(sent_at + DELAY)
 
 
 def test_authenticated_tells_what_came_from_the_peer() -> None:

@@ -10,10 +10,11 @@ first byte of a datagram tells the protocols apart (RFC 7983).
 from collections import deque
 from enum import Enum, auto
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
+from typing import Protocol as Interface
 
-from antiphon_common import demux
 from antiphon_common.core import Core, Path, Transmit
+from antiphon_common.demux import Protocol, classify
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_transceiver import dtls, ice
 from antiphon_transceiver.srtp import EXPORTER_LABEL, SrtpProfile, SrtpSession, keying_material_length
@@ -40,7 +41,7 @@ ChannelEvent = TypeVar("ChannelEvent")
 ChannelEvent_co = TypeVar("ChannelEvent_co", covariant=True)
 
 
-class ChannelCore(Core[ChannelEvent_co], Protocol[ChannelEvent_co]):
+class ChannelCore(Core[ChannelEvent_co], Interface[ChannelEvent_co]):
     """What runs inside DTLS: a `DataChannelEndpoint`, or a core around one. A datagram is the content of one record."""
 
     def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
@@ -164,8 +165,8 @@ class PeerTransport(Generic[ChannelEvent]):
         self.authenticated = False
         if self.state is TransportState.CLOSED:
             return
-        protocol = demux.classify(data)
-        if protocol == demux.Protocol.RTP:
+        protocol = classify(data)
+        if protocol == Protocol.RTP:
             if self.srtp is None:
                 self._hold_early(data, source, now)
                 return
@@ -178,13 +179,13 @@ class PeerTransport(Generic[ChannelEvent]):
             if self.agent.received(source, len(data), now, authenticated=True):
                 self.flush(now)
             self._events.append(RtpReceived(packet, now))
-        elif protocol == demux.Protocol.STUN:
+        elif protocol == Protocol.STUN:
             self.agent.receive_datagram(data, source, now)
             self.authenticated = self.agent.authenticated
             self.flush(now)
-        elif protocol == demux.Protocol.DTLS:
+        elif protocol == Protocol.DTLS:
             self._receive_dtls(data, source, now)
-        elif protocol == demux.Protocol.RTCP:
+        elif protocol == Protocol.RTCP:
             self._receive_srtcp(data, source, now)
         else:
             self.counters.unknown_protocol += 1

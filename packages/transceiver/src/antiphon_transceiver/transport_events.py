@@ -1,7 +1,6 @@
 """What a `PeerTransport` reports."""
 
 from enum import Enum
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,14 +23,14 @@ class Connected(msgspec.Struct, frozen=True):
     handshake_after: float
 
 
-class RtpReceived(NamedTuple):
+class RtpReceived(msgspec.Struct, frozen=True, gc=False):
     """One authenticated RTP packet, decrypted. It arrived at `arrived`, maybe before its keys did."""
 
     packet: bytes
     arrived: float
 
 
-class RtcpReceived(NamedTuple):
+class RtcpReceived(msgspec.Struct, frozen=True, gc=False):
     """One authenticated RTCP packet, decrypted; compound or of reduced size (RFC 5506)."""
 
     packet: bytes
