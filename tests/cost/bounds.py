@@ -43,7 +43,7 @@ class Linear(NamedTuple):
 
 
 class Budgeted:
-    """The price of a datagram of which the input is the content, behind a letter (`cost.session_states`)."""
+    """The price of a datagram of which the input is the content, behind a letter (`cost.call_states`)."""
 
     KINDS: ClassVar = {
         b"S": (Kind.STUN, STUN_OVERHEAD),
@@ -104,7 +104,7 @@ BOUNDS: dict[str, Bound] = {
     # Of G.711 the longest concealment has 40 pieces of 2.5 ms. Each is resampled, and all are encoded again.
     "rtp, pcmu for opus, jitter buffer full": Linear(270_000, 20),
     "rtp, pcmu for pcm16/24000, jitter buffer full": Linear(170_000, 20),
-    "session": Budgeted(),
+    "call": Budgeted(),
     # A datagram of the link, from the relay to the end of what it does to a call.
     "transceiver": Linear(4_500, 4),
     # An entry of the registry is hashed and decoded, whoever wrote it.

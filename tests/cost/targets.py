@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 from cost import (
     backend_states,
+    call_states,
     decoder_states,
     dtls_states,
     http_states,
     media_states,
     redis_states,
     sctp_states,
-    session_states,
     transport_states,
 )
 from cost.bounds import BOUNDS, Bound
@@ -51,7 +51,7 @@ def _states() -> Iterator[State]:
         ("sctp", sctp_states.STATES),
         ("rtcp", media_states.RTCP_STATES),
         ("rtp", media_states.RTP_STATES),
-        ("session", session_states.STATES),
+        ("call", call_states.STATES),
         ("relay", transport_states.RELAY_STATES | redis_states.CACHE_STATES),
         ("registry", redis_states.REGISTRY_STATES),
         ("transceiver", transport_states.STATES),

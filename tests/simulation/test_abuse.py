@@ -166,8 +166,8 @@ def test_media_follows_no_nomination_to_a_stranger() -> None:
     assert world.got[VICTIM] <= AMPLIFICATION_LIMIT * world.claimed[VICTIM]
     call = world.find(attacker.client)
     assert call is not None
-    assert call.session.agent.selected is not None
-    assert call.session.agent.selected.host == HERS
+    assert call.agent.selected is not None
+    assert call.agent.selected.host == HERS
 
 
 def test_a_handshake_proves_only_the_address_that_it_was_sent_to() -> None:
@@ -183,9 +183,7 @@ def test_a_handshake_proves_only_the_address_that_it_was_sent_to() -> None:
         return VICTIM if done and classify(data) == Protocol.DTLS else source
 
     world.disguise = disguise
-    assert world.run(
-        SETUP_SECONDS, lambda: (call := world.find(attacker.client)) is not None and call.session.was_connected
-    )
+    assert world.run(SETUP_SECONDS, lambda: (call := world.find(attacker.client)) is not None and call.connected)
     for request in requests[1::2][:50]:
         world.send_to_relay(request, VICTIM)
         world.run(0.1)

@@ -57,15 +57,15 @@ class BudgetScene:
         self._meter()
 
     def _meter(self) -> None:
-        """Add up the prices of what the session is given."""
-        session = self.call.session
-        receive_datagram = session.receive_datagram
+        """Add up the prices of what the call is given."""
+        call = self.call
+        receive_datagram = call.receive_datagram
 
         def metered(data: bytes, source: Any, now: float) -> None:
             self.spent += price_of(data)
             receive_datagram(data, source, now)
 
-        session.receive_datagram = metered  # type: ignore[method-assign]
+        call.receive_datagram = metered  # type: ignore[method-assign]
 
     def flood(self, datagram: bytes, rate: float, seconds: float) -> None:
         """Send in the greedy call's name, from all its addresses in turn, as long as it lives."""
@@ -137,7 +137,7 @@ def test_a_megabit_of_the_dearest_costs_no_more_than_the_budget(datagram: bytes,
 def test_tiny_messages_are_paid_one_by_one(message: str) -> None:
     """10,000 of them a second, many in each datagram; what is lost slows the sender (RFC 9260 §7.2)."""
     scene = BudgetScene()
-    world, channels = scene.world, scene.call.session.channels
+    world, channels = scene.world, scene.call.channels
     assert channels is not None
     began = world.now
     while world.now < began + 3:

@@ -110,7 +110,7 @@ def test_a_path_whose_release_got_lost_is_released_again_with_the_call(monkeypat
     assert len(world.relay.flows) == 0
 
 
-def test_an_exception_in_one_session_ends_that_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_one_call_ends_that_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     victim, *others = start(world, calls=3)
     world.run(1)
@@ -120,7 +120,7 @@ def test_an_exception_in_one_session_ends_that_call_alone(monkeypatch: pytest.Mo
     def explode(packet: bytes, now: float) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(broken.session.stream, "receive_rtp", explode)
+    monkeypatch.setattr(broken.stream, "receive_rtp", explode)
     before = [len(heard(client)) for client in others]
     world.run(2)
     (end,) = ends(world)

@@ -46,6 +46,12 @@ def explode(*arguments: Any, **options: Any) -> None:
     raise Planted
 
 
+def break_part(part: Any, *methods: str) -> None:
+    """Have methods of a part of a call raise."""
+    for method in methods:
+        setattr(part, method, explode)
+
+
 class FenceScene:
     """Three calls that talk, and what becomes of them when one is broken."""
 
@@ -65,10 +71,6 @@ class FenceScene:
         call = self.world.find(client)
         assert call is not None
         return call
-
-    def break_session(self, *methods: str) -> None:
-        broken: Any = Broken(self.call.session, *methods)
-        self.call.session = broken
 
     def break_backend(self, *methods: str) -> None:
         broken: Any = Broken(self.call.backend, *methods)
@@ -106,21 +108,26 @@ class FenceScene:
         return check(Random(1), self.call.ufrags[-1].decode(), "them", "password" * 3)
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["receive_datagram", "handle_timeout", "poll_transmit", "poll_event", "poll_timeout", "play"],
-)
-def test_an_exception_of_a_session_ends_its_call_alone(method: str) -> None:
-    """Datagrams, checks, timers, frames of the backend, and draining."""
+@pytest.mark.parametrize("method", ["receive_datagram", "handle_timeout", "send_rtp", "send_rtcp"])
+def test_an_exception_of_a_transport_ends_its_call_alone(method: str) -> None:
+    """Datagrams, checks, timers, and what is sent."""
     scene = FenceScene()
-    scene.break_session(method)
+    break_part(scene.call.transport, method)
     scene.check()
 
 
-@pytest.mark.parametrize("method", ["receive_rtp", "poll_frame", "poll_rtp", "poll_timeout", "poll_feedback"])
+@pytest.mark.parametrize("method", ["receive_rtp", "take_frames", "handle_timeout", "poll_timeout", "play"])
+def test_an_exception_of_the_media_ends_its_call_alone(method: str) -> None:
+    """Packets, timers, and frames of the backend."""
+    scene = FenceScene()
+    break_part(scene.call.media, method)
+    scene.check()
+
+
+@pytest.mark.parametrize("method", ["receive_rtp", "poll_frame", "poll_rtp", "poll_rtcp", "poll_feedback"])
 def test_an_exception_of_a_stream_ends_its_call_alone(method: str) -> None:
     scene = FenceScene()
-    scene.call.session.stream = Broken(scene.call.session.stream, method)  # type: ignore[assignment]
+    break_part(scene.call.stream, method)
     scene.check()
 
 
@@ -136,7 +143,11 @@ def test_an_exception_in_what_was_asked_of_a_call_ends_it_alone(entry: str) -> N
     """Requests of the control API, a drain, a frame, and figures."""
     scene = FenceScene()
     router, call, now = scene.router, scene.call, scene.world.now
-    scene.break_session("statistics", "close", "announce_end", "restart_ice", "hang_up_when_played", "state")
+    break_part(call.stream, "statistics")
+    break_part(call.transport, "close")
+    break_part(call.channels, "announce_end")
+    break_part(call.agent, "restart")
+    break_part(call.media, "handle_timeout")
     match entry:
         case "status":
             router.status(call.id, "tenant", now)
@@ -149,7 +160,7 @@ def test_an_exception_in_what_was_asked_of_a_call_ends_it_alone(entry: str) -> N
         case "receive_frame":
             router.receive_frame(call.backend, frames.HangUp(call.backend.number), now)
         case "inspect":
-            router.inspect(lambda session, now: explode() if session is call.session else None, now)
+            router.inspect(lambda shown, now: explode() if shown is call else None, now)
     scene.world.drain()
     scene.check()
 
@@ -168,7 +179,7 @@ def test_an_exception_after_the_end_of_a_call_is_reported_and_ends_nothing() -> 
     scene = FenceScene()
     scene.router.end(scene.call, EndReason.HANGUP, "", scene.world.now)
     scene.world.drain()
-    scene.break_session("handle_timeout")
+    break_part(scene.call.transport, "handle_timeout")
     scene.world.run(NEXT_CHECK)
     assert [end.reason for end in scene.of_kind(CallEnded)] == [EndReason.HANGUP]
     assert [event.call for event in scene.of_kind(CallRaised)] == [scene.call]
@@ -177,7 +188,7 @@ def test_an_exception_after_the_end_of_a_call_is_reported_and_ends_nothing() -> 
 
 def test_an_exception_while_a_call_changes_its_ingress_ends_it_alone() -> None:
     scene = FenceScene(ingresses=2)
-    scene.break_session("unreachable")
+    break_part(scene.call.agent, "unreachable")
     scene.world.relays[0].die()
     scene.world.run(NEXT_CHECK)
     assert [(end.call, end.reason) for end in scene.of_kind(CallEnded)] == [(scene.call, EndReason.INTERNAL_ERROR)]
@@ -211,5 +222,6 @@ def test_a_nonce_drawn_twice_makes_two_ufrags() -> None:
 
 def test_a_call_that_failed_is_not_asked_anything_more() -> None:
     scene = FenceScene()
-    scene.break_session("receive_datagram", "handle_timeout", "poll_transmit", "poll_timeout")
+    break_part(scene.call.transport, "receive_datagram", "handle_timeout")
+    break_part(scene.call.media, "handle_timeout", "poll_timeout")
     scene.check()

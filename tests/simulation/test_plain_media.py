@@ -4,7 +4,7 @@ import struct
 
 from antiphon_common.demux import Protocol, classify
 from antiphon_transceiver.events import MediaEnded
-from support.sim.session_pair import SessionPair, opus_packet
+from support.sim.call_pair import CallPair, opus_packet
 
 PAYLOAD_TYPE = 111
 SSRC = 0x1234
@@ -20,27 +20,27 @@ def plain_goodbye(ssrc: int) -> bytes:
 
 
 def test_rtp_without_srtp_is_dropped() -> None:
-    pair = SessionPair().connect()
+    pair = CallPair().connect()
     for number in range(50):
-        pair.session.receive_datagram(plain_rtp(number), pair.network.left.path, pair.network.now)
+        pair.call.receive_datagram(plain_rtp(number), pair.network.left.path, pair.network.now)
         pair.network.run(limit=pair.network.now + 0.02)
     assert pair.backend_received == []
-    assert pair.session.counters.srtp_failed == 50
+    assert pair.call.transport.counters.srtp_failed == 50
 
 
 def test_a_bye_without_srtcp_ends_no_stream() -> None:
-    pair = SessionPair().connect()
+    pair = CallPair().connect()
     pair.talk(0.4)
     sources = {int.from_bytes(data[8:12], "big") for data in pair.network.left.sent if classify(data) == Protocol.RTP}
     (ssrc,) = sources
-    pair.session.receive_datagram(plain_goodbye(ssrc), pair.network.left.path, pair.network.now)
+    pair.call.receive_datagram(plain_goodbye(ssrc), pair.network.left.path, pair.network.now)
     pair.talk(0.4)
     assert not [event for event in pair.network.right.events if isinstance(event, MediaEnded)]
     assert pair.backend_received == list(range(40))
 
 
 def test_neither_rtp_nor_rtcp_is_sent_without_protection() -> None:
-    pair = SessionPair().connect()
+    pair = CallPair().connect()
     pair.talk(8.0)
     sent = pair.network.right.sent
     assert {Protocol.RTP, Protocol.RTCP} <= {Protocol(classify(data)) for data in sent}

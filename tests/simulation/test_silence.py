@@ -68,7 +68,7 @@ def test_audio_flows_both_ways_again_for_a_caller_that_returns_without_checks(
     world.run(2.0)
     call = world.find(client)
     assert call is not None
-    assert call.session.state == "connected"
+    assert call.state == "connected"
     assert heard(client) > before + 90
 
 

@@ -43,7 +43,7 @@ def check_outcome(plan: ScenarioPlan, world: World, calls: Mapping[int, CallPlan
         end = ends[client.call_id]
         if end.error is not None or end.reason is EndReason.BACKEND_ERROR:
             raise Violation(f"{client.call_id} ended by {end.reason}: {end.detail}")
-        half_connected += client.connected != end.call.session.was_connected
+        half_connected += client.connected != end.call.connected
         if client.number in calls:
             _CallCheck(plan, world, calls[client.number], client, end).check()
     if world.invariants.keys.unpaired != 2 * half_connected:
@@ -66,13 +66,13 @@ class _CallCheck:
 
     def check(self) -> None:
         client, end = self._client, self._end
-        connected = client.connected and end.call.session.was_connected
+        connected = client.connected and end.call.connected
         self._check_end(connected=connected)
         if too_long := client.uplink.too_long + client.downlink.too_long:
             raise Violation(f"{client.call_id}: {too_long} datagrams were longer than its path takes")
         if connected and not self._plan.spray and end.reason is not EndReason.BACKEND_LOST:
             if client.said:
-                self._check_audio(len(client.said) - end.call.session.counters.srtp_early)
+                self._check_audio(len(client.said) - end.call.transport.counters.srtp_early)
             if not self._call.is_saturated:
                 self._check_events()
 

@@ -175,7 +175,7 @@ class Simulation:
         call = self.world.find(victim)
         if call is None:
             return
-        agent = call.session.agent
+        agent = call.agent
         if agent.selected is None or not agent.is_validated(agent.selected):
             self.world.later(0.02, self._spoof_once_validated, victim)
             return

@@ -259,16 +259,15 @@ class StepInvariants:
                     raise Violation(f"{call.id}: a transceiver gave {client.address} to {owner.id}")
 
     def _check_call(self, client: SimulatedClient, call: Call) -> None:
-        session = call.session
-        if session.ended is not None:
+        if call.last_status is not None:
             del self._running[client.number]
             return
-        buffered_ms, agent = session.stream.playout.buffered_ms, session.agent
+        buffered_ms, agent = call.stream.playout.buffered_ms, call.agent
         if buffered_ms > MAX_BUFFERED_MS:
             raise Violation(f"{call.id} holds {buffered_ms} ms of audio")
         if len(call.routes) > MAX_PATHS + 1:
             raise Violation(f"{call.id} has {len(call.routes)} routes")
-        channels = session.channels
+        channels = call.channels
         if channels is not None:
             held = channels.endpoint.association.receiver.reassembler.size
             if held > MAX_HELD_BYTES or channels.waiting_bytes > MAX_WAITING_BYTES:
@@ -309,7 +308,7 @@ class StepInvariants:
     @property
     def running(self) -> list[int]:
         """The numbers of the calls that have not ended."""
-        return [number for number, (_, call) in self._running.items() if call.session.ended is None]
+        return [number for number, (_, call) in self._running.items() if call.last_status is None]
 
     def remaining_state(self) -> str:
         """Return a description of the state that ended calls still hold, or an empty string."""

@@ -28,15 +28,12 @@ from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import events, ice, relays, transport_events
 from antiphon_transceiver.backends.call import BackendCall, InboundFrame
-from antiphon_transceiver.call import Call, CallEvent, Failed, Raised
+from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_table import CallTable
 from antiphon_transceiver.counters import CallRouterCounters
 from antiphon_transceiver.dtls import Certificate
-from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.relays import Address, Relays, Route
-from antiphon_transceiver.rtp import RtpOptions
-from antiphon_transceiver.session import Session
 from antiphon_transceiver.tokens import OwnTokens
 
 LAST_STUN_BYTE = 3
@@ -147,17 +144,10 @@ class CallRouter:
         """
         self._calls.check_free(request.call_id)
         local = self.tokens.mint(self._calls.by_ufrag, now + self._unix_offset)
-        cname = self._random(12).hex()
-        stream = AudioStream(
-            request.codec, backend.format, cname, self._random, self._ntp_offset, RtpOptions.of(request)
-        )
-        session = Session(request, local, self._certificate, stream, self._random, now)
-        answer = CallAccepted(local, session.setup, self._certificate.fingerprint(), stream.ssrc, cname, session.sctp)
-        deadline = session.poll_timeout()
-        call = Call(request, answer, session, backend, now)
+        call = Call(request, local, self._certificate, backend, self._random, self._ntp_offset, now)
         self._calls.add(call)
-        self._deadlines.set(call, deadline)
-        return answer
+        self._deadlines.set(call, call.deadline)
+        return call.answer
 
     def restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted | None:
         """Begin another ICE generation with the same owner (RFC 8445 §9); return the answer with its credentials, None
@@ -189,8 +179,8 @@ class CallRouter:
         call.end(reason, detail, now)
         self._flush(call, now)
 
-    def inspect(self, look: Callable[[Session, float], None], now: float) -> None:
-        """Show the session of each running call to a function that only reads."""
+    def inspect(self, look: Callable[[Call, float], None], now: float) -> None:
+        """Show each running call to a function that only reads."""
         for call in list(self._calls):
             call.inspect(look, now)
             self._flush(call, now)
@@ -292,7 +282,7 @@ class CallRouter:
         route = call.routes_by_key.get(key)
         path = Path.decode(key) if route is None else route.path
         call.receive_datagram(payload, path, now)
-        if not call.authenticated or not call.has_path(path):
+        if not call.authenticated or path not in call.agent.paths:
             return
         header = self._link_keys.header(path, DOWNLINK, now + self._unix_offset)
         if route is None:
@@ -302,7 +292,7 @@ class CallRouter:
         else:
             route.relay, route.header = relay, header
         self.paths.answered(key, call, now)
-        if call.is_validated(path):
+        if call.agent.is_validated(path):
             self._confirm(call, path, now)
 
     def _throttle(self, call: Call, now: float) -> None:
@@ -329,22 +319,22 @@ class CallRouter:
             self._handle(call, happened.popleft(), now)
         self._deadlines.set(call, call.deadline)
 
-    def _handle(self, call: Call, event: CallEvent, now: float) -> None:
+    def _handle(self, call: Call, event: events.CallEvent, now: float) -> None:
         match event:
             case ice.PathValidated(path):
                 self._confirm(call, path, now)
             case ice.PathReleased(path):
                 self._release(call, path, now)
             case transport_events.Connected():
-                self._events.append(CallConnected(call, event, call.selected))
+                self._events.append(CallConnected(call, event, call.agent.selected))
             case events.Ended(reason, detail):
                 self._remove(call)
                 self._events.append(CallEnded(call, reason, detail, None))
-            case Failed(error):
+            case events.Failed(error):
                 self._release_all(call, now)
                 self._remove(call)
                 self._events.append(CallEnded(call, EndReason.INTERNAL_ERROR, repr(error), error))
-            case Raised(error):
+            case events.Raised(error):
                 self._release_all(call, now)
                 self._events.append(CallRaised(call, error))
             case (
@@ -371,7 +361,7 @@ class CallRouter:
     def _release(self, call: Call, path: Path, now: float) -> None:
         self._give_up(call, path, path.encode(), now)
         route = call.routes.get(path)
-        if route is not None and not call.has_path(path):
+        if route is not None and path not in call.agent.paths:
             call.remove_route(route)
             self.relays.routes.close(route)
 

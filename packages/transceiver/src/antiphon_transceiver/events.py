@@ -1,8 +1,7 @@
-"""What a call's session reports, on top of what its transport reports."""
+"""What a call and its data channels report, on top of what its transport reports."""
 
 import msgspec
 
-from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.ice import Disconnected, PathReleased, PathValidated, Reconnected
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.transport_events import Connected
@@ -15,7 +14,7 @@ class MediaStarted(msgspec.Struct, frozen=True):
 
 
 class MediaEnded(msgspec.Struct, frozen=True):
-    """The caller said that its audio ends (RFC 3550 §6.6); the call goes on, and another stream may follow."""
+    """The caller ended its stream with BYE (RFC 3550 §6.6). The call goes on, and another stream may follow."""
 
 
 class MediaMissing(msgspec.Struct, frozen=True):
@@ -29,28 +28,41 @@ class EventReceived(msgspec.Struct, frozen=True):
 
 
 class MessageRefused(msgspec.Struct, frozen=True):
-    """The caller sent a message that is no event; looking at it, and answering, took as much work as an event does."""
+    """The caller sent a message that is no event. Reading and answering it took as much work as an event does."""
+
+
+ChannelEvent = EventReceived | MessageRefused
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """The last event of a session."""
+    """A call ended. Every path was released before it."""
 
     reason: EndReason
     detail: str
 
 
-Event = (
+class Failed(msgspec.Struct, frozen=True):
+    """The code of a call raised an exception, which ended the call."""
+
+    error: Exception
+
+
+class Raised(msgspec.Struct, frozen=True):
+    """The code of a call raised an exception after the call had ended."""
+
+    error: Exception
+
+
+CallEvent = (
     PathValidated
     | PathReleased
     | Connected
     | MediaStarted
     | MediaMissing
     | MediaEnded
-    | UplinkFrame
-    | EventReceived
-    | MessageRefused
     | Disconnected
     | Reconnected
     | Ended
+    | Failed
+    | Raised
 )
-"""What happened. `UplinkFrame` is a stretch of the caller's audio in the backend's format."""

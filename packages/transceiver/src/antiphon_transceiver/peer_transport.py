@@ -147,8 +147,10 @@ class PeerTransport(Generic[ChannelEvent]):
         """There once the handshake is complete, and still after the end."""
         self._early: deque[tuple[bytes, float]] = deque(maxlen=MAX_EARLY_PACKETS)
         """SRTP that arrived before its keys, and when."""
-        self._events: deque[TransportEvent | ChannelEvent] = deque()
-        self._transmits: deque[Transmit] = deque()
+        self.events: deque[TransportEvent | ChannelEvent] = deque()
+        """What `poll_event` returns, oldest first."""
+        self.transmits: deque[Transmit] = deque()
+        """What `poll_transmit` returns, oldest first."""
         self._handshake_path: Path | None = None
         """The path of the latest DTLS datagram; the one to send to while the agent has selected none."""
         self._handshake_sent_to: set[Path] = set()
@@ -178,7 +180,7 @@ class PeerTransport(Generic[ChannelEvent]):
             self.authenticated = True
             if self.agent.received(source, len(data), now, authenticated=True):
                 self.flush(now)
-            self._events.append(RtpReceived(packet, now))
+            self.events.append(RtpReceived(packet, now))
         elif protocol == Protocol.STUN:
             self.agent.receive_datagram(data, source, now)
             self.authenticated = self.agent.authenticated
@@ -231,7 +233,7 @@ class PeerTransport(Generic[ChannelEvent]):
             self.counters.over_budget += 1
             return
         self.agent.sent(path, len(data))
-        self._transmits.append(Transmit(data, path))
+        self.transmits.append(Transmit(data, path))
         if self.srtp is None and len(self._handshake_sent_to) < 2:
             self._handshake_sent_to.add(path)
 
@@ -273,11 +275,11 @@ class PeerTransport(Generic[ChannelEvent]):
 
     def poll_transmit(self) -> Transmit | None:
         """Return the next datagram to send, or None."""
-        return self._transmits.popleft() if self._transmits else None
+        return self.transmits.popleft() if self.transmits else None
 
     def poll_event(self) -> TransportEvent | ChannelEvent | None:
         """Return the next event, or None."""
-        return self._events.popleft() if self._events else None
+        return self.events.popleft() if self.events else None
 
     def poll_timeout(self) -> float:
         """Return when `handle_timeout` wants to be called; infinity for never."""
@@ -304,7 +306,7 @@ class PeerTransport(Generic[ChannelEvent]):
                 self._advance(TransportStep.PEER_SILENT)
             case ice.Reconnected():
                 self._advance(TransportStep.PEER_BACK)
-        self._events.append(event)
+        self.events.append(event)
         if isinstance(event, ice.Disconnected):
             self._release_paths()
 
@@ -323,7 +325,7 @@ class PeerTransport(Generic[ChannelEvent]):
         return True
 
     def _release_paths(self) -> None:
-        self._events.extend(ice.PathReleased(path) for path in self.agent.paths)
+        self.events.extend(ice.PathReleased(path) for path in self.agent.paths)
 
     # DTLS, and what it carries
 
@@ -371,17 +373,17 @@ class PeerTransport(Generic[ChannelEvent]):
             self.agent.validate(self._handshake_path, now)
         if self.channels is not None:
             self.channels.start(now, self.dtls.round_trip)
-        self._events.append(Connected(profile, self._first_path_at - self._started, now - self._started))
+        self.events.append(Connected(profile, self._first_path_at - self._started, now - self._started))
         while self._early:  # which proves nothing about the paths as they are now
             data, arrived = self._early.popleft()
             try:
-                self._events.append(RtpReceived(self.srtp.unprotect_rtp(data), arrived))
+                self.events.append(RtpReceived(self.srtp.unprotect_rtp(data), arrived))
             except DecodeError:
                 self.counters.srtp_failed += 1
 
     def _collect_channel_events(self, channels: ChannelCore[ChannelEvent]) -> None:
         while (event := channels.poll_event()) is not None:
-            self._events.append(event)
+            self.events.append(event)
 
     # SRTP
 
@@ -406,7 +408,7 @@ class PeerTransport(Generic[ChannelEvent]):
         self.authenticated = True
         if self.agent.received(source, len(data), now, authenticated=True):
             self.flush(now)
-        self._events.append(RtcpReceived(packet))
+        self.events.append(RtcpReceived(packet))
 
     # Output of the parts
 
@@ -414,7 +416,7 @@ class PeerTransport(Generic[ChannelEvent]):
         if self.channels is not None:
             self._send_from_channels(self.channels)
         while (transmit := self.agent.poll_transmit()) is not None:
-            self._transmits.append(transmit)
+            self.transmits.append(transmit)
         while (transmit := self.dtls.poll_transmit()) is not None:
             self.send_protected(transmit.data)
 
@@ -442,5 +444,5 @@ class PeerTransport(Generic[ChannelEvent]):
             return
         self._advance(TransportStep.CLOSED)
         self._release_paths()
-        self._events.append(Closed(reason, detail))
+        self.events.append(Closed(reason, detail))
         self.update_timeout()

@@ -70,7 +70,7 @@ class CallLog:
         }
         log.info("call connected", extra={"call": call.id, **figures})
 
-    def _reported(self, call: Call, event: events.Event) -> None:
+    def _reported(self, call: Call, event: events.CallEvent) -> None:
         match event:
             case events.MediaMissing():
                 self._set_up_failed(call.id, EndReason.NO_MEDIA, "connected, but no audio came; the call goes on")

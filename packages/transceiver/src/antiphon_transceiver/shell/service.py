@@ -22,10 +22,10 @@ from antiphon_common.shell.registry import keep_registered
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_transceiver.backends import BackendPool
+from antiphon_transceiver.call_quality import LOOK_SECONDS, CallQualityMonitor
 from antiphon_transceiver.call_router import CallRouter
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.metrics import TransceiverMetrics
-from antiphon_transceiver.minutes import LOOK_SECONDS, MinuteWatch
 from antiphon_transceiver.rtp import NTP_EPOCH
 from antiphon_transceiver.shell.admission import Admission
 from antiphon_transceiver.shell.call_log import CallLog
@@ -71,7 +71,7 @@ async def serve_transceiver(
         operations = ControlOperations(router, pump)
         pump.subscribe(call_log.handle_event)
         pump.subscribe(operations.handle_event)
-        minutes = MinuteWatch()
+        minutes = CallQualityMonitor()
         _export(registry, router, admission, link, pool, minutes)
         info = LinkInfo(shared.cluster, (str(advertised),))
         app = control_app(admission, operations, info, keys.control, networks)
@@ -97,7 +97,7 @@ async def serve_transceiver(
             nursery.cancel_scope.cancel()
 
 
-async def _count_minutes(router: CallRouter, minutes: MinuteWatch) -> None:
+async def _count_minutes(router: CallRouter, minutes: CallQualityMonitor) -> None:
     while True:
         router.inspect(minutes.look, trio.current_time())
         await trio.sleep(LOOK_SECONDS)
@@ -127,7 +127,7 @@ def _export(
     admission: Admission,
     link: BatchSocket,
     pool: BackendPool,
-    minutes: MinuteWatch,
+    minutes: CallQualityMonitor,
 ) -> None:
     export_counters(registry, "antiphon_transceiver", minutes.counters)
     export_counters(registry, "antiphon_transceiver_link", router.counters)

@@ -1,6 +1,6 @@
-"""A call's session: datagrams as its caller sends them, signed and encrypted, to the end of what they do.
+"""A call: datagrams as its caller sends them, signed and encrypted, to the end of what they do.
 
-An input is a letter for the protocol and the plain content: what of it reaches which core is for the session to find.
+An input is a letter for the protocol and the plain content; the call finds the core that each part of it is for.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from antiphon_common.rtp_extensions import AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_transceiver.budget import EVENT
-from antiphon_transceiver.events import EventReceived
 from antiphon_transceiver.rtp import RtpOptions
 from cost import work
 from cost.bounds import UNITS_PER_MICROSECOND
@@ -19,7 +18,7 @@ from cost.media_states import StreamListener
 from cost.sctp_states import HostilePeer, encode, usual
 from cost.search import Ready
 from cost.transport_states import requests, signed
-from support.sim.session_pair import SessionPair
+from support.sim.call_pair import CallPair
 
 STUN, RTP, RTCP, CHANNELS = b"S", b"T", b"C", b"D"
 OPTIONS = RtpOptions({MID: 1, AUDIO_LEVEL: 2, TRANSPORT_SEQUENCE: 4}, "0", ("nack", "transport-cc"), reduced_size=True)
@@ -46,15 +45,15 @@ class ByProtocol:
         return f"element {element[:2].hex()}"
 
 
-def _session(talks: float) -> Callable[[], Ready]:
+def _call(talks: float) -> Callable[[], Ready]:
     def prepare() -> Ready:
-        pair = SessionPair(options=OPTIONS, data_channels=True).connect()
+        pair = CallPair(options=OPTIONS, data_channels=True).connect()
         pair.client.send_message("{}")
         pair.talk(talks)
-        network, client, session = pair.network, pair.client, pair.session
+        network, client, call = pair.network, pair.client, pair.call
         now, path = network.now, network.left.path
         caller: Any = client
-        peer = HostilePeer(session.channels, now)
+        peer = HostilePeer(call.channels, now)
         numbers = count(1_000_000)
 
         def protect(data: bytes) -> bytes:
@@ -74,14 +73,13 @@ def _session(talks: float) -> Callable[[], Ready]:
         sequences = (number.to_bytes(2, "big") for number in count(30_000))
 
         def receive(data: bytes) -> None:
-            session.receive_datagram(data, path, now)
-            while (event := session.poll_event()) is not None:
-                if isinstance(event, EventReceived):
-                    work.paid(round(EVENT.base * UNITS_PER_MICROSECOND))
-            drain(session, now)
+            pair.backend.events.clear()
+            call.receive_datagram(data, path, now)
+            work.paid(round(EVENT.base * UNITS_PER_MICROSECOND) * len(pair.backend.events))
+            drain(call, now)
 
         listener = StreamListener()
-        listener.stream = session.stream
+        listener.stream = call.stream
         username = f"{pair.accepted.ice.ufrag}:{client.ice_parameters.ufrag}".encode()
         attribute = b"\0\6" + len(username).to_bytes(2, "big") + username + bytes(-len(username) % 4)
         checks = [one.replace(b"\0\6\0\x0clocal:remote", attribute) for one in requests()]
@@ -94,4 +92,4 @@ def _session(talks: float) -> Callable[[], Ready]:
     return prepare
 
 
-STATES: dict[str, Callable[[], Ready]] = {"connected": _session(0.0), "talking": _session(3.0)}
+STATES: dict[str, Callable[[], Ready]] = {"connected": _call(0.0), "talking": _call(3.0)}

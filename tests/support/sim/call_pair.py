@@ -1,17 +1,20 @@
-"""One session and its caller, both the real cores, and nothing between them but a network."""
+"""One call and its caller, both the real cores, and nothing between them but a network."""
 
 from random import Random
+from typing import Any
 
 from antiphon.client.call import AudioReceived, ClientCall, ClientConnected, ClientEvent
-from antiphon_common.control import CallAccepted, IceParameters
+from antiphon_common import frames
+from antiphon_common.control import IceParameters
+from antiphon_common.json_objects import pack
 from antiphon_signaling.sdp import read_offer, write_answer
-from antiphon_transceiver.audio import UplinkFrame
-from antiphon_transceiver.events import Event
+from antiphon_transceiver.call import Call
+from antiphon_transceiver.event_bus import EventSource
+from antiphon_transceiver.events import CallEvent
 from antiphon_transceiver.ice import ice_password, ice_ufrag
-from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.rtp import RtpOptions
-from antiphon_transceiver.session import Session
 from antiphon_transceiver.srtp import SrtpProfile
+from support.fakes.recording_backend import RecordingBackend
 from support.net.impairment import Impairment
 from support.peers.certificates import certificate
 from support.sim.memory_network import MemoryNetwork
@@ -20,8 +23,8 @@ FAR_AWAY = Impairment(delay=0.025)
 FRAME_SECONDS, TICKS_PER_SECOND = 0.02, 48000
 
 
-class SessionPair:
-    """A caller (left) and the session that answers it (right), connecting."""
+class CallPair:
+    """A caller (left) and the call that answers it (right), connecting."""
 
     def __init__(
         self,
@@ -47,21 +50,21 @@ class SessionPair:
         offer = read_offer(self.client.offer().encode())
         request = offer.call_request("rtc_1", "tenant", {})
         local = IceParameters(ice_ufrag(random), ice_password(random))
-        stream = AudioStream(request.codec, "opus", "cname", random, 0.0, RtpOptions.of(request))
-        self.session = Session(request, local, certificate("server"), stream, random, 0.0)
-        fingerprint = certificate("server").fingerprint()
-        self.accepted = CallAccepted(local, self.session.setup, fingerprint, stream.ssrc, "cname", self.session.sctp)
+        self.backend = RecordingBackend(request.call_id)
+        half: Any = self.backend
+        self.call = Call(request, local, certificate("server"), half, random, 0.0, 0.0)
+        self.accepted = self.call.answer
         self.sent = 0
         """Number of packets that each side has sent."""
-        self.network: MemoryNetwork[ClientEvent, Event] = MemoryNetwork(
-            self.client, self.session, impairment, seed=seed
+        self.network: MemoryNetwork[ClientEvent, CallEvent] = MemoryNetwork(
+            self.client, self.call, impairment, seed=seed
         )
         self.client.certificate = certificate(presents)
         path = self.network.right.path
         answer = write_answer(offer, self.accepted, [(path.host, path.port)], 1)
         self.client.accept(answer.encode().decode(), 0.0)
 
-    def connect(self) -> "SessionPair":
+    def connect(self) -> "CallPair":
         assert self.network.run(
             lambda: any(isinstance(e, ClientConnected) for e in self.network.left.events), limit=5.0
         )
@@ -73,7 +76,7 @@ class SessionPair:
         for _ in range(round(seconds / FRAME_SECONDS)):
             packet = opus_packet(self.sent)
             self.client.send_audio(packet, round(self.network.now * TICKS_PER_SECOND), self.network.now)
-            self.session.play(1, packet)
+            self.play(packet)
             self.network.drain()
             self.sent += 1
             self.network.run(limit=self.network.now + FRAME_SECONDS)
@@ -87,8 +90,29 @@ class SessionPair:
     @property
     def backend_received(self) -> list[int]:
         """The numbers of the packets that the backend was sent, in that order."""
-        events = self.network.right.events
-        return [number_of(event.data) for event in events if isinstance(event, UplinkFrame) and event.data]
+        return [number_of(frame.data) for frame in self.backend.audio if frame.data]
+
+    def play(self, packet: bytes) -> None:
+        """Have the backend send a packet of its first response."""
+        self.call.receive_frame(frames.Audio(1, packet, response=1), self.network.now)
+
+    def send_event(self, event: dict[str, Any]) -> bool:
+        """Have the backend send an event; return whether no error came back."""
+        errors = len(self.backend.errors)
+        self.call.bus.publish(EventSource.BACKEND, pack(event), self.network.now)
+        self.call.handle_timeout(self.network.now)
+        return len(self.backend.errors) == errors
+
+    def hang_up(self) -> None:
+        """Have the backend end the call once everything was played and delivered."""
+        self.call.receive_frame(frames.HangUp(1), self.network.now)
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """The statistics of the call's status."""
+        status = self.call.status()
+        assert status is not None
+        return status.statistics
 
 
 def opus_packet(number: int) -> bytes:

@@ -30,7 +30,7 @@ class Watched(Protocol):
     stream: AudioStream
 
 
-class MinuteCounters:
+class CallQualityCounters:
     """Minutes count when they begin; one with several gaps counts once."""
 
     __slots__ = ("call_minutes", "call_minutes_with_gap")
@@ -49,7 +49,7 @@ class _Minute:
         self.lost = 0
 
 
-class MinuteWatch:
+class CallQualityMonitor:
     """`look` at each session every `LOOK_SECONDS`.
 
     A gap is: `GAP_PACKETS` of the caller's packets lost between two looks, a silence within a response, or a peer that
@@ -57,7 +57,7 @@ class MinuteWatch:
     """
 
     def __init__(self) -> None:
-        self.counters = MinuteCounters()
+        self.counters = CallQualityCounters()
         self._minutes: WeakKeyDictionary[Watched, _Minute] = WeakKeyDictionary()
         """Of the sessions that have been connected; one that is gone leaves nothing."""
 

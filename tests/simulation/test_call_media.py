@@ -6,13 +6,13 @@ from random import Random
 import pytest
 
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
+from antiphon_transceiver.call_media import MAX_BYES
 from antiphon_transceiver.events import MediaEnded
 from antiphon_transceiver.rtp import RtpOptions, RtpSender
-from antiphon_transceiver.session import MAX_BYES
 from antiphon_transceiver.srtp import SrtpProfile
 from antiphon_transceiver.transport_events import Connected
 from support.net.impairment import PERFECT, Impairment
-from support.sim.session_pair import SessionPair
+from support.sim.call_pair import CallPair
 
 EXTENSIONS = {AUDIO_LEVEL: 1, ABSOLUTE_SEND_TIME: 2, TRANSPORT_SEQUENCE: 3, MID: 4}
 LIKE_A_BROWSER = RtpOptions(EXTENSIONS, "0", ("transport-cc",), reduced_size=True)
@@ -29,7 +29,7 @@ def losing_rtp(share: float, seed: int) -> Callable[[bytes], list[bytes]]:
     return lambda datagram: [] if is_rtp(datagram) and random.random() < share else [datagram]
 
 
-def send_bye(pair: SessionPair) -> None:
+def send_bye(pair: CallPair) -> None:
     assert pair.client.transport is not None
     pair.client.transport.send_rtcp(pair.client.reporter.bye())
     pair.network.drain()
@@ -37,7 +37,7 @@ def send_bye(pair: SessionPair) -> None:
 
 @pytest.mark.parametrize("profile", SrtpProfile)
 def test_a_caller_that_offers_one_profile_alone(profile: SrtpProfile) -> None:
-    pair = SessionPair(profiles=(profile,)).connect()
+    pair = CallPair(profiles=(profile,)).connect()
     pair.talk(1.0)
     connected = [event for event in pair.network.right.events if isinstance(event, Connected)]
     assert [event.srtp_profile for event in connected] == [profile]
@@ -46,22 +46,22 @@ def test_a_caller_that_offers_one_profile_alone(profile: SrtpProfile) -> None:
 
 @pytest.mark.parametrize("profile", SrtpProfile)
 def test_sequence_numbers_wrap_again_and_again(profile: SrtpProfile) -> None:
-    pair = SessionPair(profiles=(profile,)).connect()
+    pair = CallPair(profiles=(profile,)).connect()
     said = 0
     for start in (0x7FF0, 0xFFF0, 0x6000, 0xC000, 0xFFF8, 0x5000, 0xA000, 0xFFFE):
-        pair.client.sender.sequence = pair.session.stream.sender.sequence = start
+        pair.client.sender.sequence = pair.call.stream.sender.sequence = start
         pair.talk(0.4)
         said += 20
     assert pair.caller_received == list(range(said))
     assert pair.backend_received == list(range(said))
-    assert pair.session.counters.srtp_failed == pair.client.failed_srtp == 0
+    assert pair.call.transport.counters.srtp_failed == pair.client.failed_srtp == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_wraps_with_losses_and_reordering(seed: int) -> None:
     print("seed", seed)
-    pair = SessionPair(seed, Impairment(delay=0.02, loss=0.1, reordering=0.2, duplication=0.1)).connect()
-    pair.client.sender.sequence = pair.session.stream.sender.sequence = 0xFFE0
+    pair = CallPair(seed, Impairment(delay=0.02, loss=0.1, reordering=0.2, duplication=0.1)).connect()
+    pair.client.sender.sequence = pair.call.stream.sender.sequence = 0xFFE0
     pair.talk(2.0)
     assert pair.client.transport is not None
     assert pair.client.transport.srtp is not None
@@ -71,7 +71,7 @@ def test_wraps_with_losses_and_reordering(seed: int) -> None:
 
 
 def test_a_caller_may_continue_with_another_ssrc() -> None:
-    pair = SessionPair(options=LIKE_PION).connect()
+    pair = CallPair(options=LIKE_PION).connect()
     for ssrc in (7, 8, 9):
         pair.talk(0.4)
         pair.client.sender = RtpSender(ssrc, 111, 30_000 - ssrc)
@@ -82,19 +82,19 @@ def test_a_caller_may_continue_with_another_ssrc() -> None:
 @pytest.mark.parametrize("profile", SrtpProfile)
 def test_every_talk_spurt_of_a_caller_with_a_new_ssrc_each_is_received(profile: SrtpProfile) -> None:
     """Push to talk, holds, replaced tracks: no number of sources makes a call deaf."""
-    pair = SessionPair(profiles=(profile,)).connect()
+    pair = CallPair(profiles=(profile,)).connect()
     spurts, each = 80, 5
     for spurt in range(spurts):
         pair.client.sender = RtpSender(0x20000000 + spurt, 111, 65530 - spurt)
         pair.talk(each * 0.02)
     assert pair.backend_received == list(range(spurts * each))
-    assert pair.session.counters.srtp_failed == 0
-    assert pair.session.ended is None
+    assert pair.call.transport.counters.srtp_failed == 0
+    assert pair.call.ended is None
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)
 def test_a_caller_whose_sequence_number_wraps_before_its_first_packet_arrives_is_received(profile: SrtpProfile) -> None:
-    pair = SessionPair(profiles=(profile,)).connect()
+    pair = CallPair(profiles=(profile,)).connect()
     pair.client.sender.sequence = 65500
     pair.network.left.rewrite = lambda datagram: [] if is_rtp(datagram) else [datagram]
     pair.talk(1.0)
@@ -106,20 +106,20 @@ def test_a_caller_whose_sequence_number_wraps_before_its_first_packet_arrives_is
 @pytest.mark.parametrize("seed", range(3))
 def test_lost_packets_are_retransmitted_after_a_nack_both_ways(seed: int) -> None:
     print("seed", seed)
-    pair = SessionPair(seed, Impairment(delay=0.01), options=LIKE_PION).connect()
+    pair = CallPair(seed, Impairment(delay=0.01), options=LIKE_PION).connect()
     pair.network.left.rewrite, pair.network.right.rewrite = losing_rtp(0.1, seed), losing_rtp(0.1, seed + 100)
     pair.talk(5.0)
     assert len(pair.backend_received) >= 240
     assert len(pair.caller_received) >= 240
     assert pair.backend_received == sorted(pair.backend_received)
-    ours, theirs = pair.session.statistics()["nack"], pair.client.feedback.statistics()["nack"]
+    ours, theirs = pair.statistics["nack"], pair.client.feedback.statistics()["nack"]
     assert 10 < ours["recovered"] <= ours["requested"] < 80
     assert 10 < theirs["recovered"] <= theirs["requested"] < 80
     assert ours["resent"] >= theirs["recovered"]
 
 
 def test_a_retransmission_is_the_same_ciphertext() -> None:
-    pair = SessionPair(0, Impairment(delay=0.01), options=LIKE_PION).connect()
+    pair = CallPair(0, Impairment(delay=0.01), options=LIKE_PION).connect()
     lost: list[bytes] = []
 
     def lose_some(datagram: bytes) -> list[bytes]:
@@ -139,19 +139,19 @@ def test_a_retransmission_is_the_same_ciphertext() -> None:
 
 
 def test_without_nack_in_the_offer_no_packet_is_requested_again() -> None:
-    pair = SessionPair(options=LIKE_A_BROWSER).connect()
+    pair = CallPair(options=LIKE_A_BROWSER).connect()
     pair.network.left.rewrite = losing_rtp(0.1, 0)
     pair.talk(2.0)
-    assert pair.session.statistics()["nack"] is None
+    assert pair.statistics["nack"] is None
     assert len(pair.backend_received) < 100
 
 
 @pytest.mark.parametrize("options", [LIKE_A_BROWSER, LIKE_PION])
 def test_both_sides_receive_reports_on_their_packets(options: RtpOptions) -> None:
-    pair = SessionPair(0, Impairment(delay=0.03), options=options).connect()
+    pair = CallPair(0, Impairment(delay=0.03), options=options).connect()
     pair.network.left.rewrite, pair.network.right.rewrite = losing_rtp(0.2, 1), losing_rtp(0.2, 2)
     pair.talk(12.0)
-    ours = pair.session.statistics()
+    ours = pair.statistics
     assert ours["round_trip_ms"] == pytest.approx(60, abs=3)
     assert ours["received_packets"] > 450
     assert ours["sent_packets"] == 600
@@ -165,27 +165,27 @@ def test_both_sides_receive_reports_on_their_packets(options: RtpOptions) -> Non
 
 
 def test_jitter_is_reported_both_ways() -> None:
-    pair = SessionPair(0, Impairment(delay=0.02, reordering=0.5, held_back=0.04)).connect()
+    pair = CallPair(0, Impairment(delay=0.02, reordering=0.5, held_back=0.04)).connect()
     pair.talk(12.0)
-    figures = pair.session.statistics()
+    figures = pair.statistics
     assert 3 < figures["received_jitter_ms"] < 40
     assert 3 < figures["sent_jitter_ms"] < 40
 
 
 def test_a_bye_ends_the_callers_stream_and_not_the_call() -> None:
-    pair = SessionPair().connect()
+    pair = CallPair().connect()
     pair.talk(0.4)
     send_bye(pair)
     pair.network.run(limit=pair.network.now + 1.0)
     assert [event for event in pair.network.right.events if isinstance(event, MediaEnded)] == [MediaEnded()]
     pair.client.sender = RtpSender(99, 111, 5)
     pair.talk(0.4)
-    assert pair.session.state == "connected"
+    assert pair.call.state == "connected"
     assert pair.backend_received == list(range(40))
 
 
 def test_packets_that_a_bye_overtook_begin_no_stream() -> None:
-    pair = SessionPair(impairment=PERFECT).connect()
+    pair = CallPair(impairment=PERFECT).connect()
     overtaken: list[bytes] = []
 
     def hold_some(datagram: bytes) -> list[bytes]:
@@ -197,18 +197,18 @@ def test_packets_that_a_bye_overtook_begin_no_stream() -> None:
     pair.talk(0.4)
     send_bye(pair)
     path = pair.network.left.path
-    pair.session.receive_datagram(overtaken[0], path, pair.network.now)
+    pair.call.receive_datagram(overtaken[0], path, pair.network.now)
     pair.network.run(limit=pair.network.now + 0.2)
     pair.client.sender = RtpSender(99, 111, 5)
     pair.talk(0.4)
-    pair.session.receive_datagram(overtaken[1], path, pair.network.now)
+    pair.call.receive_datagram(overtaken[1], path, pair.network.now)
     pair.talk(0.4)
     assert pair.backend_received == [*range(10), *range(12, 60)]
-    assert pair.session.stream.counters.ended_source == 1
+    assert pair.call.stream.counters.ended_source == 1
 
 
 def test_a_caller_may_send_on_after_a_bye_as_a_browser_with_another_track_does() -> None:
-    pair = SessionPair().connect()
+    pair = CallPair().connect()
     for _ in range(3):
         pair.talk(0.4)
         send_bye(pair)
@@ -219,7 +219,7 @@ def test_a_caller_may_send_on_after_a_bye_as_a_browser_with_another_track_does()
 
 def test_a_bye_after_each_packet_is_reported_at_most_max_byes_times() -> None:
     """RFC 3550 §6.6: each BYE ends a stream that the next packet begins again; a report is a line of the log."""
-    pair = SessionPair(impairment=PERFECT).connect()
+    pair = CallPair(impairment=PERFECT).connect()
     for _ in range(4 * MAX_BYES):
         pair.talk(0.02)
         send_bye(pair)

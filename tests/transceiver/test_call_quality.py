@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from antiphon_common.control import Codec
+from antiphon_transceiver.call_quality import CallQualityMonitor
 from antiphon_transceiver.media import AudioStream
-from antiphon_transceiver.minutes import MinuteWatch
 from antiphon_transceiver.rtp import RtpSender
 
 OPUS = Codec("opus", 111, 48_000)
@@ -45,7 +45,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.session = FakeSession()
-        self.watch = MinuteWatch()
+        self.watch = CallQualityMonitor()
 
     def run(
         self,
@@ -111,7 +111,7 @@ def test_a_muted_caller_has_no_gap_and_one_that_is_gone_has() -> None:
 
 
 def test_a_call_that_is_not_connected_has_no_minutes_and_one_that_ended_is_forgotten() -> None:
-    watch, session = MinuteWatch(), FakeSession()
+    watch, session = CallQualityMonitor(), FakeSession()
     session.state = "connecting"
     watch.look(session, START)
     assert watch.counters.call_minutes == 0

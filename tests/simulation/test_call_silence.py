@@ -8,37 +8,37 @@ import pytest
 from antiphon.client.call import AudioReceived
 from antiphon_common.demux import Protocol, classify
 from antiphon_transceiver.ice import Disconnected, Reconnected
-from support.sim.session_pair import SessionPair, opus_packet
+from support.sim.call_pair import CallPair, opus_packet
 
 SHORT, LONG = 6.0, 27.0
 
 
-def silent_for(gap: float, *, data_channels: bool = False) -> SessionPair:
+def silent_for(gap: float, *, data_channels: bool = False) -> CallPair:
     """Return a connected pair of which nothing arrived for `gap` seconds; now the network carries everything again."""
-    pair = SessionPair(data_channels=data_channels).connect()
+    pair = CallPair(data_channels=data_channels).connect()
     pair.talk(1.0)
     pair.network.left.rewrite = pair.network.right.rewrite = lambda datagram: []
     pair.network.run(limit=pair.network.now + gap)
-    assert pair.session.state == "disconnected"
+    assert pair.call.state == "disconnected"
     pair.network.left.rewrite = pair.network.right.rewrite = lambda datagram: [datagram]
     return pair
 
 
-def send_audio(pair: SessionPair) -> None:
+def send_audio(pair: CallPair) -> None:
     pair.client.send_audio(opus_packet(pair.sent), round(pair.network.now * 48000), pair.network.now)
 
 
-def send_report(pair: SessionPair) -> None:
+def send_report(pair: CallPair) -> None:
     assert pair.client.transport is not None
     pair.client.transport.send_rtcp(pair.client.reporter.wrap(()))
 
 
-def send_message(pair: SessionPair) -> None:
+def send_message(pair: CallPair) -> None:
     pair.client.send_message("{}")
     pair.client.handle_timeout(pair.network.now)
 
 
-def send_check(pair: SessionPair) -> None:
+def send_check(pair: CallPair) -> None:
     assert pair.client.transport is not None
     pair.client.agent.nominate(pair.network.right.path, pair.network.now)
     pair.client.transport.flush(pair.network.now)
@@ -55,7 +55,7 @@ SIGNS = [
 @pytest.mark.parametrize("gap", [SHORT, 20.0, 24.0, LONG])
 @pytest.mark.parametrize(("protocol", "send"), SIGNS, ids=[protocol.name for protocol, _ in SIGNS])
 def test_one_authenticated_packet_of_any_kind_reconnects_in_the_same_call(
-    protocol: Protocol, send: Callable[[SessionPair], None], gap: float
+    protocol: Protocol, send: Callable[[CallPair], None], gap: float
 ) -> None:
     pair = silent_for(gap, data_channels=True)
     now = pair.network.now
@@ -64,9 +64,9 @@ def test_one_authenticated_packet_of_any_kind_reconnects_in_the_same_call(
     send(pair)
     sent = [transmit.data for transmit in iter(pair.client.poll_transmit, None)]
     (datagram, *_) = (data for data in sent if classify(data) == protocol)
-    pair.session.receive_datagram(datagram, pair.network.left.path, now)
-    assert pair.session.state == "connected"
-    assert Reconnected() in list(iter(pair.session.poll_event, None))
+    pair.call.receive_datagram(datagram, pair.network.left.path, now)
+    assert pair.call.state == "connected"
+    assert Reconnected() in list(iter(pair.call.poll_event, None))
 
 
 @pytest.mark.parametrize("gap", [SHORT, LONG])
@@ -77,7 +77,7 @@ def test_a_caller_that_returns_with_media_alone_receives_audio_within_two_frames
     back, before = pair.network.now, len(pair.caller_received)
     while len(pair.caller_received) == before:
         send_audio(pair)
-        pair.session.play(1, opus_packet(pair.sent))
+        pair.play(opus_packet(pair.sent))
         pair.sent += 1
         pair.network.drain()
         pair.network.run(
@@ -89,21 +89,21 @@ def test_a_caller_that_returns_with_media_alone_receives_audio_within_two_frames
 
 def test_messages_alone_keep_a_caller_connected() -> None:
     """One that is muted sends no media; what it sends over data channels is authenticated too."""
-    pair = SessionPair(data_channels=True).connect()
+    pair = CallPair(data_channels=True).connect()
     pair.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.DTLS else []
     for _ in range(20):
         pair.client.send_message("{}")
         pair.client.handle_timeout(pair.network.now)
         pair.network.drain()
         pair.network.run(limit=pair.network.now + 1.0)
-    assert pair.session.ended is None
+    assert pair.call.ended is None
     assert not any(isinstance(event, Disconnected) for event in pair.network.right.events)
 
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_caller_that_sends_media_receives_a_check_every_few_seconds(lost: bool) -> None:
     """Some embedded clients hang up after 10 s without one; every other check may get lost."""
-    pair = SessionPair().connect()
+    pair = CallPair().connect()
     times: list[float] = [pair.network.now]
     checks = 0
 
@@ -121,11 +121,11 @@ def test_a_caller_that_sends_media_receives_a_check_every_few_seconds(lost: bool
         pair.talk(0.8)
     times.append(pair.network.now)
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 10.0
-    assert pair.session.state == "connected"
+    assert pair.call.state == "connected"
 
 
 def test_datagrams_that_are_not_authentic_reconnect_no_caller() -> None:
     pair = silent_for(SHORT)
     for junk in (b"\x80\x6f" + bytes(60), b"\x80\xc9" + bytes(60), b"\x17\xfe\xfd\0\1" + bytes(60), bytes(60)):
-        pair.session.receive_datagram(junk, pair.network.left.path, pair.network.now)
-    assert pair.session.state == "disconnected"
+        pair.call.receive_datagram(junk, pair.network.left.path, pair.network.now)
+    assert pair.call.state == "disconnected"

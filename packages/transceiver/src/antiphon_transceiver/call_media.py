@@ -1,0 +1,151 @@
+"""The audio of one call on its transport: RTP and RTCP that arrive, paced RTP, reports and feedback that leave."""
+
+from collections import deque
+from math import inf
+from typing import Any
+
+from antiphon_common.control import CallRequest
+from antiphon_transceiver.audio import UplinkFrame
+from antiphon_transceiver.events import MediaEnded, MediaMissing, MediaStarted
+from antiphon_transceiver.media import AudioStream
+from antiphon_transceiver.peer_transport import PeerTransport, TransportState
+
+FIRST_MEDIA_TIMEOUT = 10.0
+"""Seconds after the handshake at which a caller whose audio never came is reported; it may be muted, so it stays."""
+
+MAX_BYES = 16
+"""Ends of the caller's stream that are reported, each a line of the log. A browser sends one BYE for each track; a
+caller that sends one after each packet would fill the disk."""
+
+MediaEvent = MediaStarted | MediaMissing | MediaEnded
+
+
+class CallMedia:
+    """The audio stream of a call, driven over its transport. Times are seconds.
+
+    `start` it once the transport is connected. Pass on the RTP and RTCP that arrive, then take the frames out; call
+    `handle_timeout` at `poll_timeout`, and take `events` out.
+    """
+
+    def __init__(self, request: CallRequest, stream: AudioStream, transport: PeerTransport[Any], now: float) -> None:
+        self.stream = stream
+        self.events: deque[MediaEvent] = deque()
+        self.started = False
+        self._transport = transport
+        self._caller_sends = request.direction in ("sendrecv", "sendonly")
+        self._caller_listens = request.direction in ("sendrecv", "recvonly")
+        self._offered_at = now
+        self._missing_at = inf
+        """When the caller's first audio counts as missing."""
+        self._byes = 0
+        self._feedback_due = False
+        self.uplink_at = inf
+        """When a frame of the caller is due although nothing arrives."""
+        self._playout_at = self._feedback_at = self._report_at = inf
+
+    @property
+    def played(self) -> bool:
+        """Whether all audio of the backend has been sent."""
+        return self._playout_at == inf
+
+    def start(self, now: float) -> None:
+        """Begin to report and to play."""
+        self.started = True
+        if self._caller_sends:
+            self._missing_at = now + FIRST_MEDIA_TIMEOUT
+        self.stream.start(now)
+        self._report_at = self.stream.reporter.poll_timeout()
+
+    # From the caller
+
+    def receive_rtp(self, packet: bytes, arrived: float, now: float) -> None:
+        """Take one RTP packet, which may have waited for its keys since it arrived."""
+        if self._missing_at != inf:
+            self._missing_at = inf
+            self.events.append(MediaStarted(now - self._offered_at))
+        if self.stream.receive_rtp(packet, arrived):
+            self._feedback_due = True
+
+    def receive_rtcp(self, packet: bytes, now: float) -> None:
+        """Take one RTCP packet, and send again what it reports as lost."""
+        if self.stream.receive_rtcp(packet, now) and self._byes < MAX_BYES:
+            self._byes += 1
+            self.events.append(MediaEnded())
+        while (again := self.stream.feedback.poll_resend()) is not None:
+            self._transport.send_protected(again)
+        self._report_at = self.stream.reporter.poll_timeout()
+
+    def take_frames(self, now: float) -> list[UplinkFrame]:
+        """Return the caller's audio that is due, in order, and send the feedback that is."""
+        stream, frames = self.stream, []
+        while (frame := stream.poll_frame(now)) is not None:
+            frames.append(frame)
+        self.uplink_at = stream.uplink.poll_timeout()
+        if self._feedback_due:
+            self._send_feedback(now)
+        self._feedback_at = stream.feedback.poll_timeout()
+        return frames
+
+    # From the backend
+
+    def play(self, response: int, data: bytes) -> None:
+        """Queue audio of a response.
+
+        Raises:
+            OverrunError: when the backend ignored its credit.
+            DecodeError: when `data` is no audio of the format.
+        """
+        self.stream.playout.append(response, data)
+        self._playout_at = self.stream.playout.poll_timeout()
+
+    def clear(self, response: int) -> int:
+        """Drop what is not yet sent of a response and those before it; return the milliseconds that were played."""
+        played = self.stream.playout.clear(response)
+        self._playout_at = self.stream.playout.poll_timeout()
+        return played
+
+    def end_response(self, response: int) -> None:
+        """Note that the backend has sent all audio of a response. Raises OverrunError when too many ends wait."""
+        self.stream.playout.end(response)
+        self._playout_at = self.stream.playout.poll_timeout()
+
+    # Time
+
+    def handle_timeout(self, now: float) -> None:
+        """Send what is due: audio, reports, feedback. Nothing is sent while the caller is silent."""
+        if now >= self._missing_at:
+            self._missing_at = inf
+            self.events.append(MediaMissing())
+        connected = self._transport.state is TransportState.CONNECTED
+        if now >= self._report_at:
+            if connected and (report := self.stream.poll_rtcp(now)) is not None:
+                self._transport.send_rtcp(report)
+            self._report_at = self.stream.reporter.poll_timeout()
+        if connected:
+            self._play(now)
+            self._send_feedback(now)
+            self._feedback_at = self.stream.feedback.poll_timeout()
+
+    def poll_timeout(self) -> float:
+        """Return when `handle_timeout` is due; infinity for never."""
+        state = self._transport.state
+        if state is TransportState.CONNECTED:
+            return min(self.uplink_at, self._playout_at, self._feedback_at, self._report_at, self._missing_at)
+        return min(self.uplink_at, self._missing_at) if state is TransportState.DISCONNECTED else inf
+
+    def send_bye(self) -> None:
+        """End our stream (RFC 3550 §6.6)."""
+        self._transport.send_rtcp(self.stream.bye())
+
+    def _play(self, now: float) -> None:
+        stream, transport = self.stream, self._transport
+        while (packet := stream.poll_rtp(now)) is not None:
+            if self._caller_listens:
+                stream.feedback.sent(transport.send_rtp(packet), now)
+        self._playout_at = stream.playout.poll_timeout()
+
+    def _send_feedback(self, now: float) -> None:
+        self._feedback_due = False
+        connected = self._transport.state is TransportState.CONNECTED
+        if connected and (feedback := self.stream.poll_feedback(now)) is not None:
+            self._transport.send_rtcp(feedback)
