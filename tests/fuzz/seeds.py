@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from antiphon_common import frames
 from antiphon_common.control import Codec, IceParameters, IceUpdate
 from antiphon_common.core import Path
@@ -207,7 +207,7 @@ def decoder_seeds() -> dict[str, list[bytes]]:
         "rtcp": [bytes.fromhex("80c80006000000010000000000000000000000000000000000000000")],
         "red": [bytes((RED,)) + red_payload()],
         "opus": [b"\xf8abc", b"\xfb\x03" + b"x" * 30],
-        "audio": [b"\xf8abc", Speech.shipped().packets[30]],
+        "audio": [b"\xf8abc", RecordedSpeech.shipped().packets[30]],
         "dtls_records": call[Protocol.DTLS],
         "dtls_messages": handshake_bodies(),
         "dtls_certificate": [certificate("client").der],

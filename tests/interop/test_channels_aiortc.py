@@ -10,7 +10,7 @@ import httpx
 import pytest
 from aiortc import RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from support.fakes.backend_calls import serving_in_thread
 from support.peers.aiortc_callers import EncodedSpeaker
 from support.peers.aiortc_peer import run_in_thread
@@ -33,7 +33,7 @@ class ChannelCaller:
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.peer = RTCPeerConnection()
-        self.peer.addTrack(EncodedSpeaker(Speech.shipped().packets))
+        self.peer.addTrack(EncodedSpeaker(RecordedSpeech.shipped().packets))
         self.heard: list[dict[str, Any]] = []
         self.location = ""
         self._http = http

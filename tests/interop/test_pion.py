@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from support.processes.answering_backend import repeating_backend
 from support.processes.services import all_in_one
 
@@ -40,7 +40,7 @@ def pion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_call_from_pion_hears_itself_and_gets_its_events_back(pion: Path, tmp_path: Path) -> None:
     packets = tmp_path / "packets"
-    packets.write_bytes(b"".join(len(p).to_bytes(2, "big") + p for p in Speech.shipped().packets))
+    packets.write_bytes(b"".join(len(p).to_bytes(2, "big") + p for p in RecordedSpeech.shipped().packets))
     with repeating_backend() as url, all_in_one("--audio", "opus", backend=f"test={url}") as deployment:
         command = [str(pion), deployment.url, str(packets), str(SECONDS), *map(str, LENGTHS)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

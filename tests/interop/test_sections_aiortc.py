@@ -8,7 +8,7 @@ import pytest
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaBlackhole
 
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from support.peers.aiortc_callers import CONNECT_SECONDS, EncodedSpeaker
 from support.peers.asynchronous import run_in_thread
 from support.processes.services import all_in_one
@@ -34,7 +34,7 @@ async def _converse(url: str, order: Order) -> dict[str, Any]:
     peer.on("connectionstatechange", lambda: connected.set() if peer.connectionState == "connected" else None)
     peer.on("track", sink.addTrack)
     for direction in order:
-        source = EncodedSpeaker(Speech.shipped().packets) if direction == "sendonly" else "audio"
+        source = EncodedSpeaker(RecordedSpeech.shipped().packets) if direction == "sendonly" else "audio"
         peer.addTransceiver(source, direction=direction)
     await peer.setLocalDescription(await peer.createOffer())
     async with httpx.AsyncClient(base_url=url, timeout=CONNECT_SECONDS) as http:

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import trio
 
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
 from support.floods.caller_floods import FLOODS, dtls_fragments, dtls_refused
@@ -62,7 +62,7 @@ class FloodingCaller:
         self._http = http
         self._driver = driver
         self._certificate = Certificate.generate()
-        self._speech = Speech.shipped()
+        self._speech = RecordedSpeech.shipped()
         self._model = model
         self._half_open: list[Caller] = []
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import httpx
 import trio
 
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
 from support.floods.packet_flood import Address, Flood, FloodResult
@@ -30,7 +30,7 @@ MAX_OFFERS = 40
 MEBIBYTE = 1 << 20
 
 
-speech = functools.cache(Speech.shipped)
+speech = functools.cache(RecordedSpeech.shipped)
 
 
 class CallFactory:

@@ -15,7 +15,7 @@ import httpx
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from av.packet import Packet
 
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.load_run import LINGER
 
 CONNECT_SECONDS = 30.0
@@ -58,7 +58,7 @@ class EncodedSpeaker(MediaStreamTrack):
 class AiortcCaller:
     """One call of aiortc. `connect` makes it; `counts` reads its counters."""
 
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: RecordedSpeech) -> None:
         self.call_id = ""
         self.speaker = EncodedSpeaker(speech.packets)
         self.peer = RTCPeerConnection()
@@ -84,7 +84,7 @@ class AiortcCaller:
 
 
 async def main(url: str, calls: int) -> None:
-    speech = Speech.shipped()
+    speech = RecordedSpeech.shipped()
     callers = [AiortcCaller(speech) for _ in range(calls)]
     async with httpx.AsyncClient(base_url=url, timeout=CONNECT_SECONDS) as http:
         for caller in callers:

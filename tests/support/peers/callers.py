@@ -19,7 +19,7 @@ import trio
 
 from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
 from antiphon.client.descriptions import read_answer
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.client_driver import CallDriver, DrivenCall
 from antiphon_common.control import IceParameters
 from antiphon_transceiver.dtls import Certificate
@@ -56,7 +56,7 @@ class Caller:
         self,
         driver: CallDriver,
         certificate: Certificate,
-        speech: Speech,
+        speech: RecordedSpeech,
         local: tuple[str, int] = ("127.0.0.1", 0),
         *,
         data_channels: bool = False,
@@ -146,7 +146,7 @@ class Callers:
         self.http = http
         self.driver = CallDriver()
         self._certificate = Certificate.generate()
-        self._speech = Speech.shipped()
+        self._speech = RecordedSpeech.shipped()
 
     async def call(self, *, data_channels: bool = False) -> Caller:
         """Make a call. Return it once its audio comes back."""
@@ -189,7 +189,7 @@ def _collect(callers: Iterable[Caller]) -> CallFigures:
 
 
 async def main(url: str, calls: int) -> None:
-    driver, certificate, speech = CallDriver(), Certificate.generate(), Speech.shipped()
+    driver, certificate, speech = CallDriver(), Certificate.generate(), RecordedSpeech.shipped()
     async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as http, trio.open_nursery() as nursery:
         nursery.start_soon(driver.run)
         callers = [Caller(driver, certificate, speech) for _ in range(calls)]

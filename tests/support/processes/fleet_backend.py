@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from antiphon_backend import Call, serve_backend
 from antiphon_common.frames import FrameStatus
 from support.net.gaps import Gap, answer_lines
@@ -18,7 +18,7 @@ from support.net.gaps import Gap, answer_lines
 class SpeakingBackend:
     """The handler of all calls. `figures` returns the gaps in the audio of each call."""
 
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: RecordedSpeech) -> None:
         self._packets = speech.packets
         self._gaps: dict[str, Gap] = {}
 
@@ -42,7 +42,7 @@ class SpeakingBackend:
 
 async def main(address: str, slots: int) -> None:
     host, _, port = address.rpartition(":")
-    backend = SpeakingBackend(Speech.shipped())
+    backend = SpeakingBackend(RecordedSpeech.shipped())
     async with trio.open_nursery() as nursery:
         serve = partial(serve_backend, backend.handle, host, int(port), slots=slots, formats=("opus",))
         print("ready", await nursery.start(serve), flush=True)

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from antiphon.client.call import AudioReceived, ClientClosed, ClientEvent
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
 from support.net.gaps import Gap, answer_lines
@@ -43,7 +43,7 @@ class MeasuringCaller(Caller):
     """A call of the test client. It sends audio once connected, unless it only listens."""
 
     def __init__(
-        self, driver: CallDriver, certificate: Certificate, speech: Speech, address: str, speaks: bool
+        self, driver: CallDriver, certificate: Certificate, speech: RecordedSpeech, address: str, speaks: bool
     ) -> None:
         super().__init__(driver, certificate, speech, (address, 0))
         self.speaks = speaks
@@ -65,7 +65,7 @@ class MeasuringCaller(Caller):
 
 
 async def call_from_cores(url: str, address: str, speaking: int, listening: int) -> None:
-    driver, certificate, speech = CallDriver(), Certificate.generate(), Speech.shipped()
+    driver, certificate, speech = CallDriver(), Certificate.generate(), RecordedSpeech.shipped()
     async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as http, trio.open_nursery() as nursery:
         nursery.start_soon(driver.run)
         callers = {}
@@ -82,7 +82,7 @@ async def call_from_cores(url: str, address: str, speaking: int, listening: int)
 
 async def call_from_aiortc(url: str, speaking: int) -> None:
     """Read the counters of aiortc's receivers: their audio comes out of a jitter buffer, which hides gaps."""
-    speech = Speech.shipped()
+    speech = RecordedSpeech.shipped()
     callers = [aiortc_callers.AiortcCaller(speech) for _ in range(speaking)]
     async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as http:
         for caller in callers:

@@ -79,9 +79,9 @@ _DTLS_REASONS = (
 class ClientCall:
     """One call as a caller makes it: `offer`, `accept` the answer, then audio both ways until `close`.
 
-    `setup` is what the offer says of our DTLS role: `actpass`, `active` (we are the DTLS client) or `passive`.
-    `options` are the header extensions and the feedback to offer; what the answer takes of them is used. With
-    `data_channels` those are offered too; if the answer takes them, `channels` is there and `oai-events` being opened.
+    `setup` is our DTLS role in the offer: `actpass`, `active` (we are the DTLS client) or `passive`. `options` are the
+    header extensions and the feedback to offer; those that the answer accepts are used. With `data_channels` these are
+    offered too; if the answer accepts them, `channels` is set and `oai-events` is being opened.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class ClientCall:
         )
 
     def restart_ice(self) -> str:
-        """Return an offer with new ICE credentials (RFC 8445 §9); its answer goes to `accept` too. Everything but ICE
-        goes on as it was."""
+        """Return an offer with new ICE credentials (RFC 8445 §9); its answer goes to `accept` too. DTLS, SRTP and data
+        channels are kept."""
         self.ice_parameters = IceParameters(ice_ufrag(self._random), ice_password(self._random))
         self.agent.restart(self.ice_parameters)
         return self.offer()
@@ -194,8 +194,8 @@ class ClientCall:
     def send_audio(self, payload: bytes, timestamp: int, now: float, payload_type: int = OPUS_PAYLOAD_TYPE) -> None:
         """Send one packet; `timestamp` counts ticks of the codec's clock, Opus's 48 kHz, since the call's audio began.
 
-        Whoever sends another payload type than Opus's has put it into the offer. Raises LocalProtocolError before the
-        call is connected.
+        Another payload type than that of Opus must be in the offer. Raises LocalProtocolError before the call is
+        connected.
         """
         if self.transport is None:
             raise LocalProtocolError("the call is not connected")

@@ -1,4 +1,4 @@
-"""The offer that the test client makes, and what it reads from the answer."""
+"""The SDP offer that the test client makes, and what it reads from the answer."""
 
 import msgspec
 from aioice import Candidate
@@ -16,8 +16,11 @@ CHANNELS_MID = "1"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What an answer says of the server's side. `setup` is the server's DTLS role, `options` what both sides speak;
-    `sctp` is None if the server takes no data channels."""
+    """What an answer says of the server's side; `read_answer` makes one.
+
+    `setup` is the server's DTLS role, `options` is what both sides support, and `sctp` is None if the server accepts no
+    data channels.
+    """
 
     ice: IceParameters
     setup: Setup
@@ -36,7 +39,7 @@ def write_offer(
     options: RtpOptions,
     sctp: SctpParameters | None = None,
 ) -> str:
-    """Return an offer of one audio section, Opus both ways, and of data channels if `sctp` says so; no candidates."""
+    """Return an offer of one audio section, Opus both ways, and of data channels if `sctp` is given; no candidates."""
     transport = (
         Attribute("ice-ufrag", ice.ufrag),
         Attribute("ice-pwd", ice.password),
@@ -87,7 +90,7 @@ def _channels(sctp: SctpParameters, transport: tuple[Attribute, ...]) -> MediaDe
 
 
 def read_answer(sdp: str) -> Answer:
-    """Read an answer to `write_offer`; raise DecodeError when it lacks something."""
+    """Read the answer to an offer of `write_offer`. Raises DecodeError when something in it is missing or malformed."""
     media = SessionDescription.decode(sdp.encode()).media
     if not media:
         raise DecodeError("the answer has no media")

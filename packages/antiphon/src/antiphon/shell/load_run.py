@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
-from antiphon.client.speech import Speech
+from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.client_driver import CallDriver, DrivenCall
 from antiphon_common.errors import AntiphonError, DecodeError
 from antiphon_transceiver.dtls import Certificate
@@ -71,7 +71,7 @@ class LoadError(AntiphonError):
 class _Caller:
     """One call of a run: sets it up, talks, and keeps its report."""
 
-    def __init__(self, driver: CallDriver, certificate: Certificate, speech: Speech) -> None:
+    def __init__(self, driver: CallDriver, certificate: Certificate, speech: RecordedSpeech) -> None:
         now = trio.current_time()
         core = ClientCall(certificate, os.urandom, now, ntp_offset=time.time() - now + NTP_EPOCH)
         self.report = CallReport()
@@ -151,7 +151,7 @@ class Load:
         self.driver = CallDriver()
         self._settings = settings
         self._certificate = Certificate.generate()
-        self._speech = Speech.shipped()
+        self._speech = RecordedSpeech.shipped()
         self._callers: list[_Caller] = []
         headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
         self._http = httpx.AsyncClient(

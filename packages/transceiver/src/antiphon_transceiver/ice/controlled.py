@@ -32,7 +32,7 @@ from antiphon_common.stun import (
     success_response,
 )
 from antiphon_transceiver.ice.checks import ConsentSchedule, OutgoingChecks
-from antiphon_transceiver.ice.credentials import Credentials, Generation
+from antiphon_transceiver.ice.credentials import Generation, IceCredentials
 from antiphon_transceiver.ice.events import (
     CheckAccepted,
     Disconnected,
@@ -110,7 +110,7 @@ class ControlledAgent:
         """Where to send: the latest nominated of the validated paths. Before any is validated the latest nominated
         path, or else the first that was opened; the three-fold limit holds there. Where that one's ingress is
         unreachable, another validated path."""
-        self._credentials = Credentials(local, remote)
+        self._credentials = IceCredentials(local, remote)
         self._table = PathTable()
         self._checks = OutgoingChecks(random, random(8) if tie_breaker is None else tie_breaker.to_bytes(8, "big"))
         self._schedule = ConsentSchedule(random)

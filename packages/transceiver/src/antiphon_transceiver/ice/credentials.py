@@ -26,7 +26,7 @@ class Generation(NamedTuple):
         return cls(local, remote, local.password.encode(), remote.password.encode(), username)
 
 
-class Credentials:
+class IceCredentials:
     """The generations of a call by our ufrag, oldest first. Look one up with `find`; the oldest makes room."""
 
     def __init__(self, local: IceParameters, remote: IceParameters) -> None:
