@@ -1,5 +1,6 @@
 """Exceptions at every entry into a call: that call ends with `internal_error`, leaves nothing, and no other notices."""
 
+from operator import attrgetter
 from random import Random
 from typing import Any
 
@@ -124,10 +125,11 @@ def test_an_exception_of_the_media_ends_its_call_alone(method: str) -> None:
     scene.check()
 
 
-@pytest.mark.parametrize("method", ["receive_rtp", "poll_frame", "poll_rtp", "poll_rtcp", "poll_feedback"])
+@pytest.mark.parametrize("method", ["receive_rtp", "uplink.poll", "poll_rtp", "poll_rtcp", "poll_feedback"])
 def test_an_exception_of_a_stream_ends_its_call_alone(method: str) -> None:
     scene = FenceScene()
-    break_part(scene.call.stream, method)
+    *part, name = method.split(".")
+    break_part(attrgetter(*part)(scene.call.stream) if part else scene.call.stream, name)
     scene.check()
 
 

@@ -174,9 +174,13 @@ class Call:
         endpoint = dtls.DtlsEndpoint(role, certificate, request.fingerprints, PREFERRED_PROFILES, random)
         self.channels = None if request.sctp is None else CallChannels(request.sctp, is_client, random)
         self.transport: PeerTransport[ChannelEvent] = PeerTransport(self.agent, endpoint, self.channels, now)
+        self.transmits = self.transport.transmits
+        """What `poll_transmit` returns, oldest first."""
+        self.events: deque[CallEvent] = deque()
+        """What `poll_event` returns, oldest first."""
         cname = random(12).hex()
         self.stream = AudioStream(request.codec, backend.format, cname, random, ntp_offset, RtpOptions.of(request))
-        self.media = CallMedia(request, self.stream, self.transport, now)
+        self.media = CallMedia(request, self.stream, self.transport, self.events, now)
 
         self.budget = Budget()
         self._caller = CallerConsumer(self.transport, self.channels)
@@ -192,10 +196,6 @@ class Call:
         """The way to each path with an authenticated check, bounded by the agent's paths."""
         self.routes_by_key: dict[bytes, Route] = {}
         """The same by the path's key in the link header."""
-        self.transmits = self.transport.transmits
-        """What `poll_transmit` returns, oldest first."""
-        self.events: deque[CallEvent] = deque()
-        """What `poll_event` returns, oldest first."""
         self.deadline = self.transport.deadline
         """What `poll_timeout` returns."""
         self._setup_seconds: float | None = None
@@ -229,7 +229,7 @@ class Call:
         """Take one datagram of the caller, or of an attacker that spoofs its address."""
         self.transport.receive_datagram(data, source, now)
         self._handle_transport_events(now)
-        self._update_deadline()
+        self.deadline = min(self.transport.deadline, self.media.poll_timeout())
 
     @fenced
     def receive_frame(self, frame: InboundFrame, now: float) -> None:
@@ -243,7 +243,7 @@ class Call:
                 self._receive_frame(frame, now)
             except (OverrunError, DecodeError) as error:
                 self._end(EndReason.BACKEND_ERROR, str(error), now)
-        self._update_deadline()
+        self.deadline = min(self.transport.deadline, self.media.poll_timeout())
 
     @fenced
     def handle_timeout(self, now: float) -> None:
@@ -252,7 +252,7 @@ class Call:
             self.transport.handle_timeout(now)
             self._handle_transport_events(now)
         self._run_media(now)
-        self._update_deadline()
+        self.deadline = min(self.transport.deadline, self.media.poll_timeout())
 
     # Output
 
@@ -276,7 +276,7 @@ class Call:
         and audio go on as they are."""
         evicted = self.agent.restart(local, remote)
         self.answer = msgspec.structs.replace(self.answer, ice=local)
-        self._update_deadline()
+        self.deadline = min(self.transport.deadline, self.media.poll_timeout())
         return Restart(self.answer, evicted)
 
     @fenced
@@ -289,7 +289,7 @@ class Call:
         switched = self.agent.selected != before
         self.transport.flush(now)
         self._handle_transport_events(now)
-        self._update_deadline()
+        self.deadline = min(self.transport.deadline, self.media.poll_timeout())
         return switched
 
     @fenced
@@ -297,13 +297,13 @@ class Call:
         """Send the caller the reason why its call is about to end, if it has a data channel."""
         if self.phase is not CallPhase.ENDED:
             self._caller.announce_end(code, message)
-            self._update_deadline()
+            self.deadline = min(self.transport.deadline, self.media.poll_timeout())
 
     @fenced
     def end(self, reason: EndReason, detail: str, now: float) -> None:
         """End the call with BYE and close_notify, and release every path; harmless when it has ended."""
         self._end(reason, detail, now)
-        self._update_deadline()
+        self.deadline = min(self.transport.deadline, self.media.poll_timeout())
 
     @fenced
     def inspect(self, look: "Callable[[Call, float], None]", now: float) -> None:
@@ -342,7 +342,6 @@ class Call:
         match event:
             case RtcpReceived(packet):
                 self.media.receive_rtcp(packet, now)
-                self._collect_media_events()
             case EventReceived(received):
                 self.bus.publish(EventSource.CALLER, received, now)
             case MessageRefused():
@@ -379,7 +378,6 @@ class Call:
         send_audio = self.backend.send_audio
         for frame in self.media.take_frames(now):
             send_audio(frame.data, frame.position, frame.status)
-        self._collect_media_events()
 
     def _run_media(self, now: float) -> None:
         media = self.media
@@ -388,14 +386,9 @@ class Call:
         if now >= media.uplink_at:
             self._send_uplink(now)
         media.handle_timeout(now)
-        self._collect_media_events()
         self._return_credit()
         if self.phase is CallPhase.DRAINING and media.played and self.transport.state is TransportState.CONNECTED:
             self._finish(now)
-
-    def _collect_media_events(self) -> None:
-        while self.media.events:
-            self.events.append(self.media.events.popleft())
 
     def _return_credit(self) -> None:
         """Return credit to the backend for audio that was played or dropped."""
@@ -464,12 +457,6 @@ class Call:
 
     def _advance(self, step: CallStep) -> None:
         self.phase = TRANSITIONS[self.phase, step]
-
-    def _update_deadline(self) -> None:
-        if self.phase is CallPhase.ENDED:
-            self.deadline = self.transport.deadline
-        else:
-            self.deadline = min(self.transport.deadline, self.media.poll_timeout())
 
     def _status(self) -> CallStatus:
         reason = None if self.ended is None else self.ended.reason

@@ -6,7 +6,7 @@ from typing import Any
 
 from antiphon_common.control import CallRequest
 from antiphon_transceiver.audio import UplinkFrame
-from antiphon_transceiver.events import MediaEnded, MediaMissing, MediaStarted
+from antiphon_transceiver.events import CallEvent, MediaEnded, MediaMissing, MediaStarted
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.peer_transport import PeerTransport, TransportState
 
@@ -17,21 +17,26 @@ MAX_BYES = 16
 """Ends of the caller's stream that are reported, each a line of the log. A browser sends one BYE for each track; a
 caller that sends one after each packet would fill the disk."""
 
-MediaEvent = MediaStarted | MediaMissing | MediaEnded
-
 
 class CallMedia:
     """The audio stream of a call, driven over its transport. Times are seconds.
 
     `start` it once the transport is connected. Pass on the RTP and RTCP that arrive, then take the frames out; call
-    `handle_timeout` at `poll_timeout`, and take `events` out.
+    `handle_timeout` at `poll_timeout`. It appends what happens to the call's `events`.
     """
 
-    def __init__(self, request: CallRequest, stream: AudioStream, transport: PeerTransport[Any], now: float) -> None:
+    def __init__(
+        self,
+        request: CallRequest,
+        stream: AudioStream,
+        transport: PeerTransport[Any],
+        events: deque[CallEvent],
+        now: float,
+    ) -> None:
         self.stream = stream
-        self.events: deque[MediaEvent] = deque()
         self.started = False
         self._transport = transport
+        self._events = events
         self._caller_sends = request.direction in ("sendrecv", "sendonly")
         self._caller_listens = request.direction in ("sendrecv", "recvonly")
         self._offered_at = now
@@ -62,7 +67,7 @@ class CallMedia:
         """Take one RTP packet, which may have waited for its keys since it arrived."""
         if self._missing_at != inf:
             self._missing_at = inf
-            self.events.append(MediaStarted(now - self._offered_at))
+            self._events.append(MediaStarted(now - self._offered_at))
         if self.stream.receive_rtp(packet, arrived):
             self._feedback_due = True
 
@@ -70,20 +75,20 @@ class CallMedia:
         """Take one RTCP packet, and send again what it reports as lost."""
         if self.stream.receive_rtcp(packet, now) and self._byes < MAX_BYES:
             self._byes += 1
-            self.events.append(MediaEnded())
+            self._events.append(MediaEnded())
         while (again := self.stream.feedback.poll_resend()) is not None:
             self._transport.send_protected(again)
         self._report_at = self.stream.reporter.poll_timeout()
 
     def take_frames(self, now: float) -> list[UplinkFrame]:
         """Return the caller's audio that is due, in order, and send the feedback that is."""
-        stream, frames = self.stream, []
-        while (frame := stream.poll_frame(now)) is not None:
+        uplink, frames = self.stream.uplink, []
+        while (frame := uplink.poll(now)) is not None:
             frames.append(frame)
-        self.uplink_at = stream.uplink.poll_timeout()
+        self.uplink_at = uplink.jitter.poll_timeout()
         if self._feedback_due:
             self._send_feedback(now)
-        self._feedback_at = stream.feedback.poll_timeout()
+        self._feedback_at = self.stream.feedback.poll_timeout()
         return frames
 
     # From the backend
@@ -115,7 +120,7 @@ class CallMedia:
         """Send what is due: audio, reports, feedback. Nothing is sent while the caller is silent."""
         if now >= self._missing_at:
             self._missing_at = inf
-            self.events.append(MediaMissing())
+            self._events.append(MediaMissing())
         connected = self._transport.state is TransportState.CONNECTED
         if now >= self._report_at:
             if connected and (report := self.stream.poll_rtcp(now)) is not None:

@@ -167,7 +167,10 @@ class CallRouter:
         call = self._calls.get(backend.call_id)
         if call is not None:
             call.receive_frame(frame, now)
-            self._flush(call, now)
+            if call.transmits or call.events:
+                self._flush(call, now)
+            else:
+                self._deadlines.set(call, call.deadline)
 
     def announce_end(self, call: Call, code: str, message: str, now: float) -> None:
         """Send the caller the reason why its call is about to end, if there is a data channel."""
@@ -255,7 +258,10 @@ class CallRouter:
             call.receive_datagram(payload, route.path, now)
             if route.relay != relay and call.authenticated:
                 route.relay = relay  # what is authenticated goes back the way it came
-            self._flush(call, now)
+            if call.transmits or call.events:
+                self._flush(call, now)
+            else:
+                self._deadlines.set(call, call.deadline)
 
     def _receive_check(self, payload: bytes, ufrag: bytes, key: bytes, relay: Address, now: float) -> None:
         call = self._calls.by_ufrag.get(ufrag)
