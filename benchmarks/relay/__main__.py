@@ -2,9 +2,9 @@
 
     python -m benchmarks.relay [--seconds S] [--rounds N] [--flows N]
 
-Both are compiled or started on the spot and measured in turns, so that what else the machine does hits both. Rows:
-microseconds of CPU (user and system) of the whole process for each packet that came out on the other side, the median
-of all rounds; the ratio; packets lost; and the delay that the relay added, as half of the packets or 99 % saw it.
+Both are compiled or started here and measured in alternation, so that other load of the machine affects both. Rows:
+microseconds of CPU (user and system) of the whole process for each forwarded packet, the median of all rounds; the
+ratio; packets lost; and median and 99th percentile of the delay that the relay added.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from support.processes.ports import free_udp_port
 HERE = FilePath(__file__).parent
 RATES = (20_000, 50_000, 100_000)
 SHAPES = {"bursts": 100, "even": 1}
-"""Packets sent back to back."""
+"""Packets of a burst, sent back to back."""
 DUE = {("bursts", 100_000): 2.0, ("even", 50_000): 2.0}
-"""Where the relay may cost at most so many times what C does."""
+"""The highest allowed ratio of the relay's cost to that of C, where there is one."""
 INGRESS = 7
 HOST = "127.0.0.1"
 FAR = 0.0
 
 
 class Load(NamedTuple):
-    """What one run of the load generator saw; delays in microseconds."""
+    """The result of one run of the load generator; delays in microseconds."""
 
     sent: int
     received: int
@@ -156,7 +156,7 @@ def print_table(cells: list[tuple[str, int]], samples: dict[tuple[str, int, str]
 
 @contextmanager
 def _running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A forwarder that has said that it is ready, on the first core."""
+    """Run a forwarder on the first core; yield it once it is ready."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=lambda: _pin(0)
     ) as process:
@@ -175,7 +175,7 @@ def _pin(core: int) -> None:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """User and system time of every thread of a process, to the nanosecond."""
+    """Return user and system time of all threads of a process, in seconds with nanosecond resolution."""
     tasks = FilePath(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 

@@ -25,6 +25,6 @@ def test_a_scope_is_no_part_of_a_path() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", bytes(PATH_SIZE - 1), bytes(PATH_SIZE + 1), b"\x11\x01" + bytes(20)])
-def test_anything_else_is_no_path(data: bytes) -> None:
+def test_malformed_paths_are_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         Path.decode(data)

@@ -90,7 +90,7 @@ def test_message_vectors(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "datagram", [link_keys().header(PATH, DOWNLINK, 0) + b"rtp", link_keys().encode(Confirm(PATH), 0)]
 )
-def test_no_bit_of_what_the_tag_covers_can_change(datagram: bytes) -> None:
+def test_a_change_of_any_bit_that_the_tag_covers_is_refused(datagram: bytes) -> None:
     covered = len(datagram) if datagram[0] & 1 else HEADER_SIZE
     keys = link_keys()
     assert keys.verify(datagram, 0)
@@ -100,7 +100,7 @@ def test_no_bit_of_what_the_tag_covers_can_change(datagram: bytes) -> None:
         assert not keys.verify(bytes(changed), 0)
 
 
-def test_a_hello_tells_which_shared_addresses_are_away() -> None:
+def test_a_hello_names_the_ingresses_that_are_away() -> None:
     hello = RelayHello((7, 8), 1, away=(8,))
     assert decode_message(encode_message(hello)) == hello
 
@@ -112,7 +112,7 @@ def test_short_datagrams_are_refused() -> None:
     assert not any(keys.verify(header[:size], 0) for size in range(HEADER_SIZE))
 
 
-def test_a_header_once_verified_ends_with_its_key() -> None:
+def test_a_cached_header_ends_with_its_key() -> None:
     keys = link_keys(Key(1, SECRET, retire_after=100), Key(2, SECRET[::-1], mint_from=100))
     header = keys.header(PATH, 0, 0)
     assert keys.verify(header, 100)
@@ -127,7 +127,7 @@ def test_a_retired_key_ends_although_the_clock_was_set_back() -> None:
     assert keys.verify(early, 49)
 
 
-def test_more_headers_than_are_remembered() -> None:
+def test_cached_headers_are_bounded() -> None:
     keys = link_keys()
     headers = [keys.header(Path.of("192.0.2.1", port % 65536, ingress=port >> 16), 0, 0) for port in range(70000)]
     assert len(headers) > VERIFIED_HEADERS

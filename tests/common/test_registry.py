@@ -30,7 +30,7 @@ def test_what_is_sealed_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("size", range(TAG_SIZE))
-def test_a_tag_counts_in_full_length_and_not_if_it_is_empty(size: int) -> None:
+def test_a_truncated_or_empty_tag_is_refused(size: int) -> None:
     entry = json.loads(seal(ONE, KEYS, NOW))
     entry["tag"] = entry["tag"][: 2 * size]
     with pytest.raises(DecodeError):
@@ -45,7 +45,7 @@ def test_a_tag_may_be_any_text(tag: str) -> None:
         read((entry[:start] + tag + entry[start + 2 * TAG_SIZE :]).encode())
 
 
-def test_no_byte_of_an_entry_can_change() -> None:
+def test_a_change_of_any_byte_of_an_entry_is_refused() -> None:
     value = seal(ONE, KEYS, NOW)
     for at in range(len(value)):
         changed = bytearray(value)
@@ -55,7 +55,7 @@ def test_no_byte_of_an_entry_can_change() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"[]", b"null", b'{"key":0,"tag":"","transceiver":{}}', b"[" * 100_000])
-def test_what_is_no_entry_is_refused(value: bytes) -> None:
+def test_a_malformed_entry_is_refused(value: bytes) -> None:
     with pytest.raises(DecodeError):
         read(value)
 
@@ -68,7 +68,7 @@ def test_an_entry_of_another_installation_or_of_a_retired_key_is_refused() -> No
 
 
 @pytest.mark.parametrize("age", [-MAX_AGE - 1, MAX_AGE + 1, 3600.0])
-def test_an_entry_of_another_time_is_refused(age: float) -> None:
+def test_an_entry_older_or_newer_than_the_limit_is_refused(age: float) -> None:
     """A replayed one, or one of a host whose clock is far off."""
     value = seal(ONE, KEYS, NOW + 5000)
     with pytest.raises(DecodeError):
@@ -80,7 +80,7 @@ def test_clocks_may_differ_by_a_minute(age: float) -> None:
     assert read(seal(ONE, KEYS, NOW + 5000), NOW + 5000 + age) == ONE
 
 
-def test_an_entry_of_the_last_release_is_taken_until_its_transceiver_writes_times_or_its_key_retires() -> None:
+def test_an_entry_without_a_time_is_accepted_until_its_transceiver_writes_one_or_its_key_retires() -> None:
     reader = RegistryReader(KEYS)
     assert reader.read(UNTIMED, NOW) == ONE
     assert reader.read(seal(ONE, KEYS, NOW), NOW) == ONE
@@ -90,14 +90,14 @@ def test_an_entry_of_the_last_release_is_taken_until_its_transceiver_writes_time
         read(UNTIMED, 20_001)
 
 
-def test_the_last_release_reads_what_is_written_now() -> None:
+def test_the_last_release_can_read_present_entries() -> None:
     """It knows no time, and skips what it does not know."""
     entry = json.loads(seal(ONE, KEYS, NOW))["transceiver"]
     assert entry.pop("written") == NOW
     assert entry == json.loads(UNTIMED)["transceiver"]
 
 
-def test_places_that_write_times_are_remembered_within_a_bound() -> None:
+def test_remembered_transceivers_are_bounded() -> None:
     reader = RegistryReader(KEYS)
     reader.read(seal(ONE, KEYS, NOW), NOW)
     for number in range(MAX_REMEMBERED):

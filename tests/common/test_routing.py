@@ -55,7 +55,7 @@ def test_junk_of_the_right_form_is_refused() -> None:
             reader.read(ufrag.encode(), 0)
 
 
-def test_a_new_key_takes_over_and_the_old_one_ends() -> None:
+def test_a_new_key_mints_and_the_old_one_retires() -> None:
     old, new = Key(1, SECRET, retire_after=200), Key(2, SECRET[::-1], accept_from=50, mint_from=100)
     rotating = tokens(old, new)
     before, after = rotating.mint(OWNER, 99), rotating.mint(OWNER, 100)
@@ -77,11 +77,11 @@ def test_an_address_and_its_offset(network: str, address: str, host: int) -> Non
 
 
 @pytest.mark.parametrize("owner", [Owner(1, 256, 9000), Owner(1, 5, 8999), Owner(1, 5, 10000), Owner(2, 5, 9000)])
-def test_no_token_leads_out_of_its_cluster(owner: Owner) -> None:
+def test_an_owner_outside_its_clusters_network_has_no_address(owner: Owner) -> None:
     assert ClusterNetworks([(1, ip_network("10.1.0.0/24"), 9000, 9999)]).resolve(owner) is None
 
 
-def test_networks_that_a_token_cannot_name() -> None:
+def test_addresses_and_networks_that_a_token_cannot_name_are_refused() -> None:
     network = ip_network("10.1.0.0/24")
     networks = ClusterNetworks([(1, network, 9000, 9999)])
     with pytest.raises(NetworkError):

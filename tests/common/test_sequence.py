@@ -60,7 +60,7 @@ def test_estimate_follows_a_stream_through_many_wraps() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_window_takes_each_index_once(size: int) -> None:
+def test_window_accepts_each_index_once(size: int) -> None:
     window = ReplayWindow(size)
     for index in (0, 1, 5, 3, size + 2):
         assert window.check(index)
@@ -96,7 +96,7 @@ def test_window_agrees_with_a_set() -> None:
 
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("highest", [0, 5, 63, 1000])
-def test_a_window_that_starts_at_an_index_takes_only_what_is_above_it(size: int, highest: int) -> None:
+def test_a_window_that_starts_at_an_index_accepts_only_higher_ones(size: int, highest: int) -> None:
     window = ReplayWindow(size, highest=highest)
     assert not any(window.check(index) for index in range(highest + 1))
     assert window.check(highest + 1)

@@ -20,7 +20,7 @@ def test_keys_come_out_in_order_of_their_deadlines() -> None:
 
 
 @pytest.mark.parametrize("moves", [[5.0, 9.0], [9.0, 5.0, 9.0], [9.0, inf, 9.0], [5.0, 2.0, 9.0], [2.0, inf, 9.0]])
-def test_the_last_word_on_a_deadline_counts(moves: list[float]) -> None:
+def test_the_latest_deadline_of_a_key_counts(moves: list[float]) -> None:
     queue = DeadlineQueue[str]()
     for deadline in moves:
         queue.set("call", deadline)
@@ -46,7 +46,7 @@ def test_moving_a_deadline_later_leaves_the_heap_alone(monkeypatch: pytest.Monke
         queue.set(1, 1.0 + step)
 
 
-def test_what_is_left_behind_in_the_heap_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_heap_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timers, "STALE_ENTRIES", 16)
     queue = DeadlineQueue[int]()
     for call in range(10_000):

@@ -7,7 +7,7 @@ SIZES = (8, 16, 24, 32, 48, 64)
 
 
 @pytest.mark.parametrize("bits", SIZES)
-def test_what_is_written_is_read(bits: int) -> None:
+def test_reading_inverts_writing(bits: int) -> None:
     for value in (0, 1, 2**bits - 1):
         writer = Writer()
         getattr(writer, f"push_uint{bits}")(value)
@@ -24,7 +24,7 @@ def test_reading_past_the_end_is_an_error_and_reads_nothing(bits: int) -> None:
 
 
 @pytest.mark.parametrize("length_bytes", [1, 2, 3])
-def test_blocks_stand_behind_their_length(length_bytes: int) -> None:
+def test_blocks_follow_their_length(length_bytes: int) -> None:
     writer = Writer()
     writer.push_block(b"abc", length_bytes)
     writer.push_bytes(b"rest")
@@ -40,6 +40,6 @@ def test_a_block_longer_than_its_buffer_is_an_error() -> None:
         Reader(b"\x04abc").pull_block(1)
 
 
-def test_left_over_bytes_are_an_error() -> None:
+def test_bytes_left_at_the_end_are_an_error() -> None:
     with pytest.raises(DecodeError, match="1 bytes too many"):
         Reader(b"x").expect_end()

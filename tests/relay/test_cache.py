@@ -1,4 +1,4 @@
-"""What a relay asks the flow cache, writes to it, and believes of it."""
+"""Look-ups, writes and values of the flow cache."""
 
 import random
 
@@ -29,20 +29,20 @@ RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
 
 
 class Store:
-    """What is in Redis."""
+    """The entries of a Redis."""
 
     def __init__(self) -> None:
         self.entries: dict[str, bytes] = {}
 
     def write(self, relay: Relay) -> int:
-        """Take what a relay has to write; return how many entries."""
+        """Store what a relay has to write; return the number of entries."""
         writes = cache_of(relay).take_writes(relay.now)
         self.entries.update(writes)
         cache_of(relay).write_succeeded()
         return len(writes)
 
     def answer(self, relay: Relay) -> list[Seen]:
-        """Answer what a relay asks; return what it sends then."""
+        """Answer the look-ups of a relay; return what it sends then."""
         cache = cache_of(relay)
         while keys := cache.take_lookups():
             relay.core.restore(keys, [self.entries.get(cache.name(key)) for key in keys], relay.now)
@@ -85,7 +85,7 @@ def test_flows_are_written_again_as_their_owner_confirms_them(store: Store) -> N
         relay.wait(1)
 
 
-def test_what_redis_does_not_take_is_written_again(store: Store) -> None:
+def test_a_failed_write_is_repeated(store: Store) -> None:
     relay = fresh()
     owner, other = relay.transceiver(9000), relay.transceiver(9001)
     for number in range(3):
@@ -101,7 +101,7 @@ def test_what_redis_does_not_take_is_written_again(store: Store) -> None:
     assert store.write(relay) == 0
 
 
-def test_what_was_found_is_hearsay(store: Store) -> None:
+def test_a_flow_from_the_cache_goes_to_the_first_owner_that_answers(store: Store) -> None:
     first, second = fresh(), fresh()
     first.transceiver(9000).confirm(client(0))
     store.write(first)
@@ -112,7 +112,7 @@ def test_what_was_found_is_hearsay(store: Store) -> None:
     assert second.receive(RTP, client(0)) == [Seen(RTP, client(0), real.link)]
 
 
-def test_what_was_found_does_not_replace_what_an_owner_has_said(store: Store) -> None:
+def test_a_value_does_not_replace_a_flow_that_an_owner_wrote(store: Store) -> None:
     first, second = fresh(), fresh()
     first.transceiver(9000).confirm(client(0))
     store.write(first)
@@ -122,7 +122,7 @@ def test_what_was_found_does_not_replace_what_an_owner_has_said(store: Store) ->
     assert store.answer(second) == [Seen(RTP, client(0), real.link)]
 
 
-def test_calls_that_were_handed_over_are_followed(store: Store) -> None:
+def test_a_cached_owner_is_redirected_to_its_successor(store: Store) -> None:
     first, second = fresh(), fresh()
     first.transceiver(9000).confirm(client(0))
     store.write(first)
@@ -132,8 +132,8 @@ def test_calls_that_were_handed_over_are_followed(store: Store) -> None:
     assert store.answer(second) == [Seen(RTP, client(0), successor.link)]
 
 
-def test_an_owner_of_another_address_family_is_nobodys(store: Store) -> None:
-    """The link has one family; an owner of the other could not be sent to."""
+def test_a_cached_owner_of_another_address_family_is_refused(store: Store) -> None:
+    """The link's socket has one address family, and cannot send to the other."""
     relay = fresh()
     cache_of(relay).store(client(0).encode(), encode_address("2001:db8::5", 9000))
     store.write(relay)
@@ -143,7 +143,7 @@ def test_an_owner_of_another_address_family_is_nobodys(store: Store) -> None:
     assert len(second.core.flows) == 0
 
 
-def test_poisoned_values_steer_nothing(store: Store) -> None:
+def test_forged_values_redirect_nothing(store: Store) -> None:
     relay, noise = fresh(), random.Random(5)
     good, other = relay.transceiver(9000), fresh(keys=KeyRing.generate(lambda size: b"\1" * size))
     outside = relay.transceiver(host="10.0.1.5")
@@ -182,7 +182,7 @@ def test_the_tag_of_a_value_is_compared_in_constant_time(store: Store, monkeypat
     assert value[-8:] in [given for _, given in compared]
 
 
-def test_a_flood_of_unknown_flows_is_asked_for_within_limits_and_fills_nothing(store: Store) -> None:
+def test_a_flood_of_unknown_flows_is_looked_up_within_limits_and_makes_no_flow(store: Store) -> None:
     relay = fresh()
     cache = cache_of(relay)
     seconds, asked = 3, 0
@@ -200,7 +200,7 @@ def test_a_flood_of_unknown_flows_is_asked_for_within_limits_and_fills_nothing(s
     assert cache.held <= MAX_WAITING + MAX_ABSENT
 
 
-def test_an_unknown_path_is_asked_for_once_a_second(store: Store) -> None:
+def test_an_unknown_path_is_looked_up_once_a_second(store: Store) -> None:
     relay = fresh()
     for _ in range(100):
         relay.receive(RTP, client(0))
@@ -216,7 +216,7 @@ def test_only_packets_that_a_flow_may_have_are_looked_up(store: Store) -> None:
     assert cache_of(relay).take_lookups() == []
 
 
-def test_a_packet_waits_for_a_moment_and_not_with_many(store: Store) -> None:
+def test_a_few_packets_of_a_path_wait_for_50_ms(store: Store) -> None:
     first, relay = fresh(), fresh()
     owner = first.transceiver()
     owner.confirm(client(0))
@@ -230,7 +230,7 @@ def test_a_packet_waits_for_a_moment_and_not_with_many(store: Store) -> None:
     assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
 
 
-def test_redis_that_fails_is_left_alone_and_tried_again_each_second(store: Store) -> None:
+def test_a_redis_that_fails_is_tried_once_a_second(store: Store) -> None:
     relay = fresh()
     cache = cache_of(relay)
     for number in range(MAX_FAILURES):
@@ -273,7 +273,7 @@ def test_one_success_ends_a_row_of_failures(store: Store, writes: bool) -> None:
     assert cache.is_open(relay.now)
 
 
-def test_paths_that_wait_are_bounded_where_redis_is_never_asked(store: Store) -> None:
+def test_paths_that_wait_are_bounded_while_nothing_is_looked_up(store: Store) -> None:
     relay = fresh()
     cache = cache_of(relay)
     for number in range(3 * MAX_WAITING):
@@ -289,7 +289,7 @@ def test_paths_that_wait_are_bounded_where_redis_is_never_asked(store: Store) ->
     assert sum(len(batch) for batch in iter(cache.take_lookups, [])) <= MAX_WAITING
 
 
-def test_paths_that_wait_when_redis_fails_are_not_asked_for(store: Store) -> None:
+def test_paths_that_wait_when_redis_fails_are_not_looked_up(store: Store) -> None:
     relay = fresh()
     cache = cache_of(relay)
     for number in range(MAX_FAILURES):
@@ -301,7 +301,7 @@ def test_paths_that_wait_when_redis_fails_are_not_asked_for(store: Store) -> Non
     assert not cache.has_lookups
 
 
-def test_what_waits_to_be_written_is_bounded() -> None:
+def test_flows_that_wait_to_be_written_are_bounded() -> None:
     relay = fresh()
     cache = cache_of(relay)
     owner = encode_address("10.0.0.5", 9000)

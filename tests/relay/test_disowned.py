@@ -1,4 +1,4 @@
-"""Route tokens that their owner disowns, since their call is over: what passes then, and who may say so."""
+"""Route tokens that their owner disowns, since their call is over."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_no_check_with_a_disowned_token_passes_and_all_others_do(relay: Relay) -
     assert passes(relay, owner, live)
 
 
-def test_stale_tokens_use_up_nothing_of_what_new_calls_need(relay: Relay) -> None:
+def test_disowned_tokens_use_up_no_limit_that_new_calls_need(relay: Relay) -> None:
     """200 tokens of a call that is over, each disowned at its first check."""
     owner = relay.transceiver()
     stale = [owner.token(number) for number in range(200)]
@@ -57,7 +57,7 @@ def test_only_the_owner_that_a_token_names_disowns_it(relay: Relay) -> None:
     assert len(relay.core.disowned) == 0
 
 
-def test_calls_that_were_handed_over_are_not_disowned_by_who_had_them(relay: Relay) -> None:
+def test_a_previous_owner_cannot_disown_calls_that_have_moved(relay: Relay) -> None:
     origin, successor = relay.transceiver(9000), relay.transceiver(9001)
     early, late = origin.token(1), origin.token(2)
     origin.send_message(Disown(early))
@@ -68,7 +68,7 @@ def test_calls_that_were_handed_over_are_not_disowned_by_who_had_them(relay: Rel
     assert passes(relay, successor, late)
 
 
-def test_a_disowned_token_is_forgotten_after_a_while_and_disowned_again(relay: Relay) -> None:
+def test_a_disowned_token_expires_and_can_be_disowned_again(relay: Relay) -> None:
     owner = relay.transceiver()
     ufrag = owner.token()
     owner.send_message(Disown(ufrag))
@@ -81,7 +81,7 @@ def test_a_disowned_token_is_forgotten_after_a_while_and_disowned_again(relay: R
     assert not passes(relay, owner, ufrag)
 
 
-def test_the_table_of_disowned_tokens_is_bounded_and_the_oldest_gives_way(relay: Relay) -> None:
+def test_disowned_tokens_are_bounded_and_the_oldest_is_removed(relay: Relay) -> None:
     owner = relay.transceiver()
     for number in range(MAX_DISOWNED + 10):
         owner.send_message(Disown(owner.token(number)))
@@ -100,7 +100,7 @@ def test_a_confirmed_flow_outlives_a_token_that_is_disowned(relay: Relay) -> Non
     assert relay.receive(b"\x80\x6frtp", client(0)) == [Seen(b"\x80\x6frtp", client(0), owner.link)]
 
 
-def test_what_disowns_a_token_names_a_transceiver_of_the_cluster(relay: Relay) -> None:
+def test_a_token_of_another_cluster_cannot_be_disowned(relay: Relay) -> None:
     outside = relay.transceiver(9010)
     outside.send_message(Disown(outside.token()))
     assert relay.counters.link_foreign == 1

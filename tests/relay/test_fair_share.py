@@ -1,4 +1,4 @@
-"""A relay that cannot keep up: whose packets still get through."""
+"""The packets that an overloaded relay still forwards."""
 
 from collections import Counter, deque
 
@@ -11,15 +11,15 @@ from antiphon_relay.flows import Datagram
 from support.sim.relay_harness import Relay, Transceiver, client
 
 READ_SECONDS, FORWARD_SECONDS = 3e-6, 9e-6
-"""What a packet costs here: 83,000 a second can be forwarded."""
+"""Cost of a packet in this model: 83,000 a second can be forwarded."""
 QUEUE = 4096
-"""Packets that the kernel keeps; what comes then is dropped, whoever sent it."""
+"""Packets that the kernel queues; all further ones are dropped."""
 LIVE = 0.999
-"""What has to come out of an owner that sends less than its share."""
+"""Part of the packets that is forwarded for an owner below its share, at least."""
 
 
 class Overload:
-    """A relay, the queue of one of its sockets, and what each owner's calls put into it."""
+    """A relay, the queue of one of its sockets, and the packets that each owner's calls put into it."""
 
     def __init__(self, *, upwards: bool = True) -> None:
         self.relay = Relay()
@@ -28,7 +28,7 @@ class Overload:
         self.offers: list[tuple[float, list[Datagram]]] = []
 
     def offer(self, owner: Transceiver, rate: float, numbers: range) -> None:
-        """Have so many packets a second sent by these clients, or to them."""
+        """Send packets at a rate, in packets a second, from these clients, or to them."""
         data = bytes((0x80, len(self.offers)))
         link = encode_address(owner.link.host, owner.link.port)
         header = self.relay.link_keys.header
@@ -39,7 +39,7 @@ class Overload:
             self.offers.append((rate, [(header(path, DOWNLINK, 0) + data, link) for path in paths]))
 
     def run(self, seconds: float) -> list[float]:
-        """Return which part of each offer came out, but for the first fifth, in which overload is noticed."""
+        """Return the part of each offer that was forwarded, after the first fifth, in which overload is noticed."""
         start, queue, full = self.relay.now, deque[Datagram](), 0
         due = [start] * len(self.offers)
         offered, came = Counter[int](), Counter[int]()
@@ -71,7 +71,7 @@ class Overload:
 
 
 @pytest.mark.parametrize("upwards", [True, False], ids=["uplink", "downlink"])
-def test_one_owners_flood_does_not_starve_the_others(upwards: bool) -> None:
+def test_a_flood_of_one_owner_costs_other_owners_nothing(upwards: bool) -> None:
     overload = Overload(upwards=upwards)
     flooded, small, large = (overload.relay.transceiver(port) for port in (9000, 9001, 9002))
     for owner, rate, numbers in (
@@ -107,7 +107,7 @@ def test_confirmed_flows_go_before_provisional_ones_and_those_before_unknown_pat
     assert unknown == 0
 
 
-def test_an_owner_that_is_alone_gets_whatever_can_be_forwarded() -> None:
+def test_a_single_owner_gets_the_whole_capacity() -> None:
     overload = Overload()
     owner = overload.relay.transceiver()
     for number in range(1000):
@@ -129,7 +129,7 @@ def test_a_flood_by_one_flow_is_no_part_of_its_owners_share() -> None:
     assert min(shares[1:]) >= 0.99, shares
 
 
-def test_a_burst_that_can_be_moved_loses_nothing_and_overload_is_forgotten() -> None:
+def test_a_short_burst_loses_nothing_and_limits_end_with_the_overload() -> None:
     overload = Overload()
     owner, flooded = overload.relay.transceiver(9000), overload.relay.transceiver(9001)
     for number in range(1200):

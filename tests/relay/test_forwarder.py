@@ -1,4 +1,4 @@
-"""What the relay's core forwards, to whom, and who decides."""
+"""The target of each packet that the relay forwards, and the owners that decide it."""
 
 import random
 
@@ -22,7 +22,7 @@ def relay() -> Relay:
 
 
 @pytest.mark.parametrize("path", CLIENTS, ids=str)
-def test_a_request_goes_where_its_token_says_and_leaves_no_trace(relay: Relay, path: Path) -> None:
+def test_a_request_goes_to_the_owner_of_its_token_and_writes_no_state(relay: Relay, path: Path) -> None:
     owner = relay.transceiver()
     request = binding_request(owner.token())
     assert relay.receive(request, path) == [Seen(request, path, owner.link)]
@@ -72,14 +72,14 @@ def test_a_malformed_request_goes_nowhere(relay: Relay, data: bytes) -> None:
     assert relay.counters.malformed_request == 1
 
 
-def test_a_token_cannot_lead_out_of_the_transceivers_networks(relay: Relay) -> None:
+def test_a_token_of_an_address_outside_the_transceivers_networks_is_refused(relay: Relay) -> None:
     outside = relay.transceiver(LAST_PORT + 1)
     assert relay.receive(binding_request(outside.token()), client(0)) == []
     assert relay.receive(binding_request(b"A" * 23), client(0)) == []
     assert (relay.counters.no_route, relay.counters.bad_token) == (1, 1)
 
 
-def test_a_provisional_flow_gives_way_to_the_newest_that_answers(relay: Relay) -> None:
+def test_a_provisional_flow_goes_to_the_newest_owner_that_answers(relay: Relay) -> None:
     first, second = relay.transceiver(9000), relay.transceiver(9001)
     first.send(STUN_RESPONSE, client(0))
     second.send(STUN_RESPONSE, client(0))
@@ -89,14 +89,14 @@ def test_a_provisional_flow_gives_way_to_the_newest_that_answers(relay: Relay) -
 
 
 @pytest.mark.parametrize("header", ["new", "known"])
-def test_on_a_confirmed_flow_another_is_neither_heard_nor_forwarded(relay: Relay, header: str) -> None:
-    owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
+def test_another_owners_packets_and_messages_on_a_confirmed_flow_are_refused(relay: Relay, header: str) -> None:
+    owner, rival = relay.transceiver(9000), relay.transceiver(9001)
     owner.confirm(client(0))
     if header == "known":
         assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
-    assert stranger.send(STUN_RESPONSE, client(0)) == []
-    stranger.confirm(client(0))
-    stranger.release(client(0))
+    assert rival.send(STUN_RESPONSE, client(0)) == []
+    rival.confirm(client(0))
+    rival.release(client(0))
     assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
     assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
     assert relay.counters.not_owner == 2
@@ -116,7 +116,7 @@ def test_two_calls_one_after_another_from_one_port_reach_two_transceivers(relay:
     assert relay.receive(RTP, client(0)) == []
 
 
-def test_an_owner_that_fell_silent_can_be_followed(relay: Relay) -> None:
+def test_another_owner_may_take_over_a_flow_after_ten_seconds_of_silence(relay: Relay) -> None:
     dead, alive = relay.transceiver(9000), relay.transceiver(9001)
     dead.confirm(client(0))
     dead.send(RTP, client(0))
@@ -139,7 +139,7 @@ def test_flows_expire(relay: Relay) -> None:
     assert len(relay.core.flows) == 0
 
 
-def test_what_an_owner_sends_keeps_its_flow(relay: Relay) -> None:
+def test_a_flow_on_which_its_owner_sends_does_not_expire(relay: Relay) -> None:
     owner = relay.transceiver()
     owner.confirm(client(0))
     for _ in range(10):
@@ -148,13 +148,13 @@ def test_what_an_owner_sends_keeps_its_flow(relay: Relay) -> None:
     assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
 
 
-def test_an_owner_that_goes_on_sending_is_never_followed(relay: Relay) -> None:
-    """Each of its packets says that it lives, also those whose link header is known."""
-    owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
+def test_a_flow_on_which_its_owner_sends_is_never_taken_over(relay: Relay) -> None:
+    """Each packet counts as received, also one whose link header is cached."""
+    owner, rival = relay.transceiver(9000), relay.transceiver(9001)
     owner.confirm(client(0))
     for _ in range(300):
         relay.wait(0.1)
-        assert stranger.send(STUN_RESPONSE, client(0)) == []
+        assert rival.send(STUN_RESPONSE, client(0)) == []
         assert owner.send(RTP, client(0)) == [Seen(RTP, client(0))]
 
 
@@ -169,7 +169,7 @@ def test_a_released_flow_is_not_found_by_its_link_header_either(relay: Relay) ->
 
 
 def test_requests_of_a_provisional_flow_use_up_the_limit_of_their_token(relay: Relay) -> None:
-    """A stranger whose check was answered is no confirmed caller, and gets no limit of its own."""
+    """Only a confirmed flow has a limit of its own."""
     owner = relay.transceiver()
     request = binding_request(owner.token())
     owner.send(STUN_RESPONSE, client(0))
@@ -202,7 +202,7 @@ def test_an_owners_provisional_flows_are_capped(relay: Relay) -> None:
     assert relay.receive(DTLS, client(60000)) != []
 
 
-def test_the_link_takes_nothing_from_strangers(relay: Relay) -> None:
+def test_the_link_refuses_datagrams_without_a_valid_tag_or_a_transceivers_address(relay: Relay) -> None:
     owner, outside = relay.transceiver(), relay.transceiver(host="10.0.1.5")
     other_keys = LinkKeys(KeyRing.generate(lambda size: b"\1" * size).link)
     good = relay.link_keys.header(client(0), DOWNLINK, 0) + RTP
@@ -216,7 +216,7 @@ def test_the_link_takes_nothing_from_strangers(relay: Relay) -> None:
     assert (relay.counters.link_bad_tag, relay.counters.link_foreign, relay.counters.link_malformed) == (3, 1, 1)
 
 
-def test_paths_that_are_not_this_relays_are_refused(relay: Relay) -> None:
+def test_paths_of_other_ingresses_families_and_transports_are_refused(relay: Relay) -> None:
     owner = relay.transceiver()
     assert owner.send(RTP, Path.of("198.51.100.1", 1, ingress=99)) == []
     assert owner.send(RTP, Path.of("2001:db8::1", 1, ingress=INGRESS)) == []
@@ -230,7 +230,7 @@ def test_messages_that_are_not_for_relays_are_skipped(relay: Relay) -> None:
     assert relay.counters.skipped_messages == 1
 
 
-def test_a_running_call_outlives_its_key() -> None:
+def test_a_running_call_outlives_its_link_key() -> None:
     old = Key(1, bytes(32), retire_after=2000)
     relay = Relay(KeyRing([old, Key(2, b"\2" * 32, mint_from=1500)]))
     owner = relay.transceiver()
@@ -258,7 +258,7 @@ def test_a_link_header_that_is_in_use_ends_with_its_key() -> None:
     assert relay.counters.link_bad_tag == 1
 
 
-def test_a_relay_that_began_with_a_wrong_clock_uses_other_keys_once_it_is_set() -> None:
+def test_keys_follow_a_wall_clock_that_is_set() -> None:
     relay = Relay(KeyRing([Key(0, bytes(32), retire_after=2000), Key(1, bytes(range(32)), mint_from=1500)]))
     owner = relay.transceiver()
     owner.confirm(client(0))

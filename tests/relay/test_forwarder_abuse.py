@@ -1,4 +1,4 @@
-"""Floods and forgeries at the relay's core: what they cannot take, fill or starve."""
+"""Floods and spoofed sources at the forwarder: they fill no table, take over no flow and use up no limit of others."""
 
 import tracemalloc
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from support.sim.relay_harness import Relay, Seen, Transceiver, binding_request,
 
 RTP, ANSWER = b"\x80\x6frtp", b"\x01\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
 FLOOD = 20_000
-REMEMBERED_BYTES = 256
-"""Memory that one remembered token may take: 23 bytes, an object around them, and its share of a hash table."""
+CACHED_BYTES = 256
+"""Memory of one cached token: 23 bytes, an object around them, and its share of a hash table."""
 
 
 def live_call(relay: Relay, number: int, owner: Transceiver) -> bytes:
@@ -43,7 +43,7 @@ def test_spoofed_sources_fill_no_table() -> None:
     assert len(relay.core.flows) == 0
 
 
-def test_a_flood_with_one_token_is_cut_down_and_others_get_through() -> None:
+def test_a_flood_with_one_token_is_limited_and_other_tokens_pass() -> None:
     relay = Relay()
     owner = relay.transceiver()
     flooded, seconds = owner.token(1), 2
@@ -55,7 +55,7 @@ def test_a_flood_with_one_token_is_cut_down_and_others_get_through() -> None:
     live_call(relay, 2, owner)
 
 
-def test_checks_for_a_strangers_call_from_a_live_clients_address_disturb_nothing() -> None:
+def test_checks_of_another_call_with_the_spoofed_source_of_a_live_client_have_no_effect() -> None:
     relay = Relay()
     victims, elsewhere = relay.transceiver(9000), relay.transceiver(9001)
     ufrag = live_call(relay, 1, victims)
@@ -68,7 +68,7 @@ def test_checks_for_a_strangers_call_from_a_live_clients_address_disturb_nothing
             assert_alive(relay, 1, ufrag, victims)
 
 
-def test_a_live_calls_own_token_in_a_flood_does_not_cost_it_its_checks() -> None:
+def test_a_flood_with_a_live_calls_token_does_not_drop_the_calls_own_checks() -> None:
     relay = Relay()
     owner = relay.transceiver()
     ufrag = live_call(relay, 1, owner)
@@ -79,7 +79,7 @@ def test_a_live_calls_own_token_in_a_flood_does_not_cost_it_its_checks() -> None
         assert_alive(relay, 1, ufrag, owner)
 
 
-def test_an_address_that_an_attacker_used_first_can_make_a_real_call() -> None:
+def test_an_address_whose_source_was_spoofed_first_can_still_connect() -> None:
     relay = Relay()
     attackers, real = relay.transceiver(9000), relay.transceiver(9001)
     for _ in range(1000):
@@ -101,7 +101,7 @@ def test_many_tokens_of_one_owner_are_limited_together() -> None:
     live_call(relay, 1, other)
 
 
-def test_what_comes_by_one_flow_is_limited_and_no_other_flow_notices() -> None:
+def test_packets_of_one_flow_are_limited_without_effect_on_another_flow() -> None:
     relay = Relay()
     owner = relay.transceiver()
     flooded, other = live_call(relay, 1, owner), live_call(relay, 2, owner)
@@ -121,7 +121,7 @@ def test_what_comes_by_one_flow_is_limited_and_no_other_flow_notices() -> None:
 
 @pytest.mark.parametrize("idle", [1.5, 5.0, 55.0])
 def test_idle_seconds_of_a_flow_are_not_saved_up(idle: float) -> None:
-    """What is left of one window and all of the next may come together, and no more."""
+    """At most the rest of one window and the whole next window pass together."""
     relay = Relay()
     owner = relay.transceiver()
     ufrag = live_call(relay, 1, owner)
@@ -135,7 +135,7 @@ def test_idle_seconds_of_a_flow_are_not_saved_up(idle: float) -> None:
     assert_alive(relay, 1, ufrag, owner)
 
 
-def test_under_pressure_confirmed_flows_go_first_then_provisional_then_unknown() -> None:
+def test_under_overload_confirmed_flows_go_first_then_provisional_then_unknown() -> None:
     relay = Relay()
     owner = relay.transceiver()
     ingress = next(iter(relay.core.ingresses.values()))
@@ -163,8 +163,8 @@ def test_under_pressure_confirmed_flows_go_first_then_provisional_then_unknown()
     assert passed([confirmed[0]] * 60, overloaded=True) == RESERVED_CONFIRMED
 
 
-def test_under_pressure_media_of_confirmed_flows_leaves_first_and_requests_last() -> None:
-    """What a socket cannot take any more is dropped: that is what comes last."""
+def test_under_overload_media_of_confirmed_flows_leaves_first_and_requests_last() -> None:
+    """A full socket drops what is sent last."""
     relay = Relay()
     owner = relay.transceiver()
     ingress = next(iter(relay.core.ingresses.values()))
@@ -181,8 +181,8 @@ def test_under_pressure_media_of_confirmed_flows_leaves_first_and_requests_last(
     assert [seen.data for seen in relay.drain()] == [late, early, request]
 
 
-def test_tokens_that_were_read_are_remembered_within_bounds() -> None:
-    """Whoever has the route key may mint any number; each is valid, and none is of a call."""
+def test_cached_tokens_are_bounded() -> None:
+    """A holder of the route key can mint any number of valid tokens without calls."""
     relay = Relay()
     owner = relay.transceiver()
     requests = [binding_request(owner.token(number)) for number in range(4 * MAX_OWNERS)]
@@ -195,7 +195,7 @@ def test_tokens_that_were_read_are_remembered_within_bounds() -> None:
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < MAX_OWNERS * REMEMBERED_BYTES
+    assert held < MAX_OWNERS * CACHED_BYTES
 
 
 def test_a_flow_passes_500_packets_a_second_and_20_requests_beyond_its_tokens_50() -> None:

@@ -1,4 +1,4 @@
-"""How a relay says that it lives, and learns at once what others know: paths, and calls that were handed over."""
+"""HELLO of a relay, and the announcements that it receives: paths, and calls that have moved."""
 
 from collections import Counter
 
@@ -34,18 +34,18 @@ def relay() -> Relay:
 
 
 def hellos(relay: Relay, seconds: float) -> list[tuple[Path | None, object]]:
-    """Return who is told what while time passes."""
+    """Return the HELLOs that a relay sends in a span of time, each with its target."""
     relay.wait(seconds)
     return [(seen.link, decode_message(seen.data)) for seen in relay.drain()]
 
 
-def test_known_transceivers_hear_hello_forty_times_a_second(relay: Relay) -> None:
+def test_each_transceiver_gets_hello_forty_times_a_second(relay: Relay) -> None:
     assert hellos(relay, 2) == []
     relay.core.set_transceivers([("10.0.0.5", 9000), ("10.0.0.6", 9001), ("10.0.0.5", 9000)])
     links = [Path.of("10.0.0.5", 9000, ingress=LINK), Path.of("10.0.0.6", 9001, ingress=LINK)]
-    heard = hellos(relay, 1)
-    assert {message for _, message in heard} == {RelayHello((INGRESS, INGRESS6), 0)}
-    counts = Counter(link for link, _ in heard)
+    received = hellos(relay, 1)
+    assert {message for _, message in received} == {RelayHello((INGRESS, INGRESS6), 0)}
+    counts = Counter(link for link, _ in received)
     assert set(counts) == set(links)
     assert all(abs(count - 1 / HELLO_INTERVAL) <= 1 for count in counts.values())
     relay.core.set_transceivers([("10.0.0.6", 9001)])
@@ -61,7 +61,7 @@ def test_each_start_has_a_boot_id_of_its_own() -> None:
     assert boots == {0x0101010101010101, 0x0202020202020202}
 
 
-def test_hello_goes_nowhere_but_to_transceivers_and_not_to_too_many() -> None:
+def test_hello_goes_to_a_bounded_number_of_addresses_in_the_transceivers_networks() -> None:
     relay = Relay()
     relay.core.set_transceivers([("10.0.1.5", 9000), ("10.0.0.5", LAST_PORT + 1), ("2001:db8::1", 9000)])
     assert hellos(relay, 1) == []
@@ -70,12 +70,12 @@ def test_hello_goes_nowhere_but_to_transceivers_and_not_to_too_many() -> None:
     assert len({link for link, _ in hellos(relay, 1)}) == MAX_TRANSCEIVERS < len(everywhere)
 
 
-def test_announced_paths_are_flows_of_who_announces_them(relay: Relay) -> None:
-    owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
+def test_announced_paths_become_flows_of_their_announcer(relay: Relay) -> None:
+    owner, rival = relay.transceiver(9000), relay.transceiver(9001)
     paths = [client(number) for number in range(MAX_ANNOUNCED_PATHS)]
-    stranger.confirm(paths[0])
+    rival.confirm(paths[0])
     assert owner.send_message(Announce(tuple(paths))) == []
-    assert relay.receive(RTP, paths[0]) == [Seen(RTP, paths[0], stranger.link)]
+    assert relay.receive(RTP, paths[0]) == [Seen(RTP, paths[0], rival.link)]
     for path in paths[1:]:
         assert relay.receive(RTP, path) == [Seen(RTP, path, owner.link)]
     assert relay.counters.not_owner == 1
@@ -83,11 +83,11 @@ def test_announced_paths_are_flows_of_who_announces_them(relay: Relay) -> None:
 
 
 def test_announcements_keep_the_paths_of_an_owner_that_sends_elsewhere(relay: Relay) -> None:
-    owner, stranger = relay.transceiver(9000), relay.transceiver(9001)
+    owner, rival = relay.transceiver(9000), relay.transceiver(9001)
     for _ in range(5):
         owner.send_message(Announce((client(0),)))
         relay.wait(TAKEOVER_SECONDS - 1)
-        stranger.send_message(Confirm(client(0)))
+        rival.send_message(Confirm(client(0)))
         assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
 
 
@@ -107,22 +107,22 @@ def test_the_calls_of_one_transceiver_move_to_another(relay: Relay, sender: str)
     assert previous.send(RTP, client(0)) == []
 
 
-def test_only_the_two_concerned_may_move_calls(relay: Relay) -> None:
-    previous, successor, stranger = (relay.transceiver(port) for port in (9000, 9001, 9002))
+def test_only_previous_owner_and_successor_may_redirect_calls(relay: Relay) -> None:
+    previous, successor, rival = (relay.transceiver(port) for port in (9000, 9001, 9002))
     previous.confirm(client(0))
     outside = Owner(CLUSTER, 5, LAST_PORT + 1)
     for moved in (
         Moved(previous.owner, successor.owner),
         Moved(previous.owner, previous.owner),
-        Moved(stranger.owner, outside),
-        Moved(outside, stranger.owner),
+        Moved(rival.owner, outside),
+        Moved(outside, rival.owner),
     ):
-        stranger.send_message(moved)
+        rival.send_message(moved)
     assert relay.counters.moved_refused == 4
     assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), previous.link)]
 
 
-def test_an_entry_ends_when_nobody_repeats_it(relay: Relay) -> None:
+def test_a_redirect_ends_when_moved_is_not_repeated(relay: Relay) -> None:
     previous, successor = relay.transceiver(9000), relay.transceiver(9001)
     request = binding_request(previous.token())
     for _ in range(3):
@@ -144,7 +144,7 @@ def test_a_token_that_was_just_used_leads_back_once_its_redirect_has_ended(relay
     assert relay.receive(request, client(0)) == [Seen(request, client(0), previous.link)]
 
 
-def test_calls_move_on_and_come_back(relay: Relay) -> None:
+def test_redirects_are_followed_from_owner_to_owner_and_back(relay: Relay) -> None:
     first, second, third = (relay.transceiver(port) for port in (9000, 9001, 9002))
     request = binding_request(first.token())
     first.confirm(client(0))
@@ -154,7 +154,7 @@ def test_calls_move_on_and_come_back(relay: Relay) -> None:
         assert relay.receive(request, client(1)) == [Seen(request, client(1), successor.link)]
 
 
-def test_entries_are_bounded(relay: Relay) -> None:
+def test_redirects_are_bounded(relay: Relay) -> None:
     successor = relay.transceiver(9000)
     for number in range(MAX_REDIRECTS + 10):
         previous = Owner(CLUSTER, 10 + number // 10, FIRST_PORT + number % 10)
@@ -163,7 +163,7 @@ def test_entries_are_bounded(relay: Relay) -> None:
     assert relay.counters.moved_refused == 10
 
 
-def test_calls_cannot_move_to_where_the_link_does_not_lead(relay: Relay) -> None:
+def test_a_successor_of_another_address_family_is_refused(relay: Relay) -> None:
     """A successor of another address family: its address would not fit the link's socket."""
     previous = relay.transceiver()
     previous.confirm(client(0))
@@ -174,8 +174,8 @@ def test_calls_cannot_move_to_where_the_link_does_not_lead(relay: Relay) -> None
     assert relay.receive(request, client(1)) == [Seen(request, client(1), previous.link)]
 
 
-def test_an_address_is_followed_only_as_long_as_its_calls_are_elsewhere(relay: Relay) -> None:
-    """Flows of the cache name addresses; calls that come back, or a move that nobody repeats, end the detour."""
+def test_an_address_is_redirected_only_while_its_calls_are_elsewhere(relay: Relay) -> None:
+    """Cached flows name addresses. A redirect ends when its calls return, or when it is not repeated."""
     previous, successor = relay.transceiver(9000), relay.transceiver(9001)
     redirects = relay.core.redirects
     theirs, ours = (encode_address(end.link.host, end.link.port) for end in (previous, successor))

@@ -53,7 +53,7 @@ def seen(redis: RedisServer, nursery: trio.Nursery) -> RegistryView:
     return seen
 
 
-async def test_who_registers_is_found_and_gone_at_its_end(
+async def test_a_lease_is_listed_and_ends_with_its_transceiver(
     redis: RedisServer, seen: RegistryView, nursery: trio.Nursery
 ) -> None:
     loads = [ONE, msgspec.structs.replace(ONE, load=Load(7, 10))]
@@ -69,7 +69,7 @@ async def test_who_registers_is_found_and_gone_at_its_end(
     assert seen.members == [OTHER]
 
 
-async def test_other_clusters_and_other_installations_are_not_seen(
+async def test_entries_of_other_clusters_and_installations_are_not_listed(
     redis: RedisServer, seen: RegistryView, nursery: trio.Nursery
 ) -> None:
     elsewhere = msgspec.structs.replace(OTHER, link=LinkInfo(1, ("[::1]:4000",)))
@@ -83,7 +83,7 @@ async def test_other_clusters_and_other_installations_are_not_seen(
 
 
 @pytest.mark.parametrize("kind", ["empty tag", "half a tag", "replayed"])
-async def test_who_can_write_to_redis_lists_nobody(
+async def test_write_access_to_redis_is_not_enough_to_list_an_entry(
     kind: str, redis: RedisServer, seen: RegistryView, nursery: trio.Nursery
 ) -> None:
     """An entry with the tag cut off, or one that a transceiver that is gone wrote an hour ago."""
@@ -100,7 +100,7 @@ async def test_who_can_write_to_redis_lists_nobody(
 
 
 @pytest.mark.parametrize("how", ["killed", "stalled"])
-async def test_what_was_known_stays_while_redis_is_gone(
+async def test_the_last_entries_stay_while_redis_is_gone(
     how: str, redis: RedisServer, seen: RegistryView, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     nursery.start_soon(keep_registered, redis.url, KEYS, lambda: ONE)
@@ -124,7 +124,7 @@ async def test_a_client_can_be_stopped_while_redis_stalls(redis: RedisServer) ->
 
 
 @pytest.mark.parametrize("answer", [b"$xx\r\n", b"-ERR \xff\r\n", b"\r\n"], ids=["length", "text", "empty"])
-async def test_a_lease_ends_by_itself_when_redis_answers_nonsense_at_last(
+async def test_a_lease_expires_when_redis_sends_an_invalid_answer_at_its_end(
     redis: RedisServer, seen: RegistryView, answer: bytes
 ) -> None:
     async with garbling(redis, b"DEL", answer) as garbler, trio.open_nursery() as inner:

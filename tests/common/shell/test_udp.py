@@ -41,7 +41,7 @@ async def test_datagrams_of_any_size(host: str) -> None:
         assert sock.counters.oversize == 1
 
 
-async def test_what_cannot_be_sent_is_counted_and_the_rest_goes_out() -> None:
+async def test_a_failed_send_is_counted_and_the_other_datagrams_leave() -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as sock:
         for data, address in [
             (b"first", sock.address),
@@ -82,7 +82,7 @@ async def test_drops_of_the_kernel_are_counted() -> None:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_the_plain_calls_do_the_same(host: str) -> None:
+async def test_plain_calls_behave_like_message_vectors(host: str) -> None:
     with BatchSocket.open((host, 0)) as sock:
         plain: SystemCalls = PlainCalls(sock.socket, sock.counters)
         here = encode_address(*sock.address)
@@ -93,7 +93,7 @@ async def test_the_plain_calls_do_the_same(host: str) -> None:
         assert sock.counters.oversize == 1
 
 
-def test_an_address_that_is_not_ours_says_so() -> None:
+def test_an_address_of_another_host_raises_an_error_that_names_it() -> None:
     with pytest.raises(OSError, match=r"cannot have UDP port 3478 of 192\.0\.2\.200"):
         BatchSocket.open(("192.0.2.200", 3478))
     with BatchSocket.open(("192.0.2.200", 0), freebind=True) as sock:

@@ -24,7 +24,7 @@ SETTINGS = RelaySettings(media=(Media(Address("127.0.0.1", 0)),))
 NETWORK = ClusterNetwork(0, ip_network("127.0.0.0/24"), 1, 65535)
 
 
-async def test_transceivers_are_asked_for_their_links_and_keep_them_when_they_fall_silent() -> None:
+async def test_a_configured_transceiver_keeps_its_link_addresses_when_it_does_not_answer() -> None:
     known: list[list[Address]] = []
     with BatchSocket.open(("127.0.0.1", 0)) as first, BatchSocket.open(("127.0.0.1", 0)) as second:
         async with trio.open_nursery() as nursery:
@@ -34,14 +34,14 @@ async def test_transceivers_are_asked_for_their_links_and_keep_them_when_they_fa
                 await nursery.start(discover, shared, KEYS, known.append)
                 addresses = sorted(Address(*link.address) for link in (first, second))
                 await settle(lambda: known and known[-1] == addresses)
-                told = len(known)
+                calls = len(known)
                 servers.cancel_scope.cancel()
             await trio.sleep(1.5)
-            assert len(known) == told
+            assert len(known) == calls
             nursery.cancel_scope.cancel()
 
 
-async def test_a_transceiver_that_is_both_configured_and_registered_is_known_once() -> None:
+async def test_a_transceiver_that_is_both_configured_and_registered_gets_one_hello() -> None:
     known: list[list[Address]] = []
     with redis_server() as redis, BatchSocket.open(("127.0.0.1", 0)) as link:
         address, other = Address(*link.address), Address("127.0.0.1", 1)
@@ -56,8 +56,8 @@ async def test_a_transceiver_that_is_both_configured_and_registered_is_known_onc
     assert all(len(set(addresses)) == len(addresses) for addresses in known)
 
 
-async def test_a_relay_says_which_shared_address_is_elsewhere() -> None:
-    """The other is bound all the same, for the day it comes."""
+async def test_hello_names_the_shared_address_that_another_host_has() -> None:
+    """The address that is away is bound all the same."""
     here, elsewhere = Media(Address("127.0.0.1", 0), ingress=1), Media(Address("192.0.2.7", 0), ingress=2)
     with BatchSocket.open(("127.0.0.1", 0)) as link:
         owner = LinkOwner(KEYS, link)
@@ -74,7 +74,7 @@ async def test_a_relay_says_which_shared_address_is_elsewhere() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_relay_that_leaves_goes_on_until_its_clients_are_gone() -> None:
+async def test_a_draining_relay_forwards_until_its_clients_are_silent() -> None:
     drain = Drain(30)
     shared = SharedSettings(transceiver_network=(NETWORK,), transceiver=(), admin=Address("127.0.0.1", 0))
     with BatchSocket.open(("127.0.0.1", 0)) as link:

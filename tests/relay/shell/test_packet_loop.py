@@ -40,7 +40,7 @@ class Fragile(Forwarder):
 
 
 @pytest.mark.parametrize("poison", [POISON, POISON[:-1]], ids=["an address that cannot be sent to", "an exception"])
-async def test_a_packet_over_which_forwarding_fails_stops_no_other(
+async def test_a_packet_that_raises_in_the_loop_drops_one_batch_only(
     poison: bytes, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = KeyRing.generate(os.urandom)

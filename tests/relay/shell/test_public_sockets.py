@@ -14,21 +14,21 @@ def media(host: str, advertised: Address | None = None, ingress: int | None = No
     return Media(Address(host, 0), advertised, ingress)
 
 
-def test_a_wildcard_is_each_address_of_its_family() -> None:
+def test_a_wildcard_expands_to_each_address_of_its_family() -> None:
     hosts = [one.local.host for one in expand([media("0.0.0.0")])]
     assert hosts == local_addresses(socket.AF_INET)
     assert "127.0.0.1" in hosts
     assert not any(one.local.host.startswith("fe80") for one in expand([media("::"), media("0.0.0.0")]))
 
 
-def test_a_wildcard_with_an_advertised_address_is_where_the_default_route_begins() -> None:
+def test_a_wildcard_with_an_advertised_address_is_the_address_of_the_default_route() -> None:
     public = Address("203.0.113.9", 3478)
     host = default_address(socket.AF_INET)
     expected = [] if host is None else [media(host, public)]
     assert expand([media("127.0.0.1"), media("0.0.0.0", public)]) == [media("127.0.0.1"), *expected]
 
 
-def test_relays_behind_one_address_agree_on_its_ingress_id() -> None:
+def test_relays_behind_one_address_have_the_same_ingress_id() -> None:
     public = Address("203.0.113.9", 3478)
     with ExitStack() as stack:
         opened = open_public_sockets(
@@ -40,13 +40,13 @@ def test_relays_behind_one_address_agree_on_its_ingress_id() -> None:
         assert all(0 < one < 65536 for one in ids)
 
 
-def test_an_advertised_address_can_leave_the_port_to_the_socket() -> None:
+def test_an_advertised_port_of_zero_is_the_port_of_the_socket() -> None:
     with ExitStack() as stack:
         (opened,) = open_public_sockets([media("127.0.0.1", Address("203.0.113.9", 0))], stack)
         assert opened.advertised == Address("203.0.113.9", opened.socket.address[1])
 
 
 @pytest.mark.parametrize("settings", [[media("127.0.0.1", ingress=0)], [media("127.0.0.1", ingress=5)] * 2, []])
-def test_ids_that_clash_are_refused(settings: list[Media]) -> None:
+def test_ingress_ids_that_clash_are_refused(settings: list[Media]) -> None:
     with ExitStack() as stack, pytest.raises(PublicSocketError):
         open_public_sockets(settings, stack)

@@ -40,7 +40,7 @@ def redis() -> Iterator[RedisServer]:
 
 
 class RunningRelay:
-    """A relay that knows no transceiver but by its packets."""
+    """A relay without configured transceivers."""
 
     def __init__(self, ports: RelayPorts, registry: CollectorRegistry) -> None:
         self.address = ports.media[0].host, ports.media[0].port
@@ -130,7 +130,7 @@ async def check_on(clients: list[CacheClient], relay: RunningRelay, request: byt
         await trio.sleep(0.1)
 
 
-async def test_any_relay_takes_a_packet_of_a_call_that_was_set_up_by_another(
+async def test_a_relay_forwards_packets_of_a_call_that_was_set_up_by_another_relay(
     redis: RedisServer, stack: ExitStack
 ) -> None:
     async with running(redis, 3) as (owner, (first, *others), _):
@@ -150,17 +150,17 @@ async def test_redis_keeps_a_flow_for_a_minute(redis: RedisServer, stack: ExitSt
         assert all(KEPT_SECONDS - 10 <= seconds <= KEPT_SECONDS for seconds in await ttls(redis))
 
 
-async def test_an_owner_that_this_relay_cannot_reach_is_nobodys(redis: RedisServer, stack: ExitStack) -> None:
-    """A relay of the cluster with an IPv6 link wrote it; this one has an IPv4 link, and lives on."""
+async def test_a_cached_owner_that_this_relay_cannot_reach_is_refused(redis: RedisServer, stack: ExitStack) -> None:
+    """A relay with an IPv6 link wrote the value; this one has an IPv4 link, and goes on."""
     async with running(redis, 1) as (owner, (relay,), _):
-        stranger, client = CacheClient(stack), CacheClient(stack)
-        path = Path.of(*stranger.socket.getsockname(), ingress=INGRESS).encode()
+        unknown, client = CacheClient(stack), CacheClient(stack)
+        path = Path.of(*unknown.socket.getsockname(), ingress=INGRESS).encode()
         cache = FlowCache(0, KEYS.link, unix_offset=unix_offset())
         cache.store(path, encode_address("::1", 7000))
         ((name, value),) = cache.take_writes(trio.current_time())
         async with connect(redis.url) as commands:
             await commands.set(name, value)
-        assert not await stranger.asks(relay, RTP, seconds=0.3)
+        assert not await unknown.asks(relay, RTP, seconds=0.3)
         assert relay.figure("cache_found_total") == 1
         assert await client.asks(relay, binding_request(owner.token()))
         assert await client.asks(relay, RTP)
@@ -168,7 +168,7 @@ async def test_an_owner_that_this_relay_cannot_reach_is_nobodys(redis: RedisServ
         assert relay.figure("failed_turns_total") == 0
 
 
-async def test_redis_stalls_and_nothing_waits_for_it(redis: RedisServer, stack: ExitStack) -> None:
+async def test_calls_go_on_while_redis_stalls(redis: RedisServer, stack: ExitStack) -> None:
     async with running(redis, 2) as (owner, (first, second), _):
         client, late = CacheClient(stack), CacheClient(stack)
         assert await client.asks(first, binding_request(owner.token()))
@@ -186,7 +186,7 @@ async def test_redis_stalls_and_nothing_waits_for_it(redis: RedisServer, stack: 
                 pass
 
 
-async def test_redis_dies_and_comes_back_with_nothing(redis: RedisServer, stack: ExitStack) -> None:
+async def test_calls_go_on_while_redis_is_gone_and_comes_back_empty(redis: RedisServer, stack: ExitStack) -> None:
     async with running(redis, 2) as (owner, (first, second), _):
         client = CacheClient(stack)
         assert await client.asks(first, binding_request(owner.token()))
@@ -212,7 +212,9 @@ async def test_redis_dies_and_comes_back_with_nothing(redis: RedisServer, stack:
     [b"$xx\r\n", b"-ERR \xff\r\n", b"\r\n", b"+OK\r\n", b"*0\r\n", b"*1\r\n" * 5000 + b":1\r\n", b"*1\r\n:1\r\n"],
     ids=["length", "text", "empty", "kind", "count", "depth", "type"],
 )
-async def test_redis_talks_nonsense_and_calls_go_on(redis: RedisServer, stack: ExitStack, answer: bytes) -> None:
+async def test_calls_go_on_when_redis_sends_an_invalid_answer(
+    redis: RedisServer, stack: ExitStack, answer: bytes
+) -> None:
     async with garbling(redis, b"MGET", answer) as garbler, running(garbler, 2) as (owner, (first, second), _):
         client, own = CacheClient(stack), CacheClient(stack)
         assert await client.asks(first, binding_request(owner.token()))
@@ -228,7 +230,7 @@ async def test_redis_talks_nonsense_and_calls_go_on(redis: RedisServer, stack: E
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_flows_are_written_again_once_redis_has_nothing(
+async def test_flows_are_written_again_after_redis_was_flushed(
     redis: RedisServer, stack: ExitStack, monkeypatch: pytest.MonkeyPatch, *, restarted: bool
 ) -> None:
     monkeypatch.setattr(forwarder, "WRITE_INTERVAL", 0.5)
@@ -254,14 +256,14 @@ async def test_flows_are_written_again_once_redis_has_nothing(
         assert fresh.figure("cache_found_total") == len(clients)
 
 
-async def test_a_flood_of_unknown_flows_leaves_calls_alone(redis: RedisServer, stack: ExitStack) -> None:
+async def test_a_flood_of_unknown_flows_does_not_affect_calls(redis: RedisServer, stack: ExitStack) -> None:
     async with running(redis, 2) as (owner, (first, second), _):
         client, flood = CacheClient(stack), [CacheClient(stack) for _ in range(300)]
         assert await client.asks(first, binding_request(owner.token()))
         await written(redis, 1)
         for _ in range(10):
-            for stranger in flood:
-                stranger.socket.sendto(RTP, second.address)
+            for unknown in flood:
+                unknown.socket.sendto(RTP, second.address)
             assert await client.asks(first, RTP)
         assert await client.asks(second, RTP)
         await settle(lambda: second.figure("cache_absent_total") >= len(flood) * 0.9)

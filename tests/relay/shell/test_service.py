@@ -39,7 +39,7 @@ async def running(*hosts: str, coalesce: bool = True) -> AsyncIterator[RelayPort
 
 
 @pytest.mark.parametrize("coalesce", [True, False])
-async def test_answers_leave_from_the_address_that_was_asked(coalesce: bool) -> None:
+async def test_replies_leave_from_the_address_that_the_client_used(coalesce: bool) -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as link:
         owner = LinkOwner(KEYS, link)
         async with running("0.0.0.0", "::", "127.0.0.2", coalesce=coalesce) as ports, trio.open_nursery() as nursery:
@@ -76,7 +76,7 @@ async def test_bursts_of_many_clients_lose_nothing() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_the_admin_port_tells_what_happens() -> None:
+async def test_the_admin_port_exports_counters_and_health() -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as link:
         owner = LinkOwner(KEYS, link)
         async with running("127.0.0.1") as ports, trio.open_nursery() as nursery:
@@ -114,7 +114,7 @@ async def samples(ports: RelayPorts) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
-async def test_packets_that_nobody_fetches_make_it_unhealthy(mock_clock: trio.testing.MockClock) -> None:
+async def test_a_stalled_packet_loop_is_unhealthy(mock_clock: trio.testing.MockClock) -> None:
     mock_clock.rate = 50
     with BatchSocket.open(("127.0.0.1", 0)) as link, BatchSocket.open(("127.0.0.1", 0)) as public:
         core = Relay().core

@@ -243,7 +243,7 @@ async def test_a_worker_that_hangs_is_replaced(caplog: pytest.LogCaptureFixture)
             assert calls
 
 
-async def test_a_worker_that_ends_again_and_again_waits_longer_each_time_and_harms_no_other(
+async def test_the_pause_of_a_crash_loop_doubles_and_other_workers_go_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running() as relay, trio.open_nursery() as nursery:
@@ -273,7 +273,7 @@ async def test_a_worker_that_ends_again_and_again_waits_longer_each_time_and_har
             nursery.cancel_scope.cancel()
 
 
-async def test_all_workers_die_where_none_can_be_started_and_come_back_once_one_can(
+async def test_workers_start_again_once_processes_can_be_started(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running() as relay:
@@ -296,7 +296,7 @@ async def test_all_workers_die_where_none_can_be_started_and_come_back_once_one_
             await settle(lambda: len(workers()) > WORKERS)
 
 
-async def test_keys_change_under_live_workers(caplog: pytest.LogCaptureFixture) -> None:
+async def test_workers_take_new_keys_while_they_run(caplog: pytest.LogCaptureFixture) -> None:
     old, new = Key(0, os.urandom(32)), Key(1, os.urandom(32))
     keys, owners = KeyRing([old]), KeyRing([old])
     async with running(keys, owners) as relay, trio.open_nursery() as nursery:
@@ -322,10 +322,10 @@ async def test_keys_change_under_live_workers(caplog: pytest.LogCaptureFixture) 
             with connected(*relay.media) as late:
                 assert await exchange(late, fresh := binding_request(relay.owner.token())) == fresh
             keys.replace(KeyRing([new]))
-            with connected(*relay.media) as stranger:
+            with connected(*relay.media) as client:
 
                 def refused() -> bool:
-                    stranger.send(stale.pop())  # one that has been read is remembered
+                    client.send(stale.pop())  # a token that was read is cached
                     return relay.figure("antiphon_relay_bad_token_total") > 0
 
                 await until(refused)
@@ -350,7 +350,7 @@ async def test_a_standby_worker_that_dies_is_replaced_and_an_idle_relay_goes_on(
             assert await exchange(client, request := binding_request(relay.owner.token())) == request
 
 
-async def test_workers_run_on_processors_that_the_relay_has_now() -> None:
+async def test_workers_run_on_the_processors_of_the_relays_present_affinity() -> None:
     processors = os.sched_getaffinity(0)
     async with running() as relay:
         cores = [os.sched_getaffinity(pid) for pid in busy_workers(relay)]
@@ -380,7 +380,7 @@ async def test_workers_end_with_their_supervisor() -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there, and not just its remains that nobody has asked for."""
+    """Return True if a process runs; a zombie does not."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""A transceiver as relays see it, on real sockets: it has paths and a link address, and sends every datagram back."""
+"""A fake transceiver on the link, on real sockets: it owns paths, and echoes every datagram."""
 
 import socket
 from typing import Any
@@ -34,19 +34,21 @@ from antiphon_relay.flows import BINDING_REQUEST
 
 
 class LinkOwner:
-    """Confirms every path it hears of, and again with each check; with `announces`, it tells each relay that has just
-    begun all of them."""
+    """Confirms every path that it receives from, and again with each check, while it `run`s.
+
+    With `announces`, it announces all paths to each relay that has just started.
+    """
 
     def __init__(self, keys: KeyRing, link: BatchSocket, *, announces: bool = True) -> None:
         self.link = link
         self.paths: dict[Path, Address] = {}
-        """And the link address of the relay by which each was heard last."""
+        """Each path with the link address of the relay that it was last received from."""
         self.boots: dict[Address, int] = {}
-        """What each relay that says HELLO told of its start."""
+        """The boot id in the HELLO of each relay."""
         self.key_ids: dict[Address, int] = {}
-        """Under which key each relay sent last what its clients say."""
+        """The key id of the last packet of each relay."""
         self.away: dict[Address, tuple[int, ...]] = {}
-        """And which of its ingresses are not at its host."""
+        """The ingresses in the HELLO of each relay whose address another host has."""
         self._announces = announces
         self._keys = keys
         self._link_keys = LinkKeys(keys.link)
@@ -98,7 +100,7 @@ class LinkOwner:
 
 
 def connected(host: str, port: int) -> socket.socket:
-    """Return a client's socket that hears nothing but the address it talks to."""
+    """Return a client's socket that receives only from the address it sends to."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((host, port))
     sock.setblocking(False)
