@@ -297,6 +297,23 @@ def test_a_silent_peer_is_disconnected_comes_back_and_sends_nothing_in_between()
     assert of(right, Reconnected) == [Reconnected()]
 
 
+def test_messages_wait_while_the_peer_is_disconnected() -> None:
+    peers = TransportPeers().connect()
+    number = channel(peers.right).open_channel("events")
+    peers.right.flush(peers.network.now)
+    peers.run(1)
+    mute(peers.network.left)
+    peers.run(6)
+    before = sum(classify(datagram) == Protocol.DTLS for datagram in peers.network.right.sent)
+    channel(peers.right).send(number, "late")
+    peers.right.update_timeout()
+    peers.run(5)
+    assert sum(classify(datagram) == Protocol.DTLS for datagram in peers.network.right.sent) == before
+    unmute(peers.network.left)
+    peers.run(10)
+    assert of(peers.network.left, MessageReceived) == [MessageReceived(number, "late")]
+
+
 def test_a_peer_that_stays_silent_ends_the_transport_and_releases_its_path() -> None:
     peers = TransportPeers().connect()
     mute(peers.network.left)

@@ -28,21 +28,24 @@ from antiphon_transceiver.transport_events import (
 )
 
 FIRST_CHECK_TIMEOUT = 15.0
-"""Seconds until the first path is found: a client begins to check once it has the answer."""
+"""Seconds from the start to the first path: a client begins to check once it has the answer."""
 
 SETUP_TIMEOUT = 30.0
 """Seconds from the start to a complete handshake: a phone on a bad network, and a person who waits."""
 
 MAX_EARLY_PACKETS = 75
-"""SRTP packets held while the peer already has keys and we do not: 1.5 s of 20 ms each. A peer whose last flight got
-lost has sent it again by then, even one that waits for a second as RFC 6347 §4.2.4.1 recommends. The newest stay."""
+"""SRTP packets held while the peer already has keys and we do not: 1.5 s of 20 ms each. By then a peer has
+retransmitted a lost last flight, even if it waits a second as RFC 6347 §4.2.4.1 recommends. The oldest are dropped."""
 
 ChannelEvent = TypeVar("ChannelEvent")
 ChannelEvent_co = TypeVar("ChannelEvent_co", covariant=True)
 
 
 class ChannelCore(Core[ChannelEvent_co], Interface[ChannelEvent_co]):
-    """What runs inside DTLS: a `DataChannelEndpoint`, or a core around one. A datagram is the content of one record."""
+    """What runs inside DTLS: a `DataChannelEndpoint`, or a core around one.
+
+    A datagram is the content of one record; every `Transmit` has path None.
+    """
 
     def receive_datagram(self, data: bytes, source: Path | None, now: float) -> None:
         """Take one SCTP packet; `source` does not matter here."""
@@ -89,7 +92,7 @@ TRANSITIONS = {
     (TransportState.DISCONNECTED, TransportStep.PEER_BACK): TransportState.CONNECTED,
     (TransportState.DISCONNECTED, TransportStep.CLOSED): TransportState.CLOSED,
 }
-"""Every transition there is. While the peer is silent nothing but checks and handshake flights is sent."""
+"""Every transition. In STALLED and DISCONNECTED only checks and handshake flights are sent."""
 
 _CLOSED_BY_DTLS = {
     dtls.DtlsCloseReason.CLOSE_NOTIFY: TransportCloseReason.CLOSE_NOTIFY,
@@ -108,7 +111,7 @@ _CLOSED_BY_ICE = {
 
 
 class TransportCounters:
-    """Datagrams that a transport dropped, by reason."""
+    """Datagrams that a transport dropped or did not send, by reason."""
 
     __slots__ = ("over_budget", "srtp_early", "srtp_failed", "unknown_protocol")
 
@@ -124,9 +127,10 @@ class TransportCounters:
 class PeerTransport(Generic[ChannelEvent]):
     """The transport to one peer, from its first check to its end.
 
-    Give it its parts, drive it by the five methods, and send with `send_rtp` and `send_rtcp`; what `channels` reports
-    is among its events. After an action on one of the parts call `flush`. After `Closed` no event follows, but until
-    `poll_timeout` is infinite the close alert is retransmitted.
+    Make it of its parts, drive it by the five methods, and send with `send_rtp` and `send_rtcp`. The events of
+    `channels` are among its events. After an action on one of the parts call `flush`, and after one that only queues
+    something `update_timeout`. No event follows `Closed`, but the close alert is retransmitted until `poll_timeout`
+    is infinite.
     """
 
     def __init__(
@@ -142,9 +146,9 @@ class PeerTransport(Generic[ChannelEvent]):
         self.counters = TransportCounters()
         self.state = TransportState.NEW
         self.authenticated = False
-        """Whether the datagram received last proved to come from the peer."""
+        """Whether the latest datagram was authenticated: a check or its response, SRTP, or DTLS with keys."""
         self.srtp: SrtpSession | None = None
-        """There once the handshake is complete, and still after the end."""
+        """None until the handshake is complete; kept after the end."""
         self._early: deque[tuple[bytes, float]] = deque(maxlen=MAX_EARLY_PACKETS)
         """SRTP that arrived before its keys, and when."""
         self.events: deque[TransportEvent | ChannelEvent] = deque()
@@ -154,7 +158,7 @@ class PeerTransport(Generic[ChannelEvent]):
         self._handshake_path: Path | None = None
         """The path of the latest DTLS datagram; the one to send to while the agent has selected none."""
         self._handshake_sent_to: set[Path] = set()
-        """Where our side of the handshake went; the second path is the last one that is noted."""
+        """Where our handshake flights were sent; at most two are kept, since the second one rules validation out."""
         self._started = now
         self._first_path_at = now
         self.deadline = now + FIRST_CHECK_TIMEOUT
@@ -163,7 +167,7 @@ class PeerTransport(Generic[ChannelEvent]):
     # Input
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
-        """Take one datagram; what is wrong with it is counted. `authenticated` tells whether it was the peer's."""
+        """Take one datagram; what is wrong with it is counted. `authenticated` is set accordingly."""
         self.authenticated = False
         if self.state is TransportState.CLOSED:
             return
@@ -238,7 +242,7 @@ class PeerTransport(Generic[ChannelEvent]):
             self._handshake_sent_to.add(path)
 
     def flush(self, now: float) -> None:
-        """Carry out what the parts report and send what they have to send."""
+        """Act on the events of the parts, and send their datagrams."""
         self._collect_ice_events(now)
         while (event := self.dtls.poll_event()) is not None:
             self._handle_dtls(event, now)
@@ -248,7 +252,7 @@ class PeerTransport(Generic[ChannelEvent]):
             self.update_timeout()
 
     def update_timeout(self) -> None:
-        """Ask the parts again when they want to be called. Nothing is sent."""
+        """Ask the parts for their deadlines again."""
         if self.state is TransportState.CLOSED:
             deadlines = [self.dtls.poll_timeout() if self.dtls.closed else inf]
         else:
@@ -367,8 +371,8 @@ class PeerTransport(Generic[ChannelEvent]):
         self.srtp = SrtpSession(profile, material, is_client=self.dtls.role is dtls.DtlsRole.CLIENT)
         self._advance(TransportStep.HANDSHAKE_COMPLETED)
         if self._handshake_path is not None and self._handshake_sent_to == {self._handshake_path}:
-            # Only who read our flights can have finished, and nobody else got them. Otherwise a caller could read them
-            # at home and send the last flight in a victim's name.
+            # Only a peer that received our flights can complete the handshake, and they were sent to this path alone.
+            # Otherwise a caller could receive them at home and send its last flight from a victim's address.
             self.authenticated = True
             self.agent.validate(self._handshake_path, now)
         if self.channels is not None:
