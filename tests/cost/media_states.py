@@ -18,9 +18,9 @@ from antiphon_transceiver.rtcp import (
     TransportFeedback,
     encode_rtcp,
 )
-from antiphon_transceiver.rtcp.reporter import MAX_SOURCES
 from antiphon_transceiver.rtp import RtpOptions
 from antiphon_transceiver.rtp.nack import KEPT_PACKETS
+from antiphon_transceiver.rtp.receiver import MAX_SOURCES
 from antiphon_transceiver.rtp.twcc import REMEMBERED
 from cost.drive import take_all
 from cost.grammars import RtcpPackets, Whole
@@ -58,7 +58,7 @@ class StreamListener:
         stream, now = self.stream, self.now
         if len(packet) > 1 and 192 <= packet[1] < 224:
             stream.receive_rtcp(packet, now)
-            take_all(stream.feedback.poll_resend)
+            take_all(stream.sender.poll_retransmission)
         else:
             stream.receive_rtp(packet, now)
         self.poll()
@@ -92,7 +92,7 @@ class StreamListener:
             self.stream.playout.append(1, SAID if self.payload_type else bytes(320))
             self.now += 0.02
             while (packet := self.stream.poll_rtp(self.now)) is not None:
-                self.stream.feedback.sent(packet + bytes(16), self.now)
+                self.stream.sender.sent(packet + bytes(16), self.now)
             if number % 4 == 0:
                 self.poll()
 
@@ -111,7 +111,7 @@ class StreamListener:
 
     def rtcp_seeds(self) -> list[bytes]:
         ssrc = self.stream.ssrc
-        base = self.stream.feedback.next_transport_sequence - 64
+        base = self.stream.sender.next_transport_sequence - 64
         none = TransportFeedback(SOURCE, ssrc, base & 0xFFFF, 3, 4, (None,) * 1023)
         runs = encode_rtcp([none])
         all_received = encode_rtcp([TransportFeedback(SOURCE, ssrc, base & 0xFFFF, 3, 4, (1,) * 800)])
@@ -135,7 +135,7 @@ class StreamListener:
         ]
 
     def ready(self, *, rtcp: bool) -> Ready:
-        numbers = (self.stream.ssrc, SOURCE, self.stream.feedback.next_transport_sequence)
+        numbers = (self.stream.ssrc, SOURCE, self.stream.sender.next_transport_sequence)
         if rtcp:
             return Ready(self.receive, self.rtcp_seeds(), RtcpPackets(), numbers=numbers)
         return Ready(self.receive, self.seeds(), Whole(), numbers=numbers)
@@ -177,7 +177,7 @@ def _many_sources(listener: StreamListener) -> None:
     for source in range(1, 40):
         listener.receive(listener.rtp(0, source=source))
     _begin(listener)
-    assert len(listener.stream.reporter.sources) == MAX_SOURCES
+    assert len(listener.stream.receiver.sources) == MAX_SOURCES
 
 
 _KINDS: dict[str, Callable[[StreamListener], None]] = {

@@ -190,7 +190,7 @@ def assert_nothing_missed(listener: ReceivingStream, count: int, others: int) ->
     """All audio was heard, and nothing is reported, asked for or concealed as lost, save at the end of the stream."""
     assert listener.numbers == list(range(count))
     assert listener.requested == []
-    assert listener.stream.reporter.sources[sender_clocks.SSRC].packets_lost == 0
+    assert listener.stream.receiver.sources[sender_clocks.SSRC].packets_lost == 0
     statistics = listener.stream.statistics()
     assert (statistics["received_lost"], statistics["uplink"]["lost"]) == (0, 0)
     assert len(listener.concealed) <= 5
@@ -226,7 +226,7 @@ def test_other_payload_types_beside_the_audio_and_in_its_stead_are_not_lost(payl
     assert_nothing_missed(listener, 375, 75)
     positions = [frame.position // 960 for _, frame in listener.heard]
     assert positions[:200] + positions[200:375] == [*range(200), *range(225, 400)]
-    assert listener.stream.reporter.sources[sender_clocks.SSRC].jitter < 0.001
+    assert listener.stream.receiver.sources[sender_clocks.SSRC].jitter < 0.001
 
 
 def test_comfort_noise_of_g711_is_followed_by_a_pause_not_by_a_loss() -> None:
@@ -256,7 +256,7 @@ def test_another_type_that_comes_late_or_beside_a_loss_hides_none() -> None:
     listener = listen(packets)
     assert listener.numbers == [number for number in range(91) if number != 46]
     assert {sequence for sequence in listener.requested if sequence not in events} == {51}
-    assert listener.stream.reporter.sources[sender_clocks.SSRC].packets_lost == 1
+    assert listener.stream.receiver.sources[sender_clocks.SSRC].packets_lost == 1
     assert [frame.position // 960 for frame in listener.concealed] == [46, 91, 92, 93, 94, 95]
 
 
@@ -275,7 +275,7 @@ def test_transport_wide_feedback_acknowledges_packets_of_every_type_and_source()
     assert feedback.base_sequence == 0
     assert len(feedback.deltas) == 10
     assert None not in feedback.deltas
-    assert set(stream.reporter.sources) == {7}
+    assert set(stream.receiver.sources) == {7}
     assert stream.counters.rtp_bad == 2
 
 
@@ -318,17 +318,17 @@ def test_telephone_events_of_a_source_that_goes_on_after_its_bye_are_not_lost() 
         while (frame := call.stream.poll_frame(START + since)) is not None:
             frames.append(frame)
     assert [frame.data for frame in frames] == [packet, packet]
-    assert call.stream.reporter.sources[call.caller.ssrc].packets_lost == 0
+    assert call.stream.receiver.sources[call.caller.ssrc].packets_lost == 0
 
 
 def test_another_type_of_a_source_unknown_or_ended_is_nobodys() -> None:
     call = StreamPair(OPUS, "opus", RtpOptions(feedback=("nack",)))
     assert call.hear(0, EVENT, 126) == []
-    assert call.stream.reporter.sources == {}
+    assert call.stream.receiver.sources == {}
     assert call.hear(5, opus_packets(1)[0], 111)
     call.stream.receive_rtcp(encode_rtcp((ReceiverReport(call.caller.ssrc), Bye((call.caller.ssrc,)))), START + 0.2)
     assert call.hear(9, EVENT, 126) == []
-    assert call.stream.reporter.sources == {}
+    assert call.stream.receiver.sources == {}
     assert call.stream.counters.other_payload == 2
 
 
@@ -359,5 +359,5 @@ def test_telephone_events_do_not_disturb_the_jitter_reported() -> None:
         packets.append(Packet(index * FRAME, rtp(2 * index, index * 960, sender_clocks.opus(index))))
         packets.append(Packet(index * FRAME + 0.005, rtp(2 * index + 1, 0, EVENT, 126)))
     listener = listen(packets)
-    assert listener.stream.reporter.sources[sender_clocks.SSRC].jitter == pytest.approx(0, abs=1e-6)
+    assert listener.stream.receiver.sources[sender_clocks.SSRC].jitter == pytest.approx(0, abs=1e-6)
     assert listener.numbers == list(range(50))

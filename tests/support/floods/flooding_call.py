@@ -42,7 +42,7 @@ class FloodingCall(ClientCall):
     @property
     def server_ssrc(self) -> int:
         """The SSRC of the server's audio, 0 before its first packet."""
-        return next(iter(self.reporter.sources), 0)
+        return next(iter(self.receiver.sources), 0)
 
     def rtcp(self, compound: bytes) -> bytes:
         """Return a compound as SRTCP."""

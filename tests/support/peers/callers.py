@@ -133,7 +133,7 @@ class Caller:
         figures.alive += self.connected.is_set() and not self.closed
         figures.sent.append(self.driven.spoken)
         figures.received.append(self.received)
-        figures.lost += sum(source.packets_lost for source in self.core.reporter.sources.values())
+        figures.lost += sum(source.packets_lost for source in self.core.receiver.sources.values())
         figures.foreign += self.core.failed_srtp + ice.unauthenticated + ice.stray
         figures.delays += self.delays
         self.delays.clear()

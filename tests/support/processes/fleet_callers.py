@@ -50,7 +50,7 @@ class MeasuringCaller(Caller):
         self.gap = Gap()
 
     def figures(self) -> ReceivedAudio:
-        lost = sum(source.packets_lost for source in self.core.reporter.sources.values())
+        lost = sum(source.packets_lost for source in self.core.receiver.sources.values())
         return ReceivedAudio(self.gap.take(), lost, self.closed, self.speaks)
 
     def _listen(self, event: ClientEvent, now: float) -> None:

@@ -114,7 +114,7 @@ class SimulatedClient:
 
     def set_clock(self, seconds: float) -> None:
         """Set the wall clock of its RTCP reports forward by `seconds`, or back."""
-        self.core.reporter.sender.ntp_offset += seconds
+        self.core.sender.statistics.ntp_offset += seconds
 
     def vanish(self) -> None:
         """Lose the network for good."""

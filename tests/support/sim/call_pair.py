@@ -12,7 +12,7 @@ from antiphon_transceiver.call import Call
 from antiphon_transceiver.event_bus import EventSource
 from antiphon_transceiver.events import CallEvent
 from antiphon_transceiver.ice import ice_password, ice_ufrag
-from antiphon_transceiver.rtp import RtpOptions
+from antiphon_transceiver.rtp import RtpOptions, feedback_statistics
 from antiphon_transceiver.srtp import SrtpProfile
 from support.fakes.recording_backend import RecordingBackend
 from support.net.impairment import Impairment
@@ -81,6 +81,11 @@ class CallPair:
             self.sent += 1
             self.network.run(limit=self.network.now + FRAME_SECONDS)
         self.network.run(limit=self.network.now + 0.2)
+
+    @property
+    def feedback_statistics(self) -> dict[str, Any]:
+        """What the caller learned from feedback."""
+        return feedback_statistics(self.client.sender, self.client.receiver)
 
     @property
     def caller_received(self) -> list[int]:

@@ -19,8 +19,8 @@ from antiphon_transceiver.rtcp import (
     encode_rtcp,
 )
 from antiphon_transceiver.rtcp.feedback import MAX_STATUSES
-from antiphon_transceiver.rtp import PacketFeedback, RtpOptions, RtpPacket
-from antiphon_transceiver.rtp.packet_feedback import MAX_REQUESTED
+from antiphon_transceiver.rtp import RtpOptions, RtpPacket, RtpReceiver, RtpSender
+from antiphon_transceiver.rtp.sender import MAX_REQUESTED
 from support.peers.rtcp_compounds import (
     NONE_RECEIVED,
     PACKET_SIZE,
@@ -44,14 +44,14 @@ class ReceivingCall:
     """The RTCP of a call that has sent 300 packets, as many as are remembered and some more."""
 
     def __init__(self) -> None:
-        self.reporter = Reporter(OUR_SSRC, "cname", 48000, Random(1).randbytes, 0.0)
-        self.feedback = PacketFeedback(OPTIONS, OUR_SSRC)
+        self.sender = RtpSender(OUR_SSRC, 111, 0)
+        self.sender.negotiate(OPTIONS)
+        self.reporter = Reporter(self.sender.statistics, {}, "cname", Random(1).randbytes)
         self.reporter.start(0.0)
         self.now = 0.0
-        for sequence in range(300):
+        for _ in range(300):
             self.now += 0.001
-            self.feedback.extension(self.now)
-            self.feedback.sent(struct.pack("!BBHII", 0x80, 111, sequence, 0, OUR_SSRC), self.now)
+            self.sender.sent(self.sender.packet(b"", 0, self.now), self.now)
 
     def receive(self, data: bytes) -> Work:
         self.now += 0.05
@@ -59,8 +59,8 @@ class ReceivingCall:
 
     def _receive(self, data: bytes) -> None:
         for packet in self.reporter.receive(data, self.now):
-            self.feedback.receive(packet, self.now)
-        while self.feedback.poll_resend() is not None:
+            self.sender.receive_feedback(packet, self.now)
+        while self.sender.poll_retransmission() is not None:
             pass
 
 
@@ -121,23 +121,23 @@ def test_feedback_beyond_the_most_packets_leaves_the_rest_of_the_compound() -> N
 def test_nacks_of_one_compound_share_a_bound() -> None:
     call = ReceivingCall()
     call.receive(b"".join(nack(sequence) for sequence in range(0, 680, 17)))
-    statistics = call.feedback.statistics()["nack"]
+    statistics = call.sender.retransmission_statistics()
+    assert statistics is not None
     assert statistics["resent"] + statistics["refused"] == MAX_REQUESTED
 
 
 def test_a_call_with_a_new_source_every_second_counts_each_and_remembers_few() -> None:
     """A push-to-talk device, which takes another SSRC whenever it begins to talk."""
-    reporter = Reporter(OUR_SSRC, "cname", 48000, Random(1).randbytes, 0.0)
-    reporter.start(0.0)
+    receiver = RtpReceiver(48_000)
     for source in range(1000, 1200):
         for number in range(25):
             now = (source - 1000) + number * 0.02
             packet = RtpPacket(False, 111, number, number * 960, source, b"x")
-            reporter.received_rtp(packet, now)
-        assert reporter.sources[source].received == 25
-        assert reporter.sources[source].packets_lost == 0
-        assert len(reporter.sources) <= 31
-    assert set(reporter.sources) == set(range(1200 - 31, 1200))
+            receiver.receive(packet, now)
+        assert receiver.sources[source].received == 25
+        assert receiver.sources[source].packets_lost == 0
+        assert len(receiver.sources) <= 31
+    assert set(receiver.sources) == set(range(1200 - 31, 1200))
 
 
 def test_transport_feedback_of_the_wire_is_read_as_before() -> None:

@@ -15,56 +15,67 @@ from antiphon_transceiver.rtcp import (
     decode_rtcp,
     encode_rtcp,
 )
-from antiphon_transceiver.rtcp.reporter import MAX_SOURCES, REPORT_INTERVAL
-from antiphon_transceiver.rtp import RtpPacket
+from antiphon_transceiver.rtcp.reporter import REPORT_INTERVAL
+from antiphon_transceiver.rtp import RtpPacket, RtpReceiver, SenderStatistics
+from antiphon_transceiver.rtp.receiver import MAX_SOURCES
 
 RATE = 48000
 
 
-def make_reporter(ssrc: int, *, seed: int = 1, ntp_offset: float = 3_900_000_000.0) -> Reporter:
-    return Reporter(ssrc, f"cname{ssrc}", RATE, random.Random(seed).randbytes, ntp_offset)
+class End:
+    """One end of a call: its stream, what it receives, and its reporter."""
+
+    def __init__(self, ssrc: int, *, seed: int = 1, ntp_offset: float = 3_900_000_000.0) -> None:
+        self.sender = SenderStatistics(ssrc, RATE, ntp_offset)
+        self.receiver = RtpReceiver(RATE)
+        random_bytes = random.Random(seed).randbytes
+        self.reporter = Reporter(self.sender, self.receiver.sources, f"cname{ssrc}", random_bytes)
+
+
+def make_reporter(ssrc: int) -> Reporter:
+    return End(ssrc).reporter
 
 
 def packet(ssrc: int, number: int) -> RtpPacket:
     return RtpPacket(False, 111, number & 0xFFFF, number * 960, ssrc, b"x" * 80)
 
 
-def run_call(delay: float, *, seconds: float, lose_every: int = 0) -> tuple[Reporter, Reporter]:
+def run_call(delay: float, *, seconds: float, lose_every: int = 0) -> tuple[End, End]:
     """Two ends send audio to each other, `delay` seconds apart; `lose_every` packets towards the second are lost."""
-    near, far = make_reporter(1, seed=1), make_reporter(2, seed=2, ntp_offset=77.0)
-    near.start(0.0)
-    far.start(0.0)
-    reports: list[tuple[float, Reporter, bytes]] = []
+    near, far = End(1, seed=1), End(2, seed=2, ntp_offset=77.0)
+    near.reporter.start(0.0)
+    far.reporter.start(0.0)
+    reports: list[tuple[float, End, bytes]] = []
     for number in range(int(seconds / 0.02)):
         now = number * 0.02
-        near.sent_rtp(number * 960, 80, now)
-        far.sent_rtp(number * 960, 80, now)
-        near.received_rtp(packet(2, number), now + delay)
+        near.sender.packet_sent(number * 960, 80, now)
+        far.sender.packet_sent(number * 960, 80, now)
+        near.receiver.receive(packet(2, number), now + delay)
         if not lose_every or number % lose_every:
-            far.received_rtp(packet(1, number), now + delay)
+            far.receiver.receive(packet(1, number), now + delay)
         for sender, receiver in ((near, far), (far, near)):
-            if (report := sender.poll_report(now)) is not None:
+            if (report := sender.reporter.poll_report(now)) is not None:
                 reports.append((now + delay, receiver, report))
         for arrival, receiver, report in [entry for entry in reports if entry[0] <= now]:
-            receiver.receive(report, arrival)
+            receiver.reporter.receive(report, arrival)
             reports.remove((arrival, receiver, report))
     return near, far
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
 def test_round_trip_is_measured_though_the_clocks_differ(delay: float) -> None:
-    for reporter in run_call(delay, seconds=15.0):
-        assert reporter.round_trip == pytest.approx(2 * delay, abs=0.001)
+    for end in run_call(delay, seconds=15.0):
+        assert end.reporter.round_trip == pytest.approx(2 * delay, abs=0.001)
 
 
 def test_the_sender_learns_of_loss() -> None:
     near, far = run_call(0.02, seconds=20.0, lose_every=5)
-    assert near.peer_report is not None
-    assert near.peer_report.fraction_lost / 256 == pytest.approx(0.2, abs=0.03)
-    assert far.sources[1].packets_lost == pytest.approx(200, abs=2)
-    assert far.sources[1].loss == pytest.approx(0.2, abs=0.03)
-    assert far.peer_report is not None
-    assert far.peer_report.packets_lost == 0
+    assert near.reporter.peer_report is not None
+    assert near.reporter.peer_report.fraction_lost / 256 == pytest.approx(0.2, abs=0.03)
+    assert far.receiver.sources[1].packets_lost == pytest.approx(200, abs=2)
+    assert far.receiver.sources[1].loss == pytest.approx(0.2, abs=0.03)
+    assert far.reporter.peer_report is not None
+    assert far.reporter.peer_report.packets_lost == 0
 
 
 def test_reports_come_at_random_intervals_around_the_mean() -> None:
@@ -91,12 +102,13 @@ def due_report(reporter: Reporter) -> list[object]:
 
 
 def test_a_sender_report_is_for_senders() -> None:
-    reporter = make_reporter(1)
+    end = End(1)
+    reporter = end.reporter
     reporter.start(0.0)
     report, description = due_report(reporter)
     assert report == ReceiverReport(1)
     assert isinstance(description, SourceDescription)
-    reporter.sent_rtp(0, 80, reporter.poll_timeout())
+    end.sender.packet_sent(0, 80, reporter.poll_timeout())
     assert isinstance(due_report(reporter)[0], SenderReport)
     for _ in range(10):
         report, _ = due_report(reporter)
@@ -104,29 +116,22 @@ def test_a_sender_report_is_for_senders() -> None:
 
 
 def test_only_sources_heard_since_the_last_report_are_reported() -> None:
-    reporter = make_reporter(1)
+    end = End(1)
+    reporter = end.reporter
     reporter.start(0.0)
-    reporter.received_rtp(packet(5, 1), 0.1)
+    end.receiver.receive(packet(5, 1), 0.1)
     report = due_report(reporter)[0]
     assert isinstance(report, ReceiverReport)
     assert [block.ssrc for block in report.reports] == [5]
     assert due_report(reporter)[0] == ReceiverReport(1)
 
 
-def test_a_source_that_says_goodbye_is_forgotten() -> None:
-    reporter = make_reporter(1)
-    reporter.received_rtp(packet(5, 1), 0.1)
-    reporter.receive(encode_rtcp((ReceiverReport(5), Bye((5, 6)))), 0.2)
-    assert not reporter.sources
-
-
-def test_sources_are_bounded_and_the_longest_silent_gives_way() -> None:
-    reporter = make_reporter(1)
-    reporter.start(0.0)
+def test_a_report_has_room_for_as_many_sources_as_are_tracked() -> None:
+    end = End(1)
+    end.reporter.start(0.0)
     for ssrc in range(10, 10 + MAX_SOURCES + 3):
-        reporter.received_rtp(packet(ssrc, 1), ssrc * 0.01)
-    assert list(reporter.sources) == list(range(13, 13 + MAX_SOURCES))
-    report = due_report(reporter)[0]
+        end.receiver.receive(packet(ssrc, 1), ssrc * 0.01)
+    report = due_report(end.reporter)[0]
     assert isinstance(report, ReceiverReport)
     assert len(report.reports) == MAX_SOURCES
 
@@ -150,7 +155,8 @@ def test_a_report_beside_a_malformed_packet_counts_as_both() -> None:
 
 @pytest.mark.parametrize("reduced_size", [False, True])
 def test_feedback_travels_alone_only_where_that_was_negotiated(reduced_size: bool) -> None:
-    reporter = Reporter(1, "cname", RATE, random.Random(1).randbytes, 0.0, reduced_size=reduced_size)
+    sender = SenderStatistics(1, RATE, 0.0)
+    reporter = Reporter(sender, {}, "cname", random.Random(1).randbytes, reduced_size=reduced_size)
     nack = GenericNack(1, 5, (7,))
     report, *rest = decode_rtcp(reporter.wrap([nack]))
     if reduced_size:
@@ -168,13 +174,13 @@ def test_packets_without_a_report_are_taken_and_handed_on() -> None:
     assert list(reporter.receive(b"\x80\xc8\x00\x06junk", 0.0)) == []
 
 
-def test_goodbye_is_a_compound_and_the_last_word() -> None:
+def test_bye_is_a_compound_and_the_last_word() -> None:
     reporter = make_reporter(1)
     reporter.start(0.0)
-    report, description, goodbye = decode_rtcp(reporter.bye())
+    report, description, bye = decode_rtcp(reporter.bye())
     assert isinstance(report, ReceiverReport)
     assert isinstance(description, SourceDescription)
-    assert goodbye == Bye((1,))
+    assert bye == Bye((1,))
     assert reporter.poll_timeout() == inf
     assert reporter.poll_report(1000.0) is None
 

@@ -3,14 +3,15 @@ import random
 import pytest
 
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, MID, TRANSPORT_SEQUENCE
-from antiphon_transceiver.rtp import ExtensionWriter, FieldReader, RtpPacket, RtpSender, decode_rtp, encode_extensions
+from antiphon_transceiver.rtp import ExtensionWriter, FieldReader, RtpPacket, decode_rtp, encode_extensions
 from antiphon_transceiver.rtp.fields import MID_PACKETS
 
 IDS = {ABSOLUTE_SEND_TIME: 2, TRANSPORT_SEQUENCE: 3, MID: 4}
 
 
 def written(writer: ExtensionWriter, now: float) -> RtpPacket:
-    return decode_rtp(RtpSender(1, 111, 0).packet(b"speech", 0, extension=writer.write(now)))
+    extension = writer.write(now)
+    return decode_rtp(bytes((0x90 if extension else 0x80, 111)) + bytes(10) + extension + b"speech")
 
 
 def test_each_packet_says_when_it_left_and_its_number_and_the_first_ones_which_section_is_theirs() -> None:

@@ -1,6 +1,7 @@
 import random
 
-from antiphon_transceiver.rtp import RtpSender, decode_rtp
+from antiphon_common.rtp_extensions import MID
+from antiphon_transceiver.rtp import RtpOptions, RtpSender, decode_rtp
 
 
 def test_packets_are_numbered_across_the_wrap() -> None:
@@ -16,8 +17,8 @@ def test_a_stream_never_begins_just_before_a_wrap() -> None:
 
 def test_packets_carry_what_they_are_given() -> None:
     sender = RtpSender(ssrc=0xFFFFFFFF, payload_type=96, sequence=7)
-    extension = bytes.fromhex("bede 0001 30300000")
-    packet = decode_rtp(sender.packet(b"speech", (1 << 32) + 960, True, extension))
+    sender.negotiate(RtpOptions({MID: 3}, "0"))
+    packet = decode_rtp(sender.packet(b"speech", (1 << 32) + 960, marker=True))
     assert (packet.ssrc, packet.payload_type, packet.sequence, packet.timestamp) == (0xFFFFFFFF, 96, 7, 960)
     assert (packet.marker, packet.payload, packet.extensions) == (True, b"speech", {3: b"0"})
     assert not decode_rtp(sender.packet(b"", 0)).marker
@@ -27,5 +28,6 @@ def test_streams_start_at_random_numbers() -> None:
     first, second = (RtpSender.start(111, random.Random(seed).randbytes) for seed in (1, 2))
     assert (first.ssrc, first.sequence) != (second.ssrc, second.sequence)
     packet = decode_rtp(first.packet(b"", 960))
-    assert packet.timestamp == first.rtp_timestamp(960)
+    report = first.statistics.report((), 0.0)
+    assert packet.timestamp == report.rtp_timestamp
     assert packet.timestamp != 960

@@ -76,7 +76,7 @@ class CallMedia:
         if self.stream.receive_rtcp(packet, now) and self._byes < MAX_BYES:
             self._byes += 1
             self._events.append(MediaEnded())
-        while (again := self.stream.feedback.poll_resend()) is not None:
+        while (again := self.stream.sender.poll_retransmission()) is not None:
             self._transport.send_protected(again)
         self._report_at = self.stream.reporter.poll_timeout()
 
@@ -88,7 +88,7 @@ class CallMedia:
         self.uplink_at = uplink.jitter.poll_timeout()
         if self._feedback_due:
             self._send_feedback(now)
-        self._feedback_at = self.stream.feedback.poll_timeout()
+        self._feedback_at = self.stream.receiver.poll_timeout()
         return frames
 
     # From the backend
@@ -129,7 +129,7 @@ class CallMedia:
         if connected:
             self._play(now)
             self._send_feedback(now)
-            self._feedback_at = self.stream.feedback.poll_timeout()
+            self._feedback_at = self.stream.receiver.poll_timeout()
 
     def poll_timeout(self) -> float:
         """Return when `handle_timeout` is due; infinity for never."""
@@ -146,7 +146,7 @@ class CallMedia:
         stream, transport = self.stream, self._transport
         while (packet := stream.poll_rtp(now)) is not None:
             if self._caller_listens:
-                stream.feedback.sent(transport.send_rtp(packet), now)
+                stream.sender.sent(transport.send_rtp(packet), now)
         self._playout_at = stream.playout.poll_timeout()
 
     def _send_feedback(self, now: float) -> None:

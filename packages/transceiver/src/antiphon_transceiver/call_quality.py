@@ -80,7 +80,7 @@ class CallQualityMonitor:
 
     @staticmethod
     def _had_gap(session: Watched, minute: _Minute, state: str) -> bool:
-        lost = sum(source.packets_lost for source in session.stream.reporter.sources.values())
+        lost = sum(source.packets_lost for source in session.stream.receiver.sources.values())
         newly_lost, minute.lost = lost - minute.lost, lost
         silence = session.stream.playout.take_longest_gap()
         return newly_lost >= GAP_PACKETS or silence > GAP or state == "disconnected"

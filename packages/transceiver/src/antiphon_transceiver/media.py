@@ -10,14 +10,15 @@ from antiphon_transceiver.audio import Playout, PlayoutPacket, SendAdaptation, U
 from antiphon_transceiver.rtcp import Bye, ReportBlock, Reporter
 from antiphon_transceiver.rtp import (
     OtherPayloadError,
-    PacketFeedback,
     RedEncoder,
     RedundantBlock,
     RtpOptions,
     RtpPacket,
+    RtpReceiver,
     RtpSender,
     decode_red,
     decode_rtp,
+    feedback_statistics,
 )
 
 MAX_ENDED_SOURCES = 8
@@ -72,11 +73,13 @@ class AudioStream:
         """When the BYE of a source came."""
         self._adapted_to: ReportBlock | None = None
         options = options or RtpOptions()
-        self.sender = RtpSender.start(codec.payload_type, random)
+        self.sender = RtpSender.start(codec.payload_type, random, clock_rate=codec.clock_rate, ntp_offset=ntp_offset)
+        self.sender.negotiate(options)
+        self.receiver = RtpReceiver(codec.clock_rate)
+        self.receiver.negotiate(options)
         self.reporter = Reporter(
-            self.sender.ssrc, cname, codec.clock_rate, random, ntp_offset, reduced_size=options.reduced_size
+            self.sender.statistics, self.receiver.sources, cname, random, reduced_size=options.reduced_size
         )
-        self.feedback = PacketFeedback(options, self.sender.ssrc)
         self._level_id = options.extensions.get(AUDIO_LEVEL)
         self._newest: RtpPacket | None = None
 
@@ -113,10 +116,11 @@ class AudioStream:
         if rtp.ssrc != self._source and not self._follow(rtp.ssrc, now):
             return False
         self.counters.rtp_received += 1
-        self.reporter.received_rtp(rtp, now)
+        receiver = self.receiver
+        extended = receiver.receive(rtp, now)
         self._newest = rtp
-        self.uplink.receive(rtp.sequence, rtp.timestamp, payload, now, redundant)
-        return self.feedback.received(rtp, now)
+        self.uplink.jitter.push(extended, rtp.timestamp, payload, now, redundant)
+        return now >= receiver.feedback_at
 
     def receive_rtcp(self, packet: bytes, now: float) -> bool:
         """Take one decrypted RTCP packet, compound or not; tell whether the caller's stream ended with it.
@@ -124,16 +128,17 @@ class AudioStream:
         Packets that the goodbye overtook keep their place in the uplink. So do those of a browser that takes its track
         away and later sets another: it says goodbye and then goes on with the same source.
         """
-        ended, flowing = False, self._source in self.reporter.sources
+        ended, flowing = False, self._source in self.receiver.sources
         for part in self.reporter.receive(packet, now):
-            self.feedback.receive(part, now)
+            self.sender.receive_feedback(part, now)
+            self.receiver.receive_rtcp(part)
             ended = ended or (flowing and isinstance(part, Bye) and self._source in part.sources)
         if ended and self._source is not None:
             self._remember_end(self._source, now)
         report = self.reporter.peer_report
         if report is not None and report is not self._adapted_to:
             self._adapted_to = report
-            self.adaptation.report(round(report.fraction_lost / 2.56), self.feedback.burst_ratio)
+            self.adaptation.report(round(report.fraction_lost / 2.56), self.sender.burst_ratio)
         return ended
 
     def poll_frame(self, now: float) -> UplinkFrame | None:
@@ -147,21 +152,22 @@ class AudioStream:
             return None
         payload = packet.payload if self._red_type is None else self._repeat(packet, self._red_type)
         self.counters.rtp_sent += 1
-        self.reporter.sent_rtp(self.sender.rtp_timestamp(packet.timestamp), len(payload), now)
-        return self.sender.packet(payload, packet.timestamp, packet.marker, self.feedback.extension(now))
+        return self.sender.packet(payload, packet.timestamp, now, marker=packet.marker)
 
     def poll_timeout(self, *, sends: bool) -> float:
         """Return when `poll_frame` wants to be called and, where the stream `sends`, `poll_rtp` and `poll_feedback`;
         infinity for never."""
         uplink = self.uplink.jitter.poll_timeout()
-        return min(uplink, self.playout.poll_timeout(), self.feedback.poll_timeout()) if sends else uplink
+        return min(uplink, self.playout.poll_timeout(), self.receiver.poll_timeout()) if sends else uplink
 
     def poll_rtcp(self, now: float) -> bytes | None:
         return self.reporter.poll_report(now)
 
     def poll_feedback(self, now: float) -> bytes | None:
         """Return the feedback on the caller's packets that is due."""
-        feedback = self.feedback.poll(now, self.uplink.jitter.target_delay, self.reporter.round_trip)
+        feedback = self.receiver.poll_feedback(
+            self.sender.ssrc, now, self.uplink.jitter.target_delay, self.reporter.round_trip
+        )
         return self.reporter.wrap(feedback) if feedback else None
 
     def bye(self) -> bytes:
@@ -171,17 +177,22 @@ class AudioStream:
     def _receive_other(self, rtp: RtpPacket, now: float) -> bool:
         """Take a packet of another payload type: comfort noise (RFC 3389), telephone events (RFC 4733), whatever."""
         self.counters.other_payload += 1
-        if rtp.ssrc == self._source and not self._has_ended(rtp.ssrc, now):
-            self.uplink.skip(rtp.sequence)
-        return self._acknowledge(rtp, now)
+        return self._acknowledge(rtp, now, without_audio=True)
 
-    def _acknowledge(self, rtp: RtpPacket, now: float) -> bool:
-        """Report a packet without usable audio as received where it is of the audio's source. Return True when
-        `poll_feedback` has something."""
-        of_source = rtp.ssrc == self._source and not self._has_ended(rtp.ssrc, now)
-        if of_source:
-            self.reporter.received_rtp(rtp, now, timed=False)
-        return self.feedback.received(rtp, now, of_source=of_source)
+    def _acknowledge(self, rtp: RtpPacket, now: float, *, without_audio: bool = False) -> bool:
+        """Record a packet without usable audio as received. Return True when `poll_feedback` has something.
+
+        No audio is missing in place of one `without_audio`. A packet of another source than the audio's counts for
+        transport-wide feedback alone.
+        """
+        receiver = self.receiver
+        if rtp.ssrc == self._source and not self._has_ended(rtp.ssrc, now):
+            extended = receiver.receive(rtp, now, timed=False)
+            if without_audio:
+                self.uplink.skip(extended)
+        else:
+            receiver.record_arrival(rtp, now)
+        return now >= receiver.feedback_at
 
     def _remember_end(self, source: int, now: float) -> None:
         self._ended.pop(source, None)
@@ -215,7 +226,7 @@ class AudioStream:
 
     def statistics(self) -> dict[str, Any]:
         """Return what is known of the media, both directions; times in milliseconds."""
-        sources = self.reporter.sources.values()
+        sources = self.receiver.sources.values()
         jitter = self.uplink.jitter.counters
         peer = self.reporter.peer_report
         round_trip = self.reporter.round_trip
@@ -229,8 +240,10 @@ class AudioStream:
             "sent_packets": self.counters.rtp_sent,
             "sent_lost": None if peer is None else peer.packets_lost,
             "sent_loss_percent": None if peer is None else round(peer.fraction_lost / 2.56, 1),
-            "sent_jitter_ms": None if peer is None else round(1000 * peer.jitter / self.reporter.sender.clock_rate, 1),
-            **self.feedback.statistics(),
+            "sent_jitter_ms": None
+            if peer is None
+            else round(1000 * peer.jitter / self.sender.statistics.clock_rate, 1),
+            **feedback_statistics(self.sender, self.receiver),
             "uplink": {name: getattr(jitter, name) for name in jitter.__slots__},
             "uplink_target_ms": round(self.uplink.jitter.target_delay * 1000),
             "sent_repetitions": len(self.adaptation.redundancy_offsets),

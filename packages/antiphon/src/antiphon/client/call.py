@@ -15,7 +15,7 @@ from antiphon_transceiver import dtls
 from antiphon_transceiver.ice import ControllingAgent, ice_password, ice_ufrag
 from antiphon_transceiver.peer_transport import PeerTransport
 from antiphon_transceiver.rtcp import Reporter
-from antiphon_transceiver.rtp import PacketFeedback, RtpOptions, RtpSender, decode_rtp
+from antiphon_transceiver.rtp import RtpOptions, RtpReceiver, RtpSender, decode_rtp
 from antiphon_transceiver.sctp import (
     MAX_MESSAGE_SIZE,
     AssociationClosed,
@@ -36,6 +36,9 @@ from antiphon_transceiver.transport_events import (
     TransportCloseReason,
     TransportEvent,
 )
+
+OPUS_CLOCK_RATE = 48_000
+"""RTP ticks a second (RFC 7587 §4.1)."""
 
 MAXIMUM_WAIT = 0.1
 """Seconds for which a lost packet is worth asking for; nothing plays here, so as long as a browser might wait."""
@@ -109,7 +112,8 @@ class ClientCall:
         """May be used directly; what it reports is among the events of the call."""
         self.events_channel = -1
         """The id of `oai-events`."""
-        self.sender = RtpSender.start(OPUS_PAYLOAD_TYPE, random)
+        self.sender = RtpSender.start(OPUS_PAYLOAD_TYPE, random, ntp_offset=ntp_offset)
+        self.receiver = RtpReceiver(OPUS_CLOCK_RATE)
         self._random = random
         self._setup = setup
         self._profiles = srtp_profiles
@@ -118,9 +122,12 @@ class ClientCall:
         self._cname = random(9).hex()
         self._offered = options or RtpOptions()
         self.reporter = Reporter(
-            self.sender.ssrc, self._cname, 48000, random, ntp_offset, reduced_size=self._offered.reduced_size
+            self.sender.statistics,
+            self.receiver.sources,
+            self._cname,
+            random,
+            reduced_size=self._offered.reduced_size,
         )
-        self.feedback = PacketFeedback(RtpOptions(), self.sender.ssrc)
         self._events: deque[ClientEvent] = deque()
 
     @property
@@ -149,7 +156,8 @@ class ClientCall:
         description = read_answer(answer)
         if self.transport is None:
             self.transport = self._make_transport(description, now)
-            self.feedback = PacketFeedback(description.options, self.sender.ssrc)
+            self.sender.negotiate(description.options)
+            self.receiver.negotiate(description.options)
         self.agent.start(description.ice, description.candidates, now)
         self.transport.flush(now)
 
@@ -187,7 +195,7 @@ class ClientCall:
             transport.update_timeout()
         if self.closed is not None or transport.srtp is None:
             return transport.deadline
-        return min(transport.deadline, self.reporter.poll_timeout(), self.feedback.poll_timeout())
+        return min(transport.deadline, self.reporter.poll_timeout(), self.receiver.poll_timeout())
 
     # Local actions
 
@@ -200,10 +208,7 @@ class ClientCall:
         if self.transport is None:
             raise LocalProtocolError("the call is not connected")
         self.sender.payload_type = payload_type
-        packet = self.sender.packet(payload, timestamp, extension=self.feedback.extension(now))
-        protected = self.transport.send_rtp(packet)
-        self.reporter.sent_rtp(self.sender.rtp_timestamp(timestamp), len(payload), now)
-        self.feedback.sent(protected, now)
+        self.sender.sent(self.transport.send_rtp(self.sender.packet(payload, timestamp, now)), now)
 
     def send_message(self, message: str | bytes) -> None:
         """Send a message over `oai-events`; it waits until the channel is open.
@@ -270,8 +275,8 @@ class ClientCall:
         except DecodeError:
             self.malformed += 1
             return
-        self.reporter.received_rtp(packet, event.arrived)
-        if self.feedback.received(packet, event.arrived):
+        self.receiver.receive(packet, event.arrived)
+        if event.arrived >= self.receiver.feedback_at:
             self._send_feedback(transport, now)
         self._events.append(AudioReceived(packet.payload, packet.sequence, packet.timestamp, packet.payload_type))
 
@@ -282,8 +287,9 @@ class ClientCall:
             self.malformed += 1
             return
         for part in packets:
-            self.feedback.receive(part, now)
-        while (again := self.feedback.poll_resend()) is not None:
+            self.sender.receive_feedback(part, now)
+            self.receiver.receive_rtcp(part)
+        while (again := self.sender.poll_retransmission()) is not None:
             transport.send_protected(again)
 
     def _send_reports(self, transport: PeerTransport[DataChannelEvent], now: float) -> None:
@@ -292,7 +298,7 @@ class ClientCall:
         self._send_feedback(transport, now)
 
     def _send_feedback(self, transport: PeerTransport[DataChannelEvent], now: float) -> None:
-        feedback = self.feedback.poll(now, MAXIMUM_WAIT, self.reporter.round_trip)
+        feedback = self.receiver.poll_feedback(self.sender.ssrc, now, MAXIMUM_WAIT, self.reporter.round_trip)
         if feedback:
             transport.send_rtcp(self.reporter.wrap(feedback))
 

@@ -113,7 +113,7 @@ class _Caller:
         core, report = self.call.core, self.report
         report.sent = self.call.spoken
         report.round_trip = core.reporter.round_trip
-        sources = core.reporter.sources.values()
+        sources = core.receiver.sources.values()
         report.jitter = max((source.jitter for source in sources), default=0.0)
         report.lost = sum(source.packets_lost for source in sources)
         core.close(trio.current_time())

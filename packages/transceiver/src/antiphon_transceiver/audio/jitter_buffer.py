@@ -56,6 +56,7 @@ MAX_SPEED: Final = 1.05
 MAX_SKIPPED: Final = 128
 """Sequence numbers without audio that are remembered behind a missing packet: 2.5 s of telephone events."""
 
+_HALF = 0x8000
 _FRAME_TICKS = 960
 _SHORTEST_TICKS = 120
 _DTX_SIZE = 2
@@ -91,6 +92,8 @@ class JitterBuffer:
         self._recent = [-1] * _RECENT
         self._skipped: set[int] = set()
         """Extended sequence numbers from `_next_sequence` on that held no audio."""
+        self._shift = 0
+        """What is added to the sequence numbers of the present source, so that those of all sources run on."""
         self._next_sequence = 0
         self._next_position = 0
         self._frame = _FRAME_TICKS
@@ -116,13 +119,15 @@ class JitterBuffer:
         self._restart_next = True
 
     def skip(self, sequence: int, *, silent: bool) -> None:
-        """Take the sequence number of a packet without audio, such as padding: no audio is missing there.
+        """Record the extended sequence number of a packet without audio, such as padding: no audio is missing there.
 
         A sender of comfort noise or telephone events may be `silent`: then no packet is expected until its next.
         """
         if self._restart_next:
             return
-        extended = self._extend(sequence)
+        extended = sequence + self._shift
+        if not -_HALF <= extended - self._clock.sequence < _HALF:
+            extended = self._clock.sequence + self._align(sequence)
         if extended < self._next_sequence or self._recent[extended % _RECENT] == extended:
             return
         self._recent[extended % _RECENT] = extended
@@ -132,7 +137,7 @@ class JitterBuffer:
     def push(
         self, sequence: int, timestamp: int, payload: bytes, now: float, redundant: Sequence[RedundantBlock] = ()
     ) -> None:
-        """Take a packet with its RTP sequence number and timestamp, and what it repeats of those before it."""
+        """Add a packet with its extended sequence number, RTP timestamp, and redundant blocks."""
         try:
             duration = self._duration(payload)
         except DecodeError:
@@ -143,8 +148,10 @@ class JitterBuffer:
         if self._restart_next:
             self._restart(sequence, timestamp, now, continues=False)
         clock, transit = self._clock, self._transit
-        offset = (sequence - clock.sequence) & 0xFFFF
-        extended = clock.sequence + offset - (offset >> 15 << 16)
+        offset = sequence + self._shift - clock.sequence
+        if not -_HALF <= offset < _HALF:
+            offset = self._align(sequence)
+        extended = clock.sequence + offset
         slot = extended % _RECENT
         if self._recent[slot] == extended:
             self.counters.duplicate += 1
@@ -190,9 +197,13 @@ class JitterBuffer:
         for ticks, again in redundant:
             self._insert_repeated(position - round(ticks * clock.ticks), again)
 
-    def _extend(self, sequence: int) -> int:
-        offset = (sequence - self._clock.sequence) & 0xFFFF
-        return self._clock.sequence + offset - (offset >> 15 << 16)
+    def _align(self, sequence: int) -> int:
+        """Number the packets of a source that began anew so that this one lies closest to the newest packet. Return how
+        far ahead of that it lies."""
+        newest = self._clock.sequence
+        ahead = (sequence - newest + _HALF & 0xFFFF) - _HALF
+        self._shift = newest + ahead - sequence
+        return ahead
 
     def _place(self, extended: int, timestamp: int, duration: int, now: float) -> int:
         """Return the position of a packet that does not simply follow the newest one."""
@@ -414,10 +425,11 @@ class JitterBuffer:
         self.counters.received -= len(timely)
         first, smallest = timely[0], min(packet.transit for packet in timely)
         due = first.arrived - first.transit + smallest
-        self._restart(first.extended & 0xFFFF, first.timestamp, due, continues=True)
+        shift = self._shift
+        self._restart(first.extended - shift, first.timestamp, due, continues=True)
         self._resuming = True
         for packet in timely:
-            self.push(packet.extended & 0xFFFF, packet.timestamp, packet.payload, packet.arrived, packet.redundant)
+            self.push(packet.extended - shift, packet.timestamp, packet.payload, packet.arrived, packet.redundant)
         self._resuming = False
 
     def _restart(self, sequence: int, timestamp: int, now: float, *, continues: bool) -> None:
@@ -435,6 +447,7 @@ class JitterBuffer:
             last, position, duration, *_ = self._held[-1]
             expected, earliest = last + 1, position + duration
         extended = expected + ((sequence - expected) & 0xFFFF)
+        self._shift = extended - sequence
         position = max(earliest, round(max(0.0, now - self._transit.smallest) * _TICKS_PER_SECOND))
         if not self._held and not continues:
             self._next_sequence = extended

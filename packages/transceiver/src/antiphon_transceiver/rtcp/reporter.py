@@ -1,12 +1,12 @@
 """Schedules sender and receiver reports, and measures the round trip from the peer's reports (RFC 3550 §6)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
+from typing import Protocol
 
 from antiphon_common.errors import DecodeError
 from antiphon_common.sequence import difference32
 from antiphon_transceiver.rtcp.packets import (
-    MAX_REPORT_BLOCKS,
     Bye,
     ReceiverReport,
     ReportBlock,
@@ -18,15 +18,35 @@ from antiphon_transceiver.rtcp.packets import (
     decode_rtcp,
     encode_rtcp,
 )
-from antiphon_transceiver.rtp.packet import RtpPacket
-from antiphon_transceiver.rtp.statistics import ReceiverStatistics, SenderStatistics
 
 REPORT_INTERVAL = 2.0
 """Mean seconds between reports. RFC 3550 §6.2 allows RTCP 5 % of the bandwidth: with two members, 32 kbit/s of audio
 and reports of 130 bytes that is one every 1.3 s. Its minimum of 5 s does not bind AVPF (RFC 4585 §3.4)."""
 
-MAX_SOURCES = MAX_REPORT_BLOCKS
-"""Sources reported on: as many as one report has room for. A new one replaces the one not received for longest."""
+
+class SentStream(Protocol):
+    """Our own stream, as `rtp.SenderStatistics` describes it to reports."""
+
+    ssrc: int
+    sent_at: float | None
+
+    def ntp_time(self, now: float) -> int:
+        """Return `now` as 64 bits of NTP time."""
+
+    def report(self, reports: tuple[ReportBlock, ...], now: float) -> SenderReport:
+        """Return an SR with these report blocks."""
+
+
+class ReceivedSource(Protocol):
+    """A source of the peer, as `rtp.ReceiverStatistics` describes it to reports."""
+
+    last_received_at: float | None
+
+    def sender_report_received(self, report: SenderReport, now: float) -> None:
+        """Record an SR of this source."""
+
+    def report(self, now: float) -> ReportBlock:
+        """Return the block for a report sent now."""
 
 
 class ReporterCounters:
@@ -41,15 +61,12 @@ class ReporterCounters:
 
 
 class Reporter:
-    """The RTCP of a call that sends one stream.
+    """The RTCP of a call that sends one stream. Call `receive` with each compound packet, `poll_report` when it is due.
 
-    `clock_rate` is the RTP clock of both directions, in ticks a second. `random` returns that many random bytes.
-    `ntp_offset` added to `now` gives seconds of NTP time. Feedback travels alone where `reduced_size` was negotiated.
-    Packets are plain: SRTCP is the caller's.
-    """
+    `sender` is our stream, `sources` are those of the peer by SSRC. `random` returns that many random bytes. Feedback
+    travels alone where `reduced_size` was negotiated. Packets are plain, without SRTCP."""
 
     __slots__ = (
-        "_clock_rate",
         "_description",
         "_next_report",
         "_random",
@@ -64,26 +81,23 @@ class Reporter:
 
     def __init__(
         self,
-        ssrc: int,
+        sender: SentStream,
+        sources: Mapping[int, ReceivedSource],
         cname: str,
-        clock_rate: int,
         random: Callable[[int], bytes],
-        ntp_offset: float,
         *,
         reduced_size: bool = False,
     ) -> None:
         self.counters = ReporterCounters()
-        self.sender = SenderStatistics(ssrc, clock_rate, ntp_offset)
-        self.sources: dict[int, ReceiverStatistics] = {}
-        """Received sources by SSRC."""
+        self.sender = sender
+        self.sources = sources
         self.peer_report: ReportBlock | None = None
         """The peer's last report block on our stream."""
         self.round_trip: float | None = None
         """Round trip in seconds, from the peer's last report that answers one of ours."""
-        self._clock_rate = clock_rate
         self._random = random
         self._reduced_size = reduced_size
-        self._description = SourceDescription((SdesChunk(ssrc, (SdesItem(SdesItem.CNAME, cname.encode()),)),))
+        self._description = SourceDescription((SdesChunk(sender.ssrc, (SdesItem(SdesItem.CNAME, cname.encode()),)),))
         self._next_report = inf
         self._reported_at = 0.0
 
@@ -91,17 +105,6 @@ class Reporter:
         """Begin to report; the first is due after half an interval (RFC 3550 §6.2)."""
         self._reported_at = now
         self._next_report = now + self._random_interval() / 2
-
-    def sent_rtp(self, timestamp: int, size: int, now: float) -> None:
-        """Count one RTP packet of ours: its timestamp as it travels, and `size` bytes of payload."""
-        self.sender.packet_sent(timestamp, size, now)
-
-    def received_rtp(self, packet: RtpPacket, now: float, *, timed: bool = True) -> None:
-        """Count one authenticated RTP packet of the peer; the jitter is that of packets that are `timed`, the audio."""
-        source = self.sources.get(packet.ssrc)
-        if source is None:
-            source = self._add_source(packet.ssrc)
-        source.packet_received(packet.sequence, packet.timestamp, now, timed=timed)
 
     def receive(self, data: bytes, now: float) -> Sequence[RtcpPacket]:
         """Take one authenticated compound packet, and return what is in it. Malformed packets in it are left out, and
@@ -162,9 +165,6 @@ class Reporter:
                 self._receive_blocks(reports, now)
             case ReceiverReport(reports=reports):
                 self._receive_blocks(reports, now)
-            case Bye(sources=sources):
-                for ssrc in sources:
-                    self.sources.pop(ssrc, None)
 
     def _receive_blocks(self, blocks: tuple[ReportBlock, ...], now: float) -> None:
         for block in blocks:
@@ -175,13 +175,6 @@ class Reporter:
                 arrival = self.sender.ntp_time(now) >> 16 & 0xFFFFFFFF
                 # Rounding can make the round trip of a nearby peer negative (RFC 3550 §6.4.1).
                 self.round_trip = max(0, difference32(arrival - block.delay, block.last_sr)) / 65536
-
-    def _add_source(self, ssrc: int) -> ReceiverStatistics:
-        if len(self.sources) >= MAX_SOURCES:
-            silent = min(self.sources.values(), key=lambda source: source.last_received_at or 0.0)
-            del self.sources[silent.ssrc]
-        source = self.sources[ssrc] = ReceiverStatistics(ssrc, self._clock_rate)
-        return source
 
     def _random_interval(self) -> float:
         """Return the mean, made 0.5 to 1.5 times as long so that members do not fall into step (RFC 3550 §6.2)."""

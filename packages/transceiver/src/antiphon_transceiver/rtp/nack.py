@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from math import inf
 
-from antiphon_common.sequence import difference16
-
 KEPT_PACKETS = 64
 """Packets that can be retransmitted: 1.3 s at 20 ms each."""
 
@@ -102,12 +100,12 @@ class NackGenerator:
         self.due = inf
 
     def received(self, sequence: int, now: float) -> None:
-        """Record one packet of the source."""
+        """Record one packet of the source, by its extended sequence number."""
         highest = self._highest
         self._highest = sequence
-        if highest is None or sequence == highest + 1 & 0xFFFF:
+        if highest is None or sequence == highest + 1:
             return
-        ahead = difference16(sequence, highest)
+        ahead = sequence - highest
         if ahead <= 0:
             self._highest = highest
             hole = self._holes.pop(sequence, None)
@@ -115,11 +113,11 @@ class NackGenerator:
         elif ahead + len(self._holes) > MAX_MISSING:
             self._holes.clear()
         else:
-            self._holes.update({highest + offset & 0xFFFF: _Hole(now) for offset in range(1, ahead)})
+            self._holes.update({number: _Hole(now) for number in range(highest + 1, sequence)})
             self.due = now
 
     def poll(self, now: float, maximum_wait: float, round_trip: float | None) -> Sequence[int]:
-        """Return the sequence numbers to request now.
+        """Return the extended sequence numbers to request now.
 
         A packet is useful until `maximum_wait` seconds after it was missed. A retransmission takes `round_trip`
         seconds, if that is known.

@@ -6,6 +6,9 @@ import msgspec
 
 from antiphon_common.control import CallRequest
 
+NACK, TRANSPORT_CC = "nack", "transport-cc"
+"""Values of `a=rtcp-fb` (RFC 4585 §4.2)."""
+
 
 class RtpOptions(msgspec.Struct, frozen=True):
     """As negotiated: the id of each header extension by its URI, the mid of the section, values of `a=rtcp-fb`, and

@@ -1,6 +1,5 @@
 """Statistics for reports: of one received source (RFC 3550 A.1, A.3, A.8), and of our own stream."""
 
-from antiphon_common.sequence import difference32, extend16
 from antiphon_transceiver.rtcp.packets import ReportBlock, SenderReport
 
 NTP_EPOCH = 2_208_988_800
@@ -71,32 +70,37 @@ class ReceiverStatistics:
     def _expected(self) -> int:
         return 0 if self.last_received_at is None else self._highest - self._base + 1
 
-    def packet_received(self, sequence: int, timestamp: int, now: float, *, timed: bool = True) -> None:
-        """Count one packet that passed SRTP: hence no probation, a first packet is already proof.
+    def packet_received(self, sequence: int, timestamp: int, now: float, *, timed: bool = True) -> int:
+        """Record an authenticated packet, and return its extended sequence number (RFC 3550 A.1).
 
-        The timestamp of one that is not `timed` is no time of sending, as that of a telephone event (RFC 4733 §2.2.1).
+        There is no probation: the first packet passed SRTP. A source that begins anew is numbered anew, and has one
+        packet `received`. The jitter is that of packets that are `timed`.
         """
-        last_received_at = self.last_received_at
-        if last_received_at is None:
+        if self.last_received_at is None:
             self._begin(sequence)
+            extended = sequence
         else:
-            ahead = extend16(sequence, self._highest) - self._highest
+            ahead = (sequence - self._highest + 0x8000 & 0xFFFF) - 0x8000
+            extended = self._highest + ahead
             if -MAX_MISORDER < ahead < MAX_DROPOUT:
                 if ahead > 0:
-                    self._highest += ahead
+                    self._highest = extended
                 if timed:
-                    passed = (now - self._timed_at) * self.clock_rate - difference32(timestamp, self._timestamp)
-                    self._jitter += (abs(passed) - self._jitter) / 16
+                    ticks = (timestamp - self._timestamp + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+                    transit_change = (now - self._timed_at) * self.clock_rate - ticks
+                    self._jitter += (abs(transit_change) - self._jitter) / 16
             elif sequence == self._restart_at:
                 self._begin(sequence)
+                extended = sequence
             else:
-                # Two in a row after a jump mean that the source began anew; one alone is a stray (RFC 3550 A.1).
+                # Two in a row after a jump mean that the source began anew. A single one is a stray (RFC 3550 A.1).
                 self._restart_at = sequence + 1 & 0xFFFF
-                return
+                return extended
         self.received += 1
         self.last_received_at = now
         if timed:
             self._timestamp, self._timed_at = timestamp, now
+        return extended
 
     def sender_report_received(self, report: SenderReport, now: float) -> None:
         """Remember an SR of this source, so that our next report lets it measure the round trip."""

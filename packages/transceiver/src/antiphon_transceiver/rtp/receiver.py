@@ -1,0 +1,136 @@
+"""Receives the RTP packets of a peer: what happened to each is recorded once, for reports, feedback and NACKs alike."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+from antiphon_common.rtp_extensions import TRANSPORT_SEQUENCE
+from antiphon_transceiver.rtcp.feedback import Feedback, GenericNack
+from antiphon_transceiver.rtcp.packets import MAX_REPORT_BLOCKS, Bye, RtcpPacket
+from antiphon_transceiver.rtp.fields import FieldReader
+from antiphon_transceiver.rtp.nack import NackGenerator
+from antiphon_transceiver.rtp.options import NACK, TRANSPORT_CC, RtpOptions
+from antiphon_transceiver.rtp.packet import RtpPacket
+from antiphon_transceiver.rtp.sender import RtpSender
+from antiphon_transceiver.rtp.statistics import ReceiverStatistics
+from antiphon_transceiver.rtp.twcc import TwccReceiver
+
+MAX_SOURCES = MAX_REPORT_BLOCKS
+"""Sources with statistics: as many as one report has room for. A new one replaces the one not received for longest."""
+
+
+class RtpReceiver:
+    """Records the packets of all sources of a peer. Call `receive` for each packet, and `poll_feedback` when it is due.
+
+    `clock_rate` is in RTP ticks a second. Feedback is due when a packet arrives at or after `feedback_at`, and without
+    a packet at `poll_timeout`.
+    """
+
+    __slots__ = ("_clock_rate", "_nack", "_newest_source", "_reader", "_twcc", "feedback_at", "sources")
+
+    def __init__(self, clock_rate: int) -> None:
+        self.sources: dict[int, ReceiverStatistics] = {}
+        """Statistics of each source, by SSRC."""
+        self.feedback_at = inf
+        self._clock_rate = clock_rate
+        self._newest_source = 0
+        self.negotiate(RtpOptions())
+
+    def negotiate(self, options: RtpOptions) -> None:
+        """Send the feedback of `options` from the next packet on."""
+        number = options.extensions.get(TRANSPORT_SEQUENCE)
+        self._reader = FieldReader(number or 0, 2)
+        self._twcc = TwccReceiver() if number is not None and TRANSPORT_CC in options.feedback else None
+        self._nack = NackGenerator() if NACK in options.feedback else None
+
+    @property
+    def requested(self) -> int:
+        """Packets requested by NACKs."""
+        return 0 if self._nack is None else self._nack.requested
+
+    @property
+    def recovered(self) -> int:
+        """Packets received after they had been requested."""
+        return 0 if self._nack is None else self._nack.recovered
+
+    def receive(self, packet: RtpPacket, now: float, *, timed: bool = True) -> int:
+        """Record an authenticated packet, and return its extended sequence number (RFC 3550 A.1).
+
+        A packet that is not `timed` does not count for the jitter: its timestamp is no time of sending, as that of a
+        telephone event (RFC 4733 §2.2.1).
+        """
+        ssrc = packet.ssrc
+        source = self.sources.get(ssrc)
+        if source is None:
+            source = self._add_source(ssrc)
+        extended = source.packet_received(packet.sequence, packet.timestamp, now, timed=timed)
+        nack = self._nack
+        if nack is not None:
+            if ssrc != self._newest_source or source.received == 1:
+                nack.restart()
+            nack.received(extended, now)
+        self._newest_source = ssrc
+        self.record_arrival(packet, now)
+        return extended
+
+    def record_arrival(self, packet: RtpPacket, now: float) -> None:
+        """Record a packet for transport-wide feedback alone: it belongs to no source that is listened to."""
+        twcc, nack = self._twcc, self._nack
+        at = inf
+        if twcc is not None:
+            if packet.extension_profile is not None:
+                number = self._reader.read(packet.extension_profile, packet.extension_data)
+                if number is not None:
+                    twcc.received(number, now)
+            at = twcc.due
+        self.feedback_at = at if nack is None or at < nack.due else nack.due
+
+    def receive_rtcp(self, packet: RtcpPacket) -> None:
+        """Forget the sources that a BYE names. Other packets are ignored."""
+        if isinstance(packet, Bye):
+            for ssrc in packet.sources:
+                self.sources.pop(ssrc, None)
+
+    def poll_feedback(self, ssrc: int, now: float, maximum_wait: float, round_trip: float | None) -> Sequence[Feedback]:
+        """Return the feedback that is due.
+
+        `ssrc` is our own source. A missing packet is useful for `maximum_wait` seconds; a retransmission takes
+        `round_trip` seconds, if that is known.
+        """
+        feedback: list[Feedback] = []
+        twcc, nack = self._twcc, self._nack
+        self.feedback_at = inf
+        if twcc is not None:
+            if now >= twcc.due and (report := twcc.feedback(ssrc, self._newest_source)) is not None:
+                feedback.append(report)
+            self.feedback_at = twcc.due
+        if nack is not None:
+            if now >= nack.due and (missing := nack.poll(now, maximum_wait, round_trip)):
+                numbers = tuple(number & 0xFFFF for number in missing)
+                feedback.append(GenericNack(ssrc, self._newest_source, numbers))
+            self.feedback_at = min(self.feedback_at, nack.due)
+        return feedback
+
+    def poll_timeout(self) -> float:
+        """Return when `poll_feedback` is due although no packet arrives; infinity for never."""
+        due = inf if self._twcc is None else self._twcc.deadline
+        return due if self._nack is None else min(due, self._nack.due)
+
+    def _add_source(self, ssrc: int) -> ReceiverStatistics:
+        if len(self.sources) >= MAX_SOURCES:
+            oldest = min(self.sources.values(), key=lambda source: source.last_received_at or 0.0)
+            del self.sources[oldest.ssrc]
+        source = self.sources[ssrc] = ReceiverStatistics(ssrc, self._clock_rate)
+        return source
+
+
+def feedback_statistics(sender: RtpSender, receiver: RtpReceiver) -> dict[str, Any]:
+    """Return the figures of feedback for people and programs; times in milliseconds, None for what was not
+    negotiated."""
+    retransmissions = sender.retransmission_statistics()
+    return {
+        "sent_feedback": sender.twcc_statistics(),
+        "nack": None
+        if retransmissions is None
+        else {**retransmissions, "requested": receiver.requested, "recovered": receiver.recovered},
+    }
