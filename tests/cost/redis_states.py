@@ -126,7 +126,7 @@ def _written(keys: Iterable[bytes]) -> list[bytes]:
     assert cache is not None
     for key in keys:
         cache.store(key, OWNER)
-    return [value for _, value in cache.take_writes(other.now)]
+    return [value for _, value in cache.take_writes()]
 
 
 REGISTRY_STATES: dict[str, Callable[[], Ready]] = {"entries": entries}

@@ -111,7 +111,7 @@ def relay_public() -> Ready:
 
     def receive(data: bytes) -> None:
         forward_datagram(relay.core, data[1:], known if data[:1] == b"k" else stranger, now)
-        relay.core.handle_timeout(now)
+        relay.core.handle_timeout(now, now)
         take_outboxes(relay.core)
 
     return Ready(receive, [*seeds, *(b"s" + one for one in requests())], Whole())
@@ -127,7 +127,7 @@ def relay_link() -> Ready:
 
     def receive(data: bytes) -> None:
         forward_datagram(relay.core, data, owner, now)
-        relay.core.handle_timeout(now)
+        relay.core.handle_timeout(now, now)
         take_outboxes(relay.core)
 
     return Ready(receive, [keys.encode(message, now) for message in messages], Whole())

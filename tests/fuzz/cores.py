@@ -321,11 +321,11 @@ def link(data: bytes) -> None:
         datagram = header + body if message is None else keys.encode(message, now)
         if towards_relay:
             forward_datagram(relay.core, datagram, Path.of(*world.transceivers[0].address, ingress=LINK), now)
-            relay.core.handle_timeout(now)
+            relay.core.handle_timeout(now, now)
             take_outboxes(relay.core)
         else:
             router.receive_datagram(datagram, relay.address, now)
-            router.handle_timeout(now)
+            router.handle_timeout(now, now)
             take_events(router)
 
 

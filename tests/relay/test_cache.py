@@ -36,7 +36,7 @@ class Store:
 
     def write(self, relay: Relay) -> int:
         """Store what a relay has to write; return the number of entries."""
-        writes = cache_of(relay).take_writes(relay.now)
+        writes = cache_of(relay).take_writes()
         self.entries.update(writes)
         cache_of(relay).write_succeeded()
         return len(writes)
@@ -90,7 +90,7 @@ def test_a_failed_write_is_repeated(store: Store) -> None:
     owner, other = relay.transceiver(9000), relay.transceiver(9001)
     for number in range(3):
         owner.confirm(client(number))
-    taken = dict(cache_of(relay).take_writes(relay.now))
+    taken = dict(cache_of(relay).take_writes())
     owner.release(client(0))
     other.confirm(client(0))
     cache_of(relay).write_failed(relay.now)
@@ -151,9 +151,9 @@ def test_forged_values_redirect_nothing(store: Store) -> None:
     store.write(relay)
     (value,) = store.entries.values()
     other.transceiver(9000).confirm(client(1))
-    foreign = cache_of(other).take_writes(0.0)[0][1]
+    foreign = cache_of(other).take_writes()[0][1]
     cache_of(relay).store(client(2).encode(), encode_address(outside.link.host, outside.link.port))
-    elsewhere = cache_of(relay).take_writes(0.0)[0][1]
+    elsewhere = cache_of(relay).take_writes()[0][1]
     flipped = [value[:at] + bytes((value[at] ^ noise.randrange(1, 256),)) + value[at + 1 :] for at in range(len(value))]
     junk = [noise.randbytes(noise.randrange(64)) for _ in range(100)]
     poison = [b"", value, foreign, value[:-1], value + b"\0", *flipped, *junk]
@@ -307,9 +307,9 @@ def test_flows_that_wait_to_be_written_are_bounded() -> None:
     owner = encode_address("10.0.0.5", 9000)
     for number in range(MAX_WRITES + 10):
         cache.store(client(number).encode(), owner)
-    cache.take_writes(0.0)
+    cache.take_writes()
     cache.write_failed(0.0)
-    written = sum(len(batch) for batch in iter(lambda: cache.take_writes(0.0), []))
+    written = sum(len(batch) for batch in iter(lambda: cache.take_writes(), []))
     assert (written, cache.counters.unwritten) == (MAX_WRITES, 10)
 
 
@@ -328,8 +328,9 @@ def test_entries_are_sealed_with_the_key_of_a_clock_that_was_set() -> None:
     relay = fresh(keys=KeyRing([Key(0, bytes(32)), Key(1, bytes(range(32)), mint_from=100_000)]))
     owner = relay.transceiver()
     owner.confirm(client(0))
-    [(_, before)] = cache_of(relay).take_writes(relay.now)
-    relay.core.set_unix_offset(200_000.0)
+    [(_, before)] = cache_of(relay).take_writes()
+    relay.unix_offset = 200_000.0
+    relay.wait(1)
     cache_of(relay).write_failed(relay.now)
-    [(_, after)] = cache_of(relay).take_writes(relay.now)
+    [(_, after)] = cache_of(relay).take_writes()
     assert (before[0], after[0]) == (0, 1)

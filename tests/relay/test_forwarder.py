@@ -184,7 +184,7 @@ def test_hello_follows_a_change_of_key() -> None:
     key_ids = []
     for _ in range(40):
         relay.now += 1
-        relay.core.handle_timeout(relay.now)
+        relay.core.handle_timeout(relay.now, relay.unix_now)
         key_ids += [data[1] for data, _ in relay.core.link_outbox]
         relay.core.link_outbox.clear()
     assert set(key_ids) == {0, 1}
@@ -264,7 +264,7 @@ def test_keys_follow_a_wall_clock_that_is_set() -> None:
     owner.confirm(client(0))
     stale = relay.link_keys.header(client(1), DOWNLINK, relay.unix_now) + RTP
     relay.unix_offset += 5000.0
-    relay.core.set_unix_offset(relay.unix_offset)
+    relay.wait(1)
     owner.confirm(client(0))
     assert relay.receive(RTP, client(0)) == [Seen(RTP, client(0), owner.link)]
     assert relay.receive(stale, owner.link) == []

@@ -207,7 +207,7 @@ def test_a_nonce_drawn_twice_makes_two_ufrags() -> None:
         LinkKeys(world.keys.link),
         certificate("transceiver"),
         bytes,
-        unix_offset=UNIX_START,
+        unix_now=UNIX_START,
         ntp_offset=UNIX_START,
     )
     for _ in range(3):

@@ -22,7 +22,7 @@ def retagged(datagram: bytes) -> bytes:
 def answers(router: CallRouter, datagram: bytes, now: float) -> int:
     """Return how many datagrams a transceiver sends to a host that it does not know and that sends it this one."""
     router.receive_datagram(datagram, STRANGE_RELAY, now)
-    router.handle_timeout(now)
+    router.handle_timeout(now, now)
     return sum(sent.relay == STRANGE_RELAY for sent in iter(router.poll_transmit, None))
 
 

@@ -172,8 +172,8 @@ def keep_headers(patch: pytest.MonkeyPatch) -> None:
     headers: dict[tuple[Forwarder, bytes], bytes] = {}
 
     class StaleHeadersForwarder(Forwarder):
-        def _uplink_header(self, key: bytes, now: float) -> bytes:
-            return headers.setdefault((self, key), super()._uplink_header(key, now))
+        def _uplink_header(self, key: bytes) -> bytes:
+            return headers.setdefault((self, key), super()._uplink_header(key))
 
     patch.setattr(actors, "Forwarder", StaleHeadersForwarder)
 

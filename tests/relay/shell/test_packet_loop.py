@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Sequence
 from ipaddress import ip_network
 
@@ -13,7 +14,6 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.link import LinkKeys
 from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.settings import Address
-from antiphon_common.shell.clock import unix_offset
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_relay.flows import Datagram, Ingress
 from antiphon_relay.forwarder import Forwarder
@@ -60,7 +60,7 @@ async def test_a_packet_that_raises_in_the_loop_drops_one_batch_only(
             ClusterNetworks([(0, ip_network("127.0.0.0/24"), 1, 65535)]),
             LinkKeys(keys.link),
             os.urandom,
-            unix_offset=unix_offset(),
+            unix_now=time.time(),
         )
         loop = PacketLoop(forwarder, [PublicSocket(ingress, media, Address(*media.address))], link, coalesce=False)
         nursery.start_soon(loop.run)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from ipaddress import ip_network
@@ -14,7 +15,6 @@ from prometheus_client import CollectorRegistry
 from antiphon_common.core import Path
 from antiphon_common.keys import KeyRing
 from antiphon_common.settings import Address, ClusterNetwork, Media, RelaySettings, SharedSettings
-from antiphon_common.shell.clock import unix_offset
 from antiphon_common.shell.registry import connect
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.sockaddr import encode_address
@@ -155,9 +155,9 @@ async def test_a_cached_owner_that_this_relay_cannot_reach_is_refused(redis: Red
     async with running(redis, 1) as (owner, (relay,), _):
         unknown, client = CacheClient(stack), CacheClient(stack)
         path = Path.of(*unknown.socket.getsockname(), ingress=INGRESS).encode()
-        cache = FlowCache(0, KEYS.link, unix_offset=unix_offset())
+        cache = FlowCache(0, KEYS.link, unix_now=time.time())
         cache.store(path, encode_address("::1", 7000))
-        ((name, value),) = cache.take_writes(trio.current_time())
+        ((name, value),) = cache.take_writes()
         async with connect(redis.url) as commands:
             await commands.set(name, value)
         assert not await unknown.asks(relay, RTP, seconds=0.3)

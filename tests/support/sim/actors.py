@@ -183,14 +183,13 @@ class SimulatedRelay:
             world.networks,
             LinkKeys(world.keys.link),
             world.random.randbytes,
-            unix_offset=self._unix_offset,
+            unix_now=world.now + self._unix_offset,
         )
         self._world.touch(self)
 
     def set_clock(self, seconds: float) -> None:
         """Set the wall clock forward by some seconds, or back."""
         self._unix_offset += seconds
-        self.core.set_unix_offset(self._unix_offset)
 
     def die(self) -> None:
         self.alive = False
@@ -210,7 +209,7 @@ class SimulatedRelay:
         return self.core.poll_timeout() if self.alive else inf
 
     def handle_timeout(self, now: float) -> None:
-        self.core.handle_timeout(now)
+        self.core.handle_timeout(now, now + self._unix_offset)
 
     def drain(self) -> None:
         for data, target in _take(self.core.link_outbox):

@@ -89,8 +89,8 @@ class Relay:
             self.networks,
             LinkKeys(self.keys.link),
             random,
-            unix_offset=self.unix_offset,
-            cache=None if cache_of is None else FlowCache(cache_of, self.keys.link, unix_offset=self.unix_offset),
+            unix_now=self.unix_now,
+            cache=None if cache_of is None else FlowCache(cache_of, self.keys.link, unix_now=self.unix_now),
         )
         self.counters = self.core.counters
 
@@ -122,7 +122,7 @@ class Relay:
         until = self.now + seconds
         while (due := self.core.poll_timeout()) <= until:
             self.now = max(self.now, due)
-            self.core.handle_timeout(self.now)
+            self.core.handle_timeout(self.now, self.unix_now)
         self.now = until
 
 

@@ -46,7 +46,7 @@ class SimulatedTransceiver:
             LinkKeys(world.keys.link),
             certificate("transceiver"),
             world.random.randbytes,
-            unix_offset=self._unix_offset,
+            unix_now=world.now + self._unix_offset,
             ntp_offset=self._unix_offset,
         )
         self.events: list[Event] = []
@@ -65,7 +65,6 @@ class SimulatedTransceiver:
     def set_clock(self, seconds: float) -> None:
         """Set the wall clock forward by some seconds, or back."""
         self._unix_offset += seconds
-        self.router.set_unix_offset(self._unix_offset)
 
     def spoken(self, call_id: str) -> "tuple[SimulatedBackend, CallCore] | None":
         """Return the backend's half of a call, and where that is."""
@@ -102,7 +101,7 @@ class SimulatedTransceiver:
         return min(self.router.poll_timeout(), self.group.poll_timeout(), *links)
 
     def handle_timeout(self, now: float) -> None:
-        self.router.handle_timeout(now)
+        self.router.handle_timeout(now, now + self._unix_offset)
         for backend in self.backends:
             backend.keep_alive(now)
         if self.group.poll_timeout() <= now:

@@ -97,15 +97,15 @@ class _Waiting:
 class FlowCache:
     """The flow cache of one relay worker. The forwarder lets packets `wait` and stores flows; a task does the IO.
 
-    The task takes look-ups and writes, and reports each result. `unix_offset` added to `now` gives Unix time, in
-    seconds.
+    The task takes look-ups and writes, and reports each result. `unix_now` is Unix time in seconds, by which keys begin
+    and retire. Each `handle_timeout` brings it up to date.
     """
 
-    def __init__(self, cluster: int, keys: DerivedKeys, *, unix_offset: float) -> None:
+    def __init__(self, cluster: int, keys: DerivedKeys, *, unix_now: float) -> None:
         self.counters = CacheCounters()
         self._prefix = f"antiphon:{cluster}:flow:"
         self._keys = keys
-        self._unix_offset = unix_offset
+        self._unix_now = unix_now
         self._limit = Bucket(LOOKUPS_PER_SECOND, LOOKUPS_AT_ONCE)
         self._waiting: dict[bytes, _Waiting] = {}
         self._lookups: list[bytes] = []
@@ -114,10 +114,6 @@ class FlowCache:
         self._writing: dict[bytes, bytes] = {}
         self._failures = 0
         self._retry_at = 0.0
-
-    def set_unix_offset(self, seconds: float) -> None:
-        """Follow the wall clock."""
-        self._unix_offset = seconds
 
     def name(self, key: bytes) -> str:
         """Return the Redis key of a path."""
@@ -172,7 +168,7 @@ class FlowCache:
         self._failures = 0
         for key, value in zip(keys, values, strict=True):
             waiting = self._waiting.pop(key, None)
-            owner = self._open(key, value, now) if value is not None else None
+            owner = self._open(key, value) if value is not None else None
             self.counters.absent += value is None
             if owner is None:
                 self._remember_absent(key, now)
@@ -194,8 +190,9 @@ class FlowCache:
         self._failures += 1
         self._retry_at = now + RETRY_SECONDS
 
-    def handle_timeout(self, now: float) -> None:
+    def handle_timeout(self, now: float, unix_now: float) -> None:
         """Drop packets that have waited too long, and let absent paths be looked up again."""
+        self._unix_now = unix_now
         for key in [key for key, waiting in self._waiting.items() if now >= waiting.until + RETRY_SECONDS]:
             self._drop(key)
         self._absent = {key: until for key, until in self._absent.items() if now < until}
@@ -219,10 +216,10 @@ class FlowCache:
         self._unwritten[key] = owner
         self._bound_writes()
 
-    def take_writes(self, now: float) -> list[tuple[str, bytes]]:
+    def take_writes(self) -> list[tuple[str, bytes]]:
         """Return Redis keys and values, at most `BATCH`. Call `write_succeeded` or `write_failed` next."""
         self._writing = {key: self._unwritten.pop(key) for key in list(self._unwritten)[:BATCH]}
-        return [(self.name(key), self._seal(key, owner, now)) for key, owner in self._writing.items()]
+        return [(self.name(key), self._seal(key, owner)) for key, owner in self._writing.items()]
 
     def write_succeeded(self) -> None:
         """Count the batch as written."""
@@ -244,14 +241,14 @@ class FlowCache:
 
     # Values
 
-    def _seal(self, key: bytes, owner: bytes, now: float) -> bytes:
-        key_id, secret = self._keys.minting(now + self._unix_offset)
+    def _seal(self, key: bytes, owner: bytes) -> bytes:
+        key_id, secret = self._keys.minting(self._unix_now)
         body = port_and_address(owner)
         return bytes((key_id,)) + body + _tag(secret, key + body)
 
-    def _open(self, key: bytes, value: bytes, now: float) -> bytes | None:
+    def _open(self, key: bytes, value: bytes) -> bytes | None:
         """Return the owner that a value names, or None if no relay wrote it for this path."""
-        secret = self._keys.accepting(value[0], now + self._unix_offset) if len(value) == _SIZE else None
+        secret = self._keys.accepting(value[0], self._unix_now) if len(value) == _SIZE else None
         body, tag = value[1:-_TAG_SIZE], value[-_TAG_SIZE:]
         if secret is None or not hmac.compare_digest(_tag(secret, key + body), tag):
             self.counters.poisoned += 1

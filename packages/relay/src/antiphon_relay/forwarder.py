@@ -121,7 +121,8 @@ class Forwarder:
     """Forwards the datagrams of one relay worker. The packet loop passes batches in, and sends what the outboxes hold.
 
     `ingresses` are the public addresses, each with an outbox; `link_outbox` is that of the link. `link_address_size` is
-    the size of encoded addresses on the link. `unix_offset` added to `now` gives Unix time, in seconds.
+    the size of encoded addresses on the link. `unix_now` is Unix time in seconds, by which keys begin and retire.
+    Each `handle_timeout` brings it up to date, at least once in `EXPIRE_INTERVAL`.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class Forwarder:
         link_keys: LinkKeys,
         random: Callable[[int], bytes],
         *,
-        unix_offset: float,
+        unix_now: float,
         cache: FlowCache | None = None,
     ) -> None:
         self.counters = RelayCounters()
@@ -149,7 +150,7 @@ class Forwarder:
         self._tokens = tokens
         self._networks = networks
         self._link_keys = link_keys
-        self._unix_offset = unix_offset
+        self._unix_now = unix_now
         self._token_limit = BucketArray(TOKEN_BUCKETS, TOKEN_CHECKS_PER_SECOND, TOKEN_CHECKS_AT_ONCE, random(32))
         self._owners: dict[bytes, _Owner] = {}
         self._owner_of: dict[bytes, _Owner] = {}
@@ -166,12 +167,6 @@ class Forwarder:
         allowed = [encode_address(*address) for address in addresses if self._networks.allow(*address)]
         reachable = [address for address in dict.fromkeys(allowed) if len(address) == self._link_address_size]
         self.transceivers = reachable[:MAX_TRANSCEIVERS]
-
-    def set_unix_offset(self, seconds: float) -> None:
-        """Follow the wall clock, which was set: by it keys begin and retire."""
-        self._unix_offset = seconds
-        if self.cache is not None:
-            self.cache.set_unix_offset(seconds)
 
     def forward_uplink(
         self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, overloaded: bool = False
@@ -234,32 +229,33 @@ class Forwarder:
 
     # Time
 
-    def handle_timeout(self, now: float) -> None:
+    def handle_timeout(self, now: float, unix_now: float) -> None:
         """Put the HELLOs that are due into `link_outbox`, and end what has expired."""
+        self._unix_now = unix_now
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_INTERVAL
-            self._expire(now)
+            self._expire(now, unix_now)
         if self.transceivers and now >= self._hello_at:
             self._hello_at = now + HELLO_INTERVAL
-            self._send_hello(now)
+            self._send_hello()
 
     def poll_timeout(self) -> float:
         """Return when `handle_timeout` is due."""
         return min(self._hello_at, self._expire_at) if self.transceivers else self._expire_at
 
-    def _send_hello(self, now: float) -> None:
+    def _send_hello(self) -> None:
         away = tuple(ingress.id for ingress in self.ingresses.values() if ingress.away)
         if not self._hello or away != self._away:
             self._away = away
             ingresses = tuple(ingress.id for ingress in self.ingresses.values())
-            self._hello = self._link_keys.encode(RelayHello(ingresses, self._boot_id, away), now + self._unix_offset)
+            self._hello = self._link_keys.encode(RelayHello(ingresses, self._boot_id, away), self._unix_now)
         self.link_outbox.extend([(self._hello, address) for address in self.transceivers])
 
-    def _expire(self, now: float) -> None:
+    def _expire(self, now: float, unix_now: float) -> None:
         self.flows.expire(now)
         self.disowned.expire(now)
         if self.cache is not None:
-            self.cache.handle_timeout(now)
+            self.cache.handle_timeout(now, unix_now)
         if self.redirects.expire(now):
             self._owner_of.clear()
         if now >= self._forget_at:
@@ -283,7 +279,7 @@ class Forwarder:
             return
         if owner is None or not self._admit(ufrag, owner, now):
             return
-        header = self._uplink_header(ingress.key(source), now) if flow is None else flow.header
+        header = self._uplink_header(ingress.key(source)) if flow is None else flow.header
         self.link_outbox.append((header + data, owner.address))
 
     def _read_token(self, ufrag: bytes, now: float) -> _Owner | None:
@@ -295,7 +291,7 @@ class Forwarder:
             self.counters.disowned += 1
             return None
         try:
-            token = self._tokens.read(ufrag, now + self._unix_offset)
+            token = self._tokens.read(ufrag, self._unix_now)
         except DecodeError:
             self.counters.bad_token += 1
             return None
@@ -326,16 +322,16 @@ class Forwarder:
         self.flows.restore(key, owner, now)
         flow = self.flows.flow(key)
         if flow is not None and not flow.header:
-            flow.header = self._uplink_header(key, now)
+            flow.header = self._uplink_header(key)
 
-    def _uplink_header(self, key: bytes, now: float) -> bytes:
-        return self._link_keys.header(Path.decode(key), 0, now + self._unix_offset)
+    def _uplink_header(self, key: bytes) -> bytes:
+        return self._link_keys.header(Path.decode(key), 0, self._unix_now)
 
     # Downlink
 
     def _receive_link(self, data: bytes, source: bytes, now: float) -> Flow | None:
         """Take a link datagram whose header is not cached; return the flow that it goes out on, if there is one."""
-        if not self._link_keys.verify(data, now + self._unix_offset):
+        if not self._link_keys.verify(data, self._unix_now):
             self.counters.link_bad_tag += 1
             return None
         if not self._is_transceiver(source):
@@ -401,7 +397,7 @@ class Forwarder:
             return None
         flow = self.flows.flow(key)
         if flow is not None:
-            flow.header = self._uplink_header(key, now)
+            flow.header = self._uplink_header(key)
         return flow
 
     def _redirect(self, moved: Moved, source: bytes, now: float) -> None:
@@ -418,7 +414,7 @@ class Forwarder:
     def _disown(self, ufrag: bytes, source: bytes, now: float) -> None:
         """Drop all checks with a token, if the transceiver that it names sent this and has not moved its calls."""
         try:
-            token = self._tokens.read(ufrag, now + self._unix_offset)
+            token = self._tokens.read(ufrag, self._unix_now)
         except DecodeError:
             self.counters.link_malformed += 1
             return

@@ -39,6 +39,10 @@ from antiphon_transceiver.tokens import OwnTokens
 LAST_STUN_BYTE = 3
 """First bytes above it are not STUN's (RFC 7983 §7)."""
 
+WALL_TIME_INTERVAL = 1.0
+"""`handle_timeout` is due at least this often, since it brings the wall time. Keys begin and retire by it, with seconds
+to spare."""
+
 CALLER_OVER_BUDGET = "for too long more came in the caller's name than one call may cost"
 BACKEND_OVER_BUDGET = "the backend sent more frames at once than one call may cost"
 
@@ -95,8 +99,12 @@ Event = CallConnected | CallThrottled | CallReported | CallEnded | CallRaised | 
 
 
 class CallRouter:
-    """Every call of one process. `unix_offset` added to `now` gives Unix time, `ntp_offset` NTP time, in seconds. NTP
-    time stays what it was when somebody sets the wall clock: callers compare one report with another."""
+    """Every call of one process. A shell drives it by the five methods, and places calls.
+
+    `unix_now` is Unix time in seconds, by which keys begin and retire. Each `handle_timeout` brings it up to date, at
+    least once in `WALL_TIME_INTERVAL`. `ntp_offset` added to `now` gives NTP time. It does not follow a wall clock that
+    is set, since callers compare one report with another.
+    """
 
     def __init__(
         self,
@@ -106,7 +114,7 @@ class CallRouter:
         certificate: Certificate,
         random: Random,
         *,
-        unix_offset: float,
+        unix_now: float,
         ntp_offset: float,
     ) -> None:
         self.counters = CallRouterCounters()
@@ -116,7 +124,8 @@ class CallRouter:
         self._link_keys = link_keys
         self._certificate = certificate
         self._random = random
-        self._unix_offset = unix_offset
+        self._unix_now = unix_now
+        self._wall_time_due = 0.0
         self._ntp_offset = ntp_offset
         self._calls = CallTable()
         self._deadlines: DeadlineQueue[Call] = DeadlineQueue()
@@ -131,10 +140,6 @@ class CallRouter:
     def __iter__(self) -> Iterator[Call]:
         return iter(self._calls)
 
-    def set_unix_offset(self, seconds: float) -> None:
-        """Follow the wall clock, which was set: by it keys begin and retire."""
-        self._unix_offset = seconds
-
     # Calls
 
     def place(self, request: CallRequest, backend: BackendCall, now: float) -> CallAccepted:
@@ -143,7 +148,7 @@ class CallRouter:
         Raises `LocalProtocolError` when the call id is taken.
         """
         self._calls.check_free(request.call_id)
-        local = self.tokens.mint(self._calls.by_ufrag, now + self._unix_offset)
+        local = self.tokens.mint(self._calls.by_ufrag, self._unix_now)
         call = Call(request, local, self._certificate, backend, self._random, self._ntp_offset, now)
         self._calls.add(call)
         self._deadlines.set(call, call.deadline)
@@ -153,7 +158,7 @@ class CallRouter:
         """Begin another ICE generation with the same owner (RFC 8445 §9); return the answer with its credentials, None
         when the call ended over it. Raises `TooManyRestarts`."""
         call.restarts.count(now)
-        local = self.tokens.mint(self._calls.by_ufrag, now + self._unix_offset)
+        local = self.tokens.mint(self._calls.by_ufrag, self._unix_now)
         restart = call.restart_ice(local, remote, now)
         if restart is not None:
             self._calls.add_ufrag(call, local.ufrag.encode("ascii"))
@@ -213,7 +218,7 @@ class CallRouter:
             self._receive_message(data, relay, now)
         elif data[0] & DOWNLINK:
             self.counters.downlink += 1
-        elif not self._link_keys.verify(data, now + self._unix_offset):
+        elif not self._link_keys.verify(data, self._unix_now):
             self.counters.bad_tag += 1
         else:
             if relay != self._delivering:
@@ -226,7 +231,9 @@ class CallRouter:
             else:
                 self._receive_check(payload, ufrag, data[PATH_START:PATH_STOP], relay, now)
 
-    def handle_timeout(self, now: float) -> None:
+    def handle_timeout(self, now: float, unix_now: float) -> None:
+        self._unix_now = unix_now
+        self._wall_time_due = now + WALL_TIME_INTERVAL
         self._delivering = None
         if now >= self.relays.poll_timeout():
             self.relays.handle_timeout(now)
@@ -243,7 +250,7 @@ class CallRouter:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float:
-        return min(self._deadlines.next(), self.relays.poll_timeout())
+        return min(self._deadlines.next(), self.relays.poll_timeout(), self._wall_time_due)
 
     # Uplink
 
@@ -267,7 +274,7 @@ class CallRouter:
         call = self._calls.by_ufrag.get(ufrag)
         if call is None:
             self.counters.unknown_ufrag += 1
-            self._disown(ufrag, relay, now)
+            self._disown(ufrag, relay)
         elif not self.paths.may_answer(key, call, now):
             self.counters.foreign_path += 1
         elif not call.budget.admit(payload, now):
@@ -276,10 +283,10 @@ class CallRouter:
             self._check(call, payload, key, relay, now)
             self._flush(call, now)
 
-    def _disown(self, ufrag: bytes, relay: Address, now: float) -> None:
+    def _disown(self, ufrag: bytes, relay: Address) -> None:
         """Let a relay know that a token of ours leads to no call any more."""
-        if self.tokens.made(ufrag, now + self._unix_offset):
-            datagram = self._link_keys.encode(Disown(ufrag), now + self._unix_offset)
+        if self.tokens.made(ufrag, self._unix_now):
+            datagram = self._link_keys.encode(Disown(ufrag), self._unix_now)
             self._outbox.append(LinkDatagram(datagram, relay))
             self.counters.disowned += 1
 
@@ -290,7 +297,7 @@ class CallRouter:
         call.receive_datagram(payload, path, now)
         if not call.authenticated or path not in call.agent.paths:
             return
-        header = self._link_keys.header(path, DOWNLINK, now + self._unix_offset)
+        header = self._link_keys.header(path, DOWNLINK, self._unix_now)
         if route is None:
             route = Route(path, relay, header)
             call.add_route(route, key)
@@ -356,7 +363,7 @@ class CallRouter:
         route = call.routes.get(path)
         if route is not None and self.paths.confirm(path.encode(), call, now):
             self.relays.announcements.confirm(path, route.relay, now)
-            self._tell_relays(now)
+            self._tell_relays()
 
     def _listen(self, call: Call, path: Path, now: float) -> None:
         """Hold a path provisionally for as long as we check it: what comes back by it need not be a check."""
@@ -377,20 +384,20 @@ class CallRouter:
         if self.paths.lookup(key) in (call, None):  # else it is another call's by now
             self.paths.release(key, call)
             self.relays.announcements.release(path, None if route is None else route.relay)
-            self._tell_relays(now)
+            self._tell_relays()
 
     # Relays
 
     def claim_calls(self, previous: Owner, now: float) -> None:
         """Have relays send here what is for calls whose tokens name `previous`. Raises `LocalProtocolError`."""
         self.relays.announcements.claim_calls(previous, now)
-        self._tell_relays(now)
+        self._tell_relays()
 
     def _receive_message(self, data: bytes, relay: Address, now: float) -> None:
         self.counters.messages += 1
         if self.relays.table.repeats_hello(data, relay, now):
             return
-        if not self._link_keys.verify(data, now + self._unix_offset):
+        if not self._link_keys.verify(data, self._unix_now):
             self.counters.bad_tag += 1
             return
         try:
@@ -403,15 +410,15 @@ class CallRouter:
         else:
             self.counters.skipped_messages += 1
 
-    def _tell_relays(self, now: float) -> None:
+    def _tell_relays(self) -> None:
         """Send on what relays are to know."""
         while (notice := self.relays.poll_transmit()) is not None:
-            datagram = self._link_keys.encode(notice.message, now + self._unix_offset)
+            datagram = self._link_keys.encode(notice.message, self._unix_now)
             self._outbox.extend(LinkDatagram(datagram, relay) for relay in notice.relays)
 
     def _follow_relays(self, now: float) -> None:
         """Send what relays have to learn, and lead calls around an ingress that is lost."""
-        self._tell_relays(now)
+        self._tell_relays()
         while (event := self.relays.poll_event()) is not None:
             if isinstance(event, relays.RoutesChanged):
                 self.counters.rerouted += event.count

@@ -119,7 +119,7 @@ class PacketLoop:
             self._guard(self._handle_timeout, trio.current_time())
 
     def _handle_timeout(self, now: float) -> int:
-        self._forwarder.handle_timeout(now)
+        self._forwarder.handle_timeout(now, time.time())
         self.flush()
         return 0
 

@@ -38,7 +38,7 @@ async def keep_flow_cache(url: str, cache: FlowCache, forwarder: Forwarder, loop
 
     async def write(redis: "Redis[bytes]") -> None:
         await trio.sleep(WRITE_SECONDS)
-        while cache.is_open(now := trio.current_time()) and (writes := cache.take_writes(now)):
+        while cache.is_open(trio.current_time()) and (writes := cache.take_writes()):
             names, values = zip(*writes, strict=True)
             try:
                 await redis.eval(WRITE, names, [KEPT_SECONDS, *values])

@@ -1,6 +1,7 @@
 """A relay worker: the forwarder and the packet loop, over sockets that are open already."""
 
 import os
+import time
 from collections.abc import Sequence
 
 import trio
@@ -10,7 +11,6 @@ from antiphon_common.keys import KeyRing
 from antiphon_common.link import LinkKeys
 from antiphon_common.routing import ClusterNetworks, RouteTokens
 from antiphon_common.settings import ClusterNetwork
-from antiphon_common.shell.clock import follow_wall_clock, unix_offset
 from antiphon_common.shell.udp import BatchSocket
 from antiphon_common.sockaddr import encode_address
 from antiphon_relay.cache import FlowCache
@@ -38,9 +38,9 @@ class Worker:
         redis: str | None = None,
         coalesce: bool = True,
     ) -> None:
-        ahead = unix_offset()
         self._redis = redis
-        self._cache = FlowCache(cluster, keys.link, unix_offset=ahead) if redis is not None else None
+        unix_now = time.time()
+        self._cache = FlowCache(cluster, keys.link, unix_now=unix_now) if redis is not None else None
         self.forwarder = Forwarder(
             [ingress for ingress, _, _ in public_sockets],
             len(encode_address(*link.address)),
@@ -48,7 +48,7 @@ class Worker:
             ClusterNetworks(networks),
             LinkKeys(keys.link),
             os.urandom,
-            unix_offset=ahead,
+            unix_now=unix_now,
             cache=self._cache,
         )
         self.loop = PacketLoop(self.forwarder, public_sockets, link, coalesce=coalesce)
@@ -65,5 +65,4 @@ class Worker:
                 from antiphon_relay.shell.redis_cache import keep_flow_cache  # coredis takes half a second
 
                 nursery.start_soon(keep_flow_cache, self._redis, self._cache, self.forwarder, self.loop)
-            nursery.start_soon(follow_wall_clock, self.forwarder.set_unix_offset)
             nursery.start_soon(self.loop.run)

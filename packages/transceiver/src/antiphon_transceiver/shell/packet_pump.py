@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from time import time
 
 import trio
 
@@ -67,7 +68,7 @@ class PacketPump:
             while True:
                 await self._pacer.wait(self._router.poll_timeout(), moved=moved)
                 moved = self._receive()
-                self._router.handle_timeout(trio.current_time())
+                self._router.handle_timeout(trio.current_time(), time())
                 self.flush()
         finally:
             for call in list(self._router):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from functools import partial
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -17,7 +18,6 @@ from antiphon_common.registry import Registered
 from antiphon_common.routing import ClusterNetworks, Owner, RouteTokens
 from antiphon_common.settings import Address, SettingsError, SharedSettings, TransceiverSettings, backend_urls
 from antiphon_common.shell.admin import serve_admin, serve_http
-from antiphon_common.shell.clock import follow_wall_clock, unix_offset
 from antiphon_common.shell.registry import keep_registered
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
@@ -78,7 +78,6 @@ async def serve_transceiver(
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
             nursery.start_soon(pump.run)
-            nursery.start_soon(follow_wall_clock, router.set_unix_offset)
             nursery.start_soon(_count_minutes, router, minutes)
             control = await nursery.start(partial(serve_http, app, *settings.control, is_shared=lambda host: True))
             if shared.admin is not None:
@@ -109,15 +108,15 @@ def _describe(control_url: str, link: LinkInfo, admission: Admission) -> Registe
 
 def _call_router(cluster: int, networks: ClusterNetworks, keys: KeyRing, advertised: Address) -> CallRouter:
     owner = Owner(cluster, networks.host_of(cluster, advertised.host), advertised.port)
-    ahead = unix_offset()
+    unix_now = time.time()
     return CallRouter(
         owner,
         RouteTokens(keys.route),
         LinkKeys(keys.link),
         Certificate.generate(),
         os.urandom,
-        unix_offset=ahead,
-        ntp_offset=ahead + NTP_EPOCH,
+        unix_now=unix_now,
+        ntp_offset=unix_now - trio.current_time() + NTP_EPOCH,
     )
 
 
