@@ -20,7 +20,9 @@ from antiphon_transceiver.backends.link import MAX_UNHEARD
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_table import KEPT_ENDED
 from antiphon_transceiver.channels import MAX_WAITING_BYTES
-from antiphon_transceiver.ice.paths import MAX_PATHS
+from antiphon_transceiver.ice import MAX_GENERATIONS, MAX_PATHS
+from antiphon_transceiver.ice.controlling import MAX_CANDIDATES
+from antiphon_transceiver.peer_transport import MAX_EARLY_PACKETS
 from antiphon_transceiver.sctp import MessageReceived
 from antiphon_transceiver.sctp.data_receiver import MAX_HELD_BYTES
 from support.sim.actors import Actor, SimulatedClient, SimulatedRelay
@@ -50,12 +52,17 @@ BOUNDS = {
     ("LinkKeys", "_verified"): 1 << 16,
     ("BackendLink", "_unheard"): MAX_UNHEARD,
     ("BackendCall", "_events"): MAX_WAITING_EVENTS,
-    ("ControllingAgent", "_pairs"): 32,
+    ("ControllingAgent", "_pairs"): MAX_CANDIDATES,
+    ("IceCredentials", "_generations"): MAX_GENERATIONS,
+    ("OutgoingChecks", "_paths"): MAX_PATHS,
     ("PathTable", "states"): MAX_PATHS,
+    ("PeerTransport", "_early"): MAX_EARLY_PACKETS,
 }
 """Bounds of containers that differ from `DEFAULT_BOUND` in a world of a few calls."""
 
-PER_CALL = frozenset(("Session", "Call", "BackendCall", "CallCore", "AudioStream", "SrtpSession", "ControlledAgent"))
+PER_CALL = frozenset(
+    ("Call", "BackendCall", "CallCore", "CallMedia", "AudioStream", "PeerTransport", "SrtpSession", "ControlledAgent")
+)
 """Classes without instances once every call has ended."""
 
 
