@@ -80,7 +80,7 @@ async def test_loopback_returns_every_frame_beyond_any_one_credit(
         assert pool.free_slots("loopback") == 2
 
 
-async def test_a_backend_that_talks_is_held_to_its_credit_until_audio_is_played() -> None:
+async def test_a_backend_sends_no_more_than_its_credit_until_audio_is_played() -> None:
     async def lecture(call: Call) -> None:
         await call.say(bytes(2 * 24000 * 10))
 
@@ -97,7 +97,7 @@ async def test_a_backend_that_talks_is_held_to_its_credit_until_audio_is_played(
         assert len(caller.audio) == 500
 
 
-async def test_a_clear_comes_back_as_what_was_heard() -> None:
+async def test_a_clear_returns_the_audio_played() -> None:
     heard: list[object] = []
 
     async def hasty(call: Call) -> None:

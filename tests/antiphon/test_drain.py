@@ -66,7 +66,7 @@ async def test_a_transceiver_takes_no_new_calls_and_ends_with_its_last_one() -> 
             assert await ended(transceiver) == 0
 
 
-async def test_at_the_deadline_callers_are_told_and_calls_end() -> None:
+async def test_at_the_drain_deadline_callers_are_notified_and_calls_end() -> None:
     with apart(shared=("--drain", f"{DEADLINE:g}")) as deployment:
         transceiver = deployment.services["transceiver"]
         async with calling(deployment.url) as callers:

@@ -104,7 +104,7 @@ def test_a_call_that_cannot_be_taken_is_refused(audio: str, drained: bool, code:
     assert bench.offered == []
 
 
-def test_what_is_said_is_cut_into_frames_and_waits_for_credit() -> None:
+def test_audio_is_cut_into_frames_and_waits_for_credit() -> None:
     bench = SessionBench()
     call = bench.accepted(credit=50)
     call.start_response()
@@ -131,7 +131,7 @@ def test_pcm_cut_within_a_sample_is_put_together_again() -> None:
     assert all(piece and len(piece) % 2 == 0 for piece in data)
 
 
-def test_an_opus_packet_costs_what_its_first_byte_says() -> None:
+def test_the_price_of_an_opus_packet_follows_its_first_byte() -> None:
     bench = SessionBench()
     call = bench.accepted(audio="opus", credit=100)
     call.start_response()
@@ -168,7 +168,7 @@ def test_a_clear_names_the_latest_response_and_a_new_one_may_follow() -> None:
     assert bench.sent() == [frames.ResponseStarted(1, 1), frames.Clear(1, 1), frames.ResponseStarted(1, 2)]
 
 
-def test_hanging_up_completes_what_is_being_said() -> None:
+def test_hanging_up_completes_the_present_response() -> None:
     bench = SessionBench()
     call = bench.accepted()
     call.start_response()
@@ -186,7 +186,7 @@ def test_hanging_up_completes_what_is_being_said() -> None:
 
 
 @pytest.mark.parametrize("frame", [[6, 1, "text"], [3, 1], [10, 1, 1], [2, 1, "rtc_1", "acme", "opus"], [7, 1, -5]])
-def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> None:
+def test_a_frame_that_is_not_allowed_ends_only_its_call(frame: list[Any]) -> None:
     bench = SessionBench()
     first, second = bench.accepted(1), bench.accepted(2)
     bench.raw(msgspec.msgpack.encode([frame, [99, 1], [6, 2, FRAME, 0, 0]]))
@@ -204,7 +204,7 @@ def test_a_handler_that_does_not_listen_loses_the_oldest_audio() -> None:
     assert [frame.position for frame in call.audio.frames] == list(range(2 * 24000, 5 * 24000, 480))
 
 
-def test_events_that_nobody_listens_to_are_bounded() -> None:
+def test_unread_events_are_bounded() -> None:
     bench = SessionBench()
     call = bench.offer()
     event = {"type": "conversation.item.create", "text": "x" * 100_000}
@@ -215,7 +215,7 @@ def test_events_that_nobody_listens_to_are_bounded() -> None:
     assert call.events.pop()["number"] == call.events.dropped
 
 
-def test_short_events_that_nobody_listens_to_are_bounded_in_number() -> None:
+def test_short_unread_events_are_bounded_in_number() -> None:
     bench = SessionBench()
     call = bench.offer()
     for begin in range(0, MAX_EVENTS + 100, 100):
@@ -268,7 +268,7 @@ def test_an_event_waits_while_too_much_waits_to_be_sent() -> None:
     assert call.send_event({"text": "for nobody"})
 
 
-def test_a_resumed_call_may_clear_what_another_connection_said() -> None:
+def test_a_resumed_call_may_clear_audio_of_its_previous_connection() -> None:
     bench = SessionBench()
     bench.say(frames.Started(1, "rtc_1", "acme", "opus", resumed_ms=5000))
     call = bench.offered[-1]
@@ -279,7 +279,7 @@ def test_a_resumed_call_may_clear_what_another_connection_said() -> None:
     assert bench.sent() == [frames.Accepted(1), frames.Clear(1, 0), frames.ResponseStarted(1, 1)]
 
 
-def test_who_speaks_waits_while_too_much_waits_to_be_sent() -> None:
+def test_sending_audio_waits_while_the_connection_is_congested() -> None:
     bench = SessionBench()
     call = bench.accepted(credit=60_000)
     call.start_response()

@@ -22,7 +22,7 @@ def seconds(count: float) -> int:
     return round(count * 50)
 
 
-def test_a_turn_is_what_was_said_with_a_little_around_it() -> None:
+def test_a_turn_is_the_speech_with_a_margin() -> None:
     turns = Turns(RATE)
     assert all(turns.push(QUIET) is None for _ in range(seconds(2)))
     assert all(turns.push(LOUD) is None for _ in range(seconds(1)))
@@ -43,7 +43,7 @@ def test_a_turn_without_end_is_cut() -> None:
 
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
-async def test_a_turn_is_said_back_and_cleared_when_the_caller_speaks_again(runtime: Runtime) -> None:
+async def test_a_turn_is_played_back_and_cleared_when_the_caller_speaks_again(runtime: Runtime) -> None:
     async with serving(echo, runtime=runtime) as url, transceiver_end(url) as end:
         await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
         await end.hear(frames.Accepted)

@@ -60,7 +60,7 @@ def test_a_ping_goes_out_every_second_and_three_without_a_sound_are_the_end() ->
     assert closed_with(end) is CloseCode.HEARTBEAT_LOST
 
 
-def test_anything_heard_keeps_a_connection_alive() -> None:
+def test_any_frame_keeps_a_connection_open() -> None:
     end = connection()
     for second in range(1, 60):
         end.handle_timeout(second * HEARTBEAT_INTERVAL)
@@ -68,7 +68,7 @@ def test_anything_heard_keeps_a_connection_alive() -> None:
     assert end.closing is None
 
 
-def test_an_end_that_does_not_say_hello_is_given_up() -> None:
+def test_a_connection_without_a_hello_is_closed() -> None:
     end = connection(greeted=False)
     while (deadline := end.poll_timeout()) < inf:
         assert deadline <= HELLO_TIMEOUT
@@ -86,7 +86,7 @@ def test_the_first_frame_is_a_hello_or_the_connection_ends(message: bytes | str)
     assert closed_with(end) is CloseCode.PROTOCOL_ERROR
 
 
-def test_another_version_is_told_apart_and_named() -> None:
+def test_another_version_is_refused_and_named() -> None:
     end = connection(greeted=False)
     end.receive_message(frames.encode([frames.Hello(7), frames.Accepted(1)]))
     assert end.closing is not None
@@ -94,7 +94,7 @@ def test_another_version_is_told_apart_and_named() -> None:
     assert "version 7" in end.closing.detail
 
 
-def test_garbage_after_the_hello_is_counted_and_hurts_nobody() -> None:
+def test_garbage_after_the_hello_is_counted_and_affects_no_call() -> None:
     end = connection()
     end.receive_message(b"\xc1 garbage")
     end.receive_message("text")
@@ -118,7 +118,7 @@ def test_much_to_send_is_cut_into_messages_in_order() -> None:
     assert end.pending_bytes == 0
 
 
-def test_an_end_that_does_not_read_is_given_up() -> None:
+def test_a_connection_that_does_not_read_is_closed() -> None:
     end = connection()
     sent = 0
     while end.closing is None and sent < 2 * MAX_PENDING_FRAMES:
@@ -163,7 +163,7 @@ def test_many_messages_about_calls_are_no_flood(message: list[list[object]]) -> 
     assert end.closing is None
 
 
-def test_an_end_that_does_not_read_is_given_up_over_long_frames_sooner() -> None:
+def test_a_connection_that_does_not_read_long_frames_is_closed_sooner() -> None:
     end = connection()
     frame = frames.encode_frame(frames.Audio(1, bytes(10_000)))
     sent = 0
@@ -191,7 +191,7 @@ def test_steps_are_the_shorter_the_more_there_is_to_convert(size: int, at_most: 
     assert max(map(len, steps)) <= at_most
 
 
-def test_frames_that_are_about_nothing_are_taken_in_steps_too() -> None:
+def test_frames_without_a_call_are_processed_in_steps_too() -> None:
     end = connection()
     steps = list(end.receive_in_steps(msgspec.msgpack.encode([[99, 1]] * 2000 + [None] * 10)))
     assert len(steps) >= 2010 // STEP_FRAMES

@@ -78,7 +78,7 @@ def test_a_message_that_is_no_array_of_frames_is_refused(message: bytes) -> None
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_broken_bytes_raise_nothing_but_decode_error(vector: dict[str, Any]) -> None:
+def test_corrupted_bytes_raise_only_decode_error(vector: dict[str, Any]) -> None:
     seed = f"frames {vector['name']}"
     print("seed", seed)
     for broken in mutations(frames.encode([made(vector)] * 2), random.Random(seed), 3000):
@@ -86,7 +86,7 @@ def test_broken_bytes_raise_nothing_but_decode_error(vector: dict[str, Any]) -> 
             list(frames.decode(broken))
 
 
-def test_what_cannot_be_encoded_is_told_before_it_is_in_a_message() -> None:
+def test_a_value_that_cannot_be_encoded_raises_value_error() -> None:
     with pytest.raises(ValueError, match="encode"):
         json_objects.pack({"huge": 10**40})
     with pytest.raises(ValueError, match="encode"):
@@ -99,7 +99,7 @@ def nested(levels: int, call: int = 5) -> bytes:
 
 
 @pytest.mark.parametrize("levels", [70, 1500, 200_000])
-def test_deep_nesting_in_one_frame_is_the_loss_of_its_call_alone(levels: int) -> None:
+def test_deep_nesting_in_one_frame_ends_only_its_call(levels: int) -> None:
     good = msgspec.msgpack.encode([7, 4, 200])
     before, bad, after = frames.decode(b"\x93" + good + nested(levels) + good)
     assert before == after == frames.Credit(4, 200)

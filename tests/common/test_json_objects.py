@@ -120,7 +120,7 @@ def test_the_limit_of_nesting_is_exact_in_json_and_in_msgpack(opening: str, clos
     ],
     ids=["unclosed arrays", "nested arrays", "integers", "quotes", "empty objects", "closing brackets", "keys"],
 )
-def test_what_is_dear_to_decode_is_refused_before_it_is_decoded(text: str) -> None:
+def test_input_that_is_expensive_to_decode_is_refused_first(text: str) -> None:
     with pytest.raises(DecodeError):
         check_json(text.encode())
     with pytest.raises(DecodeError):
@@ -153,7 +153,7 @@ def test_text_that_is_no_json_object_is_refused(text: str) -> None:
         from_json(text)
 
 
-def test_an_integer_beyond_64_bits_is_told_apart_from_text_that_is_no_json() -> None:
+def test_an_integer_beyond_64_bits_raises_another_error_than_invalid_json() -> None:
     with pytest.raises(UnsupportedError) as raised:
         from_json('{"event_id": "mine", "number": 1180591620717411303424}')
     assert raised.value.members["event_id"] == "mine"
@@ -175,14 +175,14 @@ def test_a_walk_ends_where_the_value_ends_for_every_kind_of_header() -> None:
 
 
 @pytest.mark.parametrize("header", [b"\xdd", b"\xdf"], ids=["array", "map"])
-def test_a_promise_that_the_bytes_cannot_keep_is_refused_at_once(header: bytes) -> None:
+def test_a_length_beyond_the_remaining_bytes_is_refused_at_once(header: bytes) -> None:
     steps = walk(memoryview(header + b"\xff\xff\xff\xff" + b"\xc0" * 20_000), 1)
     assert next(steps) is None
     with pytest.raises(DecodeError):
         next(steps)
 
 
-def test_broken_msgpack_raises_nothing_but_decode_error() -> None:
+def test_invalid_msgpack_raises_only_decode_error() -> None:
     seed = "json objects"
     print("seed", seed)
     chosen = random.Random(seed)
@@ -193,7 +193,7 @@ def test_broken_msgpack_raises_nothing_but_decode_error() -> None:
                 to_json(msgspec.Raw(broken))
 
 
-def test_broken_json_raises_nothing_but_decode_error() -> None:
+def test_invalid_json_raises_only_decode_error() -> None:
     seed = "json text"
     print("seed", seed)
     chosen = random.Random(seed)

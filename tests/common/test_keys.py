@@ -81,14 +81,14 @@ def test_another_rotation_does_not_prolong_a_key_that_retires(later: int) -> Non
     assert twice.link.accepting(1, 4661) is None
 
 
-def test_who_holds_a_ring_or_a_part_of_it_has_the_keys_that_replace_it() -> None:
+def test_the_holder_of_a_key_ring_or_a_part_has_its_replacement_keys() -> None:
     held, other = ring(Key(0, SECRET)), ring(Key(1, SECRET[::-1]))
     route = held.route
     held.replace(other)
     assert (held.keys, route.minting(0), route.accepting(0, 0)) == (other.keys, other.route.minting(0), None)
 
 
-def test_generated_keys_are_good_at_once() -> None:
+def test_generated_keys_are_valid_at_once() -> None:
     made = KeyRing.generate(lambda size: SECRET[:size])
     assert made.format() == f"{LINE}\n"
 
@@ -106,7 +106,7 @@ def test_generated_keys_are_good_at_once() -> None:
         (f"{LINE}\n{LINE}", "same id"),
     ],
 )
-def test_says_what_is_wrong_with_a_secret_file(text: str, hint: str) -> None:
+def test_an_invalid_secret_file_is_reported_with_its_reason(text: str, hint: str) -> None:
     with pytest.raises(KeyRingError, match=hint):
         KeyRing.parse(text)
 

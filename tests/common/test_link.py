@@ -195,7 +195,7 @@ def test_unknown_types_and_versions_are_skipped(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=repr)
-def test_bad_bytes_raise_nothing_but_decode_error(message: LinkMessage) -> None:
+def test_invalid_bytes_raise_only_decode_error(message: LinkMessage) -> None:
     body = encode_message(message)
     for size in range(len(body)):
         with pytest.raises(DecodeError):

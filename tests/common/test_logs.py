@@ -26,7 +26,7 @@ def test_text_is_one_line_with_fields(capsys: pytest.CaptureFixture[str]) -> Non
     )
 
 
-def test_what_a_peer_said_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_of_a_peer_cannot_forge_a_log_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("text")
     logger.info("refused: %s", "no\n2026-01-01 info all is well")
     assert capsys.readouterr().err.count("\n") == 1

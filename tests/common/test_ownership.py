@@ -82,7 +82,7 @@ def test_a_path_transferred_counts_as_used_at_that_moment() -> None:
 
 
 @pytest.mark.parametrize("confirmed", [False, True])
-def test_a_flood_costs_its_owner_the_oldest_path_and_others_nothing(confirmed: bool) -> None:
+def test_a_flood_evicts_the_oldest_path_of_its_own_call_only(confirmed: bool) -> None:
     table: OwnershipTable[str] = OwnershipTable(max_provisional=3, max_confirmed=3)
     write = table.confirm if confirmed else table.answered
     write(KEY, "neighbour", 0.0)

@@ -11,6 +11,6 @@ PREPARED = {f"{state.target}, {state.name}": state.prepare for state in STATES i
 
 
 @pytest.mark.parametrize("name", PREPARED)
-def test_a_state_is_what_its_name_says(name: str) -> None:
+def test_each_state_can_be_prepared(name: str) -> None:
     prepare: Callable[[], Ready] = PREPARED[name]
     assert prepare().seeds

@@ -17,7 +17,7 @@ OPUS_BITRATE = 32_000
 """What Chromium's Opus takes at most, and does while nothing is wrong."""
 
 
-def test_chromium_believes_our_feedback_and_tells_us_its_own(playwright: Playwright, tmp_path: Path) -> None:
+def test_chromium_accepts_our_feedback_and_sends_its_own(playwright: Playwright, tmp_path: Path) -> None:
     microphone = write_wav(tmp_path / "speech.wav", known_speech())
     with all_in_one() as deployment, chromium(playwright, microphone) as new_tab:
         tab = new_tab()

@@ -21,7 +21,7 @@ LENGTHS = [30, 1200, 65_535, 100, 65_535]
 """Bytes of events. webrtcbin says nothing of its longest message."""
 
 
-def test_a_call_from_webrtcbin_hears_itself_and_gets_its_events_back() -> None:
+def test_a_call_from_webrtcbin_receives_its_audio_and_events_back() -> None:
     inspect = shutil.which("gst-inspect-1.0")
     missing = inspect is None or subprocess.run([inspect, "webrtcbin"], capture_output=True, check=False).returncode
     assert not missing, f"webrtcbin is missing: apt-get install {PACKAGES}"

@@ -40,7 +40,7 @@ def running(program: str, port: int = 0) -> Iterator[Service]:
         yield service.wait_ready()
 
 
-def test_what_a_caller_says_comes_back(parrot: str) -> None:
+def test_the_audio_of_a_caller_comes_back(parrot: str) -> None:
     known = known_speech()
     with running(parrot) as backend, all_in_one(backend=f"parrot={backend.ready}") as deployment:
         recording = call_in_thread(deployment.url, known, SECONDS, "http")

@@ -38,7 +38,7 @@ def pion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-def test_a_call_from_pion_hears_itself_and_gets_its_events_back(pion: Path, tmp_path: Path) -> None:
+def test_a_call_from_pion_receives_its_audio_and_events_back(pion: Path, tmp_path: Path) -> None:
     packets = tmp_path / "packets"
     packets.write_bytes(b"".join(len(p).to_bytes(2, "big") + p for p in RecordedSpeech.shipped().packets))
     with repeating_backend() as url, all_in_one("--audio", "opus", backend=f"test={url}") as deployment:

@@ -149,7 +149,7 @@ def test_with_keys_a_key_is_needed_even_on_loopback(
         ({"host": "localhost", **dict.fromkeys(OF_PROGRAMS, "x")}, "127.0.0.1"),
     ],
 )
-def test_who_is_on_this_machine_needs_no_key(headers: dict[str, str], peer: str) -> None:
+def test_a_caller_on_the_same_machine_needs_no_key(headers: dict[str, str], peer: str) -> None:
     assert LOCAL.tenant(headers, peer) == "default"
 
 
@@ -203,7 +203,7 @@ def test_reading_forwarded_for_costs_no_more_for_a_chain_without_end() -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "none", "made"])
-def test_addresses_behind_a_proxy_are_told_apart_however_callers_are_known(tmp_path: Path, kind: str) -> None:
+def test_addresses_behind_a_proxy_are_distinguished_for_every_kind_of_credential(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "keys"
     file.write_text("acme:acme-key-of-16-bytes\n")
     file.chmod(0o600)

@@ -62,7 +62,7 @@ def test_calls_being_placed_count_as_placed(random: Random) -> None:
     assert set(fleet.order()) == {"one", "two"}
 
 
-def test_one_that_is_draining_takes_calls_again_when_it_says_so(random: Random) -> None:
+def test_a_draining_transceiver_receives_calls_again_once_it_reports_so(random: Random) -> None:
     fleet = Fleet([A, B], random.randrange)
     fleet.refused(A, draining=True)
     assert list(fleet.order()) == [B, A]
@@ -71,7 +71,7 @@ def test_one_that_is_draining_takes_calls_again_when_it_says_so(random: Random) 
     assert list(fleet.order()) == [A, B]
 
 
-def test_a_lease_spares_the_question_and_its_end_is_the_end_of_who_does_not_answer(random: Random) -> None:
+def test_a_lease_avoids_a_request_and_its_end_removes_a_transceiver_that_does_not_answer(random: Random) -> None:
     fleet = Fleet([A], random.randrange)
     fleet.list_leases(registered(**{B: EMPTY, C: EMPTY}), 10.0)
     assert set(fleet.urls) == {A, B, C}

@@ -103,7 +103,7 @@ def test_questions_about_calls_are_limited_and_are_no_offers() -> None:
     limits.ask(None, None, 0)
 
 
-def test_what_one_limit_refuses_takes_nothing_of_the_other() -> None:
+def test_a_refusal_by_one_limit_does_not_count_for_the_other() -> None:
     limits = Limits(Limit(100, 100, 1), Limit(1, 1, 1000))
     limits.begin("acme", "192.0.2.1", 0)
     for _ in range(100):
@@ -129,7 +129,7 @@ def test_a_call_placed_while_its_transceiver_was_asked_is_not_over() -> None:
     limits.begin("acme", None, 3.0)
 
 
-def test_calls_that_nobody_reports_are_forgotten() -> None:
+def test_calls_without_reports_are_removed() -> None:
     limits = Limits(Limit(1, 1, 100), MANY)
     limits.place(limits.begin("acme", None, 0), "rtc_1", "http://t", 0)
     limits.reported("http://t", [], ["rtc_1"], 30, 30)
@@ -292,7 +292,7 @@ async def test_one_address_does_not_use_up_what_another_has(
         assert [await call("") for _ in range(5)] == [201] * 5  # from this machine itself
 
 
-async def test_what_a_caller_says_of_its_address_does_not_count(
+async def test_a_forwarded_address_of_an_untrusted_caller_is_ignored(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
     ports = await start_signaling(transceiver, no_auth=True, address_calls=1)

@@ -96,7 +96,7 @@ def assert_lossless(world: FloodedWorld, clients: list[SimulatedClient]) -> None
 
 
 @pytest.mark.parametrize("forged", [False, True], ids=["junk", "wrong MESSAGE-INTEGRITY"])
-def test_who_proves_nothing_gets_nothing_and_leaves_no_trace(*, forged: bool) -> None:
+def test_an_unauthenticated_client_gets_no_answer_and_leaves_no_state(*, forged: bool) -> None:
     world = FloodedWorld()
     callers = world.live_calls(3)
     attacker = Attacker(world)
@@ -115,7 +115,9 @@ def test_who_proves_nothing_gets_nothing_and_leaves_no_trace(*, forged: bool) ->
 
 @pytest.mark.parametrize("connected", [True, False])
 @pytest.mark.parametrize("strangers", [1, 20, 3000])
-def test_a_stranger_gets_at_most_three_times_what_was_sent_in_its_name(strangers: int, *, connected: bool) -> None:
+def test_a_spoofed_source_receives_at_most_three_times_what_was_sent_from_it(
+    strangers: int, *, connected: bool
+) -> None:
     """Valid checks, half of them nominations, for the attackers' calls at both transceivers."""
     world = FloodedWorld(transceivers=2)
     callers = world.live_calls(4)
@@ -153,7 +155,7 @@ def test_a_live_clients_address_gets_nothing_of_another_call() -> None:
     assert not foreign
 
 
-def test_media_follows_no_nomination_to_a_stranger() -> None:
+def test_media_does_not_follow_a_nomination_to_a_spoofed_source() -> None:
     """The attacker's whole traffic, media included, claims to come from the victim, who answers nothing."""
     world = FloodedWorld()
     attacker = Attacker(world)
@@ -211,7 +213,7 @@ def test_an_address_that_an_attacker_used_first_can_make_a_real_call(transceiver
     assert len(caller.said) - len(caller.heard) < 10
 
 
-def test_a_transceiver_takes_nothing_that_goes_towards_callers() -> None:
+def test_a_transceiver_drops_downlink_packets() -> None:
     """Datagrams of its own, with good tags, come back from the address of a relay."""
     world = FloodedWorld()
     callers = world.live_calls(2)

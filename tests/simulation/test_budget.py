@@ -97,7 +97,7 @@ class BudgetScene:
     [(RTP, 40), (RTCP, 1200), (DTLS, 1200), (STUN, 40)],
     ids=["SRTP", "SRTCP", "DTLS", "STUN response"],
 )
-def test_a_flood_over_every_path_of_a_call_costs_that_call_alone(datagram: bytes, size: int) -> None:
+def test_a_flood_over_every_path_of_a_call_affects_that_call_only(datagram: bytes, size: int) -> None:
     """8,000 packets a second, 500 by each of 16 paths: what a relay lets through."""
     scene = BudgetScene()
     scene.flood(datagram.ljust(size, b"\1"), 8000, 2.0)
@@ -125,7 +125,7 @@ def test_a_call_that_is_flooded_for_long_is_ended_and_no_other_notices() -> None
 
 @pytest.mark.parametrize("datagram", [RTP, RTCP, DTLS, STUN], ids=["SRTP", "SRTCP", "DTLS", "STUN response"])
 @pytest.mark.parametrize("size", [20, 1200])
-def test_a_megabit_of_the_dearest_costs_no_more_than_the_budget(datagram: bytes, size: int) -> None:
+def test_a_megabit_of_the_most_expensive_inputs_costs_no_more_than_the_budget(datagram: bytes, size: int) -> None:
     scene = BudgetScene()
     began = scene.world.now
     scene.flood(datagram.ljust(size, b"\1"), MBIT / size, 5)

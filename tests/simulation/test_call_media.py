@@ -36,7 +36,7 @@ def send_bye(pair: CallPair) -> None:
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)
-def test_a_caller_that_offers_one_profile_alone(profile: SrtpProfile) -> None:
+def test_a_caller_that_offers_one_srtp_profile_connects(profile: SrtpProfile) -> None:
     pair = CallPair(profiles=(profile,)).connect()
     pair.talk(1.0)
     connected = [event for event in pair.network.right.events if isinstance(event, Connected)]

@@ -110,7 +110,7 @@ def test_a_path_whose_release_got_lost_is_released_again_with_the_call(monkeypat
     assert len(world.relay.flows) == 0
 
 
-def test_an_exception_in_one_call_ends_that_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_one_call_ends_only_that_call(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     victim, *others = start(world, calls=3)
     world.run(1)

@@ -171,7 +171,7 @@ def test_a_caller_may_close_its_channel_and_open_another() -> None:
     assert taken(pair) == [{"type": "again"}]
 
 
-def test_other_channels_are_open_and_unheard() -> None:
+def test_other_channels_open_and_their_messages_are_ignored() -> None:
     pair = connected()
     channels = pair.client.channels
     assert channels is not None
@@ -201,7 +201,7 @@ def test_other_channels_are_open_and_unheard() -> None:
         b'{"type":"\xff"}',
     ],
 )
-def test_what_is_no_event_is_answered_with_an_error_and_nothing_else(message: str | bytes) -> None:
+def test_a_message_that_is_no_event_is_answered_with_one_error(message: str | bytes) -> None:
     pair = connected()
     pair.client.send_message(message)
     pair.client.send_message('{"type":"good"}')
@@ -215,7 +215,7 @@ def test_what_is_no_event_is_answered_with_an_error_and_nothing_else(message: st
     assert taken(pair) == [{"type": "good"}]
 
 
-def test_a_caller_is_told_of_events_that_its_backend_cannot_be_given() -> None:
+def test_a_caller_receives_an_error_for_events_that_its_backend_cannot_accept() -> None:
     call = EventfulCall(impairment=FAR_AWAY)
     call.run(1.0)
     call.client_says({"type": "test", "event_id": "mine", "number": 2**70}, {"type": "good"})
@@ -225,7 +225,7 @@ def test_a_caller_is_told_of_events_that_its_backend_cannot_be_given() -> None:
     assert call.backend_heard == [{"type": "good"}]
 
 
-def test_a_caller_is_told_of_events_beyond_those_that_wait_for_a_lost_backend() -> None:
+def test_a_caller_receives_an_error_for_events_beyond_those_queued_for_a_lost_backend() -> None:
     call = EventfulCall(impairment=FAR_AWAY)
     call.run(1.0)
     call.world.transceivers[0].backends[0].hang(away=30.0)
@@ -243,7 +243,7 @@ def test_a_caller_is_told_of_events_beyond_those_that_wait_for_a_lost_backend() 
 
 
 @pytest.mark.parametrize("event", [{"type": "x", "map": {None: 1}}, {"type": "x", "text": "\1" * 250_000}])
-def test_a_backend_is_told_of_events_that_cannot_be_sent(event: dict[str, Any]) -> None:
+def test_a_backend_receives_an_error_for_events_that_cannot_be_sent(event: dict[str, Any]) -> None:
     call = EventfulCall(impairment=FAR_AWAY)
     call.backend_says(event, {"type": "good"})
     call.run(1.0)

@@ -110,7 +110,7 @@ class FenceScene:
 
 
 @pytest.mark.parametrize("method", ["receive_datagram", "handle_timeout", "send_rtp", "send_rtcp"])
-def test_an_exception_of_a_transport_ends_its_call_alone(method: str) -> None:
+def test_an_exception_of_a_transport_ends_only_its_call(method: str) -> None:
     """Datagrams, checks, timers, and what is sent."""
     scene = FenceScene()
     break_part(scene.call.transport, method)
@@ -118,7 +118,7 @@ def test_an_exception_of_a_transport_ends_its_call_alone(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["receive_rtp", "take_frames", "handle_timeout", "poll_timeout", "play"])
-def test_an_exception_of_the_media_ends_its_call_alone(method: str) -> None:
+def test_an_exception_of_the_media_ends_only_its_call(method: str) -> None:
     """Packets, timers, and frames of the backend."""
     scene = FenceScene()
     break_part(scene.call.media, method)
@@ -126,7 +126,7 @@ def test_an_exception_of_the_media_ends_its_call_alone(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["receive_rtp", "uplink.poll", "poll_rtp", "poll_rtcp", "poll_feedback"])
-def test_an_exception_of_a_stream_ends_its_call_alone(method: str) -> None:
+def test_an_exception_of_a_stream_ends_only_its_call(method: str) -> None:
     scene = FenceScene()
     *part, name = method.split(".")
     break_part(attrgetter(*part)(scene.call.stream) if part else scene.call.stream, name)
@@ -134,14 +134,14 @@ def test_an_exception_of_a_stream_ends_its_call_alone(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["send_audio", "grant"])
-def test_an_exception_of_a_backends_half_ends_its_call_alone(method: str) -> None:
+def test_an_exception_of_the_backend_side_ends_only_its_call(method: str) -> None:
     scene = FenceScene()
     scene.break_backend(method)
     scene.check()
 
 
 @pytest.mark.parametrize("entry", ["status", "end", "announce_end", "restart_ice", "receive_frame", "inspect"])
-def test_an_exception_in_what_was_asked_of_a_call_ends_it_alone(entry: str) -> None:
+def test_an_exception_in_an_operation_ends_only_its_call(entry: str) -> None:
     """Requests of the control API, a drain, a frame, and figures."""
     scene = FenceScene()
     router, call, now = scene.router, scene.call, scene.world.now
@@ -188,7 +188,7 @@ def test_an_exception_after_the_end_of_a_call_is_reported_and_ends_nothing() -> 
     assert list(scene.router) == scene.others
 
 
-def test_an_exception_while_a_call_changes_its_ingress_ends_it_alone() -> None:
+def test_an_exception_during_a_change_of_ingress_ends_only_that_call() -> None:
     scene = FenceScene(ingresses=2)
     break_part(scene.call.agent, "unreachable")
     scene.world.relays[0].die()
@@ -222,7 +222,7 @@ def test_a_nonce_drawn_twice_makes_two_ufrags() -> None:
     assert len(router) == 0
 
 
-def test_a_call_that_failed_is_not_asked_anything_more() -> None:
+def test_a_failed_call_is_not_called_again() -> None:
     scene = FenceScene()
     break_part(scene.call.transport, "receive_datagram", "handle_timeout")
     break_part(scene.call.media, "handle_timeout", "poll_timeout")

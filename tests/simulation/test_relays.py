@@ -82,7 +82,7 @@ def all_begin_anew(world: RelayCluster) -> None:
     ],
     ids=["one dies", "one loses its address", "one begins anew", "all begin anew"],
 )
-def test_relays_that_fail_are_hardly_heard(fault: Fault, longest: float, behaviour: str, speaking: bool) -> None:
+def test_failing_relays_cause_short_gaps(fault: Fault, longest: float, behaviour: str, speaking: bool) -> None:
     world = RelayCluster()
     clients = start(world, behaviour=behaviour, speaking=speaking)
     assert {world.serving(client) for client in clients} == set(world.relays)
@@ -96,7 +96,7 @@ def test_relays_that_fail_are_hardly_heard(fault: Fault, longest: float, behavio
         assert max(gap.down for gap in gaps) < longest
 
 
-def test_a_relay_that_joins_knows_the_calls_before_their_packets_come() -> None:
+def test_a_relay_that_joins_receives_the_calls_before_their_packets() -> None:
     world = RelayCluster()
     world.kill(world.relays[1])
     clients = start(world)
@@ -158,7 +158,7 @@ def test_a_call_goes_on_over_another_ingress() -> None:
     assert max(heard.up, heard.down) < USUAL_GAP
 
 
-def test_who_only_listens_hears_the_other_ingress_at_once() -> None:
+def test_a_caller_that_only_listens_receives_from_the_other_ingress_at_once() -> None:
     world = RelayCluster(ingresses=2)
     clients = start(world, behaviour="stories", speaking=False)
     gaps = [Gaps(world, client) for client in clients]

@@ -85,7 +85,7 @@ def listen(
 
 
 @pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
-def test_every_packet_of_a_steady_stream_is_heard_at_once(clock: Clock) -> None:
+def test_every_packet_of_a_steady_stream_is_played_without_delay(clock: Clock) -> None:
     listener = listen(clock, [(20, 0)])
     assert listener.numbers == list(range(1000))
     assert [frame.position for _, frame in listener.heard] == [index * 960 for index in range(1000 + AT_END)]
@@ -96,7 +96,7 @@ def test_every_packet_of_a_steady_stream_is_heard_at_once(clock: Clock) -> None:
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
-def test_what_arrives_of_a_steady_stream_is_heard(clock: Clock, network: NetworkModel) -> None:
+def test_every_packet_that_arrives_of_a_steady_stream_is_played(clock: Clock, network: NetworkModel) -> None:
     packets = network.carry(speak(clock, [(20, 0)]), Random(2))
     listener = ReceivingStream()
     listener.receive(packets)
@@ -110,7 +110,7 @@ def test_what_arrives_of_a_steady_stream_is_heard(clock: Clock, network: Network
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("pause", [0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.48, 0.6, 1.0, 3.0])
 @pytest.mark.parametrize("clock", [exact, stopped_in_pauses, still, at_random, running_with_rate(160)])
-def test_speech_is_heard_after_pauses_of_every_length(clock: Clock, pause: float, network: NetworkModel) -> None:
+def test_speech_is_played_after_pauses_of_every_length(clock: Clock, pause: float, network: NetworkModel) -> None:
     packets = network.carry(speak(clock, [(0.8, pause)] * 15), Random(3))
     listener = ReceivingStream()
     listener.receive(packets)
@@ -133,7 +133,7 @@ def test_positions_follow_time_past_pauses_of_a_clock_that_stops(pause: float, m
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("step", [158, 159, 160, 161, 320, 960])
-def test_g711_is_heard_whatever_its_clock(step: int, seed: int) -> None:
+def test_g711_is_played_with_any_clock(step: int, seed: int) -> None:
     chance = Random(seed)
     print(f"seed {seed}")
     listener = ReceivingStream(Codec("pcmu", 0, 8000), "pcm16/24000")
@@ -199,7 +199,7 @@ def test_a_clock_that_is_changed_midway_is_learned_anew() -> None:
     assert [frame.position for _, frame in listener.heard] == [index * 960 for index in range(400 + AT_END)]
 
 
-def test_a_device_that_wakes_the_network_with_its_first_words_is_heard() -> None:
+def test_the_first_packets_of_a_device_that_wakes_its_network_are_played() -> None:
     """A pause with the clock stopped, after which the first packets wait for the radio."""
     packets = []
     for packet in speak(stopped_in_pauses, [(0.8, 0.3)] * 10):

@@ -92,7 +92,7 @@ def test_a_call_whose_ufrag_is_hours_old_follows_its_client_to_another_address()
     assert world.run(10.0, lambda: len(client.heard) > heard + 100)
 
 
-def test_a_transceiver_disowns_its_own_tokens_alone() -> None:
+def test_a_transceiver_disowns_only_its_own_tokens() -> None:
     """Those that name another, or that nobody has made, are only counted."""
     world = World(seed=23, transceivers=2)
     clients = [world.call(number) for number in (0, 1)]

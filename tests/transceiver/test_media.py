@@ -284,7 +284,7 @@ def goodbye(ssrc: int) -> bytes:
 
 
 @pytest.mark.parametrize("music_ends", [True, False])
-def test_a_source_that_sent_a_bye_is_heard_again_after_a_hold(music_ends: bool) -> None:
+def test_a_source_that_sent_a_bye_is_received_again_after_a_hold(music_ends: bool) -> None:
     """Devices send music from another source meanwhile. Stragglers that the BYE overtook do not end that."""
     call, ssrc, music, packets = StreamPair(OPUS, "opus"), 7, 8, opus_packets(4)
 
@@ -321,7 +321,7 @@ def test_telephone_events_of_a_source_that_goes_on_after_its_bye_are_not_lost() 
     assert call.stream.receiver.sources[call.caller.ssrc].packets_lost == 0
 
 
-def test_another_type_of_a_source_unknown_or_ended_is_nobodys() -> None:
+def test_another_packet_type_of_an_unknown_or_ended_source_is_ignored() -> None:
     call = StreamPair(OPUS, "opus", RtpOptions(feedback=("nack",)))
     assert call.hear(0, EVENT, 126) == []
     assert call.stream.receiver.sources == {}

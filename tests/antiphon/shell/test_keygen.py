@@ -37,7 +37,7 @@ def test_rotates_a_file_in_its_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "no secret"])
-def test_says_why_it_cannot_rotate(text: str | None, tmp_path: Path) -> None:
+def test_a_failed_rotation_is_reported_with_its_reason(text: str | None, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     if text is not None:
         file.write_text(text)
@@ -46,7 +46,7 @@ def test_says_why_it_cannot_rotate(text: str | None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "hint"), [("secret", "there already"), ("no/folder/secret", "No such file")])
-def test_says_why_it_cannot_write(name: str, hint: str, tmp_path: Path) -> None:
+def test_a_failed_write_is_reported_with_its_reason(name: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("mine")
     with pytest.raises(SystemExit, match=hint):
         main(["keygen", str(tmp_path / name)])

@@ -27,7 +27,7 @@ def default_route(monkeypatch: pytest.MonkeyPatch) -> None:
         ([PUBLIC], [AdvertisedAddress(2, "203.0.113.1", 3478)], ["203.0.113.1:3478"]),
     ],
 )  # fmt: skip
-def test_callers_are_told_what_they_can_use(
+def test_the_advertised_addresses_are_those_that_callers_can_use(
     settings: list[Media], opened: list[AdvertisedAddress], told: list[str]
 ) -> None:
     assert [str(address) for address in serve.told_to_callers(settings, opened)] == told

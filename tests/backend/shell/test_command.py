@@ -48,7 +48,7 @@ def shipped(name: str, runtime: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
 @pytest.mark.parametrize("audio", ["pcm16/16000", "opus"])
-async def test_loopback_says_every_frame_back(audio: str, runtime: str) -> None:
+async def test_loopback_returns_every_frame(audio: str, runtime: str) -> None:
     data = b"\x08 opus" if audio == "opus" else bytes(640)
     loopback = process(*shipped("loopback", runtime), "--listen", "127.0.0.1:0")
     async with loopback as (_, url), transceiver_end(url) as end:
@@ -74,7 +74,7 @@ async def test_echo_takes_slots_and_formats_and_ends_cleanly_once_its_calls_have
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
 @pytest.mark.parametrize("first", [None, signal.SIGTERM])
-async def test_who_cannot_wait_ends_it_cleanly_with_calls_in_it(runtime: str, first: signal.Signals | None) -> None:
+async def test_an_interrupt_ends_it_cleanly_with_live_calls(runtime: str, first: signal.Signals | None) -> None:
     program = process(*shipped("echo", runtime), "--listen", "127.0.0.1:0")
     async with program as (running, url), transceiver_end(url) as end:
         await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
@@ -116,7 +116,7 @@ async def test_the_admin_port_counts_calls_and_tells_of_a_drain(runtime: str) ->
         (("--formats", "mp3"), "pcm16/24000"),
     ],
 )
-def test_what_cannot_be_used_is_said_at_start(
+def test_invalid_arguments_are_reported_at_start(
     arguments: tuple[str, str], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_info:
@@ -153,7 +153,7 @@ async def test_the_example_beeps_listens_repeats_and_hangs_up() -> None:
 
 
 @pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1:99999"])
-def test_a_bad_address_is_one_line_that_says_so(listen: str) -> None:
+def test_an_invalid_address_is_reported_in_one_line(listen: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "antiphon_backend.echo", "--listen", listen], capture_output=True, text=True, timeout=20
     )

@@ -65,7 +65,7 @@ async def test_a_handler_sees_its_call_and_talks_in_it(runtime: Runtime) -> None
     assert (seen[0].session, seen[0].metadata) == ({"model": "m", "voice": "v"}, {"user": "7"})
 
 
-async def test_saying_more_than_there_is_credit_for_waits_for_more(runtime: Runtime) -> None:
+async def test_audio_beyond_the_credit_waits_for_more_credit(runtime: Runtime) -> None:
     async def handler(call: Call) -> None:
         assert await call.say(bytes(960 * 100))
 
@@ -77,7 +77,7 @@ async def test_saying_more_than_there_is_credit_for_waits_for_more(runtime: Runt
         assert await end.hear(frames.HangUp) == [frames.HangUp(1)]
 
 
-async def test_an_interruption_cuts_off_what_is_being_said(runtime: Runtime) -> None:
+async def test_an_interruption_cuts_off_the_present_response(runtime: Runtime) -> None:
     outcomes: list[object] = []
 
     async def handler(call: Call) -> None:
@@ -197,7 +197,7 @@ async def test_an_event_that_fits_no_frame_is_the_handlers_mistake(runtime: Runt
         assert await end.hear(frames.ServerEvent) == [frames.ServerEvent(1, pack({"text": "fine"}))]
 
 
-async def test_a_resumed_call_says_where_it_goes_on_and_may_clear_what_was_said_before(runtime: Runtime) -> None:
+async def test_a_resumed_call_reports_its_position_and_may_clear_earlier_audio(runtime: Runtime) -> None:
     async def handler(call: Call) -> None:
         if call.resumed_ms == 61_000:
             await call.clear()
@@ -287,7 +287,7 @@ async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> Non
 
 
 @pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01 what"])
-async def test_what_is_no_transceiver_disturbs_nobody(runtime: Runtime, junk: bytes) -> None:
+async def test_a_client_that_is_no_transceiver_affects_no_call(runtime: Runtime, junk: bytes) -> None:
     async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
         stranger = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         await stranger.send_all(junk)
@@ -333,7 +333,7 @@ async def test_a_bad_handshake_logs_no_traceback(host: bytes, caplog: pytest.Log
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_connections_that_say_nothing_are_bounded_and_end(
+async def test_connections_without_frames_are_bounded_and_end(
     mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mock_clock.rate = 1

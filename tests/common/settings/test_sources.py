@@ -41,7 +41,9 @@ def test_the_file_of_the_flag_wins_over_that_of_the_environment(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("text", "hint"), [("htpp = 1", "is it 'http'?"), ("http", "not TOML")])
-def test_a_bad_file_is_one_line_too(text: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_file_is_reported_in_one_line(
+    text: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "antiphon.toml"
     file.write_text(text)
     with pytest.raises(SystemExit):

@@ -69,7 +69,7 @@ def test_values_are_read() -> None:
         (["--config", "absent.toml"], {}, ["absent.toml", "No such file"]),
     ],
 )
-def test_a_bad_value_is_one_line_that_says_what_to_do(
+def test_an_invalid_value_is_reported_in_one_line(
     argv: list[str], environ: dict[str, str], hints: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_info:

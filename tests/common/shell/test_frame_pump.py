@@ -102,14 +102,14 @@ async def test_a_lost_heartbeat_ends_the_run_and_is_the_reason_of_the_close(auto
     assert trio.current_time() - start == pytest.approx(4 + CLOSE_TIMEOUT)
 
 
-async def test_what_the_socket_raises_is_raised_as_it_is(autojump_clock: MockClock) -> None:
+async def test_errors_of_the_socket_are_raised_unchanged(autojump_clock: MockClock) -> None:
     socket = Socket()
     await socket.deliver.aclose()
     with pytest.raises(trio.EndOfChannel):
         await FramePump(socket, FakeCore(), lambda now: None).run()
 
 
-async def test_a_cancelled_pump_says_farewell_but_does_not_wait(autojump_clock: MockClock) -> None:
+async def test_a_cancelled_pump_sends_a_close_frame_and_does_not_wait(autojump_clock: MockClock) -> None:
     core, socket = FakeCore(), Socket(closing_seconds=60)
     pump = FramePump(socket, core, lambda now: None)
     start = trio.current_time()

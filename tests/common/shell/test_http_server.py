@@ -137,14 +137,14 @@ async def test_an_upgrade_to_h2c_is_answered_in_http_1() -> None:
         b"POST /deaf HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n",
     ],
 )
-async def test_a_client_that_stops_in_any_state_is_let_go(data: bytes) -> None:
+async def test_a_client_that_stops_in_any_state_is_disconnected(data: bytes) -> None:
     """Before, within and after a request's head, within a body of either framing, and before one that it withholds."""
     async with serving(HttpServer(echo, QUICK)) as connect, await connect() as stream:
         await stream.send_all(data)
         await read_all(stream)
 
 
-async def test_a_client_that_pipelines_and_never_reads_is_let_go() -> None:
+async def test_a_client_that_pipelines_and_never_reads_is_disconnected() -> None:
     async with serving(HttpServer(echo, QUICK)) as connect, await connect() as stream:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with trio.fail_after(20), pytest.raises(trio.BrokenResourceError):
@@ -172,7 +172,7 @@ async def test_empty_lines_before_a_request_are_left_out(before: bytes, piece: i
     assert answers.endswith(b"q=1")
 
 
-async def test_a_body_that_nobody_read_does_not_disturb_the_next_request() -> None:
+async def test_an_unread_body_does_not_affect_the_next_request() -> None:
     async with serving(HttpServer(echo)) as connect, await connect() as stream:
         body = b"y" * (MAX_DISCARDED // 2)
         await stream.send_all(
@@ -353,7 +353,7 @@ async def test_a_request_waits_until_its_time_has_come(autojump_clock: trio.test
     ],
     ids=["few headers", "many headers", "many chunks", "many chunks that nobody reads"],
 )
-async def test_a_dear_request_counts_as_several(request_bytes: bytes, more: int) -> None:
+async def test_an_expensive_request_counts_as_several(request_bytes: bytes, more: int) -> None:
     """RFC 9112 §7.1: a chunk may have one byte. Each costs as much as a packet of media, and comes without a key."""
     client, server = trio.testing.memory_stream_pair()
     counted = 0

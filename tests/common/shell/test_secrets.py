@@ -126,7 +126,7 @@ def test_never_replaces_a_file(state: Path) -> None:
         ("other", 0o444, True, False),
     ],
 )
-def test_a_secret_file_is_its_owners_alone(
+def test_a_secret_file_is_readable_by_its_owner_only(
     owner: str, mode: int, mounted: bool, trusted: bool, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mounted: as the kubelet does it for a Secret, with a `..data` link beside the file."""

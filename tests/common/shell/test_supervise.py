@@ -130,7 +130,7 @@ def test_sigterm_gives_what_runs_its_time(runtime: str, seconds: str, work: str,
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
-def test_who_cannot_wait_for_a_drain_ends_it_at_once(signals: list[signal.Signals]) -> None:
+def test_a_second_signal_ends_a_drain_at_once(signals: list[signal.Signals]) -> None:
     with service("trio", "60", "busy", program=DRAINING) as process:
         assert process.stdout is not None
         for number, line in zip(signals, ["up\n", "drains\n"], strict=False):

@@ -230,7 +230,7 @@ def read_everything(message: Message) -> None:
             continue
 
 
-def test_mutated_bytes_raise_nothing_but_decode_error() -> None:
+def test_mutated_bytes_raise_only_decode_error() -> None:
     seed = 20
     print(f"seed {seed}")
     source = random.Random(seed)

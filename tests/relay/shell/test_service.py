@@ -53,7 +53,7 @@ async def test_replies_leave_from_the_address_that_the_client_used(coalesce: boo
             nursery.cancel_scope.cancel()
 
 
-async def test_bursts_of_many_clients_lose_nothing() -> None:
+async def test_bursts_of_many_clients_lose_no_packets() -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as link:
         owner = LinkOwner(KEYS, link)
         async with running("127.0.0.1") as ports, trio.open_nursery() as nursery:

@@ -68,7 +68,7 @@ def test_the_answer_keeps_the_offered_order() -> None:
     assert answered_formats(section("0 63 111"), Codec("opus", 111, 48000)) == ("111",)
 
 
-def test_the_answer_says_what_was_taken() -> None:
+def test_the_answer_names_what_was_accepted() -> None:
     def lines(offered: MediaDescription, codec: Codec) -> list[str]:
         return [f"{attribute.name}:{attribute.value}" for attribute in write_codec(offered, codec)]
 

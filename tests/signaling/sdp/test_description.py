@@ -84,7 +84,7 @@ def test_line_ends_blanks_and_missing_lines_are_harmless(data: bytes) -> None:
     assert SessionDescription.decode(data).value("mid") == "0"
 
 
-def test_mutated_offers_raise_nothing_but_decode_error() -> None:
+def test_mutated_offers_raise_only_decode_error() -> None:
     seed = 20260801
     source = random.Random(seed)
     for file in OFFERS:

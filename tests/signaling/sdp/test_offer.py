@@ -46,7 +46,7 @@ from support.peers.sdp_offers import (
         ),
     ],
 )
-def test_real_offers_say_what_the_transceiver_needs(
+def test_recorded_offers_give_the_call_request(
     name: str, ufrag: str | None, payload_type: int, extensions: set[tuple[int, str]], parameters: dict[str, str]
 ) -> None:
     request = read_offer(recorded(name)).call_request("rtc_1", "acme", {"model": "echo"})
@@ -64,7 +64,7 @@ def test_every_fingerprint_of_an_offer_counts() -> None:
     assert [fingerprint.algorithm for fingerprint in fingerprints] == ["sha-256", "sha-384", "sha-512"]
 
 
-def test_an_offer_of_data_channels_alone_is_told_what_it_lacks() -> None:
+def test_an_offer_without_audio_but_with_data_channels_is_refused_with_its_reason() -> None:
     with pytest.raises(OfferError, match="no audio section but only data channels") as caught:
         read_offer(edited("m=audio 45882", "m=audio 0"))
     assert caught.value.code == "no_audio"
@@ -111,7 +111,7 @@ def test_media_level_fingerprints_hide_those_of_the_session() -> None:
         (edited("a=extmap-allow-mixed", "a=ice-lite"), "ice_lite"),
     ],
 )
-def test_offers_that_cannot_be_answered_say_why_in_one_sentence(data: bytes, code: str) -> None:
+def test_offers_that_cannot_be_answered_are_refused_with_a_reason(data: bytes, code: str) -> None:
     with pytest.raises(OfferError) as caught:
         read_offer(data)
     assert caught.value.code == code

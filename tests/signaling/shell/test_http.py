@@ -46,7 +46,7 @@ async def test_an_offer_is_answered_with_location(
     assert len(answer.media[0].values("candidate")) == 2
 
 
-async def test_a_form_may_carry_a_session_whose_model_wins(
+async def test_the_model_of_the_session_in_a_form_takes_precedence(
     client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
 ) -> None:
     parts = {
@@ -197,7 +197,7 @@ async def test_unknown_paths_and_methods_get_json_errors(client: httpx.AsyncClie
     assert (wrong.status_code, error_of(wrong)["code"]) == (405, "method_not_allowed")
 
 
-async def test_what_whip_clients_ask_of_the_resource_is_answered(client: httpx.AsyncClient) -> None:
+async def test_requests_of_whip_clients_to_the_resource_are_answered(client: httpx.AsyncClient) -> None:
     assert "application/sdp" in (await client.options(CALLS)).headers["accept-post"]
 
 
@@ -241,7 +241,7 @@ async def test_a_transceiver_that_others_have_filled_since_its_last_report_passe
     assert (filled.asked, len(filled.calls), len(other.calls)) == (1, 0, 2)
 
 
-async def test_offers_go_past_who_is_draining_and_a_server_that_drains_takes_none(
+async def test_offers_skip_draining_transceivers_and_a_draining_server_refuses_them(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:
     drain = Drain(60.0)
@@ -256,7 +256,7 @@ async def test_offers_go_past_who_is_draining_and_a_server_that_drains_takes_non
     assert (refused.status_code, error_of(refused)["code"], "retry-after" in refused.headers) == (503, "draining", True)
 
 
-async def test_a_transceiver_that_refuses_the_call_itself_is_believed(
+async def test_a_refusal_by_the_transceiver_itself_is_final(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:
     choosy = await start_transceiver(failure=Failure("no_backend", "there is no backend 'x'"))

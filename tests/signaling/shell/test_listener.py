@@ -169,7 +169,7 @@ async def listening(upgraded: Upgraded, tls: ssl.SSLContext | None, **options: A
         nursery.cancel_scope.cancel()
 
 
-async def test_a_websocket_client_that_never_reads_is_let_go() -> None:
+async def test_a_websocket_client_that_never_reads_is_disconnected() -> None:
     ended = trio.Event()
 
     async def send_endlessly(stream: trio.abc.Stream, request: h11.Request, peer: str) -> None:
@@ -201,7 +201,7 @@ async def test_a_tls_handshake_has_little_time(hello: bytes, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("version", "status"), [(b"1.1", b"415"), (b"1.0", b"401")])
-async def test_who_speaks_http_1_0_may_be_a_proxy_and_needs_a_key(
+async def test_an_http_1_0_request_needs_a_key_because_it_may_come_from_a_proxy(
     ports: SignalingPorts, version: bytes, status: bytes
 ) -> None:
     """A reverse proxy may add no header at all, and put its own address into Host."""

@@ -112,7 +112,7 @@ def test_without_settings_loopback_is_advertised_last() -> None:
     assert str(advertised_addresses(FrontSettings(), [])[-1]) == "127.0.0.1:3478"
 
 
-def test_the_program_says_when_it_is_ready_and_ends_cleanly(tmp_path: Path) -> None:
+def test_the_program_prints_ready_and_exits_cleanly(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "antiphon_signaling", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

@@ -77,7 +77,7 @@ async def test_a_call_restarts_ice_with_a_whole_offer(
         assert transceiver.calls[first["call_id"]].ice.ufrag == "NewU"
 
 
-async def test_the_end_of_a_call_elsewhere_is_told(
+async def test_the_end_of_a_call_on_another_transceiver_is_reported(
     ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
     async with connect(ports) as connection:
@@ -96,7 +96,7 @@ async def test_a_call_outlives_its_connection(
     assert not transceiver.has_ended(call_id)
 
 
-async def test_a_server_that_stops_says_so_and_its_calls_go_on(
+async def test_a_server_that_stops_notifies_its_clients_and_its_calls_continue(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
     drain = Drain(websocket.CLOSE_SECONDS + 0.2)
@@ -187,7 +187,9 @@ async def test_limits_of_a_tenant_hold_here_and_over_http_together(
                 assert (await hear(second))["type"] == "answer"
 
 
-async def test_a_client_that_answers_no_ping_is_let_go(ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_answers_no_ping_is_disconnected(
+    ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Idle without end, it would hold its connection and its call's watch."""
     monkeypatch.setattr(websocket, "PING_SECONDS", 0.1)
     async with await trio.open_tcp_stream(*ports.address) as stream:

@@ -101,7 +101,7 @@ def test_sequence_numbers_without_audio_take_no_time() -> None:
     assert sender.clock.place(4, FRAME, START + FRAME, 3) - START == FRAME
 
 
-def test_a_packet_that_was_overtaken_lies_before_the_newest() -> None:
+def test_a_reordered_packet_is_inserted_before_the_newest() -> None:
     sender = Sender()
     sender.send(3, 3 * FRAME)
     assert sender.place(2, 2 * FRAME - 5) == 2 * FRAME

@@ -23,7 +23,7 @@ def samples(pcm: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_codes_mean_what_the_standard_says(law: str) -> None:
+def test_error_codes_have_the_values_of_the_standard(law: str) -> None:
     decoded = samples(G711Decoder(law, 8000).decode(EVERY_CODE))
     assert {code: decoded[code] for code in DECODED[law]} == DECODED[law]
 

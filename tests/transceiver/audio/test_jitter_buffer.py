@@ -251,7 +251,7 @@ def test_what_is_not_opus_is_counted() -> None:
     assert stream.buffer.poll_timeout() == inf
 
 
-def test_what_repeats_a_lost_packet_takes_its_place_at_once() -> None:
+def test_a_redundant_block_replaces_a_lost_packet_at_once() -> None:
     stream = Stream(first_sequence=0xFFFF, first_timestamp=0xFFFFFFFF)
     stream.send(0)
     stream.send_red(2, 1)
@@ -376,7 +376,7 @@ def test_longer_frames_are_waited_for_longer() -> None:
     assert 0.06 < stream.buffer.target_delay < 0.07
 
 
-def test_what_was_said_is_never_left_out_although_it_is_late() -> None:
+def test_late_audio_is_played_and_not_skipped() -> None:
     """The timer came 15 ms late: what would be concealed is skipped, what the next packet repeats is not."""
     stream = Stream()
     stream.send(0)

@@ -150,7 +150,7 @@ def test_deadlines_of_all_calls_lie_on_one_packet_grid() -> None:
         assert -1e-9 < now - START - offset / 7000 < 0.0051
 
 
-def test_clearing_tells_what_was_heard_and_timestamps_go_on() -> None:
+def test_clearing_reports_the_audio_played_and_timestamps_continue() -> None:
     playout = Playout("pcm16/24000")
     playout.append(1, bytes(FRAME * 10))
     playout.append(2, bytes(FRAME * 10))
@@ -190,7 +190,7 @@ def test_clearing_costs_no_more_where_much_is_kept() -> None:
     assert clear_with(1600) == clear_with(1)
 
 
-def test_the_end_of_a_response_that_was_cleared_meanwhile_is_not_told() -> None:
+def test_the_end_of_a_cleared_response_is_not_reported() -> None:
     playout = Playout("opus")
     playout.append(2, OPUS_20)
     playout.end(1)
@@ -287,7 +287,7 @@ def test_what_is_no_audio_is_refused(format: str, data: bytes) -> None:
         Playout(format).append(1, data)
 
 
-def test_nothing_at_all_is_harmless() -> None:
+def test_an_empty_packet_is_harmless() -> None:
     playout = Playout("opus")
     playout.append(1, b"")
     assert playout.poll(START) is None

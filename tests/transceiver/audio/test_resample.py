@@ -57,7 +57,7 @@ def test_overshoot_is_cut_not_folded() -> None:
     assert max(steps) < 20_000
 
 
-def test_the_same_rate_is_left_alone() -> None:
+def test_audio_of_the_same_rate_is_unchanged() -> None:
     assert Resampler(8000, 8000).resample(b"pcm!") == b"pcm!"
 
 

@@ -39,7 +39,7 @@ def test_pcm_has_no_holes_and_counts_its_own_samples(format: str) -> None:
     assert [index for index, frame in enumerate(frames) if frame.status is not FrameStatus.RECEIVED] == sorted(lost)
 
 
-def test_what_the_backend_hears_is_what_was_said() -> None:
+def test_the_backend_receives_the_audio_that_was_sent() -> None:
     pcm = speech(3)
     packets = encode(pcm)
     lost = {index for index in range(20, 140, 12) if carries_fec(packets[index + 1])}
@@ -132,7 +132,7 @@ def test_a_pause_of_g711_ends_the_opus_packet_before_it() -> None:
     assert [frame.position for frame in frames] == [0, 960, 48_000]
 
 
-def test_what_was_repeated_is_heard_as_it_was_sent() -> None:
+def test_redundant_blocks_are_played_as_they_were_sent() -> None:
     packets = encode(speech(1))
     uplink, frames = UplinkAudio("opus"), []
     for index in (0, 2, 3):

@@ -191,7 +191,7 @@ def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -
     assert sent(second) == [frames.Interrupted(1, 1, 20)], "of the others the new backend knows nothing"
 
 
-def test_a_clear_of_response_0_is_for_what_was_said_before() -> None:
+def test_a_clear_of_response_0_applies_to_earlier_audio() -> None:
     bench = GroupBench(4)
     call, first = bench.accepted()
     bench.say(first, frames.ResponseStarted(call.number, 1), frames.Audio(call.number, FRAME, response=1))
@@ -322,7 +322,7 @@ def test_a_refusal_for_another_reason_ends_a_resumed_call() -> None:
     assert second.calls == 0
 
 
-def test_a_call_that_crashes_every_backend_does_not_go_on_for_ever() -> None:
+def test_a_call_that_crashes_every_backend_ends_after_some_resumptions() -> None:
     bench = GroupBench(4)
     call, link = bench.accepted()
     for _ in range(MAX_TRIES - 1):

@@ -151,7 +151,7 @@ def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_u
     assert bench.sent() == [frames.Credit(call.number, 900)]
 
 
-def test_audio_beyond_the_credit_ends_that_call_alone() -> None:
+def test_audio_beyond_the_credit_ends_only_that_call() -> None:
     bench = LinkBench()
     greedy, modest = bench.speaking(), bench.speaking()
     bench.say(*[audio(greedy)] * (CREDIT_MS // 20))
@@ -216,7 +216,7 @@ def test_a_clear_of_the_backend_reaches_the_sink_and_silences_the_response() -> 
         [6, 1],
     ],
 )
-def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> None:
+def test_a_frame_that_is_not_allowed_ends_only_its_call(frame: list[Any]) -> None:
     bench = LinkBench()
     first, second = bench.speaking(), bench.speaking()
     assert first.number == 1
@@ -239,7 +239,7 @@ def test_a_frame_that_is_not_allowed_ends_its_call_alone(frame: list[Any]) -> No
     ],
     ids=["audio", "clear", "response started", "response ended", "hang up", "server event"],
 )
-def test_a_backend_says_nothing_before_it_has_accepted_the_call(frame: list[Any]) -> None:
+def test_a_frame_before_accepted_is_refused(frame: list[Any]) -> None:
     bench = LinkBench()
     bench.open()
     bench.sent()
@@ -248,7 +248,7 @@ def test_a_backend_says_nothing_before_it_has_accepted_the_call(frame: list[Any]
     assert bench.sent() == [frames.Ended(1, "bad_frame")]
 
 
-def test_a_refused_call_is_over_and_a_full_backend_left_alone_for_a_moment() -> None:
+def test_a_refused_call_ends_and_a_full_backend_is_skipped_for_a_moment() -> None:
     bench = LinkBench()
     call = bench.open()
     bench.say(frames.Refused(call.number, "full", "all slots are taken"))
@@ -271,7 +271,7 @@ def test_a_backend_that_neither_accepts_nor_refuses_loses_the_call() -> None:
     assert bench.link.free_slots(bench.now) == 4
 
 
-def test_a_call_that_the_session_ended_hears_nothing_more() -> None:
+def test_a_call_ended_by_its_session_receives_no_more_frames() -> None:
     bench = LinkBench()
     call = bench.speaking()
     bench.link.receive_message(frames.encode([audio(call)]), bench.now)
@@ -283,7 +283,7 @@ def test_a_call_that_the_session_ended_hears_nothing_more() -> None:
     assert bench.link.counters.calls_failed == 0
 
 
-def test_after_hanging_up_a_backend_says_nothing_new() -> None:
+def test_a_backend_sends_no_new_audio_after_hanging_up() -> None:
     bench = LinkBench()
     call = bench.speaking()
     bench.say(audio(call), frames.HangUp(call.number, "goodbye"), frames.Clear(call.number, 1))
@@ -411,7 +411,7 @@ def test_the_session_of_a_call_takes_little_more_memory_than_its_bytes() -> None
     assert held(open_and_send) < 2 * size + 20_000
 
 
-def test_what_was_sent_since_anything_was_received_is_kept_within_bounds() -> None:
+def test_frames_sent_since_the_last_received_one_are_bounded() -> None:
     bench = LinkBench(slots=80)
     calls = [bench.open() for _ in range(40)]
     bench.say(*[frames.Accepted(call.number) for call in calls])
@@ -486,7 +486,7 @@ OPUS_20_MS, OPUS_60_MS = b"\xf8x", b"\x18x"
 @pytest.mark.parametrize(
     ("last", "position", "resumed_ms"), [(OPUS_20_MS, 9600, 220), (OPUS_60_MS, 9600, 260), (b"", 9600, 200)]
 )
-def test_an_opus_call_is_resumed_behind_the_last_packet_that_was_heard(
+def test_an_opus_call_is_resumed_after_the_last_acknowledged_packet(
     last: bytes, position: int, resumed_ms: int
 ) -> None:
     bench = LinkBench(formats=("opus",))

@@ -85,7 +85,7 @@ def test_the_server_selects_a_new_address_within_a_check_interval_and_its_discon
     assert call.server.is_validated(call.left.path)
 
 
-def test_fails_when_nobody_answers() -> None:
+def test_the_agent_fails_when_no_check_is_answered() -> None:
     client = ControllingAgent(CLIENT, random.Random(1).randbytes)
     client.start(SERVER, [SERVER_PATH, ELSEWHERE], 0.0)
     while (deadline := client.poll_timeout()) < inf:

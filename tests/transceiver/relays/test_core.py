@@ -106,7 +106,7 @@ def test_a_validated_path_is_confirmed_where_it_came_from_and_announced_to_its_i
     assert cluster.take_received(other) == []
 
 
-def test_what_is_released_at_once_is_announced_to_nobody() -> None:
+def test_a_path_released_at_once_is_never_announced() -> None:
     cluster = Cluster()
     cluster.begin(FIRST)
     cluster.begin(SECOND)
@@ -241,7 +241,7 @@ def test_an_address_is_followed_from_one_relay_that_lives_to_another() -> None:
     assert cluster.relays.table.stand_in(FIRST, 1) == SECOND
 
 
-def test_of_strange_hosts_the_one_stands_in_that_packets_come_by() -> None:
+def test_the_relay_that_packets_arrive_from_stands_in_for_a_silent_one() -> None:
     """It holds the shared address; the others wait for it."""
     cluster = Cluster()
     hosts = [(f"10.0.0.{number}", 7000) for number in range(1, 5)]
@@ -253,7 +253,7 @@ def test_of_strange_hosts_the_one_stands_in_that_packets_come_by() -> None:
     assert cluster.relays.table.stand_in(hosts[0], 1) == hosts[2]
 
 
-def test_what_is_held_is_bounded_and_nobody_alive_is_displaced() -> None:
+def test_held_entries_are_bounded_and_live_ones_are_kept() -> None:
     relays = Relays(OWNER)
     for number in range(MAX_RELAYS + 10):
         relays.receive_hello(RelayHello((1,), number), ("10.0.0.1", number), 0.0)

@@ -115,7 +115,7 @@ def test_a_sender_report_is_for_senders() -> None:
     assert report == ReceiverReport(1)
 
 
-def test_only_sources_heard_since_the_last_report_are_reported() -> None:
+def test_only_sources_received_since_the_last_report_are_reported() -> None:
     end = End(1)
     reporter = end.reporter
     reporter.start(0.0)
@@ -185,7 +185,7 @@ def test_bye_is_a_compound_and_the_last_word() -> None:
     assert reporter.poll_report(1000.0) is None
 
 
-def test_report_blocks_about_other_sources_say_nothing_of_ours() -> None:
+def test_report_blocks_about_other_sources_are_ignored() -> None:
     reporter = make_reporter(1)
     reporter.start(0.0)
     other = ReportBlock(2, 255, 100, 0, 0, 0, 0)

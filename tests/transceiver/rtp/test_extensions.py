@@ -40,7 +40,7 @@ def test_what_has_no_form_is_refused(elements: dict[int, bytes]) -> None:
         (0xABCD, b"\x10abc", {}),
     ],
 )
-def test_padding_and_strange_profiles(profile: int, data: bytes, elements: dict[int, bytes]) -> None:
+def test_padding_and_unknown_extension_profiles_are_read(profile: int, data: bytes, elements: dict[int, bytes]) -> None:
     assert decode_extensions(profile, data) == elements
 
 

@@ -14,7 +14,7 @@ def written(writer: ExtensionWriter, now: float) -> RtpPacket:
     return decode_rtp(bytes((0x90 if extension else 0x80, 111)) + bytes(10) + extension + b"speech")
 
 
-def test_each_packet_says_when_it_left_and_its_number_and_the_first_ones_which_section_is_theirs() -> None:
+def test_each_packet_carries_send_time_and_number_and_the_first_ones_their_mid() -> None:
     writer = ExtensionWriter(IDS, "audio")
     for number in range(MID_PACKETS + 3):
         packet = written(writer, 63.75)

@@ -66,7 +66,7 @@ def missing_after(*sequences: int) -> NackGenerator:
         ((1, 40_000), []),
     ],
 )
-def test_holes_are_asked_for_at_once(sequences: tuple[int, ...], asked: list[int]) -> None:
+def test_gaps_are_requested_at_once(sequences: tuple[int, ...], asked: list[int]) -> None:
     missing = missing_after(*sequences)
     assert list(missing.poll(0.0, 0.06, None)) == asked
     assert (missing.due < inf) == bool(asked)

@@ -60,7 +60,7 @@ def converse(near: End, far: End, *, lose_every: int, delay: float = 0.01, packe
             far.receive(again, now + 3 * delay)
 
 
-def test_losses_are_made_good_and_known_to_both() -> None:
+def test_losses_are_recovered_and_reported_to_both_sides() -> None:
     near, far = End(1), End(2)
     converse(near, far, lose_every=10)
     assert sorted(far.received) == list(range(499))
@@ -72,7 +72,7 @@ def test_losses_are_made_good_and_known_to_both() -> None:
     assert figures["sent_feedback"]["received"] > 480
 
 
-def test_without_nack_losses_stay_and_are_told() -> None:
+def test_without_nack_losses_remain_and_are_reported() -> None:
     options = RtpOptions({TRANSPORT_SEQUENCE: 3}, "0", (TRANSPORT_CC,))
     near, far = End(1, options), End(2, options)
     converse(near, far, lose_every=10)
@@ -88,7 +88,7 @@ def test_without_nack_losses_stay_and_are_told() -> None:
         RtpOptions(feedback=(TRANSPORT_CC,)),
     ],
 )
-def test_nothing_is_told_that_was_not_negotiated(options: RtpOptions) -> None:
+def test_no_feedback_is_sent_that_was_not_negotiated(options: RtpOptions) -> None:
     near, far = End(1, options), End(2, options)
     for number in range(50):
         assert not far.receive(near.send(number * 0.02), number * 0.02)

@@ -36,7 +36,7 @@ def approximately(times: dict[int, float | None]) -> dict[int, object]:
     return {number: None if at is None else pytest.approx(at, abs=1.1 * TICK) for number, at in times.items()}
 
 
-def test_arrivals_and_losses_are_told_in_order_across_the_wrap() -> None:
+def test_arrivals_and_losses_are_reported_in_order_across_the_wrap() -> None:
     receiver = TwccReceiver()
     for sequence, at in ((65534, 10.0), (65535, 10.021), (1, 10.06), (0, 10.07), (3, 10.2)):
         receiver.received(sequence, at)
@@ -45,7 +45,7 @@ def test_arrivals_and_losses_are_told_in_order_across_the_wrap() -> None:
     assert receiver.feedback(1, 2) is None
 
 
-def test_a_loss_between_two_feedbacks_is_told_in_the_second() -> None:
+def test_a_loss_between_two_feedback_packets_is_reported_in_the_second() -> None:
     receiver = TwccReceiver()
     receiver.received(7, 0.1)
     told(receiver)
@@ -53,7 +53,7 @@ def test_a_loss_between_two_feedbacks_is_told_in_the_second() -> None:
     assert told(receiver) == approximately({8: None, 9: 0.2})
 
 
-def test_a_packet_that_comes_late_is_told_together_with_those_around_it() -> None:
+def test_a_late_packet_is_reported_together_with_those_around_it() -> None:
     receiver = TwccReceiver()
     for sequence, at in ((7, 0.1), (9, 0.12), (10, 0.14)):
         receiver.received(sequence, at)
@@ -97,7 +97,7 @@ def test_feedback_is_numbered() -> None:
     assert counts == [*range(256), 0, 1]
 
 
-def test_what_is_held_is_bounded_whatever_comes() -> None:
+def test_pending_packets_are_bounded() -> None:
     receiver = TwccReceiver()
     for number in range(MAX_PENDING + 50):
         receiver.received(number * 31 & 0xFFFF, 0.0)

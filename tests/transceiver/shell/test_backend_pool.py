@@ -172,7 +172,7 @@ async def test_a_backend_that_crashes_under_twenty_calls_moves_them_all(
     assert any(record.__dict__.get("calls") == 20 for record in caplog.records)
 
 
-async def test_a_backend_that_falls_silent_is_lost_after_three_heartbeats(mock_clock: MockClock) -> None:
+async def test_a_backend_that_stops_sending_is_lost_after_three_heartbeats(mock_clock: MockClock) -> None:
     mock_clock.rate = 8
     async with fake_backend(HELLO) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/24000")
@@ -202,7 +202,7 @@ async def test_a_call_that_no_backend_takes_in_time_is_lost(mock_clock: MockCloc
             assert pool.counters.calls_lost == 1
 
 
-async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_nobody() -> None:
+async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_no_other_call() -> None:
     async with fake_backend(frames.Hello(frames.VERSION, 2, ("pcm16/48000",))) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/48000")
         async with running(pool):
@@ -237,7 +237,7 @@ async def test_another_version_is_one_line_of_the_log(caplog: pytest.LogCaptureF
     assert lines[0].__dict__["backend"] == "echo"
 
 
-async def test_a_backend_that_is_not_there_holds_up_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_backend_delays_no_other_backend(caplog: pytest.LogCaptureFixture) -> None:
     async with fake_backend(HELLO) as gone:
         url = gone.url
     pool = BackendPool({"echo": url}, "pcm16/24000")

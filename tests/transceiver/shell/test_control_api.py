@@ -204,7 +204,7 @@ async def test_the_ended_call_of_another_tenant_is_not_found(client: httpx.Async
     assert (await status_of(client, "rtc_1", "acme")).json()["state"] == "ended"
 
 
-async def test_who_waits_for_the_end_of_a_call_learns_it_at_once(client: httpx.AsyncClient) -> None:
+async def test_a_wait_for_the_end_of_a_call_returns_at_once(client: httpx.AsyncClient) -> None:
     await start(client)
     ended: list[str] = []
 
@@ -220,7 +220,7 @@ async def test_who_waits_for_the_end_of_a_call_learns_it_at_once(client: httpx.A
     assert ended == ["hangup"]
 
 
-async def test_who_waits_for_longer_than_allowed_is_told_that_the_call_goes_on(
+async def test_a_wait_beyond_its_limit_returns_that_the_call_continues(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("antiphon_transceiver.shell.control_api.MAX_WAIT", 0.05)
