@@ -106,7 +106,7 @@ class _Counters(Collector):
         self._counters = counters
 
     def collect(self) -> Iterator[Metric]:
-        for name in _names(self._counters):
+        for name in counter_names(self._counters):
             value = getattr(self._counters, name)
             if isinstance(value, int):
                 yield CounterMetricFamily(f"{self._prefix}_{name}", name.replace("_", " "), value)
@@ -121,7 +121,7 @@ class _LabelledCounters(Collector):
     def collect(self) -> Iterator[Metric]:
         families: dict[str, CounterMetricFamily] = {}
         for value, counters in self._counters.items():
-            for name in _names(counters):
+            for name in counter_names(counters):
                 if name not in families:
                     documentation = name.replace("_", " ")
                     families[name] = CounterMetricFamily(f"{self._prefix}_{name}", documentation, labels=[self._label])
@@ -129,8 +129,8 @@ class _LabelledCounters(Collector):
         yield from families.values()
 
 
-def _names(counters: object) -> list[str]:
-    """Public attributes, of a class with `__slots__` or `__struct_fields__` as of any other."""
+def counter_names(counters: object) -> list[str]:
+    """Return the names of all counters of an object: its public attributes, with `__slots__` or without."""
     slots = [name for kind in type(counters).__mro__ for name in getattr(kind, "__slots__", ())]
     names = dict.fromkeys([*slots, *getattr(counters, "__struct_fields__", ()), *getattr(counters, "__dict__", ())])
     return [name for name in names if not name.startswith("_") and hasattr(counters, name)]

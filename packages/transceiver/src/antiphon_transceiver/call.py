@@ -183,9 +183,9 @@ class Call:
         self.media = CallMedia(request, self.stream, self.transport, self.events, now)
 
         self.budget = Budget()
-        self._caller = CallerConsumer(self.transport, self.channels)
+        self.caller = CallerConsumer(self.transport, self.channels)
         self.bus = EventBus(self.budget)
-        self.bus.attach(EventSource.CALLER, self._caller)
+        self.bus.attach(EventSource.CALLER, self.caller)
         self.bus.attach(EventSource.BACKEND, BackendConsumer(backend))
 
         sctp = None if self.channels is None else OURS
@@ -296,7 +296,7 @@ class Call:
     def announce_end(self, code: str, message: str, now: float) -> None:
         """Send the caller the reason why its call is about to end, if it has a data channel."""
         if self.phase is not CallPhase.ENDED:
-            self._caller.announce_end(code, message)
+            self.caller.announce_end(code, message)
             self.deadline = min(self.transport.deadline, self.media.poll_timeout())
 
     @fenced
@@ -470,7 +470,7 @@ class Call:
             "setup_ms": None if self._setup_seconds is None else round(self._setup_seconds * 1000, 1),
             "checks_answered": self.agent.counters.answered,
             "dropped": {name: getattr(counters, name) for name in counters.__slots__}
-            | {"events_unheard": self._caller.undelivered},
+            | {"events_unheard": self.caller.undelivered},
             "channels": None if self.channels is None else self.channels.statistics(),
             **self.stream.statistics(),
         }

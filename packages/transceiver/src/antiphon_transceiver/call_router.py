@@ -30,6 +30,7 @@ from antiphon_transceiver import events, ice, relays, transport_events
 from antiphon_transceiver.backends.call import BackendCall, InboundFrame
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_table import CallTable
+from antiphon_transceiver.core_totals import CoreTotals
 from antiphon_transceiver.counters import CallRouterCounters
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.outcome import EndReason
@@ -118,6 +119,7 @@ class CallRouter:
         ntp_offset: float,
     ) -> None:
         self.counters = CallRouterCounters()
+        self.core_totals = CoreTotals()
         self.paths: OwnershipTable[Call] = OwnershipTable()
         self.relays = Relays(owner)
         self.tokens = OwnTokens(owner, tokens, random)
@@ -151,6 +153,7 @@ class CallRouter:
         local = self.tokens.mint(self._calls.by_ufrag, self._unix_now)
         call = Call(request, local, self._certificate, backend, self._random, self._ntp_offset, now)
         self._calls.add(call)
+        self.core_totals.begin(call)
         self._deadlines.set(call, call.deadline)
         return call.answer
 
@@ -445,3 +448,4 @@ class CallRouter:
         for route in call.routes.values():
             self.relays.routes.close(route)
         self._calls.remove(call, call.last_status)
+        self.core_totals.end(call)

@@ -1,6 +1,12 @@
-"""What a transceiver counts, for Prometheus. Labels are bounded: the only one is `EndReason`."""
+"""What a transceiver counts, for Prometheus. Labels are bounded: `EndReason`, and the counters of cores."""
+
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from antiphon_transceiver.core_totals import CoreTotals
 
 SETUP_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -16,3 +22,21 @@ class TransceiverMetrics:
         self.setup_seconds = Histogram(
             "antiphon_call_setup_seconds", "Offer to finished handshake", buckets=SETUP_BUCKETS, registry=registry
         )
+
+
+class CoreMetrics(Collector):
+    """Exports `CoreTotals` as one metric with the labels `core` and `counter`. Register it with a registry."""
+
+    def __init__(self, totals: CoreTotals) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the metric with its present values."""
+        family = CounterMetricFamily(
+            "antiphon_transceiver_core_events",
+            "What the protocol cores of calls have counted, drops above all",
+            labels=["core", "counter"],
+        )
+        for core, counter, total in self._totals.items():
+            family.add_metric([core, counter], total)
+        yield family

@@ -53,6 +53,11 @@ class RtpReceiver:
         """Packets received after they had been requested."""
         return 0 if self._nack is None else self._nack.recovered
 
+    @property
+    def unreported(self) -> int:
+        """Packets that transport-wide feedback did not report: too many at once, or too late."""
+        return 0 if self._twcc is None else self._twcc.dropped
+
     def receive(self, packet: RtpPacket, now: float, *, timed: bool = True) -> int:
         """Record an authenticated packet, and return its extended sequence number (RFC 3550 A.1).
 

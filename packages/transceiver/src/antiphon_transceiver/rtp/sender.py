@@ -93,6 +93,16 @@ class RtpSender:
         return self._writer.sequence
 
     @property
+    def resent(self) -> int:
+        """Packets retransmitted."""
+        return 0 if self._stored is None else self._stored.resent
+
+    @property
+    def refused(self) -> int:
+        """Requests for packets that are unknown, too old, or retransmitted too recently or too often."""
+        return 0 if self._stored is None else self._stored.refused
+
+    @property
     def burst_ratio(self) -> float:
         """The share of lost packets, 0 to 1, whose predecessor was lost too; 0 without transport-wide feedback."""
         return 0.0 if self._twcc is None else self._twcc.burst_ratio
@@ -155,5 +165,4 @@ class RtpSender:
 
     def retransmission_statistics(self) -> dict[str, int] | None:
         """Return how many packets were retransmitted and refused; None where NACK was not negotiated."""
-        stored = self._stored
-        return None if stored is None else {"resent": stored.resent, "refused": stored.refused}
+        return None if self._stored is None else {"resent": self.resent, "refused": self.refused}
