@@ -54,7 +54,7 @@ def signed_ice_agent(data: bytes) -> None:
     now = 1.0
     for delay, attributes in pieces(data):
         now += delay
-        unsigned = stun.Message(stun.MessageClass.REQUEST, bytes(12), {stun.Attribute.USERNAME: b"local:remote"})
+        unsigned = stun.Message(stun.MessageClass.REQUEST, bytes(12), {stun.AttributeType.USERNAME: b"local:remote"})
         head = unsigned.encode(fingerprint=False)
         body = head[:20] + head[20:] + attributes[: len(attributes) & ~3]
         try:

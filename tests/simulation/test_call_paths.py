@@ -4,7 +4,7 @@ import pytest
 
 from antiphon_common.core import Path
 from antiphon_common.frames import Audio
-from antiphon_common.stun import Attribute, Message, MessageClass, success_response
+from antiphon_common.stun import AttributeType, Message, MessageClass, success_response
 from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.outcome import EndReason
 from support.sim.call_pair import CallPair, opus_packet
@@ -27,7 +27,7 @@ class TwoIngresses:
 
     def check(self, path: Path) -> None:
         name = f"{self.remote.ufrag}:{self.local.ufrag}".encode()
-        attributes: dict[int, bytes] = {Attribute.USERNAME: name, Attribute.ICE_CONTROLLING: b"tiebreak"}
+        attributes: dict[int, bytes] = {AttributeType.USERNAME: name, AttributeType.ICE_CONTROLLING: b"tiebreak"}
         check = Message(MessageClass.REQUEST, b"transaction1", attributes).encode(self.remote.password.encode())
         self.call.receive_datagram(check, path, self.now)
         self.collect()
@@ -84,7 +84,7 @@ def test_an_ended_session_ignores_an_unreachable_ingress() -> None:
 def check_from(pair: CallPair, path: Path) -> None:
     """Send a check with the caller's credentials in the name of a path."""
     name = f"{pair.accepted.ice.ufrag}:{pair.client.ice_parameters.ufrag}".encode()
-    attributes: dict[int, bytes] = {Attribute.USERNAME: name, Attribute.ICE_CONTROLLING: b"tiebreak"}
+    attributes: dict[int, bytes] = {AttributeType.USERNAME: name, AttributeType.ICE_CONTROLLING: b"tiebreak"}
     check = Message(MessageClass.REQUEST, b"transaction1", attributes).encode(pair.accepted.ice.password.encode())
     pair.call.receive_datagram(check, path, pair.network.now)
 

@@ -11,7 +11,7 @@ import pytest
 from antiphon_common.core import Path
 from antiphon_common.errors import DecodeError
 from antiphon_common.stun import (
-    Attribute,
+    AttributeType,
     ErrorCode,
     Message,
     MessageClass,
@@ -32,11 +32,11 @@ TRANSACTION = b"transaction!"
 
 def check(**extra: bytes) -> Message:
     attributes = {
-        Attribute.USERNAME: b"server:client",
-        Attribute.NETWORK_INFO: b"\0\1\0\x0a",
-        Attribute.ICE_CONTROLLING: bytes(range(8)),
-        Attribute.USE_CANDIDATE: b"",
-        Attribute.PRIORITY: b"\x6e\0\1\xff",
+        AttributeType.USERNAME: b"server:client",
+        AttributeType.NETWORK_INFO: b"\0\1\0\x0a",
+        AttributeType.ICE_CONTROLLING: bytes(range(8)),
+        AttributeType.USE_CANDIDATE: b"",
+        AttributeType.PRIORITY: b"\x6e\0\1\xff",
     }
     return Message(MessageClass.REQUEST, TRANSACTION, attributes | {int(k, 16): v for k, v in extra.items()})
 
@@ -76,7 +76,7 @@ def test_rfc5769_responses(name: str) -> None:
     assert message.xor_mapped_address == (path.address, path.port)
     assert (
         encode_xor_address(path.address, path.port, message.transaction_id)
-        == (message.attributes[Attribute.XOR_MAPPED_ADDRESS])
+        == (message.attributes[AttributeType.XOR_MAPPED_ADDRESS])
     )
     assert message.fingerprinted
     assert message.verify(PASSWORD)
@@ -117,7 +117,7 @@ def test_responses_answer_their_request() -> None:
     assert success.xor_mapped_address == (path.address, path.port)
     refusal = Message.decode(error_response(check(), ErrorCode.UNKNOWN_ATTRIBUTE, [0x7ABC, 0x7ABD]).encode(PASSWORD))
     assert refusal.message_class is MessageClass.ERROR
-    assert refusal.error_code == (420, "Unknown Attribute")
+    assert refusal.error_code == (420, "Unknown AttributeType")
     assert refusal.unknown_attributes == [0x7ABC, 0x7ABD]
     assert refusal.verify(PASSWORD)
 
@@ -146,7 +146,7 @@ def test_message_integrity_has_20_bytes(size: int) -> None:
 
 def test_what_follows_message_integrity_is_ignored() -> None:
     signed = check().encode(PASSWORD, fingerprint=False)
-    late = Message(MessageClass.REQUEST, TRANSACTION, {0x8ABC: b"late", Attribute.USERNAME: b"forged:one"}).encode(
+    late = Message(MessageClass.REQUEST, TRANSACTION, {0x8ABC: b"late", AttributeType.USERNAME: b"forged:one"}).encode(
         fingerprint=False
     )
     body = signed[20:] + late[20:]
@@ -156,13 +156,13 @@ def test_what_follows_message_integrity_is_ignored() -> None:
 
 
 def test_first_of_a_repeated_attribute_counts() -> None:
-    first = Message(MessageClass.REQUEST, TRANSACTION, {Attribute.USERNAME: b"a:b"}).encode(fingerprint=False)
+    first = Message(MessageClass.REQUEST, TRANSACTION, {AttributeType.USERNAME: b"a:b"}).encode(fingerprint=False)
     body = first[20:] + first[20:].replace(b"a:b", b"c:d")
     decoded = Message.decode(first[:2] + len(body).to_bytes(2, "big") + first[4:20] + body)
     assert decoded.username == b"a:b"
 
 
-@pytest.mark.parametrize("kinds", [[0x8000], [Attribute.USERNAME], range(0x7000, 0x7200), range(0x9000, 0x9200)])
+@pytest.mark.parametrize("kinds", [[0x8000], [AttributeType.USERNAME], range(0x7000, 0x7200), range(0x9000, 0x9200)])
 def test_attributes_beyond_what_a_message_needs_are_a_decode_error(kinds: Sequence[int]) -> None:
     """A datagram of empty attributes, of one type or of many, costs about as much as a real check."""
     body = b"".join(struct.pack("!HH", kinds[number % len(kinds)], 0) for number in range(365))
@@ -240,7 +240,7 @@ def test_mutated_bytes_raise_only_decode_error() -> None:
         check().encode(fingerprint=False),
         success_response(check(), path.address, 1).encode(fingerprint=False),
         error_response(check(), ErrorCode.UNKNOWN_ATTRIBUTE, [0x7ABC]).encode(fingerprint=False),
-        Message(MessageClass.ERROR, TRANSACTION, {Attribute.ERROR_CODE: encode_error_code(487, "é")}).encode(
+        Message(MessageClass.ERROR, TRANSACTION, {AttributeType.ERROR_CODE: encode_error_code(487, "é")}).encode(
             fingerprint=False
         ),
     ]

@@ -15,7 +15,7 @@ from random import Random
 from typing import NamedTuple
 
 from antiphon_common.control import IceParameters
-from antiphon_common.stun import TRANSACTION_ID_SIZE, Attribute, Message, MessageClass
+from antiphon_common.stun import TRANSACTION_ID_SIZE, AttributeType, Message, MessageClass
 
 SOURCE = Path(__file__).with_suffix(".c")
 SPOOFED_NETWORK = "127.64.0.0"
@@ -187,12 +187,12 @@ def checks(seed: int, server: IceParameters, client_ufrag: str) -> list[bytes]:
 def check(random: Random, server_ufrag: str, client_ufrag: str, password: str, *, nominate: bool = False) -> bytes:
     """Return one connectivity check of a controlling agent (RFC 8445 §7.2.5)."""
     attributes: dict[int, bytes] = {
-        Attribute.USERNAME: f"{server_ufrag}:{client_ufrag}".encode(),
-        Attribute.ICE_CONTROLLING: bytes(8),
-        Attribute.PRIORITY: PRIORITY,
+        AttributeType.USERNAME: f"{server_ufrag}:{client_ufrag}".encode(),
+        AttributeType.ICE_CONTROLLING: bytes(8),
+        AttributeType.PRIORITY: PRIORITY,
     }
     if nominate:
-        attributes[Attribute.USE_CANDIDATE] = b""
+        attributes[AttributeType.USE_CANDIDATE] = b""
     message = Message(MessageClass.REQUEST, random.randbytes(TRANSACTION_ID_SIZE), attributes)
     return message.encode(password.encode())
 

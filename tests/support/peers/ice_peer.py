@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path, Transmit
-from antiphon_common.stun import Attribute, Message, MessageClass, success_response
+from antiphon_common.stun import AttributeType, Message, MessageClass, success_response
 from antiphon_transceiver import ice
 
 SERVER = IceParameters("ServerUfragOf23IceChars", "server-password-of-32-characters")
@@ -40,9 +40,9 @@ class Peer:
     ) -> bytes:
         """Return a check as a controlling agent makes it."""
         name = username or f"{self.remote.ufrag}:{self.local.ufrag}"
-        content: dict[int, bytes] = {Attribute.USERNAME: name.encode(), Attribute.ICE_CONTROLLING: b"tiebreak"}
+        content: dict[int, bytes] = {AttributeType.USERNAME: name.encode(), AttributeType.ICE_CONTROLLING: b"tiebreak"}
         if use_candidate:
-            content[Attribute.USE_CANDIDATE] = b""
+            content[AttributeType.USE_CANDIDATE] = b""
         message = Message(MessageClass.REQUEST, self.random.randbytes(12), content | dict(attributes))
         return message.encode((password or self.remote.password).encode())
 

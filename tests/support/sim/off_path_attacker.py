@@ -11,7 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from antiphon_common.demux import Protocol, classify
-from antiphon_common.stun import Attribute, Message, MessageClass
+from antiphon_common.stun import AttributeType, Message, MessageClass
 from antiphon_transceiver.dtls.messages import HandshakeType
 from antiphon_transceiver.dtls.record import HEADER_SIZE, ContentType
 from support.sim.actors import Address, SimulatedClient
@@ -172,9 +172,9 @@ class OffPathAttacker:
 
     def _request(self, ufrag: str) -> bytes:
         attributes: dict[int, bytes] = {
-            Attribute.USERNAME: f"{ufrag}:them".encode(),
-            Attribute.USE_CANDIDATE: b"",
-            Attribute.ICE_CONTROLLING: self._random.randbytes(8),
-            Attribute.PRIORITY: bytes(4),
+            AttributeType.USERNAME: f"{ufrag}:them".encode(),
+            AttributeType.USE_CANDIDATE: b"",
+            AttributeType.ICE_CONTROLLING: self._random.randbytes(8),
+            AttributeType.PRIORITY: bytes(4),
         }
         return Message(MessageClass.REQUEST, self._random.randbytes(12), attributes).encode(b"no idea")

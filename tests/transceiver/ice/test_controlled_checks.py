@@ -10,7 +10,7 @@ import pytest
 
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
-from antiphon_common.stun import Attribute, Message, MessageClass, success_response
+from antiphon_common.stun import AttributeType, Message, MessageClass, success_response
 from antiphon_transceiver import ice
 from support.peers.ice_peer import CLIENT, LAPTOP, PHONE, SERVER, Peer
 
@@ -42,7 +42,7 @@ def test_a_check_that_is_not_authentic_is_not_answered_and_opens_no_path() -> No
     assert peer.send(peer.request(password="guess-of-thirty-two-characters!!"), LAPTOP) == []
     assert peer.send(peer.request(username="SomebodyElsesUfragHere1:clnt"), LAPTOP) == []
     assert peer.send(peer.request(username="ServerUfragOf23IceChars"), LAPTOP) == []
-    unsigned = Message(MessageClass.REQUEST, b"t" * 12, {Attribute.USERNAME: b"ServerUfragOf23IceChars:clnt"})
+    unsigned = Message(MessageClass.REQUEST, b"t" * 12, {AttributeType.USERNAME: b"ServerUfragOf23IceChars:clnt"})
     assert peer.send(unsigned.encode(), LAPTOP) == []
     assert peer.agent.counters.bad_integrity == 2
     assert peer.agent.counters.unknown_username == 2
@@ -55,7 +55,7 @@ def with_integrity(datagram: bytes, change: Callable[[bytes], bytes]) -> bytes:
     """Return a STUN message with its MESSAGE-INTEGRITY changed and a FINGERPRINT that fits again."""
     body = bytearray(datagram[:-8])
     body[-20:] = change(bytes(body[-20:]))
-    return bytes(body) + struct.pack("!HHI", Attribute.FINGERPRINT, 4, zlib.crc32(body) ^ 0x5354554E)
+    return bytes(body) + struct.pack("!HHI", AttributeType.FINGERPRINT, 4, zlib.crc32(body) ^ 0x5354554E)
 
 
 @pytest.mark.parametrize("right", range(20))
@@ -102,7 +102,7 @@ def test_unknown_comprehension_required_attributes_are_answered_with_420_and_lis
     peer = Peer()
     request = peer.request(use_candidate=True, attributes={0x7ABC: b"?", 0x0003: b"\0\0\0\6", 0xFABC: b"optional"})
     answer = peer.send(request, LAPTOP)[0]
-    assert answer.error_code == (420, "Unknown Attribute")
+    assert answer.error_code == (420, "Unknown AttributeType")
     assert answer.unknown_attributes == [0x7ABC, 0x0003]
     assert answer.verify(SERVER.password.encode())
 
@@ -111,7 +111,7 @@ def test_a_lite_agent_keeps_its_role_whatever_the_tie_breaker() -> None:
     for tie_breaker in (bytes(8), b"\xff" * 8):
         peer = Peer()
         name = f"{SERVER.ufrag}:{CLIENT.ufrag}".encode()
-        attributes: dict[int, bytes] = {Attribute.USERNAME: name, Attribute.ICE_CONTROLLED: tie_breaker}
+        attributes: dict[int, bytes] = {AttributeType.USERNAME: name, AttributeType.ICE_CONTROLLED: tie_breaker}
         request = Message(MessageClass.REQUEST, b"t" * 12, attributes).encode(SERVER.password.encode())
         (answer,) = peer.send(request, LAPTOP)
         assert answer.error_code == (487, "Role Conflict")

@@ -6,7 +6,7 @@ import pytest
 
 from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
-from antiphon_common.stun import Attribute, ErrorCode, Message, MessageClass, error_response, success_response
+from antiphon_common.stun import AttributeType, ErrorCode, Message, MessageClass, error_response, success_response
 from antiphon_transceiver import ice
 from antiphon_transceiver.ice import ControllingAgent, IceFailed, IceFailure, PathSelected
 from support.net.impairment import PERFECT, Impairment
@@ -118,7 +118,9 @@ def outcomes(events: Iterable[ice.IceEvent]) -> list[ice.IceEvent]:
 
 def request(attributes: Mapping[int, bytes], *, password: str = CLIENT.password) -> bytes:
     name = f"{CLIENT.ufrag}:{SERVER.ufrag}".encode()
-    return Message(MessageClass.REQUEST, b"t" * 12, {Attribute.USERNAME: name, **attributes}).encode(password.encode())
+    return Message(MessageClass.REQUEST, b"t" * 12, {AttributeType.USERNAME: name, **attributes}).encode(
+        password.encode()
+    )
 
 
 def sent(client: ControllingAgent) -> list[tuple[Message, Path | None]]:
@@ -129,7 +131,7 @@ def sent(client: ControllingAgent) -> list[tuple[Message, Path | None]]:
 def test_checks_back_where_an_unknown_address_checked_from() -> None:
     client = ControllingAgent(CLIENT, random.Random(1).randbytes)
     client.start(SERVER, [], 0.0)
-    client.receive_datagram(request({Attribute.ICE_CONTROLLED: bytes(8)}), ELSEWHERE, 0.0)
+    client.receive_datagram(request({AttributeType.ICE_CONTROLLED: bytes(8)}), ELSEWHERE, 0.0)
     (answer, to), (check, checked) = sent(client)
     assert answer.message_class is MessageClass.SUCCESS
     assert answer.xor_mapped_address == (ELSEWHERE.address, ELSEWHERE.port)
@@ -150,10 +152,10 @@ def test_answers_checks_before_the_peers_credentials_are_set_but_sends_none() ->
 
 def test_a_role_conflict_is_answered_with_487_or_ends_the_agent_by_the_tie_breaker() -> None:
     client = ControllingAgent(CLIENT, random.Random(1).randbytes, tie_breaker=1000)
-    client.receive_datagram(request({Attribute.ICE_CONTROLLING: (1000).to_bytes(8, "big")}), ELSEWHERE, 0.0)
+    client.receive_datagram(request({AttributeType.ICE_CONTROLLING: (1000).to_bytes(8, "big")}), ELSEWHERE, 0.0)
     ((answer, _),) = sent(client)
     assert answer.error_code == (487, "Role Conflict")
-    client.receive_datagram(request({Attribute.ICE_CONTROLLING: (1001).to_bytes(8, "big")}), ELSEWHERE, 0.0)
+    client.receive_datagram(request({AttributeType.ICE_CONTROLLING: (1001).to_bytes(8, "big")}), ELSEWHERE, 0.0)
     assert outcomes(iter(client.poll_event, None))[0] == IceFailed(IceFailure.ROLE_CONFLICT)
 
 
@@ -189,7 +191,7 @@ def test_mutated_datagrams_raise_nothing() -> None:
     client.start(SERVER, [SERVER_PATH], 0.0)
     ((check, _),) = sent(client)
     samples = [
-        request({Attribute.ICE_CONTROLLING: b"short"}),
+        request({AttributeType.ICE_CONTROLLING: b"short"}),
         success_response(check, ELSEWHERE.address, 1).encode(SERVER.password.encode()),
     ]
     for _ in range(5_000):

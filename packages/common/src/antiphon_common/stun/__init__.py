@@ -1,7 +1,7 @@
 """STUN (RFC 8489) with the attributes of ICE (RFC 8445 §16.1)."""
 
 from antiphon_common.stun.attributes import (
-    Attribute,
+    AttributeType,
     ErrorCode,
     decode_address,
     decode_error_code,
@@ -28,7 +28,7 @@ __all__ = [
     "BINDING",
     "HEADER_SIZE",
     "TRANSACTION_ID_SIZE",
-    "Attribute",
+    "AttributeType",
     "ErrorCode",
     "Message",
     "MessageClass",

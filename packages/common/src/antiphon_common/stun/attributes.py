@@ -1,4 +1,4 @@
-"""Attribute types, and the values that are more than an integer or a string (RFC 8489 §14, RFC 8445 §16.1).
+"""AttributeType types, and the values that are more than an integer or a string (RFC 8489 §14, RFC 8445 §16.1).
 
 Addresses are those of `core.Path`: always 16 bytes, IPv4 mapped (RFC 4291 §2.5.5.2).
 """
@@ -14,8 +14,8 @@ _IPV4, _IPV6 = 1, 2
 _SIZES = {_IPV4: 4, _IPV6: 16}
 
 
-class Attribute(IntEnum):
-    """Attribute types that are understood (RFC 8489 §18.3, RFC 8445 §16.1)."""
+class AttributeType(IntEnum):
+    """AttributeType types that are understood (RFC 8489 §18.3, RFC 8445 §16.1)."""
 
     MAPPED_ADDRESS = 0x0001
     USERNAME = 0x0006
@@ -37,7 +37,7 @@ class Attribute(IntEnum):
 
 FIRST_OPTIONAL = 0x8000
 """Attributes below this type are comprehension-required: an unknown one is refused with 420 (RFC 8489 §14)."""
-UNDERSTOOD = frozenset(int(attribute) for attribute in Attribute)
+UNDERSTOOD = frozenset(int(attribute) for attribute in AttributeType)
 
 
 class ErrorCode(IntEnum):
@@ -53,7 +53,7 @@ class ErrorCode(IntEnum):
 REASONS = {
     ErrorCode.BAD_REQUEST: "Bad Request",
     ErrorCode.UNAUTHENTICATED: "Unauthenticated",
-    ErrorCode.UNKNOWN_ATTRIBUTE: "Unknown Attribute",
+    ErrorCode.UNKNOWN_ATTRIBUTE: "Unknown AttributeType",
     ErrorCode.ROLE_CONFLICT: "Role Conflict",
     ErrorCode.SERVER_ERROR: "Server Error",
 }

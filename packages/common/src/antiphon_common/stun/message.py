@@ -14,7 +14,7 @@ from antiphon_common.stun.attributes import (
     MAGIC_COOKIE,
     REASONS,
     UNDERSTOOD,
-    Attribute,
+    AttributeType,
     ErrorCode,
     decode_error_code,
     decode_unknown_attributes,
@@ -38,11 +38,11 @@ _LENGTH = Struct("!H")
 _FINGERPRINT = Struct("!HHI")
 _FINGERPRINT_XOR = 0x5354554E
 _INTEGRITY_SIZE = 24
-_INTEGRITY_HEAD = _ATTRIBUTE.pack(Attribute.MESSAGE_INTEGRITY, 20)
+_INTEGRITY_HEAD = _ATTRIBUTE.pack(AttributeType.MESSAGE_INTEGRITY, 20)
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 # Plain integers: members of an enum cost a look-up each in the decoding loop.
-_TYPE_INTEGRITY = int(Attribute.MESSAGE_INTEGRITY)
-_TYPE_FINGERPRINT = int(Attribute.FINGERPRINT)
+_TYPE_INTEGRITY = int(AttributeType.MESSAGE_INTEGRITY)
+_TYPE_FINGERPRINT = int(AttributeType.FINGERPRINT)
 
 
 class MessageClass(IntEnum):
@@ -152,48 +152,48 @@ class Message:
 
     @property
     def username(self) -> bytes | None:
-        return self.attributes.get(Attribute.USERNAME)
+        return self.attributes.get(AttributeType.USERNAME)
 
     @property
     def priority(self) -> int | None:
-        return self._integer(Attribute.PRIORITY, 4)
+        return self._integer(AttributeType.PRIORITY, 4)
 
     @property
     def use_candidate(self) -> bool:
-        return Attribute.USE_CANDIDATE in self.attributes
+        return AttributeType.USE_CANDIDATE in self.attributes
 
     @property
     def ice_controlled(self) -> int | None:
         """The tie-breaker of a peer in the controlled role."""
-        return self._integer(Attribute.ICE_CONTROLLED, 8)
+        return self._integer(AttributeType.ICE_CONTROLLED, 8)
 
     @property
     def ice_controlling(self) -> int | None:
         """The tie-breaker of a peer in the controlling role."""
-        return self._integer(Attribute.ICE_CONTROLLING, 8)
+        return self._integer(AttributeType.ICE_CONTROLLING, 8)
 
     @property
     def xor_mapped_address(self) -> tuple[bytes, int] | None:
         """The 16 bytes of the address, IPv4 mapped, and the port."""
-        value = self.attributes.get(Attribute.XOR_MAPPED_ADDRESS)
+        value = self.attributes.get(AttributeType.XOR_MAPPED_ADDRESS)
         return None if value is None else decode_xor_address(value, self.transaction_id)
 
     @property
     def error_code(self) -> tuple[int, str] | None:
         """Code and reason."""
-        value = self.attributes.get(Attribute.ERROR_CODE)
+        value = self.attributes.get(AttributeType.ERROR_CODE)
         return None if value is None else decode_error_code(value)
 
     @property
     def unknown_attributes(self) -> list[int] | None:
         """The types that the peer did not understand, with error 420."""
-        value = self.attributes.get(Attribute.UNKNOWN_ATTRIBUTES)
+        value = self.attributes.get(AttributeType.UNKNOWN_ATTRIBUTES)
         return None if value is None else decode_unknown_attributes(value)
 
     @property
     def software(self) -> str | None:
         """The peer's software. Raises DecodeError when it is not UTF-8."""
-        value = self.attributes.get(Attribute.SOFTWARE)
+        value = self.attributes.get(AttributeType.SOFTWARE)
         try:
             return None if value is None else value.decode()
         except UnicodeDecodeError as error:
@@ -211,14 +211,16 @@ class Message:
 def success_response(request: Message, address: bytes, port: int) -> Message:
     """Return the response to a binding request that was received from `address` (16 bytes) and `port`."""
     mapped = encode_xor_address(address, port, request.transaction_id)
-    return Message(MessageClass.SUCCESS, request.transaction_id, {Attribute.XOR_MAPPED_ADDRESS: mapped}, request.method)
+    return Message(
+        MessageClass.SUCCESS, request.transaction_id, {AttributeType.XOR_MAPPED_ADDRESS: mapped}, request.method
+    )
 
 
 def error_response(request: Message, code: ErrorCode, unknown: list[int] | None = None) -> Message:
     """Return the error response to a request; `unknown` are the types for 420 (RFC 8489 §6.3.1)."""
-    attributes: dict[int, bytes] = {Attribute.ERROR_CODE: encode_error_code(code, REASONS[code])}
+    attributes: dict[int, bytes] = {AttributeType.ERROR_CODE: encode_error_code(code, REASONS[code])}
     if unknown is not None:
-        attributes[Attribute.UNKNOWN_ATTRIBUTES] = encode_unknown_attributes(unknown)
+        attributes[AttributeType.UNKNOWN_ATTRIBUTES] = encode_unknown_attributes(unknown)
     return Message(MessageClass.ERROR, request.transaction_id, attributes, request.method)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import inf
 
-from antiphon_common.stun import TRANSACTION_ID_SIZE, Attribute, Message, MessageClass, Transaction
+from antiphon_common.stun import TRANSACTION_ID_SIZE, AttributeType, Message, MessageClass, Transaction
 from antiphon_transceiver.ice.paths import PathState
 
 CONSENT_INTERVAL = 4.0
@@ -42,9 +42,9 @@ class OutgoingChecks:
         """Begin a check of a path that has none under way; return its transaction. Waits are in seconds."""
         transaction_id = self._random(TRANSACTION_ID_SIZE)
         attributes: dict[int, bytes] = {
-            Attribute.USERNAME: state.generation.username,
-            Attribute.ICE_CONTROLLED: self._tie_breaker,
-            Attribute.PRIORITY: PRIORITY,
+            AttributeType.USERNAME: state.generation.username,
+            AttributeType.ICE_CONTROLLED: self._tie_breaker,
+            AttributeType.PRIORITY: PRIORITY,
         }
         request = Message(MessageClass.REQUEST, transaction_id, attributes)
         check = Transaction(

@@ -24,7 +24,7 @@ from antiphon_common.core import Path, Transmit
 from antiphon_common.errors import DecodeError
 from antiphon_common.stun import (
     BINDING,
-    Attribute,
+    AttributeType,
     ErrorCode,
     Message,
     MessageClass,
@@ -431,7 +431,7 @@ def _answer(message: Message, source: Path, counters: ControlledAgentCounters) -
     if unknown := message.unknown_required:
         counters.unknown_attributes += 1
         return error_response(message, ErrorCode.UNKNOWN_ATTRIBUTE, unknown)
-    if Attribute.ICE_CONTROLLED in message.attributes:
+    if AttributeType.ICE_CONTROLLED in message.attributes:
         # RFC 8445 §7.3.1.1 compares tie-breakers, but a lite agent cannot control (§6.1.1): the peer has to yield.
         counters.role_conflicts += 1
         return error_response(message, ErrorCode.ROLE_CONFLICT)

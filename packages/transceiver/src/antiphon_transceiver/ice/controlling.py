@@ -16,7 +16,7 @@ from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_common.stun import (
     BINDING,
     TRANSACTION_ID_SIZE,
-    Attribute,
+    AttributeType,
     ErrorCode,
     Message,
     MessageClass,
@@ -256,12 +256,12 @@ class ControllingAgent:
     def _request(self, *, use_candidate: bool) -> tuple[bytes, bytes]:
         transaction_id = self._random(TRANSACTION_ID_SIZE)
         attributes: dict[int, bytes] = {
-            Attribute.USERNAME: self._username,
-            Attribute.ICE_CONTROLLING: self._tie_breaker,
-            Attribute.PRIORITY: PRIORITY,
+            AttributeType.USERNAME: self._username,
+            AttributeType.ICE_CONTROLLING: self._tie_breaker,
+            AttributeType.PRIORITY: PRIORITY,
         }
         if use_candidate:
-            attributes[Attribute.USE_CANDIDATE] = b""
+            attributes[AttributeType.USE_CANDIDATE] = b""
         message = Message(MessageClass.REQUEST, transaction_id, attributes)
         return transaction_id, message.encode(self._remote_password)
 
