@@ -1,12 +1,13 @@
 """The transceiver as one protocol core: link datagrams in and out, every call of the process in between.
 
-A datagram finds its call by its path, a binding request by the ufrag it names. Nothing is remembered of a path before
-its first check has been authenticated by the call's session, so strangers fill no table.
+A datagram finds its call by its path, a binding request by the ufrag that it names, a frame by its call id. A path has
+no state before its call has authenticated a check from there, so that spoofed sources fill no table.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar, TypeVarTuple
+from math import inf
+from typing import NamedTuple
 
 from antiphon_common.control import CallAccepted, CallRequest, CallStatus, IceParameters
 from antiphon_common.core import Path
@@ -44,12 +45,9 @@ WALL_TIME_INTERVAL = 1.0
 """`handle_timeout` is due at least this often, since it brings the wall time. Keys begin and retire by it, with seconds
 to spare."""
 
-CALLER_OVER_BUDGET = "for too long more came in the caller's name than one call may cost"
-BACKEND_OVER_BUDGET = "the backend sent more frames at once than one call may cost"
+CALLER_OVER_BUDGET = "for too long more arrived from the caller's addresses than one call may cost"
 
 Random = Callable[[int], bytes]
-_Ts = TypeVarTuple("_Ts")
-_T = TypeVar("_T")
 
 
 class LinkDatagram(NamedTuple):
@@ -74,14 +72,14 @@ class CallThrottled(NamedTuple):
 
 
 class CallReported(NamedTuple):
-    """Something of a call that is worth a line in the log."""
+    """Something happened in a call that is worth a line in the log."""
 
     call: Call
     event: events.MediaStarted | events.MediaMissing | events.MediaEnded | ice.Disconnected | ice.Reconnected
 
 
 class CallEnded(NamedTuple):
-    """A call is over. `error` is set when it was ended by an exception in its own code."""
+    """A call ended. `error` is the exception in its own code that ended it, if one did."""
 
     call: Call
     reason: EndReason
@@ -131,8 +129,10 @@ class CallRouter:
         self._ntp_offset = ntp_offset
         self._calls = CallTable()
         self._deadlines: DeadlineQueue[Call] = DeadlineQueue()
+        self._relays_due = inf
+        """When the relays want to be called."""
         self._delivering: Address | None = None
-        """The relay of the latest packet of this turn: only the first of a row of packets counts as a sign of life."""
+        """The relay of the latest packet since the last timeout. Only the first of consecutive packets proves it live."""
         self._outbox: deque[LinkDatagram] = deque()
         self._events: deque[Event] = deque()
 
@@ -172,7 +172,7 @@ class CallRouter:
 
     def receive_frame(self, backend: BackendCall, frame: InboundFrame, now: float) -> None:
         """Take a frame of a backend's call."""
-        call = self._calls.get(backend.call_id)
+        call = self._calls.by_id.get(backend.call_id)
         if call is not None:
             call.receive_frame(frame, now)
             if call.transmits or call.events:
@@ -197,7 +197,7 @@ class CallRouter:
             self._flush(call, now)
 
     def find(self, call_id: str, tenant: str) -> Call | None:
-        """Return a tenant's running call; another tenant's is as unknown as one that never was."""
+        """Return a tenant's running call; None also where the call is another tenant's."""
         return self._calls.find(call_id, tenant)
 
     def status(self, call_id: str, tenant: str, now: float) -> CallStatus | None:
@@ -227,6 +227,7 @@ class CallRouter:
             if relay != self._delivering:
                 self._delivering = relay
                 self.relays.table.receive_packet(relay, now)
+                self._flush_relays(now)
             payload = data[HEADER_SIZE:]
             ufrag = peek_username(payload) if payload[0] <= LAST_STUN_BYTE else None
             if ufrag is None:
@@ -235,25 +236,29 @@ class CallRouter:
                 self._receive_check(payload, ufrag, data[PATH_START:PATH_STOP], relay, now)
 
     def handle_timeout(self, now: float, unix_now: float) -> None:
+        """Do what is due: at the relays, in each call, and for paths that expire. `unix_now` is the wall time."""
         self._unix_now = unix_now
         self._wall_time_due = now + WALL_TIME_INTERVAL
         self._delivering = None
-        if now >= self.relays.poll_timeout():
+        if now >= self._relays_due:
             self.relays.handle_timeout(now)
-        self._follow_relays(now)
+            self._flush_relays(now)
         for call in self._deadlines.pop_due(now):
             call.handle_timeout(now)
             self._flush(call, now)
         self.paths.expire(now)
 
     def poll_transmit(self) -> LinkDatagram | None:
+        """Return the next datagram for the link socket, or None."""
         return self._outbox.popleft() if self._outbox else None
 
     def poll_event(self) -> Event | None:
+        """Return the next event, or None."""
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float:
-        return min(self._deadlines.next(), self.relays.poll_timeout(), self._wall_time_due)
+        """Return when `handle_timeout` is due, in seconds."""
+        return min(self._deadlines.next(), self._relays_due, self._wall_time_due)
 
     # Uplink
 
@@ -287,14 +292,14 @@ class CallRouter:
             self._flush(call, now)
 
     def _disown(self, ufrag: bytes, relay: Address) -> None:
-        """Let a relay know that a token of ours leads to no call any more."""
+        """Report to a relay that a token of ours leads to no call any more."""
         if self.tokens.made(ufrag, self._unix_now):
             datagram = self._link_keys.encode(Disown(ufrag), self._unix_now)
             self._outbox.append(LinkDatagram(datagram, relay))
             self.counters.disowned += 1
 
     def _check(self, call: Call, payload: bytes, key: bytes, relay: Address, now: float) -> None:
-        """Let a call verify a check. Only an authenticated check leaves any state of its path."""
+        """Let a call verify a check. Only an authenticated check leaves state of its path."""
         route = call.routes_by_key.get(key)
         path = Path.decode(key) if route is None else route.path
         call.receive_datagram(payload, path, now)
@@ -330,7 +335,7 @@ class CallRouter:
             if route is not None:
                 self._outbox.append(LinkDatagram(route.header + data, route.relay))
                 if call.disconnected:
-                    self._listen(call, route.path, now)
+                    self._hold(call, route.path, now)
         while happened:
             self._handle(call, happened.popleft(), now)
         self._deadlines.set(call, call.deadline)
@@ -366,10 +371,10 @@ class CallRouter:
         route = call.routes.get(path)
         if route is not None and self.paths.confirm(path.encode(), call, now):
             self.relays.announcements.confirm(path, route.relay, now)
-            self._tell_relays()
+            self._flush_relays(now)
 
-    def _listen(self, call: Call, path: Path, now: float) -> None:
-        """Hold a path provisionally for as long as we check it: what comes back by it need not be a check."""
+    def _hold(self, call: Call, path: Path, now: float) -> None:
+        """Hold a path provisionally while a silent caller is checked there: its answer need not be a check."""
         key = path.encode()
         if self.paths.lookup(key) in (call, None):  # else it is another call's by now
             self.paths.answered(key, call, now)
@@ -387,18 +392,19 @@ class CallRouter:
         if self.paths.lookup(key) in (call, None):  # else it is another call's by now
             self.paths.release(key, call)
             self.relays.announcements.release(path, None if route is None else route.relay)
-            self._tell_relays()
+            self._flush_relays(now)
 
     # Relays
 
     def claim_calls(self, previous: Owner, now: float) -> None:
         """Have relays send here what is for calls whose tokens name `previous`. Raises `LocalProtocolError`."""
         self.relays.announcements.claim_calls(previous, now)
-        self._tell_relays()
+        self._flush_relays(now)
 
     def _receive_message(self, data: bytes, relay: Address, now: float) -> None:
         self.counters.messages += 1
         if self.relays.table.repeats_hello(data, relay, now):
+            self._flush_relays(now)
             return
         if not self._link_keys.verify(data, self._unix_now):
             self.counters.bad_tag += 1
@@ -410,27 +416,29 @@ class CallRouter:
             return
         if isinstance(message, RelayHello):
             self.relays.receive_hello(message, relay, now, data)
+            self._flush_relays(now)
         else:
             self.counters.skipped_messages += 1
 
-    def _tell_relays(self) -> None:
-        """Send on what relays are to know."""
+    def _flush_relays(self, now: float) -> None:
+        """Send what relays have to learn, handle their events, and note when they want to be called."""
         while (notice := self.relays.poll_transmit()) is not None:
             datagram = self._link_keys.encode(notice.message, self._unix_now)
             self._outbox.extend(LinkDatagram(datagram, relay) for relay in notice.relays)
-
-    def _follow_relays(self, now: float) -> None:
-        """Send what relays have to learn, and lead calls around an ingress that is lost."""
-        self._tell_relays()
+        self._relays_due = self.relays.poll_timeout()
         while (event := self.relays.poll_event()) is not None:
             if isinstance(event, relays.RoutesChanged):
                 self.counters.rerouted += event.count
                 continue
             self._events.append(event)
             if isinstance(event, relays.IngressLost):
-                for call in list(self._calls):
-                    self.counters.diverted += bool(call.switch_ingress(event.ingress, now))
-                    self._flush(call, now)
+                self._leave_ingress(event.ingress, now)
+
+    def _leave_ingress(self, lost: int, now: float) -> None:
+        """Have every call send over another ingress than one that is lost."""
+        for call in list(self._calls):
+            self.counters.diverted += bool(call.switch_ingress(lost, now))
+            self._flush(call, now)
 
     # The end of a call
 

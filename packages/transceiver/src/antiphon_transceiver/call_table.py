@@ -11,30 +11,36 @@ KEPT_ENDED = 1000
 
 
 class CallTable:
-    """Iterates over the running calls, oldest first. `by_ufrag` finds a call by each ufrag that checks may name."""
+    """The running calls by id and by ufrag; it iterates over them, oldest first. Look a call up in `by_id` or
+    `by_ufrag`, or with `find` in the name of a tenant.
+
+    `last_status` returns how a call ended, for the last `KEPT_ENDED` calls.
+    """
 
     def __init__(self) -> None:
+        self.by_id: dict[str, Call] = {}
+        """The running calls, oldest first."""
         self.by_ufrag: dict[bytes, Call] = {}
-        self._running: dict[str, Call] = {}
+        """The running calls by each ufrag that checks may name."""
         self._ended: dict[str, tuple[str, CallStatus]] = {}
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self.by_id)
 
     def __iter__(self) -> Iterator[Call]:
-        return iter(self._running.values())
+        return iter(self.by_id.values())
 
     def __contains__(self, call: Call) -> bool:
-        return self._running.get(call.id) is call
+        return self.by_id.get(call.id) is call
 
     def check_free(self, call_id: str) -> None:
-        """Raise `LocalProtocolError` when a running call has this id."""
-        if call_id in self._running:
+        """Raises LocalProtocolError when a running call has this id."""
+        if call_id in self.by_id:
             raise LocalProtocolError(f"call {call_id} exists")
 
     def add(self, call: Call) -> None:
         """Add a call whose id is free, with its ufrags."""
-        self._running[call.id] = call
+        self.by_id[call.id] = call
         for ufrag in call.ufrags:
             self.by_ufrag[ufrag] = call
 
@@ -49,8 +55,8 @@ class CallTable:
         del self.by_ufrag[ufrag]
 
     def remove(self, call: Call, status: CallStatus) -> None:
-        """Remove a running call, and keep its last state."""
-        del self._running[call.id]
+        """Remove a running call, and keep its last status."""
+        del self.by_id[call.id]
         for ufrag in call.ufrags:
             del self.by_ufrag[ufrag]
         while len(self._ended) >= KEPT_ENDED:
@@ -58,13 +64,9 @@ class CallTable:
         self._ended.pop(call.id, None)
         self._ended[call.id] = call.tenant, status
 
-    def get(self, call_id: str) -> Call | None:
-        """Return the running call with an id, of whatever tenant."""
-        return self._running.get(call_id)
-
     def find(self, call_id: str, tenant: str) -> Call | None:
-        """Return a tenant's running call; another tenant's is as unknown as one that never was."""
-        call = self._running.get(call_id)
+        """Return a tenant's running call; None also where the call is another tenant's."""
+        call = self.by_id.get(call_id)
         return call if call is not None and call.tenant == tenant else None
 
     def last_status(self, call_id: str, tenant: str) -> CallStatus | None:
