@@ -132,7 +132,7 @@ class CallRouter:
         self._relays_due = inf
         """When the relays want to be called."""
         self._delivering: Address | None = None
-        """The relay of the latest packet since the last timeout. Only the first of consecutive packets proves it live."""
+        """The relay of the latest packet since the last timeout. Of consecutive packets only the first is noted."""
         self._outbox: deque[LinkDatagram] = deque()
         self._events: deque[Event] = deque()
 
@@ -225,9 +225,7 @@ class CallRouter:
             self.counters.bad_tag += 1
         else:
             if relay != self._delivering:
-                self._delivering = relay
-                self.relays.table.receive_packet(relay, now)
-                self._flush_relays(now)
+                self._receive_from(relay, now)
             payload = data[HEADER_SIZE:]
             ufrag = peek_username(payload) if payload[0] <= LAST_STUN_BYTE else None
             if ufrag is None:
@@ -395,6 +393,14 @@ class CallRouter:
             self._flush_relays(now)
 
     # Relays
+
+    def _receive_from(self, relay: Address, now: float) -> None:
+        """Note that a relay forwards packets, and flush the relays if it had been silent."""
+        self._delivering = relay
+        table = self.relays.table
+        table.receive_packet(relay, now)
+        if table.events or table.silent_at < self._relays_due:
+            self._flush_relays(now)
 
     def claim_calls(self, previous: Owner, now: float) -> None:
         """Have relays send here what is for calls whose tokens name `previous`. Raises `LocalProtocolError`."""
