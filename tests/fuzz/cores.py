@@ -31,10 +31,11 @@ from antiphon_transceiver.rtp.red import decode_red
 from antiphon_transceiver.sctp import DataChannelEndpoint
 from antiphon_transceiver.sctp.checksum import checksum
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
-from fuzz.driving import MAX_OUTPUT, SOURCE, drain, drive, pieces, rest
+from fuzz.driving import MAX_OUTPUT, PATIENCE, SOURCE, drain, drive, pieces, rest
 from support.peers.certificates import certificate
 from support.sim.memory_network import MemoryNetwork
 from support.sim.relay_harness import LINK, forward_datagram, take_outboxes
+from support.sim.transport_peers import TransportPeers
 from support.sim.world import World
 
 RED = 111
@@ -130,6 +131,32 @@ def srtp_session(data: bytes) -> None:
         for unprotect in (session.unprotect_rtp, session.unprotect_rtcp):
             with contextlib.suppress(DecodeError):
                 unprotect(datagram)
+
+
+def peer_transport(data: bytes) -> None:
+    """Datagrams in the name of a connected peer, raw or protected with its keys, and what the transport then sends."""
+    peers = TransportPeers().connect()
+    network, peer, transport = peers.network, peers.left, peers.right
+    assert peer.srtp is not None
+    for delay, piece in pieces(data):
+        kind, piece = piece[:1], piece[1:]
+        network.now += delay
+        with contextlib.suppress(LocalProtocolError):
+            if kind == b"r":
+                piece = peer.srtp.protect_rtp(piece)
+            elif kind == b"c":
+                piece = peer.srtp.protect_rtcp(piece)
+            elif kind == b"d":
+                peer.dtls.send_application_data(piece)
+                peer.flush(network.now)
+            elif kind == b"s":
+                transport.send_rtp(piece)
+                transport.send_rtcp(piece)
+            transport.receive_datagram(piece, network.left.path if kind != b"x" else SOURCE, network.now)
+        network.run(limit=network.now + delay)
+    transport.close(network.now)
+    network.run(limit=network.now + PATIENCE)
+    assert transport.poll_timeout() == inf, "a closed transport never comes to rest"
 
 
 def sctp_endpoint(data: bytes) -> None:

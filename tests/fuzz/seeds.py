@@ -46,6 +46,9 @@ VECTORS = File(__file__).parents[1] / "vectors"
 OFFERS = File(__file__).parents[1] / "signaling" / "offers"
 
 NOMINATION, PRIORITY = b"\x00\x25\x00\x00", b"\x00\x24\x00\x04\x6e\x00\x1e\xff"
+RTP_PACKET = b"\x80\x6f\0\1\0\0\0\2\0\0\0\3payload"
+RTCP_PACKET = bytes.fromhex("80c80006000000010000000000000000000000000000000000000000")
+
 CONTROLLED = b"\x80\x29\x00\x08" + bytes(8)
 
 SETTINGS = (
@@ -203,8 +206,8 @@ def decoder_seeds() -> dict[str, list[bytes]]:
         "setting": [text.encode() for text in SETTINGS],
         "sdp": offers,
         "answer": [offer.replace(b"actpass", b"active") for offer in offers],
-        "rtp": [b"\x80\x6f\0\1\0\0\0\2\0\0\0\3payload", b"\x90\x6f\0\1\0\0\0\2\0\0\0\3\xbe\xde\0\1\x10\xff\0\0x"],
-        "rtcp": [bytes.fromhex("80c80006000000010000000000000000000000000000000000000000")],
+        "rtp": [RTP_PACKET, b"\x90\x6f\0\1\0\0\0\2\0\0\0\3\xbe\xde\0\1\x10\xff\0\0x"],
+        "rtcp": [RTCP_PACKET],
         "red": [bytes((RED,)) + red_payload()],
         "opus": [b"\xf8abc", b"\xfb\x03" + b"x" * 30],
         "audio": [b"\xf8abc", RecordedSpeech.shipped().packets[30]],
@@ -234,6 +237,9 @@ def core_seeds() -> dict[str, list[bytes]]:
         "dtls_midway": [bytes((first,)) + midway for first in range(8)],
         "dtls_peer": [bytes((first,)) + as_pieces([b"\3data", b"\2" + bytes(12), b"\1\1\0"]) for first in range(2)],
         "srtp": [as_pieces(call[Protocol.RTP][:4] + call[Protocol.RTCP][:2])],
+        "peer_transport": [
+            as_pieces([b"r" + RTP_PACKET, b"c" + RTCP_PACKET, b"d" + sctp[0], b"s" + RTP_PACKET, *every])
+        ],
         "sctp": [as_pieces(sctp), *(as_pieces([packet]) for packet in sctp[:10])],
         "sctp_peer": [as_pieces(chunks), *(as_pieces([chunk]) for chunk in chunks)],
         "call_channels": [as_pieces([b't{"type":"a"}', b'e{"type":"b"}', b"bx", b"xy", b"c", b"o", b't{"a":1}'])],

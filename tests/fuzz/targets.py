@@ -41,6 +41,7 @@ TARGETS: dict[str, Target] = {
     "dtls_midway": cores.dtls_midway,
     "dtls_peer": cores.dtls_peer,
     "srtp": cores.srtp_session,
+    "peer_transport": cores.peer_transport,
     "sctp": cores.sctp_endpoint,
     "sctp_peer": cores.sctp_peer,
     "call_channels": cores.call_channels,

@@ -1,8 +1,6 @@
 """Two transports against each other, one ICE agent of each role, over a network in memory."""
 
-from collections.abc import Callable
 from math import inf
-from random import Random
 from typing import Any, TypeVar
 
 import pytest
@@ -11,12 +9,9 @@ from antiphon_common.control import IceParameters
 from antiphon_common.core import Path
 from antiphon_common.demux import Protocol, classify
 from antiphon_common.errors import LocalProtocolError
-from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
 from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.ice import (
     CheckAccepted,
-    ControlledAgent,
-    ControllingAgent,
     Disconnected,
     PathReleased,
     PathSelected,
@@ -39,61 +34,18 @@ from antiphon_transceiver.transport_events import (
     RtcpReceived,
     RtpReceived,
     TransportCloseReason,
-    TransportEvent,
 )
 from support.net.impairment import Impairment
-from support.peers.certificates import certificate
-from support.sim.memory_network import MemoryNetwork, Station
+from support.sim.memory_network import Station
+from support.sim.transport_peers import CONTROLLED, DELAY, Event, TransportPeers
 
-CONTROLLING = IceParameters("clnt", "client-password-24-chars")
-CONTROLLED = IceParameters("ServerUfragOf23IceChars", "server-password-of-32-characters")
 AGAIN = IceParameters("another", "another-password-24-char")
-DELAY = 0.025
 RTP = bytes.fromhex("806f0001 00000000 11111111") + b"twenty milliseconds"
 RTCP = bytes.fromhex("80c90001 11111111")
 STUN_SUCCESS = b"\1\1"
 SPOOFED = Path.of("203.0.113.9", 9)
 
-Event = TransportEvent | DataChannelEvent
 Kind = TypeVar("Kind")
-
-
-class TransportPeers:
-    """The controlling transport on the left, the controlled one on the right. `client` names the DTLS client."""
-
-    def __init__(self, client: str = "right", *, seed: int = 0, impairment: Impairment | None = None) -> None:
-        random = Random(seed).randbytes
-        self.controlling = ControllingAgent(CONTROLLING, random)
-        self.controlled = ControlledAgent(CONTROLLED, CONTROLLING, random)
-        self.left = self._transport(self.controlling, "left", client, random)
-        self.right = self._transport(self.controlled, "right", client, random)
-        self.network: MemoryNetwork[Event, Event] = MemoryNetwork(
-            self.left, self.right, impairment or Impairment(delay=DELAY), seed=seed
-        )
-
-    def _transport(
-        self, agent: ControllingAgent | ControlledAgent, side: str, client: str, random: Callable[[int], bytes]
-    ) -> PeerTransport[DataChannelEvent]:
-        ours, theirs = ("client", "server") if side == "left" else ("server", "client")
-        role = DtlsRole.CLIENT if side == client else DtlsRole.SERVER
-        fingerprints = [certificate(theirs).fingerprint()]
-        endpoint = DtlsEndpoint(role, certificate(ours), fingerprints, tuple(SrtpProfile), random)
-        return PeerTransport(agent, endpoint, DataChannelEndpoint(role is DtlsRole.CLIENT, random), 0.0)
-
-    def start(self) -> "TransportPeers":
-        self.controlling.start(CONTROLLED, [self.network.right.path], 0.0)
-        self.left.flush(0.0)
-        return self
-
-    def connect(self) -> "TransportPeers":
-        self.start()
-        both = (self.left, self.right)
-        assert self.network.run(lambda: all(side.state is TransportState.CONNECTED for side in both), limit=2.0)
-        self.run(0.5)
-        return self
-
-    def run(self, seconds: float) -> None:
-        self.network.run(limit=self.network.now + seconds)
 
 
 def of(station: Station[Event], kind: type[Kind]) -> list[Kind]:
