@@ -1,4 +1,4 @@
-"""The link's header and messages: their bytes, and what is not taken for one."""
+"""The link's header and messages: their bytes, and the datagrams that are refused."""
 
 import json
 import pathlib
@@ -141,7 +141,7 @@ def test_cached_headers_are_bounded() -> None:
 
 
 def test_a_header_of_another_version_is_refused() -> None:
-    """The peer has the key, and its tag is right: the version alone says that this is something else."""
+    """The tag is valid under the shared key; only the version differs."""
     _, key = KeyRing([Key(VECTORS["key_id"], SECRET)]).link.minting(0)
     for version in range(16):
         head = bytes((version << 4, VECTORS["key_id"])) + PATH.encode()

@@ -1,4 +1,4 @@
-"""Entries of the registry: who may have written them, and when."""
+"""Entries of the registry: the keys that seal them, and their age."""
 
 import json
 from contextlib import suppress

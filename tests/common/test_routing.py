@@ -1,4 +1,4 @@
-"""Route tokens: what one says, who can make one, and where it can lead."""
+"""Route tokens: their content, the keys that make them, and the addresses that they resolve to."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Encoded addresses are the kernel's, and lead back to where they come from."""
+"""Encoded addresses equal those of the kernel, and decoding inverts encoding."""
 
 import socket
 import sys

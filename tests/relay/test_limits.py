@@ -1,4 +1,4 @@
-"""Rates, bursts, and whose bucket is whose."""
+"""Rates and bursts of token buckets, and the bucket of each name."""
 
 from antiphon_relay.limits import Bucket, BucketArray
 

@@ -1,4 +1,4 @@
-"""Against a real redis-server: leases, and what happens while it is gone."""
+"""Leases in a real redis-server, and the last entries while it is gone."""
 
 import json
 import time

@@ -29,7 +29,7 @@ KEYS = KeyRing.generate(os.urandom)
 NETWORK = ClusterNetwork(0, ip_network("127.0.0.0/24"), 1, 65535)
 NETWORK6 = ClusterNetwork(1, ip_network("::/96"), 1, 65535)
 INGRESS = 7
-"""Of all relays here: any may get any packet."""
+"""The ingress id of all relays here: any of them may get any packet."""
 RTP = b"\x80\x6frtp"
 
 
@@ -61,7 +61,7 @@ class CacheClient:
         self.socket.setblocking(False)
 
     async def asks(self, relay: RunningRelay, data: bytes, *, seconds: float = 5.0) -> bool:
-        """Send a datagram and return whether it came back from that relay."""
+        """Send a datagram; return True if a relay returns it."""
         self.socket.sendto(data, relay.address)
         with trio.move_on_after(seconds):
             while True:
@@ -78,7 +78,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 class CacheFleet(NamedTuple):
-    """A transceiver, relays, and what starts another."""
+    """A transceiver, running relays, and a function that starts another."""
 
     owner: LinkOwner
     relays: list[RunningRelay]
@@ -109,13 +109,13 @@ async def running(redis: RedisServer | Garbler, count: int) -> AsyncIterator[Cac
 
 
 async def ttls(redis: RedisServer) -> list[int]:
-    """Return the seconds that Redis still keeps each flow."""
+    """Return the remaining lifetime of each flow in Redis, in seconds."""
     async with connect(redis.url) as client:
         return [await client.ttl(name) for name in await client.keys("antiphon:0:flow:*")]
 
 
 async def written(redis: RedisServer, count: int) -> None:
-    """Wait until Redis has so many flows."""
+    """Wait until Redis has a number of flows."""
     async with connect(redis.url) as client:
         with trio.fail_after(10):
             while await client.dbsize() < count:
@@ -123,7 +123,7 @@ async def written(redis: RedisServer, count: int) -> None:
 
 
 async def check_on(clients: list[CacheClient], relay: RunningRelay, request: bytes) -> None:
-    """Send checks, as clients do as long as they call."""
+    """Send checks, as clients do during a call."""
     while True:
         for client in clients:
             assert await client.asks(relay, request)

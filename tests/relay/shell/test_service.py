@@ -1,4 +1,4 @@
-"""The relay as it runs: real sockets of both families, and its admin port."""
+"""The relay as a service: real sockets of both families, and its admin port."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -99,7 +99,7 @@ async def test_the_admin_port_exports_counters_and_health() -> None:
 
 
 async def fetch(ports: RelayPorts, path: str) -> str:
-    """Get a page of the admin port; anything but 200 raises."""
+    """Return a page of the admin port; any status but 200 raises."""
 
     def get() -> str:
         with urlopen(f"http://{ports.admin}{path}", timeout=20) as response:

@@ -1,4 +1,4 @@
-"""A relay in several processes, under traffic: each dies in turn, or again and again, and keys change."""
+"""A relay with worker processes under traffic: workers die once or repeatedly, and keys change."""
 
 import os
 import signal
@@ -33,12 +33,12 @@ SPACING = 0.01
 
 
 class WorkerCall:
-    """A client that counts which of its packets came back."""
+    """A client that counts which of its packets echoed back."""
 
     def __init__(self, media: tuple[str, int], stack: ExitStack) -> None:
         self.socket = stack.enter_context(connected(*media))
         self.sent = 0
-        self.came: set[int] = set()
+        self.echoed: set[int] = set()
         self.longest_gap = 0.0
         self._last = trio.current_time()
 
@@ -49,15 +49,15 @@ class WorkerCall:
 
     @property
     def lost(self) -> int:
-        return self.sent - len(self.came)
+        return self.sent - len(self.echoed)
 
     def send(self) -> None:
         self.socket.send(RTP + self.sent.to_bytes(4, "big"))
         self.sent += 1
 
-    def forgive(self) -> None:
-        """Begin to count anew."""
-        self.came = set(range(self.sent))
+    def reset_losses(self) -> None:
+        """Count losses from now on."""
+        self.echoed = set(range(self.sent))
 
     async def listen(self) -> None:
         self._last = trio.current_time()
@@ -66,7 +66,7 @@ class WorkerCall:
             data = self.socket.recv(2048)
             if not data.startswith(RTP):
                 continue
-            self.came.add(int.from_bytes(data[-4:], "big"))
+            self.echoed.add(int.from_bytes(data[-4:], "big"))
             now = trio.current_time()
             self.longest_gap = max(self.longest_gap, now - self._last)
             self._last = now
@@ -92,7 +92,7 @@ class Running:
 
 @asynccontextmanager
 async def running(keys: KeyRing = KEYS, owners: KeyRing = KEYS) -> AsyncIterator[Running]:
-    """Run it on these keys, and the transceiver on the owner's."""
+    """Run a relay with `keys`, and a transceiver with `owners`."""
     with BatchSocket.open(("127.0.0.1", 0)) as link:
         owner = LinkOwner(owners, link)
         registry = CollectorRegistry()
@@ -138,7 +138,7 @@ def worker_of(link: Address) -> int | None:
 
 
 def open_files(pid: int) -> set[str]:
-    """Return what a process has open: nothing, once it is gone."""
+    """Return the open files of a process; none once it has ended."""
     opened = set()
     with suppress(OSError):
         for file in Path(f"/proc/{pid}/fd").iterdir():
@@ -162,7 +162,7 @@ async def make_calls(relay: Running, stack: ExitStack) -> dict[Address, list[Wor
 
 
 async def talk(calls: list[WorkerCall], seconds: float) -> None:
-    """Send regularly, however busy the machine is."""
+    """Send at regular intervals."""
     for _ in range(round(seconds / SPACING)):
         for call in calls:
             call.send()
@@ -175,7 +175,7 @@ async def talk_on(calls: list[WorkerCall]) -> None:
 
 
 def busy_workers(relay: Running) -> set[int]:
-    """Return the workers that have a place."""
+    """Return the workers that have a slot."""
     return {pid for link in relay.ports.link if (pid := worker_of(link)) is not None}
 
 
@@ -190,7 +190,7 @@ def ends(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 def doubles(pauses: list[float]) -> bool:
-    """Whether the last of them are each twice as long as the one before: none, after a worker that has lasted."""
+    """Return True if each of the last pauses is twice as long as the one before."""
     last = pauses[-GROWING:]
     return len(last) == GROWING and all(later == 2 * earlier > 0 for earlier, later in pairwise(last))
 
@@ -215,12 +215,12 @@ async def test_killed_workers_are_replaced_and_no_packet_is_lost() -> None:
                 await talk(every, 0.3)
                 assert worker_of(link) != killed
                 await settle(lambda others=others: not any(call.lost for call in others))
-                await settle(lambda calls=calls: all(call.sent - 1 in call.came for call in calls))
+                await settle(lambda calls=calls: all(call.sent - 1 in call.echoed for call in calls))
                 lost, gap = sum(call.lost for call in calls), max(call.longest_gap for call in calls)
                 print(f"a killed worker: longest gap {gap * 1000:.0f} ms, {lost} packets lost that it had in hand")
                 assert lost <= BATCH
                 for call in calls:
-                    call.forgive()
+                    call.reset_losses()
                 assert relay.figure("antiphon_relay_uplink_total") >= uplink
             assert set(relay.owner.paths.values()) == set(relay.ports.link)
             assert relay.figure("antiphon_relay_worker_restarts_total") == WORKERS
@@ -264,10 +264,10 @@ async def test_the_pause_of_a_crash_loop_doubles_and_other_workers_go_on(
             assert [(end["code"], end["link"]) for end in ends(caplog)] == [(-signal.SIGKILL, str(bad))] * deaths
             assert relay.figure("antiphon_relay_worker_restarts_total") == deaths
             for call in by_link[bad]:
-                call.forgive()
+                call.reset_losses()
             await settle(lambda: relay.figure("antiphon_relay_workers") == WORKERS)
             await talk(by_link[bad], 0.3)
-            await settle(lambda: all(call.sent - 1 in call.came for call in by_link[bad]))
+            await settle(lambda: all(call.sent - 1 in call.echoed for call in by_link[bad]))
             assert worker_of(good) == steady
             await settle(lambda: all(call.lost <= 1 for call in by_link[good]))  # one is on its way
             nursery.cancel_scope.cancel()
@@ -309,7 +309,7 @@ async def test_workers_take_new_keys_while_they_run(caplog: pytest.LogCaptureFix
             nursery.start_soon(talk_on, every)
 
             async def until(condition: Callable[[], bool]) -> None:
-                """Let every client check, now and then, until something is so."""
+                """Let every client send checks until a condition holds."""
                 with trio.fail_after(30):
                     while not condition():
                         for call in every:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from antiphon_common.errors import AntiphonError, DecodeError
-from antiphon_common.keys import DerivedKeys
+from antiphon_common.keys import MAX_KEY_ID, DerivedKeys
 
 TOKEN_SIZE = 23
 """Characters of a route token."""
@@ -98,9 +98,14 @@ class RouteTokens:
         return RouteToken(*fields)
 
     def _opener(self, key: bytes) -> CipherContext:
-        """Return the cipher context of a key. It is kept: ECB has no state, and a new one costs more than a block."""
+        """Return the cipher context of a key. It is kept: ECB has no state, and a new one costs more than a block.
+
+        Rotations leave contexts of retired keys behind, which are dropped once there are more than key ids.
+        """
         opener = self._openers.get(key)
         if opener is None:
+            if len(self._openers) > MAX_KEY_ID:
+                self._openers.clear()
             opener = self._openers[key] = Cipher(AES(key[:_AES_128_KEY_SIZE]), ECB()).decryptor()
         return opener
 

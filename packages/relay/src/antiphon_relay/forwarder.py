@@ -120,9 +120,10 @@ class _Owner:
 class Forwarder:
     """Forwards the datagrams of one relay worker. The packet loop passes batches in, and sends what the outboxes hold.
 
-    `ingresses` are the public addresses, each with an outbox; `link_outbox` is that of the link. `link_address_size` is
-    the size of encoded addresses on the link. `unix_now` is Unix time in seconds, by which keys begin and retire.
-    Each `handle_timeout` brings it up to date, at least once in `EXPIRE_INTERVAL`.
+    `ingresses` are the public addresses, each with an outbox; `link_outbox` is that of the link. The loop empties them
+    after each call, so that they hold what one batch makes. `link_address_size` is the size of encoded addresses on the
+    link. `unix_now` is Unix time in seconds, by which keys start and retire; each `handle_timeout` updates it, at least
+    once in `EXPIRE_INTERVAL`.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ async def watch_members(url: str, cluster: int, keys: DerivedKeys, found: Callab
         places = sorted(await redis.smembers(names.index))[:MAX_MEMBERS]
         values = await redis.mget([names.member(place.decode(errors="replace")) for place in places]) if places else ()
         if gone := [place for place, value in zip(places, values, strict=True) if value is None]:
-            await redis.srem(names.index, gone)  # one that lives comes back within a second
+            await redis.srem(names.index, gone)  # a running one registers again within a second
         listed = [_read(value, reader) for value in values if value is not None]
         if foreign != (foreign := listed.count(None)):
             log.warning("entries of the registry are not of this installation, or too old", extra={"entries": foreign})

@@ -21,8 +21,8 @@ FIRST_ROUND_SECONDS = 0.25
 """How long a starting relay waits for the first answers. With them, transceivers announce their flows before it reads
 its first packet."""
 LISTED_SECONDS = 60.0
-"""How long a registry entry outlives its lease here. Redis may have been flushed, and HELLO to a transceiver that is
-gone costs little."""
+"""How long a registry entry outlives its lease here. Redis may have been flushed, and HELLO to a transceiver that
+has ended costs little."""
 MAX_LISTED = 1000
 """Registry entries that are kept, the latest ones."""
 
