@@ -17,7 +17,7 @@ def junk(pair: CallPair, count: int) -> None:
             pair.call.receive_datagram(data, pair.network.left.path, pair.network.now)
 
 
-def test_totals_are_those_of_running_and_ended_sessions() -> None:
+def test_totals_are_those_of_running_and_ended_calls() -> None:
     sums = CoreTotals()
     pairs = [CallPair(seed, data_channels=True).connect() for seed in range(2)]
     for pair in pairs:
@@ -39,7 +39,18 @@ def test_totals_are_those_of_running_and_ended_sessions() -> None:
     assert all(difference > 0 for difference in changed.values())
 
 
-def test_a_session_counts_no_more_after_its_end() -> None:
+def test_a_counter_that_is_corrected_downwards_lowers_no_total() -> None:
+    sums = CoreTotals()
+    pair = CallPair().connect()
+    counters = pair.call.stream.uplink.jitter.counters
+    sums.begin(pair.call)
+    for lost, expected in ((5, 5), (3, 5), (4, 5), (8, 8)):
+        counters.lost = lost
+        sums.update(pair.call)
+        assert totals(sums)["jitter_buffer", "lost"] == expected
+
+
+def test_a_call_counts_no_more_after_its_end() -> None:
     sums = CoreTotals()
     pair = CallPair().connect()
     sums.begin(pair.call)
@@ -51,7 +62,7 @@ def test_a_session_counts_no_more_after_its_end() -> None:
     assert totals(sums) == before
 
 
-def test_a_session_without_keys_and_channels_counts_nothing_for_them() -> None:
+def test_a_call_without_keys_and_channels_counts_nothing_for_them() -> None:
     sums = CoreTotals()
     pair = CallPair()
     sums.begin(pair.call)

@@ -173,12 +173,12 @@ def test_packets_of_another_association_are_dropped() -> None:
     peers = make_sctp_peers().establish()
     exchange(peers)
     packet = SctpPacket.decode(peers.network.left.sent[-1])
-    for stranger in (
+    for foreign in (
         packet._replace(tag=packet.tag ^ 1),
         packet._replace(source_port=1),
         packet._replace(destination_port=1),
     ):
-        peers.server.receive_datagram(stranger.encode(), peers.network.left.path, peers.network.now)
+        peers.server.receive_datagram(foreign.encode(), peers.network.left.path, peers.network.now)
     assert peers.server.association.counters.unexpected == 3
 
 

@@ -196,7 +196,7 @@ def test_a_peer_with_false_gap_ack_blocks_receives_all_data(seed: int) -> None:
     peers = make_sctp_peers(seed, Impairment(loss=0.1, delay=0.02, reordering=0.1)).establish()
     channel = peers.client.open_channel("test")
     peers.run(2.0)
-    peers.network.right.rewrite = lying(random)
+    peers.network.right.rewrite = false_gap_blocks(random)
     sent = [str(number) * random.choice([1, 10, 500]) for number in range(300)]
     for text in sent:
         peers.client.send(channel, text)
@@ -210,17 +210,17 @@ def test_a_peer_with_false_gap_ack_blocks_receives_all_data(seed: int) -> None:
     assert (outbound.buffered_bytes, peers.client.buffered(channel)) == (0, 0)
 
 
-def lying(random: Random) -> Callable[[bytes], list[bytes]]:
+def false_gap_blocks(random: Random) -> Callable[[bytes], list[bytes]]:
     """Replace the gap ack blocks of SACKs."""
 
     def rewrite(datagram: bytes) -> list[bytes]:
         packet = SctpPacket.decode(datagram)
-        changed = [lie(chunk, random) if isinstance(chunk, Sack) else chunk for chunk in packet.chunks]
+        changed = [false_sack(chunk, random) if isinstance(chunk, Sack) else chunk for chunk in packet.chunks]
         return [packet._replace(chunks=changed).encode()]
 
     return rewrite
 
 
-def lie(sack: Sack, random: Random) -> Sack:
+def false_sack(sack: Sack, random: Random) -> Sack:
     edges = sorted(random.sample(range(2, 60), 2 * random.randrange(4)))
     return Sack(sack.cumulative_tsn, sack.a_rwnd, tuple(zip(edges[::2], edges[1::2], strict=True)))

@@ -59,6 +59,7 @@ SOURCES = (
     _source("jitter_buffer", JitterCounters, lambda call: call.stream.uplink.jitter.counters),
     CounterSource("rtp_receiver", None, ("requested", "recovered", "unreported"), lambda call: call.stream.receiver),
     CounterSource("rtp_sender", None, ("resent", "refused"), lambda call: call.stream.sender),
+    CounterSource("playout", None, ("skipped", "discarded_ms"), lambda call: call.stream.playout),
     CounterSource("call", None, ("undelivered",), lambda call: call.caller),
 )
 """Every counter that a call has, by core."""
@@ -98,7 +99,8 @@ class CoreTotals:
         """Add what a call has counted since the last update. It has no effect after its end."""
         before = self._counted.get(call)
         if before is not None:
-            now = [value for read in _READERS for value in read(call)]
+            values = [value for read in _READERS for value in read(call)]
+            now = list(map(max, values, before))  # the jitter buffer corrects some of its counters downwards
             self._totals = [total + new - old for total, new, old in zip(self._totals, now, before, strict=True)]
             self._counted[call] = now
 
