@@ -13,8 +13,9 @@ from antiphon_common import frames
 from antiphon_common.frames import CREDIT_MS
 from antiphon_common.json_objects import pack
 from antiphon_common.shell.supervise import Runtime
-from antiphon_transceiver.backends import BackendCall, BackendPool, InboundFrame, NoCapacity
+from antiphon_transceiver.backends import BackendCall, InboundFrame, NoCapacity
 from antiphon_transceiver.shell.backend_dialer import Endpoint
+from antiphon_transceiver.shell.backend_pool import BackendPool
 from support.fakes.backend_calls import serving
 from support.processes.waiting import until
 

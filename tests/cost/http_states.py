@@ -16,7 +16,7 @@ from wsproto import ConnectionType
 from antiphon_common.shell.http1 import READ_BYTES, Http1Connection, Peers, Timeouts
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.websocket import WebSocket, WebSocketClosed
-from antiphon_signaling.credentials import Credentials
+from antiphon_signaling.authentication import Authenticator
 from antiphon_signaling.limits import Limit, Limits
 from antiphon_signaling.refusals import busy
 from antiphon_signaling.shell.calls import CallMetrics, Calls
@@ -53,7 +53,7 @@ def _calls() -> Calls:
 
 def _connection(read_size: int, *, whole: bool = False) -> Callable[[bytes], None]:
     """Return what takes the bytes of one connection to signaling."""
-    app = make_app(_calls(), Credentials(None))
+    app = make_app(_calls(), Authenticator(None))
 
     async def serve(data: bytes) -> None:
         peers = Peers(("198.51.100.7", 0), ("127.0.0.1", 80), "http")
@@ -254,7 +254,7 @@ def _signaling() -> Callable[[bytes], None]:
     head = h11.Request(method="GET", target=PATH, headers=[("Host", "a")])
 
     async def serve(data: bytes) -> None:
-        socket = SignalingSocket(_calls(), Credentials(None), Drain(10.0))
+        socket = SignalingSocket(_calls(), Authenticator(None), Drain(10.0))
         await socket.serve(Feed(data, opening=_request(*_UPGRADE, line=line)), head, "198.51.100.7")
 
     return lambda data: run(serve, data)

@@ -24,7 +24,7 @@ from antiphon_common.link import LinkKeys, decode_message, encode_message
 from antiphon_common.routing import RouteTokens
 from antiphon_common.settings import SettingsError, values
 from antiphon_common.stun.message import MAX_ATTRIBUTES
-from antiphon_signaling.credentials import ApiKeys
+from antiphon_signaling.authentication import ApiKeys
 from antiphon_signaling.refusals import RefusedError
 from antiphon_signaling.sdp import OfferError, SessionDescription, read_fragment, read_offer, write_answer
 from antiphon_signaling.shell.calls import read_session

@@ -29,7 +29,6 @@ from antiphon_common.shell.http_connections import (
     REQUESTS_PER_SECOND,
     Connections,
     HttpCounters,
-    address_group,
     connection_limit,
 )
 from antiphon_common.shell.http_server import HttpServer
@@ -380,21 +379,6 @@ async def test_a_body_in_countless_chunks_is_not_read_to_its_end(path: bytes) ->
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.send_all(b"1\r\nx\r\n" * (MAX_PIECES + 1000) + b"0\r\n\r\n" + GET)
         assert b"q=1" not in await read_all(stream)
-
-
-@pytest.mark.parametrize(
-    ("host", "group"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("::1", "::1"),
-        ("", ""),
-    ],
-)
-def test_addresses_of_one_host_count_together(host: str, group: str) -> None:
-    assert address_group(host) == group
 
 
 @pytest.mark.parametrize(

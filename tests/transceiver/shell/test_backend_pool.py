@@ -21,9 +21,9 @@ from trio_websocket import ConnectionClosed
 from antiphon_common import frames
 from antiphon_common.frames import CREDIT_MS
 from antiphon_common.json_objects import pack
-from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendPool, InboundFrame, NoBackend, NoCapacity
+from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, InboundFrame, NoBackend, NoCapacity
 from antiphon_transceiver.backends.call import RESUME_SECONDS, CallState
-from antiphon_transceiver.shell.backend_pool import RESOLVE_INTERVAL
+from antiphon_transceiver.shell.backend_pool import RESOLVE_INTERVAL, BackendPool
 from support.fakes.backend import fake_backend
 from support.processes.waiting import until
 

@@ -3,7 +3,33 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from antiphon.shell.load_run import LoadReport
+import msgspec
+
+
+class CallReport(msgspec.Struct):
+    """How one call went. Times are in seconds since its offer was posted; None where that did not happen.
+
+    `echo_delays` are there only when the server gives packets back untouched (backend `loopback`, audio `opus`).
+    """
+
+    answered_after: float | None = None
+    connected_after: float | None = None
+    first_audio_after: float | None = None
+    failure: str | None = None
+    sent: int = 0
+    received: int = 0
+    lost: int = 0
+    jitter: float = 0.0
+    round_trip: float | None = None
+    echo_delays: list[float] = msgspec.field(default_factory=list)
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """A whole run: `seconds` of talking, of which the client itself was `busy` (a share of one processor)."""
+
+    calls: list[CallReport]
+    seconds: float
+    busy: float
 
 
 def format_report(report: LoadReport) -> str:

@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
+from antiphon.client.report import CallReport, LoadReport
 from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.client_driver import CallDriver, DrivenCall
 from antiphon_common.errors import AntiphonError, DecodeError
@@ -36,32 +37,6 @@ class LoadSettings(msgspec.Struct, frozen=True):
     key: str | None = None
     model: str | None = None
     verify_tls: bool = True
-
-
-class CallReport(msgspec.Struct):
-    """How one call went. Times are in seconds since its offer was posted; None where that did not happen.
-
-    `echo_delays` are there only when the server gives packets back untouched (backend `loopback`, audio `opus`).
-    """
-
-    answered_after: float | None = None
-    connected_after: float | None = None
-    first_audio_after: float | None = None
-    failure: str | None = None
-    sent: int = 0
-    received: int = 0
-    lost: int = 0
-    jitter: float = 0.0
-    round_trip: float | None = None
-    echo_delays: list[float] = msgspec.field(default_factory=list)
-
-
-class LoadReport(msgspec.Struct, frozen=True):
-    """A whole run: `seconds` of talking, of which the client itself was `busy` (a share of one processor)."""
-
-    calls: list[CallReport]
-    seconds: float
-    busy: float
 
 
 class LoadError(AntiphonError):

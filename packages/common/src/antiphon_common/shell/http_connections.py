@@ -5,10 +5,11 @@ import resource
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ipaddress import IPv6Address, ip_address
 from math import inf
 
 import anyio
+
+from antiphon_common.address_groups import address_group, is_loopback_group
 
 MAX_CONNECTIONS = 2000
 """Connections at once, where the process may have that many descriptors twice. Each costs some 50 KiB."""
@@ -155,26 +156,3 @@ def connection_limit() -> int:
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     return max(1, allowed // 2)
-
-
-def address_group(host: str) -> str:
-    """Return what counts as one address: an IPv4 address, or an IPv6 /64, of which one host has every address."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if not isinstance(address, IPv6Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    if address.is_loopback:
-        return str(address)
-    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-
-
-def is_loopback_group(group: str) -> bool:
-    """Tell whether connections of a group come from this machine."""
-    try:
-        return ip_address(group).is_loopback
-    except ValueError:
-        return False

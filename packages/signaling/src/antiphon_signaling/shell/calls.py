@@ -16,7 +16,7 @@ from antiphon_common.control import ANY_GENERATION, CallStatus, IceUpdate
 from antiphon_common.errors import DecodeError
 from antiphon_common.json_objects import LimitError, check_json
 from antiphon_common.shell.supervise import Drain
-from antiphon_signaling.credentials import Caller
+from antiphon_signaling.authentication import Caller
 from antiphon_signaling.limits import Limits, Setup
 from antiphon_signaling.refusals import RefusedError, busy, no_such_call
 from antiphon_signaling.sdp import OfferError, read_fragment, read_offer, write_answer, write_fragment

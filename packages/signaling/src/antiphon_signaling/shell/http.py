@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon_common.shell.http1 import App
-from antiphon_signaling.cors import allow_pages
-from antiphon_signaling.credentials import Caller, Credentials, joined
+from antiphon_signaling.authentication import Authenticator, Caller, joined
 from antiphon_signaling.refusals import RefusedError
 from antiphon_signaling.sdp import FRAGMENT_TYPE
 from antiphon_signaling.shell.calls import Calls, read_session
+from antiphon_signaling.shell.cors import allow_pages
 from antiphon_signaling.shell.page import page_routes
 
 CALLS_PATH = "/v1/realtime/calls"
@@ -37,9 +37,9 @@ FORM_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 punycode takes the square of a part's length: 2.9 s for 190 KiB."""
 
 
-def make_app(calls: Calls, credentials: Credentials) -> App:
+def make_app(calls: Calls, authenticator: Authenticator) -> App:
     """Return the application."""
-    api = _CallsApi(calls, credentials)
+    api = _CallsApi(calls, authenticator)
     app = Starlette(
         routes=[
             Route(CALLS_PATH, _options, methods=["OPTIONS"]),
@@ -59,9 +59,9 @@ def make_app(calls: Calls, credentials: Credentials) -> App:
 class _CallsApi:
     """What each request about calls does."""
 
-    def __init__(self, calls: Calls, credentials: Credentials) -> None:
+    def __init__(self, calls: Calls, authenticator: Authenticator) -> None:
         self._calls = calls
-        self._credentials = credentials
+        self._authenticator = authenticator
 
     async def start(self, request: Request) -> Response:
         with self._calls.attempt(_peer(request)):
@@ -94,7 +94,7 @@ class _CallsApi:
         headers = joined(request.headers.items())
         if request.scope["http_version"] == "1.0":
             headers.setdefault("via", "1.0")  # proxies speak it, some of which add no header
-        return self._credentials.identify(headers, _peer(request))
+        return self._authenticator.identify(headers, _peer(request))
 
 
 def _peer(request: Request) -> str:

@@ -21,9 +21,10 @@ from antiphon_common.settings.values import MEDIA_PORT
 from antiphon_common.shell.admin import listen_tcp, serve_admin
 from antiphon_common.shell.interfaces import default_address
 from antiphon_common.shell.supervise import Drain
-from antiphon_signaling.credentials import is_in, make_credentials
+from antiphon_signaling.authentication import is_in
 from antiphon_signaling.fleet import Fleet
 from antiphon_signaling.limits import Limit, Limits
+from antiphon_signaling.shell.api_keys import make_authenticator
 from antiphon_signaling.shell.calls import CallMetrics, Calls
 from antiphon_signaling.shell.discovery import follow_calls, keep_informed
 from antiphon_signaling.shell.http import make_app
@@ -65,7 +66,7 @@ async def serve_signaling(
     drain = drain or Drain(shared.drain)
     advertised = advertised_addresses(front, ingresses)
     hosts = list(dict.fromkeys([front.http.host, *(address.host for address in advertised)]))
-    credentials, made_key = make_credentials(front, os.urandom)
+    authenticator, made_key = make_authenticator(front, os.urandom)
     tls, fingerprint = make_tls(front, hosts)
     async with open_client(keys.control) as client, trio.open_nursery() as nursery:
         fleet = Fleet(shared.asked, Random(os.urandom(16)).randrange)
@@ -77,8 +78,8 @@ async def serve_signaling(
         nursery.start_soon(follow_calls, limits, client)
         calls = Calls(Transceivers(fleet, client), advertised, os.urandom, CallMetrics(registry), drain, limits)
         listener = Listener(
-            make_app(calls, credentials),
-            SignalingSocket(calls, credentials, drain).serve,
+            make_app(calls, authenticator),
+            SignalingSocket(calls, authenticator, drain).serve,
             tls,
             is_shared=partial(is_in, networks=front.proxy),
         )

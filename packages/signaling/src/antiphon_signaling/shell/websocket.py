@@ -12,7 +12,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from antiphon_common.errors import DecodeError
 from antiphon_common.json_objects import check_json
 from antiphon_common.shell.supervise import Drain
-from antiphon_signaling.credentials import Caller, Credentials, joined
+from antiphon_signaling.authentication import Authenticator, Caller, joined
 from antiphon_signaling.refusals import RefusedError
 from antiphon_signaling.shell.calls import Answered, Calls, check_session
 
@@ -55,9 +55,9 @@ _decoder = msgspec.json.Decoder(ClientMessage)
 class SignalingSocket:
     """Answers WebSocket requests."""
 
-    def __init__(self, calls: Calls, credentials: Credentials, drain: Drain) -> None:
+    def __init__(self, calls: Calls, authenticator: Authenticator, drain: Drain) -> None:
         self._calls = calls
-        self._credentials = credentials
+        self._authenticator = authenticator
         self._drain = drain
 
     async def serve(self, stream: trio.abc.Stream, head: h11.Request, peer: str) -> None:
@@ -88,7 +88,7 @@ class SignalingSocket:
                 await _reject(request, RefusedError(404, "not_found", f"there is no WebSocket here; it is at {PATH}"))
                 return None
             try:
-                caller = self._credentials.identify(headers, peer, key)
+                caller = self._authenticator.identify(headers, peer, key)
             except RefusedError as error:
                 logger.info("websocket refused", extra={"peer": peer, "code": error.code, "reason": error.message})
                 await _reject(request, error)

@@ -6,7 +6,6 @@ docs/reference/backend-protocol.md specifies what goes over such a connection.
 from antiphon_transceiver.backends.call import BackendCall, BackendError, EventRefused, InboundFrame, Sink
 from antiphon_transceiver.backends.group import BackendGroup
 from antiphon_transceiver.backends.link import BACKEND_LOST, BackendLink, NoBackend, NoCapacity, SessionTooLarge
-from antiphon_transceiver.shell.backend_pool import BackendPool
 
 __all__ = [
     "BACKEND_LOST",
@@ -14,7 +13,6 @@ __all__ = [
     "BackendError",
     "BackendGroup",
     "BackendLink",
-    "BackendPool",
     "EventRefused",
     "InboundFrame",
     "NoBackend",

@@ -8,9 +8,10 @@ import trio
 from antiphon_common.control import CallAccepted, CallRequest, Load
 from antiphon_common.errors import AntiphonError
 from antiphon_common.shell.supervise import Drain
-from antiphon_transceiver.backends import BackendError, BackendPool, InboundFrame, NoCapacity
+from antiphon_transceiver.backends import BackendError, InboundFrame, NoCapacity
 from antiphon_transceiver.call_router import CallRouter
 from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.shell.backend_pool import BackendPool
 from antiphon_transceiver.shell.call_log import CallLog
 from antiphon_transceiver.shell.packet_pump import PacketPump
 

@@ -9,9 +9,9 @@ import trio
 from antiphon_common.shell.loop_pacer import LoopPacer
 from antiphon_common.shell.system_calls import BATCH
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_transceiver.backends import BackendPool
 from antiphon_transceiver.call_router import CallRouter, Event
 from antiphon_transceiver.outcome import EndReason
+from antiphon_transceiver.shell.backend_pool import BackendPool
 
 DRAIN_BUDGET = 8
 """Batches read from the link before other tasks run."""

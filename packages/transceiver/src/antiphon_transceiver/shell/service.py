@@ -21,13 +21,13 @@ from antiphon_common.shell.admin import serve_admin, serve_http
 from antiphon_common.shell.registry import keep_registered
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_transceiver.backends import BackendPool
 from antiphon_transceiver.call_quality import LOOK_SECONDS, CallQualityMonitor
 from antiphon_transceiver.call_router import CallRouter
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.metrics import CoreMetrics, TransceiverMetrics
 from antiphon_transceiver.rtp import NTP_EPOCH
 from antiphon_transceiver.shell.admission import Admission
+from antiphon_transceiver.shell.backend_pool import BackendPool
 from antiphon_transceiver.shell.call_log import CallLog
 from antiphon_transceiver.shell.control_api import control_app
 from antiphon_transceiver.shell.control_operations import ControlOperations

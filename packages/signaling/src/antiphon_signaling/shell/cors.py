@@ -1,7 +1,7 @@
 """Cross-origin requests (Fetch §3.3): pages of any origin may send them, with a key in a header and never in a cookie.
 
 A page on the public internet may reach a server on a private network, as browsers ask in the preflight (Private Network
-Access). Neither lets a page in that needs a key: `credentials` decides that, by Origin too.
+Access). Neither lets a page in that needs a key: `authentication` decides that, by Origin too.
 """
 
 from collections.abc import Iterator

@@ -1,24 +1,20 @@
 """Who may call, and for which tenant."""
 
-import base64
 import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
-from antiphon_common.settings import FrontSettings, SettingsError, is_loopback
+from antiphon_common.address_groups import address_group, is_loopback_group
+from antiphon_common.settings import SettingsError
 from antiphon_common.settings.values import Network
-from antiphon_common.shell.http_connections import address_group, is_loopback_group
-from antiphon_common.shell.secrets import find_exposure
 from antiphon_signaling.refusals import unauthorized
 
 DEFAULT_TENANT = "default"
 """The tenant of callers who need no key, and of the key that is made at start."""
-MADE_KEY_BYTES = 24
 MIN_KEY = 16
 """Characters of an API key. Where all are random, 2^64 guesses find one of hexadecimal digits."""
 # fmt: off
@@ -70,21 +66,6 @@ class ApiKeys:
             raise SettingsError("there is no line tenant:key")
         return cls(keys)
 
-    @classmethod
-    def load(cls, file: str) -> Self:
-        """Read an API-key file that only its owner can read. Raises SettingsError, with the file's name, when that is
-        impossible."""
-        try:
-            if (exposure := find_exposure(file)) is not None:
-                raise SettingsError(exposure)
-            return cls.parse(Path(file).read_text("utf-8"))
-        except OSError as error:
-            raise SettingsError(f"--api-key-file: cannot read {file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise SettingsError(f"--api-key-file: {file} is not text") from None
-        except SettingsError as error:
-            raise SettingsError(f"--api-key-file: {file}: {error}") from None
-
     def tenant_of(self, key: str) -> str | None:
         """Return the tenant of a key. Takes the same time whether and where the key is found."""
         given = _digest(key)
@@ -105,7 +86,7 @@ class Caller(NamedTuple):
     address: str | None
 
 
-class Credentials:
+class Authenticator:
     """Decides for each request. With `keys` a key is needed; without, everybody may call, or with `loopback_only` who
     is on this machine."""
 
@@ -140,20 +121,6 @@ class Credentials:
                 "start it with --api-key-file",
             )
         return DEFAULT_TENANT
-
-
-def make_credentials(front: FrontSettings, random: Callable[[int], bytes]) -> tuple[Credentials, str | None]:
-    """Apply the settings: keys of a file, or none (`--no-auth`), or none on loopback, or one made now, which is
-    returned too. Raises SettingsError."""
-    proxies = front.proxy
-    if front.api_key_file:
-        return Credentials(ApiKeys.load(front.api_key_file), proxies=proxies), None
-    if front.no_auth:
-        return Credentials(None, proxies=proxies), None
-    if is_loopback(front.http.host):
-        return Credentials(None, loopback_only=True, proxies=proxies), None
-    key = base64.urlsafe_b64encode(random(MADE_KEY_BYTES)).decode()
-    return Credentials(ApiKeys({key: DEFAULT_TENANT}), proxies=proxies), key
 
 
 def forwarded_address(forwarded_for: str, peer: str, proxies: Sequence[Network]) -> str:

@@ -1,10 +1,14 @@
-from pathlib import Path
-
 import pytest
 
-from antiphon_common.settings import Address, FrontSettings, SettingsError
+from antiphon_common.settings import SettingsError
 from antiphon_common.settings.values import read_network
-from antiphon_signaling.credentials import MAX_HOPS, ApiKeys, Credentials, forwarded_address, joined, make_credentials
+from antiphon_signaling.authentication import (
+    MAX_HOPS,
+    ApiKeys,
+    Authenticator,
+    forwarded_address,
+    joined,
+)
 from antiphon_signaling.refusals import RefusedError
 from support.fakes.comparisons import record_comparisons
 from support.sim.work_counter import work_of
@@ -35,11 +39,7 @@ OF_PROGRAMS = [
 # fmt: on
 """What browsers and SDKs send by themselves."""
 
-LOCAL = Credentials(None, loopback_only=True)
-
-
-def entropy(size: int) -> bytes:
-    return bytes(range(size))
+LOCAL = Authenticator(None, loopback_only=True)
 
 
 SECOND, THIRD = "second-of-16-characters", "third-of-16-characters"
@@ -89,16 +89,6 @@ def test_a_key_counts_whole_and_as_it_is_written(given: str) -> None:
     assert ApiKeys.parse(f"acme:{SECOND}\n").tenant_of(given) is None
 
 
-def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "keys"
-    file.write_text(f"acme:{SECOND}\n")
-    file.chmod(0o600)
-    assert ApiKeys.load(str(file)).tenant_of(SECOND) == "acme"
-    file.chmod(0o644)
-    with pytest.raises(SettingsError, match=r"--api-key-file: .*keys: .*mode 0644.*chmod 600"):
-        ApiKeys.load(str(file))
-
-
 def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = record_comparisons(monkeypatch)
     keys = ApiKeys({"one": "acme", "two": "other", "three": "third"})
@@ -106,11 +96,6 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
         compared.clear()
         keys.tenant_of(key)
         assert len(compared) == 3
-
-
-def test_missing_key_file_is_one_line() -> None:
-    with pytest.raises(SettingsError, match=r"--api-key-file: cannot read /nowhere"):
-        ApiKeys.load("/nowhere")
 
 
 @pytest.mark.parametrize(
@@ -128,12 +113,12 @@ def test_missing_key_file_is_one_line() -> None:
 def test_with_keys_a_key_is_needed_even_on_loopback(
     headers: dict[str, str], key: str | None, tenant: str | None
 ) -> None:
-    credentials = Credentials(ApiKeys({"one": "acme", "two": "other"}))
+    authenticator = Authenticator(ApiKeys({"one": "acme", "two": "other"}))
     if tenant is not None:
-        assert credentials.tenant(headers, "127.0.0.1", key) == tenant
+        assert authenticator.tenant(headers, "127.0.0.1", key) == tenant
     else:
         with pytest.raises(RefusedError) as caught:
-            credentials.tenant(headers, "127.0.0.1", key)
+            authenticator.tenant(headers, "127.0.0.1", key)
         assert (caught.value.status, caught.value.headers) == (401, {"WWW-Authenticate": "Bearer"})
 
 
@@ -176,20 +161,6 @@ def test_everybody_else_is_refused_without_keys(headers: dict[str, str], peer: s
     assert caught.value.status == 401
 
 
-def test_a_key_is_made_only_where_others_can_reach_the_service() -> None:
-    everywhere = Address("0.0.0.0", 8080)
-    credentials, key = make_credentials(FrontSettings(http=everywhere), entropy)
-    assert key is not None
-    assert len(key) >= 32
-    assert credentials.tenant({"authorization": f"Bearer {key}"}, "192.0.2.7") == "default"
-    with pytest.raises(RefusedError):
-        credentials.tenant({}, "127.0.0.1")
-    credentials, key = make_credentials(FrontSettings(http=everywhere, no_auth=True), entropy)
-    assert (key, credentials.tenant({}, "192.0.2.7")) == (None, "default")
-    credentials, key = make_credentials(FrontSettings(), entropy)
-    assert (key, credentials.tenant({}, "127.0.0.1")) == (None, "default")
-
-
 def test_reading_forwarded_for_costs_no_more_for_a_chain_without_end() -> None:
     """A caller may make up as many addresses of proxies as a head holds."""
     proxies = [read_network("10.0.0.0/8")]
@@ -200,22 +171,6 @@ def test_reading_forwarded_for_costs_no_more_for_a_chain_without_end() -> None:
     assert work(1800) <= work(MAX_HOPS)
     assert forwarded_address("192.0.2.7" + ", 10.0.0.1" * (MAX_HOPS - 1), "10.0.0.1", proxies) == "192.0.2.7"
     assert forwarded_address("192.0.2.7" + ", 10.0.0.1" * MAX_HOPS, "10.0.0.1", proxies) == "10.0.0.1"
-
-
-@pytest.mark.parametrize("kind", ["file", "none", "made"])
-def test_addresses_behind_a_proxy_are_distinguished_for_every_kind_of_credential(tmp_path: Path, kind: str) -> None:
-    file = tmp_path / "keys"
-    file.write_text("acme:acme-key-of-16-bytes\n")
-    file.chmod(0o600)
-    front = FrontSettings(
-        http=Address("0.0.0.0", 443),
-        proxy=(read_network("10.0.0.0/8"),),
-        api_key_file=str(file) if kind == "file" else None,
-        no_auth=kind == "none",
-    )
-    credentials, key = make_credentials(front, bytes)
-    headers = {"x-forwarded-for": "192.0.2.7", "authorization": f"Bearer {key or 'acme-key-of-16-bytes'}"}
-    assert credentials.identify(headers, "10.0.0.1").address == "192.0.2.7"
 
 
 def test_the_last_of_several_forwarding_headers_does_not_hide_the_others() -> None:
