@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import trio
 
-from antiphon.shell.load_run import Load, LoadSettings
+from antiphon.shell.load_run import LoadGenerator, LoadSettings
 from support.processes.services import Service, apart
 from support.processes.usage import Usage
 
@@ -98,14 +98,14 @@ def running(server: str, transceivers: int = 1) -> Iterator[tuple[str, dict[str,
 async def measure(url: str, pids: Mapping[str, int], calls: int, seconds: float) -> CallSample:
     """Make calls, and see what a second of each costs."""
     async with trio.open_nursery() as nursery:
-        load = Load(LoadSettings(url))
+        load = LoadGenerator(LoadSettings(url))
         await nursery.start(load.run)
         await load.add(calls)
         await load.talk(SETTLE_SECONDS)
         usage = Usage({**pids, "client": os.getpid()})
         await load.talk(seconds)
         cost = {name: share / calls * 1000 for name, share in usage.busy().items()}
-        await load.fall_silent()
+        await load.stop_speech()
         load.hang_up()
         nursery.cancel_scope.cancel()
     sent, received = (sum(getattr(report, way) for report in load.reports) for way in ("sent", "received"))

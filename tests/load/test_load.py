@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 import trio
 
-from antiphon.shell.load_run import Load, LoadSettings
+from antiphon.shell.load_run import LoadGenerator, LoadSettings
 from support.peers import aiortc_callers
 from support.processes.services import Deployment, apart
 from support.processes.usage import Usage, open_descriptors
@@ -46,7 +46,7 @@ async def test_a_hundred_calls_lose_no_packets_and_free_all_state(deployment: De
     descriptors = open_descriptors(relay.pid)
     with aiortc_calls(deployment.url) as aiortc:
         async with trio.open_nursery() as nursery:
-            load = Load(LoadSettings(deployment.url, rate=RATE))
+            load = LoadGenerator(LoadSettings(deployment.url, rate=RATE))
             await nursery.start(load.run)
             await load.add(CALLS - AIORTC_CALLS)
             assert load.connected == CALLS - AIORTC_CALLS, [report.failure for report in load.reports]
@@ -55,7 +55,7 @@ async def test_a_hundred_calls_lose_no_packets_and_free_all_state(deployment: De
             assert open_descriptors(relay.pid) <= descriptors + 2  # and none of them is a call's
             out, _ = await trio.to_thread.run_sync(aiortc.communicate)
             theirs = aiortc_callers.Counts(*map(int, out.split()))
-            await load.fall_silent()
+            await load.stop_speech()
             sent, received = load.datagrams
             check_hops(deployment, sent + theirs.sent, received + theirs.received)
             load.hang_up()
@@ -76,7 +76,7 @@ async def test_calls_connect_until_one_process_is_busy(deployment: Deployment) -
     """Calls are added until one process uses 80 % of a processor, or the time is over."""
     pids = {name: service.pid for name, service in deployment.services.items()} | {"client": os.getpid()}
     async with trio.open_nursery() as nursery:
-        load = Load(LoadSettings(deployment.url, rate=RATE))
+        load = LoadGenerator(LoadSettings(deployment.url, rate=RATE))
         await nursery.start(load.run)
         await load.add(CALLS - STEP)
         busy = {"nobody": 0.0}
@@ -87,7 +87,7 @@ async def test_calls_connect_until_one_process_is_busy(deployment: Deployment) -
                 await load.talk(STEP_SECONDS)
                 busy = usage.busy()
         calls, all_calls = load.connected, len(load.reports)
-        await load.fall_silent()
+        await load.stop_speech()
         load.hang_up()
         nursery.cancel_scope.cancel()
     busiest = sorted(busy, key=lambda name: -busy[name])

@@ -115,13 +115,13 @@ class Caller:
     def _listen(self, event: ClientEvent, now: float) -> None:
         match event:
             case ClientConnected():
-                self.driven.speak(self._speech.packets, now)
+                self.driven.start_speech(self._speech.packets, now)
                 self.connected.set()
             case AudioReceived():
                 self.received += 1
                 index = self._speech.index_of.get(event.payload)
                 if index is not None:
-                    self.delays.append(now - self.driven.said_at(index))
+                    self.delays.append(now - self.driven.sent_at(index))
             case MessageReceived(data=data):
                 self.events.append(json.loads(data))
             case ClientClosed():
@@ -131,7 +131,7 @@ class Caller:
     def add_to(self, figures: CallFigures) -> None:
         ice = self.core.agent.counters
         figures.alive += self.connected.is_set() and not self.closed
-        figures.sent.append(self.driven.spoken)
+        figures.sent.append(self.driven.speech_sent)
         figures.received.append(self.received)
         figures.lost += sum(source.packets_lost for source in self.core.receiver.sources.values())
         figures.foreign += self.core.failed_srtp + ice.unauthenticated + ice.stray

@@ -59,9 +59,9 @@ class MeasuringCaller(Caller):
             case AudioReceived():
                 self.gap.count_packet()
             case ClientClosed():
-                self.driven.silence()
+                self.driven.stop_speech()
         if not self.speaks:
-            self.driven.silence()
+            self.driven.stop_speech()
 
 
 async def call_from_cores(url: str, address: str, speaking: int, listening: int) -> None:

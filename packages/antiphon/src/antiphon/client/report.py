@@ -1,4 +1,4 @@
-"""What `antiphon load` found, in words."""
+"""The report of `antiphon load` as text."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ import msgspec
 class CallReport(msgspec.Struct):
     """How one call went. Times are in seconds since its offer was posted; None where that did not happen.
 
-    `echo_delays` are there only when the server gives packets back untouched (backend `loopback`, audio `opus`).
+    `echo_delays` is empty unless the server returns packets unchanged (backend `loopback`, audio `opus`).
     """
 
     answered_after: float | None = None

@@ -24,13 +24,13 @@ READ_BUDGET = 16
 """Datagrams read from one socket before the next gets its turn."""
 
 MAX_REMEMBERED = 256
-"""Server addresses whose two shapes are remembered; a fleet advertises a handful."""
+"""Server addresses of which the path is cached; a fleet advertises a handful."""
 
 Listener = Callable[[ClientEvent, float], None]
 
 
 class DrivenCall:
-    """A call, its socket, and the speech it says. Packets are counted as the network sees them."""
+    """A call, its socket, and the speech that it sends. Add it to a `CallDriver`; packets are counted as datagrams."""
 
     def __init__(self, core: ClientCall, listener: Listener, local: tuple[str, int] = ("0.0.0.0", 0)) -> None:
         self.core = core
@@ -40,22 +40,22 @@ class DrivenCall:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self.socket.bind(local)
-        self.spoken = 0
+        self.speech_sent = 0
         self.next_frame = inf
         self._speech: Sequence[bytes] = ()
-        self._said_at: list[float] = []
+        self._sent_at: list[float] = []
 
-    def speak(self, packets: Sequence[bytes], start: float) -> None:
-        """Send one packet each 20 ms from `start` on, over and over."""
+    def start_speech(self, packets: Sequence[bytes], start: float) -> None:
+        """Send one packet each 20 ms from `start` on; after the last packet begin again with the first."""
         self._speech = packets
-        self._said_at = [-inf] * len(packets)
+        self._sent_at = [-inf] * len(packets)
         self.next_frame = start
 
-    def said_at(self, index: int) -> float:
+    def sent_at(self, index: int) -> float:
         """Return when packet `index` of the speech was last sent."""
-        return self._said_at[index]
+        return self._sent_at[index]
 
-    def silence(self) -> None:
+    def stop_speech(self) -> None:
         self.next_frame = inf
 
     def poll_timeout(self) -> float:
@@ -63,15 +63,15 @@ class DrivenCall:
 
     def send_due_audio(self, now: float) -> None:
         while self.next_frame <= now:
-            index = self.spoken % len(self._speech)
-            self.core.send_audio(self._speech[index], self.spoken * FRAME_TICKS, now)
-            self._said_at[index] = now
-            self.spoken += 1
+            index = self.speech_sent % len(self._speech)
+            self.core.send_audio(self._speech[index], self.speech_sent * FRAME_TICKS, now)
+            self._sent_at[index] = now
+            self.speech_sent += 1
             self.next_frame += FRAME_SECONDS
 
 
 class CallDriver:
-    """Moves datagrams and time for every call added to it."""
+    """Serves any number of calls in one task: `add` them, and `touch` a call after a local action on it."""
 
     def __init__(self) -> None:
         self.send_failures = 0
@@ -88,15 +88,15 @@ class CallDriver:
         self.touch(call)
 
     def remove(self, call: DrivenCall) -> None:
-        """Forget a call and close its socket."""
+        """Remove a call and close its socket."""
         if self._by_descriptor.pop(call.socket.fileno(), None) is not None:
             self._deadlines.set(call, inf)
             self._epoll.unregister(call.socket.fileno())
             call.socket.close()
 
     def touch(self, call: DrivenCall) -> None:
-        """Carry on what a call has to say after a local action on it."""
-        self._settle(call, trio.current_time())
+        """Send what a call has to send after a local action on it."""
+        self._flush(call, trio.current_time())
         self._pacer.wake_by(self._deadlines.next())
 
     async def run(self) -> None:
@@ -124,15 +124,15 @@ class CallDriver:
             now = trio.current_time()
             call.packets_received += 1
             call.core.receive_datagram(data, self._path_of(source), now)
-        self._settle(call, trio.current_time())
+        self._flush(call, trio.current_time())
 
     def _handle_timeouts(self, now: float) -> None:
         for call in self._deadlines.pop_due(now):
             call.send_due_audio(now)
             call.core.handle_timeout(now)
-            self._settle(call, now)
+            self._flush(call, now)
 
-    def _settle(self, call: DrivenCall, now: float) -> None:
+    def _flush(self, call: DrivenCall, now: float) -> None:
         core = call.core
         while (transmit := core.poll_transmit()) is not None:
             assert transmit.path is not None
@@ -144,7 +144,7 @@ class CallDriver:
                 call.packets_sent += 1
         while (event := core.poll_event()) is not None:
             if isinstance(event, ClientClosed):
-                call.silence()
+                call.stop_speech()
             call.listener(event, now)
         self._deadlines.set(call, call.poll_timeout())
 

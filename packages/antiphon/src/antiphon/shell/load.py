@@ -1,4 +1,4 @@
-"""`antiphon load`: makes real calls and says how they went."""
+"""`antiphon load`: makes real calls and reports how they went."""
 
 import argparse
 import sys
@@ -9,8 +9,8 @@ import trio
 from antiphon.client.report import format_report
 from antiphon.shell.load_run import LoadError, LoadSettings, run_load
 
-DESCRIPTION = """Make real calls, with ICE, DTLS, SRTP and Opus speech, to an Antiphon server, and say how they went.
-Where the server gives packets back untouched (`--backend loopback --audio opus`) the delay of the whole way is
+DESCRIPTION = """Make real calls, with ICE, DTLS, SRTP and Opus speech, to an Antiphon server, and report how they went.
+Where the server returns packets unchanged (`--backend loopback --audio opus`) the delay of the whole way is
 measured too."""
 
 

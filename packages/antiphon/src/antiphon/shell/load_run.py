@@ -1,4 +1,4 @@
-"""Makes many real calls at once, listens to them, and says how they went and how busy the client itself was."""
+"""Makes many real calls at once, and reports how each went and how busy the client itself was."""
 
 import os
 import resource
@@ -21,7 +21,7 @@ CONNECT_TIMEOUT = 30.0
 """Seconds after which a call that did not connect counts as failed."""
 
 LINGER = 1.0
-"""Seconds that what is still under way, or waits to be played, gets to arrive after the last packet was sent."""
+"""Seconds after the last packet in which datagrams under way, and audio that waits to be played, may arrive."""
 
 Progress = Callable[[str], None]
 
@@ -86,7 +86,7 @@ class _Caller:
     def hang_up(self) -> None:
         """Close the call and complete its report."""
         core, report = self.call.core, self.report
-        report.sent = self.call.spoken
+        report.sent = self.call.speech_sent
         report.round_trip = core.reporter.round_trip
         sources = core.receiver.sources.values()
         report.jitter = max((source.jitter for source in sources), default=0.0)
@@ -103,7 +103,7 @@ class _Caller:
         match event:
             case ClientConnected():
                 report.connected_after = now - self._offered
-                self.call.speak(self._speech.packets, now)
+                self.call.start_speech(self._speech.packets, now)
                 self._connected.set()
             case AudioReceived():
                 if report.first_audio_after is None:
@@ -111,16 +111,18 @@ class _Caller:
                 report.received += 1
                 index = self._speech.index_of.get(event.payload)
                 if index is not None:
-                    report.echo_delays.append(now - self.call.said_at(index))
+                    report.echo_delays.append(now - self.call.sent_at(index))
             case ClientClosed():
                 if event.reason != "closed":
                     report.failure = report.failure or event.reason
                 self._connected.set()
 
 
-class Load:
-    """Calls to one server, any number of them, all made by one task. `run` serves them; meanwhile `add` and `talk`
-    as often as wanted, then `fall_silent` and `hang_up`."""
+class LoadGenerator:
+    """Any number of calls to one server, all made by one task.
+
+    `run` serves them. Meanwhile `add` calls and let them `talk` as often as wanted, then `stop_speech` and `hang_up`.
+    """
 
     def __init__(self, settings: LoadSettings) -> None:
         self.driver = CallDriver()
@@ -156,7 +158,7 @@ class Load:
         return sum(call.packets_sent for call in calls), sum(call.packets_received for call in calls)
 
     async def add(self, calls: int, progress: Progress = lambda line: None) -> None:
-        """Make that many more calls, at the rate of the settings; return when each is connected or has failed."""
+        """Make `calls` more calls, at the rate of the settings; return when each is connected or has failed."""
         async with trio.open_nursery() as nursery:
             for number in range(1, calls + 1):
                 caller = _Caller(self.driver, self._certificate, self._speech)
@@ -173,10 +175,10 @@ class Load:
         elapsed = trio.current_time() - began
         return elapsed, (_cpu_seconds() - cpu) / elapsed
 
-    async def fall_silent(self) -> None:
-        """Say nothing more, and hear what is still under way."""
+    async def stop_speech(self) -> None:
+        """Send no more speech, and receive what is still under way."""
         for caller in self._callers:
-            caller.call.silence()
+            caller.call.stop_speech()
         await trio.sleep(LINGER)
 
     def hang_up(self) -> None:
@@ -186,15 +188,15 @@ class Load:
 
 
 async def run_load(settings: LoadSettings, progress: Progress = lambda line: None) -> LoadReport:
-    """Make the calls and return what became of them. Raises LoadError when the server cannot be reached at all."""
+    """Make the calls and return their reports. Raises LoadError when the server cannot be reached."""
     await _check_reachable(settings)
-    load = Load(settings)
+    load = LoadGenerator(settings)
     async with trio.open_nursery() as nursery:
         await nursery.start(load.run)
         await load.add(settings.calls, progress)
         progress(f"{load.connected} of {settings.calls} calls connected; talking for {settings.seconds:g} s")
         seconds, busy = await load.talk(settings.seconds)
-        await load.fall_silent()
+        await load.stop_speech()
         load.hang_up()
         nursery.cancel_scope.cancel()
     return LoadReport(load.reports, seconds, busy)
