@@ -7,11 +7,11 @@ It serves both roles: the transceiver uses it with a `ControlledAgent`, the test
 first byte of a datagram tells the protocols apart (RFC 7983).
 """
 
+import typing
 from collections import deque
 from enum import Enum, auto
 from math import inf
 from typing import Generic, TypeVar
-from typing import Protocol as Interface
 
 from antiphon_common.core import Core, Path, Transmit
 from antiphon_common.demux import Protocol, classify
@@ -41,7 +41,7 @@ ChannelEvent = TypeVar("ChannelEvent")
 ChannelEvent_co = TypeVar("ChannelEvent_co", covariant=True)
 
 
-class ChannelCore(Core[ChannelEvent_co], Interface[ChannelEvent_co]):
+class ChannelCore(Core[ChannelEvent_co], typing.Protocol[ChannelEvent_co]):
     """What runs inside DTLS: a `DataChannelEndpoint`, or a core around one.
 
     A datagram is the content of one record; every `Transmit` has path None.
@@ -73,8 +73,8 @@ class TransportStep(Enum):
 
     PATH_FOUND = auto()
     HANDSHAKE_COMPLETED = auto()
-    PEER_SILENT = auto()
-    PEER_BACK = auto()
+    PEER_DISCONNECTED = auto()
+    PEER_RECONNECTED = auto()
     CLOSED = auto()
 
 
@@ -82,14 +82,14 @@ TRANSITIONS = {
     (TransportState.NEW, TransportStep.PATH_FOUND): TransportState.CONNECTING,
     (TransportState.NEW, TransportStep.CLOSED): TransportState.CLOSED,
     (TransportState.CONNECTING, TransportStep.HANDSHAKE_COMPLETED): TransportState.CONNECTED,
-    (TransportState.CONNECTING, TransportStep.PEER_SILENT): TransportState.STALLED,
+    (TransportState.CONNECTING, TransportStep.PEER_DISCONNECTED): TransportState.STALLED,
     (TransportState.CONNECTING, TransportStep.CLOSED): TransportState.CLOSED,
-    (TransportState.STALLED, TransportStep.PEER_BACK): TransportState.CONNECTING,
+    (TransportState.STALLED, TransportStep.PEER_RECONNECTED): TransportState.CONNECTING,
     (TransportState.STALLED, TransportStep.HANDSHAKE_COMPLETED): TransportState.DISCONNECTED,
     (TransportState.STALLED, TransportStep.CLOSED): TransportState.CLOSED,
-    (TransportState.CONNECTED, TransportStep.PEER_SILENT): TransportState.DISCONNECTED,
+    (TransportState.CONNECTED, TransportStep.PEER_DISCONNECTED): TransportState.DISCONNECTED,
     (TransportState.CONNECTED, TransportStep.CLOSED): TransportState.CLOSED,
-    (TransportState.DISCONNECTED, TransportStep.PEER_BACK): TransportState.CONNECTED,
+    (TransportState.DISCONNECTED, TransportStep.PEER_RECONNECTED): TransportState.CONNECTED,
     (TransportState.DISCONNECTED, TransportStep.CLOSED): TransportState.CLOSED,
 }
 """Every transition. In STALLED and DISCONNECTED only checks and handshake flights are sent."""
@@ -307,9 +307,9 @@ class PeerTransport(Generic[ChannelEvent]):
             case ice.PathSelected(path):
                 self._select(path, now)
             case ice.Disconnected():
-                self._advance(TransportStep.PEER_SILENT)
+                self._advance(TransportStep.PEER_DISCONNECTED)
             case ice.Reconnected():
-                self._advance(TransportStep.PEER_BACK)
+                self._advance(TransportStep.PEER_RECONNECTED)
         self.events.append(event)
         if isinstance(event, ice.Disconnected):
             self._release_paths()
