@@ -23,19 +23,19 @@ from antiphon_common.link import (
     RelayHello,
     decode_message,
 )
-from antiphon_common.ownership import OwnershipTable
 from antiphon_common.routing import Owner, RouteTokens
 from antiphon_common.stun import peek_username
 from antiphon_common.timers import DeadlineQueue
 from antiphon_transceiver import events, ice, relays, transport_events
 from antiphon_transceiver.backends.call import BackendCall, InboundFrame
 from antiphon_transceiver.call import Call
+from antiphon_transceiver.call_paths import CallPaths
 from antiphon_transceiver.call_table import CallTable
 from antiphon_transceiver.core_totals import CoreTotals
 from antiphon_transceiver.counters import CallRouterCounters
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.outcome import EndReason
-from antiphon_transceiver.relays import Address, Relays, Route
+from antiphon_transceiver.relays import Address, Relays
 from antiphon_transceiver.tokens import OwnTokens
 
 LAST_STUN_BYTE = 3
@@ -118,8 +118,8 @@ class CallRouter:
     ) -> None:
         self.counters = CallRouterCounters()
         self.core_totals = CoreTotals()
-        self.paths: OwnershipTable[Call] = OwnershipTable()
         self.relays = Relays(owner)
+        self.paths = CallPaths(self.relays)
         self.tokens = OwnTokens(owner, tokens, random)
         self._link_keys = link_keys
         self._certificate = certificate
@@ -304,15 +304,7 @@ class CallRouter:
         if not call.authenticated or path not in call.agent.paths:
             return
         header = self._link_keys.header(path, DOWNLINK, self._unix_now)
-        if route is None:
-            route = Route(path, relay, header)
-            call.add_route(route, key)
-            self.relays.routes.open(route)
-        else:
-            route.relay, route.header = relay, header
-        self.paths.answered(key, call, now)
-        if call.agent.is_validated(path):
-            self._confirm(call, path, now)
+        self.paths.open_route(call, path, key, relay, header, now)
 
     def _throttle(self, call: Call, now: float) -> None:
         """Count a datagram that its call cannot pay; end a call that has been over its budget for too long."""
@@ -333,28 +325,30 @@ class CallRouter:
             if route is not None:
                 self._outbox.append(LinkDatagram(route.header + data, route.relay))
                 if call.disconnected:
-                    self._hold(call, route.path, now)
+                    self.paths.hold_path(call, route.path, now)
         while happened:
             self._handle(call, happened.popleft(), now)
         self._deadlines.set(call, call.deadline)
+        if self.relays.announcements.notices:
+            self._flush_relays(now)
 
     def _handle(self, call: Call, event: events.CallEvent, now: float) -> None:
         match event:
             case ice.PathValidated(path):
-                self._confirm(call, path, now)
+                self.paths.confirm_path(call, path, now)
             case ice.PathReleased(path):
-                self._release(call, path, now)
+                self.paths.release_path(call, path)
             case transport_events.Connected():
                 self._events.append(CallConnected(call, event, call.agent.selected))
             case events.Ended(reason, detail):
                 self._remove(call)
                 self._events.append(CallEnded(call, reason, detail, None))
             case events.Failed(error):
-                self._release_all(call, now)
+                self.paths.release_failed(call)
                 self._remove(call)
                 self._events.append(CallEnded(call, EndReason.INTERNAL_ERROR, repr(error), error))
             case events.Raised(error):
-                self._release_all(call, now)
+                self.paths.release_failed(call)
                 self._events.append(CallRaised(call, error))
             case (
                 events.MediaStarted()
@@ -364,33 +358,6 @@ class CallRouter:
                 | ice.Reconnected()
             ):
                 self._events.append(CallReported(call, event))
-
-    def _confirm(self, call: Call, path: Path, now: float) -> None:
-        route = call.routes.get(path)
-        if route is not None and self.paths.confirm(path.encode(), call, now):
-            self.relays.announcements.confirm(path, route.relay, now)
-            self._flush_relays(now)
-
-    def _hold(self, call: Call, path: Path, now: float) -> None:
-        """Hold a path provisionally while a silent caller is checked there: its answer need not be a check."""
-        key = path.encode()
-        if self.paths.lookup(key) in (call, None):  # else it is another call's by now
-            self.paths.answered(key, call, now)
-
-    def _release(self, call: Call, path: Path, now: float) -> None:
-        self._give_up(call, path, path.encode(), now)
-        route = call.routes.get(path)
-        if route is not None and path not in call.agent.paths:
-            call.remove_route(route)
-            self.relays.routes.close(route)
-
-    def _give_up(self, call: Call, path: Path, key: bytes, now: float) -> None:
-        """End a call's claim on a path, here and at the relays."""
-        route = call.routes.get(path)
-        if self.paths.lookup(key) in (call, None):  # else it is another call's by now
-            self.paths.release(key, call)
-            self.relays.announcements.release(path, None if route is None else route.relay)
-            self._flush_relays(now)
 
     # Relays
 
@@ -446,20 +413,8 @@ class CallRouter:
             self.counters.diverted += bool(call.switch_ingress(lost, now))
             self._flush(call, now)
 
-    # The end of a call
-
-    def _release_all(self, call: Call, now: float) -> None:
-        """Release every path of a call whose own code raised, and send nothing to any of them."""
-        for key, route in list(call.routes_by_key.items()):
-            self._give_up(call, route.path, key, now)
-            self.relays.routes.close(route)
-        call.routes.clear()
-        call.routes_by_key.clear()
-
     def _remove(self, call: Call) -> None:
         assert call.last_status is not None  # an ended call has one
-        self.paths.release_all(call)
-        for route in call.routes.values():
-            self.relays.routes.close(route)
+        self.paths.remove_call(call)
         self._calls.remove(call, call.last_status)
         self.core_totals.end(call)
