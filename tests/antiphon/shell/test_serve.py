@@ -18,7 +18,7 @@ def default_route(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "opened", "told"),
+    ("settings", "opened", "advertised"),
     [
         ([WILDCARD], OF_THE_HOST, ["192.0.2.1:3478", "127.0.0.1:3478"]),
         ([WILDCARD, NAMED], [*OF_THE_HOST, AdvertisedAddress(2, "10.0.0.1", 99)],
@@ -28,6 +28,6 @@ def default_route(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )  # fmt: skip
 def test_the_advertised_addresses_are_those_that_callers_can_use(
-    settings: list[Media], opened: list[AdvertisedAddress], told: list[str]
+    settings: list[Media], opened: list[AdvertisedAddress], advertised: list[str]
 ) -> None:
-    assert [str(address) for address in serve.told_to_callers(settings, opened)] == told
+    assert [str(address) for address in serve.advertised_addresses(settings, opened)] == advertised

@@ -11,8 +11,8 @@
 | `GET /load` | | 200 `Load`, for placement |
 | `POST /drain` | | 200 `Load`: no new calls; live ones end after `--drain` seconds, or `?seconds=S` |
 | `DELETE /drain` | | 200 `Load`: new calls again; 409 when the process is about to end |
-| `POST /moved` | `PreviousOwner` | 204: relays send here what is for calls whose tokens name that transceiver |
-| `DELETE /moved?cluster=C&host=H&port=P` | | 204: no more, a minute later; 404 when it was not so |
+| `POST /moved` | `PreviousOwner` | 204: relays redirect calls whose tokens name that transceiver to this one |
+| `DELETE /moved?cluster=C&host=H&port=P` | | 204: the redirect ends a minute later; 404 if there is none |
 """
 
 import base64

@@ -88,7 +88,7 @@ async def serve_all(
         inside = msgspec.structs.replace(inside, transceiver=(placed.control_url,))
         serve_media = partial(serve_relay, relay, inside, keys, coalesce=False, registry=registry)
         relayed: RelayPorts = await nursery.start(serve_media)
-        ingresses = told_to_callers(relay.media, relayed.media)
+        ingresses = advertised_addresses(relay.media, relayed.media)
         ports: SignalingPorts = await nursery.start(
             partial(serve_signaling, front, inside, keys, ingresses, registry=registry, drain=drain)
         )
@@ -101,9 +101,12 @@ async def serve_all(
         task_status.started(ports)
 
 
-def told_to_callers(settings: Sequence[Media], opened: Sequence[AdvertisedAddress]) -> list[Address]:
-    """Choose from the relay's media addresses: all that were named, and of a wildcard's those of the default routes and
-    127.0.0.1. A host has more, of containers and tunnels, that nobody could use."""
+def advertised_addresses(settings: Sequence[Media], opened: Sequence[AdvertisedAddress]) -> list[Address]:
+    """Return the addresses of the relay that are advertised to callers.
+
+    They are all that the settings name, and of a wildcard those of the default routes and 127.0.0.1. A host has more,
+    of containers and tunnels, which no caller could use.
+    """
     addresses = [Address(host, port) for _, host, port in opened]
     if not any(media.local.host in WILDCARDS for media in settings):
         return addresses
