@@ -1,9 +1,8 @@
-"""How this repository is checked, measured and run: `nox -l` lists the sessions, plain `nox` runs what CI runs.
+"""Checks, measures and runs this repository: `nox -l` lists the sessions, plain `nox` runs those of CI.
 
-What measures against the clock (abuse, load, network, bench, quality) wants a machine to itself and is asked for by
-name.
+Sessions that measure time (abuse, load, network, bench, quality) need a machine of their own and are started by name.
 
-Arguments behind `--` go to the program of the session: `nox -s relay -- -k flood -x`.
+Arguments after `--` are passed to the program of the session: `nox -s relay -- -k flood -x`.
 """
 
 import ctypes
@@ -26,16 +25,16 @@ SYSTEM_TOOLS = (
     *(*TEST_TOOLS, "aiortc", "playwright", "numpy", "mypy", "nox", "types-cffi", "atheris", "coverage"),
     *("kubernetes-validate", "pyyaml", "types-pyyaml"),
 )
-"""Peers to talk to, and what measures and checks the whole."""
+"""Peers of the tests, and tools that check and measure the whole repository."""
 
 QUALITY_TOOLS = ("aiortc", "numpy", "pesq", "pystoi")
-"""A peer to compare with, and measures of speech. PESQ is compiled as it is installed."""
+"""A peer for comparison, and measures of speech quality. Installing PESQ compiles it."""
 
 RELEASED = ("relay", "transceiver", "signaling", "backend")
-"""Services of which `compat` runs the last release: the commit that changed the version of the package last."""
+"""Services whose last release `compat` runs: the last commit that changed the version of the package."""
 
 PEERS_LIMIT, MEASURING_LIMIT = "--timeout=300", "--timeout=1800"
-"""Seconds a single test may take where it starts other implementations, and where it measures for minutes."""
+"""Time limits of one test: of those that start other implementations, and of those that measure for minutes."""
 
 PROGRAMS = (
     "antiphon",
@@ -59,7 +58,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def common(session: nox.Session) -> None:
-    """Test what services agree on: codecs, route token, link, frames, keys, settings, registry."""
+    """Test the parts that all services share: codecs, route token, link, frames, keys, settings, registry."""
     need(session, "redis-server")
     test_package(session)
 
@@ -99,7 +98,7 @@ def antiphon(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True, default=False)
 def system(session: nox.Session) -> None:
-    """Install every package into the environment that the sessions below share; they run it by themselves."""
+    """Install every package into the environment that the sessions below share; they require it."""
     install(session, PACKAGES, SYSTEM_TOOLS)
 
 
@@ -118,7 +117,7 @@ def simulation(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def simulate(session: nox.Session) -> None:
-    """Simulate calls from a seed, `-- --calls N --seed S`: faults, attackers, and what must always hold."""
+    """Simulate calls from a seed, `-- --calls N --seed S`, with faults and attackers, and check their invariants."""
     need(session, "libopus0")
     python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
     session.run(python, "-m", "support.sim.simulate", *session.posargs, env={"PYTHONPATH": path}, external=True)
@@ -126,7 +125,7 @@ def simulate(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def fuzz(session: nox.Session) -> None:
-    """Fuzz every decoder and every core, led by coverage: `-- --seconds N`; prints inputs tried and lines covered."""
+    """Fuzz every decoder and every core, guided by coverage: `-- --seconds N`; prints inputs and lines covered."""
     need(session, "libopus0")
     session.run(str(SYSTEM / "bin" / "pytest"), "tests/fuzz", external=True)
     python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
@@ -141,7 +140,7 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def mutants_sample(session: nox.Session) -> None:
-    """Plant ten of those bugs, drawn by a seed that it prints, and see that all fit their sources."""
+    """Plant ten of those bugs, drawn by a seed that it prints, and check that all fit their sources."""
     session.run(str(SYSTEM / "bin" / "pytest"), "tests/mutants", external=True)
     plant(session, "--check")
     plant(session, "--sample", "10", *session.posargs)
@@ -149,7 +148,7 @@ def mutants_sample(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def cost(session: nox.Session) -> None:
-    """Search every decoder and core for expensive inputs, `-- --seconds N`; prints the dearest and its price."""
+    """Search every decoder and core for expensive inputs, `-- --seconds N`; prints the worst and its cost."""
     need(session, "libopus0")
     session.run(str(SYSTEM / "bin" / "pytest"), "tests/cost", external=True)
     python, path = str(SYSTEM / "bin" / "python"), str(ROOT / "tests")
@@ -158,7 +157,7 @@ def cost(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def deploy(session: nox.Session) -> None:
-    """Check what deploy/ would run: Kubernetes takes it, it has no privilege, and its flags and metrics exist."""
+    """Check the manifests of deploy/: they are valid, run without privileges, and use existing flags and metrics."""
     need(session, "libopus0")
     run_tests(session, "deploy")
 
@@ -177,14 +176,14 @@ def images(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def interop(session: nox.Session) -> None:
-    """Meet other implementations: OpenSSL, aiortc, aioice, pylibsrtp, Chromium, Pion, GStreamer, Node."""
+    """Test against other implementations: OpenSSL, aiortc, aioice, pylibsrtp, Chromium, Pion, GStreamer, Node."""
     need(session, "chromium", "libopus0", "nodejs", "npm", "openssl", *PION, *GSTREAMER)
     run_tests(session, "interop", PEERS_LIMIT)
 
 
 @nox.session(venv_backend="none", requires=["system"])
 def e2e(session: nox.Session) -> None:
-    """Make calls from Chromium and aiortc and listen to what comes back; prints delay and correlation."""
+    """Make calls from Chromium and aiortc and compare the audio that comes back; prints delay and correlation."""
     need(session, "chromium", "libopus0")
     run_tests(session, "e2e", "-s", PEERS_LIMIT)
 
@@ -208,7 +207,7 @@ def network(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def fleet(session: nox.Session) -> None:
-    """Lose the members of a cluster one by one beside twenty calls; prints gaps. Needs root."""
+    """Kill the members of a cluster one by one during twenty calls; prints gaps. Needs root."""
     need(session, "chromium", "iproute2", "keepalived", "libopus0", "nftables", "redis-server")
     need_namespaces(session)
     run_tests(session, "fleet", "-s", MEASURING_LIMIT)
@@ -216,21 +215,21 @@ def fleet(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
 def abuse(session: nox.Session) -> None:
-    """Flood all services beside ten live calls, from outside and from one of the callers; needs CAP_NET_RAW."""
+    """Flood all services during ten live calls, from outside and from one of the callers; needs CAP_NET_RAW."""
     need(session, "gcc", "libc6-dev", "libopus0")
     run_tests(session, "abuse", "-s", MEASURING_LIMIT)
 
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
 def load(session: nox.Session) -> None:
-    """Make 100 calls at once, then more until a process is busy; prints how many that were."""
+    """Make 100 calls at once, then more until a process is busy; prints their number."""
     need(session, "libopus0")
     run_tests(session, "load", "-s", MEASURING_LIMIT)
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build sdist and wheel of each package, install them into empty environments and try them."""
+    """Build sdist and wheel of each package, install them into empty environments and run their programs."""
     session.install(*CONSTRAINTS, "build", "hatchling", "virtualenv")
     made = Path(session.create_tmp()) / "dist"
     shutil.rmtree(made, ignore_errors=True)
@@ -242,7 +241,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"], default=False)
 def bench(session: nox.Session) -> None:
-    """Print what a packet and a call cost, beside a C forwarder and aiortc."""
+    """Print the cost of a packet and of a call, beside those of a C forwarder and aiortc."""
     need(session, "gcc", "libc6-dev", "libopus0")
     names = session.posargs[:1] or sorted(
         {file.parent.name for file in ROOT.glob("benchmarks/*/__main__.py")} - {"quality"}
@@ -254,7 +253,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def quality(session: nox.Session) -> None:
-    """Print how speech arrives where packets get lost, beside aiortc's receiver on the same packets."""
+    """Print the quality of speech under packet loss, beside that of aiortc's receiver on the same packets."""
     need(session, "gcc", "libc6-dev", "libopus0")
     install(session, with_siblings("transceiver"), QUALITY_TOOLS)
     session.run("python", "-m", "benchmarks.quality", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
@@ -268,8 +267,8 @@ def serve(session: nox.Session) -> None:
 
 
 def test_package(session: nox.Session, *peers: str) -> None:
-    """Install the package of the session's name with what it declares, and run its tests. `peers` are what these talk
-    to it with."""
+    """Install the package of the session's name with its dependencies, and run its tests. `peers` are libraries with
+    which the tests connect to it."""
     install(session, with_siblings(session.name), (*TEST_TOOLS, *peers))
     session.run("pytest", f"tests/{session.name}", *session.posargs)
 
@@ -285,7 +284,7 @@ def plant(session: nox.Session, *arguments: str) -> None:
 
 
 def install_releases(session: nox.Session, folder: Path) -> None:
-    """Make a folder with an environment for each released service; those released together share one."""
+    """Make a folder with an environment for each released service. Those of one commit share an environment."""
     shallow = ("git", "rev-parse", "--is-shallow-repository")
     if str(session.run(*shallow, external=True, silent=True, log=False)).strip() == "true":
         session.error("compat takes released services out of git history: git fetch --unshallow")
@@ -316,20 +315,20 @@ def install_commit(session: nox.Session, commit: str, environment: Path) -> None
 
 
 def install(session: nox.Session, packages: Iterable[str], tools: Iterable[str]) -> None:
-    """Install packages from their folders. They share one hatchling: fetching it for each is what takes long."""
+    """Install packages from their folders. They share one hatchling, since fetching it for each takes long."""
     session.install(*CONSTRAINTS, "hatchling", *tools)
     session.install(*CONSTRAINTS, "--no-build-isolation", *(f"./packages/{name}" for name in packages))
 
 
 def with_siblings(name: str) -> list[str]:
-    """Return the package and those of this repository that it declares, all the way down."""
+    """Return the package and all packages of this repository on which it depends, directly or not."""
     declared = nox.project.load_toml(ROOT / "packages" / name / "pyproject.toml")["project"]["dependencies"]
     siblings = {other for other in PACKAGES for line in declared if line.startswith(f"antiphon-{other}")}
     return [name, *sorted({below for other in siblings for below in with_siblings(other)})]
 
 
 def try_archives(session: nox.Session, archives: list[Path]) -> None:
-    """Install archives into an environment of their own, and ask every program in them for help."""
+    """Install archives into a new environment, and run every program in them with --help."""
     empty = archives[0].parent / f"environment-{archives[0].suffix[1:]}"
     session.run("virtualenv", str(empty), silent=True)
     python = str(empty / "bin" / "python")
@@ -339,7 +338,7 @@ def try_archives(session: nox.Session, archives: list[Path]) -> None:
 
 
 def need(session: nox.Session, *debian_packages: str) -> None:
-    """Fail with one line that names what is missing, before it fails a test in some obscure way."""
+    """Fail with one line that names the missing packages, before a test fails for lack of them."""
     missing = [package for package in debian_packages if not DETECT[package]()]
     if missing:
         session.error(f"{session.name} needs Debian packages that are missing: apt-get install {' '.join(missing)}")

@@ -1,4 +1,4 @@
-"""What several folders of tests share."""
+"""Fixtures of several folders of tests."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def playwright() -> Iterator["Playwright"]:
-    """The one Playwright that a thread can have. The tests of single packages run where it is not installed."""
+    """The one Playwright instance of this thread. Tests of single packages run without it installed."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -23,11 +23,11 @@ RELEASED = os.environ.get("ANTIPHON_RELEASED")
 
 CALLS, SECONDS = 2, 2.0
 HEARD = 0.9
-"""The share of packets that has to come back; loopback returns them all, but a busy machine is late for a few."""
+"""Least share of packets that comes back. Loopback returns all of them, but a busy machine delays a few."""
 
 
 def python_of(name: str, released: Collection[str]) -> str:
-    """Return the Python that has the service, as released or as it is now."""
+    """Return the Python interpreter of the service's environment, as released or of this tree."""
     if name not in released:
         return sys.executable
     assert RELEASED is not None, "run `nox -s compat`: it installs the released services"
@@ -36,7 +36,7 @@ def python_of(name: str, released: Collection[str]) -> str:
 
 @contextmanager
 def deployment(released: Collection[str], folder: Path) -> Iterator[str]:
-    """Run the four services, those in `released` as they were; yield the URL of signaling."""
+    """Run the four services, those in `released` as released. Yield the URL of signaling."""
     secret = f"--secret-file={folder / 'secret'}"
     subprocess.run([sys.executable, "-m", "antiphon", "keygen", str(folder / "secret")], check=True)
     with ExitStack() as stack:
@@ -54,7 +54,7 @@ def deployment(released: Collection[str], folder: Path) -> Iterator[str]:
 
 
 def check_calls(url: str) -> None:
-    """Make calls and listen to them."""
+    """Make calls, and check that their audio comes back."""
     report = trio.run(run_load, LoadSettings(url, CALLS, SECONDS))
     for call in report.calls:
         assert call.failure is None

@@ -1,7 +1,7 @@
-"""Looks for dear inputs of every core and decoder: `python -m cost --seconds 60 [--keep] [TARGET …]`.
+"""Searches expensive inputs of every core and decoder: `python -m cost --seconds 60 [--keep] [TARGET …]`.
 
-Prints the dearest input of each state, with what it takes of its bound. One that takes more than its bound fails, and
-is left in tests/cost/found, which git ignores.
+It prints the most expensive input of each state, and the share of its bound. An input above its bound is a failure,
+and is kept in tests/cost/found, which git ignores.
 """
 
 import argparse
@@ -21,18 +21,18 @@ HERE = Path(__file__).parent
 CORPUS, FOUND = HERE / "corpus", HERE / "found"
 
 TRIES = 100
-"""Inputs tried in each state beside the known ones, unless seconds are given."""
+"""Inputs tried in each state besides the known ones, without `--seconds`."""
 
 LONGEST_KEPT = 4096
-"""Bytes of the longest input that is worth a file in the corpus; longer ones are made by the seeds."""
+"""Bytes of the longest input that is kept in the corpus. Longer ones are generated as seeds."""
 
 
 LONG = 1 << 16
-"""Bytes from which on each try takes so long that a quarter of the tries must do."""
+"""Bytes above which only a quarter of the inputs is tried, since each takes long."""
 
 
 class CostOutcome(NamedTuple):
-    """The dearest input of one state."""
+    """The most expensive input of one state."""
 
     target: str
     name: str
@@ -71,11 +71,11 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="cost", description="Look for dear inputs of every core and decoder.")
+    parser = argparse.ArgumentParser(prog="cost", description="Search expensive inputs of every core and decoder.")
     parser.add_argument("--seconds", type=float, help="for all states together, instead of a number of tries")
     parser.add_argument("--tries", type=int, default=TRIES, help=f"in each state (default {TRIES})")
     parser.add_argument("--seed", type=int, default=1, help="of the search (default 1)")
-    parser.add_argument("--keep", action="store_true", help="put the dearest inputs into the corpus")
+    parser.add_argument("--keep", action="store_true", help="put the most expensive inputs into the corpus")
     parser.add_argument("--no-save", action="store_true", help="leave no files of what fails")
     parser.add_argument("--planted", help="name of a planted fault of tests/cost/planted.py, to see it found")
     parser.add_argument("targets", nargs="*", help="instead of all")
@@ -89,7 +89,7 @@ def planted(name: str | None) -> Sequence[work.Patch]:
 
 
 def search(index: int, seed: int, tries: int, seconds: float | None) -> CostOutcome:
-    """Search one state, in a process of the pool; the same inputs are tried in every run with the same tries."""
+    """Search one state, in a process of the pool. Runs with the same number of tries try the same inputs."""
     from cost.search import Search, describe
     from cost.targets import STATES
 
@@ -100,9 +100,9 @@ def search(index: int, seed: int, tries: int, seconds: float | None) -> CostOutc
     if seconds is None:
         found.climb(tries if ready.limit <= LONG else tries // 4)
     else:
-        while time.monotonic() < began + seconds and found.dearest.ratio <= 1.0:
+        while time.monotonic() < began + seconds and found.most_expensive.ratio <= 1.0:
             found.step()
-    best = found.dearest
+    best = found.most_expensive
     bound = round(state.bound.units(best.data))
     described = describe(best, ready.grammar)
     return CostOutcome(
@@ -130,7 +130,7 @@ def report(outcomes: Sequence[CostOutcome]) -> None:
         memory = f", {one.memory >> 10:,} KiB" if one.memory else ""
         print(
             f"{one.target:11} {one.name:38} {one.units:>10,} of {one.bound:>10,} units{memory}"
-            f" {100 * one.ratio:>6.0f} %  {one.described}{'  TOO DEAR' if one.ratio > 1.0 else ''}"
+            f" {100 * one.ratio:>6.0f} %  {one.described}{'  OVER BOUND' if one.ratio > 1.0 else ''}"
             f"{'' if one.failure is None else '  ' + one.failure}"
         )
     tried = sum(outcome.tried for outcome in outcomes)
@@ -138,7 +138,7 @@ def report(outcomes: Sequence[CostOutcome]) -> None:
 
 
 def keep(outcomes: Sequence[CostOutcome]) -> None:
-    """Let the dearest input of each state take the place of the one that was kept."""
+    """Replace the kept input of each state by its most expensive one."""
     for one in outcomes:
         if len(one.data) <= LONGEST_KEPT and one.failure is None:
             folder = CORPUS / one.slug

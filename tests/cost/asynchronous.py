@@ -1,6 +1,7 @@
-"""Runs what is asynchronous for the search: a whole connection, from the bytes of its peer to its end.
+"""Runs asynchronous code for the search: a whole connection, from the bytes of its peer to its end.
 
-What is measured is the longest that other tasks wait, or, with `whole`, all that a connection costs. Time is virtual.
+It measures the longest step between two turns of other tasks or, with `whole`, all work of a connection. Time is
+virtual.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,26 +15,26 @@ from cost import work
 
 
 class _Turns(trio.abc.Instrument):
-    """Ends a step whenever another task gets its turn."""
+    """Ends a step whenever another task is scheduled."""
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         work.step()
 
 
 def run(action: Callable[..., Awaitable[object]], *arguments: Any, whole: bool = False) -> None:
-    """Run an async function to its end. Raises TooDearError alone, not in a group."""
+    """Run an async function to its end. Raises TooExpensiveError, not wrapped in an exception group."""
     instruments = [] if whole else [_Turns()]
     clock = trio.testing.MockClock(autojump_threshold=0)
     try:
         trio.run(action, *arguments, clock=clock, instruments=instruments)
     except BaseExceptionGroup as group:
-        if (dear := group.subgroup(work.TooDearError)) is not None:
-            raise work.TooDearError(str(dear)) from None
+        if (exceeded := group.subgroup(work.TooExpensiveError)) is not None:
+            raise work.TooExpensiveError(str(exceeded)) from None
         raise
 
 
 class Feed(trio.abc.Stream):
-    """A stream of Trio whose peer sends an opening, which is not measured, then the input, and leaves."""
+    """A stream of Trio. Its peer sends an opening, which is not measured, then the input, and closes."""
 
     def __init__(self, data: bytes, *, opening: bytes = b"", read_size: int = 1 << 20) -> None:
         self._data = data

@@ -1,4 +1,4 @@
-"""Connections to backends: what one backend, or one transceiver, may put into a message."""
+"""Connections between transceivers and backends, with messages of either side as inputs."""
 
 from collections.abc import Callable
 
@@ -72,7 +72,7 @@ def _ready(link: BackendLink, seeds: list[bytes]) -> Ready:
 
 
 def backend_of_calls() -> Ready:
-    """The other end: what a transceiver may say to a backend."""
+    """The backend's end, with messages of a transceiver."""
     session = BackendSession(Slots(CALLS), ("opus",), ConnectionCounters(), 0.0)
     session.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, ("opus",))]), 0.0)
     offered = [frames.Started(number, f"call{number}", "tenant", "opus", EMPTY, EMPTY, 0) for number in range(1, CALLS)]

@@ -1,8 +1,7 @@
-"""What one input may cost: a base and a price per byte, in units of `cost.work`; of long inputs also their memory.
+"""Bounds of the cost of one input: a base and a price per byte, in units of `cost.work`; for long inputs also memory.
 
-A datagram for a call is priced by the transceiver itself (`antiphon_transceiver.budget`), in microseconds: what it may
-take at most. The bounds of whole sessions are those prices, and so what a call pays is what it costs. The bounds of
-single cores say more exactly where the work is.
+The transceiver itself charges the datagrams of a call with a price in microseconds (`antiphon_transceiver.budget`), the
+most that they may take. Those prices are the bounds of whole calls. The bounds of single cores show where the work is.
 
 `UNITS_PER_MICROSECOND` was measured once, on the machine of docs/reference/figures.md: 100 for code full of calls, 200
 for plain loops. Nothing here depends on time, and nothing is compared with it.
@@ -20,7 +19,7 @@ RECORD_OVERHEAD, RTP_OVERHEAD, RTCP_OVERHEAD, STUN_OVERHEAD = 37 + 12, 16, 20, 3
 
 
 class Bound(Protocol):
-    """What an input may cost, by what it is."""
+    """The bound of an input, by its length and kind."""
 
     def units(self, data: bytes) -> float: ...
 
@@ -66,7 +65,7 @@ class Budgeted:
 BOUNDS: dict[str, Bound] = {
     # Decoders without a state, which see each byte a few times: decoded, encoded, decoded again.
     "decoder": Linear(5_000, 20),
-    # The same, where 24 bytes may tell of 1,023 packets once, and each 4 bytes of a NACK of 17.
+    # The same, where 24 bytes may report on 1,023 packets once, and each 4 bytes of a NACK on 17.
     "decoder of RTCP": Linear(27_000, 70),
     # libopus decodes three packets and conceals three times, and G.711 is resampled, a byte for each sample.
     "decoder of audio": Linear(110_000, 70),
@@ -74,12 +73,12 @@ BOUNDS: dict[str, Bound] = {
     "description": Linear(30_000, 20, 1 << 20, 40),
     # JSON: brackets and commas are counted before any object is built.
     "object": Linear(20_000, 0.5, 800 << 10, 16),
-    # A message of a backend has up to a mebibyte. It is taken in steps, and other calls get their turn after each: no
+    # A message of a backend has up to a mebibyte. It is processed in steps, and other calls run after each: no
     # step reads more than 16,384 elements of MessagePack, which take 3 ms.
     "backend": Linear(400_000, 0.2, 1 << 20, 4),
-    # One datagram of STUN that a stranger can send: the relay reads it, the agent hashes it.
+    # One STUN datagram of an unauthenticated sender: the relay reads it, the agent hashes it.
     "ice": Linear(3_000, 4),
-    # A stranger's datagram is looked up, and a flow that is not known waits for Redis, or is dropped.
+    # An unauthenticated datagram is looked up. An unknown flow waits for Redis, or is dropped.
     "relay, public side": Linear(1_500, 2),
     "relay, flow cache full": Linear(1_500, 2),
     # A message of an owner may name a path in each 20 bytes.
@@ -125,4 +124,4 @@ BOUNDS: dict[str, Bound] = {
     # A read of 1 KiB holds 170 empty frames with masks.
     "websocket, of a caller, frames": Linear(150_000, 0.2),
 }
-"""By target, or by target and state; `cost.targets` says which decoder is of which kind."""
+"""Bounds by target, or by target and state. `cost.targets` has the kind of each decoder."""

@@ -1,6 +1,6 @@
-"""A call: datagrams as its caller sends them, signed and encrypted, to the end of what they do.
+"""A whole call, with the datagrams of its caller as inputs, signed and encrypted.
 
-An input is a letter for the protocol and the plain content; the call finds the core that each part of it is for.
+An input is a letter for the protocol, and the plaintext. The call passes it to its cores.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Every decoder, alone: as `tests/fuzz` calls it, with its corpus as seeds. Most encode there what they decoded."""
+"""Every decoder by itself, called as in `tests/fuzz`, with its corpus as seeds. Most encode the decoded value again."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,7 +36,7 @@ GRAMMARS: dict[str, Grammar] = {
 }
 
 LIMITS = {"sdp": BODY, "answer": BODY, "session_object": BODY, "control": 2 * BODY, "event": 1 << 18, "frames": 1 << 20}
-"""Bytes of the longest input, where that is not a datagram."""
+"""Bytes of the longest input of decoders whose inputs are not datagrams."""
 
 IN_MEMORY = ("sdp", "answer", "session_object", "control", "event", "frames")
 """Decoders whose inputs are long enough for their memory to matter."""
@@ -47,7 +47,7 @@ def nested(opening: bytes, middle: bytes, closing: bytes, depth: int) -> bytes:
 
 
 def json_objects(size: int) -> list[bytes]:
-    """Return JSON objects of about `size` bytes that take much to read or to hold."""
+    """Return JSON objects of about `size` bytes that are expensive to decode or to hold."""
     numbers = ",".join(["1"] * (size // 2)).encode()
     keys = ",".join(f'"{number:x}":1' for number in range(size // 10)).encode()
     return [
@@ -67,7 +67,7 @@ def json_objects(size: int) -> list[bytes]:
 
 
 def batches(size: int) -> list[bytes]:
-    """Return messages of a backend of about `size` bytes that take much to read or to hold."""
+    """Return messages of a backend of about `size` bytes that are expensive to decode or to hold."""
 
     def array(element: bytes) -> bytes:
         count = size // len(element)
@@ -161,7 +161,7 @@ LONG: dict[str, Callable[[bytes], None]] = {
     "session_object": _read_session,
     "control": _read_request,
 }
-"""Decoders of long inputs, once: the fuzzer's go on to encode what they decoded."""
+"""Decoders of long inputs, without the encoding that the fuzzer's targets add."""
 
 
 def _decoding(name: str) -> Callable[[], Ready]:

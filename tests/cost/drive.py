@@ -1,4 +1,4 @@
-"""What follows from one input is driven here: what leaves, what is told, and the timeouts due at once."""
+"""Drives a core after one input: its datagrams, its events, and the timeouts due at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ def take_all(poll: Callable[[], Any]) -> None:
 
 
 def drain(core: Any, now: float) -> None:
-    """Take what a core sends and tells, and let it do once what is due now: the rest of it waits for its turn."""
+    """Poll the datagrams and events of a core, and handle one timeout if it is due now."""
     take_all(core.poll_transmit)
     take_all(core.poll_event)
     if core.poll_timeout() <= now:

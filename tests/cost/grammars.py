@@ -1,7 +1,7 @@
-"""How inputs of each protocol come apart into elements and together again, lengths and counts put right.
+"""Grammars of inputs: they split an input into elements and join them again with correct lengths and counts.
 
 A search that mutates bytes alone seldom gets past a length field. Elements are whole chunks, packets, records,
-attributes or lines; what is broken in one of them stays in that one.
+attributes or lines, so that an error in one of them does not affect the others.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What comes by HTTP and by WebSocket: requests and forms of callers, their messages, and those of backends."""
+"""Inputs over HTTP and WebSocket: requests and forms of callers, their messages, and those of backends."""
 
 import base64
 import logging
@@ -37,7 +37,7 @@ TEXT, BINARY, PART, CLOSE, PING = b"\x81", b"\x82", b"\x01", b"\x88", b"\x89"
 
 
 class _NoTransceivers:
-    """A fleet where no transceiver takes a call, after all of the request was read."""
+    """A fleet in which every transceiver refuses calls, after it read the whole request."""
 
     async def place(self, request: object) -> None:
         raise busy("no_transceiver", "there is none")
@@ -52,7 +52,7 @@ def _calls() -> Calls:
 
 
 def _connection(read_size: int, *, whole: bool = False) -> Callable[[bytes], None]:
-    """Return what takes the bytes of one connection to signaling."""
+    """Return a function that receives the bytes of one connection to signaling."""
     app = make_app(_calls(), Authenticator(None))
 
     async def serve(data: bytes) -> None:
@@ -72,7 +72,7 @@ def _posted(kind: bytes, body: bytes) -> bytes:
 
 
 def _requests(size: int) -> list[bytes]:
-    """Return requests of about `size` bytes that take much to read."""
+    """Return requests of about `size` bytes that are expensive to read."""
     post = b"POST %s HTTP/1.1" % CALLS_PATH.encode()
     chunked = b"Transfer-Encoding: chunked"
     room = max(1, size - 200)
@@ -103,7 +103,7 @@ def _requests(size: int) -> list[bytes]:
 
 
 def requests() -> Ready:
-    """Everything that one read may find."""
+    """Any bytes in one read."""
     receive = _connection(READ_BYTES)
     return Ready(receive, _requests(READ_BYTES), Lines(), READ_BYTES, stateless=True)
 
@@ -214,7 +214,7 @@ def _accept(request: bytes) -> bytes:
 
 
 def _websocket(kind: ConnectionType) -> Callable[[], Ready]:
-    """Frames that come over an open connection between a transceiver and a backend."""
+    """Frames over an open connection between a transceiver and a backend."""
     is_server = kind is ConnectionType.SERVER
     limit = 1 << 17
 
@@ -237,7 +237,7 @@ def _websocket(kind: ConnectionType) -> Callable[[], Ready]:
 
 
 def _handshakes() -> Ready:
-    """What comes before a WebSocket of a backend is open."""
+    """Bytes before the WebSocket of a backend is open."""
     heads = [_request(*_UPGRADE), *_requests(1 << 13)]
     heads += [head.replace(b"\r\n\r\n", b"\r\n" + b"\r\n".join(_UPGRADE) + b"\r\n\r\n", 1) for head in heads[1:]]
     heads += [_request(b"Sec-WebSocket-Extensions: " + b"a;b=c," * 1300, *_UPGRADE)]

@@ -39,7 +39,7 @@ def stream_of(format: str = "opus", codec: str = "opus") -> AudioStream:
 
 
 class StreamListener:
-    """A stream some way into a call."""
+    """An audio stream in the middle of a call."""
 
     def __init__(self, format: str = "opus", codec: str = "opus") -> None:
         self.stream = stream_of(format, codec)
@@ -50,7 +50,7 @@ class StreamListener:
         self.payload = SAID if codec == "opus" else bytes(160)
 
     def shorten(self) -> None:
-        """Go on with packets of 2.5 ms: a burst has a limit in seconds."""
+        """Continue with packets of 2.5 ms: a burst has a limit in seconds."""
         self.step //= 8
         self.payload = b"\xe0\xff\xfe" if self.payload_type else bytes(20)
 
@@ -87,7 +87,7 @@ class StreamListener:
         return bytes((0x90,)) + packet[1:12] + block + packet[12:]
 
     def play(self, packets: int) -> None:
-        """Let the stream send packets, which are kept for the peer."""
+        """Let the stream send packets, which the retransmission buffer keeps."""
         for number in range(packets):
             self.stream.playout.append(1, SAID if self.payload_type else bytes(320))
             self.now += 0.02
@@ -161,7 +161,7 @@ def _sent_tables_full(listener: StreamListener) -> None:
 
 
 def _jitter_buffer_full(listener: StreamListener) -> None:
-    """Packets behind a hole, as many as are kept, and the time for none has come."""
+    """As many packets as are kept after a missing one, none of them due."""
     for number in range(10):
         listener.receive(listener.extended(number, number))
         listener.now += 0.02

@@ -1,4 +1,4 @@
-"""Makes inputs of inputs: repeats and ramps of elements, numbers at their edges, pieces of other inputs."""
+"""Mutates inputs: repeats and ramps of elements, numbers at their limits, parts of other inputs."""
 
 from collections.abc import Callable, Sequence
 from random import Random
@@ -6,14 +6,14 @@ from random import Random
 from cost.grammars import Grammar
 
 INTERESTING = (0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 127, 128, 255, 256, 1023, 1024, 4095, 0x7FFF, 0x8000, 0xFFFF)
-"""Numbers at which fields, tables and counters end."""
+"""Limits of fields, tables and counters."""
 
 WIDTHS = (1, 2, 4)
 STEPS = (1, 1, 1, 2, 2, 3, 4, 8, 16, 256, -1, -2)
 
 
 class Mutator:
-    """Makes inputs of at most `limit` bytes. `numbers` are those that a state knows: a TSN, a sequence number."""
+    """Makes inputs of at most `limit` bytes. `numbers` are those of a state, such as a TSN or a sequence number."""
 
     def __init__(self, grammar: Grammar, limit: int, numbers: Sequence[int], random: Random) -> None:
         self._grammar = grammar
@@ -37,7 +37,7 @@ class Mutator:
         )
 
     def mutate(self, data: bytes, other: bytes) -> bytes:
-        """Return a changed `data`, with parts of `other` in it sometimes."""
+        """Return a mutation of `data`, sometimes with parts of `other`."""
         elements, others = self._grammar.split(data), self._grammar.split(other)
         for _ in range(self._random.choice((1, 1, 1, 2, 2, 3, 5))):
             if not elements:
@@ -46,7 +46,7 @@ class Mutator:
         return self.fit(elements)
 
     def fit(self, elements: Sequence[bytes]) -> bytes:
-        """Return as many elements as fit the limit; of one that does not fit alone, its beginning."""
+        """Return as many elements as fit the limit, or the beginning of a single one that does not."""
         elements = [one[: self._limit] for one in elements]
         data = self._grammar.join(elements)
         while len(data) > self._limit and len(elements) > 1:

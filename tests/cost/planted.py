@@ -1,4 +1,4 @@
-"""Faults for the search to find: each makes one input cost more than it may. They are text, replaced in our sources."""
+"""Planted faults that the search must find. Each is a text replacement in our sources that exceeds a bound."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from cost.work import Patch
 
 
 class Fault(NamedTuple):
-    """What a tired engineer did, and the target that must notice."""
+    """A planted fault, and the target that must find it."""
 
     target: str
     patch: Patch

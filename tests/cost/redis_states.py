@@ -1,4 +1,4 @@
-"""What comes out of Redis, where others may have written: entries of the registry, and owners of flows."""
+"""Inputs from Redis, where others may have written: entries of the registry, and owners of flows."""
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -30,7 +30,7 @@ OWNER = encode_address("10.0.0.5", 9000)
 
 
 def entries() -> Ready:
-    """One entry, after as many transceivers as are remembered have written theirs."""
+    """One entry, when the registry already has its largest number of transceivers."""
     keys = KeyRing.generate(bytes).control
     reader = RegistryReader(keys)
     for number in range(MAX_REMEMBERED):
@@ -67,8 +67,8 @@ def _entries(keys: DerivedKeys) -> Iterable[bytes]:
 
 
 def full_cache() -> tuple[Relay, FlowCache]:
-    """Return a relay in whose flow cache every table is full: paths that wait with their packets, paths that nobody
-    has written, and flows to write."""
+    """Return a relay with a full flow cache: paths that wait with their packets, paths without an entry, and flows to
+    write."""
     relay = Relay(cache_of=0)
     cache = relay.core.cache
     assert cache is not None
@@ -102,7 +102,7 @@ def packets() -> Ready:
 
 
 def answers() -> Ready:
-    """What Redis has of as many paths as are asked for at once."""
+    """Responses of Redis for as many paths as one lookup has."""
     relay, cache = full_cache()
     keys = cache.take_lookups()
     assert len(keys) == BATCH
@@ -120,7 +120,7 @@ def answers() -> Ready:
 
 
 def _written(keys: Iterable[bytes]) -> list[bytes]:
-    """Return what another relay writes when the owner confirms these paths."""
+    """Return the entries that another relay writes when the owner confirms these paths."""
     other = Relay(cache_of=0)
     cache = other.core.cache
     assert cache is not None

@@ -1,6 +1,6 @@
-"""An association of data channels in the states that an authenticated caller can bring it to.
+"""An association with data channels, in states that an authenticated caller can cause.
 
-Inputs are the chunks of one packet. Those that get an association ready are sent by a real one, or made like its own.
+Inputs are the chunks of one packet. The chunks that prepare a state come from a real association, or are made alike.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,7 @@
-"""Looks for the input that costs most of what it may: hill climbing with restarts, led by cost.
+"""Searches the input with the largest share of its bound: hill climbing with restarts, guided by cost.
 
-Each input is tried on a fork of the process that got the core ready, so that every one finds the same state. Nothing
-depends on time: the same seed and number of tries give the same inputs and prices.
+Each input is tried in a fork of the process that prepared the core, so that each finds the same state. Nothing depends
+on time: the same seed and number of tries give the same inputs and costs.
 """
 
 import gc
@@ -21,40 +21,40 @@ from cost.grammars import Grammar, Whole
 from cost.mutation import Mutator
 
 POPULATION = 12
-"""Inputs kept of one state, the dearest by bound."""
+"""Number of inputs kept for one state: those with the largest shares of their bounds."""
 
 RESTART = 0.15
-"""Share of tries that begin with a seed instead of a dear input, so that one hill is not all there is."""
+"""Share of tries that begin with a seed, not with an expensive input, to leave local maxima."""
 
 ENDLESS = 4
-"""Bounds after which an input is given up: whether it costs four or a thousand times too much matters little."""
+"""Multiple of its bound at which the measurement of an input is stopped."""
 
 EFFORT = 10_000_000
 """Units after which the search of one state ends, so that long inputs do not take all the time."""
 
 MAX_DATAGRAM = 1200
-"""Bytes of a datagram's content: what paths carry."""
+"""Bytes of the content of a datagram."""
 
 
 class Ready(NamedTuple):
-    """A core in a state, and what is known of it. `receive` takes one input and all that follows from it."""
+    """A core in a state, with seeds and a grammar of inputs. `receive` processes one input completely."""
 
     receive: Callable[[bytes], object]
     seeds: Sequence[bytes]
     grammar: Grammar = Whole()
     limit: int = MAX_DATAGRAM
     numbers: Sequence[int] = ()
-    """Numbers that mean something in this state."""
+    """Numbers with a meaning in this state, such as a TSN."""
     stateless: bool = False
-    """Whether inputs leave no trace, so that no fork is needed."""
+    """Whether inputs change no state, so that no fork is needed."""
     memory: bool = False
     """Whether memory counts, too."""
     wrap: Callable[[bytes], bytes] = bytes
-    """What the sender does to an input, which costs us nothing: signs it, encrypts it."""
+    """Signs or encrypts an input as its sender does. It is not measured."""
 
 
 class InputCost(NamedTuple):
-    """What one input took, and of its bounds, as shares."""
+    """The cost of one input, absolute and as shares of its bounds."""
 
     data: bytes
     units: int
@@ -62,7 +62,7 @@ class InputCost(NamedTuple):
     ratio: float
     """The larger of both shares of a bound; more than 1 is a failure."""
     failure: str | None = None
-    """What was raised, if anything was."""
+    """The exception raised, if any."""
 
 
 class Search:
@@ -77,7 +77,7 @@ class Search:
         self._mutator = Mutator(ready.grammar, ready.limit, ready.numbers, self._random)
         self._seen: set[bytes] = set()
         self.population: list[InputCost] = []
-        if ready.stateless:  # what is made once and kept is no input's price
+        if ready.stateless:  # values that are made once and kept are not part of an input's cost
             for data in ready.seeds:
                 measure_here(ready, data[: ready.limit], _WARMING)
         gc.collect()
@@ -86,18 +86,18 @@ class Search:
             self._try(data[: ready.limit])
 
     @property
-    def dearest(self) -> InputCost:
+    def most_expensive(self) -> InputCost:
         return self.population[0]
 
     def climb(self, tries: int) -> None:
         """Try some more inputs; stop at one that exceeds its bound, and after `EFFORT`."""
         for _ in range(tries):
-            if self.dearest.ratio > 1.0 or self.effort > EFFORT:
+            if self.most_expensive.ratio > 1.0 or self.effort > EFFORT:
                 return
             self.step()
 
     def step(self) -> None:
-        """Try one input more."""
+        """Try one more input."""
         random = self._random
         if random.random() < RESTART:
             parent = random.choice(self._ready.seeds)
@@ -119,7 +119,7 @@ class Search:
             del self.population[POPULATION:]
 
     def measure(self, data: bytes) -> InputCost:
-        """Return what one input costs in this state."""
+        """Return the cost of one input in this state."""
         run = measure_here if self._ready.stateless else measure_in_fork
         limit = int(ENDLESS * self._bound.units(data))
         units, memory, failure = run(self._ready, data, limit)
@@ -136,7 +136,7 @@ Taken = tuple[int, int, str | None]
 
 
 def measure_here(ready: Ready, data: bytes, limit: int) -> Taken:
-    """Return the units and the bytes of memory that one input takes, and what was raised."""
+    """Return the units and the bytes of memory that one input takes, and the exception raised."""
     failure = None
     try:
         wrapped = ready.wrap(data)
@@ -148,7 +148,7 @@ def measure_here(ready: Ready, data: bytes, limit: int) -> Taken:
         tracemalloc.start()
     try:
         units = work.measure(lambda: ready.receive(wrapped), limit)
-    except work.TooDearError:
+    except work.TooExpensiveError:
         units = limit
     except Exception as error:
         units, failure = work.count[0], f"{type(error).__name__}: {error}"
@@ -160,7 +160,7 @@ def measure_here(ready: Ready, data: bytes, limit: int) -> Taken:
 
 
 def measure_in_fork(ready: Ready, data: bytes, limit: int) -> Taken:
-    """Do the same in a child, and leave this process as it is."""
+    """Measure one input in a child process, so that this process keeps its state."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -182,7 +182,7 @@ def measure_in_fork(ready: Ready, data: bytes, limit: int) -> Taken:
 
 
 def describe(price: InputCost, grammar: Grammar) -> str:
-    """Return what an input consists of, in a line."""
+    """Return a description of an input's elements in one line."""
     names: dict[str, int] = {}
     for element in grammar.split(price.data):
         name = grammar.name(element)
@@ -192,7 +192,7 @@ def describe(price: InputCost, grammar: Grammar) -> str:
 
 
 def is_counted() -> bool:
-    """Tell whether the sources in use count their work."""
+    """Return whether the imported sources count their work."""
     return any(
         hasattr(module, "__turn__") for name, module in list(sys.modules.items()) if name.startswith("antiphon_")
     )

@@ -19,7 +19,7 @@ from cost.search import Ready
 
 
 class State(NamedTuple):
-    """A core in a state, or a decoder. `prepare` builds it."""
+    """A core in a state, or a decoder. `prepare` constructs it."""
 
     target: str
     name: str

@@ -1,4 +1,4 @@
-"""Every state is what its name says: what prepares it compares its tables with the constants that bound them."""
+"""Every state can be prepared. Its preparation compares tables with the constants that bound them."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What strangers reach: ICE agents, the relay, and the transceiver behind it; and what an owner of the link reaches."""
+"""ICE agents, the relay and the transceiver behind it, with inputs of unauthenticated senders and of link owners."""
 
 import hmac
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def _talking(calls: int) -> World:
 
 
 def _datagrams(world: World) -> list[bytes]:
-    """Return what one more caller sends while it connects, and what it says."""
+    """Return the datagrams of one more caller: those of its set-up, and those of its audio."""
     sent: list[bytes] = []
     world.observe_datagram = lambda client, data, up: sent.append(data) if up else None
     late = world.call(data_channels=True)
@@ -98,7 +98,7 @@ def _datagrams(world: World) -> list[bytes]:
 
 
 def relay_public() -> Ready:
-    """The relay with flows of calls and of thousands of owners' paths; what comes is a stranger's."""
+    """The relay with flows of calls and of thousands of other paths. Its inputs are unauthenticated datagrams."""
     world = _talking(2)
     relay, now = world.relays[0], world.now
     keys, owner = LinkKeys(world.keys.link), Path.of(*world.transceivers[0].address, ingress=LINK)
@@ -118,7 +118,7 @@ def relay_public() -> Ready:
 
 
 def relay_link() -> Ready:
-    """The same relay, and what comes by its link from the owner of paths: messages with good tags."""
+    """The same relay, with inputs over its link from the owner of paths: messages with valid tags."""
     world = _talking(2)
     relay, now = world.relays[0], world.now
     keys, owner = LinkKeys(world.keys.link), Path.of(*world.transceivers[0].address, ingress=LINK)

@@ -1,9 +1,9 @@
 """Counts the work of our packages, and of parsers they use: the same number for the same input on every machine.
 
-An import hook rewrites the source of these packages before it is compiled: each block of statements adds what it takes
-to a counter. One unit is about one operation of the interpreter: a call is three, an attribute, a subscript or an
-operator is one. Loops inside C count as well, where a profiler of calls sees nothing: a slice, a concatenation, `in` on
-a list, `sorted`, `list.insert` and their like add what they go through. Cryptography and codecs have fixed prices.
+An import hook rewrites the source of these packages before compilation: each block of statements adds its cost to a
+counter. One unit is about one operation of the interpreter: a call is three, an attribute, a subscript or an operator
+is one. Loops inside C count as well, which a profiler of calls does not see: a slice, a concatenation, `in` on a list,
+`sorted`, `list.insert` and their like add the number of their elements. Cryptography and codecs have fixed prices.
 """
 
 import ast
@@ -103,12 +103,12 @@ CONSUMERS = frozenset(
 """Built-in functions that go through their arguments."""
 
 
-class TooDearError(BaseException):
-    """An input took more than the limit; not an Exception, so that nothing of ours catches it."""
+class TooExpensiveError(BaseException):
+    """An input took more than the limit. It is no Exception, so that our sources do not catch it."""
 
 
 class Patch(NamedTuple):
-    """Text of our sources that is replaced before it is compiled: a planted fault."""
+    """A planted fault: text of our sources that is replaced before compilation."""
 
     find: str
     replace: str
@@ -118,33 +118,35 @@ count = [0]
 """Units so far."""
 
 _limit = [1 << 62]
-_dearest = [0]
+_most_expensive = [0]
 
 
 def measure(action: Callable[[], object], limit: int) -> int:
-    """Return the units that an action takes, of one of several steps the dearest; raise TooDearError when they are more
-    than `limit`."""
-    count[0], _limit[0], _dearest[0] = 0, limit, 0
+    """Return the units of an action or, if it has several steps, of its most expensive step.
+
+    Raises TooExpensiveError above `limit`.
+    """
+    count[0], _limit[0], _most_expensive[0] = 0, limit, 0
     try:
         action()
     finally:
         _limit[0] = 1 << 62
-    return max(count[0], _dearest[0])
+    return max(count[0], _most_expensive[0])
 
 
 def begin() -> None:
-    """Forget what was counted: what the action does from now on is what is measured."""
-    count[0], _dearest[0] = 0, 0
+    """Reset the count: only the work from now on is measured."""
+    count[0], _most_expensive[0] = 0, 0
 
 
 def step() -> None:
-    """Say that others get their turn now, before the action that is measured goes on."""
-    _dearest[0] = max(_dearest[0], count[0])
+    """End the present step: other tasks are scheduled before the action continues."""
+    _most_expensive[0] = max(_most_expensive[0], count[0])
     count[0] = 0
 
 
 def paid(units: int) -> None:
-    """Take off what was paid apart."""
+    """Subtract units that a budget charges separately."""
     count[0] -= units
 
 
@@ -155,7 +157,7 @@ def turn(units: int) -> bool:
     """Count one turn of a loop, or a call with a price; return True."""
     count[0] += units
     if count[0] > _limit[0]:
-        raise TooDearError(f"more than {_limit[0]} units")
+        raise TooExpensiveError(f"more than {_limit[0]} units")
     return True
 
 
@@ -319,7 +321,7 @@ class _Counting(ast.NodeTransformer):
         simple = [value for value in shorter if isinstance(value, ast.Name | ast.Attribute)]
         return [*(ast.Expr(_call("shifted", _loaded(value))) for value in simple), node]
 
-    # Patterns, annotations and the like are left as they are.
+    # Patterns, annotations and the like are not instrumented.
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
         if node.value is not None:
@@ -363,7 +365,7 @@ def _loaded(target: ast.expr) -> ast.expr:
 
 
 def _is_msgspec(called: ast.Attribute) -> bool:
-    """Tell whether a call is one of msgspec's coders; ours are methods of other names."""
+    """Return whether a call is one of msgspec's coders. Ours are methods with other names."""
     owner = ast.unparse(called.value).lower()
     return called.attr in ("decode", "encode", "encode_into") and (
         "json" in owner or owner.endswith(("coder", "msgpack"))

@@ -1,5 +1,4 @@
-"""What deploy/ would run: whether Kubernetes takes it, whether it stays without privilege, and whether it fits the
-services."""
+"""The manifests of deploy/: they are valid, run without privileges, and match the services."""
 
 import re
 import subprocess
@@ -22,10 +21,10 @@ OVERLAYS = {
     **{path.name: render(path) for path in sorted((DEPLOY / "kubernetes/overlays").iterdir())},
 }
 VERSIONS = ("1.30", "1.37")
-"""The oldest Kubernetes that knows every field, and the newest whose schema is at hand."""
+"""The oldest version of Kubernetes with every field, and the newest whose schema is available."""
 
 PRIVILEGES = ("hostNetwork", "hostPort", "hostPID", "hostIPC", "hostPath", "privileged", "nodePort", "externalIPs")
-"""Fields that tie a pod to its node, or open that to it."""
+"""Fields that bind a pod to its node, or give it access to the node."""
 
 GROUPS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "antiphon_relay": (RelaySettings, SharedSettings),
@@ -65,12 +64,12 @@ def module_of(image: str) -> str:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_takes_every_manifest(manifests: list[Manifest], version: str) -> None:
+def test_every_manifest_is_valid_for_kubernetes(manifests: list[Manifest], version: str) -> None:
     for manifest in manifests:
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_no_pod_is_tied_to_its_node_or_privileged(manifests: list[Manifest]) -> None:
+def test_no_pod_is_bound_to_its_node_or_privileged(manifests: list[Manifest]) -> None:
     for manifest in manifests:
         found = set(fields(manifest)) & set(PRIVILEGES)
         assert not found, f"{manifest['kind']} {manifest['metadata']['name']} has {', '.join(found)}"
@@ -93,7 +92,7 @@ def test_every_pod_passes_the_restricted_pod_security_standard(manifests: list[M
     assert checked == 5
 
 
-def test_every_flag_is_one_that_the_service_takes(manifests: list[Manifest]) -> None:
+def test_every_flag_is_accepted_by_its_service(manifests: list[Manifest]) -> None:
     [settings] = [each["data"] for each in of_kind(manifests, "ConfigMap")]
     for container, _ in containers(manifests):
         if "redis" not in container["image"]:
@@ -103,7 +102,7 @@ def test_every_flag_is_one_that_the_service_takes(manifests: list[Manifest]) -> 
             check_arguments(module_of(container["image"]), arguments, environment)
 
 
-def test_the_compose_file_gives_flags_that_the_services_take() -> None:
+def test_the_flags_of_the_compose_file_are_accepted_by_its_services() -> None:
     text = (DEPLOY / "compose.yaml").read_text()
     text = re.sub(r"\$\{(\w+)[^}]*\}", "192.0.2.7", text)
     services = yaml.safe_load(text)["services"]
@@ -135,7 +134,7 @@ def check_arguments(module: str, arguments: Sequence[str], environment: dict[str
     assert {argument.partition("=")[0] for argument in arguments} <= set(re.findall(r"--[\w-]+", shown))
 
 
-def test_pods_have_longer_to_end_than_their_service_takes(manifests: list[Manifest]) -> None:
+def test_the_grace_period_of_pods_is_longer_than_the_drain_of_their_service(manifests: list[Manifest]) -> None:
     for container, pod in containers(manifests):
         if "redis" not in container["image"]:
             before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
@@ -143,7 +142,7 @@ def test_pods_have_longer_to_end_than_their_service_takes(manifests: list[Manife
             assert pod["terminationGracePeriodSeconds"] >= before + drain + 10
 
 
-def test_services_lead_to_ports_that_pods_have_and_mix_no_protocols(manifests: list[Manifest]) -> None:
+def test_services_select_ports_that_pods_have_and_mix_no_protocols(manifests: list[Manifest]) -> None:
     ports_of = {
         workload["spec"]["template"]["metadata"]["labels"]["app"]: {
             (port["name"], port.get("protocol", "TCP"))
@@ -167,7 +166,7 @@ def service_ports(manifests: list[Manifest]) -> Iterator[tuple[str, str, dict[st
             yield service["metadata"]["name"], service["spec"]["selector"]["app"], {"protocol": "TCP", **port}
 
 
-def test_every_service_of_ours_survives_disruptions_and_is_fenced_in(manifests: list[Manifest]) -> None:
+def test_every_service_has_a_disruption_budget_and_a_network_policy(manifests: list[Manifest]) -> None:
     apps = {"relay", "transceiver", "signaling", "backend"}
     budgets = {each["spec"]["selector"]["matchLabels"]["app"] for each in of_kind(manifests, "PodDisruptionBudget")}
     assert budgets == apps

@@ -1,4 +1,4 @@
-"""The dashboard and the rules ask for what services export; what they export has few labels."""
+"""The dashboard and the rules query metrics that services export, and these have few labels."""
 
 import importlib
 import json
@@ -67,12 +67,12 @@ BOUNDED = {
     "socket": "the addresses of a relay's sockets",
     "le": "the buckets of a histogram",
 }
-"""Every label, and what bounds its values."""
+"""Every label, with the reason why its values are bounded."""
 
 
 @pytest.fixture(scope="module")
 def exported() -> str:
-    """What the services say at /metrics: all in one, and a backend of its own."""
+    """Return /metrics of all services in one process, and of a separate backend."""
     admin = f"127.0.0.1:{free_port()}"
     backend = Service("antiphon_backend.echo", "--listen", "127.0.0.1:0", "--admin", admin)
     with all_in_one() as deployment, backend:
@@ -86,7 +86,7 @@ def scrape(address: str) -> str:
 
 
 def series(text: str) -> set[str]:
-    """Return the names that can be asked for: those of samples; of a histogram its parts."""
+    """Return the names that can be queried: those of samples, and of the parts of histograms."""
     names = set()
     for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.M):
         names |= {name} if kind != "histogram" else {f"{name}_{part}" for part in ("bucket", "sum", "count")}
@@ -94,7 +94,7 @@ def series(text: str) -> set[str]:
 
 
 def expressions() -> list[str]:
-    """Return everything in deploy/monitoring that Prometheus is asked."""
+    """Return all Prometheus expressions in deploy/monitoring."""
     groups = yaml.safe_load((MONITORING / "rules.yaml").read_text())["groups"]
     panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
     [adapted] = yaml.safe_load((MONITORING / "adapter.yaml").read_text())["rules"]
@@ -111,13 +111,13 @@ def recorded() -> set[str]:
     return {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
 
 
-def test_dashboard_and_rules_ask_for_metrics_that_services_export(exported: str) -> None:
+def test_dashboard_and_rules_query_metrics_that_services_export(exported: str) -> None:
     asked = {name for text in expressions() for name in re.findall(r"\bantiphon[\w:]+", text)}
     assert len(asked) > 30
     assert asked <= series(exported) | recorded()
 
 
-def test_every_expression_closes_what_it_opens() -> None:
+def test_every_expression_has_balanced_brackets() -> None:
     for text in expressions():
         assert [text.count(one) for one in "([{"] == [text.count(one) for one in ")]}"], text
 
@@ -180,7 +180,7 @@ async def test_the_counters_of_a_running_call_are_exported() -> None:
             )
 
 
-def test_the_scaler_asks_for_what_the_adapter_makes() -> None:
+def test_the_scaler_queries_a_metric_of_the_adapter() -> None:
     [adapted] = yaml.safe_load((MONITORING / "adapter.yaml").read_text())["rules"]
     scaler = (MONITORING.parent / "kubernetes/base/transceiver.yaml").read_text()
     assert f"metric: {{name: {adapted['name']['as']}}}" in scaler

@@ -1,6 +1,6 @@
-"""Fuzzes every target for a while, led by coverage (atheris): `python -m fuzz --seconds 60 [--keep] [TARGET …]`.
+"""Coverage-guided fuzzing of every target with atheris: `python -m fuzz --seconds 60 [--keep] [TARGET …]`.
 
-Prints the inputs tried and the lines covered; an input that finds a bug is named and left beside the corpus.
+It prints the inputs tried and the lines covered. An input that finds a bug is printed and kept beside the corpus.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from fuzz.targets import TARGETS
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
 START_SECONDS = 3.0
-"""What importing and instrumenting takes of each target's time."""
+"""Seconds of each target's time for imports and instrumentation."""
 MAX_INPUT = 16384
 
 
 class FuzzOutcome(NamedTuple):
-    """What became of one target: inputs tried, and libFuzzer's last words if it found something."""
+    """The outcome of one target: inputs tried, and the last output of libFuzzer if it found a bug."""
 
     name: str
     tried: int
@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def fuzz(name: str, seconds: int, found: Path, seed: int) -> FuzzOutcome:
-    """Run one target in a process of its own; what it finds new goes into the folder `found`."""
+    """Run one target in a separate process. Inputs that reach new code go into the folder `found`."""
     found.mkdir()
     options = [f"-max_total_time={seconds}", f"-max_len={MAX_INPUT}", f"-seed={seed}", "-print_final_stats=1"]
     options += ["-timeout=10", "-rss_limit_mb=4096", f"-artifact_prefix={HERE}/found-{name}-"]
@@ -73,7 +73,7 @@ def fuzz(name: str, seconds: int, found: Path, seed: int) -> FuzzOutcome:
 
 
 def keep(names: Sequence[str], found: Path) -> None:
-    """Add to the corpus what reaches new code, smallest inputs first."""
+    """Add the inputs that reach new code to the corpus, smallest first."""
     for name in names:
         run_one(name, ["-merge=1", f"-max_len={MAX_INPUT}", str(CORPUS / name), str(found / name)])
 
@@ -84,7 +84,7 @@ def run_one(name: str, arguments: list[str]) -> "subprocess.CompletedProcess[str
 
 
 def count_lines(names: Sequence[str], found: Path) -> int:
-    """Return how many lines of the sources all inputs together run through."""
+    """Return the number of source lines that all inputs together cover."""
     measured = coverage.Coverage(data_file=None, include=["*/antiphon_*/*"])
     with measured.collect():
         for name in names:

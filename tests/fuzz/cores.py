@@ -1,4 +1,4 @@
-"""Cores, with whatever a stranger or a peer may send them: they may not raise at all, and must come to rest."""
+"""Targets of cores, with inputs of an attacker or a peer. A core must not raise, and must come to rest."""
 
 import contextlib
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from antiphon_transceiver.rtp.red import decode_red
 from antiphon_transceiver.sctp import DataChannelEndpoint
 from antiphon_transceiver.sctp.checksum import checksum
 from antiphon_transceiver.srtp import SrtpProfile, SrtpSession, keying_material_length
-from fuzz.driving import MAX_OUTPUT, PATIENCE, SOURCE, drain, drive, pieces, rest
+from fuzz.driving import MAX_OUTPUT, REST_SECONDS, SOURCE, drain, drive, pieces, rest
 from support.peers.certificates import certificate
 from support.sim.memory_network import MemoryNetwork
 from support.sim.relay_harness import LINK, forward_datagram, take_outboxes
@@ -49,7 +49,7 @@ def ice_agent(data: bytes) -> None:
 
 
 def signed_ice_agent(data: bytes) -> None:
-    """The same, but with checks that a caller signed with the right password."""
+    """Fuzz an agent with checks that a caller signed with the right password."""
     local, remote = IceParameters("local", "p" * 24), IceParameters("remote", "q" * 24)
     agent = ControlledAgent(local, remote, Random(0).randbytes)
     now = 1.0
@@ -111,7 +111,7 @@ def dtls_midway(data: bytes) -> None:
 
 
 def dtls_peer(data: bytes) -> None:
-    """Whatever an authenticated peer puts into its records."""
+    """Fuzz the records of an authenticated peer."""
     network = _dtls_peers()
     network.run(lambda: network.left.core.connected and network.right.core.connected, limit=5.0)  # type: ignore[attr-defined]
     first, data = data[0] if data else 0, data[1:]
@@ -155,7 +155,7 @@ def peer_transport(data: bytes) -> None:
             transport.receive_datagram(piece, network.left.path if kind != b"x" else SOURCE, network.now)
         network.run(limit=network.now + delay)
     transport.close(network.now)
-    network.run(limit=network.now + PATIENCE)
+    network.run(limit=network.now + REST_SECONDS)
     assert transport.poll_timeout() == inf, "a closed transport never comes to rest"
 
 
@@ -188,7 +188,7 @@ def data_channels(right: Any) -> MemoryNetwork[Any, Any]:
 
 
 def sctp_peer(data: bytes) -> None:
-    """Chunks in packets that an established association takes for its peer's."""
+    """Fuzz chunks in packets that an established association accepts as its peer's."""
     endpoint = DataChannelEndpoint(False, Random(2).randbytes)
     network = data_channels(endpoint)
     header, now = network.left.sent[-1][:8], network.now
@@ -262,7 +262,7 @@ def backend_session(data: bytes) -> None:
 
 
 def jitter_buffer(data: bytes) -> None:
-    """Packets that may be RED; what is released is in order."""
+    """Fuzz packets that may be RED. The frames released are in order."""
     buffer, now, position = JitterBuffer(), 1.0, 0
     for delay, packet in pieces(data):
         now += delay
@@ -304,7 +304,7 @@ def media_stream() -> AudioStream:
 
 
 def media(data: bytes) -> None:
-    """RTP and RTCP as an authenticated caller may send it."""
+    """Fuzz RTP and RTCP of an authenticated caller."""
     stream, now = media_stream(), 1.0
     stream.start(now)
     stream.playout.append(1, bytes(48_000))
@@ -357,7 +357,7 @@ def link(data: bytes) -> None:
 
 
 def call_router(data: bytes) -> None:
-    """Link datagrams with good headers, and whatever behind them, beside a live call."""
+    """Fuzz link datagrams with valid headers and any content, beside a live call."""
     world = World(0)
     client = world.call()
     world.run(1.0, lambda: client.connected)

@@ -1,5 +1,4 @@
-"""Decoders: they may raise DecodeError and nothing else, and what they decode encodes to something that decodes to the
-same."""
+"""Targets of decoders. They may raise only DecodeError, and a decoded value survives encoding and decoding."""
 
 import contextlib
 from collections.abc import Callable
@@ -198,7 +197,7 @@ def _accepted(sctp: SctpParameters | None) -> CallAccepted:
 
 
 def answer(data: bytes) -> None:
-    """An answer of some server to the test client."""
+    """Fuzz an answer to the test client."""
     with contextlib.suppress(DecodeError):
         read_answer(data.decode("utf-8", "replace"))
 
@@ -216,7 +215,7 @@ def red_payload(data: bytes) -> None:
 
 
 def audio_packet(data: bytes) -> None:
-    """A packet for libopus, after one that was good, and for G.711."""
+    """Fuzz a packet for libopus, after a valid one, and for G.711."""
     for decoder in (OpusDecoder(24_000), G711Decoder("pcmu", 16_000), G711Decoder("pcma", 48_000)):
         with contextlib.suppress(DecodeError):
             decoder.decode(b"\xf8\xff\xfe")
@@ -228,7 +227,7 @@ def audio_packet(data: bytes) -> None:
 
 
 def event(data: bytes) -> None:
-    """What a caller sends over `oai-events`, and what of it a backend may send back."""
+    """Fuzz an event of a caller over `oai-events`, and its way back from a backend."""
     try:
         decoded = read_event(data.decode("utf-8", "replace"))
     except DecodeError:
@@ -240,7 +239,7 @@ def event(data: bytes) -> None:
 
 
 def control_body(data: bytes) -> None:
-    """A request to the control API."""
+    """Fuzz a request to the control API."""
     kinds: tuple[Any, ...] = (CallRequest, IceUpdate)
     for kind in kinds:
         try:
@@ -276,7 +275,7 @@ READERS: tuple[Callable[[str], Any], ...] = (
 
 
 def setting(data: bytes) -> None:
-    """The text of a setting, as it stands in the environment, and the lines of the files of keys."""
+    """Fuzz the text of a setting in the environment, and lines of key files."""
     text = data.decode("utf-8", "surrogateescape")
     for read in READERS:
         with contextlib.suppress(ValueError):

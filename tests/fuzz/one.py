@@ -1,4 +1,4 @@
-"""Fuzzes one target until its time is over: `python -m fuzz.one TARGET NEW_INPUTS CORPUS [libFuzzer options]`."""
+"""Fuzzes one target for a limited time: `python -m fuzz.one TARGET NEW_INPUTS CORPUS [libFuzzer options]`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Good inputs to begin with, taken from calls in memory and from the recorded vectors: `python -m fuzz.seeds`."""
+"""Writes valid inputs as seeds, from calls in memory and from recorded vectors: `python -m fuzz.seeds`."""
 
 import json
 from collections.abc import Iterable
@@ -85,7 +85,7 @@ def as_pieces(datagrams: Iterable[bytes]) -> bytes:
 
 
 def recorded_call() -> dict[Protocol, list[bytes]]:
-    """Return what a caller and a transceiver said to each other, by protocol."""
+    """Return the datagrams between a caller and a transceiver, by protocol."""
     world = World(1)
     seen: dict[Protocol, list[bytes]] = {protocol: [] for protocol in Protocol}
     client = world.call()
@@ -112,7 +112,7 @@ def recorded_call() -> dict[Protocol, list[bytes]]:
 
 
 def handshake_bodies() -> list[bytes]:
-    """Return the messages of a handshake, each behind the number of its decoder."""
+    """Return the messages of a handshake, each after the number of its decoder."""
     network = make_peers().shake_hands().network
     records = [record for datagram in network.left.sent + network.right.sent for record in split_records(datagram)]
     plain = [record.payload for record in records if record.content_type == ContentType.HANDSHAKE and not record.epoch]
@@ -173,7 +173,7 @@ def media_packets() -> list[bytes]:
 
 
 def red_payload() -> bytes:
-    """Return an Opus packet behind one that it repeats, 960 ticks before it."""
+    """Return a RED payload: an Opus packet after a redundant block with a timestamp offset of 960 ticks."""
     return bytes((0x80 | RED, 960 >> 6, (960 << 2) & 0xFF, 4, RED)) + b"\xf8abc" + b"\xf8def"
 
 
@@ -187,7 +187,7 @@ def link_messages() -> list[bytes]:
 
 
 def seeds() -> dict[str, list[bytes]]:
-    """Return good inputs for each target."""
+    """Return valid inputs for each target."""
     return decoder_seeds() | core_seeds()
 
 

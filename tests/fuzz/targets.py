@@ -1,6 +1,6 @@
-"""What is fuzzed: every decoder, and every core with whatever a stranger or a peer may send it.
+"""The fuzzing targets: every decoder, and every core with inputs of an attacker or a peer.
 
-A target takes bytes and returns, or raises what is a bug.
+A target takes bytes. An exception that it raises is a bug.
 """
 
 from collections.abc import Callable

@@ -33,7 +33,7 @@ machine is late for a few."""
 
 @contextmanager
 def step(what: str) -> Iterator[None]:
-    """Say how long something took."""
+    """Print how long a step took."""
     began = time.monotonic()
     yield
     print(f"{what}: {time.monotonic() - began:.0f} s", flush=True)
@@ -100,7 +100,7 @@ def deployment(images: dict[str, Image], keys: Path, *relay: str) -> Iterator[tu
 
 
 def make_calls(image: Image, keys: Path, url: str, meanwhile: Callable[[], None] | None = None) -> None:
-    """Make calls from an image and judge them; do something while they last."""
+    """Make calls from an image, run `meanwhile` during them, and check that their audio came back."""
     command = [*image.confined(keys), "load", url, f"--calls={CALLS}", f"--seconds={SECONDS}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as load:
         assert load.stdout is not None

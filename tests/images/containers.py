@@ -39,7 +39,7 @@ class Buildah:
         self.command = ("buildah", "--root", str(folder / "storage"), "--runroot", str(folder / "run"))
 
     def __call__(self, *arguments: str | Path) -> str:
-        """Run a command of buildah; return what it says."""
+        """Run a command of buildah and return its output."""
         command = [*self.command, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

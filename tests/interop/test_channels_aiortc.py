@@ -1,4 +1,4 @@
-"""Whole calls from aiortc with audio and data channels, to services as they run, and a backend that answers events."""
+"""Calls from aiortc with audio and data channels, to running services and a backend that answers events."""
 
 import asyncio
 import json
@@ -29,19 +29,19 @@ def deployment() -> Iterator[Deployment]:
 
 
 class ChannelCaller:
-    """A call of aiortc's; `opened`, `heard` and `closed` are of the channel `oai-events`."""
+    """A call of aiortc. `opened`, `received` and `closed` are those of the channel `oai-events`."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.peer = RTCPeerConnection()
         self.peer.addTrack(EncodedSpeaker(RecordedSpeech.shipped().packets))
-        self.heard: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         self.location = ""
         self._http = http
         self.channel = self.open("oai-events")
 
     def open(self, label: str, **options: Any) -> RTCDataChannel:
         channel = self.peer.createDataChannel(label, **options)
-        channel.on("message", lambda message: self.heard.append(json.loads(message)))
+        channel.on("message", lambda message: self.received.append(json.loads(message)))
         return channel
 
     async def connect(self) -> None:
@@ -60,7 +60,7 @@ class ChannelCaller:
     async def wait(self, until: Callable[[], bool], what: str) -> None:
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while not until():
-            assert asyncio.get_running_loop().time() < deadline, f"{what}: {self.peer.connectionState}, {self.heard}"
+            assert asyncio.get_running_loop().time() < deadline, f"{what}: {self.peer.connectionState}, {self.received}"
             await asyncio.sleep(0.005)
 
     async def statistics(self) -> dict[str, Any]:
@@ -88,9 +88,9 @@ def test_events_of_every_length_both_ways(deployment: Deployment) -> None:
             began = asyncio.get_running_loop().time()
             for event in events:
                 caller.say(event)
-            await caller.wait(lambda: len(caller.heard) == len(events), "the answers")
+            await caller.wait(lambda: len(caller.received) == len(events), "the answers")
             took = asyncio.get_running_loop().time() - began
-            assert caller.heard == [{"type": "answer", "to": event} for event in events]
+            assert caller.received == [{"type": "answer", "to": event} for event in events]
             statistics = await caller.statistics()
             assert statistics["channels"]["received"] == statistics["channels"]["sent"] == len(events)
             assert statistics["received_packets"] > 0
@@ -100,7 +100,7 @@ def test_events_of_every_length_both_ways(deployment: Deployment) -> None:
     print(f"\naiortc: {SIZE // 1024} KiB and back in {took:.2f} s", end="")
 
 
-def test_what_is_no_event_and_what_is_no_events_channel(deployment: Deployment) -> None:
+def test_invalid_events_get_errors_and_other_channels_are_ignored(deployment: Deployment) -> None:
     async def talk() -> None:
         async with calling(deployment) as caller:
             other = caller.open("chat", ordered=False, maxRetransmits=1)
@@ -111,8 +111,8 @@ def test_what_is_no_event_and_what_is_no_events_channel(deployment: Deployment) 
             caller.channel.send(b"\xff")
             caller.channel.send(b'{"type":"bytes"}')
             caller.say({"type": "test"})
-            await caller.wait(lambda: len(caller.heard) == 4, "the answers")
-            assert sorted(event["type"] for event in caller.heard) == ["answer", "answer", "error", "error"]
+            await caller.wait(lambda: len(caller.received) == 4, "the answers")
+            assert sorted(event["type"] for event in caller.received) == ["answer", "answer", "error", "error"]
             channels = (await caller.statistics())["channels"]
             assert (channels["ignored"], channels["malformed"], channels["received"]) == (2, 2, 2)
 
@@ -127,18 +127,18 @@ def test_a_channel_is_closed_and_another_opened(deployment: Deployment) -> None:
             caller.channel = caller.open("oai-events")
             await caller.wait(lambda: caller.channel.readyState == "open", "the second channel")
             caller.say({"type": "test"})
-            await caller.wait(lambda: len(caller.heard) == 1, "the answer")
+            await caller.wait(lambda: len(caller.received) == 1, "the answer")
             assert caller.peer.connectionState == "connected"
 
     run_in_thread(talk)
 
 
-def test_the_last_event_comes_before_the_backend_hangs_up(deployment: Deployment) -> None:
+def test_the_last_event_arrives_before_the_end_of_the_call(deployment: Deployment) -> None:
     async def talk() -> None:
         async with calling(deployment) as caller:
             caller.say({"type": "hang_up", "text": "x" * SIZE})
             await caller.wait(lambda: caller.peer.connectionState == "closed", "the end")
-            assert [event["to"]["type"] for event in caller.heard] == ["hang_up"]
+            assert [event["to"]["type"] for event in caller.received] == ["hang_up"]
             assert caller.channel.readyState == "closed"
 
     run_in_thread(talk)

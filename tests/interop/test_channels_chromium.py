@@ -89,7 +89,7 @@ def tab(deployment: Deployment, new_tab: Callable[[], TalkPage]) -> Iterator[Tal
 
 
 def heard(tab: TalkPage, count: int) -> list[dict[str, Any]]:
-    """Wait until so many events came, and return them."""
+    """Wait for `count` events, and return them."""
     tab.page.wait_for_function("(count) => window.heard.length >= count", arg=count)
     events: list[dict[str, Any]] = tab.page.evaluate("() => window.heard")
     return events
@@ -111,14 +111,14 @@ def test_64_kib_both_ways(tab: TalkPage) -> None:
     assert milliseconds < 2000
 
 
-def test_other_channels_open_and_are_not_listened_to(tab: TalkPage) -> None:
+def test_other_channels_open_and_their_messages_are_ignored(tab: TalkPage) -> None:
     tab.page.evaluate(OPEN_OTHERS)
     tab.page.evaluate(SAY, [{"type": "test"}])
     assert [event["type"] for event in heard(tab, 1)] == ["answer"]
     tab.page.wait_for_function(IGNORED, arg=4)
 
 
-def test_what_is_no_event_gets_an_error(tab: TalkPage) -> None:
+def test_a_message_that_is_no_event_gets_an_error(tab: TalkPage) -> None:
     tab.page.evaluate(
         "() => { for (const message of ['[]', new Uint8Array(3)]) window.antiphon.dataChannel.send(message) }"
     )
@@ -131,14 +131,14 @@ def test_a_channel_is_closed_and_another_opened(tab: TalkPage) -> None:
     assert tab.state == "connected"
 
 
-def test_the_last_event_comes_before_the_backend_hangs_up(tab: TalkPage) -> None:
+def test_the_last_event_arrives_before_the_end_of_the_call(tab: TalkPage) -> None:
     tab.page.evaluate(SAY, [{"type": "hang_up", "text": "x" * SIZE}])
     tab.wait_state("ended")
     assert [event["to"]["type"] for event in heard(tab, 1)] == ["hang_up"]
     assert not tab.page.is_visible("#problem")
 
 
-def test_events_go_on_after_an_ice_restart(tab: TalkPage) -> None:
+def test_events_continue_after_an_ice_restart(tab: TalkPage) -> None:
     tab.page.evaluate("() => window.antiphon.restartIce()")
     tab.page.evaluate(SAY, [{"type": "test", "text": "x" * SIZE}])
     assert len(heard(tab, 1)[0]["to"]["text"]) == SIZE

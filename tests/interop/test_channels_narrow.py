@@ -61,8 +61,8 @@ def tab(path: Rerouting, playwright: Playwright, tmp_path: Path) -> Iterator[Tal
 
 
 def test_64_kib_both_ways(path: Rerouting, tab: TalkPage) -> None:
-    """There and back one after the other, so that each round carries 128 KiB. Where datagrams get lost a round may wait
-    for one that was lost twice, but not most."""
+    """Each round sends a message and waits for its answer, 128 KiB in all. With losses, a round may wait for a datagram
+    that was lost twice, but most rounds do not."""
     rounds = [tab.page.evaluate(SEND_AND_TIME, SIZE) for _ in range(ROUNDS)]
     durations = sorted(seconds for seconds, _ in rounds)
     loss = path.down.impairment.loss

@@ -38,10 +38,10 @@ PREFER = """
     ],
     ids=["page", "opus", "pcmu", "pcma"],
 )
-def test_what_chromium_prefers_is_spoken(
+def test_the_codec_that_chromium_prefers_is_used(
     playwright: Playwright, tmp_path: Path, preferred: list[str], spoken: str, kilobits: range
 ) -> None:
-    """Each repeats its packets where RED is the first choice, as it is on the talk page, which the bitrate shows."""
+    """Both sides send redundant blocks if RED is the first choice, as on the talk page. The bitrate shows it."""
     known = known_speech()
     microphone = write_wav(tmp_path / "speech.wav", known)
     with all_in_one() as deployment, chromium(playwright, microphone) as new_tab:

@@ -1,4 +1,4 @@
-"""DTLS against Chromium with a certificate of the other kind."""
+"""DTLS against Chromium with an RSA certificate."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ async () => {
 """
 
 
-def test_an_rsa_certificate(playwright: Playwright, tmp_path: Path) -> None:
+def test_a_call_with_an_rsa_certificate_connects(playwright: Playwright, tmp_path: Path) -> None:
     microphone = write_wav(tmp_path / "speech.wav", known_speech())
     with all_in_one() as deployment, chromium(playwright, microphone) as new_tab:
         tab = new_tab()

@@ -85,7 +85,7 @@ THEIR_FINGERPRINTS = [THEIRS.fingerprint(), fingerprint_of(THEIR_RSA_CERTIFICATE
 
 
 class OpensslConversation:
-    """Our endpoint on a loopback socket, and an OpenSSL process that talks to it."""
+    """Our endpoint on a loopback socket, and an OpenSSL process as its peer."""
 
     def __init__(self, role: DtlsRole, sock: socket.socket, process: subprocess.Popen[bytes], peer: bytes) -> None:
         announced = [*THEIR_FINGERPRINTS, fingerprint_of(peer, "sha-256")]
@@ -97,7 +97,7 @@ class OpensslConversation:
         self._socket = sock
 
     def run(self, until: Callable[[], bool], what: str) -> None:
-        """Carry datagrams and read the process's output until `until` holds."""
+        """Forward datagrams and read the output of the process until `until` holds."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + PATIENCE
         with selectors.DefaultSelector() as selector:
@@ -141,7 +141,7 @@ class OpensslConversation:
 
 @pytest.fixture
 def identity(tmp_path: Path) -> list[str]:
-    """Return the options by which OpenSSL takes its certificate and key."""
+    """Return OpenSSL's options for its certificate and key."""
     return write_identity(tmp_path, THEIRS.der, THEIRS.private_key)
 
 
@@ -207,7 +207,7 @@ AGAINST = {"s_client": against_client, "s_server": against_server}
 
 
 def check_conversation(conversation: OpensslConversation, suite: CipherSuite, profile: SrtpProfile) -> None:
-    """Check what was agreed, the exporter on both sides, data both ways, and the end."""
+    """Check the negotiated parameters, the exporter on both sides, data both ways, and the end."""
     endpoint = conversation.endpoint
     conversation.run(lambda: endpoint.connected, "handshake")
     (completed,) = conversation.events
@@ -230,7 +230,7 @@ def exported(output: bytes) -> bytes | None:
 
 @pytest.mark.parametrize("command", AGAINST)
 @pytest.mark.parametrize("profile", PROFILES)
-def test_each_srtp_profile(command: str, profile: str, identity: list[str]) -> None:
+def test_each_srtp_profile_is_negotiated(command: str, profile: str, identity: list[str]) -> None:
     with AGAINST[command]("-use_srtp", profile, *identity) as conversation:
         check_conversation(conversation, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, PROFILES[profile])
 
@@ -238,7 +238,7 @@ def test_each_srtp_profile(command: str, profile: str, identity: list[str]) -> N
 @pytest.mark.parametrize("command", AGAINST)
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("group", ["X25519", "P-256", "P-384", "P-521"])
-def test_each_suite_and_group(command: str, suite: str, group: str, identity: list[str]) -> None:
+def test_each_suite_and_group_is_negotiated(command: str, suite: str, group: str, identity: list[str]) -> None:
     # Behind each stands the group of OpenSSL's certificate, which must be among those it was given.
     groups = "P-256" if group == "P-256" else f"{group}:P-256"
     options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", "-cipher", suite, "-groups", groups]
@@ -247,7 +247,7 @@ def test_each_suite_and_group(command: str, suite: str, group: str, identity: li
 
 
 @pytest.mark.parametrize("scheme", ["RSA+SHA256", "rsa_pss_rsae_sha256"])
-def test_a_client_with_an_rsa_certificate(scheme: str, rsa_identity: list[str]) -> None:
+def test_a_client_with_an_rsa_certificate_connects(scheme: str, rsa_identity: list[str]) -> None:
     schemes = ["-client_sigalgs", scheme, "-sigalgs", f"ECDSA+SHA256:{scheme}"]
     with against_client("-use_srtp", "SRTP_AEAD_AES_128_GCM", *schemes, *rsa_identity) as conversation:
         check_conversation(conversation, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, GCM)
@@ -255,7 +255,7 @@ def test_a_client_with_an_rsa_certificate(scheme: str, rsa_identity: list[str]) 
 
 @pytest.mark.parametrize("suite", RSA_SUITES)
 @pytest.mark.parametrize("scheme", ["RSA+SHA256", "rsa_pss_rsae_sha256"])
-def test_a_server_with_an_rsa_certificate(suite: str, scheme: str, rsa_identity: list[str]) -> None:
+def test_a_server_with_an_rsa_certificate_connects(suite: str, scheme: str, rsa_identity: list[str]) -> None:
     options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", "-cipher", suite, "-sigalgs", f"{scheme}:ECDSA+SHA256"]
     with against_server(*options, *rsa_identity) as conversation:
         check_conversation(conversation, RSA_SUITES[suite], GCM)
@@ -266,8 +266,8 @@ def test_a_server_with_an_rsa_certificate(suite: str, scheme: str, rsa_identity:
     # OpenSSL shows an Ed25519 certificate as a server of TLS, not of DTLS.
     [(command, kind) for command in AGAINST for kind in KEYS if (command, kind) != ("s_server", "Ed25519")],
 )
-def test_certificates_with_other_keys(command: str, kind: str, tmp_path: Path) -> None:
-    """What embedded clients and other stacks make; the fingerprint vouches for the key."""
+def test_certificates_with_other_keys_connect(command: str, kind: str, tmp_path: Path) -> None:
+    """Keys that embedded clients and other stacks generate. The fingerprint authenticates the key."""
     key = KEYS[kind]()
     der = self_signed(key)
     options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", "-cipher", "ALL:@SECLEVEL=0", *write_identity(tmp_path, der, key)]
@@ -277,13 +277,13 @@ def test_certificates_with_other_keys(command: str, kind: str, tmp_path: Path) -
         assert exported(conversation.output) == conversation.endpoint.export_keying_material(LABEL.encode(), LENGTH)
 
 
-def test_a_cookie_exchange_as_client(identity: list[str]) -> None:
+def test_a_client_answers_a_cookie_exchange(identity: list[str]) -> None:
     with against_server("-listen", "-use_srtp", "SRTP_AEAD_AES_128_GCM", *identity) as conversation:
         check_conversation(conversation, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, GCM)
 
 
 @pytest.mark.parametrize("command", AGAINST)
-def test_small_datagrams(command: str, identity: list[str]) -> None:
+def test_a_handshake_in_small_datagrams_completes(command: str, identity: list[str]) -> None:
     with AGAINST[command]("-mtu", "300", "-use_srtp", "SRTP_AEAD_AES_128_GCM", *identity) as conversation:
         conversation.endpoint.mtu = 300
         check_conversation(conversation, CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, SrtpProfile.AEAD_AES_128_GCM)
@@ -314,7 +314,7 @@ def test_a_client_with_nothing_in_common_is_refused(option: tuple[str, str], ide
         conversation.run(lambda: b"handshake failure" in conversation.output, "alert in OpenSSL")
 
 
-def test_close_notify_from_a_client(identity: list[str]) -> None:
+def test_a_close_notify_of_a_client_closes_the_association(identity: list[str]) -> None:
     with against_client("-use_srtp", "SRTP_AEAD_AES_128_GCM", *identity) as conversation:
         conversation.run(lambda: exported(conversation.output) is not None, "keying material")
         assert conversation.process.stdin is not None

@@ -1,4 +1,4 @@
-"""Transport-wide feedback against Chromium, whose audio bitrate follows what we tell it."""
+"""Transport-wide feedback against Chromium, whose audio bitrate follows our feedback."""
 
 import json
 import urllib.request
@@ -14,7 +14,7 @@ SECONDS = 8.0
 """Long enough for Chromium's estimate to settle."""
 
 OPUS_BITRATE = 32_000
-"""What Chromium's Opus takes at most, and does while nothing is wrong."""
+"""Largest bitrate of Chromium's Opus, which it uses without losses."""
 
 
 def test_chromium_accepts_our_feedback_and_sends_its_own(playwright: Playwright, tmp_path: Path) -> None:

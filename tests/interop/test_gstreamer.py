@@ -18,7 +18,7 @@ PACKAGES = (
 )
 SECONDS = 4.0
 LENGTHS = [30, 1200, 65_535, 100, 65_535]
-"""Bytes of events. webrtcbin says nothing of its longest message."""
+"""Lengths of events in bytes. webrtcbin's SDP has no max-message-size."""
 
 
 def test_a_call_from_webrtcbin_receives_its_audio_and_events_back() -> None:

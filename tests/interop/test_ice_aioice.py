@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class Shell:
-    """One UDP socket around one of our agents, driven from the test's own thread. Keeps what was no STUN."""
+    """One UDP socket with one of our agents, driven from the thread of the test. It keeps datagrams other than STUN."""
 
     def __init__(self, agent: ice.ControlledAgent | ControllingAgent, host: str) -> None:
         self.agent = agent
@@ -76,7 +76,7 @@ def opened(agent: ice.ControlledAgent | ControllingAgent, host: str) -> Iterator
 
 @contextmanager
 def elsewhere(work: Callable[[], Awaitable[Result]]) -> Iterator[Future[Result]]:
-    """Run asyncio code in a thread of its own."""
+    """Run asyncio code in another thread."""
 
     async def main() -> Result:
         return await asyncio.wait_for(work(), TIME_LIMIT)
@@ -100,7 +100,7 @@ async def add_candidate(connection: aioice.Connection, path: Path) -> None:
 
 @pytest.fixture(params=HOSTS)
 def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let aioice, which leaves loopback out, gather on one loopback address; consent goes ten times as fast."""
+    """Let aioice, which skips loopback, gather on one loopback address, with consent checks ten times as fast."""
     address: str = request.param
     monkeypatch.setattr("aioice.get_host_addresses", lambda use_ipv4, use_ipv6: [address])
     monkeypatch.setattr("aioice.CONSENT_INTERVAL", 0.5)
@@ -108,7 +108,7 @@ def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.mark.parametrize("controlling", [True, False], ids=["controlling", "told to yield"])
-def test_a_full_agent_against_our_lite_agent(host: str, controlling: bool) -> None:
+def test_a_full_agent_connects_to_our_lite_agent(host: str, controlling: bool) -> None:
     agent = ice.ControlledAgent(OURS, THEIRS, os.urandom)
     consented: Future[None] = Future()
 
@@ -140,7 +140,7 @@ def test_a_full_agent_against_our_lite_agent(host: str, controlling: bool) -> No
 
 
 @pytest.mark.parametrize("trickled", [True, False], ids=["our candidate known", "we are peer-reflexive"])
-def test_a_full_agent_controlled_by_ours(host: str, trickled: bool) -> None:
+def test_our_controlling_agent_connects_to_a_full_agent(host: str, trickled: bool) -> None:
     agent = ControllingAgent(OURS, os.urandom, consent_interval=0.3)
     candidates: Future[list[Path]] = Future()
 

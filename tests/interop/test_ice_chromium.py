@@ -1,4 +1,4 @@
-"""Trickle and ICE restarts of Chromium, over HTTP and over the WebSocket: the call goes on as it is."""
+"""Trickle ICE and ICE restarts of Chromium, over HTTP and over the WebSocket. The call continues."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -131,7 +131,7 @@ def new_tab(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize(("way", "accepted"), [(BY_HTTP, 204), (BY_WEBSOCKET, 0)], ids=["HTTP", "WebSocket"])
-def test_a_call_goes_on_through_trickled_candidates_and_restarts(
+def test_a_call_continues_with_trickled_candidates_and_restarts(
     deployment: Deployment, new_tab: Callable[[], TalkPage], way: str, accepted: int
 ) -> None:
     tab = new_tab()
@@ -149,7 +149,7 @@ def test_a_call_goes_on_through_trickled_candidates_and_restarts(
 
 
 def wait_for_audio(tab: TalkPage, before: dict[str, Any]) -> dict[str, Any]:
-    """Wait until another pair than before, with other credentials, is answered, and half a second of audio came."""
+    """Wait until a new pair with new credentials is in use, and half a second of audio has arrived."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while True:
         now: dict[str, Any] = tab.page.evaluate(FIGURES)

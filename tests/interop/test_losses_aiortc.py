@@ -1,5 +1,7 @@
-"""What is heard of speech where packets get lost, beside aiortc's receiver on the same packets. `nox -s quality` tells
-more."""
+"""The speech of a stream with losses, beside that of aiortc's receiver on the same packets.
+
+`nox -s quality` measures it in detail.
+"""
 
 from functools import cache, partial
 from statistics import mean
@@ -19,7 +21,7 @@ def packets_for(loss: float) -> list[bytes]:
 
 
 def likeness(listener: Receiver, condition: Condition) -> float:
-    """Mean correlation, over the networks of all seeds, of what is heard with what would be without losses."""
+    """Return the mean correlation, over the networks of all seeds, of the output with that of a lossless network."""
     packets = packets_for(condition.loss)
     whole = listener(packets, carry(packets, Condition(0), 0)).sound
     every = (listener(packets, carry(packets, condition, seed)).sound for seed in SEEDS)
@@ -31,10 +33,10 @@ def likeness(listener: Receiver, condition: Condition) -> float:
     [((), False, 0.03), ((1,), False, 0.03), ((1,), True, 0.05)],
     ids=["random-fec", "random-red", "bursts-red"],
 )
-def test_fifteen_percent_of_losses_do_less_than_few_do_to_aiortc(
+def test_fifteen_percent_loss_degrades_speech_less_than_few_losses_do_in_aiortc(
     distances: tuple[int, ...], bursts: bool, few: float
 ) -> None:
-    """Correlation hardly tells 15 % in bursts from aiortc's 3 %; STOI does, by which `nox -s quality` judges."""
+    """The correlation of 15 % in bursts is close to that of aiortc's 3 %. STOI, in `nox -s quality`, shows more."""
     print("seeds", SEEDS)
     ours = likeness(partial(antiphon, distances=distances), Condition(0.15, bursts))
     theirs = likeness(aiortc, Condition(few, bursts))

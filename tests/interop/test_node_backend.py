@@ -23,7 +23,7 @@ MIN_CORRELATION = 0.8
 
 @pytest.fixture(scope="session")
 def parrot(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the example's program, in a folder of its own with what it needs installed."""
+    """Return the example's program, in a separate folder with its dependencies installed."""
     missing = [package for package, program in (("nodejs", "node"), ("npm", "npm")) if shutil.which(program) is None]
     assert not missing, f"Debian packages are missing: apt-get install {' '.join(missing)}"
     folder = tmp_path_factory.mktemp("node")
@@ -49,7 +49,7 @@ def test_the_audio_of_a_caller_comes_back(parrot: str) -> None:
     assert likeness.median > MIN_CORRELATION
 
 
-def test_a_call_goes_on_when_its_backend_is_killed_and_another_takes_the_address(parrot: str) -> None:
+def test_a_call_continues_when_another_backend_takes_the_address_of_a_killed_one(parrot: str) -> None:
     known = known_speech()
     with ThreadPoolExecutor(1) as thread:
         victim = Service(parrot, "0", command=("node",)).wait_ready()

@@ -1,4 +1,4 @@
-"""Calls from Pion, whose Go packages Debian carries."""
+"""Calls from Pion, built from Debian's Go packages."""
 
 import json
 import os
@@ -17,7 +17,7 @@ DEBIAN_GO = Path("/usr/share/gocode")
 PACKAGES = "golang-go golang-github-pion-webrtc.v3-dev"
 SECONDS = 4.0
 LENGTHS = [30, 1200, 65_535, 100, 65_535]
-"""Bytes of events. Pion says nothing of its longest message, and reads one byte less than 64 KiB."""
+"""Lengths of events in bytes. Pion's SDP has no max-message-size, and it reads one byte less than 64 KiB."""
 
 
 @pytest.fixture(scope="module")

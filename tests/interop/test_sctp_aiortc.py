@@ -1,4 +1,4 @@
-"""Data channels with aiortc's SCTP, over a DTLS transport that only passes datagrams on: on time, late or never."""
+"""Data channels with aiortc's SCTP, over a DTLS transport without encryption that delays and drops datagrams."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ TEXT = "".join(map(chr, range(32, 127))) * 690
 
 
 class FakeDtlsTransport:
-    """What aiortc's SCTP asks of a DTLS transport."""
+    """The interface of a DTLS transport that aiortc's SCTP uses."""
 
     def __init__(self, role: str, send: Callable[[bytes], None]) -> None:
         self.state = "connected"
@@ -90,7 +90,7 @@ class AiortcConversation:
             await asyncio.sleep(0.005)
 
     def settle(self) -> None:
-        """Send, tell and set the timer, after our endpoint was touched."""
+        """Send the datagrams of our endpoint, handle its events, and set its timer."""
         while (transmit := self.endpoint.poll_transmit()) is not None:
             self.longest = max(self.longest, len(transmit.data))
             for at in self._there.arrivals(len(transmit.data), self._loop.time()):
@@ -127,7 +127,7 @@ class AiortcConversation:
 
     def _arrive_there(self, data: bytes) -> None:
         if self._dtls.receiver is not None:
-            task = asyncio.ensure_future(self._dtls.receiver._handle_data(data))  # noqa: SLF001  # as aiortc's own DTLS does  # as aiortc's own DTLS does
+            task = asyncio.ensure_future(self._dtls.receiver._handle_data(data))  # noqa: SLF001  # as aiortc's own DTLS does
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -173,8 +173,8 @@ def test_64_kib_both_ways(we_are_client: bool, impairment: Impairment) -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("impairment", [PERFECT, LOSSY], ids=["clean", "5 % loss"])
 def test_64_kib_within_two_seconds(seed: int, impairment: Impairment) -> None:
-    """Both ways at once. What of aiortc's gets lost it sends again after one to three seconds, as its own clock has it:
-    that direction has no limit where there are losses."""
+    """Both directions at once. aiortc retransmits lost packets after one to three seconds: with losses, its direction
+    has no time limit."""
     data = Random(seed).randbytes(65536)
 
     async def talk() -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A microphone and a loudspeaker in sections of their own, as aiortc offers them with two transceivers."""
+"""A sendonly and a recvonly audio section, as aiortc offers them with two transceivers."""
 
 import asyncio
 from typing import Any, Literal
@@ -20,7 +20,7 @@ Order = tuple[Literal["sendonly", "recvonly"], ...]
 
 
 @pytest.mark.parametrize("order", [("sendonly", "recvonly"), ("recvonly", "sendonly")])
-def test_two_sections_of_one_direction_each_are_one_conversation(order: Order) -> None:
+def test_two_sections_of_one_direction_each_carry_one_call(order: Order) -> None:
     with all_in_one("--audio", "opus") as deployment:
         heard = run_in_thread(_converse(deployment.url, order))
     assert heard["received"] >= ENOUGH
@@ -28,7 +28,7 @@ def test_two_sections_of_one_direction_each_are_one_conversation(order: Order) -
 
 
 async def _converse(url: str, order: Order) -> dict[str, Any]:
-    """Speak and listen until both sides have heard enough; return what the server received and what we did."""
+    """Send audio until both sides have received enough. Return the packets received by the server and by us."""
     peer, sink = RTCPeerConnection(), MediaBlackhole()
     connected = asyncio.Event()
     peer.on("connectionstatechange", lambda: connected.set() if peer.connectionState == "connected" else None)

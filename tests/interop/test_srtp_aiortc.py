@@ -1,4 +1,4 @@
-"""SRTP and SRTCP against aiortc, in each profile that both speak."""
+"""SRTP and SRTCP against aiortc, in each profile that both support."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ NAMES = {
     b"SRTP_AEAD_AES_128_GCM": "AEAD_AES_128_GCM",
     b"SRTP_AES128_CM_SHA1_80": "AES128_CM_HMAC_SHA1_80",
 }
-"""What OpenSSL calls the profiles that RFC 5764 §4.1.2 and RFC 7714 §14.2 name."""
+"""OpenSSL's names of the profiles of RFC 5764 §4.1.2 and RFC 7714 §14.2."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def deployment() -> Iterator[Deployment]:
 
 
 @pytest.mark.parametrize("profile", SRTP_PROFILES, ids=lambda profile: NAMES[profile.openssl_profile])
-def test_both_sides_read_each_other(
+def test_media_and_reports_are_authenticated_on_both_sides(
     profile: SRTPProtectionProfile, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Media and reports pass both ways, and no packet fails its authentication."""

@@ -14,7 +14,7 @@ SECONDS = 6.0
 """Long enough for reports in both directions."""
 
 
-def test_both_sides_read_each_other(playwright: Playwright, tmp_path: Path) -> None:
+def test_media_and_reports_are_authenticated_on_both_sides(playwright: Playwright, tmp_path: Path) -> None:
     """Media and reports pass both ways, and no packet fails its authentication or is discarded."""
     known = known_speech()
     microphone = write_wav(tmp_path / "speech.wav", known)

@@ -1,4 +1,4 @@
-"""SRTP beside libsrtp on the same streams: equal packets out, equal verdicts on what an unkind network delivers."""
+"""SRTP beside libsrtp on the same streams: equal packets sent, and equal results for packets of a bad network."""
 
 import random
 import struct
@@ -50,7 +50,7 @@ Case = tuple[SrtpPair, random.Random]
 
 
 def rtp_stream(rng: random.Random) -> Iterator[bytes]:
-    """Two sources with gaps of up to nearly half a turn, so that the sequence numbers wrap many times."""
+    """Return packets of two sources with gaps of up to 2^15, so that the sequence numbers wrap many times."""
     indices = {ssrc: rng.randrange(0x8000) for ssrc in (1, 0xFFFFFFFF)}
     for _ in range(PACKETS):
         ssrc = rng.choice(list(indices))
@@ -68,7 +68,7 @@ def rtcp_stream(rng: random.Random) -> Iterator[bytes]:
 
 
 def unkind(packets: list[bytes], rng: random.Random) -> Iterator[bytes]:
-    """Lose, delay (some beyond the replay window), repeat and damage."""
+    """Drop, delay (some beyond the replay window), duplicate and corrupt packets."""
     delivered = [
         (position + rng.choice((0, 0, 0, 3, 40, 300)) * rng.random(), packet)
         for position, packet in enumerate(packets)
@@ -105,25 +105,25 @@ def test_protected_rtp_is_equal(case: Case) -> None:
         assert pair.ours.protect_rtp(packet) == pair.client_sender.protect(packet)
 
 
-def test_we_read_their_rtp_as_they_do(case: Case) -> None:
+def test_we_accept_the_same_rtp_of_libsrtp_as_libsrtp(case: Case) -> None:
     pair, rng = case
     packets = [pair.server_sender.protect(packet) for packet in rtp_stream(rng)]
     assert_equal_verdicts(pair.ours.unprotect_rtp, pair.server_reader.unprotect, packets, rng)
 
 
-def test_they_read_our_rtp_as_we_do(case: Case) -> None:
+def test_libsrtp_accepts_the_same_rtp_of_ours_as_we_do(case: Case) -> None:
     pair, rng = case
     packets = [pair.ours.protect_rtp(packet) for packet in rtp_stream(rng)]
     assert_equal_verdicts(pair.our_peer.unprotect_rtp, pair.client_reader.unprotect, packets, rng)
 
 
-def test_we_read_their_rtcp_as_they_do(case: Case) -> None:
+def test_we_accept_the_same_rtcp_of_libsrtp_as_libsrtp(case: Case) -> None:
     pair, rng = case
     packets = [pair.server_sender.protect_rtcp(packet) for packet in rtcp_stream(rng)]
     assert_equal_verdicts(pair.ours.unprotect_rtcp, pair.server_reader.unprotect_rtcp, packets, rng)
 
 
-def test_they_read_our_rtcp_as_we_do(case: Case) -> None:
+def test_libsrtp_accepts_the_same_rtcp_of_ours_as_we_do(case: Case) -> None:
     pair, rng = case
     packets = [pair.ours.protect_rtcp(packet) for packet in rtcp_stream(rng)]
     assert_equal_verdicts(pair.our_peer.unprotect_rtcp, pair.client_reader.unprotect_rtcp, packets, rng)

@@ -1,4 +1,4 @@
-"""The STUN codec beside aioice's, both ways, on seeded random messages of the attributes that aioice knows."""
+"""The STUN codec beside aioice's, both ways, on random messages with the attributes that aioice supports."""
 
 import ipaddress
 import random
@@ -25,7 +25,7 @@ MESSAGES = 300
 PASSWORD = b"a password of 24 letters"
 
 Value = Any
-"""What aioice takes an attribute for: an address is (host, port), an error (code, reason)."""
+"""aioice's value of an attribute: an address is (host, port), an error (code, reason)."""
 
 
 def text(source: random.Random) -> str:
@@ -108,7 +108,7 @@ TYPES = {name: kind for kind, name, _, _ in oracle.ATTRIBUTES}
 
 
 def random_message(source: random.Random) -> tuple[oracle.Message, Message]:
-    """Return the same message as aioice has it and as we do."""
+    """Return the same message as an object of aioice and as one of ours."""
     transaction = source.randbytes(12)
     method = source.choice(list(oracle.Method))
     message_class = source.choice(list(oracle.Class))
@@ -122,7 +122,7 @@ def random_message(source: random.Random) -> tuple[oracle.Message, Message]:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_both_encode_the_same_bytes_and_read_each_other(seed: int) -> None:
+def test_both_encode_the_same_bytes_and_decode_each_other(seed: int) -> None:
     print(f"seed {seed}")
     source = random.Random(seed)
     for _ in range(MESSAGES):
@@ -148,7 +148,7 @@ def test_both_encode_the_same_bytes_and_read_each_other(seed: int) -> None:
         assert read_by_them.attributes == theirs.attributes
 
 
-def test_what_changed_on_the_way_is_refused() -> None:
+def test_a_message_modified_in_transit_is_refused() -> None:
     seed = 99
     print(f"seed {seed}")
     source = random.Random(seed)

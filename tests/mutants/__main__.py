@@ -21,7 +21,7 @@ from mutants.trial import BASELINE_LIMIT, FIXED_LIMIT, LIMIT_FACTOR, SUCCEEDED, 
 
 ROOT = Path(__file__).parents[2]
 OUTPUT_SHOWN = 3000
-"""Characters of pytest's output where something went wrong."""
+"""Characters of pytest's output that are printed after a failure."""
 
 
 class Copies:
@@ -34,7 +34,7 @@ class Copies:
             self._free.put(Sources(root, folder / str(number)))
 
     def try_unchanged(self, tests: Sequence[str]) -> Trial:
-        """Run tests without any bug; a machine shared with others gives them a second chance."""
+        """Run tests without any bug. They are repeated once, since a shared machine may delay them."""
         sources = self._free.get()
         try:
             for _ in range(2):
@@ -89,7 +89,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def choose(mutants: Sequence[Mutant], given: argparse.Namespace) -> list[Mutant]:
-    """Return the mutants that the arguments ask for."""
+    """Return the mutants that the arguments select."""
     unknown = {*given.names} - {m.name for m in mutants} | {*given.area} - {m.area for m in mutants}
     if unknown:
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}")
@@ -104,7 +104,7 @@ def choose(mutants: Sequence[Mutant], given: argparse.Namespace) -> list[Mutant]
 
 
 def try_all(mutants: Sequence[Mutant], sources: Sources, root: Path, scratch: Path) -> bool:
-    """Run the tests without a bug, then with each; print what came of it. Return whether all were noticed."""
+    """Run the tests without a bug, then with each, and print the results. Return whether all were noticed."""
     began = time.monotonic()
     workers = os.cpu_count() or 1
     copies = Copies(root, scratch, workers)
@@ -130,7 +130,7 @@ def try_all(mutants: Sequence[Mutant], sources: Sources, root: Path, scratch: Pa
 
 
 def try_unchanged(pool: ThreadPoolExecutor, copies: Copies, mutants: Sequence[Mutant]) -> Iterator[tuple[str, Trial]]:
-    """Run every named test once, those of one file together; yield the file and how that went."""
+    """Run every named test once, those of one file together. Yield the file and its result."""
     named: dict[str, set[str]] = {}
     for test in {test for mutant in mutants for test in mutant.tests}:
         named.setdefault(test.partition("::")[0], set()).add(test)

@@ -84,8 +84,8 @@ class Sources:
         return f"{self._paths[file.relative_to(self.folder)]}:{self._texts[file].count(chr(10), 0, offset) + 1}"
 
     def check(self, mutant: Mutant) -> tuple[Path, int]:
-        """Raise Misfit unless a mutant fits exactly once and leaves Python that compiles. Return the file, and a hash
-        of what is left of it."""
+        """Return the changed file and a hash of it. Raises Misfit unless a mutant fits exactly once and its result
+        compiles."""
         file, _ = self.locate(mutant)
         left = self._mutated(file, mutant)
         if file.suffix == ".py":
@@ -97,7 +97,7 @@ class Sources:
 
     @contextmanager
     def planted(self, mutant: Mutant) -> Iterator[None]:
-        """Plant a mutant into the copy, and take it out again at the end."""
+        """Plant a mutant into the copy for the length of the block."""
         file, _ = self.locate(mutant)
         self._write(file, self._mutated(file, mutant))
         try:

@@ -1,4 +1,4 @@
-"""What README.md names are bugs that are planted."""
+"""The planted bugs that README.md names exist."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from mutants.planting import load_mutants
 HERE = Path(__file__).parent
 
 
-def test_every_bug_that_stands_for_a_promise_is_planted() -> None:
+def test_every_bug_that_the_readme_names_is_planted() -> None:
     rows = [line.split("|") for line in (HERE / "README.md").read_text().splitlines() if line.startswith("|")]
     named = {row[1].strip(): re.findall(r"`([a-z0-9-]+)`", row[2]) for row in rows[2:]}
     assert len(named) > 20

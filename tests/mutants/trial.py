@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 FIXED_LIMIT, LIMIT_FACTOR = 60.0, 5.0
-"""Seconds that tests get with a bug planted, besides what they take without one, and how many times that. A bug that
-makes them hang has been noticed, since a time limit ends them in every session."""
+"""Time limit of tests with a planted bug: seconds, and a multiple of their time without it. A bug that makes tests hang
+counts as noticed, since a time limit ends them in every session."""
 BASELINE_LIMIT = 300.0
 """Seconds that the tests of one file get without a bug."""
 PYTEST = ("-m", "pytest", "-x", "-q", "--no-header", "--tb=short", "-p", "no:cacheprovider")
 SUCCEEDED, FAILED = 0, 1
-"""Exit codes of pytest; every other one says that no test decided anything."""
+"""Exit codes of pytest. With any other code no test had a result."""
 
 
 class Trial(NamedTuple):
-    """What tests said: whether they passed, which one failed, seconds taken, and their last output."""
+    """The result of tests: whether they passed, the one that failed, seconds taken, and their last output."""
 
     code: int | None
     """Of pytest; None where the time limit ended it."""
@@ -60,7 +60,7 @@ def run_tests(tests: Sequence[str], *, sources: Path, root: Path, limit: float) 
             code = None
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what its tests started ends too
+                os.killpg(process.pid, signal.SIGKILL)  # with all processes that its tests started
             process.wait()
         output.seek(0)
         text = output.read()
@@ -71,7 +71,7 @@ def run_tests(tests: Sequence[str], *, sources: Path, root: Path, limit: float) 
 
 
 def missing_tests(tests: Iterable[str], *, sources: Path, root: Path) -> list[str]:
-    """Return what pytest says about node ids that it cannot collect."""
+    """Return pytest's messages about node ids that it cannot collect."""
     found = run_tests(["--collect-only", *sorted(tests)], sources=sources, root=root, limit=BASELINE_LIMIT)
     if found.code == SUCCEEDED:
         return []
