@@ -268,7 +268,7 @@ class JitterBuffer:
     def pop(self, now: float) -> JitterFrame | None:
         """Return the next stretch that is due, or None. Call it until None."""
         if not self._held:
-            return None if self._silent else self._guess(now)
+            return None if self._silent or now < self.poll_timeout() else self._guess(now)
         sequence, position, *_ = self._held[0]
         if (
             sequence == self._next_sequence
@@ -284,7 +284,7 @@ class JitterBuffer:
         never."""
         if self._held:
             return self._playout(self._hole()[1])
-        return inf if self._silent else self._playout(self._next_position)
+        return inf if self._silent else self._transit.smallest + self.target_delay + self._next_position * _TICK
 
     def _playout(self, position: int) -> float:
         return self._transit.smallest + self.target_delay + position * _TICK
@@ -310,10 +310,8 @@ class JitterBuffer:
         return missing, max(self._next_position, position - worth_a_wait)
 
     def _guess(self, now: float) -> JitterFrame | None:
-        """Conceal the next frame when its time has come and nothing has."""
+        """Conceal the next frame, whose playout time has come, unless it is overdue by now."""
         start = self._next_position
-        if now < self._playout(start):
-            return None
         start += self._overdue(start, now)
         self._concealed += start - self._next_position
         self._next_position = start

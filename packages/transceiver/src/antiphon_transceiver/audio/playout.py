@@ -23,7 +23,7 @@ MAX_BUFFERED_MS: Final = CREDIT_MS + 200
 """What is held at most: the backend's credit, and room for one that counts in whole milliseconds."""
 
 MAX_ENTRIES: Final = 2_048
-"""Packets and ends of responses held at most: `MAX_BUFFERED_MS` of the shortest packets are 1,680."""
+"""Packets held at most. `MAX_BUFFERED_MS` of the shortest packets are 1,680; ends of responses make shorter ones."""
 
 MAX_RESPONSES: Final = 32
 """Responses whose played time is remembered; a backend interrupts one of the last few."""
@@ -64,8 +64,8 @@ class PlayoutPacket(msgspec.Struct, frozen=True, gc=False):
     marker: bool
 
 
-class _Entry(msgspec.Struct, frozen=True, gc=False):
-    """Audio of one packet; a `duration` of 0 marks the end of a response. `ticks` is the backend's part of it."""
+class QueuedPacket(msgspec.Struct, frozen=True, gc=False):
+    """Audio of one packet, in 48 kHz ticks. `ticks` is the part of `duration` that the backend sent."""
 
     response: int
     data: bytes
@@ -97,7 +97,7 @@ class Playout:
         """How often `poll` came so late that time was skipped."""
         self.discarded_ms = 0
         """Audio that came for a response already cleared."""
-        self._entries: deque[_Entry] = deque()
+        self._entries: deque[QueuedPacket] = deque()
         self._buffered = 0
         self._partial = b""
         self._partial_response = 0
@@ -114,7 +114,6 @@ class Playout:
         self._longest_gap = 0.0
         self._cleared = 0
         self._played: dict[int, int] = {}
-        self._finished: deque[int] = deque(maxlen=MAX_ENTRIES)
 
     @property
     def buffered_ms(self) -> int:
@@ -142,19 +141,17 @@ class Playout:
         if self._format.frame_bytes:
             self._cut(response, data, self._format.frame_bytes)
         else:
-            self._entries.append(_Entry(response, data, ticks, ticks))
+            self._entries.append(QueuedPacket(response, data, ticks, ticks))
 
     def end(self, response: int) -> None:
-        """Say that all audio of `response` was appended; `poll_finished` tells when it has been played.
+        """Play what is left of a response: all of its audio was appended.
 
-        Raises OverrunError when far too many wait.
+        Raises OverrunError when more than `MAX_ENTRIES` packets wait.
         """
         if 0 < response <= self._cleared:
             return
         self._check_entries()
         self._fill_up()
-        self._entries.append(_Entry(response, b"", 0, 0))
-        self._pass_ends()
 
     def clear(self, response: int) -> int:
         """Drop what has not been played of `response` and of those before it; return how many ms of it were played."""
@@ -167,7 +164,6 @@ class Playout:
         self._buffered -= dropped
         self._drained += dropped
         self._cleared = max(self._cleared, response)
-        self._pass_ends()
         self._ran_out = self._ran_out or not self._entries
         return self._played.get(response, 0) // TICKS_PER_MS
 
@@ -197,10 +193,6 @@ class Playout:
             return self._slot * _SLOT if self._partial_due is None else self._partial_due
         return inf
 
-    def poll_finished(self) -> int | None:
-        """Return the next response that has been played to its end, or None."""
-        return self._finished.popleft() if self._finished else None
-
     def take_drained(self) -> int:
         """Return the milliseconds played or dropped since last asked, to be granted anew; 0 below `CREDIT_STEP_MS`."""
         milliseconds = self._drained // TICKS_PER_MS
@@ -224,8 +216,6 @@ class Playout:
         self._buffered -= entry.ticks
         self._drained += entry.ticks
         self._count_played(entry.response, entry.ticks)
-        if not self._entries or not self._entries[0].duration:
-            self._pass_ends()
         self._ran_out = not self._entries
         marker, self._marker = self._marker, False
         payload = entry.data if self._encode is None else self._encode(entry.data)
@@ -247,7 +237,7 @@ class Playout:
 
     def _check_entries(self) -> None:
         if len(self._entries) >= MAX_ENTRIES:
-            raise OverrunError(f"more than {MAX_ENTRIES} packets and ends of responses wait to be played")
+            raise OverrunError(f"more than {MAX_ENTRIES} packets wait to be played")
 
     def _cut(self, response: int, pcm: bytes, size: int) -> None:
         """Queue PCM in packets of `size` bytes, and keep the rest until more comes."""
@@ -259,7 +249,7 @@ class Playout:
                 self._fill_up()
         whole = len(pcm) - len(pcm) % size
         for start in range(0, whole, size):
-            self._entries.append(_Entry(response, pcm[start : start + size], _FRAME_TICKS, _FRAME_TICKS))
+            self._entries.append(QueuedPacket(response, pcm[start : start + size], _FRAME_TICKS, _FRAME_TICKS))
         if whole < len(pcm):
             self._partial, self._partial_response, self._partial_due = pcm[whole:], response, None
 
@@ -279,15 +269,9 @@ class Playout:
         if self._partial:
             pcm = self._partial.ljust(self._format.frame_bytes, b"\0")
             self._entries.append(
-                _Entry(self._partial_response, pcm, _FRAME_TICKS, self._format.duration(self._partial))
+                QueuedPacket(self._partial_response, pcm, _FRAME_TICKS, self._format.duration(self._partial))
             )
             self._partial = b""
-
-    def _pass_ends(self) -> None:
-        while self._entries and not self._entries[0].duration:
-            response = self._entries.popleft().response
-            if not 0 < response <= self._cleared:
-                self._finished.append(response)
 
     def _count_played(self, response: int, ticks: int) -> None:
         played = self._played

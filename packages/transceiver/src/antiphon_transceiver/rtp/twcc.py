@@ -51,6 +51,8 @@ class TwccReceiver:
         """Arrivals that were not reported: too many at once, or too late."""
         self.due = inf
         """When a packet that arrives triggers feedback; infinity when there is nothing to report."""
+        self.deadline = inf
+        """When feedback is due although nothing arrives."""
         self._pending: list[tuple[int, float]] = []
         self._reported: dict[int, float] = {}
         self._next_base: int | None = None
@@ -62,15 +64,11 @@ class TwccReceiver:
         pending = self._pending
         if not pending:
             self.due = now + FEEDBACK_INTERVAL
+            self.deadline = now + FEEDBACK_DEADLINE
         elif len(pending) >= MAX_PENDING:
             self.dropped += 1
             return
         pending.append((sequence, now))
-
-    @property
-    def deadline(self) -> float:
-        """When feedback is due although nothing arrives."""
-        return self.due + (FEEDBACK_DEADLINE - FEEDBACK_INTERVAL)
 
     def feedback(self, sender_ssrc: int, media_ssrc: int) -> TransportFeedback | None:
         """Return feedback on all packets since the last feedback; None if there were none."""
@@ -100,7 +98,7 @@ class TwccReceiver:
     def _take_pending(self) -> dict[int, float]:
         """Return the arrival of each packet by its extended sequence number. The first of two duplicates counts."""
         pending, self._pending = self._pending, []
-        self.due = inf
+        self.due = self.deadline = inf
         near = self._next_base
         arrivals: dict[int, float] = {}
         for sequence, at in pending:
