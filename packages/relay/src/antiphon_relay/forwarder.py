@@ -272,10 +272,10 @@ class Forwarder:
         if ufrag is None:
             self.counters.malformed_request += 1
             return
-        owner = self._owner_of.get(ufrag) or self._read_token(ufrag, now)
-        own = flow is not None and flow.confirmed and (owner is None or flow.owner == owner.address)
-        if own and flow is not None and flow.checks.allow(now):
-            # no owner: the key of the token has retired, which the call outlives
+        owner = self._owner_of.get(ufrag) or self._read_token(ufrag)
+        # without an owner the key of the token has retired, which the call outlives
+        is_own = flow is not None and flow.confirmed and (owner is None or flow.owner == owner.address)
+        if is_own and flow is not None and flow.checks.allow(now):
             self.link_outbox.append((flow.header + data, flow.owner))
             return
         if owner is None or not self._admit(ufrag, owner, now):
@@ -283,7 +283,7 @@ class Forwarder:
         header = self._uplink_header(ingress.key(source)) if flow is None else flow.header
         self.link_outbox.append((header + data, owner.address))
 
-    def _read_token(self, ufrag: bytes, now: float) -> _Owner | None:
+    def _read_token(self, ufrag: bytes) -> _Owner | None:
         """Return the owner that a token names, or None if it is disowned, invalid or leads nowhere.
 
         Only valid tokens are cached.
