@@ -65,7 +65,7 @@ class Watch:
                 self.session.say(responses[passed >= unsaid[1]])
             self.session.play(now)
             if number % 50 == 0:
-                self.watch.look(self.session, now)
+                self.watch.sample(self.session, now)
         counters = self.watch.counters
         return counters.call_minutes, counters.call_minutes_with_gap
 
@@ -103,20 +103,20 @@ def test_a_muted_caller_has_no_gap_and_one_that_is_gone_has() -> None:
     watch = Watch()
     watch.run(10)
     for second in range(10, 50):
-        watch.watch.look(watch.session, START + second)
+        watch.watch.sample(watch.session, START + second)
     assert watch.watch.counters.call_minutes_with_gap == 0
     watch.session.state = "disconnected"
-    watch.watch.look(watch.session, START + 50)
+    watch.watch.sample(watch.session, START + 50)
     assert watch.watch.counters.call_minutes_with_gap == 1
 
 
 def test_a_call_that_is_not_connected_has_no_minutes_and_one_that_ended_is_forgotten() -> None:
     watch, session = CallQualityMonitor(), FakeSession()
     session.state = "connecting"
-    watch.look(session, START)
+    watch.sample(session, START)
     assert watch.counters.call_minutes == 0
     session.state = "connected"
-    watch.look(session, START + 1)
+    watch.sample(session, START + 1)
     del session
-    watch.look(FakeSession(), START + 3)
+    watch.sample(FakeSession(), START + 3)
     assert watch.counters.call_minutes == 2

@@ -1,13 +1,13 @@
 """What one call may cost a second: a token bucket in microseconds of work.
 
-A datagram has a price by its protocol and its bytes, paid before the session takes it. What a call cannot pay is
-dropped. Events of the caller and frames of the backend are paid when they are carried out. A call in whose name more
-is sent than `RATE` loses the rest of it; the other calls of the process lose nothing.
+A datagram has a price by its protocol and its size, charged before the call takes it. A datagram that the call cannot
+pay is dropped. Events of the caller and frames of the backend are charged when they are carried out. A call that is
+sent more than `RATE` loses the rest; the other calls of the process lose nothing.
 
-The price is what a datagram may take at most, on the machine of docs/reference/figures.md, apart from the few of a
-handshake; `nox -s cost` holds the cores to it. Measured there: 20 to 42 µs for a packet of Opus, 90 µs for a compound
-RTCP packet of 100 bytes, 140 µs for a check with its answer and our own check, 50 to 62 µs for an SCTP packet of 1,200
-bytes, 7 µs for an event of the caller, 5 µs for a frame of audio.
+The price is the most work that a datagram may take on the machine of docs/reference/figures.md. The few datagrams of a
+handshake may take more. `nox -s cost` holds the cores to the prices. Measured there: 20 to 42 µs for a packet
+of Opus, 90 µs for a compound RTCP packet of 100 bytes, 140 µs for a check with its answer and our own check, 50 to 62
+µs for an SCTP packet of 1,200 bytes, 7 µs for an event of the caller, 5 µs for a frame of audio.
 """
 
 from math import inf
@@ -31,38 +31,37 @@ PRICES = {
     Protocol.RTP: Price(60, 0.1),
     Protocol.RTCP: Price(100, 0.2),
 }
-"""Prices of datagrams. DTLS carries SCTP, whose events are paid for apart."""
+"""Prices of datagrams. DTLS carries SCTP, whose events are charged separately."""
 
 EVENT = Price(15)
-"""An event that the caller sent, or what should have been one; its bytes are paid with the datagrams that they came
-in."""
+"""A message of the caller on its channel for events. Its bytes are charged with the datagrams that carry them."""
 
 FRAME = Price(10, 0.01)
-"""A frame of the backend, by the bytes of its audio."""
+"""A frame of the backend, and each byte of its audio."""
 
 SERVER_EVENT = Price(60, 0.03)
-"""A frame with an event for the caller, by the bytes of the event: it is converted."""
+"""A frame with an event for the caller, and each byte of the event, which is converted to JSON."""
 
 SENT_EVENT = Price(0, 0.07)
-"""The same once it is queued for the caller: it will be fragmented, encrypted and sent."""
+"""An event for the caller, once more: it is fragmented, encrypted and sent."""
 
 RATE = 150_000.0
 """Microseconds of work for each second of a call. Audio both ways with RED and feedback takes 15,000; 500 full SCTP
-packets, the most that a relay takes by one path, 120,000 more. So whoever sends in the name of one address of a caller
+packets, the most that a relay takes by one path, 120,000 more. So an attacker that spoofs one address of a caller
 cannot use up the budget of its call."""
 
 BURST = 75_000.0
 """Microseconds of work at once: a message of 256 KiB over a data channel takes 53,000, 75 packets of audio after a
-stall 6,000. For so long others may have to wait, once."""
+stall 6,000. Other calls may have to wait that long, once."""
 
 DEBT = 50_000.0
-"""Microseconds that a call may owe beyond its burst, for work that is not refused but paid later."""
+"""Microseconds that a call may owe beyond its burst, for work that is charged but not refused."""
 
 OVER_SECONDS = 10.0
-"""How long a call may stay over its budget; no client of ours or of a browser does for one second."""
+"""Seconds that a call may stay over its budget. Browsers and our client never do for one second."""
 
 QUIET_SECONDS = 1.0
-"""Time without anything refused after which a call counts as within its budget."""
+"""Seconds without a refused datagram after which a call counts as within its budget."""
 
 _BURST_SECONDS = BURST / RATE
 _DEBT_SECONDS = (BURST + DEBT) / RATE
@@ -70,11 +69,11 @@ _SECONDS = {protocol: (price.base / RATE, price.per_byte / RATE) for protocol, p
 _BY_FIRST_BYTES = [
     [_SECONDS[Protocol(classify(bytes((first, second))))] for second in range(256)] for first in range(256)
 ]
-"""Prices in seconds of refill, by the first two bytes: what is looked up for each packet."""
+"""Prices in seconds of refill, by the first two bytes; looked up for each packet."""
 
 
 class Budget:
-    """The budget of one call. Times are seconds on the caller's clock."""
+    """The budget of one call: `admit` each datagram, and `charge` other work. Times are seconds."""
 
     __slots__ = ("_over_since", "_paid_at", "_refused_at", "refused")
 
@@ -82,7 +81,7 @@ class Budget:
         self.refused = 0
         """Datagrams dropped."""
         self._paid_at = 0.0
-        """When all work so far is paid; the bucket is full from then on."""
+        """When all work so far will be paid. From then on the bucket is full."""
         self._refused_at = self._over_since = -inf
 
     @property
@@ -91,7 +90,7 @@ class Budget:
         return self._refused_at - self._over_since >= OVER_SECONDS
 
     def admit(self, datagram: bytes, now: float) -> bool:
-        """Pay for a datagram of at least one byte; return False, and count it, when it is to be dropped."""
+        """Pay for a datagram of at least one byte. Return False, and count it, when it must be dropped."""
         size = len(datagram)
         base, per_byte = _BY_FIRST_BYTES[datagram[0]][datagram[size > 1]]
         paid_at = self._paid_at
@@ -103,7 +102,7 @@ class Budget:
         return True
 
     def charge(self, microseconds: float, now: float) -> bool:
-        """Pay for work that is done in any case; return False once the call owes more than `DEBT`."""
+        """Pay for work that is done in any case. Return False when the call owes more than `DEBT`."""
         self._paid_at = max(self._paid_at, now) + microseconds / RATE
         return self._paid_at - now <= _DEBT_SECONDS
 

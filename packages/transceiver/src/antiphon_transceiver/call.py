@@ -191,7 +191,7 @@ class Call:
         sctp = None if self.channels is None else OURS
         setup: Literal["active", "passive"] = "active" if is_client else "passive"
         self.answer = CallAccepted(local, setup, certificate.fingerprint(), self.stream.ssrc, cname, sctp)
-        """What the answer says of our side."""
+        """Our side of the answer."""
         self.routes: dict[Path, Route] = {}
         """The way to each path with an authenticated check, bounded by the agent's paths."""
         self.routes_by_key: dict[bytes, Route] = {}

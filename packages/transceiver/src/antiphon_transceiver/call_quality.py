@@ -1,6 +1,6 @@
-"""Counts the minutes of calls, and those in which one side heard nothing for a while although there was audio for it.
+"""Counts the minutes of calls, and the minutes with a gap: a side received no audio although there was some for it.
 
-Nothing is measured per packet: who looks at the calls once a second finds gaps in what they count anyway.
+Nothing is measured per packet. The calls are sampled once a second, and gaps are found in their own counters.
 """
 
 from typing import Protocol
@@ -8,21 +8,20 @@ from weakref import WeakKeyDictionary
 
 from antiphon_transceiver.media import AudioStream
 
-LOOK_SECONDS = 1.0
-"""How often calls are looked at."""
+SAMPLE_SECONDS = 1.0
+"""Seconds between two samples of a call."""
 
 MINUTE = 60.0
 
 GAP = 1.0
-"""Seconds without audio that make a minute a bad one: nobody takes that for a pause."""
+"""Seconds without audio that count as a gap: longer than a pause in speech."""
 
 GAP_PACKETS = 50
-"""As many packets as a caller sends in that time: most send one each 20 ms. In silence they may send fewer, and a gap
-there is none."""
+"""Packets that a caller sends in that time, one each 20 ms. In silence it may send fewer; that is no gap."""
 
 
-class Watched(Protocol):
-    """A session, as far as it is looked at."""
+class MonitoredCall(Protocol):
+    """A call, as far as it is sampled."""
 
     @property
     def state(self) -> str: ...
@@ -50,37 +49,37 @@ class _Minute:
 
 
 class CallQualityMonitor:
-    """`look` at each session every `LOOK_SECONDS`.
+    """Finds gaps in calls. `sample` each call every `SAMPLE_SECONDS`.
 
-    A gap is: `GAP_PACKETS` of the caller's packets lost between two looks, a silence within a response, or a peer that
-    is gone without a word. A caller who sends nothing because it is muted has none.
+    A gap is one of three: `GAP_PACKETS` of the caller's packets lost between two samples, a silence within a response,
+    or a disconnected caller. A muted caller that sends nothing has no gap.
     """
 
     def __init__(self) -> None:
         self.counters = CallQualityCounters()
-        self._minutes: WeakKeyDictionary[Watched, _Minute] = WeakKeyDictionary()
-        """Of the sessions that have been connected; one that is gone leaves nothing."""
+        self._minutes: WeakKeyDictionary[MonitoredCall, _Minute] = WeakKeyDictionary()
+        """The running minute of each call that has been connected."""
 
-    def look(self, session: Watched, now: float) -> None:
-        """Take note of what happened in a session since the last look."""
-        state = session.state
+    def sample(self, call: MonitoredCall, now: float) -> None:
+        """Note what happened in a call since the last sample."""
+        state = call.state
         if state not in ("connected", "disconnected"):
             return
-        minute = self._minutes.get(session)
+        minute = self._minutes.get(call)
         if minute is None:
-            minute = self._minutes[session] = _Minute(now)
+            minute = self._minutes[call] = _Minute(now)
             self.counters.call_minutes += 1
         elif now - minute.began >= MINUTE:
             minute.began += MINUTE
             minute.gap = False
             self.counters.call_minutes += 1
-        if self._had_gap(session, minute, state) and not minute.gap:
+        if self._had_gap(call, minute, state) and not minute.gap:
             minute.gap = True
             self.counters.call_minutes_with_gap += 1
 
     @staticmethod
-    def _had_gap(session: Watched, minute: _Minute, state: str) -> bool:
-        lost = sum(source.packets_lost for source in session.stream.receiver.sources.values())
+    def _had_gap(call: MonitoredCall, minute: _Minute, state: str) -> bool:
+        lost = sum(source.packets_lost for source in call.stream.receiver.sources.values())
         newly_lost, minute.lost = lost - minute.lost, lost
-        silence = session.stream.playout.take_longest_gap()
+        silence = call.stream.playout.take_longest_gap()
         return newly_lost >= GAP_PACKETS or silence > GAP or state == "disconnected"

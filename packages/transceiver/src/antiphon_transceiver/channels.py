@@ -29,7 +29,7 @@ from antiphon_transceiver.sctp import (
 from antiphon_transceiver.sctp.association import PORT
 
 OURS = SctpParameters(PORT, MAX_MESSAGE_SIZE)
-"""What our answer says of data channels."""
+"""Our SCTP parameters in the answer."""
 
 MAX_WAITING_BYTES = 4 * MAX_MESSAGE_SIZE
 """Bytes of events that wait for the caller to open the channel, or to take what was sent before: four of the longest,
@@ -39,7 +39,7 @@ MAX_WAITING_EVENTS = 1024
 """The same for events, since short ones take more memory than their bytes."""
 
 MAX_ERRORS = 8
-"""Messages of one datagram that are answered with an error; of the rest none is sent, so that 59 messages of one byte
+"""Messages of one datagram that are answered with an error. The rest are not answered, so that 59 messages of one byte
 cost no more than 59 events."""
 
 EVENT_ID_BYTES = 12
@@ -69,7 +69,7 @@ class ChannelCounters:
 
 
 class CallChannels:
-    """`peer` is what the offer says.
+    """The data channels of one call. `peer` has the SCTP parameters of the offer.
 
     Its five methods are those of `antiphon_common.core.Core`; a datagram is the content of one DTLS record, and every
     `Transmit` has path None. What `send` and `refuse` queue leaves at the next `handle_timeout`, which `poll_timeout`
@@ -128,15 +128,15 @@ class CallChannels:
             raise
 
     def refuse(self, code: str, message: str, event_id: str | None = None) -> None:
-        """Tell the caller that a message was not taken; `event_id` is that of the event in it, if it had any."""
+        """Report to the caller that a message was refused; `event_id` is that of the event in it, if it had one."""
         self._report(error_event(code, message, event_id))
 
     def announce_end(self, code: str, message: str) -> None:
-        """Tell the caller why the call is about to end."""
+        """Report to the caller why the call is about to end."""
         self._report(error_event(code, message, kind="server_error"))
 
     def _report(self, error: dict[str, Any]) -> None:
-        with suppress(UndeliverableError):  # which is counted; who sends so much nonsense has been told before
+        with suppress(UndeliverableError):  # counted; earlier errors are waiting for the caller
             self.send({**error, "event_id": f"event_{self._random(EVENT_ID_BYTES).hex()}"})
 
     def finish(self, now: float) -> bool:
@@ -177,7 +177,7 @@ class CallChannels:
             return min(timeout, ready_at)
         return timeout
 
-    # What the endpoint tells
+    # What the endpoint reports
 
     def _drain(self, now: float) -> None:
         self._now = now
@@ -200,7 +200,7 @@ class CallChannels:
         try:
             self._events.append(EventReceived(read_event(data)))
             self.counters.received += 1
-            self._channels.settle()
+            self._channels.end_wait()
         except json_objects.UnsupportedError as error:
             event_id = _text(error.members.get("event_id"))
             self._refuse_malformed("event_refused", f"the event cannot be encoded: {error}", event_id)
@@ -237,7 +237,7 @@ class CallChannels:
         self._send_waiting()
 
     def _send_at_once(self) -> None:
-        self._channels.settle()
+        self._channels.end_wait()
         self._send_waiting()
 
     def _send_waiting(self) -> None:
@@ -267,7 +267,7 @@ def read_event(data: str | bytes) -> msgspec.Raw:
 
 
 def write_event(event: msgspec.Raw | Mapping[str, Any]) -> bytes:
-    """Return an event as JSON; raise `UndeliverableError` when that has no way to say it."""
+    """Return an event as JSON. Raises UndeliverableError when JSON cannot express it."""
     try:
         packed = event if isinstance(event, msgspec.Raw) else json_objects.pack(event)
         return json_objects.to_json(packed)

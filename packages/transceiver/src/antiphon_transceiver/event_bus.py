@@ -1,6 +1,6 @@
-"""The event bus of a call: it carries events of the Realtime API between those who take part in the call.
+"""The event bus of a call: it carries events of the Realtime API between the participants of the call.
 
-Each event has a source. `RECIPIENTS` lists who gets the events of each source; a further participant, such as a
+Each event has a source. `RECIPIENTS` lists the recipients of each source. A further participant, such as a
 sideband, is one more source with its own line there, and a consumer that is attached to the bus.
 """
 

@@ -1,7 +1,7 @@
-"""Which of the data channels of a call carries its events.
+"""Which data channel of a call carries its events.
 
-The one called `oai-events` does, and the newest of several. Where no channel has that name, the one opened first does:
-many clients have a single channel, and leave its label empty or choose another.
+It is the newest channel that is labelled `oai-events`. Without such a channel it is the one opened first: many clients
+have a single channel with an empty label, or another one.
 """
 
 from math import inf
@@ -9,18 +9,18 @@ from math import inf
 EVENTS_LABEL = "oai-events"
 
 OPENING_DELAY = 0.1
-"""Seconds for which events for the caller wait once a channel with another label is open: `oai-events` may be about to
-follow it. An event from the caller ends the wait."""
+"""Seconds that events for the caller wait once a channel with another label is open, since `oai-events` may follow it.
+An event from the caller ends the wait."""
 
 
 class EventChannels:
-    """The open channels of a call."""
+    """The open channels of a call. Report opened and closed channels; `current` is the one to send events over."""
 
     def __init__(self) -> None:
         self._named: dict[int, None] = {}
-        """Those called `oai-events`, in the order they were opened."""
+        """Channels labelled `oai-events`, in the order they were opened."""
         self._others: dict[int, float] = {}
-        """When events may be sent over each, in seconds; in the order they were opened."""
+        """When events may be sent over each other channel, in seconds; in the order they were opened."""
 
     @property
     def current(self) -> int | None:
@@ -29,7 +29,7 @@ class EventChannels:
 
     @property
     def ready_at(self) -> float:
-        """When events may be sent over `current`, in seconds; infinite when there is none."""
+        """When events may be sent over `current`, in seconds; infinity when there is none."""
         return -inf if self._named else next(iter(self._others.values()), inf)
 
     def opened(self, channel: int, label: str, now: float) -> None:
@@ -48,8 +48,8 @@ class EventChannels:
         """Return whether messages on an open channel are events."""
         return channel in self._named or channel == self.current
 
-    def settle(self) -> None:
-        """Let events be sent over `current` from now on."""
+    def end_wait(self) -> None:
+        """Allow events over `current` from now on."""
         current = self.current
         if current in self._others:
             self._others[current] = -inf

@@ -1,10 +1,10 @@
-"""Why a call ended, or why it never began: the one vocabulary of logs, metrics, the control API and the backend."""
+"""Why a call ended, or never began: the vocabulary of logs, metrics, the control API and the backend."""
 
 from enum import StrEnum
 
 
 class EndReason(StrEnum):
-    """The first group are failed set-ups; each failed set-up is logged with exactly one of them."""
+    """Why a call ended. The first group are failed set-ups, each of which is logged with exactly one reason."""
 
     NO_STUN = "no_stun_seen"
     BAD_CREDENTIALS = "bad_credentials"

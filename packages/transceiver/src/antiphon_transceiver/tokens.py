@@ -12,7 +12,7 @@ MAX_NONCE = 0xFFFFFFFF
 
 
 class OwnTokens:
-    """Makes credentials for the calls of `owner`, and knows its tokens again."""
+    """The route tokens of `owner`. `mint` credentials for its calls; `made` recognizes its tokens."""
 
     def __init__(self, owner: Owner, tokens: RouteTokens, random: Callable[[int], bytes]) -> None:
         self.owner = owner
@@ -30,7 +30,7 @@ class OwnTokens:
         return IceParameters(ufrag, ice_password(self._random))
 
     def made(self, ufrag: bytes, unix_now: float) -> bool:
-        """Whether a ufrag is a token that names this transceiver, be its call over or not."""
+        """Whether a ufrag is a token that names this transceiver, even if its call has ended."""
         try:
             token = self._tokens.read(ufrag, unix_now)
         except DecodeError:

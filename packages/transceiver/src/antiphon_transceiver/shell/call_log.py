@@ -55,7 +55,7 @@ class CallLog:
             case AddressMoved(ingress):
                 log.info("shared address moved", extra={"ingress": ingress})
             case IngressLost(ingress):
-                log.warning("ingress lost: none of its relays is heard", extra={"ingress": ingress})
+                log.warning("ingress lost: all its relays are silent", extra={"ingress": ingress})
             case IngressFound(ingress, relay):
                 log.info("ingress found", extra={"ingress": ingress, "relay": str(Path.of(*relay))})
 
@@ -75,7 +75,7 @@ class CallLog:
             case events.MediaMissing():
                 self._set_up_failed(call.id, EndReason.NO_MEDIA, "connected, but no audio came; the call goes on")
             case events.MediaStarted(after):
-                log.info("call heard", extra={"call": call.id, "first_audio_ms": round(after * 1000)})
+                log.info("call received audio", extra={"call": call.id, "first_audio_ms": round(after * 1000)})
             case events.MediaEnded():
                 log.info("call's audio ended", extra={"call": call.id})
             case ice.Disconnected():

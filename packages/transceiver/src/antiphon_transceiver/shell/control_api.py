@@ -37,7 +37,7 @@ Message = TypeVar("Message")
 
 
 class BadRequest(AntiphonError):
-    """A request whose body cannot be taken; `status` and `code` are what the answer says."""
+    """A request that cannot be carried out. The answer has `status` and `code`, and the message of this error."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

@@ -21,7 +21,7 @@ from antiphon_common.shell.admin import serve_admin, serve_http
 from antiphon_common.shell.registry import keep_registered
 from antiphon_common.shell.supervise import Drain
 from antiphon_common.shell.udp import BatchSocket
-from antiphon_transceiver.call_quality import LOOK_SECONDS, CallQualityMonitor
+from antiphon_transceiver.call_quality import SAMPLE_SECONDS, CallQualityMonitor
 from antiphon_transceiver.call_router import CallRouter
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.metrics import CoreMetrics, TransceiverMetrics
@@ -105,8 +105,8 @@ async def serve_transceiver(
 
 async def _count_minutes(router: CallRouter, minutes: CallQualityMonitor) -> None:
     while True:
-        router.inspect(minutes.look, trio.current_time())
-        await trio.sleep(LOOK_SECONDS)
+        router.inspect(minutes.sample, trio.current_time())
+        await trio.sleep(SAMPLE_SECONDS)
 
 
 async def _update_core_totals(router: CallRouter) -> None:
@@ -159,5 +159,7 @@ def _export(
     export_gauge(
         registry, "antiphon_transceiver_draining", "1 while no new calls are taken", lambda: admission.load.draining
     )
-    export_gauge(registry, "antiphon_transceiver_relays", "Relays that are heard", lambda: router.relays.table.live)
+    export_gauge(
+        registry, "antiphon_transceiver_relays", "Relays that are not silent", lambda: router.relays.table.live
+    )
     export_gauge(registry, "antiphon_transceiver_paths", "Entries of the path table", lambda: len(router.paths))
