@@ -107,4 +107,4 @@ def test_a_frame_of_the_backend_down_to_the_rtp_packet() -> None:
     walk = median_walk(received)
     walk.calls += median_walk(sent).calls
     print(walk)
-    assert len(walk.files) <= 19
+    assert len(walk.files) <= 18

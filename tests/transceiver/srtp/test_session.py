@@ -77,6 +77,14 @@ def test_a_repeated_sequence_number_is_never_protected(sessions: Sessions) -> No
     client.protect_rtp(rtp(10, ssrc=78))
 
 
+def test_a_packet_in_order_is_never_protected_twice(sessions: Sessions) -> None:
+    client, _ = sessions
+    for sequence in range(10):
+        client.protect_rtp(rtp(sequence))
+        with pytest.raises(LocalProtocolError):
+            client.protect_rtp(rtp(sequence, payload=b"other"))
+
+
 def test_replays_are_refused(sessions: Sessions) -> None:
     client, server = sessions
     packets = [client.protect_rtp(rtp(sequence)) for sequence in range(300)]
@@ -308,6 +316,19 @@ def test_packets_in_order_are_refused_past_the_last_index(sessions: Sessions, mo
     for packet in packets[6:]:
         with pytest.raises(SrtpError):
             server.unprotect_rtp(packet)
+
+
+def test_packets_in_order_are_not_protected_past_the_last_index(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like any other (RFC 3711 §9.2)."""
+    client, _ = sessions
+    for module in ("session", "streams"):
+        monkeypatch.setattr(f"antiphon_transceiver.srtp.{module}.MAX_RTP_INDEX", 5)
+    for index in range(6):
+        client.protect_rtp(rtp(index))
+    with pytest.raises(LocalProtocolError):
+        client.protect_rtp(rtp(6))
 
 
 @pytest.mark.parametrize("evicting", ["sent", "received"])

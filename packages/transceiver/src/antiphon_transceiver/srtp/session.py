@@ -71,7 +71,12 @@ class SrtpSession:
         except SrtpError as error:
             raise LocalProtocolError(str(error)) from None
         stream = self._sent.get(ssrc) or self._open_send_stream(ssrc)
-        return stream.transform.protect_rtp(packet, header_length, ssrc, stream.take_rtp(sequence))
+        index = stream.rtp.highest + 1
+        if index & 0xFFFF == sequence and index <= MAX_RTP_INDEX:  # in order: it was not used before
+            stream.rtp.accept(index)
+        else:
+            index = stream.take_rtp(sequence)
+        return stream.transform.protect_rtp(packet, header_length, ssrc, index)
 
     def unprotect_rtp(self, packet: bytes) -> bytes:
         """Return the RTP packet of an SRTP packet (RFC 3711 §3.3).

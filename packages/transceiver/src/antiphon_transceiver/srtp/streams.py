@@ -27,20 +27,21 @@ ROLLOVER = 1 << 16
 class SendStream:
     """The indices of a source that we send. It returns each index once, since a repeated one reveals the key stream.
 
-    Take an index for each packet, and protect the packet with `transform`. Indices begin above those `reached`.
+    Take an index for each packet, and protect the packet with `transform`. Indices begin above those `reached`. `rtp`
+    has the RTP indices used.
     """
 
-    __slots__ = ("_next_rtcp", "_window", "transform")
+    __slots__ = ("_next_rtcp", "rtp", "transform")
 
     def __init__(self, transform: Transform, reached: Reached = NOTHING_REACHED) -> None:
         self.transform = transform
-        self._window = ReplayWindow(WINDOW_SIZE, highest=reached.rtp)
+        self.rtp = ReplayWindow(WINDOW_SIZE, highest=reached.rtp)
         self._next_rtcp = reached.rtcp + 1
 
     @property
     def reached(self) -> Reached:
         """The highest indices taken."""
-        return Reached(self._window.highest, self._next_rtcp - 1)
+        return Reached(self.rtp.highest, self._next_rtcp - 1)
 
     def take_rtp(self, sequence: int) -> int:
         """Return the packet index of `sequence`.
@@ -48,12 +49,10 @@ class SendStream:
         Raises:
             LocalProtocolError: The index was used, or may have been used, or the key's last index was used.
         """
-        window = self._window
-        index = window.highest + 1
-        if index & 0xFFFF != sequence:
-            index = estimate_index(sequence, window.highest)
-            if not window.check(index):
-                raise LocalProtocolError(f"sequence number {sequence} was used before")
+        window = self.rtp
+        index = estimate_index(sequence, window.highest)
+        if not window.check(index):
+            raise LocalProtocolError(f"sequence number {sequence} was used before")
         if index > MAX_RTP_INDEX:
             raise LocalProtocolError("the key has protected all the packets it may")
         window.accept(index)
