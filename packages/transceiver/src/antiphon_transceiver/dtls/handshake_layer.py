@@ -1,7 +1,7 @@
 """The handshake of an endpoint over records: reassembly, flights, their timer, and failures that are not final yet."""
 
-import math
 from collections import deque
+from math import inf
 from typing import NamedTuple
 
 from antiphon_common.core import Transmit
@@ -24,8 +24,8 @@ from antiphon_transceiver.dtls.v12.client import ClientHandshake
 from antiphon_transceiver.dtls.v12.server import ServerHandshake
 
 FAILURE_DELAY = 0.25
-"""Seconds until a pending failure ends the handshake: longer than most round trips with one retransmission. Both sides
-may wait as long, and 0.7 s more if three alerts get lost; a failure is to be known to both within a second or so."""
+"""Seconds until a pending failure ends the handshake: enough for most round trips and one retransmission of a flight.
+The peer must receive our alert within a second of the failure, even if it is lost three times, which takes 0.7 s."""
 
 MAX_FRAGMENTS = 32
 """Handshake fragments accepted of one datagram, of all its records together."""
@@ -99,7 +99,7 @@ class HandshakeLayer:
     @property
     def deadline(self) -> float:
         """When `handle_timeout` or `failure` is due; infinity if never."""
-        failure = math.inf if self._pending_failure is None else self._pending_failure.deadline
+        failure = inf if self._pending_failure is None else self._pending_failure.deadline
         return min(self._timer.deadline, failure)
 
     def start(self, now: float) -> None:
