@@ -102,8 +102,8 @@ async def add_candidate(connection: aioice.Connection, path: Path) -> None:
 def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Let aioice, which skips loopback, gather on one loopback address, with consent checks ten times as fast."""
     address: str = request.param
-    monkeypatch.setattr("aioice.get_host_addresses", lambda use_ipv4, use_ipv6: [address])
-    monkeypatch.setattr("aioice.CONSENT_INTERVAL", 0.5)
+    monkeypatch.setattr("aioice.ice.get_host_addresses", lambda use_ipv4, use_ipv6: [address])
+    monkeypatch.setattr("aioice.ice.CONSENT_INTERVAL", 0.5)
     return address
 
 
