@@ -1,5 +1,7 @@
-"""Bounds the connections of an HTTP server: how many there are, in all and of one address, and how often each address
-asks. Runs under Trio or asyncio."""
+"""Bounds the connections of an HTTP server, in all and for each address, and the request rate of each address.
+
+Runs under Trio or asyncio.
+"""
 
 import resource
 from collections import OrderedDict
@@ -12,32 +14,35 @@ import anyio
 from antiphon_common.address_groups import address_group, is_loopback_group
 
 MAX_CONNECTIONS = 2000
-"""Connections at once, where the process may have that many descriptors twice. Each costs some 50 KiB."""
+"""Connections at once, if the process may have twice as many descriptors. Each costs some 50 KiB."""
 ADDRESS_SHARE = 4
-"""One address may have this part of all connections. Loopback addresses may have all: a proxy's are of everybody."""
+"""Divisor for the share of one address in all connections. Loopback addresses, and those of proxies, may have all."""
 REQUESTS_PER_SECOND = 100.0
 REQUEST_BURST = 200.0
-"""Connections and requests of one address that are served at once, and how many more a second. Each costs up to a
-millisecond, which media in the same process would wait for; the others of an address wait in its connections."""
+"""Rate and burst of connections and requests of one address. Each costs up to a millisecond, which delays media in the
+same process. Requests beyond the rate wait in their connections."""
 MAX_REMEMBERED = 4096
-"""Addresses without a connection whose latest requests still count."""
+"""Addresses without a connection whose token buckets are kept."""
 
 
 class HttpCounters:
-    """What happened to connections, for the metrics."""
+    """Counts connections by outcome. They are exported as metrics of the server."""
 
     def __init__(self) -> None:
         self.connections = 0
         self.connections_refused = 0
-        """No room, and no connection that could have made some."""
+        """The server is full, and no connection waits for a request."""
         self.connections_evicted = 0
-        """Closed while they waited for a request, because another one needed the room."""
+        """Closed while they waited for a request, to make room for another one."""
         self.handshakes_failed = 0
 
 
 class Connections:
-    """The connections of one server. When there is no room, the one that has waited longest for a request goes: of the
-    same address if that one has too many, else of all. Those with a request in progress stay."""
+    """The connections of one server. `admit` each accepted one.
+
+    If there is no room, the connection is closed that has waited longest for a request: among those of the same address
+    if that has its share, else among all. Connections with a request in progress stay.
+    """
 
     def __init__(
         self,
@@ -45,20 +50,22 @@ class Connections:
         limit: int | None = None,
         is_shared: Callable[[str], bool] = lambda host: False,
     ) -> None:
-        """`limit` is how many there may be; without it, as many as MAX_CONNECTIONS and the descriptors allow. An
-        address that many callers share, as loopback is, may have all, and may ask as often as it likes."""
+        """`limit` is the maximum; by default MAX_CONNECTIONS, or fewer if descriptors are scarce.
+
+        A shared address, such as loopback, may have all connections, and has no request rate.
+        """
         self._is_shared = is_shared
         self._counters = counters
         self._limit = connection_limit() if limit is None else limit
         self._share = max(1, self._limit // ADDRESS_SHARE)
         self._count = 0
-        self._waiting: dict[Connection, None] = {}
+        self._waiting: dict[ConnectionSlot, None] = {}
         self._addresses: dict[str, _Address] = {}
         self._remembered: OrderedDict[str, _Address] = OrderedDict()
 
     @contextmanager
-    def admit(self, host: str) -> Iterator["Connection | None"]:
-        """Hold a place for a connection from a numeric address; None when there is no room."""
+    def admit(self, host: str) -> Iterator["ConnectionSlot | None"]:
+        """Hold a slot for a connection from a numeric address. Yield None if there is no room."""
         group = address_group(host)
         is_shared = is_loopback_group(group) or self._is_shared(host)
         own = self._addresses.get(group) or self._remembered.pop(group, None) or _Address(is_shared)
@@ -68,12 +75,12 @@ class Connections:
             return
         self._addresses[group] = own
         self._counters.connections += 1
-        place = Connection(self, own)
+        slot = ConnectionSlot(self, own)
         try:
-            with place.scope:
-                yield place
+            with slot.scope:
+                yield slot
         finally:
-            place.leave()
+            slot.leave()
             if not own.count and self._addresses.pop(group, None) is not None:
                 self._remember(group, own)
 
@@ -87,7 +94,7 @@ class Connections:
             return self._evict(own.waiting)
         return self._count < self._limit or self._evict(self._waiting)
 
-    def _evict(self, waiting: "dict[Connection, None]") -> bool:
+    def _evict(self, waiting: "dict[ConnectionSlot, None]") -> bool:
         oldest = next(iter(waiting), None)
         if oldest is None:
             return False
@@ -98,18 +105,18 @@ class Connections:
 
 
 class _Address:
-    """The connections of one address; `is_shared` where many callers have it."""
+    """The connections of one address. `is_shared` is True if many callers have it."""
 
     def __init__(self, is_shared: bool) -> None:
         self.is_shared = is_shared
         self.count = 0
         self.tokens = REQUEST_BURST
         self.refilled = -inf
-        self.waiting: dict[Connection, None] = {}
+        self.waiting: dict[ConnectionSlot, None] = {}
 
 
-class Connection:
-    """A place among the connections. Cancelling its `scope` ends it."""
+class ConnectionSlot:
+    """The slot of one admitted connection. The connection reports its state here; cancelling `scope` ends it."""
 
     def __init__(self, all_: Connections, own: _Address) -> None:
         self.scope = anyio.CancelScope()
@@ -121,14 +128,14 @@ class Connection:
         self.wait(True)
 
     def wait(self, waits: bool) -> None:
-        """Note that the connection waits for a request now, and may be closed for another one, or that it does not."""
+        """Note whether the connection waits for a request, and so may be closed to make room."""
         for table in (self._all._waiting, self._own.waiting):
             table.pop(self, None)
             if waits and not self._left:
                 table[self] = None
 
     def pace(self) -> float:
-        """Count one request, and return the seconds that the client has to wait until it is read."""
+        """Count one request. Return the seconds to wait before it is read."""
         own, now = self._own, anyio.current_time()
         if own.is_shared:
             return 0.0
@@ -137,7 +144,7 @@ class Connection:
         return max(0.0, -own.tokens / REQUESTS_PER_SECOND)
 
     def leave(self) -> None:
-        """Give the place up; again without effect."""
+        """Free the slot. A second call does nothing."""
         if self._left:
             return
         self._left = True
@@ -147,8 +154,10 @@ class Connection:
 
 
 def connection_limit() -> int:
-    """Return how many connections a server may have, and raise this process's soft limit of descriptors for them, as
-    far as its hard limit allows. Half of the descriptors stay for everything else."""
+    """Return the maximum of connections, after raising the soft limit of descriptors as far as the hard limit allows.
+
+    Half of the descriptors are left for everything else.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * MAX_CONNECTIONS
     if soft == resource.RLIM_INFINITY or soft >= wanted:

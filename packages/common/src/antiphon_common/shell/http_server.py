@@ -15,7 +15,7 @@ import anyio.lowlevel
 import trio
 
 from antiphon_common.shell.http1 import BROKEN, App, Http1Connection, Peers, Timeouts
-from antiphon_common.shell.http_connections import Connections, HttpCounters
+from antiphon_common.shell.http_connections import Connections, ConnectionSlot, HttpCounters
 
 ACCEPT_PAUSE = 0.1
 """Seconds before the next try when the process or the machine is out of descriptors or memory."""
@@ -26,8 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 async def accept(listener: socket.socket, handle: Callable[[Any, str], Coroutine[Any, Any, None]]) -> None:
-    """Call `handle` in a task of its own with each accepted connection, until cancelled: with a Trio SocketStream, or
-    under asyncio with what can do the same, and the numeric address it comes from. `listener` is not blocking."""
+    """Start a task with `handle(stream, address)` for each accepted connection, until cancelled.
+
+    `stream` is a Trio SocketStream; under asyncio it has the same methods. `address` is the numeric source address.
+    `listener` is not blocking.
+    """
     take = _accept_trio(listener) if _is_trio() else _accept_asyncio(listener)
     async with anyio.create_task_group() as tasks:
         while True:
@@ -66,7 +69,7 @@ def _accept_asyncio(listener: socket.socket) -> Callable[[], Awaitable[tuple[Any
 
 
 class _AsyncioStream:
-    """An asyncio connection as Trio has it."""
+    """An asyncio connection with the methods of a Trio stream."""
 
     def __init__(self, reader: Any, writer: Any) -> None:
         self._reader = reader
@@ -86,8 +89,34 @@ class _AsyncioStream:
         await anyio.lowlevel.checkpoint()
 
 
+async def serve_connections(
+    listener: socket.socket,
+    connections: Connections,
+    serve: Callable[[Any, str, ConnectionSlot], Coroutine[Any, Any, None]],
+) -> None:
+    """Call `serve(stream, address, slot)` for each accepted connection that is admitted, until cancelled.
+
+    An exception in `serve` is logged, and the connection is closed then. `listener` is not blocking, and closed at the
+    end.
+    """
+
+    async def handle(stream: Any, host: str) -> None:
+        address = host.partition("%")[0]
+        try:
+            with connections.admit(address) as slot:
+                if slot is not None:
+                    await serve(stream, address, slot)
+        except Exception:
+            logger.exception("a connection failed")
+        finally:
+            await close(stream)
+
+    with listener:
+        await accept(listener, handle)
+
+
 class HttpServer:
-    """Serves an ASGI application to the connections of one listening socket."""
+    """Serves an ASGI application to the connections of one listening socket. `run` serves until it is cancelled."""
 
     def __init__(
         self,
@@ -104,21 +133,11 @@ class HttpServer:
     async def run(self, listener: socket.socket) -> None:
         """Accept and serve connections until cancelled. `listener` is not blocking."""
         server = listener.getsockname()[:2]
-        with listener:
-            await accept(listener, partial(self._handle, server))
+        await serve_connections(listener, self._connections, partial(self._serve, server))
 
-    async def _handle(self, server: tuple[str, int], stream: Any, host: str) -> None:
-        try:
-            with self._connections.admit(host) as place:
-                if place is not None:
-                    peers = Peers((host, 0), server, "http")
-                    await Http1Connection(
-                        self._app, stream, peers, self._timeouts, waiting=place.wait, pace=place.pace
-                    ).run()
-        except Exception:
-            logger.exception("a connection failed")
-        finally:
-            await close(stream)
+    async def _serve(self, server: tuple[str, int], stream: Any, address: str, slot: ConnectionSlot) -> None:
+        peers = Peers((address, 0), server, "http")
+        await Http1Connection(self._app, stream, peers, self._timeouts, waiting=slot.wait, pace=slot.pace).run()
 
 
 async def close(stream: Any) -> None:

@@ -1,7 +1,6 @@
-"""The one HTTP port: ends TLS, and gives each request to the application or, for an upgrade, to the WebSocket
+"""The HTTP port of signaling: terminates TLS, and passes requests to the application, upgrades to the WebSocket
 handler."""
 
-import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,27 +11,25 @@ import h11
 import trio
 
 from antiphon_common.shell.http1 import BROKEN, App, Http1Connection, Peers, Timeouts
-from antiphon_common.shell.http_connections import Connection, Connections, HttpCounters
-from antiphon_common.shell.http_server import accept, close
+from antiphon_common.shell.http_connections import Connections, ConnectionSlot, HttpCounters
+from antiphon_common.shell.http_server import serve_connections
 
 HANDSHAKE_SECONDS = 10.0
-"""How long a TLS handshake may take."""
+"""Seconds that a TLS handshake may take."""
 CLOSE_SECONDS = 1.0
-"""How long TLS's close_notify may take to leave."""
+"""Seconds that sending close_notify (RFC 8446 §6.1) may take."""
 
 WEBSOCKET_BURST = 256 * 1024
 WEBSOCKET_BYTES_PER_SECOND = 16 * 1024
-"""Bytes of a WebSocket that are read at once, and how many more a second. An offer has a few thousand; a ping has six,
-and costs as much as a packet of media."""
+"""Bytes of a WebSocket that are read at once, and rate per second after that. An offer has a few thousand bytes. A ping
+has six, and costs as much as a media packet."""
 
 Upgraded = Callable[[trio.abc.Stream, h11.Request, str], Awaitable[None]]
-"""Takes over a connection whose next bytes are a WebSocket request, given again, from a numeric address."""
-
-logger = logging.getLogger(__name__)
+"""Serves a connection whose first bytes are a WebSocket request. Arguments: stream, request, numeric source address."""
 
 
 class Listener:
-    """Serves the connections of one listening socket until cancelled."""
+    """Serves HTTP, WebSocket and TLS on one listening socket. `run` serves until it is cancelled."""
 
     def __init__(
         self,
@@ -44,7 +41,7 @@ class Listener:
         limit: int | None = None,
         is_shared: Callable[[str], bool] = lambda host: False,
     ) -> None:
-        """`is_shared` tells of an address whether many callers have it, as behind a proxy."""
+        """`is_shared` returns True for addresses of many callers, such as a proxy's."""
         self.counters = HttpCounters()
         self._app = app
         self._upgraded = upgraded
@@ -54,32 +51,20 @@ class Listener:
         self._busy = 0
 
     def idle(self) -> bool:
-        """Whether no request is in progress, and no WebSocket open."""
+        """Return True if no request is in progress and no WebSocket is open."""
         return not self._busy
 
     async def run(self, listener: socket.socket) -> None:
         """Accept connections until cancelled. `listener` is not blocking."""
-        with listener:
-            await accept(listener, self._handle)
+        await serve_connections(listener, self._connections, self._serve)
 
-    async def _handle(self, stream: trio.SocketStream, host: str) -> None:
-        peer = host.partition("%")[0]
-        try:
-            with self._connections.admit(peer) as place:
-                if place is not None:
-                    await self._serve(stream, peer, place)
-        except Exception:
-            logger.exception("a connection failed")
-        finally:
-            await close(stream)
-
-    async def _serve(self, stream: trio.SocketStream, peer: str, place: Connection) -> None:
+    async def _serve(self, stream: trio.SocketStream, peer: str, slot: ConnectionSlot) -> None:
         try:
             peers = Peers((peer, 0), stream.socket.getsockname()[:2], "http" if self._tls is None else "https")
         except OSError:
-            return  # it left before it was accepted
+            return  # the client has closed the connection before it was accepted
         if self._tls is not None:
-            await trio.sleep(place.pace())
+            await trio.sleep(slot.pace())
         secured = await self._secure(stream)
         if secured is None:
             return
@@ -89,8 +74,8 @@ class Listener:
             peers,
             self._timeouts,
             upgrades=_wants_websocket,
-            waiting=place.wait,
-            pace=place.pace,
+            waiting=slot.wait,
+            pace=slot.pace,
         )
         upgrade = await connection.run()
         if upgrade is not None:
@@ -101,7 +86,7 @@ class Listener:
                 await secured.aclose()
 
     async def _secure(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
-        """Return the stream to speak HTTP over, or None when there came no TLS handshake."""
+        """Return the stream for HTTP, or None if the TLS handshake failed."""
         if self._tls is None:
             return stream
         secure = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
@@ -127,8 +112,10 @@ class Listener:
 
 
 class UpgradedStream(trio.abc.Stream):
-    """A connection that left HTTP: gives first what was read already. A client that does not read what is sent to it
-    for `write_seconds` is as good as gone."""
+    """A connection after its HTTP upgrade. Receiving returns first the bytes that the HTTP parser had read.
+
+    A write raises BrokenResourceError if the client does not read for `write_seconds`.
+    """
 
     def __init__(self, stream: trio.abc.Stream, read: bytes, write_seconds: float) -> None:
         self._allowance = float(WEBSOCKET_BURST)
@@ -154,6 +141,11 @@ class UpgradedStream(trio.abc.Stream):
             await trio.sleep(-self._allowance / WEBSOCKET_BYTES_PER_SECOND)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of `data`.
+
+        Raises:
+            trio.BrokenResourceError: the client does not read.
+        """
         try:
             with trio.fail_after(self._write_seconds):
                 await self._stream.send_all(data)
