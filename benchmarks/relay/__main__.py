@@ -37,7 +37,7 @@ HOST = "127.0.0.1"
 FAR = 0.0
 
 
-class Load(NamedTuple):
+class GeneratorResult(NamedTuple):
     """The result of one run of the load generator; delays in microseconds."""
 
     sent: int
@@ -49,7 +49,7 @@ class Load(NamedTuple):
 
 class Sample(NamedTuple):
     micros: float
-    load: Load
+    load: GeneratorResult
 
     @property
     def lost(self) -> float:
@@ -107,7 +107,7 @@ class Bench:
         used = _cpu_seconds(process.pid) - before
         return Sample(used / max(1, load.received) * 1e6, load)
 
-    def _load(self, rate: int, burst: int, seconds: float) -> Load:
+    def _load(self, rate: int, burst: int, seconds: float) -> GeneratorResult:
         command = [self._folder / "load", self._folder / "load.flows", self._transceiver.fileno(), self._media_port]
         command += [self._link_port, rate, burst, seconds]
         sockets = [self._transceiver.fileno(), *(client.fileno() for client in self._clients)]
@@ -116,7 +116,7 @@ class Bench:
             preexec_fn=lambda: _pin(1),
         )  # fmt: skip
         sent, received, *delays = run.stdout.split()
-        return Load(int(sent), int(received), *map(float, delays))
+        return GeneratorResult(int(sent), int(received), *map(float, delays))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import pytest
 
 from antiphon_common.control import LinkInfo, Load
 from antiphon_common.registry import LEASE_SECONDS, Registered
-from antiphon_signaling.fleet import FORGET_SECONDS, MAX_LONG_SHOTS, Fleet
+from antiphon_signaling.fleet import FORGET_SECONDS, MAX_FALLBACK_ATTEMPTS, Fleet
 
 A, B, C = "http://10.0.0.1:1", "http://10.0.0.2:1", "http://10.0.0.3:1"
 NAME = "http://transceiver-0:1"
@@ -48,7 +48,7 @@ def test_what_has_no_room_is_tried_last_and_not_all_of_it(random: Random) -> Non
     fleet = fleet_of(random, **full, open=Load(9, 10), leaving=Load(0, 10, draining=True), half=Load(5, 10))
     order = list(fleet.order())
     assert order[:2] == ["half", "open"] or order[:2] == ["open", "half"]
-    assert len(order) == 2 + MAX_LONG_SHOTS
+    assert len(order) == 2 + MAX_FALLBACK_ATTEMPTS
     assert all(url in full for url in order[2:])
 
 

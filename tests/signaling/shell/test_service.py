@@ -13,7 +13,7 @@ import trio
 
 from antiphon_common.settings import Address, FrontSettings, SettingsError
 from antiphon_signaling import SignalingPorts
-from antiphon_signaling.shell.service import advertised_addresses, told_key
+from antiphon_signaling.shell.service import advertised_addresses, announced_key
 from antiphon_signaling.shell.tls import make_tls
 from support.fakes.transceiver import FakeTransceiver
 
@@ -84,10 +84,10 @@ def test_certificate_files_that_do_not_work_are_one_line(tmp_path: Path) -> None
 
 def test_a_made_key_is_shown_on_terminals_only() -> None:
     terminal = Terminal()
-    with told_key("http://192.0.2.7:8080/", "made", terminal):
+    with announced_key("http://192.0.2.7:8080/", "made", terminal):
         assert terminal.getvalue() == "open http://192.0.2.7:8080/#key=made\n"
     log = io.StringIO()
-    with told_key("http://192.0.2.7:8080/", "made", log):
+    with announced_key("http://192.0.2.7:8080/", "made", log):
         file = Path(log.getvalue().split()[-1])
         assert "made" not in log.getvalue()
         assert (file.read_text(), file.stat().st_mode & 0o777) == ("made\n", 0o600)

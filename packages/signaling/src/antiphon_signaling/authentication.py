@@ -1,4 +1,4 @@
-"""Who may call, and for which tenant."""
+"""Authenticates callers: API keys and their tenants, and callers on the same machine."""
 
 import hashlib
 import hmac
@@ -14,9 +14,9 @@ from antiphon_common.settings.values import Network
 from antiphon_signaling.refusals import unauthorized
 
 DEFAULT_TENANT = "default"
-"""The tenant of callers who need no key, and of the key that is made at start."""
+"""Tenant of callers who need no key, and of the key that is made at start."""
 MIN_KEY = 16
-"""Characters of an API key. Where all are random, 2^64 guesses find one of hexadecimal digits."""
+"""Shortest API key, in characters. Sixteen random hexadecimal digits have 64 bits."""
 # fmt: off
 FORWARDING_WORDS = frozenset({
     "akamai", "amzn", "appengine", "apigw", "arr", "azure", "balancer", "caddy", "cdn", "cf", "cloudflare",
@@ -26,12 +26,12 @@ FORWARDING_WORDS = frozenset({
     "vercel", "via",
 })
 # fmt: on
-"""Words, between the hyphens of header names, that proxies, load balancers and tunnels add and programs do not."""
+"""Words in the header names that proxies, load balancers and tunnels add, and that programs do not send."""
 FORWARDING_ENDS = ("-ip", "-addr", "-address", "-host", "-proto", "-scheme")
-"""Ends of header names in which they say where a request came from, such as X-Real-IP and CF-Connecting-IP."""
+"""Ends of header names in which proxies put the source of a request, such as X-Real-IP and CF-Connecting-IP."""
 
 MAX_HOPS = 32
-"""Addresses of X-Forwarded-For that are looked at, the last ones; reading 1,800 took 24 ms."""
+"""Addresses of X-Forwarded-For that are read, from the end. Reading 1,800 took 24 ms."""
 
 ANYWHERE: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
@@ -39,7 +39,7 @@ _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):(\S{1,512})")
 
 
 class ApiKeys:
-    """Keys and their tenants. Only digests are kept."""
+    """API keys and their tenants. `tenant_of` looks a key up. Only digests are kept."""
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         """Take the tenant of each key."""
@@ -47,7 +47,11 @@ class ApiKeys:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read lines `tenant:key`; empty lines and those that begin with `#` say nothing. Raises SettingsError."""
+        """Read lines `tenant:key`. Empty lines and comments, which begin with `#`, are skipped.
+
+        Raises:
+            SettingsError: a line is malformed, a key is short or has two tenants, or there is no key.
+        """
         keys: dict[str, str] = {}
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip() or line.startswith("#"):
@@ -67,7 +71,7 @@ class ApiKeys:
         return cls(keys)
 
     def tenant_of(self, key: str) -> str | None:
-        """Return the tenant of a key. Takes the same time whether and where the key is found."""
+        """Return the tenant of a key, or None. The time does not depend on whether and where the key is found."""
         given = _digest(key)
         found = [tenant for digest, tenant in self._tenants.items() if hmac.compare_digest(digest, given)]
         return found[0] if found else None
@@ -78,8 +82,10 @@ def _digest(key: str) -> bytes:
 
 
 class Caller(NamedTuple):
-    """Whose request it is. `account` is the tenant whose limits hold, None where no key tells tenants apart; `address`
-    the one whose limits hold, None for programs on this machine."""
+    """The caller of a request, from `Authenticator.identify`. `account` and `address` name the limits that apply.
+
+    `account` is None where no API keys distinguish tenants; `address` is None for programs on this machine.
+    """
 
     tenant: str
     account: str | None
@@ -87,8 +93,10 @@ class Caller(NamedTuple):
 
 
 class Authenticator:
-    """Decides for each request. With `keys` a key is needed; without, everybody may call, or with `loopback_only` who
-    is on this machine."""
+    """Authenticates each request. Call `identify` with its headers.
+
+    With `keys` an API key is needed. Without, everybody may call; with `loopback_only`, only callers on this machine.
+    """
 
     def __init__(self, keys: ApiKeys | None, *, loopback_only: bool = False, proxies: Sequence[Network] = ()) -> None:
         self._keys = keys
@@ -96,15 +104,23 @@ class Authenticator:
         self._loopback_only = loopback_only
 
     def identify(self, headers: Mapping[str, str], peer: str, key: str | None = None) -> Caller:
-        """Return whose request this is, as `tenant` finds it, and what its limits go by."""
+        """Return the caller of a request: its tenant, and the limits that apply.
+
+        Raises:
+            RefusedError: as `tenant` does.
+        """
         tenant = self.tenant(headers, peer, key)
         address = address_group(forwarded_address(headers.get("x-forwarded-for", ""), peer, self._proxies))
         return Caller(tenant, None if self._keys is None else tenant, None if is_loopback_group(address) else address)
 
     def tenant(self, headers: Mapping[str, str], peer: str, key: str | None = None) -> str:
-        """Return the tenant of a request, its headers' names in lower case and `peer` the numeric address it came from.
+        """Return the tenant of a request.
 
-        `key` is one that came by another way than the Authorization header. Raises `RefusedError` with 401.
+        Names of `headers` are in lower case. `peer` is the numeric source address. `key` is an API key from elsewhere
+        than the Authorization header.
+
+        Raises:
+            RefusedError: the key is missing or unknown, or the caller is not on this machine (401).
         """
         if self._keys is not None:
             given = _bearer(headers.get("authorization", "")) or key
@@ -124,8 +140,11 @@ class Authenticator:
 
 
 def forwarded_address(forwarded_for: str, peer: str, proxies: Sequence[Network]) -> str:
-    """Return the address that a request comes from: the peer, or where that is one of `proxies`, the last address of
-    X-Forwarded-For that is none of them. What comes before it a caller may have made up."""
+    """Return the source address of a request.
+
+    That is the peer, or, if the peer is one of `proxies`, the last address of X-Forwarded-For that is none of them. A
+    caller may have forged the addresses before it.
+    """
     address = peer
     for hop in reversed(forwarded_for.rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
         if not is_in(address, proxies) or not is_in(hop.strip(), ANYWHERE):
@@ -135,7 +154,7 @@ def forwarded_address(forwarded_for: str, peer: str, proxies: Sequence[Network])
 
 
 def is_in(address: str, networks: Sequence[Network]) -> bool:
-    """Tell whether a numeric address is in one of some networks."""
+    """Return True if a numeric address is in one of the networks."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -145,7 +164,7 @@ def is_in(address: str, networks: Sequence[Network]) -> bool:
 
 
 def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return headers by name, those of one name joined by commas (RFC 9110 §5.2)."""
+    """Return headers by name. Values of one name are joined by commas (RFC 9110 §5.2)."""
     found: dict[str, str] = {}
     for name, value in headers:
         found[name] = f"{found[name]},{value}" if name in found else value
@@ -158,14 +177,17 @@ def _bearer(header: str) -> str | None:
 
 
 def _is_local(headers: Mapping[str, str], peer: str) -> bool:
-    """Tell whether a request comes from this machine: neither through a proxy, nor from a page of elsewhere, nor under
-    a name that was made to resolve to loopback."""
-    forwarded = any(map(_tells_of_proxy, headers))
+    """Return True if a request comes from this machine.
+
+    Not local are requests through a proxy, from a page of another site, and under a name that somebody has made to
+    resolve to loopback (DNS rebinding).
+    """
+    forwarded = any(map(_is_forwarding_header, headers))
     foreign = "origin" not in headers and headers.get("sec-fetch-site") == "cross-site"
     return not forwarded and not foreign and all(_names_loopback(host) for host in _hosts(headers, peer))
 
 
-def _tells_of_proxy(name: str) -> bool:
+def _is_forwarding_header(name: str) -> bool:
     return name.endswith(FORWARDING_ENDS) or not FORWARDING_WORDS.isdisjoint(name.split("-"))
 
 

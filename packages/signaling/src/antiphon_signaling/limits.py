@@ -1,8 +1,8 @@
-"""How much one tenant and one address may ask of a signaling server: calls at once, set-ups that are not connected yet,
-and offers a second. Without IO; `now` is in seconds and never goes backwards.
+"""Limits of one tenant and one address at a signaling server: concurrent calls, pending set-ups, and offers a second.
 
-A set-up begins with its offer and ends when the call is connected for the first time, or over. Calls are known by what
-their transceivers report (`reported`). One that none of them has reported for FORGET_SECONDS no longer counts.
+`now` is in seconds and never goes backwards. A set-up begins with its offer. It ends when the call is connected for the
+first time, or is over. Transceivers report which calls run (`reported`). A call that none of them has reported for
+FORGET_SECONDS no longer counts.
 """
 
 from collections import OrderedDict
@@ -15,22 +15,26 @@ import msgspec
 from antiphon_signaling.refusals import RefusedError
 
 BURST_SECONDS = 5.0
-"""Offers of so many seconds may come at once."""
+"""Length of a burst, in seconds of the offer rate."""
 QUESTIONS_PER_OFFER = 5
-"""Questions about calls and hang-ups that may come for each offer a caller may send. Each goes to every transceiver,
-whose media waits for up to a millisecond."""
+"""Requests about calls, hang-ups included, that are allowed for each allowed offer. Each goes to every transceiver,
+where it delays media by up to a millisecond."""
 MAX_CALLS = 20_000
-"""Calls remembered. The one longest unreported is forgotten for the next: it only ends to count."""
+"""Calls that are counted. The one that was reported least recently makes room for a new one, and no longer counts."""
 MAX_IDLE_ACCOUNTS = 10_000
-"""Tenants and addresses without calls whose latest offers are remembered; more than come within BURST_SECONDS."""
+"""Accounts without calls that are kept: more than send offers within BURST_SECONDS."""
 FORGET_SECONDS = 60.0
-"""How long a call counts that no transceiver reports: one that cannot be reached, or that reports no calls."""
+"""Seconds for which a call counts that no transceiver reports. Its transceiver may be unreachable, or older than
+0.3."""
 RETRY_SECONDS = 2
-"""When a caller with too many calls may try again: one of them may have ended."""
+"""Seconds after which a caller with too many calls may try again: one of them may have ended."""
 
 
 class Limit(NamedTuple):
-    """What one tenant, or one address, may have. `offers` is a number a second, ICE restarts included."""
+    """The limits of one tenant, or of one address. `Limits` applies them.
+
+    `offers` is a rate per second, ICE restarts included.
+    """
 
     calls: int
     setups: int
@@ -62,7 +66,7 @@ class _Accounts:
         self._idle: OrderedDict[str, _Account] = OrderedDict()
 
     def check(self, name: str, now: float, *, setup: bool) -> None:
-        """Raise `RefusedError` with 429 when an offer, or with `setup` False a restart, would be too many."""
+        """Raise `RefusedError` (429) if an offer exceeds the limits; with `setup` False, if a restart does."""
         account = self._find(name, now)
         if setup and account.calls >= self._limit.calls:
             raise self._refusal("calls", f"{self._limit.calls} calls at once", RETRY_SECONDS)
@@ -73,14 +77,14 @@ class _Accounts:
             raise self._refusal("offers", f"{self._limit.offers:g} offers a second", wait)
 
     def check_question(self, name: str, now: float) -> None:
-        """Raise `RefusedError` with 429 when a question would be one too many."""
+        """Raise `RefusedError` (429) if a request about a call exceeds the limit."""
         account, allowed = self._find(name, now), self._limit.offers * QUESTIONS_PER_OFFER
         if account.questions < 1:
             wait = ceil((1 - account.questions) / allowed)
             raise self._refusal("questions", f"{allowed:g} questions and hang-ups a second", wait)
 
     def take_question(self, name: str, now: float) -> None:
-        """Count a question."""
+        """Count a request about a call."""
         self._find(name, now).questions -= 1
 
     def take(self, name: str, now: float) -> None:
@@ -121,7 +125,10 @@ class _Accounts:
 
 
 class Setup(msgspec.Struct, eq=False):
-    """One call, from its offer on: who asked for it, and where it is. Nobody's name is not counted."""
+    """One call from its offer on: its tenant and address, and its transceiver. `Limits.begin` makes it.
+
+    A tenant or address of None is not limited.
+    """
 
     tenant: str | None
     address: str | None
@@ -132,32 +139,36 @@ class Setup(msgspec.Struct, eq=False):
 
 
 class LimitCounters:
-    """What limits did, for the metrics. Refused offers are counted with all others."""
+    """Counts what limits did; exported as `antiphon_signaling_*`. Refused offers are counted by `CallMetrics`."""
 
     def __init__(self) -> None:
         self.calls_forgotten = 0
-        """Calls that no longer count although nobody reported their end."""
+        """Calls that no longer count although no transceiver reported their end."""
         self.questions_refused = 0
-        """Questions about calls, and hang-ups."""
+        """Requests about calls, hang-ups included."""
         self.restarts_refused = 0
 
 
 class Limits:
-    """Counts what each tenant and each address has. An offer costs constant time, a report as much as it has calls."""
+    """Counts the calls and offers of each tenant and each address. `begin` each offer, then `place` or `end` it.
+
+    An offer costs constant time, a report time in proportion to its calls.
+    """
 
     def __init__(self, tenant: Limit, address: Limit) -> None:
         self._tenants = _Accounts("tenant", tenant)
         self._addresses = _Accounts("address", address)
         self._calls: OrderedDict[str, Setup] = OrderedDict()
-        """By id, the one longest unreported first."""
+        """By id; the least recently reported call first."""
         self._placed: dict[str, dict[str, Setup]] = {}
         """The same calls by transceiver."""
         self.counters = LimitCounters()
 
     def begin(self, tenant: str | None, address: str | None, now: float) -> Setup:
-        """Count an offer, which `place` or `end` must follow. Without a tenant or an address that limit does not hold.
+        """Count an offer, which `place` or `end` must follow. A tenant or address of None is not limited.
 
-        Raises `RefusedError` with 429.
+        Raises:
+            RefusedError: the offer exceeds a limit (429).
         """
         setup = Setup(tenant, address, now)
         self._take(setup, now, setup=True)
@@ -165,7 +176,11 @@ class Limits:
         return setup
 
     def restart(self, tenant: str | None, address: str | None, now: float) -> None:
-        """Count an ICE restart. Raises `RefusedError` with 429."""
+        """Count an ICE restart.
+
+        Raises:
+            RefusedError: the restart exceeds a limit (429).
+        """
         try:
             self._take(Setup(tenant, address, now), now, setup=False)
         except RefusedError:
@@ -173,7 +188,11 @@ class Limits:
             raise
 
     def ask(self, tenant: str | None, address: str | None, now: float) -> None:
-        """Count a question about a call, or a hang-up. Raises `RefusedError` with 429."""
+        """Count a request about a call, or a hang-up.
+
+        Raises:
+            RefusedError: the request exceeds a limit (429).
+        """
         accounts = list(self._accounts_of(Setup(tenant, address, now)))
         try:
             for accounts_of_kind, name in accounts:
@@ -185,7 +204,7 @@ class Limits:
             accounts_of_kind.take_question(name, now)
 
     def place(self, setup: Setup, call_id: str, transceiver: str, now: float) -> None:
-        """Note that a transceiver has taken a call."""
+        """Note that a transceiver has accepted a call."""
         while len(self._calls) >= MAX_CALLS:
             self._forget(next(iter(self._calls.values())), now)
         setup.call_id, setup.transceiver, setup.since = call_id, transceiver, now
@@ -203,19 +222,19 @@ class Limits:
         self._add(setup, -1, 0 if setup.connected else -1, now)
 
     def end_call(self, call_id: str, now: float) -> None:
-        """Note that a call is over; without effect for one that does not count."""
+        """Note that a call is over. A call that is not counted is ignored."""
         if (setup := self._calls.get(call_id)) is not None:
             self.end(setup, now)
 
     @property
     def transceivers(self) -> set[str]:
-        """Those that have calls which count: they are to be asked."""
+        """Control URLs of the transceivers with calls that count, which have to be asked."""
         return set(self._placed)
 
     def reported(
         self, transceiver: str, connecting: Iterable[str], connected: Iterable[str], asked_at: float, now: float
     ) -> None:
-        """Take the calls that a transceiver has, as of a question asked at `asked_at`."""
+        """Take the calls that a transceiver lists, in answer to a request sent at `asked_at`."""
         states = dict.fromkeys(connecting, False) | dict.fromkeys(connected, True)
         for setup in list(self._placed.get(transceiver, {}).values()):
             state = states.get(setup.call_id)
@@ -229,7 +248,7 @@ class Limits:
                 self.end(setup, now)
 
     def forget_unreported(self, now: float) -> None:
-        """Forget the calls that nobody has reported for FORGET_SECONDS."""
+        """Stop counting calls that no transceiver has reported for FORGET_SECONDS."""
         for setup in list(self._calls.values()):
             if now - setup.since < FORGET_SECONDS:
                 break
@@ -240,7 +259,7 @@ class Limits:
         self.end(setup, now)
 
     def _take(self, asked: Setup, now: float, *, setup: bool) -> None:
-        """Take from both accounts, or from none."""
+        """Charge both accounts, or none."""
         accounts = list(self._accounts_of(asked))
         for accounts_of_kind, name in accounts:
             accounts_of_kind.check(name, now, setup=setup)

@@ -1,4 +1,4 @@
-"""What a client is told when a request is refused: the error object of the Realtime API, over HTTP and WebSocket."""
+"""Refused requests: the error object of the Realtime API, over HTTP and WebSocket."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import msgspec
 from antiphon_common.errors import AntiphonError
 
 RETRY_AFTER_SECONDS = "2"
-"""When a refused call is worth another try, unless a transceiver says otherwise."""
+"""Retry-After of a refused call, unless a transceiver sends another one."""
 
 _TYPES = {
     401: "authentication_error",
@@ -19,8 +19,10 @@ _TYPES = {
 
 
 class RefusedError(AntiphonError):
-    """A request that ends with an error. `code` is one word for programs, the message a sentence for people, `param`
-    the part of the request that is to blame."""
+    """A request that ends with an error. Raise it; the HTTP and WebSocket sides send its `error` object.
+
+    `code` is one word for programs, `message` a sentence for people. `param` names the part of the request at fault.
+    """
 
     def __init__(
         self, status: int, code: str, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
@@ -44,15 +46,15 @@ class RefusedError(AntiphonError):
 
 
 def unauthorized(code: str, message: str) -> RefusedError:
-    """401: no credential that counts; tells which kind is asked for (RFC 6750 §3)."""
+    """Return 401: no valid credential. WWW-Authenticate names the scheme (RFC 6750 §3)."""
     return RefusedError(401, code, message, headers={"WWW-Authenticate": "Bearer"})
 
 
 def no_such_call() -> RefusedError:
-    """404: no transceiver has the call, or no call can have this name."""
+    """Return 404: no transceiver has the call, or the id is malformed."""
     return RefusedError(404, "call_not_found", "there is no such call", param="call_id")
 
 
 def busy(code: str, message: str, retry_after: str | None = None) -> RefusedError:
-    """503: not now; `retry_after` is a number of seconds (RFC 9110 §10.2.3)."""
+    """Return 503: no capacity now. `retry_after` is in seconds (RFC 9110 §10.2.3)."""
     return RefusedError(503, code, message, headers={"Retry-After": retry_after or RETRY_AFTER_SECONDS})

@@ -1,4 +1,4 @@
-"""Writes the answer: audio and data channels with what the transceiver chose, everything else rejected."""
+"""Writes the answer: audio and data channels with the transceiver's parameters. All other sections are rejected."""
 
 import ipaddress
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,10 @@ END_OF_CANDIDATES = Attribute("end-of-candidates")
 def write_answer(
     offer: Offer, accepted: CallAccepted, addresses: Sequence[tuple[str, int]], session_id: int
 ) -> SessionDescription:
-    """Answer `offer`. `addresses` are the advertised hosts and ports, the best first; `session_id` has 63 random bits
-    (RFC 9429 §5.2.1)."""
+    """Return the answer to `offer`.
+
+    `addresses` are the advertised hosts and ports, the best first. `session_id` has 63 random bits (RFC 9429 §5.2.1).
+    """
     taken = _taken(offer, accepted)
     media = offer.description.media
     bundle = [Attribute("group", Group("BUNDLE", tuple(media[index].value("mid") or "" for index in taken)).encode())]
@@ -48,8 +50,10 @@ def write_answer(
 
 
 def _taken(offer: Offer, accepted: CallAccepted) -> list[int]:
-    """Return the indices of the sections that are taken, in the order of their BUNDLE group: the first is the tagged
-    one, which carries the transport (RFC 9143 §7.3)."""
+    """Return the indices of the accepted sections, in the order of their BUNDLE group.
+
+    The first is the tagged section, which carries the transport (RFC 9143 §7.3).
+    """
     if offer.group is None:
         return [offer.audio]
     taken = {offer.audio, offer.playback}
@@ -61,8 +65,11 @@ def _taken(offer: Offer, accepted: CallAccepted) -> list[int]:
 
 
 def _is_pair_half(offer: Offer, index: int) -> bool:
-    """Whether the conversation has two audio sections and this is one. Both have candidates then, although only the
-    tagged one needs any (RFC 9143 §7.3): aiortc goes by the last section of a transport."""
+    """Return True if `index` is one of two audio sections, one for each direction.
+
+    Both get candidates then, although only the tagged section needs them (RFC 9143 §7.3): aiortc uses the last section
+    of a transport.
+    """
     return offer.audio != offer.playback and index in (offer.audio, offer.playback)
 
 
@@ -71,8 +78,10 @@ def _echo(section: SessionDescription | MediaDescription, name: str) -> list[Att
 
 
 def _reject(section: MediaDescription, accepted: CallAccepted) -> MediaDescription:
-    """Reject a section with port 0 (RFC 3264 §6). Nothing else in it means anything but kind and mid; aiortc takes no
-    answer without transport attributes and a codec, though."""
+    """Reject a section with port 0 (RFC 3264 §6).
+
+    Only its kind and mid have a meaning then. But aiortc refuses an answer without transport attributes and a codec.
+    """
     first = section.formats[0]
     codec = [Attribute("rtpmap", value) for value in section.values("rtpmap") if value.split()[:1] == [first]]
     return MediaDescription(

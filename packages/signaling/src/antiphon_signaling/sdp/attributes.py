@@ -1,4 +1,4 @@
-"""The values of the attributes that a negotiation reads or writes. `decode` raises DecodeError, `encode` inverts it."""
+"""Values of the attributes that a negotiation reads or writes. `encode` inverts `decode`."""
 
 import re
 from typing import Self, cast
@@ -15,10 +15,10 @@ MIRRORED: dict[Direction, Direction] = {
     "recvonly": "sendonly",
     "inactive": "inactive",
 }
-"""What an answer says to a direction offered (RFC 8866 §6.7, RFC 3264 §6.1)."""
+"""The answered direction by the offered one (RFC 8866 §6.7, RFC 3264 §6.1)."""
 
 DIGEST_SIZES = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
-"""Hash functions of fingerprints that are taken (RFC 8122 §5), and the bytes of their digests."""
+"""Hash functions of accepted fingerprints (RFC 8122 §5), and the bytes of their digests."""
 
 _RTPMAP = re.compile(r"(\d{1,3})[ \t]+([^\s/]+)/(\d{1,9})(?:/(\d{1,2}))?", re.ASCII)
 _EXTMAP = re.compile(r"(\d{1,4})(?:/(sendrecv|sendonly|recvonly|inactive))?[ \t]+(\S+)(?:[ \t].*)?", re.ASCII)
@@ -27,7 +27,7 @@ _HEX_PAIRS = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2})*")
 
 
 class RtpMap(msgspec.Struct, frozen=True):
-    """`a=rtpmap` (RFC 8866 §6.6)."""
+    """The value of `a=rtpmap` (RFC 8866 §6.6). `decode` reads it, `encode` writes it."""
 
     payload_type: int
     encoding: str
@@ -36,6 +36,11 @@ class RtpMap(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, value: str) -> Self:
+        """Read a value.
+
+        Raises:
+            DecodeError: the value is malformed.
+        """
         match = _RTPMAP.fullmatch(value.strip())
         if match is None or int(match[1]) > 127:
             raise DecodeError(f"bad a=rtpmap: {value[:40]!r}")
@@ -47,13 +52,21 @@ class RtpMap(msgspec.Struct, frozen=True):
 
 
 class FormatParameters(msgspec.Struct, frozen=True):
-    """`a=fmtp` (RFC 8866 §6.15). A parameter without a value has an empty one."""
+    """The value of `a=fmtp` (RFC 8866 §6.15). `decode` reads it, `encode` writes it.
+
+    A parameter without a value has an empty one.
+    """
 
     format: str
     parameters: dict[str, str]
 
     @classmethod
     def decode(cls, value: str) -> Self:
+        """Read a value.
+
+        Raises:
+            DecodeError: the value is malformed.
+        """
         format_, _, rest = value.strip().partition(" ")
         if not format_:
             raise DecodeError("bad a=fmtp: it is empty")
@@ -66,7 +79,7 @@ class FormatParameters(msgspec.Struct, frozen=True):
 
 
 class ExtMap(msgspec.Struct, frozen=True):
-    """`a=extmap` (RFC 8285 §5). Extension attributes behind the URI are dropped."""
+    """The value of `a=extmap` (RFC 8285 §5). `decode` reads it, without extension attributes; `encode` writes it."""
 
     id: int
     uri: str
@@ -74,6 +87,11 @@ class ExtMap(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, value: str) -> Self:
+        """Read a value.
+
+        Raises:
+            DecodeError: the value is malformed.
+        """
         match = _EXTMAP.fullmatch(value.strip())
         if match is None:
             raise DecodeError(f"bad a=extmap: {value[:40]!r}")
@@ -85,13 +103,18 @@ class ExtMap(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """`a=group` (RFC 5888 §5)."""
+    """The value of `a=group` (RFC 5888 §5). `decode` reads it, `encode` writes it."""
 
     semantics: str
     mids: tuple[str, ...]
 
     @classmethod
     def decode(cls, value: str) -> Self:
+        """Read a value.
+
+        Raises:
+            DecodeError: the value is malformed.
+        """
         semantics, *mids = value.split() or [""]
         if not semantics:
             raise DecodeError("bad a=group: it is empty")
@@ -102,14 +125,22 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def decode_number(name: str, value: str) -> int:
-    """Read an attribute whose value is one number, such as `a=sctp-port` (RFC 8841 §5.1)."""
+    """Read an attribute whose value is one number, such as `a=sctp-port` (RFC 8841 §5.1).
+
+    Raises:
+        DecodeError: the value is no number of at most 18 digits.
+    """
     if not _NUMBER.fullmatch(value.strip()):
         raise DecodeError(f"bad a={name}: {value[:40]!r}")
     return int(value)
 
 
 def decode_fingerprint(value: str) -> Fingerprint | None:
-    """Read `a=fingerprint` (RFC 8122 §5); None for a hash function that is not taken, such as sha-1."""
+    """Read `a=fingerprint` (RFC 8122 §5). Return None for a hash function that is not accepted, such as sha-1.
+
+    Raises:
+        DecodeError: the digest is malformed.
+    """
     algorithm, _, digest = value.strip().partition(" ")
     algorithm, digest = algorithm.lower(), digest.strip().upper()
     size = DIGEST_SIZES.get(algorithm)

@@ -1,4 +1,4 @@
-"""Which audio sections of an offer make the conversation (RFC 3264 §6): one of both directions, or one for each."""
+"""Chooses the audio sections of an offer (RFC 3264 §6): one for both directions, or one for each."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,15 +16,17 @@ RTP_PROTOCOLS = frozenset({
     "RTP/AVPF", "RTP/AVP",
 })
 # fmt: on
-"""Profiles of media lines that mean DTLS-SRTP in an offer with a fingerprint, which must be accepted (RFC 8829
-§5.1.2)."""
+"""Profiles of media lines that mean DTLS-SRTP if the offer has a fingerprint (RFC 8829 §5.1.2)."""
 
 _DIRECTIONS: dict[str, Direction] = {direction: direction for direction in DIRECTIONS}
 
 
 class AudioSections(NamedTuple):
-    """What is taken: `audio` is the index of the section in which the offerer sends, `playback` of the one in which it
-    receives. They are the same unless two sections share the conversation. `direction` is the offerer's."""
+    """The audio sections that are answered, from `choose_audio`.
+
+    The offerer sends in section `audio` and receives in section `playback`. Their indices are equal unless there is one
+    section for each direction. `direction` is the offerer's.
+    """
 
     audio: int
     playback: int
@@ -32,7 +34,7 @@ class AudioSections(NamedTuple):
     direction: Direction
 
 
-class _Section(NamedTuple):
+class _UsableAudio(NamedTuple):
     number: int
     codec: Codec
     direction: Direction
@@ -40,12 +42,12 @@ class _Section(NamedTuple):
 
 
 def is_active(section: MediaDescription) -> bool:
-    """Port 0 means rejected or unused, except for a section that exists only inside its BUNDLE group (RFC 9143 §6)."""
+    """Return True unless port 0 marks a section as rejected; `bundle-only` sections have it too (RFC 9143 §6)."""
     return section.port != 0 or section.has("bundle-only")
 
 
 def bundles_of(description: SessionDescription) -> dict[str, Group]:
-    """Return the BUNDLE group of each mid, the first that names it."""
+    """Return the BUNDLE group of each mid. If several groups name it, the first counts."""
     found: dict[str, Group] = {}
     for group in map(Group.decode, description.values("group")):
         if group.semantics.upper() == "BUNDLE":
@@ -55,7 +57,7 @@ def bundles_of(description: SessionDescription) -> dict[str, Group]:
 
 
 def read_directions(description: SessionDescription) -> list[Direction]:
-    """Return the direction of each section: its own, or else the session's (RFC 8866 §6.7)."""
+    """Return the direction of each section: its own attribute, else the session's (RFC 8866 §6.7)."""
     common = _direction_of(description, "sendrecv")
     return [_direction_of(section, common) for section in description.media]
 
@@ -65,10 +67,10 @@ def _direction_of(level: SessionDescription | MediaDescription, default: Directi
 
 
 def choose_audio(description: SessionDescription) -> AudioSections | None:
-    """Return the sections that carry most of a conversation, the first of equals: one of both directions, two of one
-    direction each that share transport and codec, one that sends, one that receives, one that does neither.
+    """Return the audio sections to answer, or None if no section has a supported codec.
 
-    None where no section has a codec that is spoken.
+    The order of preference: one section for both directions; two, one for each direction, with the same transport and
+    codec; one that sends; one that receives; an inactive one. Among equals the first is chosen.
     """
     sections = list(_usable(description))
     if both := _first(sections, "sendrecv"):
@@ -81,22 +83,25 @@ def choose_audio(description: SessionDescription) -> AudioSections | None:
     return None if one is None else AudioSections(one.number, one.number, one.codec, one.direction)
 
 
-def _usable(description: SessionDescription) -> Iterator[_Section]:
+def _usable(description: SessionDescription) -> Iterator[_UsableAudio]:
     bundles = bundles_of(description)
     for index, (section, direction) in enumerate(zip(description.media, read_directions(description), strict=True)):
         if section.kind.lower() == "audio" and is_active(section):
             codec = choose_codec(section)
             if codec and section.protocol.upper() in RTP_PROTOCOLS:
-                yield _Section(index, codec, direction, bundles.get(section.value("mid") or ""))
+                yield _UsableAudio(index, codec, direction, bundles.get(section.value("mid") or ""))
 
 
-def _first(sections: list[_Section], direction: Direction) -> _Section | None:
+def _first(sections: list[_UsableAudio], direction: Direction) -> _UsableAudio | None:
     return next((section for section in sections if section.direction == direction), None)
 
 
-def _shared_codec(sends: _Section, receives: _Section) -> Codec | None:
-    """Return the codec of a conversation over two sections. Within one BUNDLE group a payload type means the same in
-    both (RFC 9143 §9.1); parameters are what a section's offerer likes to receive."""
+def _shared_codec(sends: _UsableAudio, receives: _UsableAudio) -> Codec | None:
+    """Return the codec of two sections with one direction each, or None if they differ.
+
+    Within one BUNDLE group a payload type has one meaning (RFC 9143 §9.1). Parameters are those that the offerer of a
+    section wants to receive.
+    """
     ours, theirs = receives.codec, sends.codec
     if receives.group is None or receives.group is not sends.group:
         return None

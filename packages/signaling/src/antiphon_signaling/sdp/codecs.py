@@ -1,5 +1,4 @@
-"""Which codec of an audio section is taken, and how the answer says so: Opus, with RED where that is offered, else
-G.711."""
+"""Chooses the codec of an audio section, and writes it to the answer: Opus, with RED if offered, else G.711."""
 
 from collections.abc import Iterator
 
@@ -8,10 +7,10 @@ from antiphon_signaling.sdp.attributes import FormatParameters, RtpMap
 from antiphon_signaling.sdp.description import Attribute, MediaDescription
 
 OPUS_PARAMETERS = {"minptime": "10", "useinbandfec": "1"}
-"""What we like to receive (RFC 7587 §6.1): mono, packets down to 10 ms, with forward error correction."""
+"""Parameters of the Opus that we receive (RFC 7587 §6.1): mono, packets from 10 ms, in-band FEC."""
 
 _STATIC = {"0": RtpMap(0, "PCMU", 8000), "8": RtpMap(8, "PCMA", 8000)}
-"""What payload types mean that need no `a=rtpmap` (RFC 3551 §6)."""
+"""Static payload types, which need no `a=rtpmap` (RFC 3551 §6)."""
 
 _OPUS, _RED = ("opus", 48000, 2), ("red", 48000, 2)
 _OF_TWO_CHANNELS = (_OPUS[:2], _RED[:2])
@@ -21,8 +20,8 @@ _FALLBACKS = (("pcmu", 8000, 1), ("pcma", 8000, 1))
 def choose_codec(section: MediaDescription) -> Codec | None:
     """Return the first Opus of the media line, or else the first G.711.
 
-    Opus is to be written with two channels (RFC 7587 §7), but is the same with one, or where none are named; audio is
-    mono unless `stereo` is answered, and it is not.
+    `opus/48000/2` is the correct form (RFC 7587 §7). Opus with one channel, or without a number, is accepted as the
+    same. Audio is mono, since the answer has no `stereo`.
     """
     offered = list(_offered(section))
     opus = next((item for item in offered if _kind(item) == _OPUS), None)
@@ -41,14 +40,16 @@ def choose_codec(section: MediaDescription) -> Codec | None:
 
 
 def answered_formats(section: MediaDescription, codec: Codec) -> tuple[str, ...]:
-    """Return the payload types of the answer in the order they were offered, which is the offerer's preference
-    (RFC 3264 §6.1)."""
+    """Return the payload types of the answer, in the order of the offer.
+
+    That is the offerer's preference (RFC 3264 §6.1).
+    """
     taken = (str(codec.payload_type), str(codec.redundancy))
     return tuple(dict.fromkeys(item for item in section.formats if item in taken))
 
 
 def write_codec(section: MediaDescription, codec: Codec) -> Iterator[Attribute]:
-    """Yield `a=rtpmap` and `a=fmtp` of what is taken, the former as the section has it: offerers compare."""
+    """Yield `a=rtpmap` and `a=fmtp` of the codec. Offerers compare `a=rtpmap`, so it is copied from the section."""
     own = str(codec.payload_type)
     offered = {item.payload_type: item for item in _offered(section)}
     yield Attribute("rtpmap", offered[codec.payload_type].encode())
@@ -71,7 +72,9 @@ def _kind(item: RtpMap) -> tuple[str, int, int]:
 
 
 def _repeats(red: RtpMap, codec: RtpMap, formats: dict[str, dict[str, str]]) -> bool:
-    """Tell whether `red` carries `codec` and nothing else: its parameters are payload types with slashes between
-    (RFC 2198 §4), or it has none."""
+    """Return True if `red` carries `codec` alone, or has no parameters.
+
+    Its parameters are payload types, separated by slashes (RFC 2198 §4).
+    """
     carried = {payload_type for item in formats.get(str(red.payload_type), {}) for payload_type in item.split("/")}
     return carried <= {str(codec.payload_type)}

@@ -1,6 +1,6 @@
 """Session descriptions as lines and attributes (RFC 8866), without meaning.
 
-Only what WebRTC uses is kept: origin, name, connections, attributes and media sections. Other lines are read over.
+Origin, name, connections, attributes and media sections are kept. WebRTC does not use the other lines.
 """
 
 import re
@@ -11,7 +11,7 @@ import msgspec
 from antiphon_common.errors import DecodeError
 
 MAX_SIZE = 64 * 1024
-"""Bytes of a description. A browser's offer with every codec it knows has about 12,000."""
+"""Bytes of a description. A browser's offer with all its codecs has about 12,000."""
 MAX_LINES = 4096
 MAX_MEDIA = 64
 """Media sections of a description; each section of an offer costs one in the answer."""
@@ -24,11 +24,11 @@ _MEDIA_LINE = re.compile(r"(\S+) (\d{1,5})(?:/\d{1,5})? (\S+)((?: \S+)+)")
 MAX_PORT = 65535
 BYTE_ORDER_MARK = "\ufeff"
 NO_ORIGIN = "- 0 0 IN IP4 0.0.0.0"
-"""What stands for a missing `o=` line; nothing here goes by it."""
+"""Value for a missing `o=` line. Nothing here depends on it."""
 
 
 class Attribute(msgspec.Struct, frozen=True):
-    """An `a=` line. `value` is None for a property attribute such as `a=rtcp-mux`."""
+    """An `a=` line. `encode` writes it. `value` is None for a property attribute such as `a=rtcp-mux`."""
 
     name: str
     value: str | None = None
@@ -38,7 +38,7 @@ class Attribute(msgspec.Struct, frozen=True):
         return f"a={self.name}" if self.value is None else f"a={self.name}:{self.value}"
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True):
+class _DescriptionLevel(msgspec.Struct, frozen=True, kw_only=True):
     connection: str | None = None
     attributes: tuple[Attribute, ...] = ()
 
@@ -54,8 +54,11 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True):
         return [a.value for a in self.attributes if a.name == name and a.value is not None]
 
 
-class MediaDescription(_Section, frozen=True, kw_only=True):
-    """An `m=` line and what follows it. `connection` is the value of its `c=` line."""
+class MediaDescription(_DescriptionLevel, frozen=True, kw_only=True):
+    """An `m=` line and the lines of its section. `has`, `value` and `values` look attributes up.
+
+    `connection` is the value of its `c=` line.
+    """
 
     kind: str
     port: int
@@ -69,8 +72,11 @@ class MediaDescription(_Section, frozen=True, kw_only=True):
         return [head, *connection, *(attribute.encode() for attribute in self.attributes)]
 
 
-class SessionDescription(_Section, frozen=True, kw_only=True):
-    """A whole description: `origin` and `name` are the values of its `o=` and `s=` lines."""
+class SessionDescription(_DescriptionLevel, frozen=True, kw_only=True):
+    """A whole session description. `decode` reads it, `encode` writes it.
+
+    `origin` and `name` are the values of its `o=` and `s=` lines.
+    """
 
     origin: str
     name: str = "-"
@@ -87,11 +93,14 @@ class SessionDescription(_Section, frozen=True, kw_only=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read a description; lines may end in CRLF, LF or CR, and in blanks. Raises DecodeError with one sentence that
-        names the line."""
+        """Read a description. Lines may end in CRLF, LF or CR, with blanks before that.
+
+        Raises:
+            DecodeError: the description is malformed. The message is one sentence that names the line.
+        """
         lines = read_lines(data)
         if lines[:1] != [("v", "0")]:
-            raise DecodeError("this is no session description: its first line is not v=0")
+            raise DecodeError("not a session description: the first line is not v=0")
         starts = [index for index, (kind, _) in enumerate(lines) if kind == "m"]
         if len(starts) > MAX_MEDIA:
             raise DecodeError(f"the session description has more than {MAX_MEDIA} media sections")
@@ -107,7 +116,11 @@ class SessionDescription(_Section, frozen=True, kw_only=True):
 
 
 def read_lines(data: bytes) -> list[tuple[str, str]]:
-    """Return the kind and the value of each line of SDP, without blank ones. Raises DecodeError."""
+    """Return type and value of each line of SDP. Blank lines are skipped.
+
+    Raises:
+        DecodeError: the text is too long, not UTF-8, or has a malformed line.
+    """
     if len(data) > MAX_SIZE:
         raise DecodeError(f"the session description is longer than {MAX_SIZE} bytes")
     try:
@@ -139,7 +152,7 @@ def _attributes(lines: list[tuple[str, str]]) -> tuple[Attribute, ...]:
 
 
 def _decode_attribute(line: str) -> Attribute | None:
-    """Return an attribute. None for a name that is no token: what is not understood is ignored (RFC 8866 §5.13)."""
+    """Return an attribute, or None if its name is no token: unknown attributes are ignored (RFC 8866 §5.13)."""
     name, colon, value = line.partition(":")
     return Attribute(name.lower(), value if colon else None) if _TOKEN.fullmatch(name) else None
 

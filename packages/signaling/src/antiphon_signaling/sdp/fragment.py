@@ -1,4 +1,4 @@
-"""The fragments by which a client trickles candidates or restarts ICE (RFC 8840 §9, RFC 9725 §4.3)."""
+"""SDP fragments, with which a client trickles candidates or restarts ICE (RFC 8840 §9, RFC 9725 §4.3)."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,8 @@ MEDIA_TYPE = "application/trickle-ice-sdpfrag"
 
 
 class IceFragment(msgspec.Struct, frozen=True):
-    """What a fragment says of the client's side. `media` is its first media line, `mid` the section's name."""
+    """The client's side of a fragment, from `read_fragment`. `media` is its first media line, `mid` the section's
+    id."""
 
     ice: IceParameters
     media: str | None
@@ -22,9 +23,11 @@ class IceFragment(msgspec.Struct, frozen=True):
 
 
 def read_fragment(data: bytes) -> IceFragment:
-    """Read a fragment. Candidates are read over: a lite agent sends its checks back to where others came from.
+    """Read a fragment. Its candidates are ignored: a lite agent answers to the source of each check.
 
-    Raises DecodeError for what is no fragment, OfferError for credentials that cannot be.
+    Raises:
+        DecodeError: the fragment is malformed, or has no ICE credentials.
+        OfferError: the ICE credentials are malformed.
     """
     lines = read_lines(data)
     values: dict[str, str] = {}
@@ -39,7 +42,7 @@ def read_fragment(data: bytes) -> IceFragment:
 
 
 def write_fragment(asked: IceFragment, ice: IceParameters, addresses: Sequence[tuple[str, int]]) -> bytes:
-    """Answer a restart with our new credentials and the advertised addresses."""
+    """Write the answer to a restart: our new ICE credentials and the advertised addresses."""
     lines = ["a=ice-lite", f"m={asked.media}" if asked.media else "m=audio 9 UDP/TLS/RTP/SAVPF 0"]
     if asked.mid is not None:
         lines.append(f"a=mid:{asked.mid}")

@@ -1,6 +1,6 @@
-"""Reads an offer: which audio section is taken, whether data channels are, and all a transceiver must know of them.
+"""Reads an offer: its audio sections, its data channels, and the parameters that a transceiver needs.
 
-Restrictive offers are refused with an `OfferError`, one sentence that says what is missing.
+An offer that cannot be answered raises `OfferError`, with one sentence that names what is missing.
 """
 
 import re
@@ -31,7 +31,7 @@ from antiphon_signaling.sdp.audio import AudioSections, bundles_of, choose_audio
 from antiphon_signaling.sdp.description import MAX_PORT, MediaDescription, SessionDescription
 
 HEADER_EXTENSIONS = frozenset({MID, AUDIO_LEVEL, ABSOLUTE_SEND_TIME, TRANSPORT_SEQUENCE})
-"""RTP header extensions that the transceiver uses: only these are answered."""
+"""RTP header extensions that the transceiver uses. Others are not answered."""
 RTCP_FEEDBACK = frozenset({"nack", "transport-cc"})
 """Values of `a=rtcp-fb` that are answered (RFC 4585 §4.2)."""
 MAX_ONE_BYTE_ID = 14
@@ -41,8 +41,8 @@ DATA_CHANNELS = "webrtc-datachannel"
 SCTP_PROTOCOLS = frozenset({"UDP/DTLS/SCTP", "TCP/DTLS/SCTP"})
 """Protocols of media lines that mean data channels (RFC 8829 §5.1.2)."""
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 - 1
-"""Bytes that a peer takes which does not say so: 64 K (RFC 8841 §6.1), but Pion closes a channel that brings the last
-byte of them."""
+"""Largest message for a peer that sets no limit. RFC 8841 §6.1 has 64 K, but Pion closes a channel over a message of
+exactly that size."""
 
 NO_MAX_MESSAGE_SIZE = 0
 """Value of `a=max-message-size` that means no limit (RFC 8841 §6.1)."""
@@ -57,7 +57,8 @@ _SETUPS = ("actpass", "active", "passive")
 
 
 class OfferError(RemoteProtocolError):
-    """An offer that cannot be answered. `code` is one word for programs, the message a sentence for people."""
+    """An offer that cannot be answered. The caller gets it as 422, with `code` for programs and the message for
+    people."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -65,12 +66,13 @@ class OfferError(RemoteProtocolError):
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What was negotiated from an offer.
+    """A negotiated offer, from `read_offer`. `call_request` makes a transceiver's request of it, `write_answer` the
+    answer.
 
-    `audio`, `playback` and `application` are the indices of the sections that are taken. The offerer sends in the first
-    and receives in the second, which mostly is the same. The third is None, like `sctp`, where there are no data
-    channels. `group` is the BUNDLE group of the audio. `setup` is the DTLS role that the offer leaves to us, `mid` the
-    name of the section in which we send. `direction` and the directions in `extensions` are the offerer's.
+    `audio`, `playback` and `application` are the indices of the accepted sections. The offerer sends in `audio` and
+    receives in `playback`, mostly the same section. Without data channels `application` and `sctp` are None. `group` is
+    the BUNDLE group of the audio. `setup` is the offered DTLS role. `mid` is that of the section in which we send.
+    `direction`, and the directions in `extensions`, are the offerer's.
     """
 
     description: SessionDescription
@@ -93,7 +95,7 @@ class Offer(msgspec.Struct, frozen=True):
         return self.description.media[self.audio]
 
     def call_request(self, call_id: str, tenant: str, session: dict[str, Any]) -> CallRequest:
-        """Return what to ask a transceiver for."""
+        """Return the request that asks a transceiver for this call."""
         return CallRequest(
             call_id=call_id,
             tenant=tenant,
@@ -112,10 +114,13 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 def read_offer(data: bytes, *, held: bool = False) -> Offer:
-    """Negotiate an offer; with `held`, of a call that runs and may be on hold.
+    """Negotiate an offer. With `held` the audio may be inactive, as in an offer of a running call on hold.
 
-    There is one transport: sections outside the BUNDLE group of the audio are rejected by the answer (RFC 9429 §4.1.1).
-    Raises DecodeError for what is no SDP, OfferError for what cannot be answered.
+    There is one transport. The answer rejects sections outside the BUNDLE group of the audio (RFC 9429 §4.1.1).
+
+    Raises:
+        DecodeError: the offer is malformed.
+        OfferError: the offer cannot be answered.
     """
     description = SessionDescription.decode(data)
     audio, playback, codec, direction = _require_audio(description)
@@ -126,7 +131,9 @@ def read_offer(data: bytes, *, held: bool = False) -> Offer:
     application = _choose_application(description, group)
     transport = list(_transport_levels(description, section, group))
     if description.has("ice-lite"):
-        raise OfferError("ice_lite", "the offer says ice-lite, but this server is ICE-lite: nobody would send checks")
+        raise OfferError(
+            "ice_lite", "the offer has a=ice-lite, but this server is ICE-lite too: neither would send checks"
+        )
     if not any(level.has("rtcp-mux") or level.has("rtcp-mux-only") for level in transport):
         raise OfferError("no_rtcp_mux", "the offer's audio section has no a=rtcp-mux")
     return Offer(
@@ -158,13 +165,13 @@ def _require_audio(description: SessionDescription) -> AudioSections:
 
 
 def _common(first: Iterable[T], second: Iterable[T]) -> tuple[T, ...]:
-    """Return what both have, in the order of the first."""
+    """Return the items that both have, in the order of the first."""
     both = list(second)
     return tuple(item for item in first if item in both)
 
 
 def _has_channels(section: MediaDescription) -> bool:
-    """Whether a section offers data channels; without a port it is invalid (RFC 8841 §5.1)."""
+    """Return True if a section offers data channels. Without a port it is invalid (RFC 8841 §5.1)."""
     return section.protocol.upper() in SCTP_PROTOCOLS and DATA_CHANNELS in section.formats and section.has("sctp-port")
 
 
@@ -180,8 +187,11 @@ def _choose_application(description: SessionDescription, group: Group | None) ->
 def _transport_levels(
     description: SessionDescription, section: MediaDescription, group: Group | None
 ) -> Iterator[SessionDescription | MediaDescription]:
-    """Yield where transport attributes may stand, the most specific first: the section itself, the section whose
-    transport its BUNDLE group shares (RFC 9143 §7.1.3), the session."""
+    """Yield the levels that may have the transport attributes, the most specific first.
+
+    These are the section itself, the section whose transport its BUNDLE group shares (RFC 9143 §7.1.3), and the
+    session.
+    """
     yield section
     if group:
         yield from (
@@ -202,7 +212,11 @@ def _read_ice(levels: list[SessionDescription | MediaDescription]) -> IceParamet
 
 
 def check_ice_parameters(ufrag: str, password: str) -> IceParameters:
-    """Return credentials that follow RFC 8839 §5.4, or are written in another Base64; raise OfferError for others."""
+    """Return ICE credentials after a check of their form (RFC 8839 §5.4). Other alphabets of Base64 are accepted.
+
+    Raises:
+        OfferError: a credential is too short, too long, or has other characters.
+    """
     if not _UFRAG.fullmatch(ufrag) or not _PASSWORD.fullmatch(password):
         raise OfferError(
             "bad_ice_credentials", "a=ice-ufrag must have 4 to 256 and a=ice-pwd 22 to 256 characters of Base64"
@@ -211,7 +225,7 @@ def check_ice_parameters(ufrag: str, password: str) -> IceParameters:
 
 
 def _read_setup(levels: list[SessionDescription | MediaDescription]) -> Setup:
-    """Return the DTLS role that is offered. Without a=setup it is left to us, as browsers read it."""
+    """Return the offered DTLS role. Without a=setup it is actpass, as in browsers."""
     setup = (_lookup(levels, "setup") or "actpass").strip().lower()
     if setup not in _SETUPS:
         raise OfferError("bad_setup", "a=setup of the offer's audio must be actpass, active or passive")
@@ -219,7 +233,7 @@ def _read_setup(levels: list[SessionDescription | MediaDescription]) -> Setup:
 
 
 def _read_fingerprints(levels: list[SessionDescription | MediaDescription]) -> tuple[Fingerprint, ...]:
-    """The fingerprints of one level count together, and hide those of the next (RFC 8122 §5)."""
+    """Return the fingerprints of the most specific level that has any (RFC 8122 §5)."""
     given = next((values for level in levels if (values := level.values("fingerprint"))), [])
     if len(given) > MAX_FINGERPRINTS:
         raise OfferError("bad_fingerprint", f"the offer has more than {MAX_FINGERPRINTS} fingerprints")

@@ -1,4 +1,4 @@
-"""Sets calls up: offer in, answer out, with a transceiver between. Both HTTP and WebSocket come here."""
+"""Sets up and controls calls at transceivers. The HTTP and the WebSocket API both use it."""
 
 import base64
 import logging
@@ -23,7 +23,7 @@ from antiphon_signaling.sdp import OfferError, read_fragment, read_offer, write_
 from antiphon_signaling.shell.placement import Transceivers
 
 CALL_ID_BYTES = 16
-"""Nobody guesses 128 random bits."""
+"""128 random bits cannot be guessed."""
 
 _CALL_ID = re.compile(r"rtc_[A-Za-z0-9_-]{22}")
 
@@ -33,24 +33,24 @@ logger = logging.getLogger(__name__)
 
 
 class Answered(NamedTuple):
-    """A call that was set up: `sdp` is the answer, `transceiver` the control URL of who has it."""
+    """An answered call, from `Calls.start`. `sdp` is the answer, `transceiver` the control URL of the call's owner."""
 
     call_id: str
     sdp: bytes
     transceiver: str
     generation: str
-    """Our ufrag, by which later changes of ICE are told apart."""
+    """Our ufrag: the ETag of the ICE generation (RFC 9725 §4.3)."""
 
 
 class Restarted(NamedTuple):
-    """Another ICE generation: `sdp` is what answers the client."""
+    """A restarted ICE generation, from `Calls.restart` and `update_ice`. `sdp` answers the client."""
 
     sdp: bytes
     generation: str
 
 
 class CallMetrics:
-    """Counts set-ups."""
+    """Counts call set-ups, as `antiphon_signaling_calls_*`. `Calls.attempt` increments the counters."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         prefix = "antiphon_signaling_calls"
@@ -60,9 +60,10 @@ class CallMetrics:
 
 
 class Calls:
-    """Calls of all tenants. A call is found again by its id at its transceiver; here they are only counted.
+    """Sets up and controls the calls of all tenants. `attempt` and `admit` surround `start`.
 
-    `addresses` are the advertised media addresses, the best first; `random` returns that many random bytes.
+    Transceivers hold the calls and find them by id; here they are only counted. `addresses` are the advertised media
+    addresses, the best first. `random(n)` returns n random bytes.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Calls:
 
     @contextmanager
     def attempt(self, peer: str) -> Iterator[None]:
-        """Count a set-up that goes on inside, and log the one reason if it is refused."""
+        """Count the set-up that the context contains. If it is refused, log the reason."""
         self._metrics.attempted.inc()
         try:
             yield
@@ -95,7 +96,11 @@ class Calls:
 
     @contextmanager
     def admit(self, caller: Caller) -> Iterator[Setup]:
-        """Count one set-up of a caller, which goes on inside. Raises `RefusedError` with 429 when it is too many."""
+        """Charge the set-up that the context contains to the limits of its caller.
+
+        Raises:
+            RefusedError: the caller exceeds a limit (429).
+        """
         setup = self._limits.begin(caller.account, caller.address, trio.current_time())
         try:
             yield setup
@@ -104,9 +109,13 @@ class Calls:
                 self._limits.end(setup, trio.current_time())
 
     async def start(self, setup: Setup, tenant: str, offer: bytes, session: dict[str, Any]) -> Answered:
-        """Set an admitted call up. Raises `RefusedError`."""
+        """Set up an admitted call, and return its answer.
+
+        Raises:
+            RefusedError: the offer cannot be answered (400, 422), or no transceiver accepts the call (503).
+        """
         if self._drain.begun:
-            raise busy("draining", "this server is about to stop: ask again, and another one answers")
+            raise busy("draining", "this server is about to stop: try again, and another one answers")
         negotiated = _read(read_offer, offer)
         call_id = "rtc_" + base64.urlsafe_b64encode(self._random(CALL_ID_BYTES)).decode().rstrip("=")
         url, accepted = await self._transceivers.place(negotiated.call_request(call_id, tenant, session))
@@ -117,8 +126,15 @@ class Calls:
         return Answered(call_id, answer.encode(), url, accepted.ice.ufrag)
 
     async def update_ice(self, caller: Caller, call_id: str, body: bytes, generation: str) -> Restarted | None:
-        """Take a fragment (RFC 8840): with `generation` "*" it restarts ICE, with that of the call it trickles
-        candidates, which have no effect here. Raises `RefusedError`."""
+        """Take an SDP fragment (RFC 8840). Return None if it trickles candidates, which a lite agent ignores.
+
+        With `generation` "*" it restarts ICE; with the generation of the call it trickles candidates.
+
+        Raises:
+            RefusedError: the fragment is malformed (400, 422), the call unknown (404), the generation old (412), or the
+            caller
+                exceeds a limit (429).
+        """
         _check(call_id)
         self._limits.restart(caller.account, caller.address, trio.current_time())
         fragment = _read(read_fragment, body)
@@ -129,24 +145,38 @@ class Calls:
         return Restarted(write_fragment(fragment, accepted.ice, self._addresses), accepted.ice.ufrag)
 
     async def restart(self, caller: Caller, call_id: str, offer: bytes) -> Restarted:
-        """Take a whole offer with new ICE credentials for a call that runs. Raises `RefusedError`."""
+        """Restart ICE by a whole offer for a running call.
+
+        Raises:
+            RefusedError: the offer cannot be answered (400, 422), the call is unknown (404), the caller exceeds a limit
+            (429),
+                or the transceiver fails (503).
+        """
         self._limits.restart(caller.account, caller.address, trio.current_time())
         negotiated = _read(partial(read_offer, held=True), offer)
         update = IceUpdate(ANY_GENERATION, negotiated.ice)
         accepted = await self._transceivers.update_ice(call_id, caller.tenant, update)
         if accepted is None:
-            raise busy("no_transceiver", "the transceiver of this call gave no sense")
+            raise busy("no_transceiver", "the transceiver of this call sent an invalid answer")
         session_id = int.from_bytes(self._random(8), "big") >> 1
         return Restarted(write_answer(negotiated, accepted, self._addresses, session_id).encode(), accepted.ice.ufrag)
 
     async def end(self, caller: Caller, call_id: str) -> None:
-        """End a call. Raises `RefusedError`, 404 for what is not a call of this tenant."""
+        """End a call.
+
+        Raises:
+            RefusedError: the tenant has no such call (404), or the caller exceeds a limit (429).
+        """
         self._count_question(caller, call_id)
         await self._transceivers.end(call_id, caller.tenant)
         self._limits.end_call(call_id, trio.current_time())
 
     async def status(self, caller: Caller, call_id: str) -> CallStatus:
-        """Return the figures of a call. Raises `RefusedError`, 404 for what is not a call of this tenant."""
+        """Return the statistics of a call.
+
+        Raises:
+            RefusedError: the tenant has no such call (404), or the caller exceeds a limit (429).
+        """
         self._count_question(caller, call_id)
         return await self._transceivers.status(call_id, caller.tenant)
 
@@ -155,14 +185,18 @@ class Calls:
         self._limits.ask(caller.account, caller.address, trio.current_time())
 
     async def wait_ended(self, tenant: str, call: Answered) -> str:
-        """Return the reason for which a call ended, once it has."""
+        """Wait until a call has ended, and return the reason."""
         reason = await self._transceivers.wait_ended(call.transceiver, call.call_id, tenant)
         self._limits.end_call(call.call_id, trio.current_time())
         return reason
 
 
 def read_session(text: str | bytes | None, model: str | None = None) -> dict[str, Any]:
-    """Read the session object of a set-up; `model` counts where the object has none. Raises `RefusedError`."""
+    """Read the session object of a set-up. `model` is used if the object has none.
+
+    Raises:
+        RefusedError: the text is no JSON object, too large, or its model is no string (400).
+    """
     try:
         check_json(text.encode() if isinstance(text, str) else text or b"")
         session = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
@@ -174,7 +208,11 @@ def read_session(text: str | bytes | None, model: str | None = None) -> dict[str
 
 
 def check_session(session: dict[str, Any], model: str | None = None) -> dict[str, Any]:
-    """Complete a session object as `read_session` does."""
+    """Return a session object with its `model`.
+
+    Raises:
+        RefusedError: the model is no string (400).
+    """
     session = session if "model" in session or not model else {**session, "model": model}
     if not isinstance(session.get("model", ""), str):
         raise RefusedError(400, "invalid_session", "model is a string", param="session.model")
@@ -191,6 +229,6 @@ def _read(reader: Callable[[bytes], T], sdp: bytes) -> T:
 
 
 def _check(call_id: str) -> None:
-    """Spare the transceivers what cannot be a call, and keep it out of their URLs."""
+    """Refuse malformed call ids, so that they reach no transceiver and no URL."""
     if not _CALL_ID.fullmatch(call_id):
         raise no_such_call()

@@ -1,7 +1,7 @@
-"""Cross-origin requests (Fetch §3.3): pages of any origin may send them, with a key in a header and never in a cookie.
+"""Cross-origin requests (Fetch §3.3): pages of any origin may send them, with a key in a header but never in a cookie.
 
-A page on the public internet may reach a server on a private network, as browsers ask in the preflight (Private Network
-Access). Neither lets a page in that needs a key: `authentication` decides that, by Origin too.
+A page on the public internet may reach a server on a private network, if the browser asks in the preflight (Private
+Network Access). Neither replaces authentication: `authentication` checks keys, and the Origin on loopback.
 """
 
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ METHODS = b"GET, POST, PATCH, DELETE, OPTIONS"
 EXPOSED = b"Location, ETag, Accept-Patch, Retry-After"
 """Headers of answers that a page may read."""
 PREFLIGHT_SECONDS = 600
-"""How long a browser may go by the answer to a preflight."""
+"""Seconds for which a browser may cache the answer to a preflight."""
 NETWORKS = (b"private-network", b"local-network")
-"""What a browser asks for when the server's address is less public than the page's; the name has changed once."""
+"""Names in the preflight if the server's address is less public than the page's. The name has changed once."""
 
 
 def allow_pages(app: App) -> App:
-    """Return an ASGI application that answers preflights itself, and lets pages read what `app` answers."""
+    """Return an ASGI application that answers preflights itself, and lets pages read the answers of `app`."""
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
         asked = dict(scope["headers"])

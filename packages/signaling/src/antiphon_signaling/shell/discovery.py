@@ -1,4 +1,4 @@
-"""Keeps a fleet informed: reads the registry, and asks over the control API whom that does not list."""
+"""Keeps a fleet up to date: watches the registry, and asks all other transceivers over the control API."""
 
 import logging
 from functools import partial
@@ -17,11 +17,11 @@ from antiphon_signaling.fleet import Fleet
 from antiphon_signaling.limits import Limits
 
 ASK_SECONDS = 1.0
-"""How long a transceiver may take to tell its link and its load, and how long it takes until it is asked again."""
+"""Timeout of a request for link and load, and interval between two requests."""
 
 CALLS_SECONDS = 0.5
-"""How often transceivers are asked which of their calls run, while there are any that count. A call occupies one of the
-set-ups of its caller for so much longer than it takes."""
+"""Interval between two requests for the running calls, while any are counted. A connected call counts as a pending
+set-up for this much longer."""
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ async def keep_informed(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run until cancelled; started after the first look around, which takes `ASK_SECONDS` at most."""
+    """Keep the fleet up to date until cancelled. Started after the first round, within twice `ASK_SECONDS`."""
     listed = trio.Event()
 
     def found(members: list[Registered]) -> None:
@@ -59,7 +59,7 @@ async def keep_informed(
 
 
 async def follow_calls(limits: Limits, client: httpx.AsyncClient) -> None:
-    """Keep the limits informed of which calls run, until cancelled."""
+    """Report to the limits which calls run, until cancelled."""
     while True:
         await trio.sleep(CALLS_SECONDS)
         async with trio.open_nursery() as questions:
@@ -74,7 +74,7 @@ async def _ask_calls(limits: Limits, client: httpx.AsyncClient, url: str) -> Non
         try:
             calls = await _get(client, f"{url}/calls", CallList)
         except (httpx.HTTPError, DecodeError):
-            return  # one that does not answer is in the log already; one of before 0.3 does not know the question
+            return  # `_ask` logs unreachable ones; versions before 0.3 have no such list
         limits.reported(url, calls.connecting, calls.connected, asked_at, trio.current_time())
 
 

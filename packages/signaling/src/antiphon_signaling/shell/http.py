@@ -1,4 +1,4 @@
-"""The HTTP side: calls as the Realtime API has them, and the talk page. A Starlette application."""
+"""The HTTP API: calls as in the Realtime API, and the talk page. A Starlette application."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -26,19 +26,19 @@ CALLS_PATH = "/v1/realtime/calls"
 MAX_BODY = 192 * 1024
 """Bytes of a request: an offer, and a session object with long instructions."""
 MAX_DRAINED = 2 * 1024 * 1024
-"""Bytes of a longer one that are read away, so that its sender comes to read why it was refused."""
+"""Bytes of a too long body that are read and dropped, so that its sender receives the refusal."""
 BODY_SECONDS = 10.0
-"""How long a body may take to come."""
+"""Seconds that receiving a body may take."""
 MAX_PARTS = 8
 MAX_FORM_TYPE = 512
 """Bytes of the Content-Type of a form; a boundary has at most 70 (RFC 2046 §5.1.1)."""
 FORM_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
-"""What a form may say of its charset, which is UTF-8 (RFC 7578 §5.1). The parser would use any codec of Python's, and
-punycode takes the square of a part's length: 2.9 s for 190 KiB."""
+"""Accepted charsets of a form, which is in UTF-8 (RFC 7578 §5.1). The parser would use any codec of Python. Punycode
+takes time in the square of a part's length: 2.9 s for 190 KiB."""
 
 
 def make_app(calls: Calls, authenticator: Authenticator) -> App:
-    """Return the application."""
+    """Return the ASGI application of the HTTP API and the talk page."""
     api = _CallsApi(calls, authenticator)
     app = Starlette(
         routes=[
@@ -57,7 +57,7 @@ def make_app(calls: Calls, authenticator: Authenticator) -> App:
 
 
 class _CallsApi:
-    """What each request about calls does."""
+    """The handlers of requests about calls."""
 
     def __init__(self, calls: Calls, authenticator: Authenticator) -> None:
         self._calls = calls
@@ -93,7 +93,7 @@ class _CallsApi:
     def _caller_of(self, request: Request) -> Caller:
         headers = joined(request.headers.items())
         if request.scope["http_version"] == "1.0":
-            headers.setdefault("via", "1.0")  # proxies speak it, some of which add no header
+            headers.setdefault("via", "1.0")  # a proxy uses this version, and may add no header of its own
         return self._authenticator.identify(headers, _peer(request))
 
 
@@ -106,7 +106,7 @@ def _etag(generation: str) -> str:
 
 
 def _read_if_match(request: Request) -> str:
-    """Return the ICE generation that a change goes by (RFC 9725 §4.3.1)."""
+    """Return the ICE generation of If-Match (RFC 9725 §4.3.1)."""
     given = request.headers.get("if-match", "").strip()
     if not given:
         raise RefusedError(428, "no_if_match", 'send If-Match: the ETag of the call, or "*" to restart ICE')
@@ -119,7 +119,7 @@ def _require_type(request: Request, wanted: str) -> None:
 
 
 async def _options(request: Request) -> Response:
-    """Answer what is no CORS preflight, as WHIP clients ask it (RFC 9725)."""
+    """Answer OPTIONS requests of WHIP clients (RFC 9725), which are no CORS preflights."""
     headers = {
         "Accept-Post": "application/sdp, multipart/form-data",
         "Accept-Patch": FRAGMENT_TYPE,
@@ -129,7 +129,7 @@ async def _options(request: Request) -> Response:
 
 
 async def _read_offer(request: Request) -> tuple[bytes, str | bytes | None]:
-    """Return the offer and the session object's text."""
+    """Return the offer and the text of the session object."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/sdp", "multipart/form-data"):
         raise RefusedError(
@@ -157,9 +157,9 @@ async def _read_body(request: Request) -> bytes:
                     elif size > MAX_DRAINED:
                         break
     except trio.TooSlowError:
-        raise RefusedError(408, "too_slow", f"the request did not come within {BODY_SECONDS:g} seconds") from None
+        raise RefusedError(408, "too_slow", f"the request was not complete within {BODY_SECONDS:g} seconds") from None
     except ClientDisconnect:
-        raise RefusedError(400, "disconnected", "the client left before its request was complete") from None
+        raise RefusedError(400, "disconnected", "the client disconnected before its request was complete") from None
     if size > MAX_BODY:
         raise RefusedError(413, "too_large", f"a request has at most {MAX_BODY} bytes")
     return bytes(body)

@@ -1,4 +1,4 @@
-"""The talk page: its files as the package carries them, with headers that let nothing else in."""
+"""The talk page: its files from the package, with headers that forbid all other content."""
 
 import hashlib
 from collections.abc import Awaitable, Callable

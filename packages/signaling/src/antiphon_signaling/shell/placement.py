@@ -1,4 +1,4 @@
-"""Finds a transceiver for a call, and a call among the transceivers, over their control API."""
+"""Places calls at transceivers, and finds the transceiver of a call, over their control API."""
 
 import logging
 from typing import TypeVar
@@ -17,15 +17,15 @@ from antiphon_signaling.refusals import RefusedError, busy, no_such_call
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
 KEEP_IDLE_SECONDS = 3.0
-"""Idle connections are closed before the transceiver does it, after its time for a head."""
+"""Idle connections are closed before the transceiver's limit for a request head closes them."""
 WAIT_SECONDS = 30.0
-"""How long one question after the end of a call stays open."""
+"""How long one request that waits for the end of a call stays open."""
 MAX_FAILED_WAITS = 5
-"""Unanswered questions in a row after which a call's transceiver counts as lost."""
+"""Unanswered requests in a row after which a call's transceiver counts as lost."""
 PAUSE_SECONDS = 2.0
 
 REFUSED_BY_OWNER = frozenset({409, 412, 422, 429})
-"""Answers of the transceiver that has the call: no other one needs to be waited for."""
+"""Status codes that only the transceiver of a call sends, so that no other answer is awaited."""
 
 T = TypeVar("T")
 
@@ -33,8 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 def open_client(keys: DerivedKeys) -> httpx.AsyncClient:
-    """Return the HTTP client for all transceivers. Each request of a caller makes few of ours, so the number of our
-    connections is bounded by that of theirs."""
+    """Return the HTTP client for all transceivers.
+
+    Each request of a caller causes few requests here. So the callers' connections bound the number of ours.
+    """
     return httpx.AsyncClient(
         auth=ControlAuth(keys),
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=None),
@@ -44,17 +46,19 @@ def open_client(keys: DerivedKeys) -> httpx.AsyncClient:
 
 
 class Transceivers:
-    """The transceivers of a fleet."""
+    """The control API of all transceivers of a fleet. `place` starts a call; the other methods take its id."""
 
     def __init__(self, fleet: Fleet, client: httpx.AsyncClient) -> None:
         self._fleet = fleet
         self._client = client
 
     async def place(self, request: CallRequest) -> tuple[str, CallAccepted]:
-        """Start a call at a transceiver with room. Return its URL and what it answered.
+        """Start a call at a transceiver with free capacity. Return its URL and its answer.
 
-        One that is full, draining, unreachable or broken passes the call on. Raises `RefusedError`: what the
-        transceiver said against the call itself, or 503.
+        Where one is full, draining, unreachable or broken, the next one is tried.
+
+        Raises:
+            RefusedError: a transceiver refuses the call itself (413, 422), or none accepts it (503).
         """
         full: httpx.Response | None = None
         for url in self._fleet.order():
@@ -79,13 +83,18 @@ class Transceivers:
         raise busy("no_transceiver", "no transceiver can be reached: try again in a moment")
 
     async def end(self, call_id: str, tenant: str) -> None:
-        """End a call wherever it is. Raises `RefusedError` with 404 or 503."""
+        """End a call, whichever transceiver has it.
+
+        Raises:
+            RefusedError: with 404 or 503.
+        """
         await self._find("DELETE", call_id, tenant)
 
     async def update_ice(self, call_id: str, tenant: str, update: IceUpdate) -> CallAccepted | None:
-        """Restart the ICE of a call wherever it is, and return its new answer; None where candidates were trickled.
+        """Restart the ICE of a call, and return its new answer. Return None if candidates were trickled.
 
-        Raises `RefusedError` with 404, 409, 412, 429 or 503.
+        Raises:
+            RefusedError: with 404, 409, 412, 429 or 503.
         """
         response = await self._find("PATCH", call_id, tenant, content=msgspec.json.encode(update))
         if response.status_code == 412:
@@ -99,14 +108,18 @@ class Transceivers:
         return None if response.status_code == 204 else _decode(response, CallAccepted)
 
     async def status(self, call_id: str, tenant: str) -> CallStatus:
-        """Return the figures of a call wherever it is. Raises `RefusedError` with 404 or 503."""
+        """Return the statistics of a call, whichever transceiver has it.
+
+        Raises:
+            RefusedError: with 404 or 503.
+        """
         status = _decode(await self._find("GET", call_id, tenant), CallStatus)
         if status is None:
-            raise busy("no_transceiver", "the transceiver of this call gave no sense")
+            raise busy("no_transceiver", "the transceiver of this call sent an invalid answer")
         return status
 
     async def wait_ended(self, url: str, call_id: str, tenant: str) -> str:
-        """Return the reason for which a call ended at the transceiver `url`, once it has."""
+        """Wait until a call at the transceiver `url` has ended, and return the reason."""
         failed = 0
         params = {"tenant": tenant, "wait": f"{WAIT_SECONDS:g}"}
         timeout = httpx.Timeout(ANSWER_SECONDS + WAIT_SECONDS, connect=CONNECT_SECONDS, pool=None)
@@ -125,7 +138,7 @@ class Transceivers:
         return "transceiver lost"
 
     async def _find(self, method: str, call_id: str, tenant: str, content: bytes | None = None) -> httpx.Response:
-        """Ask all transceivers at once, and return the answer of the one that knows the call."""
+        """Ask all transceivers at once, and return the answer of the one that has the call."""
         found: list[httpx.Response] = []
         silent: list[str] = []
 
@@ -160,5 +173,5 @@ def _decode(response: httpx.Response, kind: type[T]) -> T | None:
         return decode(response.content, kind)
     except DecodeError as error:
         extra = {"url": str(response.url), "status": response.status_code, "reason": str(error)}
-        logger.warning("transceiver answered nonsense", extra=extra)
+        logger.warning("transceiver sent an invalid answer", extra=extra)
         return None

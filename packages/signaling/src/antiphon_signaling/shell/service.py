@@ -1,4 +1,4 @@
-"""Puts the service together."""
+"""The signaling service: its settings, sockets and tasks."""
 
 import os
 import socket
@@ -38,8 +38,10 @@ LOCALHOST = "127.0.0.1"
 
 
 class SignalingPorts(NamedTuple):
-    """Where signaling listens: `url` is for people, `address` what was bound. `idle` tells whether nobody is being
-    answered, and no WebSocket is open."""
+    """Where a started signaling service listens: `url` is for people, `address` is bound.
+
+    `idle()` returns True if no request is in progress and no WebSocket is open.
+    """
 
     url: str
     address: Address
@@ -56,11 +58,14 @@ async def serve_signaling(
     drain: Drain | None = None,
     task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve offers, the WebSocket and the talk page until cancelled; calls go on without it. Once `drain` has begun no
-    offer is taken.
+    """Serve offers, the WebSocket and the talk page until cancelled. Running calls do not depend on it.
 
-    `ingresses` are the relay's advertised media addresses, the best first; `--advertise` goes before them, and without
-    either it is this machine's. Metrics go into `registry`. Raises SettingsError and OSError at start.
+    Once `drain` has begun, offers are refused. `ingresses` are the relay's advertised media addresses, the best first.
+    `--advertise` replaces them; without either, this machine's address is advertised. Metrics go into `registry`.
+
+    Raises:
+        SettingsError: a file of the settings cannot be used.
+        OSError: the HTTP address cannot be bound.
     """
     registry = registry or CollectorRegistry()
     drain = drain or Drain(shared.drain)
@@ -90,7 +95,7 @@ async def serve_signaling(
         url = _url_of(bound, advertised, secure=tls is not None)
         if fingerprint is not None:
             print(f"certificate made for {', '.join(hosts)}: SHA-256 {fingerprint}", file=sys.stderr)
-        with told_key(url, made_key, sys.stderr):
+        with announced_key(url, made_key, sys.stderr):
             nursery.start_soon(listener.run, listening)
             task_status.started(SignalingPorts(url, bound, listener.idle))
             await trio.sleep_forever()
@@ -104,8 +109,10 @@ async def serve_alone(
     *,
     task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve signaling as a service of its own: with its admin port, and without a relay to ask for addresses. Returns
-    when `drain` is to leave and nobody is connected any more."""
+    """Serve signaling as a process of its own, with an admin port and without a relay.
+
+    Returns once `drain` has begun to leave and the last connection is closed.
+    """
     registry = CollectorRegistry()
     async with trio.open_nursery() as nursery:
         serve = partial(serve_signaling, front, shared, keys, (), registry=registry, drain=drain)
@@ -122,7 +129,7 @@ async def serve_alone(
 
 
 def advertised_addresses(front: FrontSettings, ingresses: Sequence[tuple[str, int]]) -> list[Address]:
-    """Return the media addresses that callers are told, each once, the best first."""
+    """Return the advertised media addresses, each once, the best first."""
     port = ingresses[0][1] if ingresses else MEDIA_PORT
     if front.advertise:
         return list(dict.fromkeys(Address(host, given or port) for host, given in front.advertise))
@@ -138,9 +145,12 @@ def _url_of(bound: Address, advertised: Sequence[Address], *, secure: bool) -> s
 
 
 @contextmanager
-def told_key(url: str, key: str | None, stream: TextIO) -> Iterator[None]:
-    """Tell the person at a terminal the URL with the key that was made. What is no terminal may be a log that others
-    read: then the key is in a file of its owner's while this runs, and its name is told."""
+def announced_key(url: str, key: str | None, stream: TextIO) -> Iterator[None]:
+    """Print how to reach the server with the API key that was made at start.
+
+    On a terminal that is the URL with the key. Anything else may be a log that others read. Then the key is in a
+    private file while the context lasts, and the file's name is printed.
+    """
     if key is None:
         yield
         return

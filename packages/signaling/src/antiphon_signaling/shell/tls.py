@@ -1,4 +1,4 @@
-"""TLS for the front: certificates of files, or one made at start."""
+"""TLS of the HTTP port: a certificate from files, or a self-signed one made at start."""
 
 import datetime
 import ipaddress
@@ -19,7 +19,7 @@ from antiphon_common.settings import FrontSettings, SettingsError
 from antiphon_common.shell.secrets import find_exposure
 
 VALIDITY = datetime.timedelta(days=90)
-"""A made certificate lives as long as its process; browsers refuse more than 398 days."""
+"""Validity of a self-signed certificate, which each start replaces. Browsers refuse more than 398 days."""
 CLOCK_SKEW = datetime.timedelta(days=1)
 ALWAYS_NAMED = ("localhost", "127.0.0.1", "::1")
 
@@ -29,9 +29,12 @@ _DNS_NAME = re.compile(
 
 
 def make_tls(front: FrontSettings, hosts: Iterable[str]) -> tuple[ssl.SSLContext | None, str | None]:
-    """Return the context the settings ask for, None for plain HTTP, and the fingerprint of a certificate made now.
+    """Return the TLS context for the settings, or None for plain HTTP, and the fingerprint of a new certificate.
 
-    `hosts` are the addresses it shall be good for, besides this machine's names. Raises SettingsError.
+    A new certificate names `hosts` and this machine's names.
+
+    Raises:
+        SettingsError: the files of certificate and key cannot be used.
     """
     if front.tls_cert is not None and front.tls_key is not None:
         return _load(front.tls_cert, front.tls_key), None

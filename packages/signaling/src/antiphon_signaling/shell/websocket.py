@@ -1,4 +1,4 @@
-"""`ws /v1/signaling`: one call over one WebSocket. docs/reference/signaling.md is its specification."""
+"""The WebSocket API, `/v1/signaling`: one call over one connection. docs/reference/signaling.md specifies it."""
 
 import logging
 from typing import Any
@@ -19,30 +19,31 @@ from antiphon_signaling.shell.calls import Answered, Calls, check_session
 PATH = "/v1/signaling"
 SUBPROTOCOL = "antiphon"
 KEY_SUBPROTOCOL = "antiphon-key."
-"""Before an API key among the subprotocols: browsers let a page set no header."""
+"""Prefix of an API key among the subprotocols. In browsers a page cannot set a header."""
 MAX_HOST = 255
-"""Bytes of the Host header: a domain name. The library reads it as IDNA, which takes the square of its length."""
+"""Bytes of the Host header: a domain name. The library decodes IDNA in time that grows with the square of the
+length."""
 MAX_MESSAGE = 192 * 1024
 """Bytes of a message: an offer, and a session object with long instructions."""
 MAX_QUEUED = 4
 RECEIVE_BYTES = 1024
-"""Bytes read at once, between which other tasks run. They may hold 170 frames, 7 µs each for the library."""
+"""Bytes read before other tasks run. They may hold 170 frames, each of which takes the library 7 µs."""
 HANDSHAKE_SECONDS = 10.0
 OFFER_SECONDS = 60.0
-"""How long a connection may be without a call."""
+"""Seconds that a connection may be without a call."""
 PING_SECONDS = 20.0
 CLOSE_SECONDS = 2.0
 GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
 """Close codes (RFC 6455 §7.4.1)."""
 MAX_ERRORS = 100
-"""Messages of one connection that are refused before it is closed."""
+"""Refused messages after which a connection is closed."""
 
 logger = logging.getLogger(__name__)
 
 
 class ClientMessage(msgspec.Struct, frozen=True):
-    """Anything a client says; `sdp` and `session` belong to an offer, `sdp` also to a restart."""
+    """Any message of a client, as decoded. Offers have `sdp` and `session`, restarts `sdp`."""
 
     type: str
     sdp: str = ""
@@ -53,7 +54,7 @@ _decoder = msgspec.json.Decoder(ClientMessage)
 
 
 class SignalingSocket:
-    """Answers WebSocket requests."""
+    """Serves the WebSocket API. The listener calls `serve` for each upgrade request."""
 
     def __init__(self, calls: Calls, authenticator: Authenticator, drain: Drain) -> None:
         self._calls = calls
@@ -61,7 +62,8 @@ class SignalingSocket:
         self._drain = drain
 
     async def serve(self, stream: trio.abc.Stream, head: h11.Request, peer: str) -> None:
-        """Serve a connection whose first bytes are a WebSocket request from the numeric address `peer`, to its end."""
+        """Serve one connection to its end. Its first bytes are a WebSocket request; `peer` is the numeric source
+        address."""
         if any(name == b"host" and len(value) > MAX_HOST for name, value in head.headers):
             logger.info("websocket refused", extra={"peer": peer, "reason": "the Host header is too long"})
             return
@@ -75,17 +77,17 @@ class SignalingSocket:
                         return
                 nursery.cancel_scope.cancel()
         except* UnicodeError:
-            pass  # the library's reader dies of a Host or another header that is no text
+            pass  # the library's reader raises it over a header that is not UTF-8
 
     async def _accept(self, request: WebSocketRequest, head: h11.Request, peer: str) -> "_Conversation | None":
-        """Accept a request, or tell why not. None too where the client has gone meanwhile."""
+        """Accept a request. Return None if it was refused, or if the client has disconnected."""
         headers = joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
         proposed = request.proposed_subprotocols
         key = next((name.removeprefix(KEY_SUBPROTOCOL) for name in proposed if name.startswith(KEY_SUBPROTOCOL)), None)
         path, _, query = request.path.partition("?")
         try:
             if path != PATH:
-                await _reject(request, RefusedError(404, "not_found", f"there is no WebSocket here; it is at {PATH}"))
+                await _reject(request, RefusedError(404, "not_found", f"there is no WebSocket here, but at {PATH}"))
                 return None
             try:
                 caller = self._authenticator.identify(headers, peer, key)
@@ -107,7 +109,7 @@ async def _reject(request: WebSocketRequest, error: RefusedError) -> None:
 
 
 class _Conversation:
-    """One accepted connection: offers until one is answered, then that call to its end."""
+    """One accepted connection: offers until one is answered, then the call until its end. `run` serves it."""
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class _Conversation:
         self._errors = 0
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Converse, then cancel `nursery`, which holds the connection's reader too."""
+        """Serve the connection, then cancel `nursery`, which also holds its reader."""
         try:
             nursery.start_soon(self._keep_alive, nursery.cancel_scope)
             nursery.start_soon(self._leave)
@@ -154,7 +156,7 @@ class _Conversation:
             await self._refuse(refusal)
 
     async def _refuse(self, refusal: RefusedError) -> None:
-        """Report an error. A client that makes too many of them is closed: each costs an answer."""
+        """Send an error. After MAX_ERRORS the connection is closed, since each costs an answer."""
         message: dict[str, Any] = {"type": "error", "error": refusal.error}
         if (retry_after := refusal.headers.get("Retry-After")) is not None:
             message["retry_after"] = int(retry_after)
@@ -181,10 +183,10 @@ class _Conversation:
             await self._send({"type": "answer", "call_id": self._call.call_id, "sdp": restarted.sdp.decode()})
         elif message.type == "hangup":
             await self._calls.end(self._caller, self._call.call_id)
-        # A trickled candidate has no effect: a lite agent answers to where checks come from.
+        # A trickled candidate has no effect: a lite agent answers to the source of each check.
 
     async def _watch(self, call: Answered) -> None:
-        """Tell the client when its call is over, and close."""
+        """Report the end of the call to the client, then close."""
         reason = await self._calls.wait_ended(self._caller.tenant, call)
         try:
             await self._send({"type": "ended", "call_id": call.call_id, "reason": reason})
@@ -194,7 +196,7 @@ class _Conversation:
             pass
 
     async def _leave(self) -> None:
-        """Tell the client when the server is about to stop. Its call goes on, without the connection in the end."""
+        """Report to the client that the server is about to stop. Its call outlives the connection."""
         await self._drain.wait()
         try:
             await self._send({"type": "draining"})
@@ -206,7 +208,7 @@ class _Conversation:
             pass
 
     async def _keep_alive(self, scope: trio.CancelScope) -> None:
-        """Ping, which also keeps the path through NATs and proxies open; a client that does not answer is gone."""
+        """Send pings, which keep NATs and proxies open too. A client that does not answer is disconnected."""
         try:
             while True:
                 await trio.sleep(PING_SECONDS)
