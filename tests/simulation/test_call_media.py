@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from random import Random
 
+import msgspec
 import pytest
 
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
+from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.call_media import MAX_BYES
 from antiphon_transceiver.events import MediaEnded
 from antiphon_transceiver.rtp import RtpOptions
@@ -225,3 +227,21 @@ def test_a_bye_after_each_packet_is_reported_at_most_max_byes_times() -> None:
         send_bye(pair)
         pair.network.run(limit=pair.network.now + 0.01)
     assert sum(isinstance(event, MediaEnded) for event in pair.network.right.events) == MAX_BYES
+
+
+class Marker:
+    """An uplink stage that appends its letter to each frame."""
+
+    def __init__(self, letter: bytes) -> None:
+        self.letter = letter
+
+    def process(self, frame: UplinkFrame) -> UplinkFrame:
+        return msgspec.structs.replace(frame, data=frame.data + self.letter)
+
+
+def test_frames_pass_the_uplink_stages_in_order_before_the_backend() -> None:
+    pair = CallPair().connect()
+    pair.call.media.uplink_stages += [Marker(b"1"), Marker(b"2")]
+    pair.talk(0.2)
+    assert len(pair.backend.audio) >= 10
+    assert all(frame.data.endswith(b"12") for frame in pair.backend.audio)

@@ -75,7 +75,7 @@ class FenceScene:
 
     def break_backend(self, *methods: str) -> None:
         broken: Any = Broken(self.call.backend, *methods)
-        self.call.backend = broken
+        self.call.backend = self.call.media.backend = broken
 
     def of_kind(self, kind: type[CallEnded] | type[CallRaised]) -> list[Any]:
         return [event for event in self.world.transceivers[0].events if isinstance(event, kind)]
@@ -117,7 +117,7 @@ def test_an_exception_of_a_transport_ends_only_its_call(method: str) -> None:
     scene.check()
 
 
-@pytest.mark.parametrize("method", ["receive_rtp", "take_frames", "handle_timeout", "poll_timeout", "play"])
+@pytest.mark.parametrize("method", ["receive_rtp", "send_uplink", "handle_timeout", "poll_timeout", "play"])
 def test_an_exception_of_the_media_ends_only_its_call(method: str) -> None:
     """Packets, timers, and frames of the backend."""
     scene = FenceScene()

@@ -180,7 +180,7 @@ class Call:
         """What `poll_event` returns, oldest first."""
         cname = random(12).hex()
         self.stream = AudioStream(request.codec, backend.format, cname, random, ntp_offset, RtpOptions.of(request))
-        self.media = CallMedia(request, self.stream, self.transport, self.events, now)
+        self.media = CallMedia(request, self.stream, backend, self.transport, self.events, now)
 
         self.budget = Budget()
         self.caller = CallerConsumer(self.transport, self.channels)
@@ -336,7 +336,7 @@ class Call:
             else:
                 self._handle(event, now)
         if received:
-            self._send_uplink(now)
+            self.media.send_uplink(now)
 
     def _handle(self, event: TransportEvent | ChannelEvent, now: float) -> None:
         match event:
@@ -373,18 +373,12 @@ class Call:
 
     # Media
 
-    def _send_uplink(self, now: float) -> None:
-        """Send the backend the audio of the caller that is due."""
-        send_audio = self.backend.send_audio
-        for frame in self.media.take_frames(now):
-            send_audio(frame.data, frame.position, frame.status)
-
     def _run_media(self, now: float) -> None:
         media = self.media
         if self.phase is CallPhase.ENDED or not media.started:
             return
         if now >= media.uplink_at:
-            self._send_uplink(now)
+            media.send_uplink(now)
         media.handle_timeout(now)
         self._return_credit()
         if self.phase is CallPhase.DRAINING and media.played and self.transport.state is TransportState.CONNECTED:

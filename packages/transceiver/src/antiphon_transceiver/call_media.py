@@ -2,10 +2,11 @@
 
 from collections import deque
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from antiphon_common.control import CallRequest
 from antiphon_transceiver.audio import UplinkFrame
+from antiphon_transceiver.backends.call import BackendCall
 from antiphon_transceiver.events import CallEvent, MediaEnded, MediaMissing, MediaStarted
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.peer_transport import PeerTransport, TransportState
@@ -18,10 +19,17 @@ MAX_BYES = 16
 caller that sends one after each packet would fill the disk."""
 
 
+class UplinkStage(Protocol):
+    """A stage of the caller's audio on its way to the backend, such as noise suppression or speech detection."""
+
+    def process(self, frame: UplinkFrame) -> UplinkFrame:
+        """Return what the next stage gets in place of a frame: as many samples at the same position."""
+
+
 class CallMedia:
     """The audio stream of a call, driven over its transport. Times are seconds.
 
-    `start` it once the transport is connected. Pass on the RTP and RTCP that arrive, then take the frames out; call
+    `start` it once the transport is connected. Pass on the RTP and RTCP that arrive, then `send_uplink`; call
     `handle_timeout` at `poll_timeout`. It appends what happens to the call's `events`.
     """
 
@@ -29,11 +37,15 @@ class CallMedia:
         self,
         request: CallRequest,
         stream: AudioStream,
+        backend: BackendCall,
         transport: PeerTransport[Any],
         events: deque[CallEvent],
         now: float,
     ) -> None:
         self.stream = stream
+        self.backend = backend
+        self.uplink_stages: list[UplinkStage] = []
+        """What each frame passes in order, after the jitter buffer and the decoder and before the backend."""
         self.started = False
         self._transport = transport
         self._events = events
@@ -80,16 +92,17 @@ class CallMedia:
             self._transport.send_protected(again)
         self._report_at = self.stream.reporter.poll_timeout()
 
-    def take_frames(self, now: float) -> list[UplinkFrame]:
-        """Return the caller's audio that is due, in order, and send the feedback that is."""
-        uplink, frames = self.stream.uplink, []
+    def send_uplink(self, now: float) -> None:
+        """Send the backend the caller's audio that is due, in order, and the caller the feedback that is."""
+        uplink, send_audio = self.stream.uplink, self.backend.send_audio
         while (frame := uplink.poll(now)) is not None:
-            frames.append(frame)
+            for stage in self.uplink_stages:
+                frame = stage.process(frame)
+            send_audio(frame.data, frame.position, frame.status)
         self.uplink_at = uplink.jitter.poll_timeout()
         if self._feedback_due:
             self._send_feedback(now)
         self._feedback_at = self.stream.receiver.poll_timeout()
-        return frames
 
     # From the backend
 

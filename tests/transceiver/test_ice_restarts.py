@@ -1,0 +1,30 @@
+"""How often a call may restart ICE: several times at once, then one at a time, and not without end."""
+
+import pytest
+
+from antiphon_transceiver.ice_restarts import (
+    MAX_RESTARTS,
+    RESTART_SECONDS,
+    RESTARTS_AT_ONCE,
+    RestartLimiter,
+    TooManyRestarts,
+)
+
+
+def test_restarts_beyond_the_burst_wait_for_the_next_one() -> None:
+    limiter = RestartLimiter(0.0)
+    for _ in range(RESTARTS_AT_ONCE):
+        limiter.count(0.0)
+    with pytest.raises(TooManyRestarts) as error:
+        limiter.count(1.0)
+    assert error.value.retry_after == RESTART_SECONDS - 1
+    limiter.count(RESTART_SECONDS)
+
+
+def test_a_call_has_a_last_restart() -> None:
+    limiter = RestartLimiter(0.0)
+    for number in range(MAX_RESTARTS):
+        limiter.count(number * RESTART_SECONDS)
+    with pytest.raises(TooManyRestarts) as error:
+        limiter.count(2 * MAX_RESTARTS * RESTART_SECONDS)
+    assert error.value.retry_after is None
