@@ -1,15 +1,15 @@
-"""CPU of a call: relay, transceiver and backend each, beside aiortc's echo, under the same load client.
+"""CPU time of a call in relay, transceiver and backend, beside that of aiortc's echo, with the same load client.
 
     python -m benchmarks.calls [--seconds S] [--rounds N] [--aiortc-calls N] [--opus-calls N] [--pcm16-calls N]
                                [--shared-calls N]
 
-Every service is a process of its own; all of them have the first core, the load client has the second. The backend is
-`loopback`. In opus mode packets pass untouched; in pcm16 mode the transceiver decodes to 24 kHz and encodes again
-(complexity 5, mono, 32 kbit/s), which is what aiortc does too, at 48 kHz in stereo. What a call costs falls with their
-number, since a wake-up serves several at once; so ours are measured with as many calls as aiortc bears, and with many.
-Modes take turns, so that what else the machine does hits all; figures are medians of all rounds, in milliseconds of CPU
-for each call and second. Last comes what a call costs a transceiver that has another beside it, each with its own
-calls: processes share nothing, so it should cost no more than alone.
+Every service is a separate process. All services share the first core; the load client has the second. The backend is
+`loopback`. In opus mode packets pass unchanged. In pcm16 mode the transceiver decodes to 24 kHz and encodes again
+(complexity 5, mono, 32 kbit/s), as aiortc does at 48 kHz in stereo. The cost of a call falls with the number of calls,
+since one wake-up serves several; so ours are measured with as many calls as aiortc can handle, and with many. Modes
+alternate, so that other load of the machine affects all of them. Figures are medians of all rounds, in milliseconds of
+CPU time per call and second. The last figure is the cost of a call in one of two transceivers with calls of their own:
+they share nothing, so it should be no higher than in a single one.
 """
 
 import argparse
@@ -28,19 +28,19 @@ from support.processes.usage import Usage
 
 OWN = ("relay", "transceiver", "backend")
 DUE = {"pcm16": 1 / 3}
-"""The share of what aiortc costs that relay and transceiver may cost together, with many calls."""
+"""Largest cost of relay and transceiver together, with many calls, as a share of aiortc's."""
 
 PAIR_DUE = 1.1
-"""What a call may cost in one of two transceivers, beside what it costs in one alone that has as many."""
+"""Largest cost of a call in one of two transceivers, as a share of its cost in a single one with as many calls."""
 
 CORES = sorted(os.sched_getaffinity(0))
 
 SETTLE_SECONDS = 1.0
-"""Between the last call's set-up and the measurement."""
+"""Seconds between the set-up of the last call and the measurement."""
 
 
 class CallSample(NamedTuple):
-    """One measurement: milliseconds of CPU for each call and second, by process; and the share that came back."""
+    """One measurement: milliseconds of CPU time per call and second, by process, and the share of packets returned."""
 
     cost: Mapping[str, float]
     returned: float
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextmanager
 def running(server: str, transceivers: int = 1) -> Iterator[tuple[str, dict[str, int]]]:
-    """Run a server on the first core; give its URL and the ids of its processes."""
+    """Run a server on the first core. Yield its URL and the ids of its processes."""
     if server == "aiortc":
         with Service("benchmarks.calls.aiortc_echo") as service:
             url, pids = service.wait_ready().ready, {"aiortc": service.pid}
@@ -96,7 +96,7 @@ def running(server: str, transceivers: int = 1) -> Iterator[tuple[str, dict[str,
 
 
 async def measure(url: str, pids: Mapping[str, int], calls: int, seconds: float) -> CallSample:
-    """Make calls, and see what a second of each costs."""
+    """Make calls and measure the cost of a second of each."""
     async with trio.open_nursery() as nursery:
         load = LoadGenerator(LoadSettings(url))
         await nursery.start(load.run)
@@ -137,7 +137,7 @@ def _cost(samples: list[CallSample], name: str) -> float:
 
 
 def _pin(pid: int, core: int) -> None:
-    """Give a process, with every thread it has, one core."""
+    """Pin all threads of a process to one core."""
     for task in os.listdir(f"/proc/{pid}/task"):
         os.sched_setaffinity(int(task), {CORES[core % len(CORES)]})
 

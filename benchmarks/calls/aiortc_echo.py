@@ -13,7 +13,7 @@ peers: set[RTCPeerConnection] = set()
 
 
 async def answer(offer: str) -> str:
-    """Return the answer to an offer; whatever audio comes on that call goes back."""
+    """Return the answer to an offer. All audio of that call is sent back."""
     peer = RTCPeerConnection()
     peers.add(peer)
 
@@ -33,7 +33,7 @@ async def answer(offer: str) -> str:
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Serve one HTTP connection, as far as the load client needs it."""
+    """Serve one HTTP connection of the load client."""
     try:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
@@ -50,7 +50,7 @@ async def main() -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     print(f"ready http://{host}:{port}", flush=True)
-    # At once: threads of calls that go on would hold it up.
+    # Exit at once: threads of running calls would delay it.
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, os._exit, 0)
     await server.serve_forever()
 

@@ -88,7 +88,7 @@ class BudgetScene:
 
     def check_others(self) -> None:
         """They have lost nothing but what is under way."""
-        assert all(len(client.said) - len(client.heard) < 10 for client in self.others)
+        assert all(len(client.sent) - len(client.received) < 10 for client in self.others)
         assert all(self.world.find(client) is not None for client in self.others)
 
 

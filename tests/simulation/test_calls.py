@@ -42,8 +42,8 @@ def test_every_packet_comes_back_in_order() -> None:
     world.run(5)
     client.next_frame = None
     world.run(1)
-    assert len(client.said) > 240
-    assert heard(client) == client.said
+    assert len(client.sent) > 240
+    assert heard(client) == client.sent
 
 
 def test_a_call_survives_loss_and_never_plays_out_of_order() -> None:
@@ -53,7 +53,7 @@ def test_a_call_survives_loss_and_never_plays_out_of_order() -> None:
     world.run(20)
     numbers = [packet[1:5] for packet in heard(client)]
     assert numbers == sorted(set(numbers))
-    assert len(numbers) > 0.85 * len(client.said)
+    assert len(numbers) > 0.85 * len(client.sent)
 
 
 def test_set_up_takes_four_half_round_trips_and_a_handshake() -> None:
@@ -236,7 +236,7 @@ def test_ice_restarts_with_the_same_owner_keys_and_backend_call() -> None:
     client.next_frame = None
     world.run(1)
     assert world.find(client) is call
-    assert heard(client) == client.said
+    assert heard(client) == client.sent
     assert len(call.ufrags) == MAX_GENERATIONS
 
 
@@ -273,7 +273,7 @@ def test_an_ice_restart_from_another_address_costs_a_round_trip_or_two() -> None
     world.run(2)
     client.next_frame = None
     world.run(1)
-    assert len(client.said) - len(heard(client)) <= 0.1 / 0.02
+    assert len(client.sent) - len(heard(client)) <= 0.1 / 0.02
 
 
 def test_one_port_calls_two_transceivers_one_after_the_other() -> None:
@@ -299,7 +299,7 @@ def test_checks_for_anothers_call_from_a_live_address_change_nothing() -> None:
         world.clients.remove(attacker)
         world.clients.append(attacker)
     world.run(10)
-    assert len(victim.said) - len(heard(victim)) < 5
+    assert len(victim.sent) - len(heard(victim)) < 5
     assert ends(world) == []
     world.run(1)
     assert len(heard(victim)) > 540

@@ -93,7 +93,7 @@ class FenceScene:
         assert (status.state, status.reason) == ("ended", EndReason.INTERNAL_ERROR)
         assert list(router) == self.others
         for client, call in zip(self.clients[1:], self.others, strict=True):
-            assert len(client.said) - len(client.heard) < 10
+            assert len(client.sent) - len(client.received) < 10
             assert self.call_of(client) is call
         paths = {path.encode() for call in self.others for path in call.routes}
         assert len(router.paths) == len(paths)

@@ -189,8 +189,8 @@ def test_what_is_for_an_owner_that_is_gone_reaches_its_successor() -> None:
     world.touch(world.transceivers[1])
     world.run(0.1)
     packets = gone.counters.received - gone.counters.messages
-    said = sum(len(client.said) for client in clients)
+    said = sum(len(client.sent) for client in clients)
     world.run(10.0)
     assert gone.counters.received - gone.counters.messages == packets
-    assert successor.counters.unknown_path > sum(len(client.said) for client in clients) - said
+    assert successor.counters.unknown_path > sum(len(client.sent) for client in clients) - said
     assert successor.counters.unknown_ufrag >= len(clients)

@@ -87,9 +87,9 @@ def test_a_call_whose_ufrag_is_hours_old_follows_its_client_to_another_address()
     world.relays[0].set_clock(6 * 3600.0)
     client.talk()
     world.run(12.0)
-    heard = len(client.heard)
+    heard = len(client.received)
     client.address = ("203.0.113.99", 4321)
-    assert world.run(10.0, lambda: len(client.heard) > heard + 100)
+    assert world.run(10.0, lambda: len(client.received) > heard + 100)
 
 
 def test_a_transceiver_disowns_only_its_own_tokens() -> None:

@@ -72,9 +72,9 @@ class SimulatedClient:
         self.uplink = ImpairedLink(impairment, random)
         self.downlink = ImpairedLink(impairment, random)
         self.events: list[ClientEvent] = []
-        self.heard: list[AudioReceived] = []
+        self.received: list[AudioReceived] = []
         self.next_frame: float | None = None
-        self.said: list[bytes] = []
+        self.sent: list[bytes] = []
         """The packets sent, in their Opus form."""
         self.connected = False
         self.closed: ClientClosed | None = None
@@ -84,8 +84,8 @@ class SimulatedClient:
         """Every path it has had. Its call may use no other."""
         self.honest = True
         """False for a client with a spoofed address, at which it receives nothing."""
-        self.legible = True
-        """Whether it receives packets of `opus_packet`: not if they were transcoded."""
+        self.numbered = True
+        """Whether it receives packets with numbers, those of `opus_packet`: not if they were transcoded."""
         self.home = b""
         """The encoded link address of the transceiver that has its call."""
         self.due = self.queued = inf
@@ -129,10 +129,10 @@ class SimulatedClient:
 
     def handle_timeout(self, now: float) -> None:
         if self.next_frame is not None and now >= self.next_frame:
-            number, speaker = len(self.said), UP | self.number
-            said = self.codec.say(number, speaker)
-            self.core.send_audio(said.payload, said.timestamp, now, said.payload_type)
-            self.said.append(opus_packet(number, speaker))
+            number, speaker = len(self.sent), UP | self.number
+            packet = self.codec.packet(number, speaker)
+            self.core.send_audio(packet.payload, packet.timestamp, now, packet.payload_type)
+            self.sent.append(opus_packet(number, speaker))
             self.next_frame += FRAME_SECONDS
         self.core.handle_timeout(now)
 
@@ -149,7 +149,7 @@ class SimulatedClient:
         while (event := core.poll_event()) is not None:
             self.events.append(event)
             if isinstance(event, AudioReceived):
-                self.heard.append(event)
+                self.received.append(event)
                 self._world.invariants.client_received_audio(self, event)
             elif isinstance(event, MessageReceived):
                 self._world.invariants.client_received_message(self, event)

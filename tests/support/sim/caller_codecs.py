@@ -13,7 +13,7 @@ G711_FRAME = 160
 """Samples, and bytes, of 20 ms."""
 
 
-class Said(NamedTuple):
+class CallerPacket(NamedTuple):
     """A packet to send: its payload type, payload, and timestamp in ticks of the codec's clock."""
 
     payload_type: int
@@ -24,29 +24,29 @@ class Said(NamedTuple):
 class OpusCaller:
     """A caller with Opus packets of 20 ms. `packet` returns what to send, `read` what was received."""
 
-    legible = True
+    numbered = True
     """Whether packets still carry their numbers at the backend."""
 
     def offer(self, sdp: str) -> str:
         """Return an offer of Opus as one of this codec."""
         return sdp
 
-    def say(self, number: int, speaker: int) -> Said:
-        return Said(OPUS_PAYLOAD_TYPE, opus_packet(number, speaker), number * FRAME_TICKS)
+    def packet(self, number: int, speaker: int) -> CallerPacket:
+        return CallerPacket(OPUS_PAYLOAD_TYPE, opus_packet(number, speaker), number * FRAME_TICKS)
 
-    def read(self, heard: AudioReceived) -> tuple[bytes, list[bytes]]:
+    def read(self, received: AudioReceived) -> tuple[bytes, list[bytes]]:
         """Return the payload of a received packet, and its redundant blocks, oldest first."""
-        if heard.payload_type != RED_PAYLOAD_TYPE:
-            return heard.payload, []
-        payload, repeated = decode_red(heard.payload, OPUS_PAYLOAD_TYPE)
-        return payload, [block.payload for block in repeated]
+        if received.payload_type != RED_PAYLOAD_TYPE:
+            return received.payload, []
+        payload, redundant = decode_red(received.payload, OPUS_PAYLOAD_TYPE)
+        return payload, [block.payload for block in redundant]
 
 
 class RedCaller(OpusCaller):
     """A caller with RED (RFC 2198), which sends redundant blocks at the given offsets in packets."""
 
-    def __init__(self, distances: tuple[int, ...]) -> None:
-        self._distances = distances
+    def __init__(self, offsets: tuple[int, ...]) -> None:
+        self._offsets = offsets
         self._encoder = RedEncoder(OPUS_PAYLOAD_TYPE)
 
     def offer(self, sdp: str) -> str:
@@ -56,15 +56,15 @@ class RedCaller(OpusCaller):
             opus, opus + red
         )
 
-    def say(self, number: int, speaker: int) -> Said:
-        _, payload, timestamp = super().say(number, speaker)
-        return Said(RED_PAYLOAD_TYPE, self._encoder.encode(payload, timestamp, self._distances), timestamp)
+    def packet(self, number: int, speaker: int) -> CallerPacket:
+        _, payload, timestamp = super().packet(number, speaker)
+        return CallerPacket(RED_PAYLOAD_TYPE, self._encoder.encode(payload, timestamp, self._offsets), timestamp)
 
 
 class G711Caller(OpusCaller):
     """A caller with G.711 only, `pcmu` or `pcma`."""
 
-    legible = False
+    numbered = False
 
     def __init__(self, codec: str) -> None:
         self._codec = codec
@@ -80,8 +80,8 @@ class G711Caller(OpusCaller):
             .replace("opus/48000/2", f"{self._codec.upper()}/8000")
         )
 
-    def say(self, number: int, speaker: int) -> Said:
-        return Said(self._payload_type, number.to_bytes(4, "big") * (G711_FRAME // 4), number * G711_FRAME)
+    def packet(self, number: int, speaker: int) -> CallerPacket:
+        return CallerPacket(self._payload_type, number.to_bytes(4, "big") * (G711_FRAME // 4), number * G711_FRAME)
 
 
 def caller_codec(name: str) -> OpusCaller:

@@ -71,8 +71,8 @@ class _CallCheck:
         if too_long := client.uplink.too_long + client.downlink.too_long:
             raise Violation(f"{client.call_id}: {too_long} datagrams were longer than its path takes")
         if connected and not self._plan.spray and end.reason is not EndReason.BACKEND_LOST:
-            if client.said:
-                self._check_audio(len(client.said) - end.call.transport.counters.srtp_early)
+            if client.sent:
+                self._check_audio(len(client.sent) - end.call.transport.counters.srtp_early)
             if not self._call.is_saturated:
                 self._check_events()
 

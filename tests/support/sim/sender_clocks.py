@@ -1,4 +1,4 @@
-"""Senders of audio whose RTP clocks are not what they should be, and what a call makes of their packets."""
+"""Senders of audio with wrong RTP clocks, and the stream that receives their packets."""
 
 from collections.abc import Callable, Iterator
 from math import inf
@@ -22,7 +22,7 @@ _CONFIGURATIONS = {2.5: 28, 5: 29, 10: 30, 20: 31}
 
 
 def opus(number: int, milliseconds: float = 20) -> bytes:
-    """Bytes that pass for a packet of Opus, and carry a number."""
+    """Return a valid Opus packet that carries a number."""
     return bytes((_CONFIGURATIONS[milliseconds] << 3,)) + number.to_bytes(4, "big") * 4
 
 
@@ -31,7 +31,7 @@ def number_of(packet: bytes) -> int:
 
 
 class Packet(NamedTuple):
-    """An RTP packet: when it arrives, and its bytes. `media` is when it was ready, by a right clock."""
+    """An RTP packet with its arrival time. `media` is the time of its capture, by a correct clock."""
 
     arrives: float
     data: bytes
@@ -43,14 +43,14 @@ def rtp(sequence: int, timestamp: int, payload: bytes, payload_type: int = 111, 
 
 
 class ReceivedFrame(NamedTuple):
-    """A stretch that the backend got, and when."""
+    """A frame that the backend received, and its time."""
 
     now: float
     frame: UplinkFrame
 
 
 class ReceivingStream:
-    """A call that takes packets as they arrive."""
+    """An audio stream that receives packets in order of their arrival. `heard` has the frames for the backend."""
 
     def __init__(self, codec: Codec = OPUS, format: str = "opus", feedback: tuple[str, ...] = ("nack",)) -> None:
         self.stream = AudioStream(codec, format, "call", Random(1).randbytes, 0.0, RtpOptions(feedback=feedback))
@@ -60,7 +60,7 @@ class ReceivingStream:
         """Sequence numbers asked for by NACK."""
 
     def receive(self, packets: list[Packet], *, rest: float = 1.0) -> None:
-        """Take packets in the order of their arrival, and let `rest` seconds pass behind the last."""
+        """Receive packets in order of their arrival, and let `rest` seconds pass after the last."""
         for packet in sorted(packets):
             self._wait_until(packet.arrives)
             self.stream.receive_rtp(packet.data, packet.arrives)
@@ -69,7 +69,7 @@ class ReceivingStream:
 
     @property
     def numbers(self) -> list[int]:
-        """The packets that were heard, in order."""
+        """The numbers of the packets played, in order."""
         return [number_of(frame.data) for _, frame in self.heard if frame.data]
 
     @property
@@ -92,7 +92,7 @@ class ReceivingStream:
 
 
 class NetworkModel(NamedTuple):
-    """What happens to packets on the way; times in seconds."""
+    """Losses, jitter and reordering of packets. Times are in seconds."""
 
     loss: float = 0.0
     jitter: float = 0.0
@@ -113,11 +113,11 @@ class NetworkModel(NamedTuple):
 
 
 Clock = Callable[[int, float], int]
-"""The timestamp of a packet, by its number and the time at which it is ready."""
+"""Returns the timestamp of a packet, given its number and the time of its capture."""
 
 
 def speak(clock: Clock, spurts: list[tuple[float, float]], *, marker: bool = False) -> Iterator[Packet]:
-    """Yield packets of 20 ms for talkspurts and the pauses behind them, in seconds, as the sender sends them."""
+    """Yield packets of 20 ms for talkspurts and the pauses after them, both in seconds."""
     number, now = 0, 0.0
     for talk, pause in spurts:
         for index in range(round(talk / FRAME)):

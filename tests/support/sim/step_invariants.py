@@ -148,7 +148,7 @@ class StepInvariants:
         stream = self.down[client.number]
         stream.packets += 1
         stream.last_at = self._world.now
-        if not client.legible:
+        if not client.numbered:
             return
         payload, repeated = client.codec.read(received)
         number = self._number_of(payload, client)
@@ -180,7 +180,7 @@ class StepInvariants:
         if frame.status != FrameStatus.CONCEALED:
             stream.packets += 1
             stream.last_at = self._world.now
-        if not self._clients[call_id].legible or not frame.data:
+        if not self._clients[call_id].numbered or not frame.data:
             return
         read = read_packet(frame.data)
         if read is None or f"rtc_{read[1]}" != call_id:

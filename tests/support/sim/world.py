@@ -153,7 +153,7 @@ class World:
         call = self.find(client)
         assert call is not None
         client.home = self.transceivers[transceiver].encoded_address
-        client.legible = codec.legible and call.backend.format == "opus"
+        client.numbered = codec.numbered and call.backend.format == "opus"
         self.invariants.call_placed(client, call)
         self.drain()
         return client
