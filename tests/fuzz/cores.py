@@ -89,7 +89,7 @@ def _dtls_peers() -> MemoryNetwork[Any, Any]:
 
 
 def dtls_midway(data: bytes) -> None:
-    """A stranger between the flights of a good handshake: whole messages of any kind and number, alerts, or bytes."""
+    """Fuzz unauthenticated input between the flights of a handshake: messages of any kind and number, alerts, bytes."""
     network = _dtls_peers()
     first, data = data[0] if data else 0, data[1:]
     endpoint = network.left.core if first & 1 else network.right.core

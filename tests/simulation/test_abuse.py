@@ -1,5 +1,4 @@
-"""Attackers against whole calls in memory, where every byte is counted: what strangers get, what tables hold, and whose
-an address is."""
+"""Attackers against whole calls in memory: bytes sent to spoofed sources, bounds of tables, and owners of addresses."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -106,17 +105,17 @@ def test_an_unauthenticated_client_gets_no_answer_and_leaves_no_state(*, forged:
     tokens = [attacker.server.ufrag, live.ufrags[0].decode()]
     wrong = [request for ufrag in tokens for request in checks(1, IceParameters(ufrag, "wrong" * 5), "them")]
     flows, paths = len(world.relay.flows), len(world.transceivers[0].router.paths)
-    strangers = addresses(5000)
-    world.flood(wrong if forged else junk(1), strangers)
-    assert not any(world.got[stranger] for stranger in strangers)
+    spoofed_sources = addresses(5000)
+    world.flood(wrong if forged else junk(1), spoofed_sources)
+    assert not any(world.got[source] for source in spoofed_sources)
     assert (len(world.relay.flows), len(world.transceivers[0].router.paths)) == (flows, paths)
     assert_lossless(world, callers)
 
 
 @pytest.mark.parametrize("connected", [True, False])
-@pytest.mark.parametrize("strangers", [1, 20, 3000])
+@pytest.mark.parametrize("spoofed_sources", [1, 20, 3000])
 def test_a_spoofed_source_receives_at_most_three_times_what_was_sent_from_it(
-    strangers: int, *, connected: bool
+    spoofed_sources: int, *, connected: bool
 ) -> None:
     """Valid checks, half of them nominations, for the attackers' calls at both transceivers."""
     world = FloodedWorld(transceivers=2)
@@ -127,7 +126,7 @@ def test_a_spoofed_source_receives_at_most_three_times_what_was_sent_from_it(
         if not connected:
             attacker.client.vanish()
     world.observers.append(world.check_bounds)
-    targets = addresses(strangers)
+    targets = addresses(spoofed_sources)
     world.flood([request for attacker in attackers for request in attacker.checks()], targets)
     world.run(10)
     assert any(world.got[target] for target in targets)

@@ -94,12 +94,12 @@ def test_changes_come_at_their_time() -> None:
 
 def test_a_nat_keeps_a_port_until_it_rebinds() -> None:
     nat: Nat[str] = Nat("192.0.2.9", Random(1))
-    inside, relay, stranger = ("10.0.0.2", 5000), ("198.51.100.1", 3478), ("198.51.100.66", 3478)
+    inside, relay, other_source = ("10.0.0.2", 5000), ("198.51.100.1", 3478), ("198.51.100.66", 3478)
     public = nat.outward(inside, relay)
     assert public[0] == "192.0.2.9"
     assert nat.outward(inside, relay) == public
     assert nat.inward(public, relay) == inside
-    assert nat.inward(public, stranger) is None
+    assert nat.inward(public, other_source) is None
     nat.rebind()
     assert nat.inward(public, relay) is None
     assert nat.outward(inside, relay) != public

@@ -10,7 +10,7 @@ from support.floods.packet_flood import checks
 from support.sim.actors import INGRESS
 from support.sim.world import World
 
-STRANGER = Path.of("203.0.113.99", 40000, ingress=INGRESS)
+FORGED_PATH = Path.of("203.0.113.99", 40000, ingress=INGRESS)
 STRANGE_RELAY = ("10.0.0.99", 9999)
 
 
@@ -46,7 +46,7 @@ def test_a_valid_check_behind_a_header_with_a_wrong_tag_opens_no_path(*, right: 
     _, requests = live_call(world)
     router = world.transceivers[0].router
     paths, counted = len(router.paths), router.counters.bad_tag
-    datagram = LinkKeys(world.keys.link).header(STRANGER, 0, world.now) + requests[0]
+    datagram = LinkKeys(world.keys.link).header(FORGED_PATH, 0, world.now) + requests[0]
     sent = answers(router, datagram if right else retagged(datagram), world.now)
     assert (sent > 0, len(router.paths) - paths, router.counters.bad_tag - counted) == (
         (True, 1, 0) if right else (False, 0, 1)

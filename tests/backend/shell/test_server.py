@@ -289,14 +289,14 @@ async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> Non
 @pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01 what"])
 async def test_a_client_that_is_no_transceiver_affects_no_call(runtime: Runtime, junk: bytes) -> None:
     async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
-        stranger = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
-        await stranger.send_all(junk)
+        unknown_client = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+        await unknown_client.send_all(junk)
         await end.say(STARTED, frames.Credit(1, 4000))
         await end.hear(frames.Accepted)
         await end.say_raw(b"\xc1 garbage")
         await end.say(frames.Audio(1, FRAME))
         await end.hear(frames.Audio)
-        await stranger.aclose()
+        await unknown_client.aclose()
 
 
 HANDSHAKE = (

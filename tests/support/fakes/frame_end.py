@@ -43,7 +43,7 @@ class FrameEnd:
     async def cut(self) -> None:
         """Close the transport without a closing handshake."""
         assert self.websocket is not None
-        await trio.aclose_forcefully(self.websocket._stream)  # noqa: SLF001  # trio_websocket has no such method  # trio_websocket has no such method
+        await trio.aclose_forcefully(self.websocket._stream)  # noqa: SLF001  # trio_websocket has no such method
 
     async def listen(self, websocket: WebSocketConnection) -> None:
         """Read until the connection is closed."""

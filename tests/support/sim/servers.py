@@ -131,7 +131,7 @@ class SimulatedBackend:
     """One address of a model, which does what a call's session asks for.
 
     `loopback` returns every frame; `stories` tells one after the other, as far ahead as credit lets it, and breaks some
-    of them off; `silent` only listens. All of them read letters, and leave other events.
+    of them off; `silent` only listens. All of them read sequenced events and leave other events.
     """
 
     def __init__(self, world: "World", transceiver: SimulatedTransceiver) -> None:

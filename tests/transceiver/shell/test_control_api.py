@@ -163,19 +163,19 @@ def wrong_tokens() -> dict[str, str | None]:
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 async def test_every_request_needs_a_whole_control_key(client: httpx.AsyncClient, method: str, path: str) -> None:
-    async with httpx.AsyncClient(base_url=client.base_url, trust_env=False) as stranger:
+    async with httpx.AsyncClient(base_url=client.base_url, trust_env=False) as unknown_client:
         for wrong, token in wrong_tokens().items():
             headers = [] if token is None else [(b"Authorization", token.encode("latin-1"))]
-            refused = await stranger.request(method, path, headers=headers, content=msgspec.json.encode(OFFER))
+            refused = await unknown_client.request(method, path, headers=headers, content=msgspec.json.encode(OFFER))
             assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized"), wrong
     load = (await client.get("/load")).json()
     assert (load["calls"], load["draining"]) == (0, False)
 
 
 async def test_one_of_two_authorization_headers_does_not_count(client: httpx.AsyncClient) -> None:
-    async with httpx.AsyncClient(base_url=client.base_url, trust_env=False) as stranger:
+    async with httpx.AsyncClient(base_url=client.base_url, trust_env=False) as unknown_client:
         headers = [("Authorization", TOKEN), ("Authorization", "Bearer x")]
-        assert (await stranger.get("/load", headers=headers)).status_code == 401
+        assert (await unknown_client.get("/load", headers=headers)).status_code == 401
 
 
 OTHER_TENANTS = ["other", "", "acme ", "ACME", "acm"]
