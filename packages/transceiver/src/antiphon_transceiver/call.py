@@ -351,18 +351,14 @@ class Call:
                 self.media.start(now)
                 self.events.append(event)
             case ice.Reconnected():
-                self._confirm_selected()
+                selected = self.agent.selected
+                if selected is not None and self.agent.is_validated(selected):  # checks confirm the other paths
+                    self.events.append(ice.PathValidated(selected))
                 self.events.append(event)
             case Closed(reason=reason, detail=detail):
                 self._transport_closed(self._ending or Ended(END_REASONS[reason], detail))
             case ice.PathValidated() | ice.PathReleased() | ice.Disconnected():
                 self.events.append(event)
-
-    def _confirm_selected(self) -> None:
-        """Confirm the path by which a silent caller came back; checks confirm the others."""
-        selected = self.agent.selected
-        if selected is not None and self.agent.is_validated(selected):
-            self.events.append(ice.PathValidated(selected))
 
     def _transport_closed(self, ended: Ended) -> None:
         self._advance(CallStep.END)

@@ -145,9 +145,9 @@ class CallRouter:
     # Calls
 
     def place(self, request: CallRequest, backend: BackendCall, now: float) -> CallAccepted:
-        """Make a call of an offer whose backend has a slot for it; return what the answer needs.
+        """Make the call of an offer, once a backend has a slot for it; return our side of the answer.
 
-        Raises `LocalProtocolError` when the call id is taken.
+        Raises LocalProtocolError when the call id is taken.
         """
         self._calls.check_free(request.call_id)
         local = self.tokens.mint(self._calls.by_ufrag, self._unix_now)
@@ -158,8 +158,10 @@ class CallRouter:
         return call.answer
 
     def restart_ice(self, call: Call, remote: IceParameters, now: float) -> CallAccepted | None:
-        """Begin another ICE generation with the same owner (RFC 8445 §9); return the answer with its credentials, None
-        when the call ended over it. Raises `TooManyRestarts`."""
+        """Begin another ICE generation (RFC 8445 §9); return the answer with its credentials. None: the call failed.
+
+        Raises TooManyRestarts when the call has restarted ICE too often.
+        """
         call.restarts.count(now)
         local = self.tokens.mint(self._calls.by_ufrag, self._unix_now)
         restart = call.restart_ice(local, remote, now)
@@ -370,7 +372,10 @@ class CallRouter:
             self._flush_relays(now)
 
     def claim_calls(self, previous: Owner, now: float) -> None:
-        """Have relays send here what is for calls whose tokens name `previous`. Raises `LocalProtocolError`."""
+        """Have relays send here what is for calls whose tokens name `previous`.
+
+        Raises LocalProtocolError when `previous` is this transceiver, or one owner too many.
+        """
         self.relays.announcements.claim_calls(previous, now)
         self._flush_relays(now)
 

@@ -2,10 +2,13 @@
 
 
 class CallRouterCounters:
-    """Link datagrams dropped, by reason; `downlink` came with a header of the other direction, `throttled` are those
-    that their call's budget could not pay, `foreign_host` came from no relay's address. `disowned` counts notices to
-    relays that the call of a token is over, `rerouted` paths that were given a neighbour of a silent relay, `diverted`
-    calls that changed to another ingress because theirs was lost."""
+    """Link datagrams dropped, by reason, and changes of routes.
+
+    `foreign_host`: sent by a host that may be no relay. `downlink`: with a header of the other direction. `throttled`:
+    beyond the budget of their call. `disowned` counts messages to relays that the call of a token has ended,
+    `rerouted` paths that go by another relay since theirs fell silent, `diverted` calls that use another ingress since
+    theirs was lost.
+    """
 
     __slots__ = (
         "bad_tag",

@@ -58,8 +58,13 @@ async def serve_transceiver(
     drain: Drain | None = None,
     task_status: trio.TaskStatus[TransceiverPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run until cancelled, or until `drain` is to leave and the last call is over; started once calls can be placed.
-    Metrics go into `registry`."""
+    """Run until cancelled, or until `drain` ends the process and the last call is over. Started once calls can be
+    placed. Metrics go into `registry`.
+
+    Raises:
+        SettingsError: when the registry would list a control address that nobody can reach.
+        OSError: when an address is in use or not this machine's.
+    """
     if shared.redis is not None and ip_address(settings.control.host).is_unspecified:
         raise SettingsError(f"--control {settings.control} is no address that others could find with --redis: name one")
     registry = registry or CollectorRegistry()
@@ -77,14 +82,14 @@ async def serve_transceiver(
         operations = ControlOperations(router, pump)
         pump.subscribe(call_log.handle_event)
         pump.subscribe(operations.handle_event)
-        minutes = CallQualityMonitor()
-        _export(registry, router, admission, link, pool, minutes)
+        quality = CallQualityMonitor()
+        _export(registry, router, admission, link, pool, quality)
         info = LinkInfo(shared.cluster, (str(advertised),))
         app = control_app(admission, operations, info, keys.control, networks)
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
             nursery.start_soon(pump.run)
-            nursery.start_soon(_count_minutes, router, minutes)
+            nursery.start_soon(_sample_calls, router, quality)
             nursery.start_soon(_update_core_totals, router)
             control = await nursery.start(partial(serve_http, app, *settings.control, is_shared=lambda host: True))
             if shared.admin is not None:
@@ -103,9 +108,9 @@ async def serve_transceiver(
             nursery.cancel_scope.cancel()
 
 
-async def _count_minutes(router: CallRouter, minutes: CallQualityMonitor) -> None:
+async def _sample_calls(router: CallRouter, quality: CallQualityMonitor) -> None:
     while True:
-        router.inspect(minutes.sample, trio.current_time())
+        router.inspect(quality.sample, trio.current_time())
         await trio.sleep(SAMPLE_SECONDS)
 
 
@@ -144,10 +149,10 @@ def _export(
     admission: Admission,
     link: BatchSocket,
     pool: BackendPool,
-    minutes: CallQualityMonitor,
+    quality: CallQualityMonitor,
 ) -> None:
     registry.register(CoreMetrics(router.core_totals))
-    export_counters(registry, "antiphon_transceiver", minutes.counters)
+    export_counters(registry, "antiphon_transceiver", quality.counters)
     export_counters(registry, "antiphon_transceiver_link", router.counters)
     export_counters(registry, "antiphon_transceiver_relays", router.relays.table.counters)
     export_counters(registry, "antiphon_transceiver_relays", router.relays.announcements.counters)
