@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from antiphon.client.call import ClientClosed, ClientEvent
+from antiphon.client.call import ClientCallEvent, ClientClosed
 from antiphon_transceiver.dtls.record import ContentType
 from antiphon_transceiver.events import CallEvent, Ended
 from antiphon_transceiver.outcome import EndReason
@@ -13,7 +13,9 @@ from support.sim.memory_network import MemoryNetwork, Station
 
 
 def lose_sent(
-    station: Station[ClientEvent] | Station[CallEvent], network: MemoryNetwork[ClientEvent, CallEvent], end: float
+    station: Station[ClientCallEvent] | Station[CallEvent],
+    network: MemoryNetwork[ClientCallEvent, CallEvent],
+    end: float,
 ) -> None:
     """Lose everything that a station sends until `end`."""
     station.rewrite = lambda datagram: [] if network.now < end else [datagram]

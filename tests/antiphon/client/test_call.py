@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
+from antiphon.client.call import AudioReceived, ClientCall, ClientCallEvent, ClientClosed, ClientConnected
 from antiphon_common.control import CallAccepted, IceParameters, SctpParameters
 from antiphon_common.errors import DecodeError, LocalProtocolError
 from antiphon_signaling.sdp import Offer, read_offer, write_answer
@@ -41,7 +41,7 @@ class AnsweredCall:
         endpoint = DtlsEndpoint(DtlsRole.CLIENT, certificate(presents), request.fingerprints, profiles, random)
         channels = None if request.sctp is None else DataChannelEndpoint(True, random)
         self.server: PeerTransport[DataChannelEvent] = PeerTransport(self.agent, endpoint, channels, 0.0)
-        self.network: MemoryNetwork[ClientEvent, TransportEvent | DataChannelEvent] = MemoryNetwork(
+        self.network: MemoryNetwork[ClientCallEvent, TransportEvent | DataChannelEvent] = MemoryNetwork(
             self.client, self.server, FAR_AWAY
         )
         self.client.accept(self.answer(offer, SERVER), 0.0)

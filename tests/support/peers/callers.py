@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import trio
 
-from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
+from antiphon.client.call import AudioReceived, ClientCall, ClientCallEvent, ClientClosed, ClientConnected
 from antiphon.client.descriptions import read_answer
 from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.client_driver import CallDriver, DrivenCall
@@ -112,7 +112,7 @@ class Caller:
         self._driver.remove(self.driven)
         self.driven.socket.close()
 
-    def _listen(self, event: ClientEvent, now: float) -> None:
+    def _listen(self, event: ClientCallEvent, now: float) -> None:
         match event:
             case ClientConnected():
                 self.driven.start_speech(self._speech.packets, now)

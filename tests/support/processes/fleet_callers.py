@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import trio
 
-from antiphon.client.call import AudioReceived, ClientClosed, ClientEvent
+from antiphon.client.call import AudioReceived, ClientCallEvent, ClientClosed
 from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
@@ -53,7 +53,7 @@ class MeasuringCaller(Caller):
         lost = sum(source.packets_lost for source in self.core.receiver.sources.values())
         return ReceivedAudio(self.gap.take(), lost, self.closed, self.speaks)
 
-    def _listen(self, event: ClientEvent, now: float) -> None:
+    def _listen(self, event: ClientCallEvent, now: float) -> None:
         super()._listen(event, now)
         match event:
             case AudioReceived():

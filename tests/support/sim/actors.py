@@ -5,7 +5,7 @@ from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
-from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
+from antiphon.client.call import AudioReceived, ClientCall, ClientCallEvent, ClientClosed, ClientConnected
 from antiphon_common.core import Path
 from antiphon_common.link import LinkKeys
 from antiphon_common.routing import RouteTokens
@@ -71,7 +71,7 @@ class SimulatedClient:
         self.call_id = f"rtc_{number}"
         self.uplink = ImpairedLink(impairment, random)
         self.downlink = ImpairedLink(impairment, random)
-        self.events: list[ClientEvent] = []
+        self.events: list[ClientCallEvent] = []
         self.received: list[AudioReceived] = []
         self.next_frame: float | None = None
         self.sent: list[bytes] = []

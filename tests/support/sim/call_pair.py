@@ -3,7 +3,7 @@
 from random import Random
 from typing import Any
 
-from antiphon.client.call import AudioReceived, ClientCall, ClientConnected, ClientEvent
+from antiphon.client.call import AudioReceived, ClientCall, ClientCallEvent, ClientConnected
 from antiphon_common import frames
 from antiphon_common.control import IceParameters
 from antiphon_common.json_objects import pack
@@ -56,7 +56,7 @@ class CallPair:
         self.accepted = self.call.answer
         self.sent = 0
         """Number of packets that each side has sent."""
-        self.network: MemoryNetwork[ClientEvent, CallEvent] = MemoryNetwork(
+        self.network: MemoryNetwork[ClientCallEvent, CallEvent] = MemoryNetwork(
             self.client, self.call, impairment, seed=seed
         )
         self.client.certificate = certificate(presents)

@@ -68,7 +68,7 @@ class ClientClosed(msgspec.Struct, frozen=True):
     reason: str
 
 
-ClientEvent = ClientConnected | AudioReceived | DataChannelEvent | ClientClosed
+ClientCallEvent = ClientConnected | AudioReceived | DataChannelEvent | ClientClosed
 """`DataChannelEvent` only of calls with data channels."""
 
 _DTLS_REASONS = (
@@ -128,7 +128,7 @@ class ClientCall:
             random,
             reduced_size=self._offered.reduced_size,
         )
-        self._events: deque[ClientEvent] = deque()
+        self._events: deque[ClientCallEvent] = deque()
 
     @property
     def failed_srtp(self) -> int:
@@ -182,7 +182,7 @@ class ClientCall:
         """Return the next datagram to send, or None."""
         return None if self.transport is None else self.transport.poll_transmit()
 
-    def poll_event(self) -> ClientEvent | None:
+    def poll_event(self) -> ClientCallEvent | None:
         """Return the next event, or None."""
         return self._events.popleft() if self._events else None
 

@@ -7,7 +7,7 @@ from math import inf
 
 import trio
 
-from antiphon.client.call import ClientCall, ClientClosed, ClientEvent
+from antiphon.client.call import ClientCall, ClientCallEvent, ClientClosed
 from antiphon_common.core import Path
 from antiphon_common.shell.loop_pacer import LoopPacer
 from antiphon_common.timers import DeadlineQueue
@@ -26,7 +26,7 @@ READ_BUDGET = 16
 MAX_REMEMBERED = 256
 """Server addresses of which the path is cached; a fleet advertises a handful."""
 
-Listener = Callable[[ClientEvent, float], None]
+Listener = Callable[[ClientCallEvent, float], None]
 
 
 class DrivenCall:

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import trio
 
-from antiphon.client.call import AudioReceived, ClientCall, ClientClosed, ClientConnected, ClientEvent
+from antiphon.client.call import AudioReceived, ClientCall, ClientCallEvent, ClientClosed, ClientConnected
 from antiphon.client.report import CallReport, LoadReport
 from antiphon.client.speech import RecordedSpeech
 from antiphon.shell.client_driver import CallDriver, DrivenCall
@@ -98,7 +98,7 @@ class _Caller:
         else:
             self.call.socket.close()
 
-    def _listen(self, event: ClientEvent, now: float) -> None:
+    def _listen(self, event: ClientCallEvent, now: float) -> None:
         report = self.report
         match event:
             case ClientConnected():
