@@ -9,7 +9,7 @@ from antiphon_common import frames
 from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.json_objects import EMPTY
 from antiphon_transceiver.backends.call import LinkCounters
-from antiphon_transceiver.backends.link import BackendLink
+from antiphon_transceiver.backends.connection import BackendLink
 from cost import work
 from cost.decoder_states import batches
 from cost.drive import drain, take_all

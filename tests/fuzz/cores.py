@@ -16,7 +16,7 @@ from antiphon_common.link import LinkKeys, decode_message
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_transceiver.audio import JitterBuffer, OverrunError, Playout
 from antiphon_transceiver.backends.call import LinkCounters
-from antiphon_transceiver.backends.link import BackendLink
+from antiphon_transceiver.backends.connection import BackendLink
 from antiphon_transceiver.call_router import CallEnded, CallRouter
 from antiphon_transceiver.channels import CallChannels, read_event
 from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole

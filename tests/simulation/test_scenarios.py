@@ -17,7 +17,8 @@ from antiphon_common.routing import TOKEN_SIZE, RouteToken, RouteTokens
 from antiphon_common.sequence import ReplayWindow
 from antiphon_relay.forwarder import Forwarder
 from antiphon_transceiver.audio import jitter_buffer
-from antiphon_transceiver.backends import BackendCall, link
+from antiphon_transceiver.backends import BackendCall
+from antiphon_transceiver.backends import connection as link
 from antiphon_transceiver.sctp.chunks import Data
 from antiphon_transceiver.sctp.reassembly import MessageReassembler, StreamMessage, _Run
 from support.sim import actors

@@ -16,7 +16,7 @@ from antiphon_relay.disowned import MAX_DISOWNED
 from antiphon_relay.forwarder import MAX_OWNERS
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, MAX_ENTRIES
 from antiphon_transceiver.backends.call import MAX_WAITING_EVENTS
-from antiphon_transceiver.backends.link import MAX_UNHEARD
+from antiphon_transceiver.backends.connection import MAX_UNHEARD
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_table import KEPT_ENDED
 from antiphon_transceiver.channels import MAX_WAITING_BYTES

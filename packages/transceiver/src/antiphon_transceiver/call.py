@@ -20,7 +20,7 @@ from antiphon_common.errors import DecodeError
 from antiphon_transceiver import dtls, ice
 from antiphon_transceiver.audio import OverrunError
 from antiphon_transceiver.backends.call import BackendCall, InboundFrame
-from antiphon_transceiver.backends.link import BACKEND_LOST, NO_ANSWER
+from antiphon_transceiver.backends.connection import BACKEND_LOST, NO_ANSWER
 from antiphon_transceiver.budget import Budget, frame_price
 from antiphon_transceiver.call_media import CallMedia
 from antiphon_transceiver.channels import OURS, CallChannels

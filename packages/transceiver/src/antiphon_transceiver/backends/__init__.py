@@ -4,8 +4,8 @@ docs/reference/backend-protocol.md specifies what goes over such a connection.
 """
 
 from antiphon_transceiver.backends.call import BackendCall, BackendError, EventRefused, InboundFrame, Sink
-from antiphon_transceiver.backends.group import BackendGroup
-from antiphon_transceiver.backends.link import BACKEND_LOST, BackendLink, NoBackend, NoCapacity, SessionTooLarge
+from antiphon_transceiver.backends.connection import BACKEND_LOST, BackendLink, NoBackend, NoCapacity, SessionTooLarge
+from antiphon_transceiver.backends.selector import BackendGroup
 
 __all__ = [
     "BACKEND_LOST",

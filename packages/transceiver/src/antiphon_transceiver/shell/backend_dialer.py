@@ -15,8 +15,8 @@ from anyio.abc import ByteStream
 from antiphon_common.settings import Address
 from antiphon_common.shell.frame_pump import FramePump
 from antiphon_common.shell.websocket import WebSocket, WebSocketClosed
-from antiphon_transceiver.backends.group import BackendGroup
-from antiphon_transceiver.backends.link import BackendLink, Delivery
+from antiphon_transceiver.backends.connection import BackendLink, Delivery
+from antiphon_transceiver.backends.selector import BackendGroup
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import trio
 
 from antiphon_common.settings import Address
 from antiphon_transceiver.backends.call import BackendCall, LinkCounters, Sink
-from antiphon_transceiver.backends.group import BackendGroup
-from antiphon_transceiver.backends.link import NoBackend, NoCapacity
+from antiphon_transceiver.backends.connection import NoBackend, NoCapacity
+from antiphon_transceiver.backends.selector import BackendGroup
 from antiphon_transceiver.shell.backend_dialer import CONNECT_TIMEOUT, Connection, Endpoint, deliver
 
 log = logging.getLogger(__name__)

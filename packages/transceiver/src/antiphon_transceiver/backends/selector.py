@@ -7,7 +7,7 @@ from typing import Any
 
 from antiphon_common import frames
 from antiphon_transceiver.backends.call import RESUME_SECONDS, BackendCall, CallState, LinkCounters, Sink
-from antiphon_transceiver.backends.link import BACKEND_LOST, BUSY, BackendLink, Delivery, NoCapacity
+from antiphon_transceiver.backends.connection import BACKEND_LOST, BUSY, BackendLink, Delivery, NoCapacity
 
 MAX_TRIES = 16
 """How often a call is started without going well for `RESUME_SECONDS` in between. Refusals need several where others

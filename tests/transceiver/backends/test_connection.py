@@ -28,7 +28,7 @@ from antiphon_transceiver.backends.call import (
     MAX_WAITING_EVENTS,
     LinkCounters,
 )
-from antiphon_transceiver.backends.link import FULL_HOLD, MAX_UNHEARD_BYTES
+from antiphon_transceiver.backends.connection import FULL_HOLD, MAX_UNHEARD_BYTES
 from antiphon_transceiver.channels import read_event
 
 AUDIO = AudioFormat.parse("pcm16/24000")

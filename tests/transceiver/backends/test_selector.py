@@ -17,7 +17,7 @@ from antiphon_transceiver.backends.call import (
     InboundFrame,
     LinkCounters,
 )
-from antiphon_transceiver.backends.group import LOOK_INTERVAL, MAX_TRIES
+from antiphon_transceiver.backends.selector import LOOK_INTERVAL, MAX_TRIES
 
 FRAME = bytes(960)
 """20 ms of silence at 24 kHz."""
