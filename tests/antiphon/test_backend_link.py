@@ -28,9 +28,14 @@ class LinkCaller:
         self.audio: list[bytes] = []
         self.plays = True
         self._pool = pool
-        self.call: BackendCall = pool.open(name, f"rtc_{name}", "acme", {}, {}, self._hear)
+        self.call: BackendCall = pool.open(name, f"rtc_{name}", "acme", {}, {})
+        self._others = pool.received
+        pool.received = self._receive
 
-    def _hear(self, frame: InboundFrame, now: float) -> None:
+    def _receive(self, call: BackendCall, frame: InboundFrame, now: float) -> None:
+        if call is not self.call:
+            self._others(call, frame, now)
+            return
         if isinstance(frame, frames.Audio):
             self.audio.append(frame.data)
             if self.plays:

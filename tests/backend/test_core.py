@@ -12,12 +12,12 @@ from antiphon_backend.core import (
     MAX_AUDIO_BYTES,
     MAX_EVENT_BYTES,
     MAX_EVENTS,
-    BackendSession,
     CallCore,
     CallOffered,
     CallState,
     Slots,
     Speech,
+    TransceiverConnection,
 )
 from antiphon_common import frames
 from antiphon_common.errors import DecodeError
@@ -33,7 +33,7 @@ class SessionBench:
 
     def __init__(self, slots: int = 4) -> None:
         self.slots = Slots(slots)
-        self.session = BackendSession(self.slots, ("pcm16/24000", "opus"), ConnectionCounters(), 0.0)
+        self.session = TransceiverConnection(self.slots, ("pcm16/24000", "opus"), ConnectionCounters(), 0.0)
         self.offered: list[CallCore] = []
         self.changed: list[CallCore] = []
         self.say(frames.Hello(frames.VERSION))
@@ -81,7 +81,7 @@ def test_a_call_is_accepted_by_its_first_look_or_word_and_only_once() -> None:
 
 def test_slots_are_counted_over_all_connections() -> None:
     bench, other = SessionBench(slots=2), SessionBench()
-    other.session = BackendSession(bench.slots, ("pcm16/24000",), ConnectionCounters(), 0.0)
+    other.session = TransceiverConnection(bench.slots, ("pcm16/24000",), ConnectionCounters(), 0.0)
     other.say(frames.Hello(frames.VERSION))
     bench.offer(1)
     other.offer(1)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from antiphon_backend.core import BackendSession, CallOffered, Slots
+from antiphon_backend.core import CallOffered, Slots, TransceiverConnection
 from antiphon_common import frames
 from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.json_objects import EMPTY
-from antiphon_transceiver.backends.call import LinkCounters
-from antiphon_transceiver.backends.connection import BackendLink
+from antiphon_transceiver.backends.call import BackendCounters
+from antiphon_transceiver.backends.connection import BackendConnection
 from cost import work
 from cost.decoder_states import batches
 from cost.drive import drain, take_all
@@ -20,18 +20,18 @@ LONGEST = 1 << 20
 CALLS = 200
 
 
-def _greeted() -> BackendLink:
-    link = BackendLink(LinkCounters(), 0.0)
+def _greeted() -> BackendConnection:
+    link = BackendConnection(BackendCounters(), 0.0)
     link.receive_message(frames.encode([frames.Hello(frames.VERSION, CALLS, ("opus",))]), 0.0)
     return link
 
 
-def _link() -> BackendLink:
+def _link() -> BackendConnection:
     link = _greeted()
     audio_format = link.choose_format("opus")
     assert audio_format is not None
     for number in range(CALLS):
-        link.open(audio_format, f"call{number}", "tenant", {}, {}, lambda frame, now: None, 0.0)
+        link.open(audio_format, f"call{number}", "tenant", {}, {}, 0.0)
     take_all(link.poll_transmit)
     return link
 
@@ -61,7 +61,7 @@ def calls_accepted() -> Ready:
     return _ready(link, [responses, event, clears, audio, started])
 
 
-def _ready(link: BackendLink, seeds: list[bytes]) -> Ready:
+def _ready(link: BackendConnection, seeds: list[bytes]) -> Ready:
     def receive(data: bytes) -> None:
         for _ in link.receive_in_steps(data, 1.0):
             take_all(link.poll_event)
@@ -73,7 +73,7 @@ def _ready(link: BackendLink, seeds: list[bytes]) -> Ready:
 
 def backend_of_calls() -> Ready:
     """The backend's end, with messages of a transceiver."""
-    session = BackendSession(Slots(CALLS), ("opus",), ConnectionCounters(), 0.0)
+    session = TransceiverConnection(Slots(CALLS), ("opus",), ConnectionCounters(), 0.0)
     session.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, ("opus",))]), 0.0)
     offered = [frames.Started(number, f"call{number}", "tenant", "opus", EMPTY, EMPTY, 0) for number in range(1, CALLS)]
     session.receive_message(frames.encode(offered), 0.0)

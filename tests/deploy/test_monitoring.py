@@ -44,7 +44,7 @@ PREFIXES = {
     "ConnectionCounters": "antiphon_backend",
     "HttpCounters": "antiphon_signaling",
     "LimitCounters": "antiphon_signaling",
-    "LinkCounters": "antiphon_transceiver_backend",
+    "BackendCounters": "antiphon_transceiver_backend",
     "OwnershipCounters": "antiphon_transceiver_paths",
     "RelayCounters": "antiphon_relay",
     "RelayTableCounters": "antiphon_transceiver_relays",

@@ -6,7 +6,7 @@ from math import inf
 from random import Random
 from typing import Any
 
-from antiphon_backend.core import BackendSession, CallOffered, Slots
+from antiphon_backend.core import CallOffered, Slots, TransceiverConnection
 from antiphon_common import frames, stun
 from antiphon_common.control import Codec, Fingerprint, IceParameters, SctpParameters
 from antiphon_common.core import Path
@@ -15,8 +15,8 @@ from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.link import LinkKeys, decode_message
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_transceiver.audio import JitterBuffer, OverrunError, Playout
-from antiphon_transceiver.backends.call import LinkCounters
-from antiphon_transceiver.backends.connection import BackendLink
+from antiphon_transceiver.backends.call import BackendCounters
+from antiphon_transceiver.backends.connection import BackendConnection
 from antiphon_transceiver.call_router import CallEnded, CallRouter
 from antiphon_transceiver.channels import CallChannels, read_event
 from antiphon_transceiver.dtls import DtlsEndpoint, DtlsRole
@@ -231,11 +231,11 @@ def call_channels(data: bytes) -> None:
 
 
 def backend_link(data: bytes) -> None:
-    link = BackendLink(LinkCounters(), 0.0)
+    link = BackendConnection(BackendCounters(), 0.0)
     link.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, ("opus",))]), 0.0)
     audio_format = link.choose_format("opus")
     assert audio_format is not None
-    link.open(audio_format, "call", "tenant", {}, {}, lambda frame, now: None, 0.0)
+    link.open(audio_format, "call", "tenant", {}, {}, 0.0)
     for _, message in pieces(data):
         link.receive_message(message, 1.0)
         drain(link)
@@ -243,7 +243,7 @@ def backend_link(data: bytes) -> None:
 
 def backend_session(data: bytes) -> None:
     """What a transceiver may say to a backend, whose calls listen and speak."""
-    session = BackendSession(Slots(4), ("opus",), ConnectionCounters(), 0.0)
+    session = TransceiverConnection(Slots(4), ("opus",), ConnectionCounters(), 0.0)
     session.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, ("opus",))]), 0.0)
     calls = []
     for delay, message in pieces(data):

@@ -11,14 +11,14 @@ from random import Random
 
 import pytest
 
-from antiphon_backend.core import BackendSession, CallCore, CallOffered, CallState, Slots
+from antiphon_backend.core import CallCore, CallOffered, CallState, Slots, TransceiverConnection
 from antiphon_common import frames
 from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.json_objects import unpack
 from antiphon_transceiver.audio import Playout
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS
-from antiphon_transceiver.backends import BackendGroup, BackendLink, InboundFrame
-from antiphon_transceiver.backends.call import LinkCounters
+from antiphon_transceiver.backends import BackendConnection, BackendSelector, InboundFrame
+from antiphon_transceiver.backends.call import BackendCounters
 
 TICK = 0.01
 FRAME_TICKS = 2
@@ -45,7 +45,7 @@ class BackendCaller:
         self.parrot = number % 2 == 1
         self._response = 0
         session = {"model": "parrot" if self.parrot else "poet", "hasty": number % 4 == 0}
-        self.call = fleet.group.open(f"rtc_{number}", "acme", session, {}, self._hear, fleet.now)
+        self.call = fleet.selector.open(f"rtc_{number}", "acme", session, {}, fleet.now)
 
     def tick(self, number: int) -> None:
         if number % FRAME_TICKS == 0:
@@ -56,7 +56,7 @@ class BackendCaller:
         if drained := self.playout.take_drained():
             self.call.grant(drained)
 
-    def _hear(self, frame: InboundFrame, now: float) -> None:
+    def receive(self, frame: InboundFrame) -> None:
         match frame:
             case frames.ResponseStarted():
                 assert frame.response > self._response, "a number was used twice"
@@ -89,18 +89,17 @@ class BackendAddress:
         self.slots = Slots(SLOTS)
         self._handled: set[CallCore] = set()
         self.connected, self.hung = True, False
-        self.session = BackendSession(self.slots, ("opus",), ConnectionCounters(), self._fleet.now)
-        self.link = BackendLink(self._fleet.group.counters, self._fleet.now)
+        self.session = TransceiverConnection(self.slots, ("opus",), ConnectionCounters(), self._fleet.now)
+        self.link = BackendConnection(self._fleet.selector.counters, self._fleet.now)
         self._wires = (deque(), deque())
-        self._fleet.group.links.append(self.link)
+        self._fleet.selector.connections.append(self.link)
 
     def crash(self) -> None:
         """Stop at once; the transceiver is told by its kernel."""
         if self.connected:
             self.connected = False
-            self._fleet.group.links.remove(self.link)
-            self.link.lost()
-            self._fleet.deliver(self.link)
+            self._fleet.selector.connection_lost(self.link, self._fleet.now)
+            self._fleet.deliver()
             self._poems.clear()
 
     def tick(self, number: int) -> None:
@@ -111,7 +110,8 @@ class BackendAddress:
         self._run_handlers()
         self._move(number, self.session.poll_transmit, down, self.link.receive_message, self.hung)
         self.link.handle_timeout(self._fleet.now)
-        self._fleet.deliver(self.link)
+        self._fleet.selector.collect(self.link, self._fleet.now)
+        self._fleet.deliver()
         if not self.hung:
             self.session.handle_timeout(self._fleet.now)
         if self.link.closing is not None:
@@ -172,7 +172,7 @@ class BackendFleet:
     def __init__(self, random: Random) -> None:
         self.now = 0.0
         self.random = random
-        self.group = BackendGroup("opus", LinkCounters())
+        self.selector = BackendSelector("opus", BackendCounters())
         self._agenda: list[tuple[float, Callable[[], None]]] = []
         self.addresses = [BackendAddress(self) for _ in range(3)]
         self._ticks = 0
@@ -194,18 +194,18 @@ class BackendFleet:
                 caller.tick(self._ticks)
             for address in self.addresses:
                 address.tick(self._ticks)
-            if self.group.poll_timeout() <= self.now:
-                self.group.handle_timeout(self.now)
-                self.deliver(self.group)
+            if self.selector.poll_timeout() <= self.now:
+                self.selector.handle_timeout(self.now)
+                self.deliver()
             self._check()
 
     def later(self, delay: float, action: Callable[[], None]) -> None:
         self._agenda.append((self.now + delay, action))
 
-    def deliver(self, source: BackendLink | BackendGroup) -> None:
-        while (delivery := source.poll_event()) is not None:
-            if not self.group.keep(delivery, self.now):
-                delivery.call.sink(delivery.frame, self.now)
+    def deliver(self) -> None:
+        while (delivery := self.selector.poll_event()) is not None:
+            caller = next(caller for caller in self.callers if caller.call is delivery.call)
+            caller.receive(delivery.frame)
 
     def _maybe_break(self) -> None:
         address = self.random.choice(self.addresses)
@@ -233,7 +233,7 @@ def test_calls_outlive_crashes_and_hangs_of_their_backends(seed: int) -> None:
     fleet.run(0.1)
     fleet.callers = [BackendCaller(fleet, number) for number in range(CALLS)]
     fleet.run(SECONDS, faults=True)
-    resumed = fleet.group.counters.calls_resumed
+    resumed = fleet.selector.counters.calls_resumed
     print(f"{resumed} resumptions")
     assert resumed > CALLS
     for address in fleet.addresses:
@@ -247,6 +247,8 @@ def test_calls_outlive_crashes_and_hangs_of_their_backends(seed: int) -> None:
         assert len(caller.heard) > 0.5 * caller.said
         caller.call.end("hangup")
     fleet.run(0.1)
-    assert fleet.group.poll_timeout() == inf
-    assert sum(link.calls for link in fleet.group.links) == 0
-    assert [address.slots.taken for address in fleet.addresses if address.connected] == [0] * len(fleet.group.links)
+    assert fleet.selector.poll_timeout() == inf
+    assert sum(link.calls for link in fleet.selector.connections) == 0
+    assert [address.slots.taken for address in fleet.addresses if address.connected] == [0] * len(
+        fleet.selector.connections
+    )

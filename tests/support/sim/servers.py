@@ -4,14 +4,14 @@ shell would do, and no socket."""
 from math import inf
 from typing import TYPE_CHECKING
 
-from antiphon_backend.core import BackendSession, CallChanged, CallCore, CallOffered, CallState, Slots
+from antiphon_backend.core import CallChanged, CallCore, CallOffered, CallState, Slots, TransceiverConnection
 from antiphon_common.frame_connection import ConnectionCounters
 from antiphon_common.json_objects import unpack
 from antiphon_common.link import LinkKeys
 from antiphon_common.routing import Owner, RouteTokens
 from antiphon_common.sockaddr import encode_address
-from antiphon_transceiver.backends import BackendGroup, BackendLink
-from antiphon_transceiver.backends.call import LinkCounters
+from antiphon_transceiver.backends import BackendConnection, BackendSelector
+from antiphon_transceiver.backends.call import BackendCounters
 from antiphon_transceiver.call_router import CallRouter, Event
 from support.peers.certificates import certificate
 from support.sim.actors import UNIX_START, Address
@@ -52,7 +52,7 @@ class SimulatedTransceiver:
         self.events: list[Event] = []
         self.due = self.queued = inf
         self._world = world
-        self.group = BackendGroup("opus", LinkCounters())
+        self.selector = BackendSelector("opus", BackendCounters())
         self.told: dict[str, int] = {}
         """How many packets of stories each call was told, by whatever address."""
         self.backends = [SimulatedBackend(world, self) for _ in range(backends)]
@@ -60,7 +60,7 @@ class SimulatedTransceiver:
     @property
     def serves(self) -> bool:
         """Whether its backend takes calls now."""
-        return self.group.free_slots(self._world.now) > 0
+        return self.selector.free_slots(self._world.now) > 0
 
     def set_clock(self, seconds: float) -> None:
         """Set the wall clock forward by some seconds, or back."""
@@ -81,32 +81,32 @@ class SimulatedTransceiver:
             call.hang_up()
             self._world.touch(backend)
 
-    def lose(self, link: BackendLink) -> None:
+    def lose(self, link: BackendConnection) -> None:
         """A connection is gone."""
-        self.group.links.remove(link)
-        link.lost()
-        self._deliver(link)
+        self.selector.connection_lost(link, self._world.now)
+        self._deliver()
 
     def receive(self, data: bytes, relay: Address) -> None:
         self.router.receive_datagram(data, relay, self._world.now)
         self._world.touch(self)
 
-    def receive_message(self, link: BackendLink, message: bytes) -> None:
+    def receive_message(self, link: BackendConnection, message: bytes) -> None:
         """Take one message of the backend."""
         link.receive_message(message, self._world.now)
-        self._deliver(link)
+        self.selector.collect(link, self._world.now)
+        self._deliver()
 
     def poll_timeout(self) -> float:
-        links = (link.poll_timeout() for link in self.group.links)
-        return min(self.router.poll_timeout(), self.group.poll_timeout(), *links)
+        links = (link.poll_timeout() for link in self.selector.connections)
+        return min(self.router.poll_timeout(), self.selector.poll_timeout(), *links)
 
     def handle_timeout(self, now: float) -> None:
         self.router.handle_timeout(now, now + self._unix_offset)
         for backend in self.backends:
             backend.keep_alive(now)
-        if self.group.poll_timeout() <= now:
-            self.group.handle_timeout(now)
-            self._deliver(self.group)
+        if self.selector.poll_timeout() <= now:
+            self.selector.handle_timeout(now)
+            self._deliver()
 
     def drain(self) -> None:
         router, world = self.router, self._world
@@ -116,14 +116,12 @@ class SimulatedTransceiver:
             self.events.append(event)
         for backend in self.backends:
             link = backend.link
-            while link in self.group.links and (message := link.poll_transmit()) is not None:
+            while link in self.selector.connections and (message := link.poll_transmit()) is not None:
                 world.deliver_to_backend(backend, link, message)
 
-    def _deliver(self, source: BackendLink | BackendGroup) -> None:
-        now = self._world.now
-        while (delivery := source.poll_event()) is not None:
-            if not self.group.keep(delivery, now):
-                delivery.call.sink(delivery.frame, now)
+    def _deliver(self) -> None:
+        while (delivery := self.selector.poll_event()) is not None:
+            self.router.receive_frame(delivery.call, delivery.frame, self._world.now)
         self._world.touch(self)
 
 
@@ -143,22 +141,22 @@ class SimulatedBackend:
     @property
     def lives(self) -> bool:
         """Whether it reads what it is sent."""
-        return self.link in self.transceiver.group.links and not self.hung
+        return self.link in self.transceiver.selector.connections and not self.hung
 
     def connect(self) -> None:
         """Start, and be dialled."""
         self.hung = False
         self._offered: list[CallCore] = []
         self._away = REDIAL_SECONDS
-        self.session = BackendSession(Slots(BACKEND_SLOTS), CODECS, ConnectionCounters(), self._world.now)
-        self.link = BackendLink(self.transceiver.group.counters, self._world.now)
-        self.transceiver.group.links.append(self.link)
+        self.session = TransceiverConnection(Slots(BACKEND_SLOTS), CODECS, ConnectionCounters(), self._world.now)
+        self.link = BackendConnection(self.transceiver.selector.counters, self._world.now)
+        self.transceiver.selector.connections.append(self.link)
         self._world.touch(self.transceiver)
         self._world.touch(self)
 
     def die(self, away: float = REDIAL_SECONDS) -> None:
         """Stop at once, which the transceiver's kernel is told, and start again after `away` seconds."""
-        if self.link not in self.transceiver.group.links:
+        if self.link not in self.transceiver.selector.connections:
             return
         self._tell_loss()
         self.session.lost()
@@ -178,7 +176,7 @@ class SimulatedBackend:
 
     def keep_alive(self, now: float) -> None:
         """Let the transceiver's end of the connection do what is due."""
-        if self.link in self.transceiver.group.links:
+        if self.link in self.transceiver.selector.connections:
             self.link.handle_timeout(now)
             if self.link.closing is not None:
                 self.die(self._away)
@@ -188,7 +186,7 @@ class SimulatedBackend:
         calls = self._offered if self.lives else ()
         return [call for call in calls if call.started.call_id == call_id and call.state is not CallState.OVER]
 
-    def receive(self, link: BackendLink, message: bytes) -> None:
+    def receive(self, link: BackendConnection, message: bytes) -> None:
         if link is self.link and self.lives:
             self.session.receive_message(message, self._world.now)
             self._world.touch(self)

@@ -16,7 +16,7 @@ from antiphon_relay.disowned import MAX_DISOWNED
 from antiphon_relay.forwarder import MAX_OWNERS
 from antiphon_transceiver.audio.playout import MAX_BUFFERED_MS, MAX_ENTRIES
 from antiphon_transceiver.backends.call import MAX_WAITING_EVENTS
-from antiphon_transceiver.backends.connection import MAX_UNHEARD
+from antiphon_transceiver.backends.connection import MAX_UNACKNOWLEDGED
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.call_table import KEPT_ENDED
 from antiphon_transceiver.channels import MAX_WAITING_BYTES
@@ -50,7 +50,7 @@ BOUNDS = {
     ("CallTable", "_ended"): KEPT_ENDED,
     ("Playout", "_entries"): MAX_ENTRIES,
     ("LinkKeys", "_verified"): 1 << 16,
-    ("BackendLink", "_unheard"): MAX_UNHEARD,
+    ("BackendConnection", "_unacknowledged"): MAX_UNACKNOWLEDGED,
     ("BackendCall", "_events"): MAX_WAITING_EVENTS,
     ("ControllingAgent", "_pairs"): MAX_CANDIDATES,
     ("IceCredentials", "_generations"): MAX_GENERATIONS,
@@ -300,7 +300,7 @@ class StepInvariants:
         world, objects = self._world, Counter[str]()
         cores: dict[Actor, list[object]] = {relay: [relay.core] for relay in world.relays}
         for there in world.transceivers:
-            cores[there] = [there.router, there.group]
+            cores[there] = [there.router, there.selector]
             for backend in there.backends:
                 cores[backend] = [backend.link, backend.session]
         for actor, roots in cores.items():

@@ -22,7 +22,7 @@ from antiphon_common.keys import SECRET_SIZE, Key, KeyRing
 from antiphon_common.routing import ClusterNetworks
 from antiphon_common.settings import ClusterNetwork
 from antiphon_signaling.sdp import read_offer, write_answer
-from antiphon_transceiver.backends import BackendLink, InboundFrame
+from antiphon_transceiver.backends import BackendConnection
 from antiphon_transceiver.call import Call
 from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.rtp import RtpOptions
@@ -173,11 +173,8 @@ class World:
         there = self.transceivers[transceiver]
         router = there.router
 
-        def sink(frame: InboundFrame, now: float) -> None:
-            router.receive_frame(backend, frame, now)
-
-        there.group.preferred_format = audio_format
-        backend = there.group.open(request.call_id, request.tenant, request.session, {}, sink, self.now)
+        there.selector.preferred_format = audio_format
+        backend = there.selector.open(request.call_id, request.tenant, request.session, {}, self.now)
         return router.place(request, backend, self.now)
 
     def find(self, client: SimulatedClient) -> Call | None:
@@ -303,11 +300,11 @@ class World:
         self.digest.update(data)
         self._relay_at[target].receive_link(data, source)
 
-    def deliver_to_backend(self, backend: SimulatedBackend, link: BackendLink, message: bytes) -> None:
+    def deliver_to_backend(self, backend: SimulatedBackend, link: BackendConnection, message: bytes) -> None:
         self.digest.update(message)
         self.later(BACKEND_DELAY, backend.receive, link, message)
 
-    def deliver_from_backend(self, there: SimulatedTransceiver, link: BackendLink, message: bytes) -> None:
+    def deliver_from_backend(self, there: SimulatedTransceiver, link: BackendConnection, message: bytes) -> None:
         self.digest.update(message)
         self.later(BACKEND_DELAY, self._receive_from_backend, there, link, message)
 
@@ -315,8 +312,8 @@ class World:
         """Give a transceiver one message of its backend."""
         there.receive_message(there.backends[0].link, message)
 
-    def _receive_from_backend(self, there: SimulatedTransceiver, link: BackendLink, message: bytes) -> None:
-        if link in there.group.links:
+    def _receive_from_backend(self, there: SimulatedTransceiver, link: BackendConnection, message: bytes) -> None:
+        if link in there.selector.connections:
             there.receive_message(link, message)
 
     def _at(self, when: float, action: Callable[..., None], *arguments: Any) -> None:

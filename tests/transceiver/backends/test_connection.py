@@ -17,7 +17,7 @@ from antiphon_common.json_objects import pack
 from antiphon_transceiver.backends import (
     BACKEND_LOST,
     BackendCall,
-    BackendLink,
+    BackendConnection,
     EventRefused,
     InboundFrame,
     SessionTooLarge,
@@ -26,9 +26,9 @@ from antiphon_transceiver.backends.call import (
     ACCEPT_TIMEOUT,
     MAX_WAITING_EVENT_BYTES,
     MAX_WAITING_EVENTS,
-    LinkCounters,
+    BackendCounters,
 )
-from antiphon_transceiver.backends.connection import FULL_HOLD, MAX_UNHEARD_BYTES
+from antiphon_transceiver.backends.connection import FULL_HOLD, MAX_UNACKNOWLEDGED_BYTES
 from antiphon_transceiver.channels import read_event
 
 AUDIO = AudioFormat.parse("pcm16/24000")
@@ -36,16 +36,12 @@ FRAME = bytes(AUDIO.frame_bytes)
 """20 ms of silence."""
 
 
-def ignore(frame: InboundFrame, now: float) -> None:
-    raise AssertionError("the link hands frames out by poll_event")
-
-
-class LinkBench:
+class ConnectionBench:
     """A greeted link, and what came out of it at either end."""
 
     def __init__(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> None:
         self.now = 100.0
-        self.link = BackendLink(LinkCounters(), self.now)
+        self.link = BackendConnection(BackendCounters(), self.now)
         self.heard: dict[int, list[InboundFrame]] = {}
         self.say(frames.Hello(frames.VERSION, slots, formats))
         self.sent()
@@ -53,7 +49,7 @@ class LinkBench:
     def open(self, **session: Any) -> BackendCall:
         audio_format = self.link.choose_format(AUDIO.name)
         assert audio_format is not None
-        call = self.link.open(audio_format, "rtc_1", "acme", session, {}, ignore, self.now)
+        call = self.link.open(audio_format, "rtc_1", "acme", session, {}, self.now)
         self.heard[call.number] = []
         return call
 
@@ -101,7 +97,7 @@ def audio(call: BackendCall, response: int = 1, data: bytes = FRAME) -> frames.A
 
 
 def test_a_call_is_started_accepted_and_given_its_first_credit() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.open(model="echo")
     assert bench.sent() == [frames.Started(call.number, "rtc_1", "acme", "pcm16/24000", pack({"model": "echo"}))]
     bench.say(frames.Accepted(call.number))
@@ -110,7 +106,7 @@ def test_a_call_is_started_accepted_and_given_its_first_credit() -> None:
 
 
 def test_audio_before_the_acceptance_is_kept_three_seconds_and_comes_in_order() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.open()
     bench.sent()
     for position in range(0, 4 * 24000, 480):
@@ -124,7 +120,7 @@ def test_audio_before_the_acceptance_is_kept_three_seconds_and_comes_in_order() 
 
 
 def test_a_stalled_backend_loses_the_oldest_audio_of_each_call_and_no_control() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     quiet, busy = bench.accepted(), bench.accepted()
     quiet.send_audio(FRAME, 0)
     for position in range(0, 10 * 24000, 480):  # nobody calls poll_transmit: the writer is stuck
@@ -139,7 +135,7 @@ def test_a_stalled_backend_loses_the_oldest_audio_of_each_call_and_no_control() 
 
 
 def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_used() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.speaking()
     bench.say(*[audio(call)] * 50)
     for _ in range(4):
@@ -152,7 +148,7 @@ def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_u
 
 
 def test_audio_beyond_the_credit_ends_only_that_call() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     greedy, modest = bench.speaking(), bench.speaking()
     bench.say(*[audio(greedy)] * (CREDIT_MS // 20))
     assert len(bench.heard[greedy.number]) == CREDIT_MS // 20
@@ -165,7 +161,7 @@ def test_audio_beyond_the_credit_ends_only_that_call() -> None:
 
 
 def test_an_opus_packet_that_fits_no_datagram_ends_its_call() -> None:
-    bench = LinkBench(formats=("opus",))
+    bench = ConnectionBench(formats=("opus",))
     call = bench.speaking()
     frame_of_20_ms = b"\x78"
     bench.say(audio(call, data=frame_of_20_ms.ljust(MAX_PACKET_BYTES, b"\0")))
@@ -176,7 +172,7 @@ def test_an_opus_packet_that_fits_no_datagram_ends_its_call() -> None:
 
 
 def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_back() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.speaking()
     bench.say(*[audio(call)] * 200)
     call.grant(CREDIT_MS)
@@ -192,7 +188,7 @@ def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_
 
 
 def test_a_clear_of_the_backend_reaches_the_sink_and_silences_the_response() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.speaking()
     bench.say(audio(call), frames.Clear(call.number, 1), audio(call))
     assert bench.heard[call.number] == [audio(call), frames.Clear(call.number, 1)]
@@ -217,7 +213,7 @@ def test_a_clear_of_the_backend_reaches_the_sink_and_silences_the_response() -> 
     ],
 )
 def test_a_frame_that_is_not_allowed_ends_only_its_call(frame: list[Any]) -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     first, second = bench.speaking(), bench.speaking()
     assert first.number == 1
     bench.raw(msgspec.msgpack.encode([frame, [99, 1, 2], ["what"], [6, 2, FRAME, 0, 0, 1]]))
@@ -240,7 +236,7 @@ def test_a_frame_that_is_not_allowed_ends_only_its_call(frame: list[Any]) -> Non
     ids=["audio", "clear", "response started", "response ended", "hang up", "server event"],
 )
 def test_a_frame_before_accepted_is_refused(frame: list[Any]) -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     bench.open()
     bench.sent()
     bench.raw(msgspec.msgpack.encode([frame]))
@@ -249,7 +245,7 @@ def test_a_frame_before_accepted_is_refused(frame: list[Any]) -> None:
 
 
 def test_a_refused_call_ends_and_a_full_backend_is_skipped_for_a_moment() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.open()
     bench.say(frames.Refused(call.number, "full", "all slots are taken"))
     assert bench.heard[call.number] == [frames.Refused(call.number, "full", "all slots are taken")]
@@ -263,7 +259,7 @@ def test_a_refused_call_ends_and_a_full_backend_is_skipped_for_a_moment() -> Non
 
 
 def test_a_backend_that_neither_accepts_nor_refuses_loses_the_call() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.open()
     bench.pass_time(ACCEPT_TIMEOUT + 1)
     assert [type(heard) for heard in bench.heard[call.number]] == [frames.Ended]
@@ -272,7 +268,7 @@ def test_a_backend_that_neither_accepts_nor_refuses_loses_the_call() -> None:
 
 
 def test_a_call_ended_by_its_session_receives_no_more_frames() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.speaking()
     bench.link.receive_message(frames.encode([audio(call)]), bench.now)
     call.end("hangup")
@@ -284,7 +280,7 @@ def test_a_call_ended_by_its_session_receives_no_more_frames() -> None:
 
 
 def test_a_backend_sends_no_new_audio_after_hanging_up() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.speaking()
     bench.say(audio(call), frames.HangUp(call.number, "goodbye"), frames.Clear(call.number, 1))
     assert len(bench.heard[call.number]) == 3
@@ -293,9 +289,9 @@ def test_a_backend_sends_no_new_audio_after_hanging_up() -> None:
 
 
 def test_a_lost_connection_ends_every_call() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     calls = [bench.accepted(), bench.open()]
-    bench.link.lost()
+    bench.link.connection_lost()
     bench.raw(b"\x90")
     for call in calls:
         assert bench.heard[call.number] == [frames.Ended(call.number, BACKEND_LOST)]
@@ -306,7 +302,7 @@ def test_a_lost_connection_ends_every_call() -> None:
 
 
 def test_slots_are_those_of_the_latest_hello_without_the_calls_here() -> None:
-    bench = LinkBench(slots=2)
+    bench = ConnectionBench(slots=2)
     first = bench.open()
     bench.open()
     assert bench.link.free_slots(bench.now) == 0
@@ -330,7 +326,7 @@ def test_slots_are_those_of_the_latest_hello_without_the_calls_here() -> None:
 def test_the_preferred_format_is_taken_if_it_can_be(
     offered: tuple[str, ...], preferred: str, chosen: str | None
 ) -> None:
-    bench = LinkBench(formats=offered)
+    bench = ConnectionBench(formats=offered)
     audio_format = bench.link.choose_format(preferred)
     assert (audio_format.name if audio_format else None) == chosen
     assert bool(bench.link.free_slots(bench.now)) == (chosen is not None)
@@ -338,7 +334,7 @@ def test_the_preferred_format_is_taken_if_it_can_be(
 
 @pytest.mark.parametrize("session", [{"text": "x" * 300_000}, {"huge": 10**40}])
 def test_a_session_that_fits_no_frame_fails_its_own_call(session: dict[str, Any]) -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     with pytest.raises(SessionTooLarge):
         bench.open(**session)
     assert bench.link.calls == 0
@@ -363,7 +359,7 @@ def held(make: Callable[[], object]) -> int:
 
 
 def test_events_that_wait_for_a_backend_take_little_more_memory_than_their_bytes() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.accepted()
     text = msgspec.json.encode(small_parts(1500)).decode()
 
@@ -377,7 +373,7 @@ def test_events_that_wait_for_a_backend_take_little_more_memory_than_their_bytes
 
 
 def test_short_events_that_wait_for_a_backend_are_bounded_in_number() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.open()
     for _ in range(MAX_WAITING_EVENTS):
         call.send_event({})
@@ -389,7 +385,7 @@ def test_short_events_that_wait_for_a_backend_are_bounded_in_number() -> None:
 
 
 def test_events_that_were_sent_make_room_for_others() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     call = bench.accepted()
     for number in range(20):
         call.send_event({"number": number, "text": "x" * (frames.MAX_EVENT_SIZE // 2)})
@@ -397,7 +393,7 @@ def test_events_that_were_sent_make_room_for_others() -> None:
 
 
 def test_the_session_of_a_call_takes_little_more_memory_than_its_bytes() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     session = small_parts(1500)
     size = len(msgspec.msgpack.encode(session))
     bench.open(model="warm")
@@ -412,23 +408,23 @@ def test_the_session_of_a_call_takes_little_more_memory_than_its_bytes() -> None
 
 
 def test_frames_sent_since_the_last_received_one_are_bounded() -> None:
-    bench = LinkBench(slots=80)
+    bench = ConnectionBench(slots=80)
     calls = [bench.open() for _ in range(40)]
     bench.say(*[frames.Accepted(call.number) for call in calls])
     bench.sent()
 
-    def flood() -> LinkBench:
+    def flood() -> ConnectionBench:
         for position in range(0, 2_000_000, 24_000):
             for call in calls:
                 call.send_audio(bytes(48_000), position)
             bench.sent()
         return bench
 
-    assert held(flood) < 1.1 * MAX_UNHEARD_BYTES
+    assert held(flood) < 1.1 * MAX_UNACKNOWLEDGED_BYTES
 
 
 def test_deep_nesting_in_one_frame_ends_its_call_and_no_other() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     bad, good = bench.accepted(), bench.speaking()
     nested = bytes([0x93, 0x11, bad.number]) + b"\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
     bench.raw(b"\x92" + nested + msgspec.msgpack.encode(audio(good)))
@@ -439,7 +435,7 @@ def test_deep_nesting_in_one_frame_ends_its_call_and_no_other() -> None:
 
 
 def test_a_message_of_a_million_elements_ends_its_connection_at_once() -> None:
-    bench = LinkBench()
+    bench = ConnectionBench()
     bench.accepted()
     bench.raw(b"\xdd\x00\x0f\x00\x00" + b"\xc0" * 0xF0000)
     assert bench.link.closing is not None
@@ -455,8 +451,8 @@ def test_a_message_of_a_million_elements_ends_its_connection_at_once() -> None:
 def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: bool) -> None:
     """`resumed_ms` is the position of the next sample that the next backend receives, in milliseconds."""
     name = f"pcm16/{rate}"
-    bench = LinkBench(formats=(name,))
-    call = bench.link.open(AudioFormat.parse(name), "rtc_1", "acme", {}, {}, ignore, bench.now)
+    bench = ConnectionBench(formats=(name,))
+    call = bench.link.open(AudioFormat.parse(name), "rtc_1", "acme", {}, {}, bench.now)
     bench.heard[call.number] = []
     bench.say(frames.Accepted(call.number))
     for position in range(0, rate, rate // 50):
@@ -464,8 +460,8 @@ def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: boo
     bench.sent()
     if heard:
         bench.say(frames.Pong(0))
-    bench.link.lost()
-    again = BackendLink(LinkCounters(), bench.now)
+    bench.link.connection_lost()
+    again = BackendConnection(BackendCounters(), bench.now)
     again.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, (name,))]), bench.now)
     again.resume(call, bench.now)
     message = again.poll_transmit()
@@ -489,13 +485,13 @@ OPUS_20_MS, OPUS_60_MS = b"\xf8x", b"\x18x"
 def test_an_opus_call_is_resumed_after_the_last_acknowledged_packet(
     last: bytes, position: int, resumed_ms: int
 ) -> None:
-    bench = LinkBench(formats=("opus",))
-    call = bench.link.open(AudioFormat.parse("opus"), "rtc_1", "acme", {}, {}, ignore, bench.now)
+    bench = ConnectionBench(formats=("opus",))
+    call = bench.link.open(AudioFormat.parse("opus"), "rtc_1", "acme", {}, {}, bench.now)
     bench.heard[call.number] = []
     bench.say(frames.Accepted(call.number))
     call.send_audio(last, position)
     bench.sent()
     bench.say(frames.Pong(0))
-    bench.link.lost()
+    bench.link.connection_lost()
     bench.link.resume(call, bench.now)
     assert call.start(bench.link, call.number, bench.now).resumed_ms == resumed_ms

@@ -9,13 +9,13 @@ import pytest
 from antiphon_common import frames
 from antiphon_common.frames import CREDIT_MS
 from antiphon_common.json_objects import EMPTY, pack, unpack
-from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendGroup, BackendLink, EventRefused
+from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, BackendConnection, BackendSelector, EventRefused
 from antiphon_transceiver.backends.call import (
     MAX_WAITING_EVENT_BYTES,
     RESUME_SECONDS,
-    CallState,
+    BackendCallState,
+    BackendCounters,
     InboundFrame,
-    LinkCounters,
 )
 from antiphon_transceiver.backends.selector import LOOK_INTERVAL, MAX_TRIES
 
@@ -23,29 +23,29 @@ FRAME = bytes(960)
 """20 ms of silence at 24 kHz."""
 
 
-class GroupBench:
-    """A group, the connections of which are in the hands of the test."""
+class SelectorBench:
+    """A selector, the connections of which are in the hands of the test."""
 
     def __init__(self, *slots: int) -> None:
         self.now = 100.0
-        self.group = BackendGroup("pcm16/24000", LinkCounters())
+        self.selector = BackendSelector("pcm16/24000", BackendCounters())
         self.heard: list[InboundFrame] = []
         for count in slots:
             self.connect(count)
 
-    def connect(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> BackendLink:
+    def connect(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> BackendConnection:
         """Connect to another address, whose backend says hello."""
-        link = BackendLink(self.group.counters, self.now)
-        self.group.links.append(link)
+        link = BackendConnection(self.selector.counters, self.now)
+        self.selector.connections.append(link)
         self.say(link, frames.Hello(frames.VERSION, slots, formats))
         sent(link)
-        self.group.handle_timeout(self.now)
+        self.selector.handle_timeout(self.now)
         return link
 
     def open(self) -> BackendCall:
-        return self.group.open("rtc_1", "acme", {"model": "echo"}, {"user": "7"}, self._hear, self.now)
+        return self.selector.open("rtc_1", "acme", {"model": "echo"}, {"user": "7"}, self.now)
 
-    def accepted(self) -> tuple[BackendCall, BackendLink]:
+    def accepted(self) -> tuple[BackendCall, BackendConnection]:
         """Open a call, have it accepted, and return it with its connection."""
         call = self.open()
         link = self.find(call)
@@ -54,57 +54,53 @@ class GroupBench:
         self.heard.clear()
         return call, link
 
-    def find(self, call: BackendCall) -> BackendLink:
+    def find(self, call: BackendCall) -> BackendConnection:
         """Return the connection that has just been told of a call."""
-        [link] = [link for link in self.group.links if link.pending]
+        [link] = [link for link in self.selector.connections if link.pending]
         return link
 
-    def say(self, link: BackendLink, *batch: frames.Frame) -> None:
+    def say(self, link: BackendConnection, *batch: frames.Frame) -> None:
         link.receive_message(msgspec.msgpack.encode(batch), self.now)
-        self._deliver(link)
+        self.selector.collect(link, self.now)
+        self._deliver()
 
-    def lose(self, link: BackendLink) -> None:
-        self.group.links.remove(link)
-        link.lost()
-        self._deliver(link)
+    def lose(self, link: BackendConnection) -> None:
+        self.selector.connection_lost(link, self.now)
+        self._deliver()
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass; backends answer every ping, and say nothing else."""
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + LOOK_INTERVAL)
-            for link in self.group.links:
+            for link in self.selector.connections:
                 link.handle_timeout(self.now)
                 self.say(link, frames.Pong(0))
-            self.group.handle_timeout(self.now)
-            self._deliver(self.group)
+            self.selector.handle_timeout(self.now)
+            self._deliver()
 
-    def _deliver(self, source: Any) -> None:
-        while (delivery := source.poll_event()) is not None:
-            if not self.group.keep(delivery, self.now):
-                delivery.call.sink(delivery.frame, self.now)
-
-    def _hear(self, frame: InboundFrame, now: float) -> None:
-        self.heard.append(frame)
+    def _deliver(self) -> None:
+        while (delivery := self.selector.poll_event()) is not None:
+            self.heard.append(delivery.frame)
 
 
-def sent(link: BackendLink) -> list[Any]:
+def sent(link: BackendConnection) -> list[Any]:
     found: list[Any] = []
     while (message := link.poll_transmit()) is not None:
         found += frames.decode(message)
     return found
 
 
-def started(link: BackendLink) -> list[frames.Started]:
+def started(link: BackendConnection) -> list[frames.Started]:
     return [frame for frame in sent(link) if isinstance(frame, frames.Started)]
 
 
-def positions(link: BackendLink) -> list[int]:
+def positions(link: BackendConnection) -> list[int]:
     return [frame.position for frame in sent(link) if isinstance(frame, frames.Audio)]
 
 
 def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_in_order() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
     for position in range(0, 48000, 480):
@@ -125,12 +121,12 @@ def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_i
     bench.say(second, frames.Accepted(call.number))
     assert positions(second) == list(range(48000, 72000, 480))
     assert bench.heard == [], "the session need not know"
-    assert bench.group.counters.calls_resumed == 1
+    assert bench.selector.counters.calls_resumed == 1
 
 
 def test_a_call_is_started_again_where_a_packet_was_lost_last() -> None:
-    bench = GroupBench()
-    bench.group.preferred_format = "opus"
+    bench = SelectorBench()
+    bench.selector.preferred_format = "opus"
     bench.connect(formats=("opus",))
     call, first = bench.accepted()
     second = bench.connect(formats=("opus",))
@@ -142,7 +138,7 @@ def test_a_call_is_started_again_where_a_packet_was_lost_last() -> None:
 
 
 def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, link = bench.accepted()
     for position in range(0, 5 * 24000, 480):
         call.send_audio(FRAME, position)
@@ -152,11 +148,11 @@ def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
     assert [frame.resumed_ms for frame in started(again)] == [2000]
     bench.say(again, frames.Accepted(call.number))
     assert positions(again) == list(range(2 * 24000, 5 * 24000, 480))
-    assert bench.group.counters.audio_dropped == 100
+    assert bench.selector.counters.audio_dropped == 100
 
 
 def test_credit_of_a_resumed_call_is_what_the_audio_still_to_be_played_leaves() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, first = bench.accepted()
     bench.say(first, frames.ResponseStarted(call.number, 1), *[frames.Audio(call.number, FRAME, response=1)] * 150)
     second = bench.connect()
@@ -174,7 +170,7 @@ def test_credit_of_a_resumed_call_is_what_the_audio_still_to_be_played_leaves() 
 
 
 def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, first = bench.accepted()
     bench.say(first, frames.ResponseStarted(call.number, 3), frames.Audio(call.number, FRAME, response=3))
     second = bench.connect()
@@ -192,7 +188,7 @@ def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -
 
 
 def test_a_clear_of_response_0_applies_to_earlier_audio() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, first = bench.accepted()
     bench.say(first, frames.ResponseStarted(call.number, 1), frames.Audio(call.number, FRAME, response=1))
     second = bench.connect()
@@ -205,10 +201,10 @@ def test_a_clear_of_response_0_applies_to_earlier_audio() -> None:
 
 
 def test_a_call_that_was_never_accepted_starts_elsewhere_as_new() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call = bench.open()
     call.send_audio(FRAME, 0)
-    [first] = bench.group.links
+    [first] = bench.selector.connections
     second = bench.connect()
     bench.lose(first)
     assert [frame.resumed_ms for frame in started(second)] == [0]
@@ -218,17 +214,17 @@ def test_a_call_that_was_never_accepted_starts_elsewhere_as_new() -> None:
 
 
 def test_a_call_that_was_hanging_up_needs_no_backend_any_more() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
     bench.say(first, frames.HangUp(call.number))
     bench.heard.clear()
     bench.lose(first)
-    assert (bench.heard, started(second), call.state) == ([], [], CallState.OVER)
+    assert (bench.heard, started(second), call.state) == ([], [], BackendCallState.OVER)
 
 
 def test_a_call_waits_for_a_slot_and_is_lost_when_none_comes() -> None:
-    bench = GroupBench(1)
+    bench = SelectorBench(1)
     call, first = bench.accepted()
     bench.lose(first)
     bench.pass_time(RESUME_SECONDS - 1)
@@ -236,7 +232,7 @@ def test_a_call_waits_for_a_slot_and_is_lost_when_none_comes() -> None:
     bench.connect(formats=("opus",))
     bench.pass_time(2)
     assert bench.heard == [frames.Ended(call.number, BACKEND_LOST)]
-    assert bench.group.poll_timeout() == inf
+    assert bench.selector.poll_timeout() == inf
     late = bench.connect()
     call.send_audio(FRAME, 0)
     call.end("hangup")
@@ -247,55 +243,55 @@ def test_many_calls_that_wait_look_for_a_slot_once() -> None:
     """A thousand calls of a backend that is gone must not look through every connection one after the other."""
     looks = 0
 
-    class CountedLink(BackendLink):
+    class CountedLink(BackendConnection):
         def free_slots(self, now: float) -> int:
             nonlocal looks
             looks += 1
             return super().free_slots(now)
 
-    bench = GroupBench(1000)
-    [first] = bench.group.links
+    bench = SelectorBench(1000)
+    [first] = bench.selector.connections
     for _ in range(1000):
         bench.open()
-    bench.group.links += [CountedLink(bench.group.counters, bench.now) for _ in range(20)]
-    for link in bench.group.links[1:]:
+    bench.selector.connections += [CountedLink(bench.selector.counters, bench.now) for _ in range(20)]
+    for link in bench.selector.connections[1:]:
         bench.say(link, frames.Hello(frames.VERSION, 0, ("pcm16/24000",)))
     bench.say(first, *[frames.Accepted(number) for number in range(1, 1001)])
     bench.lose(first)
     looks = 0
-    bench.group.handle_timeout(bench.now)
+    bench.selector.handle_timeout(bench.now)
     assert looks == 20
-    last = bench.group.links[-1]
+    last = bench.selector.connections[-1]
     bench.say(last, frames.Hello(frames.VERSION, 300, ("pcm16/24000",)))
-    bench.group.handle_timeout(bench.now)
+    bench.selector.handle_timeout(bench.now)
     assert len(started(last)) == 300
 
 
 def test_a_call_that_gave_up_does_not_keep_another_from_its_slot() -> None:
-    bench = GroupBench(4)
-    [link] = bench.group.links
+    bench = SelectorBench(4)
+    [link] = bench.selector.connections
     first, second = bench.open(), bench.open()
     bench.say(link, frames.Accepted(first.number), frames.Accepted(second.number))
     bench.lose(link)
     first.tries = MAX_TRIES
     bench.connect()
-    assert second.state is CallState.STARTING
+    assert second.state is BackendCallState.STARTING
     bench.pass_time(LOOK_INTERVAL)
     assert bench.heard[-1] == frames.Ended(1, BACKEND_LOST)
 
 
 def test_a_call_that_its_caller_ends_while_it_waits_is_started_nowhere() -> None:
-    bench = GroupBench(1)
+    bench = SelectorBench(1)
     call, first = bench.accepted()
     bench.lose(first)
     call.end("hangup")
     again = bench.connect()
     assert sent(again) == []
-    assert bench.group.poll_timeout() == inf
+    assert bench.selector.poll_timeout() == inf
 
 
 def test_an_address_that_is_full_or_does_not_answer_is_left_for_another() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, first = bench.accepted()
     full, mute, good = bench.connect(9), bench.connect(8), bench.connect(7)
     bench.lose(first)
@@ -311,7 +307,7 @@ def test_an_address_that_is_full_or_does_not_answer_is_left_for_another() -> Non
 
 
 def test_a_refusal_for_another_reason_ends_a_resumed_call() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
     bench.connect()
@@ -323,7 +319,7 @@ def test_a_refusal_for_another_reason_ends_a_resumed_call() -> None:
 
 
 def test_a_call_that_crashes_every_backend_ends_after_some_resumptions() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, link = bench.accepted()
     for _ in range(MAX_TRIES - 1):
         another = bench.connect()
@@ -337,7 +333,7 @@ def test_a_call_that_crashes_every_backend_ends_after_some_resumptions() -> None
 
 
 def test_crashes_far_apart_are_no_reason_to_give_a_call_up() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, link = bench.accepted()
     for _ in range(2 * MAX_TRIES):
         bench.pass_time(RESUME_SECONDS)
@@ -345,11 +341,11 @@ def test_crashes_far_apart_are_no_reason_to_give_a_call_up() -> None:
         bench.lose(link)
         bench.say(another, frames.Accepted(call.number))
         link = another
-    assert call.state is CallState.ACCEPTED
+    assert call.state is BackendCallState.ACCEPTED
 
 
 def test_draining_moves_no_call() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
     bench.say(first, frames.Drain())
@@ -360,7 +356,7 @@ def test_draining_moves_no_call() -> None:
 
 
 def test_events_go_both_ways_in_order_and_wait_for_a_backend_behind_the_audio() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, first = bench.accepted()
     bench.say(first, frames.ServerEvent(call.number, pack({"type": "response.done", "n": [1, None]})))
     assert bench.heard == [frames.ServerEvent(call.number, pack({"type": "response.done", "n": [1, None]}))]
@@ -380,18 +376,18 @@ def test_events_go_both_ways_in_order_and_wait_for_a_backend_behind_the_audio() 
 
 @pytest.mark.parametrize("event", [{"text": "x" * frames.MAX_EVENT_SIZE}, {"huge": 10**40}, {"what": object()}])
 def test_an_event_that_fits_no_frame_is_refused_and_harms_nothing(event: dict[str, Any]) -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, link = bench.accepted()
     with pytest.raises(EventRefused):
         call.send_event(event)
     assert sent(link) == []
     call.send_event({"type": "fine"})
     assert len(sent(link)) == 1
-    assert bench.group.counters.events_refused == 1
+    assert bench.selector.counters.events_refused == 1
 
 
 def test_a_flood_of_events_is_refused_before_it_harms_others() -> None:
-    bench = GroupBench(4)
+    bench = SelectorBench(4)
     call, link = bench.accepted()
     flood = ({"text": "x" * 1000} for _ in range(10_000))
     with pytest.raises(EventRefused):
@@ -403,9 +399,9 @@ def test_a_flood_of_events_is_refused_before_it_harms_others() -> None:
 
 
 def test_calls_go_where_most_slots_are_free() -> None:
-    bench = GroupBench(3, 5)
+    bench = SelectorBench(3, 5)
     for _ in range(8):
         bench.open()
-    numbers = [len(started(link)) for link in bench.group.links]
+    numbers = [len(started(link)) for link in bench.selector.connections]
     assert numbers == [3, 5]
-    assert bench.group.free_slots(bench.now) == 0
+    assert bench.selector.free_slots(bench.now) == 0

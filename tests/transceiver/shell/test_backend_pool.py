@@ -22,7 +22,7 @@ from antiphon_common import frames
 from antiphon_common.frames import CREDIT_MS
 from antiphon_common.json_objects import pack
 from antiphon_transceiver.backends import BACKEND_LOST, BackendCall, InboundFrame, NoBackend, NoCapacity
-from antiphon_transceiver.backends.call import RESUME_SECONDS, CallState
+from antiphon_transceiver.backends.call import RESUME_SECONDS, BackendCallState
 from antiphon_transceiver.shell.backend_pool import RESOLVE_INTERVAL, BackendPool
 from support.fakes.backend import fake_backend
 from support.processes.waiting import until
@@ -59,7 +59,18 @@ async def running(pool: BackendPool) -> AsyncIterator[None]:
 
 
 def opened(pool: BackendPool, sink: Any, name: str = "echo") -> BackendCall:
-    return pool.open(name, "rtc_1", "acme", {"model": name}, {"user": "7"}, sink)
+    """Open a call, and give its frames to `sink`."""
+    call = pool.open(name, "rtc_1", "acme", {"model": name}, {"user": "7"})
+    others = pool.received
+
+    def received(of: BackendCall, frame: InboundFrame, now: float) -> None:
+        if of is call:
+            sink(frame, now)
+        else:
+            others(of, frame, now)
+
+    pool.received = received
+    return call
 
 
 async def test_a_call_goes_both_ways() -> None:
@@ -133,7 +144,7 @@ async def test_a_lost_connection_is_dialled_again_and_its_calls_go_on(politely: 
                 await backend.close()
             else:
                 await backend.cut()
-            await until(lambda: call.state is CallState.LOST)
+            await until(lambda: call.state is BackendCallState.LOST)
             with pytest.raises(NoCapacity):
                 opened(pool, Sink())
             call.send_audio(FRAME, 48000)
@@ -160,7 +171,7 @@ async def test_a_backend_that_crashes_under_twenty_calls_moves_them_all(
             sinks = [Sink() for _ in range(20)]
             calls = [opened(pool, sink) for sink in sinks]
             await first.say(*[frames.Accepted(call.number) for call in calls])
-            await until(lambda: all(call.state is CallState.ACCEPTED for call in calls))
+            await until(lambda: all(call.state is BackendCallState.ACCEPTED for call in calls))
             names.hosts = ("127.0.0.1", "127.0.0.2")
             await until(lambda: pool.free_slots("echo") == 20, 20)
             await first.cut()
@@ -181,7 +192,7 @@ async def test_a_backend_that_stops_sending_is_lost_after_three_heartbeats(mock_
             await backend.hear(frames.Started)
             backend.stalled = True
             since = trio.current_time()
-            await until(lambda: call.state is CallState.LOST, 10)
+            await until(lambda: call.state is BackendCallState.LOST, 10)
             assert 3 < trio.current_time() - since < 6
 
 
@@ -287,7 +298,9 @@ async def test_a_name_is_followed_to_its_addresses_and_calls_go_where_most_slots
             assert len(await second.hear(frames.Started, 4)) == 4
             names.hosts = ()
             await trio.sleep(2 * RESOLVE_INTERVAL)
-            assert all(call.state is CallState.STARTING for call in calls), "nobody knows better than what is connected"
+            assert all(call.state is BackendCallState.STARTING for call in calls), (
+                "nobody knows better than what is connected"
+            )
             names.hosts = ("127.0.0.2",)
             await trio.sleep(2 * RESOLVE_INTERVAL)
             for call in calls:
@@ -448,7 +461,7 @@ async def test_junk_of_a_backend_ends_its_connection_and_no_call_of_another_wait
                 heard = len(sink.frames)
                 await good.say(frames.ServerEvent(started.call, pack({"type": "fine"})))
                 await sink.hear(heard + 1)
-            assert call.state is not CallState.OVER, "it goes on elsewhere, if it can"
+            assert call.state is not BackendCallState.OVER, "it goes on elsewhere, if it can"
             assert bad.closed_with in (1009, 4000)
             nursery.cancel_scope.cancel()
     lines = [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -120,7 +120,7 @@ class WaitingEvents:
 class CallCore:
     """One call. What a handler wants is a method; what it waits for is an attribute."""
 
-    def __init__(self, session: "BackendSession", started: frames.Started) -> None:
+    def __init__(self, session: "TransceiverConnection", started: frames.Started) -> None:
         session_object, metadata = started.session.copy(), started.metadata.copy()  # not the whole message
         self.started = msgspec.structs.replace(started, session=session_object, metadata=metadata)
         self.format = AudioFormat.parse(started.format)
@@ -274,7 +274,7 @@ class CallCore:
         self._session.forget(self)
 
 
-class BackendSession:
+class TransceiverConnection:
     """One connection of a transceiver. `now` is in seconds, monotonic.
 
     The shell feeds `receive_in_steps` and `handle_timeout`, sends what `poll_transmit` returns, carries out what

@@ -1,7 +1,7 @@
 """One end of a connection that carries frames, without IO: hello, heartbeat, tolerance, and messages of bounded size.
 
-What the two ends do with the frames of calls is theirs: see the transceiver's `BackendLink` and the backend's
-`BackendSession`, which both hold one of these.
+What the two ends do with the frames of calls is theirs: see the transceiver's `BackendConnection` and the backend's
+`TransceiverConnection`, which both hold one of these.
 """
 
 from collections import deque

@@ -8,7 +8,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, TaskStatus
 from prometheus_client import CollectorRegistry
 
-from antiphon_backend.core import BackendSession, CallCore, CallOffered, CallState, Slots
+from antiphon_backend.core import CallCore, CallOffered, CallState, Slots, TransceiverConnection
 from antiphon_backend.shell.call import Call, RefuseCall
 from antiphon_common.formats import AudioFormat
 from antiphon_common.frame_connection import ConnectionCounters
@@ -184,7 +184,7 @@ class _Connection:
         self._handlers = handlers
         self._peer = peer
         self._calls: dict[CallCore, tuple[Call, anyio.CancelScope]] = {}
-        self._session = BackendSession(backend.slots, backend.formats, backend.counters, anyio.current_time())
+        self._session = TransceiverConnection(backend.slots, backend.formats, backend.counters, anyio.current_time())
         self._pump = FramePump(websocket, self._session, self._dispatch, self._written)
 
     async def run(self) -> None:

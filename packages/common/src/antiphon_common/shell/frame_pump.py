@@ -38,7 +38,7 @@ class WebSocket(Protocol):
 
 
 class FrameCore(Protocol):
-    """What `BackendLink` and `BackendSession` have in common."""
+    """What `BackendConnection` and `TransceiverConnection` have in common."""
 
     @property
     def closing(self) -> Closing | None: ...

@@ -3,20 +3,25 @@
 docs/reference/backend-protocol.md specifies what goes over such a connection.
 """
 
-from antiphon_transceiver.backends.call import BackendCall, BackendError, EventRefused, InboundFrame, Sink
-from antiphon_transceiver.backends.connection import BACKEND_LOST, BackendLink, NoBackend, NoCapacity, SessionTooLarge
-from antiphon_transceiver.backends.selector import BackendGroup
+from antiphon_transceiver.backends.call import BackendCall, BackendError, EventRefused, InboundFrame
+from antiphon_transceiver.backends.connection import (
+    BACKEND_LOST,
+    BackendConnection,
+    NoBackend,
+    NoCapacity,
+    SessionTooLarge,
+)
+from antiphon_transceiver.backends.selector import BackendSelector
 
 __all__ = [
     "BACKEND_LOST",
     "BackendCall",
+    "BackendConnection",
     "BackendError",
-    "BackendGroup",
-    "BackendLink",
+    "BackendSelector",
     "EventRefused",
     "InboundFrame",
     "NoBackend",
     "NoCapacity",
     "SessionTooLarge",
-    "Sink",
 ]

@@ -1,7 +1,12 @@
-"""One call as its backend link sees it: what is allowed when, credit, and the caller's audio that waits."""
+"""One call at a backend, without IO: its states, credit, and the caller's audio and events that wait.
+
+    STARTING → ACCEPTED → HANGING_UP → OVER        LOST → STARTING: resumed on another connection
+
+`ALLOWED` and `NEXT` are the table: the frames that a backend may send in each state, and those that move the call on.
+"""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum, auto
 from itertools import chain
 from typing import Any, Protocol
@@ -27,12 +32,10 @@ InboundFrame = (
     | frames.Ended
     | frames.BadFrame
 )
-"""What a call hears of its backend. `Refused`, `Ended` and `BadFrame` are the last it hears."""
+"""The frames that a call receives from its backend. `Refused`, `Ended` and `BadFrame` are the last."""
 
-Sized = tuple[frames.Audio | frames.ClientEvent, int]
-"""A frame for the backend, and about how many bytes it takes."""
-
-Sink = Callable[[InboundFrame, float], None]
+SizedFrame = tuple[frames.Audio | frames.ClientEvent, int]
+"""A frame for the backend, and its approximate size in bytes."""
 
 ACCEPT_TIMEOUT = 10.0
 """Seconds a backend has to accept or refuse a call."""
@@ -57,15 +60,15 @@ _MAX_AUDIO_TICKS = frames.MAX_AUDIO_MS * TICKS_PER_MS
 
 
 class BackendError(AntiphonError):
-    """A backend cannot be given what it was to be given."""
+    """A backend cannot take a call or an event."""
 
 
 class EventRefused(BackendError):
     """An event is too long, cannot be encoded, or too many of them wait already."""
 
 
-class CallState(Enum):
-    """`LOST` is between two connections: the call may be started again on another."""
+class BackendCallState(Enum):
+    """States of a call. A call that is `LOST` has no connection: it awaits reassignment to another."""
 
     STARTING = auto()
     ACCEPTED = auto()
@@ -74,9 +77,9 @@ class CallState(Enum):
     OVER = auto()
 
 
-ALLOWED: dict[CallState, frozenset[type]] = {
-    CallState.STARTING: frozenset((frames.Accepted, frames.Refused, frames.Ended)),
-    CallState.ACCEPTED: frozenset(
+ALLOWED: dict[BackendCallState, frozenset[type]] = {
+    BackendCallState.STARTING: frozenset((frames.Accepted, frames.Refused, frames.Ended)),
+    BackendCallState.ACCEPTED: frozenset(
         (
             frames.Audio,
             frames.ResponseStarted,
@@ -87,22 +90,22 @@ ALLOWED: dict[CallState, frozenset[type]] = {
             frames.Ended,
         )
     ),
-    CallState.HANGING_UP: frozenset((frames.Clear, frames.ServerEvent, frames.Ended)),
-    CallState.LOST: frozenset(),
-    CallState.OVER: frozenset(),
+    BackendCallState.HANGING_UP: frozenset((frames.Clear, frames.ServerEvent, frames.Ended)),
+    BackendCallState.LOST: frozenset(),
+    BackendCallState.OVER: frozenset(),
 }
-"""What a backend may say of a call; anything else is a bad frame and ends it."""
+"""The frames that a backend may send in each state. Any other is a bad frame and ends the call."""
 
-NEXT: dict[type, CallState] = {
-    frames.Accepted: CallState.ACCEPTED,
-    frames.HangUp: CallState.HANGING_UP,
-    frames.Refused: CallState.OVER,
-    frames.Ended: CallState.OVER,
+NEXT: dict[type, BackendCallState] = {
+    frames.Accepted: BackendCallState.ACCEPTED,
+    frames.HangUp: BackendCallState.HANGING_UP,
+    frames.Refused: BackendCallState.OVER,
+    frames.Ended: BackendCallState.OVER,
 }
-"""The frames that move a call on."""
+"""The state after each frame that changes it."""
 
 
-class LinkCounters(ConnectionCounters):
+class BackendCounters(ConnectionCounters):
     """What went wrong on the connections to backends, over all their calls."""
 
     __slots__ = (
@@ -139,7 +142,7 @@ class LinkCounters(ConnectionCounters):
 class Carrier(Protocol):
     """What a call needs of the connection that carries it."""
 
-    counters: LinkCounters
+    counters: BackendCounters
 
     def send(self, frame: frames.Frame) -> None: ...
 
@@ -153,9 +156,8 @@ class Carrier(Protocol):
 class BackendCall:
     """The transceiver's end of one call. Nothing here blocks; `BackendPool.flush` sends what was queued.
 
-    Once the call is over, from either side, every method does nothing. It outlives a connection: when that is lost, it
-    waits, and is started again on another. Each connection numbers the responses from 1; the session and the sink see
-    numbers that go on.
+    Once the call is over, from either side, every method does nothing. A call outlives its connection: it is resumed on
+    another. Each connection numbers responses from 1; the numbers that the session sees run on.
     """
 
     __slots__ = (
@@ -175,27 +177,25 @@ class BackendCall:
         "accepted_at",
         "call_id",
         "deadline",
-        "deaf",
+        "detached",
         "format",
         "give_up_at",
         "number",
-        "sink",
         "state",
         "tries",
     )
 
-    def __init__(self, carrier: Carrier, started: frames.Started, sink: Sink, now: float) -> None:
+    def __init__(self, carrier: Carrier, started: frames.Started, now: float) -> None:
         self.call_id = started.call_id
         self.format = started.format
-        self.sink = sink
         self.accepted_at: float | None = None
-        """When a backend last took the call."""
+        """When a backend last accepted the call."""
         self.give_up_at: float | None = None
-        """From the loss of a connection until the call is accepted again: when it is too late for that."""
+        """After the loss of a connection: the time by which another must have accepted the call."""
         self.tries = 0
-        """How often the call was started since it last went well."""
-        self.deaf = False
-        """Whether the session ended the call, after which its sink hears nothing."""
+        """Starts of the call since it last ran well."""
+        self.detached = False
+        """Whether the session ended the call. No frame is delivered after that."""
         self._audio_format = AudioFormat.parse(started.format)
         self._started = started
         self._waiting = CallerAudio(self._audio_format.rate)
@@ -214,7 +214,7 @@ class BackendCall:
 
     def send_audio(self, data: bytes, position: int, status: int = frames.FrameStatus.RECEIVED) -> None:
         """Queue a stretch of the caller's audio; `position` is the index of its first sample in the call's format."""
-        if self.state is CallState.OVER:
+        if self.state is BackendCallState.OVER:
             return
         self._announce()
         frame = self._last_audio = frames.Audio(self.number, data, position, status)
@@ -223,7 +223,7 @@ class BackendCall:
     def send_event(self, event: msgspec.Raw | Mapping[str, Any]) -> None:
         """Queue an event of the client, a JSON object, encoded by `json_objects` or not. Raises `EventRefused`; the
         call goes on all the same."""
-        if self.state is CallState.OVER:
+        if self.state is BackendCallState.OVER:
             return
         try:
             packed = event if isinstance(event, msgspec.Raw) else json_objects.pack(event)
@@ -244,26 +244,26 @@ class BackendCall:
         self._give_back(milliseconds * TICKS_PER_MS)
 
     def interrupted(self, response: int, heard_ms: int) -> None:
-        """Tell that a response, and those before it, will not be played further."""
+        """Report that a response, and those before it, are not played further; `heard_ms` of it were played."""
         response -= self._responses_before
-        if response >= 0 and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
+        if response >= 0 and self.state in (BackendCallState.ACCEPTED, BackendCallState.HANGING_UP):
             self._cleared = max(self._cleared, response)
             self._carrier.send(frames.Interrupted(self.number, response, heard_ms))
 
     def end(self, reason: str) -> None:
-        """End the call; its sink hears nothing any more."""
-        self.deaf = True
-        if self.state is not CallState.OVER:
+        """End the call. No frame of it is delivered any more."""
+        self.detached = True
+        if self.state is not BackendCallState.OVER:
             self._carrier.send(frames.Ended(self.number, reason))
             self.close()
 
     # From the link
 
     def start(self, carrier: Carrier, number: int, now: float) -> frames.Started:
-        """Begin, or begin again, on a connection; return what it is to be told."""
+        """Begin, or resume, on a connection; return the frame to send."""
         self._carrier = carrier
         self.number = number
-        self.state = CallState.STARTING
+        self.state = BackendCallState.STARTING
         self.deadline = now + ACCEPT_TIMEOUT
         if self.give_up_at is not None:
             self.deadline = min(now + RESUME_SECONDS / 2, self.give_up_at)
@@ -273,35 +273,38 @@ class BackendCall:
         return msgspec.structs.replace(self._started, call=number, resumed_ms=self._resumed_ms())
 
     def receive(self, frame: InboundFrame, now: float) -> InboundFrame | None:
-        """Take a frame of the backend; return what the sink is to hear of it. Raises DecodeError."""
+        """Handle a frame of the backend; return the frame to deliver, or None.
+
+        Raises DecodeError when the backend may not send it now.
+        """
         kind = type(frame)
         if kind not in ALLOWED[self.state]:
             raise DecodeError(f"{kind.__name__} while the call is {self.state.name.lower().replace('_', ' ')}")
-        heard: InboundFrame | None = frame
+        delivered: InboundFrame | None = frame
         match frame:
             case frames.Audio():
-                heard = self._as_session_counts(frame) if self._take_audio(frame) else None
+                delivered = self._as_session_counts(frame) if self._take_audio(frame) else None
             case frames.ResponseStarted():
                 self._start_response(frame.response)
-                heard = self._as_session_counts(frame)
+                delivered = self._as_session_counts(frame)
             case frames.ResponseEnded():
                 self._check_started(frame.response)
                 self._speaking = self._speaking and frame.response != self._open
-                heard = self._as_session_counts(frame) if frame.response > self._cleared else None
+                delivered = self._as_session_counts(frame) if frame.response > self._cleared else None
             case frames.Clear():
                 if frame.response:
                     self._check_started(frame.response)
                 self._cleared = max(self._cleared, frame.response)
-                heard = self._as_session_counts(frame)
+                delivered = self._as_session_counts(frame)
             case frames.Accepted():
-                heard = frame if self.accepted_at is None else None
+                delivered = frame if self.accepted_at is None else None
                 self._accept(now)
         self.state = NEXT.get(kind, self.state)
-        return heard
+        return delivered
 
-    def take_waiting(self) -> list[Sized]:
-        """Hand over the caller's audio that waits, and the events behind it."""
-        waiting: list[Sized] = [(frame, len(frame.data) + AUDIO_OVERHEAD) for frame in self._waiting.frames]
+    def take_waiting(self) -> list[SizedFrame]:
+        """Return the caller's audio that waits, and the events behind it."""
+        waiting: list[SizedFrame] = [(frame, len(frame.data) + AUDIO_OVERHEAD) for frame in self._waiting.frames]
         self._waiting.frames.clear()
         if self._events:
             waiting += [(frames.ClientEvent(self.number, event), size) for event, size in self._events]
@@ -309,15 +312,16 @@ class BackendCall:
             self._event_bytes = 0
         return waiting
 
-    def lose(self, unheard: list[Sized]) -> frames.ResponseEnded | None:
-        """The connection is gone, and perhaps nobody heard `unheard` there: keep it for the next one. What was to be
-        played still is. Returns the end of the response that was being said, for the sink.
+    def connection_lost(self, unacknowledged: list[SizedFrame]) -> frames.ResponseEnded | None:
+        """Keep `unacknowledged` frames for the next connection: nobody may have received them on the lost one.
+
+        Audio of the backend that waits is still played. Returns the end of the open response, to be delivered.
         """
         kept, self._waiting.frames = self._waiting.frames, deque()
-        heard_by_nobody = (frame for frame, _ in unheard if isinstance(frame, frames.Audio))
-        for audio in chain(heard_by_nobody, kept):
+        not_received = (frame for frame, _ in unacknowledged if isinstance(frame, frames.Audio))
+        for audio in chain(not_received, kept):
             self._carrier.counters.audio_dropped += self._waiting.push(audio)
-        for frame, size in reversed(unheard):
+        for frame, size in reversed(unacknowledged):
             if isinstance(frame, frames.ClientEvent):
                 self._return_event(frame.event, size)
         self._returned += self._credit
@@ -326,12 +330,12 @@ class BackendCall:
         self._responses_before += self._open
         self._open = self._cleared = 0
         self._speaking = False
-        self.state = CallState.LOST
+        self.state = BackendCallState.LOST
         return cut_off
 
     def close(self) -> None:
         """The call is over."""
-        self.state = CallState.OVER
+        self.state = BackendCallState.OVER
         self._carrier.forget(self)
 
     def _accept(self, now: float) -> None:
@@ -344,8 +348,10 @@ class BackendCall:
             self._carrier.has_waiting(self)
 
     def _announce(self) -> None:
-        """Tell the connection that something is about to wait, if nothing did."""
-        if self.state in (CallState.ACCEPTED, CallState.HANGING_UP) and not (self._waiting.frames or self._events):
+        """Note at the connection that something is about to wait, if nothing did."""
+        if self.state in (BackendCallState.ACCEPTED, BackendCallState.HANGING_UP) and not (
+            self._waiting.frames or self._events
+        ):
             self._carrier.has_waiting(self)
 
     def _has_room(self, size: int) -> bool:
@@ -405,9 +411,9 @@ class BackendCall:
         return True
 
     def _give_back(self, ticks: int) -> None:
-        # Never more than the whole credit is out, whatever is said to have been played.
+        # The credit never exceeds the whole, whatever is reported as played.
         self._returned = min(self._returned + ticks, _CREDIT_TICKS - self._credit)
-        if self._returned >= _STEP_TICKS and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
+        if self._returned >= _STEP_TICKS and self.state in (BackendCallState.ACCEPTED, BackendCallState.HANGING_UP):
             self._grant_returned()
 
     def _grant_returned(self) -> None:

@@ -10,32 +10,31 @@ from antiphon_common.formats import FORMATS, AudioFormat
 from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing, FrameConnection
 from antiphon_transceiver.backends.call import (
     BackendCall,
+    BackendCallState,
+    BackendCounters,
     BackendError,
-    CallState,
     InboundFrame,
-    LinkCounters,
-    Sink,
-    Sized,
+    SizedFrame,
 )
 
 BACKEND_LOST = "backend_lost"
-"""The reason in `Ended` when the connection went away under a call."""
+"""The reason in `Ended` when the connection of a call was lost."""
 
 BAD_FRAME = "bad_frame"
 NO_ANSWER = "no_answer"
-"""Reasons in `Ended` when the backend said what it must not, or nothing."""
+"""Reasons in `Ended` when the backend sent a frame that it must not, or no answer."""
 
 BUSY = frozenset(("full", "draining"))
-"""The codes of `Refused` that say nothing about the call: another address may take it."""
+"""Codes of `Refused` that do not depend on the call: another address may accept it."""
 
 FULL_HOLD = 1.0
 """Seconds without new calls after a backend refused one as `full`: other transceivers fill its slots too."""
 
-MAX_UNHEARD = 1 << 15
+MAX_UNACKNOWLEDGED = 1 << 15
 """Times that a call's audio was sent since anything was heard of the backend, kept for the case that the connection is
 lost: about 4 s, after which it is, of 160 calls."""
 
-MAX_UNHEARD_BYTES = 1 << 25
+MAX_UNACKNOWLEDGED_BYTES = 1 << 25
 """The same for bytes: 4 s of 48 kHz PCM of 80 calls."""
 
 
@@ -52,20 +51,20 @@ class SessionTooLarge(BackendError):
 
 
 class Delivery(NamedTuple):
-    """A frame for a call's sink."""
+    """A frame of a backend for a call."""
 
     call: BackendCall
     frame: InboundFrame
 
 
-class BackendLink:
+class BackendConnection:
     """Carries any number of calls over one connection. `now` is in seconds, monotonic.
 
-    The shell feeds `receive_in_steps` and `handle_timeout`, sends what `poll_transmit` returns, hands each `Delivery`
-    of `poll_event` to its call's sink, closes the connection once `closing` is set, and says so with `lost`.
+    The shell calls `receive_in_steps` and `handle_timeout`, then `BackendSelector.collect`; it sends what
+    `poll_transmit` returns, and closes the connection once `closing` is set.
     """
 
-    def __init__(self, counters: LinkCounters, now: float) -> None:
+    def __init__(self, counters: BackendCounters, now: float) -> None:
         self.counters = counters
         self.wanted = True
         """Whether new calls may come here; False once the backend's name no longer leads to this address."""
@@ -73,8 +72,8 @@ class BackendLink:
         self._calls: dict[int, BackendCall] = {}
         self._last_number = 0
         self._ready: deque[BackendCall] = deque()  # calls whose audio and events may go out
-        self._unheard: deque[tuple[BackendCall, list[Sized], int]] = deque()
-        self._unheard_bytes = 0
+        self._unacknowledged: deque[tuple[BackendCall, list[SizedFrame], int]] = deque()
+        self._unacknowledged_bytes = 0
         self._events: deque[Delivery] = deque()
         self._full_until = now
 
@@ -85,7 +84,7 @@ class BackendLink:
 
     @property
     def greeted(self) -> bool:
-        """Whether the backend has said hello."""
+        """Whether the backend has sent its hello."""
         return self._connection.peer is not None
 
     @property
@@ -112,7 +111,7 @@ class BackendLink:
         return max(0, hello.slots - len(self._calls))
 
     def takes(self, audio_format: str) -> bool:
-        """Tell whether the backend takes audio in a format."""
+        """Return whether the backend takes audio in a format."""
         return self._connection.peer is not None and audio_format in self._connection.peer.formats
 
     def choose_format(self, preferred: str) -> AudioFormat | None:
@@ -130,7 +129,6 @@ class BackendLink:
         tenant: str,
         session: Mapping[str, Any],
         metadata: Mapping[str, str],
-        sink: Sink,
         now: float,
     ) -> BackendCall:
         """Start a call. Raises `SessionTooLarge`."""
@@ -146,7 +144,7 @@ class BackendLink:
             raise SessionTooLarge(f"session and metadata take {size} bytes, {most} is the most")
         self._last_number = number
         self._connection.send(encoded, size)
-        call = self._calls[number] = BackendCall(self, started, sink, now)
+        call = self._calls[number] = BackendCall(self, started, now)
         return call
 
     def resume(self, call: BackendCall, now: float) -> None:
@@ -157,13 +155,13 @@ class BackendLink:
         self._calls[call.number] = call
 
     def receive_message(self, message: bytes | str, now: float) -> None:
-        """Take one WebSocket message; drain `poll_event` afterwards."""
+        """Handle one WebSocket message; `collect` afterwards."""
         for _ in self.receive_in_steps(message, now):
             pass
 
     def receive_in_steps(self, message: bytes | str, now: float) -> Iterator[None]:
-        """Take one WebSocket message in steps of bounded work; drain `poll_event` after each."""
-        self._forget_unheard()
+        """Handle one WebSocket message in steps of bounded work; `collect` after each."""
+        self._forget_unacknowledged()
         for step in self._connection.receive_in_steps(message):
             for frame in step:
                 call = self._calls.get(frame.call)  # type: ignore[arg-type]
@@ -178,14 +176,14 @@ class BackendLink:
     def handle_timeout(self, now: float) -> None:
         """Send what is due: pings; and give up calls that were never answered."""
         self._connection.handle_timeout(now)
-        overdue = [c for c in self._calls.values() if c.state is CallState.STARTING and now >= c.deadline]
+        overdue = [c for c in self._calls.values() if c.state is BackendCallState.STARTING and now >= c.deadline]
         for call in overdue:
             if call.give_up_at is None:
                 self._fail(call, frames.Ended(call.number, NO_ANSWER), NO_ANSWER)
             else:
                 self._full_until = now + FULL_HOLD
                 self._connection.send(frames.Ended(call.number, NO_ANSWER))
-                self._lose(call, [])
+                self._detach(call, [])
 
     def poll_transmit(self) -> bytes | None:
         """Return the next message to send, or None. Called when the connection takes it, not before: until then the
@@ -193,23 +191,26 @@ class BackendLink:
         connection = self._connection
         while self._ready and connection.pending_bytes < MESSAGE_BUDGET:
             call = self._ready.popleft()
-            if call.state is not CallState.OVER:
+            if call.state is not BackendCallState.OVER:
                 waiting = call.take_waiting()
                 sent = 0
                 for frame, size in waiting:
                     connection.send(frame, size)
                     sent += size
-                self._unheard.append((call, waiting, sent))
-                self._unheard_bytes += sent
-                if len(self._unheard) > MAX_UNHEARD or self._unheard_bytes > MAX_UNHEARD_BYTES:
+                self._unacknowledged.append((call, waiting, sent))
+                self._unacknowledged_bytes += sent
+                if (
+                    len(self._unacknowledged) > MAX_UNACKNOWLEDGED
+                    or self._unacknowledged_bytes > MAX_UNACKNOWLEDGED_BYTES
+                ):
                     self._forget_oldest()
         return connection.poll_transmit()
 
     def poll_event(self) -> Delivery | None:
-        """Return the next frame for a sink, or None."""
+        """Return the next frame for a call, or None."""
         while self._events:
             delivery = self._events.popleft()
-            if not delivery.call.deaf:
+            if not delivery.call.detached:
                 return delivery
         return None
 
@@ -217,20 +218,20 @@ class BackendLink:
         """Return when `handle_timeout` is due; infinity once the connection is given up."""
         return self._connection.poll_timeout()
 
-    def lost(self) -> None:
-        """The connection is gone: every call hears `Ended`, unless it is resumed on another. One that was hanging up
-        needs no backend any more.
+    def connection_lost(self) -> None:
+        """Detach every call from the lost connection: `Ended` is delivered unless it is resumed on another. A call
+        that was hanging up needs no backend any more.
         """
         self._connection.close(CloseCode.GOING_AWAY, "the connection is gone")
-        unheard: dict[BackendCall, list[Sized]] = {}
-        for call, sent, _ in self._unheard:
-            unheard.setdefault(call, []).extend(sent)
-        self._forget_unheard()
+        unacknowledged: dict[BackendCall, list[SizedFrame]] = {}
+        for call, sent, _ in self._unacknowledged:
+            unacknowledged.setdefault(call, []).extend(sent)
+        self._forget_unacknowledged()
         for call in list(self._calls.values()):
-            if call.state is CallState.HANGING_UP:
+            if call.state is BackendCallState.HANGING_UP:
                 call.close()
             else:
-                self._lose(call, unheard.get(call, []))
+                self._detach(call, unacknowledged.get(call, []))
 
     # For its calls
 
@@ -246,33 +247,33 @@ class BackendLink:
     # Inside
 
     def _forget_oldest(self) -> None:
-        while len(self._unheard) > MAX_UNHEARD or self._unheard_bytes > MAX_UNHEARD_BYTES:
-            self._unheard_bytes -= self._unheard.popleft()[2]
+        while len(self._unacknowledged) > MAX_UNACKNOWLEDGED or self._unacknowledged_bytes > MAX_UNACKNOWLEDGED_BYTES:
+            self._unacknowledged_bytes -= self._unacknowledged.popleft()[2]
 
-    def _forget_unheard(self) -> None:
-        self._unheard.clear()
-        self._unheard_bytes = 0
+    def _forget_unacknowledged(self) -> None:
+        self._unacknowledged.clear()
+        self._unacknowledged_bytes = 0
 
     def _receive(self, call: BackendCall, frame: Any, now: float) -> None:
         try:
-            heard = call.receive(frame, now)
+            delivered = call.receive(frame, now)
         except DecodeError as error:
             self._fail(call, frames.BadFrame(call.number, str(error)), BAD_FRAME)
             return
-        if isinstance(heard, frames.Refused) and heard.code in BUSY:
+        if isinstance(delivered, frames.Refused) and delivered.code in BUSY:
             self._full_until = now + FULL_HOLD
-        if call.state is CallState.OVER and heard is not None:
-            self._deliver_last(call, heard)
-        elif heard is not None:
-            self._events.append(Delivery(call, heard))
+        if call.state is BackendCallState.OVER and delivered is not None:
+            self._deliver_last(call, delivered)
+        elif delivered is not None:
+            self._events.append(Delivery(call, delivered))
 
     def _fail(self, call: BackendCall, last: InboundFrame, reason: str) -> None:
         self.counters.calls_failed += 1
         self._connection.send(frames.Ended(call.number, reason))
         self._deliver_last(call, last)
 
-    def _lose(self, call: BackendCall, unheard: list[Sized]) -> None:
-        cut_off = call.lose(unheard)
+    def _detach(self, call: BackendCall, unacknowledged: list[SizedFrame]) -> None:
+        cut_off = call.connection_lost(unacknowledged)
         self.forget(call)
         if cut_off is not None:
             self._events.append(Delivery(call, cut_off))

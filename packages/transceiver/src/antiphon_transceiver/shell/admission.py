@@ -8,7 +8,7 @@ import trio
 from antiphon_common.control import CallAccepted, CallRequest, Load
 from antiphon_common.errors import AntiphonError
 from antiphon_common.shell.supervise import Drain
-from antiphon_transceiver.backends import BackendError, InboundFrame, NoCapacity
+from antiphon_transceiver.backends import BackendError, NoCapacity
 from antiphon_transceiver.call_router import CallRouter
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.shell.backend_pool import BackendPool
@@ -93,11 +93,8 @@ class Admission:
             raise
 
     def _open(self, request: CallRequest) -> CallAccepted:
-        def sink(frame: InboundFrame, now: float) -> None:
-            self._router.receive_frame(backend, frame, now)
-
         name = str(request.session.get("model") or self._backends[0])
-        backend = self._pool.open(name, request.call_id, request.tenant, request.session, request.metadata, sink)
+        backend = self._pool.open(name, request.call_id, request.tenant, request.session, request.metadata)
         try:
             return self._router.place(request, backend, trio.current_time())
         except BaseException:

@@ -1,4 +1,4 @@
-"""The Trio shell of one address of a backend: connects, runs the link, and connects again."""
+"""The Trio shell of one address of a backend: connects, runs the connection, and connects again."""
 
 import logging
 import random
@@ -15,8 +15,8 @@ from anyio.abc import ByteStream
 from antiphon_common.settings import Address
 from antiphon_common.shell.frame_pump import FramePump
 from antiphon_common.shell.websocket import WebSocket, WebSocketClosed
-from antiphon_transceiver.backends.connection import BackendLink, Delivery
-from antiphon_transceiver.backends.selector import BackendGroup
+from antiphon_transceiver.backends.connection import BackendConnection
+from antiphon_transceiver.backends.selector import BackendSelector
 
 log = logging.getLogger(__name__)
 
@@ -78,23 +78,29 @@ class Endpoint(NamedTuple):
         )
 
 
-class Connection:
-    """One address of a backend, connected whenever it can be. `delivered` is called after the frames of a message have
-    been handed to their calls, and whenever else calls were told something.
+class BackendDialer:
+    """Keeps one address of a backend connected. `run` it; `flush` it when a call has queued something.
+
+    `collected` is called after each input, when the selector may have deliveries.
     """
 
     def __init__(
-        self, backend: str, endpoint: Endpoint, address: Address, group: BackendGroup, delivered: Callable[[], None]
+        self,
+        backend: str,
+        endpoint: Endpoint,
+        address: Address,
+        selector: BackendSelector,
+        collected: Callable[[float], None],
     ) -> None:
-        self.link: BackendLink | None = None
+        self.connection: BackendConnection | None = None
         """None between two connections."""
         self.tried = trio.Event()
-        """Set once the backend said hello, or the first attempt failed."""
+        """Set once the backend sent its hello, or the first attempt failed."""
         self._fields = {"backend": backend, "address": address}
         self._endpoint = endpoint
         self._address = address
-        self._group = group
-        self._delivered = delivered
+        self._selector = selector
+        self._collected = collected
         self._pump: FramePump | None = None
         self._scope = trio.CancelScope()
         self._wanted = True
@@ -109,14 +115,14 @@ class Connection:
     @wanted.setter
     def wanted(self, wanted: bool) -> None:
         self._wanted = wanted
-        if self.link is not None:
-            self.link.wanted = wanted
+        if self.connection is not None:
+            self.connection.wanted = wanted
         elif not wanted:
             self._scope.cancel()
 
     def flush(self) -> None:
         """Wake the writer if there is something to write."""
-        if self._pump is not None and self.link is not None and self.link.pending:
+        if self._pump is not None and self.connection is not None and self.connection.pending:
             self._pump.wake()
 
     async def run(self) -> None:
@@ -146,70 +152,55 @@ class Connection:
 
     async def _serve(self, websocket: WebSocket) -> str:
         """Run a connection until this end gives it up, and return why. Raises what ends it from outside."""
-        link = self.link = BackendLink(self._group.counters, trio.current_time())
-        link.wanted = self._wanted
-        self._group.links.append(link)
-        pump = self._pump = FramePump(websocket, link, self._dispatch)
+        connection = self.connection = BackendConnection(self._selector.counters, trio.current_time())
+        connection.wanted = self._wanted
+        self._selector.connections.append(connection)
+        pump = self._pump = FramePump(websocket, connection, self._dispatch)
         try:
             await pump.run()
         finally:
-            reason = link.closing.detail if link.closing is not None else "the connection ended"
-            self.link = self._pump = None
-            self._group.links.remove(link)
-            if trio.current_effective_deadline() > -inf:  # else everything is being stopped
-                self._lose(link, reason)
+            reason = connection.closing.detail if connection.closing is not None else "the connection ended"
+            self.connection = self._pump = None
+            if trio.current_effective_deadline() > -inf:
+                self._lose(connection, reason)
+            else:  # everything is being stopped
+                self._selector.connections.remove(connection)
             await pump.close()
         return reason
 
-    def _lose(self, link: BackendLink, reason: str) -> None:
-        """The connection is gone; its calls go on elsewhere if they can."""
-        if link.calls:
-            log.warning("backend lost", extra={**self._fields, "calls": link.calls, "reason": reason})
-        link.lost()
-        self._deliver(link, trio.current_time())
+    def _lose(self, connection: BackendConnection, reason: str) -> None:
+        """Let the calls of a lost connection go on elsewhere, if they can."""
+        if connection.calls:
+            log.warning("backend lost", extra={**self._fields, "calls": connection.calls, "reason": reason})
+        now = trio.current_time()
+        self._selector.connection_lost(connection, now)
+        self._collected(now)
 
     def _dispatch(self, now: float) -> None:
-        link = self.link
-        assert link is not None
-        if link.greeted and self._greeted_at is None:
+        connection = self.connection
+        assert connection is not None
+        if connection.greeted and self._greeted_at is None:
             self._greeted_at = now
-            self._greet(link, now)
-        self._deliver(link, now)
-        if not self._wanted and not link.calls:
+            self._greet(connection, now)
+        self._selector.collect(connection, now)
+        self._collected(now)
+        if not self._wanted and not connection.calls:
             self._scope.cancel()
 
-    def _deliver(self, link: BackendLink, now: float) -> None:
-        deliver(self._group, link.poll_event, now)
-        deliver(self._group, self._group.poll_event, now)
-        self._delivered()
-
-    def _greet(self, link: BackendLink, now: float) -> None:
+    def _greet(self, connection: BackendConnection, now: float) -> None:
         self._last_failure = ""
-        audio_format = link.choose_format(self._group.preferred_format)
+        audio_format = connection.choose_format(self._selector.preferred_format)
         if audio_format is None:
             log.warning("backend takes no audio format that is known here", extra=self._fields)
         else:
-            fields = {"slots": link.free_slots(now), "audio": audio_format.name}
+            fields = {"slots": connection.free_slots(now), "audio": audio_format.name}
             log.info("backend connected", extra={**self._fields, **fields})
-        self._group.handle_timeout(now)
+        self._selector.handle_timeout(now)
         self.tried.set()
 
 
-def deliver(group: BackendGroup, poll_event: Callable[[], Delivery | None], now: float) -> None:
-    """Hand frames to their calls' sinks. One that fails ends its own call only."""
-    while (delivery := poll_event()) is not None:
-        call, frame = delivery
-        if group.keep(delivery, now):
-            continue
-        try:
-            call.sink(frame, now)
-        except Exception:
-            log.exception("a call failed over a frame of its backend", extra={"call": call.call_id})
-            call.end("internal_error")
-
-
 def _explain(group: BaseExceptionGroup[Exception]) -> str:
-    """Say in a few words why a connection failed; what is a bug keeps its traceback."""
+    """Return in a few words why a connection failed. A bug is logged with its traceback."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""The Trio shell of all backends: where each name leads, and which connection takes the next call."""
+"""The Trio shell of all backends: resolves their names, and keeps a connection to each address."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,33 +8,35 @@ from typing import Any
 import trio
 
 from antiphon_common.settings import Address
-from antiphon_transceiver.backends.call import BackendCall, LinkCounters, Sink
+from antiphon_transceiver.backends.call import BackendCall, BackendCounters, InboundFrame
 from antiphon_transceiver.backends.connection import NoBackend, NoCapacity
-from antiphon_transceiver.backends.selector import BackendGroup
-from antiphon_transceiver.shell.backend_dialer import CONNECT_TIMEOUT, Connection, Endpoint, deliver
+from antiphon_transceiver.backends.selector import BackendSelector
+from antiphon_transceiver.shell.backend_dialer import CONNECT_TIMEOUT, BackendDialer, Endpoint
 
 log = logging.getLogger(__name__)
 
 RESOLVE_INTERVAL = 5.0
-"""Seconds between two looks at where a backend's name leads."""
+"""Seconds between two resolutions of a backend's name."""
 
 
 class BackendPool:
     """Connections to every address of every configured backend.
 
-    `backends` are the URLs by name; `preferred_format` is what a call's audio is in where the backend takes it.
-    Sinks are called with `trio.current_time()`.
+    `run` it, `open` calls, and `flush` it at the end of each drain. `backends` are the URLs by name; `preferred_format`
+    is the format of a call's audio where the backend takes it. `received` gets each frame with `trio.current_time()`.
     """
 
     def __init__(self, backends: Mapping[str, str], preferred_format: str) -> None:
-        self.counters = LinkCounters()
+        self.counters = BackendCounters()
+        self.received: Callable[[BackendCall, InboundFrame, float], None] = _ignore
+        """Called with each frame for a call."""
         self.delivered: Callable[[], None] = self.flush
-        """Called once after all frames of a message have been handed to their sinks; it is to call `flush`."""
-        self._groups = {name: BackendGroup(preferred_format, self.counters) for name in backends}
-        self._homeless = trio.lowlevel.ParkingLot()
+        """Called once after all frames of a message were delivered; it is to call `flush`."""
+        self._selectors = {name: BackendSelector(preferred_format, self.counters) for name in backends}
+        self._awaiting = trio.lowlevel.ParkingLot()
         self._endpoints = {name: Endpoint.parse(url) for name, url in backends.items()}
-        self._connections: dict[str, dict[Address, Connection]] = {name: {} for name in backends}
-        self._unresolved: dict[str, str] = {}  # why a name leads nowhere, so that it is logged once
+        self._connections: dict[str, dict[Address, BackendDialer]] = {name: {} for name in backends}
+        self._unresolved: dict[str, str] = {}  # why a name does not resolve, so that it is logged once
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the connections until cancelled. Started once each backend is connected, or was tried."""
@@ -42,7 +44,7 @@ class BackendPool:
             looked = {name: trio.Event() for name in self._endpoints}
             for name, event in looked.items():
                 nursery.start_soon(self._follow, name, nursery, event)
-            nursery.start_soon(self._house)
+            nursery.start_soon(self._reassign_calls)
             with trio.move_on_after(CONNECT_TIMEOUT):
                 for name, event in looked.items():
                     await event.wait()
@@ -51,12 +53,12 @@ class BackendPool:
             task_status.started()
 
     def connected(self, name: str) -> bool:
-        """Tell whether a backend has said hello on any of its addresses."""
-        return name in self._groups and self._groups[name].connected
+        """Return whether a backend has sent its hello on any of its addresses."""
+        return name in self._selectors and self._selectors[name].connected
 
     def free_slots(self, name: str) -> int:
         """Return how many calls more a backend takes now, over all its addresses."""
-        return self._groups[name].free_slots(trio.current_time())
+        return self._selectors[name].free_slots(trio.current_time())
 
     def open(
         self,
@@ -65,16 +67,15 @@ class BackendPool:
         tenant: str,
         session: Mapping[str, Any],
         metadata: Mapping[str, str],
-        sink: Sink,
     ) -> BackendCall:
         """Start a call on the connection with most free slots.
 
         Raises `NoBackend` for a name that is not configured, `NoCapacity` without a free slot, `SessionTooLarge`.
         """
-        if name not in self._groups:
-            raise NoBackend(f"no backend {name!r}; configured are {', '.join(self._groups) or 'none'}")
+        if name not in self._selectors:
+            raise NoBackend(f"no backend {name!r}; configured are {', '.join(self._selectors) or 'none'}")
         try:
-            call = self._groups[name].open(call_id, tenant, session, metadata, sink, trio.current_time())
+            call = self._selectors[name].open(call_id, tenant, session, metadata, trio.current_time())
         except NoCapacity as error:
             raise NoCapacity(f"backend {name!r} has {error}") from None
         self.flush()
@@ -86,24 +87,32 @@ class BackendPool:
             for connection in connections.values():
                 connection.flush()
 
-    def _delivered(self) -> None:
+    def _collected(self, now: float) -> None:
+        """Deliver the frames that selectors have. A call that fails over a frame ends alone."""
+        for selector in self._selectors.values():
+            while (delivery := selector.poll_event()) is not None:
+                call, frame = delivery
+                try:
+                    self.received(call, frame, now)
+                except Exception:
+                    log.exception("a call failed over a frame of its backend", extra={"call": call.call_id})
+                    call.end("internal_error")
         self.delivered()
-        if any(group.poll_timeout() < inf for group in self._groups.values()):
-            self._homeless.unpark_all()
+        if any(selector.poll_timeout() < inf for selector in self._selectors.values()):
+            self._awaiting.unpark_all()
 
-    async def _house(self) -> None:
-        """Keep looking for connections for calls that lost theirs."""
+    async def _reassign_calls(self) -> None:
+        """Reassign calls that await a connection."""
         while True:
-            deadline = min((group.poll_timeout() for group in self._groups.values()), default=inf)
+            deadline = min((selector.poll_timeout() for selector in self._selectors.values()), default=inf)
             if deadline == inf:
-                await self._homeless.park()
+                await self._awaiting.park()
                 continue
             await trio.sleep_until(deadline)
             now = trio.current_time()
-            for group in self._groups.values():
-                group.handle_timeout(now)
-                deliver(group, group.poll_event, now)
-            self.delivered()
+            for selector in self._selectors.values():
+                selector.handle_timeout(now)
+            self._collected(now)
 
     async def _follow(self, name: str, nursery: trio.Nursery, looked: trio.Event) -> None:
         while True:
@@ -112,7 +121,7 @@ class BackendPool:
             await trio.sleep(RESOLVE_INTERVAL)
 
     async def _look(self, name: str, nursery: trio.Nursery) -> None:
-        """Find out where a name leads. While nobody can tell, what is connected stays."""
+        """Resolve a name. Connections stay while it does not resolve."""
         try:
             addresses = await self._endpoints[name].resolve()
         except OSError as error:
@@ -129,12 +138,16 @@ class BackendPool:
             connection.wanted = address in addresses
         for address in addresses:
             if address not in connections:
-                endpoint, group = self._endpoints[name], self._groups[name]
-                connections[address] = Connection(name, endpoint, address, group, self._delivered)
+                endpoint, selector = self._endpoints[name], self._selectors[name]
+                connections[address] = BackendDialer(name, endpoint, address, selector, self._collected)
                 nursery.start_soon(self._keep, connections, address)
 
-    async def _keep(self, connections: dict[Address, Connection], address: Address) -> None:
+    async def _keep(self, connections: dict[Address, BackendDialer], address: Address) -> None:
         try:
             await connections[address].run()
         finally:
             del connections[address]
+
+
+def _ignore(call: BackendCall, frame: InboundFrame, now: float) -> None:
+    """The receiver of frames until one is set."""

@@ -55,6 +55,7 @@ class PacketPump:
         self._is_relay = is_relay
         self._pacer = LoopPacer(link.fileno())
         self._handlers: list[Callable[[Event], None]] = []
+        pool.received = router.receive_frame
         pool.delivered = self.flush
 
     def subscribe(self, handler: Callable[[Event], None]) -> None:
