@@ -36,8 +36,8 @@ class SessionBench:
         self.session = TransceiverConnection(self.slots, ("pcm16/24000", "opus"), ConnectionCounters(), 0.0)
         self.offered: list[CallCore] = []
         self.changed: list[CallCore] = []
-        self.say(frames.Hello(frames.VERSION))
-        assert self.sent() == [frames.Hello(frames.VERSION, slots, ("pcm16/24000", "opus"))]
+        self.say(frames.BackendHello(frames.VERSION))
+        assert self.sent() == [frames.BackendHello(frames.VERSION, slots, ("pcm16/24000", "opus"))]
 
     def say(self, *batch: frames.Frame) -> None:
         self.raw(msgspec.msgpack.encode(batch))
@@ -82,7 +82,7 @@ def test_a_call_is_accepted_by_its_first_look_or_word_and_only_once() -> None:
 def test_slots_are_counted_over_all_connections() -> None:
     bench, other = SessionBench(slots=2), SessionBench()
     other.session = TransceiverConnection(bench.slots, ("pcm16/24000",), ConnectionCounters(), 0.0)
-    other.say(frames.Hello(frames.VERSION))
+    other.say(frames.BackendHello(frames.VERSION))
     bench.offer(1)
     other.offer(1)
     bench.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"))

@@ -20,7 +20,7 @@ from antiphon_common.frame_connection import (
     FrameConnection,
 )
 
-HELLO = frames.Hello(frames.VERSION)
+HELLO = frames.BackendHello(frames.VERSION)
 
 
 def connection(*, greeted: bool = True) -> FrameConnection:
@@ -88,7 +88,7 @@ def test_the_first_frame_is_a_hello_or_the_connection_ends(message: bytes | str)
 
 def test_another_version_is_refused_and_named() -> None:
     end = connection(greeted=False)
-    end.receive_message(frames.encode([frames.Hello(7), frames.Accepted(1)]))
+    end.receive_message(frames.encode([frames.BackendHello(7), frames.Accepted(1)]))
     assert end.closing is not None
     assert end.closing.code is CloseCode.VERSION_MISMATCH
     assert "version 7" in end.closing.detail
@@ -131,7 +131,7 @@ def test_a_connection_that_does_not_read_is_closed() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [[frames.Ping(1)], [frames.Pong(1)], [frames.Drain()], [HELLO], [], [frames.Ping(1)] * 500],
+    [[frames.Ping(1)], [frames.Pong(1)], [frames.BackendDrain()], [HELLO], [], [frames.Ping(1)] * 500],
     ids=["pings", "pongs", "drains", "hellos", "empty messages", "pings in few messages"],
 )
 def test_a_flood_about_no_call_ends_the_connection(message: list[frames.Frame]) -> None:

@@ -135,13 +135,13 @@ def test_a_message_of_too_many_frames_is_refused_by_its_header(message: bytes) -
 
 
 def test_a_message_may_have_as_many_frames_as_are_allowed() -> None:
-    assert len(list(frames.decode(frames.encode([frames.Drain()] * frames.MAX_FRAMES)))) == frames.MAX_FRAMES
+    assert len(list(frames.decode(frames.encode([frames.BackendDrain()] * frames.MAX_FRAMES)))) == frames.MAX_FRAMES
 
 
 @pytest.mark.parametrize(
     ("frame", "call"),
     [
-        (frames.Hello(1, 1, ("opus",) * 100_000), None),
+        (frames.BackendHello(1, 1, ("opus",) * 100_000), None),
         (frames.Refused(3, "full", "x" * frames.MAX_CONTROL_SIZE), 3),
         (frames.Ended(3, "x" * frames.MAX_CONTROL_SIZE), 3),
         (frames.HangUp(3, "x" * frames.MAX_CONTROL_SIZE), 3),

@@ -22,7 +22,7 @@ CALLS = 200
 
 def _greeted() -> BackendConnection:
     link = BackendConnection(BackendCounters(), 0.0)
-    link.receive_message(frames.encode([frames.Hello(frames.VERSION, CALLS, ("opus",))]), 0.0)
+    link.receive_message(frames.encode([frames.BackendHello(frames.VERSION, CALLS, ("opus",))]), 0.0)
     return link
 
 
@@ -74,7 +74,7 @@ def _ready(link: BackendConnection, seeds: list[bytes]) -> Ready:
 def backend_of_calls() -> Ready:
     """The backend's end, with messages of a transceiver."""
     session = TransceiverConnection(Slots(CALLS), ("opus",), ConnectionCounters(), 0.0)
-    session.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, ("opus",))]), 0.0)
+    session.receive_message(frames.encode([frames.BackendHello(frames.VERSION, 4, ("opus",))]), 0.0)
     offered = [frames.Started(number, f"call{number}", "tenant", "opus", EMPTY, EMPTY, 0) for number in range(1, CALLS)]
     session.receive_message(frames.encode(offered), 0.0)
 

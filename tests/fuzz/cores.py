@@ -232,7 +232,7 @@ def call_channels(data: bytes) -> None:
 
 def backend_link(data: bytes) -> None:
     link = BackendConnection(BackendCounters(), 0.0)
-    link.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, ("opus",))]), 0.0)
+    link.receive_message(frames.encode([frames.BackendHello(frames.VERSION, 4, ("opus",))]), 0.0)
     audio_format = link.choose_format("opus")
     assert audio_format is not None
     link.open(audio_format, "call", "tenant", {}, {}, 0.0)
@@ -244,7 +244,7 @@ def backend_link(data: bytes) -> None:
 def backend_session(data: bytes) -> None:
     """What a transceiver may say to a backend, whose calls listen and speak."""
     session = TransceiverConnection(Slots(4), ("opus",), ConnectionCounters(), 0.0)
-    session.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, ("opus",))]), 0.0)
+    session.receive_message(frames.encode([frames.BackendHello(frames.VERSION, 4, ("opus",))]), 0.0)
     calls = []
     for delay, message in pieces(data):
         session.receive_message(message.decode("latin-1") if delay == 2.55 else message, delay)

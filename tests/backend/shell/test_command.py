@@ -62,11 +62,11 @@ async def test_loopback_returns_every_frame(audio: str, runtime: str) -> None:
 async def test_echo_takes_slots_and_formats_and_ends_cleanly_once_its_calls_have(runtime: str) -> None:
     options = ("--listen", "127.0.0.1:0", "--slots", "3", "--formats", "pcm16/16000")
     async with process(*shipped("echo", runtime), *options) as (running, url), transceiver_end(url) as end:
-        assert await end.hear(frames.Hello) == [frames.Hello(frames.VERSION, 3, ("pcm16/16000",))]
+        assert await end.hear(frames.BackendHello) == [frames.BackendHello(frames.VERSION, 3, ("pcm16/16000",))]
         await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/16000"))
         await end.hear(frames.Accepted)
         running.send_signal(signal.SIGTERM)
-        await end.hear(frames.Drain)
+        await end.hear(frames.BackendDrain)
         await end.say(frames.Ended(1, "hangup"))
         with trio.fail_after(10):
             assert await running.wait() == 0
@@ -81,7 +81,7 @@ async def test_an_interrupt_ends_it_cleanly_with_live_calls(runtime: str, first:
         await end.hear(frames.Accepted)
         if first is not None:
             running.send_signal(first)
-            await end.hear(frames.Drain)
+            await end.hear(frames.BackendDrain)
         running.send_signal(first or signal.SIGINT)
         with trio.fail_after(10):
             assert await running.wait() == 0
@@ -99,7 +99,7 @@ async def test_the_admin_port_counts_calls_and_tells_of_a_drain(runtime: str) ->
         assert {"antiphon_backend_calls 1.0", "antiphon_backend_slots 3.0"} <= set(metrics.splitlines())
         assert {"antiphon_backend_calls_offered_total 1.0"} <= set(metrics.splitlines())
         running.send_signal(signal.SIGTERM)
-        await end.hear(frames.Drain)
+        await end.hear(frames.BackendDrain)
         assert (await get(admin, "/healthz"))[0] == 200
         assert (await get(admin, "/readyz"))[0] == 503
         await end.say(frames.Ended(1, "hangup"))

@@ -216,7 +216,7 @@ async def test_a_resumed_call_reports_its_position_and_may_clear_earlier_audio(r
 
 async def test_a_message_that_is_too_long_closes_its_connection(runtime: Runtime) -> None:
     async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
-        await end.hear(frames.Hello)
+        await end.hear(frames.BackendHello)
         await end.say_raw(bytes(frames.MAX_MESSAGE_SIZE + 1))
         with trio.fail_after(5):
             while end.closed_with is None:
@@ -272,7 +272,7 @@ async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> Non
         await end.say(STARTED)
         await end.hear(frames.Accepted)
         drain.set()
-        await end.hear(frames.Drain)
+        await end.hear(frames.BackendDrain)
         await end.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(1, 4000), frames.Audio(1, FRAME))
         assert [refused.code for refused in await end.hear(frames.Refused)] == ["draining"]
         await end.hear(frames.Audio)
@@ -329,7 +329,7 @@ async def test_a_bad_handshake_logs_no_traceback(host: bytes, caplog: pytest.Log
         with suppress(trio.BrokenResourceError):
             await answer_to(url, HANDSHAKE.replace(b"backend", host) + b"\r\n")
         async with transceiver_end(url) as end:
-            await end.hear(frames.Hello)
+            await end.hear(frames.BackendHello)
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -339,7 +339,7 @@ async def test_connections_without_frames_are_bounded_and_end(
     mock_clock.rate = 1
     monkeypatch.setattr("antiphon_backend.shell.server.MAX_CONNECTIONS", 8)
     async with serving(loopback) as url, transceiver_end(url) as end, AsyncExitStack() as idle:
-        await end.hear(frames.Hello)
+        await end.hear(frames.BackendHello)
         port = int(url.rpartition(":")[2])
         streams = [await idle.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port)) for _ in range(8)]
         with trio.fail_after(HANDSHAKE_TIMEOUT / 2):
@@ -352,7 +352,7 @@ async def test_connections_without_frames_are_bounded_and_end(
                 assert await stream.receive_some(1) == b""
         mock_clock.rate = 1
         async with transceiver_end(url) as other:
-            await other.hear(frames.Hello)
+            await other.hear(frames.BackendHello)
 
 
 async def test_deep_nesting_in_one_frame_ends_its_call_and_no_other(runtime: Runtime) -> None:

@@ -12,7 +12,7 @@ from antiphon_common import frames
 from antiphon_common.frame_connection import STEP_FRAMES, CloseCode, Closing, ConnectionCounters, FrameConnection
 from antiphon_common.shell.frame_pump import CLOSE_TIMEOUT, FAREWELL_TIMEOUT, GATHER_SECONDS, FramePump
 
-HELLO = frames.Hello(frames.VERSION)
+HELLO = frames.BackendHello(frames.VERSION)
 
 
 class FakeCore:

@@ -69,7 +69,7 @@ async def transceiver_end(url: str) -> AsyncIterator[FrameEnd]:
     end = FrameEnd()
     async with open_websocket_url(url, disconnect_timeout=0.5) as websocket, trio.open_nursery() as nursery:
         end.websocket = websocket
-        await end.say(frames.Hello(frames.VERSION))
+        await end.say(frames.BackendHello(frames.VERSION))
         nursery.start_soon(end.listen, websocket)
         try:
             yield end

@@ -14,7 +14,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 
 from antiphon_common import frames
 
-HELLO = frames.Hello(frames.VERSION, 8, ("pcm16/24000", "opus"))
+HELLO = frames.BackendHello(frames.VERSION, 8, ("pcm16/24000", "opus"))
 LATE = 4_000_000_000
 """The number of a call that no transceiver started."""
 

@@ -43,7 +43,7 @@ class ConnectionBench:
         self.now = 100.0
         self.link = BackendConnection(BackendCounters(), self.now)
         self.heard: dict[int, list[InboundFrame]] = {}
-        self.say(frames.Hello(frames.VERSION, slots, formats))
+        self.say(frames.BackendHello(frames.VERSION, slots, formats))
         self.sent()
 
     def open(self, **session: Any) -> BackendCall:
@@ -308,9 +308,9 @@ def test_slots_are_those_of_the_latest_hello_without_the_calls_here() -> None:
     assert bench.link.free_slots(bench.now) == 0
     first.end("hangup")
     assert bench.link.free_slots(bench.now) == 1
-    bench.say(frames.Hello(frames.VERSION, 5, ("opus",)))
+    bench.say(frames.BackendHello(frames.VERSION, 5, ("opus",)))
     assert bench.link.free_slots(bench.now) == 4
-    bench.say(frames.Drain())
+    bench.say(frames.BackendDrain())
     assert bench.link.free_slots(bench.now) == 0
 
 
@@ -462,7 +462,7 @@ def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: boo
         bench.say(frames.Pong(0))
     bench.link.connection_lost()
     again = BackendConnection(BackendCounters(), bench.now)
-    again.receive_message(frames.encode([frames.Hello(frames.VERSION, 4, (name,))]), bench.now)
+    again.receive_message(frames.encode([frames.BackendHello(frames.VERSION, 4, (name,))]), bench.now)
     again.resume(call, bench.now)
     message = again.poll_transmit()
     assert message is not None

@@ -37,7 +37,7 @@ class SelectorBench:
         """Connect to another address, whose backend says hello."""
         link = BackendConnection(self.selector.counters, self.now)
         self.selector.connections.append(link)
-        self.say(link, frames.Hello(frames.VERSION, slots, formats))
+        self.say(link, frames.BackendHello(frames.VERSION, slots, formats))
         sent(link)
         self.selector.handle_timeout(self.now)
         return link
@@ -255,14 +255,14 @@ def test_many_calls_that_wait_look_for_a_slot_once() -> None:
         bench.open()
     bench.selector.connections += [CountedLink(bench.selector.counters, bench.now) for _ in range(20)]
     for link in bench.selector.connections[1:]:
-        bench.say(link, frames.Hello(frames.VERSION, 0, ("pcm16/24000",)))
+        bench.say(link, frames.BackendHello(frames.VERSION, 0, ("pcm16/24000",)))
     bench.say(first, *[frames.Accepted(number) for number in range(1, 1001)])
     bench.lose(first)
     looks = 0
     bench.selector.handle_timeout(bench.now)
     assert looks == 20
     last = bench.selector.connections[-1]
-    bench.say(last, frames.Hello(frames.VERSION, 300, ("pcm16/24000",)))
+    bench.say(last, frames.BackendHello(frames.VERSION, 300, ("pcm16/24000",)))
     bench.selector.handle_timeout(bench.now)
     assert len(started(last)) == 300
 
@@ -348,7 +348,7 @@ def test_draining_moves_no_call() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
-    bench.say(first, frames.Drain())
+    bench.say(first, frames.BackendDrain())
     bench.pass_time(1)
     call.send_audio(FRAME, 0)
     assert positions(first) == [0]

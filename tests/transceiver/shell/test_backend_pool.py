@@ -27,7 +27,7 @@ from antiphon_transceiver.shell.backend_pool import RESOLVE_INTERVAL, BackendPoo
 from support.fakes.backend import fake_backend
 from support.processes.waiting import until
 
-HELLO = frames.Hello(frames.VERSION, 2, ("pcm16/24000",))
+HELLO = frames.BackendHello(frames.VERSION, 2, ("pcm16/24000",))
 FRAME = bytes(960)
 
 
@@ -162,7 +162,7 @@ async def test_a_backend_that_crashes_under_twenty_calls_moves_them_all(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     mock_clock.rate = 10
-    hello = frames.Hello(frames.VERSION, 20, ("pcm16/24000",))
+    hello = frames.BackendHello(frames.VERSION, 20, ("pcm16/24000",))
     names = Names("127.0.0.1")
     trio.socket.set_custom_hostname_resolver(names)
     async with fake_backend(hello) as first, fake_backend(hello, host="127.0.0.2", port=first.port) as second:
@@ -204,7 +204,7 @@ async def test_a_call_that_no_backend_takes_in_time_is_lost(mock_clock: MockCloc
             sink = Sink()
             opened(pool, sink)
             await backend.hear(frames.Started)
-            backend.hello = frames.Hello(9)
+            backend.hello = frames.BackendHello(9)
             since = trio.current_time()
             await backend.cut()
             await until(lambda: bool(sink.frames), 20)
@@ -214,7 +214,7 @@ async def test_a_call_that_no_backend_takes_in_time_is_lost(mock_clock: MockCloc
 
 
 async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_no_other_call() -> None:
-    async with fake_backend(frames.Hello(frames.VERSION, 2, ("pcm16/48000",))) as backend:
+    async with fake_backend(frames.BackendHello(frames.VERSION, 2, ("pcm16/48000",))) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/48000")
         async with running(pool):
             call = opened(pool, Sink())
@@ -237,7 +237,7 @@ async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_no
 
 
 async def test_another_version_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async with fake_backend(frames.Hello(9, 5, ("opus",))) as backend:
+    async with fake_backend(frames.BackendHello(9, 5, ("opus",))) as backend:
         pool = BackendPool({"echo": backend.url}, "opus")
         async with running(pool):
             await until(lambda: backend.connections >= 3 and backend.closed_with == 4001)
@@ -286,7 +286,7 @@ async def test_a_name_is_followed_to_its_addresses_and_calls_go_where_most_slots
     mock_clock.rate = 10
     names = Names("127.0.0.1")
     trio.socket.set_custom_hostname_resolver(names)
-    small, large = HELLO, frames.Hello(frames.VERSION, 4, ("pcm16/24000",))
+    small, large = HELLO, frames.BackendHello(frames.VERSION, 4, ("pcm16/24000",))
     async with fake_backend(small) as first, fake_backend(large, host="127.0.0.2", port=first.port) as second:
         pool = BackendPool({"echo": f"ws://backend.test:{first.port}/calls?key=1"}, "pcm16/24000")
         async with running(pool):
@@ -312,7 +312,7 @@ async def test_a_name_is_followed_to_its_addresses_and_calls_go_where_most_slots
 async def test_a_call_that_one_address_has_no_slot_for_is_started_on_another() -> None:
     names = Names("127.0.0.1", "127.0.0.2")
     trio.socket.set_custom_hostname_resolver(names)
-    more = frames.Hello(frames.VERSION, 4, ("pcm16/24000",))
+    more = frames.BackendHello(frames.VERSION, 4, ("pcm16/24000",))
     async with fake_backend(more) as full, fake_backend(HELLO, host="127.0.0.2", port=full.port) as free:
         pool = BackendPool({"echo": f"ws://backend.test:{full.port}"}, "pcm16/24000")
         async with running(pool):

@@ -33,7 +33,7 @@ from support.processes.waiting import until
 
 KEYS = KeyRing.generate(lambda size: bytes(range(size)))
 OTHERS = KeyRing.generate(lambda size: bytes(range(1, size + 1)))
-HELLO = frames.Hello(frames.VERSION, 2, ("pcm16/24000",))
+HELLO = frames.BackendHello(frames.VERSION, 2, ("pcm16/24000",))
 TOKEN = authorization(KEYS.control, 0)
 
 OFFER = CallRequest(

@@ -20,7 +20,7 @@ from antiphon_common.settings import Address, Backend, SharedSettings, Transceiv
 from antiphon_transceiver.shell.service import serve_transceiver
 from support.fakes.backend import fake_backend
 
-HELLO = frames.Hello(frames.VERSION, 8, ("pcm16/24000",))
+HELLO = frames.BackendHello(frames.VERSION, 8, ("pcm16/24000",))
 
 
 def offer(call_id: str, session: dict[str, Any]) -> bytes:

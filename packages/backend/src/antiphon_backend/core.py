@@ -282,7 +282,7 @@ class TransceiverConnection:
     """
 
     def __init__(self, slots: Slots, formats: Sequence[str], counters: ConnectionCounters, now: float) -> None:
-        hello = frames.Hello(frames.VERSION, slots.limit, tuple(formats))
+        hello = frames.BackendHello(frames.VERSION, slots.limit, tuple(formats))
         self._connection = FrameConnection(hello, counters, now)
         self._formats = frozenset(formats)
         self._slots = slots
@@ -336,7 +336,9 @@ class TransceiverConnection:
         if self._events:
             return self._events.popleft()
         if self._changed:
-            return CallChanged(self._changed.popitem()[0])
+            call = next(iter(self._changed))
+            del self._changed[call]
+            return CallChanged(call)
         return None
 
     def poll_timeout(self) -> float:
@@ -346,7 +348,7 @@ class TransceiverConnection:
     def drain(self) -> None:
         """Take no new calls."""
         self._draining = True
-        self._connection.send(frames.Drain())
+        self._connection.send(frames.BackendDrain())
 
     def leave(self) -> None:
         """Close the connection, because the backend stops."""

@@ -95,8 +95,8 @@ class ConnectionCounters:
 class FrameConnection:
     """Answers pings, sends its own, and keeps what waits to be sent. Its owner drains `poll_transmit`."""
 
-    def __init__(self, hello: frames.Hello, counters: ConnectionCounters, now: float) -> None:
-        self.peer: frames.Hello | None = None
+    def __init__(self, hello: frames.BackendHello, counters: ConnectionCounters, now: float) -> None:
+        self.peer: frames.BackendHello | None = None
         """The other end's latest hello; until there is one, nothing else is taken from it."""
         self.draining = False
         self.closing: Closing | None = None
@@ -212,7 +212,7 @@ class FrameConnection:
         if self.closing is not None:
             return 0
         match frame:
-            case frames.Hello():
+            case frames.BackendHello():
                 self._greet(frame)
                 self._count_idle()
             case _ if self.peer is None:
@@ -222,7 +222,7 @@ class FrameConnection:
                 self._count_idle()
             case frames.Pong():  # that something was received is all it has to say
                 self._count_idle()
-            case frames.Drain():
+            case frames.BackendDrain():
                 self.draining = True
                 self._count_idle()
             case None:
@@ -250,7 +250,7 @@ class FrameConnection:
         if self._junk > MAX_JUNK:
             self.close(CloseCode.PROTOCOL_ERROR, f"{self._junk} messages or frames made no sense, the last: {detail}")
 
-    def _greet(self, hello: frames.Hello) -> None:
+    def _greet(self, hello: frames.BackendHello) -> None:
         if hello.version != frames.VERSION:
             detail = f"the other end speaks version {hello.version} of the frames, this one {frames.VERSION}"
             self.close(CloseCode.VERSION_MISMATCH, detail)

@@ -56,7 +56,7 @@ class Frame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Any frame."""
 
 
-class Hello(Frame, frozen=True, tag=1):
+class BackendHello(Frame, frozen=True, tag=1):
     """The first frame of either side. `slots` and `formats` are the backend's: calls it takes at once over all its
     connections, and the audio it takes, best first (`pcm16/16000`, `pcm16/24000`, `pcm16/48000`, `opus`)."""
 
@@ -155,7 +155,7 @@ class HangUp(Frame, frozen=True, tag=12):
     reason: str = ""
 
 
-class Drain(Frame, frozen=True, tag=13):
+class BackendDrain(Frame, frozen=True, tag=13):
     """The backend takes no new calls on this connection."""
 
 
@@ -196,7 +196,7 @@ RESERVED_TAGS = {
 """Tags that later versions give a meaning; until then they are skipped like any unknown tag."""
 
 AnyFrame = (
-    Hello
+    BackendHello
     | Started
     | Accepted
     | Refused
@@ -208,7 +208,7 @@ AnyFrame = (
     | ResponseStarted
     | ResponseEnded
     | HangUp
-    | Drain
+    | BackendDrain
     | Ping
     | Pong
     | ClientEvent

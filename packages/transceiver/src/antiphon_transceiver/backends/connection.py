@@ -68,7 +68,7 @@ class BackendConnection:
         self.counters = counters
         self.wanted = True
         """Whether new calls may come here; False once the backend's name no longer leads to this address."""
-        self._connection = FrameConnection(frames.Hello(frames.VERSION), counters, now)
+        self._connection = FrameConnection(frames.BackendHello(frames.VERSION), counters, now)
         self._calls: dict[int, BackendCall] = {}
         self._last_number = 0
         self._ready: deque[BackendCall] = deque()  # calls whose audio and events may go out
