@@ -1,8 +1,8 @@
 """The secrets that all services of an installation share, and the keys derived from them.
 
-One secret file, lines `id:base64[:accept_from:mint_from:retire_after]`: id 0 to 63, times in Unix seconds, an absent
-time means always. To rotate, add a line whose `mint_from` is when every service has the new file, and give the old
-line a `retire_after` behind the time that link headers take to be made anew; `KeyRing.rotate` does both.
+A secret file has lines `id:base64[:accept_from:mint_from:retire_after]`: id 0 to 63, times in Unix seconds. An absent
+time means always. To rotate, add a line whose `mint_from` is later than every service has the new file. Give the old
+line a `retire_after` that leaves time to renew link headers. `KeyRing.rotate` does both.
 """
 
 import base64
@@ -16,19 +16,22 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from antiphon_common.errors import AntiphonError
 
 MAX_KEY_ID = 63
-"""A key id is one ice-char of the route token."""
+"""Key ids fit one ice-char of the route token (RFC 8839 §5.1)."""
 SECRET_SIZE = 32
 MIN_SECRET_SIZE = 16
 DERIVED_SIZE = 32
 
 
 class KeyRingError(AntiphonError, ValueError):
-    """A secret file that cannot be used; the message says what to do. It never quotes a secret."""
+    """A secret file that cannot be used. The message has the remedy, and never quotes a secret."""
 
 
 class Key(NamedTuple):
-    """One secret and when it counts. From `accept_from` on it is accepted, from `mint_from` on new things are made
-    with it, after `retire_after` it is gone; Unix seconds, None means always."""
+    """One secret and its times, from a line of the secret file. `KeyRing` derives the keys of each purpose from it.
+
+    It is accepted from `accept_from` until `retire_after`, and makes new tokens and tags from `mint_from` on. Times are
+    Unix seconds; None means always.
+    """
 
     id: int
     secret: bytes
@@ -37,19 +40,21 @@ class Key(NamedTuple):
     retire_after: int | None = None
 
     def accepts(self, unix_now: float) -> bool:
+        """Return True if the key is accepted at `unix_now`."""
         begun = self.accept_from is None or self.accept_from <= unix_now
         return begun and (self.retire_after is None or unix_now <= self.retire_after)
 
     def mints(self, unix_now: float) -> bool:
+        """Return True if the key may make new tokens and tags at `unix_now`."""
         return self.accepts(unix_now) and self.began(unix_now)
 
     @property
     def begins(self) -> int:
-        """When it may first mint."""
+        """When the key may first mint, in Unix seconds."""
         return max(self.accept_from or 0, self.mint_from or 0)
 
     def began(self, unix_now: float) -> bool:
-        """Whether it may mint now, or might before it retired."""
+        """Return True once the key may mint, also after it has retired."""
         return self.begins <= unix_now
 
     def __repr__(self) -> str:
@@ -57,7 +62,10 @@ class Key(NamedTuple):
 
 
 class DerivedKeys:
-    """The keys of one purpose: 32 bytes for each secret, by HKDF-SHA256 with an empty salt (RFC 5869)."""
+    """The keys of one purpose: `minting` returns the key for new uses, `accepting` that of a peer's key id.
+
+    Each has 32 bytes, derived by HKDF-SHA256 with an empty salt (RFC 5869).
+    """
 
     def __init__(self, keys: Iterable[Key], purpose: str) -> None:
         info = f"antiphon/{purpose}".encode()
@@ -65,10 +73,10 @@ class DerivedKeys:
         self._keys = {key.id: (key, _derive(key.secret, info)) for key in keys}
 
     def minting(self, unix_now: float) -> tuple[int, bytes]:
-        """Return id and bytes of the key to use for something new: of those that may mint, the latest to begin.
+        """Return id and bytes of the key for new tokens and tags: of those that may mint, the latest to begin.
 
-        Where every key has retired, the last one goes on: no call ends because a rotation was forgotten. Where none has
-        begun, the first is used: no call ends because somebody has set the clock back.
+        If every key has retired, the last one stays in use, so that a forgotten rotation ends no call. If none has
+        begun, the first is used, so that a clock that was set back ends no call.
         """
         begun = [pair for pair in self._keys.values() if pair[0].began(unix_now)]
         if not begun:
@@ -79,7 +87,7 @@ class DerivedKeys:
         return key.id, derived
 
     def accepting(self, key_id: int, unix_now: float) -> bytes | None:
-        """Return the bytes of a key that a peer used, or None when there is no such key now."""
+        """Return the key with a peer's key id, or None if no such key is accepted now."""
         pair = self._keys.get(key_id)
         if pair is None:
             return None
@@ -87,7 +95,7 @@ class DerivedKeys:
         return derived if key.accepts(unix_now) or self.minting(unix_now)[0] == key_id else None
 
     def replace(self, other: "DerivedKeys") -> None:
-        """Take the keys of another."""
+        """Take the keys of `other`."""
         self._keys = other._keys
 
     def __repr__(self) -> str:
@@ -95,11 +103,18 @@ class DerivedKeys:
 
 
 class KeyRing:
-    """All keys of a secret file: `route` seals route tokens (AES-128 takes the first 16 bytes), `link` tags what goes
-    between relay and transceiver, `control` is the Bearer token of the control API."""
+    """All keys of a secret file. `load` or `parse` makes it; pass `route`, `link` or `control` to their users.
+
+    `route` seals route tokens (AES-128 takes the first 16 bytes). `link` tags datagrams between relay and transceiver.
+    `control` is the Bearer token of the control API.
+    """
 
     def __init__(self, keys: Iterable[Key], source: Path | None = None) -> None:
-        """Take keys, and the file that they come from, if any."""
+        """Take keys, and the file that they come from, if any.
+
+        Raises:
+            KeyRingError: there is no key, or two have the same id.
+        """
         self.keys = tuple(keys)
         self.source = source
         if not self.keys:
@@ -113,13 +128,21 @@ class KeyRing:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the lines of a secret file; empty lines and those that begin with `#` say nothing."""
+        """Read the lines of a secret file. Empty lines and comments, which begin with `#`, are skipped.
+
+        Raises:
+            KeyRingError: a line is malformed, or there is no key.
+        """
         lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
         return cls([_parse_line(number, line) for number, line in lines if line and not line.startswith("#")])
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
-        """Read a secret file; raise KeyRingError, with its name, when that is impossible."""
+        """Read a secret file.
+
+        Raises:
+            KeyRingError: the file cannot be read or is malformed. The message has its name.
+        """
         try:
             return cls(cls.parse(Path(file).read_text("ascii")).keys, Path(file))
         except OSError as error:
@@ -131,18 +154,23 @@ class KeyRing:
 
     @classmethod
     def generate(cls, random: Callable[[int], bytes]) -> Self:
-        """Make one new key with id 0 that is always good."""
+        """Make a ring of one new key with id 0, which is always valid."""
         return cls([Key(0, random(SECRET_SIZE))])
 
     def replace(self, other: "KeyRing") -> None:
-        """Take the keys of another ring. Whoever holds this one, or one of the three in it, goes on with them."""
+        """Take the keys of another ring. All users of this ring, or of its derived keys, have them from now on."""
         self.keys = other.keys
         for mine, theirs in ((self.route, other.route), (self.link, other.link), (self.control, other.control)):
             mine.replace(theirs)
 
     def rotate(self, secret: bytes, unix_now: int, *, mint_after: int, retire_after: int) -> Self:
-        """Return a ring with one key more, which everything new is made with from `mint_after` seconds on; the others
-        retire `retire_after` seconds later. Those that have retired already are left out."""
+        """Return a ring with a new key, which mints from `mint_after` seconds on.
+
+        The other keys retire `retire_after` seconds after that. Keys that have retired already are left out.
+
+        Raises:
+            KeyRingError: all 64 key ids are in use.
+        """
         mint_from = unix_now + mint_after
         retire = mint_from + retire_after
         kept = [key for key in self.keys if key.retire_after is None or key.retire_after >= unix_now]
@@ -150,20 +178,20 @@ class KeyRing:
         free = (number % (MAX_KEY_ID + 1) for number in range(newest + 1, newest + 1 + MAX_KEY_ID))
         key_id = next((number for number in free if all(key.id != number for key in kept)), None)
         if key_id is None:
-            raise KeyRingError("all 64 key ids are in use: remove the lines of keys that nothing uses any more")
+            raise KeyRingError("all 64 key ids are in use: remove the lines of keys that are no longer used")
         retiring = [key._replace(retire_after=min(key.retire_after or retire, retire)) for key in kept]
         return type(self)([*retiring, Key(key_id, secret, mint_from=mint_from)])
 
     def is_early(self, unix_now: float) -> bool:
-        """Whether no key may be used yet, and only the lack of another has the first one in use."""
+        """Return True if no key has begun, so that the first one is used early."""
         return not any(key.began(unix_now) for key in self.keys)
 
     def is_overdue(self, unix_now: float) -> bool:
-        """Whether every key has retired, and only the lack of another keeps the last one in use."""
+        """Return True if every key has retired, so that the last one stays in use."""
         return not any(key.mints(unix_now) for key in self.keys)
 
     def format(self) -> str:
-        """Return the text of the secret file: the inverse of `parse`, and as secret."""
+        """Return the text of the secret file, the inverse of `parse`. It has the secrets."""
         return "".join(f"{_format_line(key)}\n" for key in self.keys)
 
     def __repr__(self) -> str:

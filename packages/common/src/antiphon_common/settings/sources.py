@@ -30,15 +30,19 @@ SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 
 
 class SettingsError(AntiphonError, ValueError):
-    """Settings that cannot be used: one line that says what to do."""
+    """Settings that cannot be used. `parse` prints the message: one line with the remedy."""
 
 
 def backend_urls(settings: TransceiverSettings) -> dict[str, str]:
-    """Return the URL of each backend; raise SettingsError where one runs nowhere yet."""
+    """Return the URL of each backend.
+
+    Raises:
+        SettingsError: a backend has no URL, because only `python -m antiphon` starts shipped ones.
+    """
     for name, url in settings.backend:
         if url is None:
             raise SettingsError(
-                f"--backend {name}: only `python -m antiphon` brings its backends along; "
+                f"--backend {name}: only `python -m antiphon` starts shipped backends; "
                 f"here run `python -m antiphon_backend.{name}` and write {name}=ws://HOST:PORT"
             )
     return {name: url for name, url in settings.backend if url is not None}
@@ -72,7 +76,8 @@ def parse(
 ) -> tuple[Any, ...]:
     """Return one instance for each of `groups`, from flags, then `ANTIPHON_…` variables, then the file of --config.
 
-    Prints help and exits 0 for --help; prints one line and exits 2 for what cannot be used.
+    Raises:
+        SystemExit: with 0 after --help, with 2 and one line on standard error if settings cannot be used.
     """
     try:
         return _parse(prog, description, groups, argv, os.environ if environ is None else environ)

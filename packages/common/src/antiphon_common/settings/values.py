@@ -52,7 +52,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ClusterNetwork(NamedTuple):
-    """Where the transceivers of a cluster have their link sockets: the only addresses a route token may lead to."""
+    """The network and ports of a cluster's link sockets. Route tokens lead to no other address; see
+    `ClusterNetworks`."""
 
     cluster: int
     network: Network
@@ -64,18 +65,27 @@ class ClusterNetwork(NamedTuple):
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a numeric address can only be reached from this machine."""
+    """Return True if a numeric address can only be reached from this machine."""
     return ipaddress.ip_address(host).is_loopback
 
 
 def read_text(text: str) -> str:
+    """Return a text that is not empty.
+
+    Raises:
+        ValueError: the text is empty.
+    """
     if not text:
         raise ValueError("write something, or leave the setting out")
     return text
 
 
 def read_host(text: str) -> str:
-    """A numeric address, or `localhost`."""
+    """Return a numeric address; `localhost` is 127.0.0.1.
+
+    Raises:
+        ValueError: the text is neither.
+    """
     if text == "localhost":
         return "127.0.0.1"
     try:
@@ -85,14 +95,22 @@ def read_host(text: str) -> str:
 
 
 def read_host_name(text: str) -> str:
-    """A DNS name, as a `Host` header has it, without a port."""
+    """Return a DNS name, as in a `Host` header without a port, in lower case.
+
+    Raises:
+        ValueError: the text is no DNS name.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", text):
         raise ValueError("write a host name such as metrics.example.com")
     return text.lower()
 
 
 def read_address(text: str, default_port: int | None = None) -> Address:
-    """`HOST:PORT`, an IPv6 host in brackets; the port may be left out where there is a default."""
+    """Read `HOST:PORT`, with an IPv6 host in brackets. The port is optional if there is a default.
+
+    Raises:
+        ValueError: the host is not numeric, or the port is missing or above 65535.
+    """
     if match := re.fullmatch(r"\[([^]]*)\](?::(\d+))?|([^:]*)(?::(\d+))?", text):
         host, port = match[1] or match[3] or "", match[2] or match[4]
     elif default_port is not None:
@@ -108,12 +126,20 @@ def read_address(text: str, default_port: int | None = None) -> Address:
 
 
 def read_advertised(text: str) -> Address:
-    """`HOST` or `HOST:PORT`; port 0 stands for the port of the media socket."""
+    """Read `HOST` or `HOST:PORT`. Port 0 means the port of the media socket.
+
+    Raises:
+        ValueError: as in `read_address`.
+    """
     return read_address(text, default_port=0)
 
 
 def read_media(text: str) -> Media:
-    """`[ID=]LOCAL[,ADVERTISED]`."""
+    """Read `[ID=]LOCAL[,ADVERTISED]`.
+
+    Raises:
+        ValueError: the ingress id is not 1 to 65535, or an address is malformed.
+    """
     head, equals, rest = text.rpartition("=")
     local, comma, advertised = rest.partition(",")
     ingress = _read_number(head, 1, 65535, "an ingress id is a number from 1 to 65535") if equals else None
@@ -122,7 +148,11 @@ def read_media(text: str) -> Media:
 
 
 def read_backend(text: str) -> Backend:
-    """`NAME=URL`, or the bare name of a shipped backend."""
+    """Read `NAME=URL`, or the bare name of a shipped backend.
+
+    Raises:
+        ValueError: the name is malformed, or the URL is not ws:// or wss://.
+    """
     name, equals, url = text.partition("=")
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise ValueError("write NAME=ws://HOST:PORT, or the name of a shipped backend: echo, loopback")
@@ -135,7 +165,11 @@ def read_backend(text: str) -> Backend:
 
 
 def read_audio(text: str) -> str:
-    """A format of `antiphon_common.formats`; a bare `pcm16` is the one at 24 kHz."""
+    """Return a format of `antiphon_common.formats`; `pcm16` means 24 kHz.
+
+    Raises:
+        ValueError: the format is unknown.
+    """
     audio = "pcm16/24000" if text == "pcm16" else text
     if audio not in FORMATS:
         raise ValueError(f"write one of {', '.join(FORMATS)}")
@@ -143,7 +177,11 @@ def read_audio(text: str) -> str:
 
 
 def read_network(text: str) -> Network:
-    """A network in CIDR form."""
+    """Read a network in CIDR form.
+
+    Raises:
+        ValueError: the text is no network, or has host bits.
+    """
     try:
         return ipaddress.ip_network(text)
     except ValueError:
@@ -151,7 +189,11 @@ def read_network(text: str) -> Network:
 
 
 def read_cluster_network(text: str) -> ClusterNetwork:
-    """`CLUSTER=CIDR:PORTS`, the ports as `FIRST-LAST` or a single one."""
+    """Read `CLUSTER=CIDR:PORTS`, with the ports as `FIRST-LAST` or one number.
+
+    Raises:
+        ValueError: a part is malformed, or the ports are no range.
+    """
     match = re.fullmatch(r"(\d+)=(\S+/\d+):(\d+)(?:-(\d+))?", text)
     if not match:
         raise ValueError("write CLUSTER=CIDR:FIRST-LAST, such as 0=10.0.0.0/8:40000-40999")
@@ -162,20 +204,38 @@ def read_cluster_network(text: str) -> ClusterNetwork:
 
 
 def read_cluster(text: str) -> int:
+    """Return a cluster id.
+
+    Raises:
+        ValueError: it is not 0 to 65535.
+    """
     return _read_number(text, 0, 65535, "a cluster is a number from 0 to 65535")
 
 
 def read_count(text: str) -> int:
+    """Return a whole number above 0.
+
+    Raises:
+        ValueError: the text is not one, or above a million.
+    """
     return _read_number(text, 1, 1_000_000, "write a whole number above 0")
 
 
 def read_workers(text: str) -> int:
-    """How many processes share a relay's sockets."""
+    """Return the number of worker processes of a relay.
+
+    Raises:
+        ValueError: it is not 1 to MAX_WORKERS.
+    """
     return _read_number(text, 1, MAX_WORKERS, f"write a whole number from 1 to {MAX_WORKERS}")
 
 
 def read_url(text: str) -> str:
-    """An HTTP URL without a path; a slash at its end is dropped."""
+    """Return an HTTP URL without a path. A slash at its end is removed.
+
+    Raises:
+        ValueError: the text is no such URL.
+    """
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
         raise ValueError("write a URL such as http://127.0.0.1:8090")
@@ -183,7 +243,11 @@ def read_url(text: str) -> str:
 
 
 def read_redis(text: str) -> str:
-    """The URL of a Redis server, which may hold a password and a database."""
+    """Return the URL of a Redis server, with password and database if any.
+
+    Raises:
+        ValueError: the text is no such URL. The message does not quote it.
+    """
     parts = urlsplit(text)
     if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.scheme == "unix"):
         raise ValueError("write a URL such as redis://127.0.0.1:6379/0, or rediss:// for TLS")
@@ -191,21 +255,29 @@ def read_redis(text: str) -> str:
 
 
 def read_seconds(text: str) -> float:
-    """Seconds, with decimals if need be."""
+    """Return seconds, with optional decimals.
+
+    Raises:
+        ValueError: the text is no such number.
+    """
     if not re.fullmatch(r"\d+(\.\d+)?", text):
         raise ValueError("write seconds, such as 25 or 0.5")
     return float(text)
 
 
 def read_rate(text: str) -> float:
-    """A number a second above zero, with decimals if need be."""
+    """Return a rate per second above zero, with optional decimals.
+
+    Raises:
+        ValueError: the text is no such number.
+    """
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) == 0:
         raise ValueError("write a number a second, such as 20 or 0.5")
     return float(text)
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """Return a reader that takes just these words."""
+    """Return a reader that accepts only `choices`, and raises ValueError for other words."""
 
     def read(text: str) -> str:
         if text not in choices:

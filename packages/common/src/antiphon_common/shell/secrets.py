@@ -1,4 +1,4 @@
-"""Where a service gets the keys from that it shares with the others."""
+"""Reads, writes and follows the secret file, whose keys all services of an installation share."""
 
 import logging
 import os
@@ -16,27 +16,30 @@ from antiphon_common.shell.supervise import explained
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""Between two looks at the secret file."""
+"""Seconds between two checks of the secret file."""
 
 SECRETS_MOUNT = Path("/run/secrets")
 """Where Docker and Podman mount a container's secrets, by default with mode 0444."""
 
 KNOWN_TO_ALL = KeyRing([Key(0, bytes(SECRET_SIZE))])
-"""What --insecure runs on without a secret file: every installation has it, so services on several machines agree."""
+"""The keys of --insecure without a secret file. Every installation has them, so services on several machines agree."""
 
 
 def load_keys(shared: SharedSettings, exposed: Mapping[str, Address]) -> KeyRing:
-    """Return the keys of a single service; what stands in the way is one line on standard error, and the exit.
+    """Return the keys of a service.
 
-    `exposed` names its link and control addresses by their flags. Without a secret file they must be on loopback: then
-    all services that one user runs on one machine share a file of their own, which the first of them makes. With
-    `insecure` set they may be anywhere.
+    `exposed` has its link and control addresses by flag. Without a secret file they must be on loopback. Then all
+    services of one user on one machine share a file, which the first of them makes. With `insecure` any address is
+    allowed.
+
+    Raises:
+        SystemExit: there are no usable keys. One line on standard error has the reason.
     """
     with explained():
         if shared.secret_file is not None:
             return read_keys(shared.secret_file)
         if shared.insecure:
-            logger.warning("running on keys that everybody knows, as --insecure says")
+            logger.warning("running on publicly known keys because of --insecure")
             return KNOWN_TO_ALL
         _refuse_exposed(exposed)
         file = own_secret_file()
@@ -46,7 +49,11 @@ def load_keys(shared: SharedSettings, exposed: Mapping[str, Address]) -> KeyRing
 
 
 def read_keys(file: str | Path) -> KeyRing:
-    """Read a secret file; raise KeyRingError when that is impossible, or when it has no key for this moment."""
+    """Read a secret file.
+
+    Raises:
+        KeyRingError: the file is missing, exposed or malformed, or none of its keys has begun.
+    """
     if (exposure := find_exposure(file)) is not None:
         raise KeyRingError(f"{file}: {exposure}")
     keys = KeyRing.load(file)
@@ -56,17 +63,16 @@ def read_keys(file: str | Path) -> KeyRing:
 
 
 def find_exposure(file: str | Path) -> str | None:
-    """Return why a file of secrets cannot be trusted, as the end of a sentence about it; None when it can, or is not
-    there.
+    """Return why others can read or write a file of secrets, as the end of a sentence; None if they cannot.
 
-    It belongs to this process's user or to root, nobody else may write it, and others may not read it. A group may read
-    what is root's, as Kubernetes mounts Secrets for a pod's fsGroup; where a container's runtime mounts secrets, whose
-    mode is not the user's choice, everybody in the container may.
+    The owner must be this process's user or root. Only the owner may write the file, and others may not read it. A
+    group may read root's files, as Kubernetes mounts Secrets for a pod's fsGroup. Everybody in a container may read
+    mounted secrets, since the container runtime decides on their mode.
     """
     try:
         status = os.stat(file)
     except OSError:
-        return None  # reading it says why
+        return None  # reading the file raises the reason
     if status.st_uid not in (0, os.geteuid()):
         return f"it belongs to user {status.st_uid}: give it to the user of this service (chown), or to root"
     refused = stat.S_IWGRP | stat.S_IWOTH
@@ -81,15 +87,16 @@ def find_exposure(file: str | Path) -> str | None:
 
 
 def _is_mounted(file: Path) -> bool:
-    """Tell whether a container's runtime put a file there: Docker and Podman, or the kubelet with its `..data` link."""
+    """Return True if a container runtime has mounted the file: Docker, Podman, or the kubelet with its `..data`
+    link."""
     return SECRETS_MOUNT in file.absolute().parents or (file.parent / "..data").is_symlink()
 
 
 async def follow_keys(keys: KeyRing) -> None:
-    """Take the keys of their file again whenever it has changed, until cancelled, under Trio or asyncio.
+    """Read the secret file again whenever it has changed, until cancelled. Runs under Trio or asyncio.
 
-    Whoever holds `keys` has the new ones then. What cannot be read, or has no key for this moment, is one line of the
-    log, and the old keys stay.
+    All users of `keys` have the new keys then. If the file cannot be used, the old keys stay, and the log has the
+    reason.
     """
     if keys.source is None:
         return
@@ -119,22 +126,23 @@ def _read_again(keys: KeyRing, file: Path) -> None:
     try:
         keys.replace(read_keys(file))
     except KeyRingError as error:
-        logger.error("the secret file is of no use now; the keys stay", extra={"reason": str(error)})  # noqa: TRY400
+        logger.error("the secret file cannot be used; the old keys stay", extra={"reason": str(error)})  # noqa: TRY400
     else:
         ids = " ".join(str(key.id) for key in keys.keys)
         logger.info("keys read again", extra={"ids": ids, "minting": keys.control.minting(time.time())[0]})
 
 
 def own_secret_file() -> Path:
-    """Return where a user's services on this machine keep their common keys (XDG base directories)."""
+    """Return the secret file that a user's services on this machine share (XDG base directories)."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "antiphon" / "secret"
 
 
 def write_secret(file: Path, text: str) -> None:
-    """Write a new file that only its owner can read; raise FileExistsError rather than replace one.
+    """Write a new file that only its owner can read. It appears with its whole content.
 
-    It appears with its content: a service that starts at the same moment never reads half of it.
+    Raises:
+        FileExistsError: the file exists. It stays as it is.
     """
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -147,7 +155,7 @@ def write_secret(file: Path, text: str) -> None:
 
 
 def replace_secret(file: Path, text: str) -> None:
-    """Put another text into a secret file, at once, under the same owner and mode."""
+    """Replace the text of a secret file in one step, with the same owner and mode."""
     file = file.resolve()
     status = file.stat()
     draft = file.with_name(f".{file.name}.{os.getpid()}")
@@ -177,7 +185,7 @@ def _make_own(file: Path) -> None:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_secret(file, KeyRing.generate(os.urandom).format())
     except FileExistsError:
-        return  # another service was first: its keys are as good
+        return  # another service was first, and its keys are used
     except OSError as error:
         raise SettingsError(
             f"cannot write {file} ({error.strerror}): make a secret file with `python -m antiphon keygen FILE` and "

@@ -14,10 +14,10 @@ from antiphon_common.settings import SettingsError
 from antiphon_common.shell.wakeup import Wakeup
 
 SHUTDOWN_SECONDS = 5.0
-"""How long a cancelled service may take to put things in order before the process is ended anyway."""
+"""Seconds that a cancelled service may take to clean up. Then the process ends anyway."""
 
 DRAIN_CHECK_SECONDS = 0.1
-"""How often a service that drains looks whether its work is done."""
+"""Seconds between two checks of a draining service whether its work is done."""
 
 Service = Callable[..., Coroutine[Any, Any, None]]
 
@@ -25,19 +25,19 @@ Runtime = Literal["trio", "asyncio"]
 
 
 class Drain:
-    """A service's way to stop without cutting off what it does: once begun it takes nothing new, and what runs has
-    until `deadline`. Under Trio and asyncio.
+    """Lets a service finish its work before it stops. Once begun, it accepts no new work until it is cancelled.
 
-    Who is given one returns when it is to leave and its work is done or its time is up.
+    Work in progress has until `deadline`. A service returns from `wait_left` when it is to stop. Runs under Trio and
+    asyncio.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Give what runs so many seconds, if nobody says otherwise."""
+        """Work in progress has `seconds`, unless `begin` sets another time."""
         self.seconds = seconds
         self.deadline: float | None = None
-        """On the clock of `anyio.current_time`; None while nothing has begun."""
+        """Time of `anyio.current_time` by which work has to end; None while not draining."""
         self.leaving = False
-        """Whether the service ends afterwards, and cannot take work again."""
+        """True if the service stops afterwards, so that it cannot accept work again."""
         self._changed = Wakeup()
 
     @property
@@ -45,31 +45,31 @@ class Drain:
         return self.deadline is not None
 
     def begin(self, seconds: float | None = None) -> None:
-        """Take nothing new from now on. Begun again, it has the new deadline."""
+        """Accept no new work from now on. A second call sets a new deadline."""
         self.deadline = anyio.current_time() + (self.seconds if seconds is None else seconds)
         self._changed.ring()
 
     def leave(self) -> None:
-        """Begin, and end the service afterwards."""
+        """Begin, and stop the service afterwards."""
         self.leaving = True
         self.begin()
 
     def cancel(self) -> bool:
-        """Take new work again; return False where the service is about to end anyway."""
+        """Accept new work again. Return False if the service is about to stop."""
         if not self.leaving:
             self.deadline = None
             self._changed.ring()
         return not self.leaving
 
     async def wait(self) -> None:
-        """Return once it has begun."""
+        """Wait until the drain has begun."""
         while not self.begun:
             await self._changed.wait()
 
     async def wait_left(self, idle: Callable[[], bool], end: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Return when the service is to leave and either `idle` says that its work is done or the time is up.
+        """Wait until the service is to stop, and `idle` returns True or the deadline has passed.
 
-        What is not done by the deadline is given to `end`, also where the service stays.
+        If work is left at the deadline, `end` is called, also if the service does not stop.
         """
         while True:
             await self.wait()
@@ -93,13 +93,16 @@ def run_service(
     beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
     runtime: Runtime = "trio",
 ) -> None:
-    """Run `serve(*args, task_status=…)` until it returns or SIGINT or SIGTERM comes, which is a clean end.
+    """Run `serve(*args, task_status=…)` until it returns, or until SIGINT or SIGTERM, which are a clean end.
 
-    With `drain`, which `serve` has too, SIGTERM is no end yet: the service is asked to leave, and has the time for it;
-    SIGINT or a second SIGTERM ends it. `ready` is called with the started value, `beside` runs as long as the service
-    does. What keeps the service from starting and is no bug (an address in use, a missing file) is one line on standard
-    error and exit code 1; settings that cannot be used give 2. Errors after the start keep their traceback. One more
-    signal, or `SHUTDOWN_SECONDS`, ends what does not end by itself, with code 1.
+    With `drain`, which `serve` has too, SIGTERM begins the drain; SIGINT or a second SIGTERM ends the service. `ready`
+    is called with the started value. `beside` runs as long as the service. A service that does not end after a signal
+    is ended by another one, or after `SHUTDOWN_SECONDS`, with code 1. Errors after the start keep their traceback.
+
+    Raises:
+        SystemExit: with 1 and one line on standard error if the service cannot start (an address in use, a missing
+        file);
+            with 2 if its settings cannot be used.
     """
     if code := anyio.run(_Supervisor(serve, args, ready, drain, beside).run, backend=runtime):
         raise SystemExit(code)
@@ -107,7 +110,11 @@ def run_service(
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Do the same for what a program does before `run_service`: one line and an exit code in place of a traceback."""
+    """Print errors of the context as one line, in place of a traceback, for code that runs before `run_service`.
+
+    Raises:
+        SystemExit: the context raised an exception; the code is as in `run_service`.
+    """
     try:
         yield
     except Exception as error:
