@@ -18,7 +18,7 @@ from antiphon_common import frames
 from support.fakes.frame_end import transceiver_end
 from support.processes.ports import free_port
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @asynccontextmanager
