@@ -157,7 +157,7 @@ def cost(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["system"])
 def deploy(session: nox.Session) -> None:
-    """Check the manifests of deploy/: they are valid, run without privileges, and use existing flags and metrics."""
+    """Check the manifests of deploy/ (valid, unprivileged, existing flags and metrics) and the files named in docs."""
     need(session, "libopus0")
     run_tests(session, "deploy")
 
