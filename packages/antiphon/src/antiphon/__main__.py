@@ -11,7 +11,11 @@ SERVE = "antiphon.shell.serve"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names; without one, run every service."""
+    """Run the command that the first argument names; without one, run every service.
+
+    Raises:
+        SystemExit: with 2 if there is no such command; commands exit with their own codes.
+    """
     given = sys.argv[1:] if arguments is None else list(arguments)
     if not given or given[0].startswith("-"):
         import_module(SERVE).main(given)

@@ -1,16 +1,16 @@
-"""What signaling and a transceiver say to each other: JSON over HTTP, Bearer authenticated with the control key.
+"""The control API between signaling and transceivers: JSON over HTTP, with the control key as Bearer token.
 
 | request | body | answer |
 |---|---|---|
 | `POST /calls` | `CallRequest` | 201 `CallAccepted`; 503 and Retry-After when full or draining; 422 `Failure` |
-| `GET /calls` | | 200 `CallList`, for signaling servers that limit what callers have |
-| `GET /calls/{id}?tenant=T` | | 200 `CallStatus`; with `&wait=SECONDS` once the call ended, or after that time |
+| `GET /calls` | | 200 `CallList`, for signaling servers that apply limits |
+| `GET /calls/{id}?tenant=T` | | 200 `CallStatus`; with `&wait=SECONDS` when the call ends, or after that time |
 | `PATCH /calls/{id}?tenant=T` | `IceUpdate` | 200 `CallAccepted` (restart), 204 (candidates); 412 stale; 429 too many |
 | `DELETE /calls/{id}?tenant=T` | | 204 |
-| `GET /link` | | 200 `LinkInfo`, for relays, and to know a transceiver by |
+| `GET /link` | | 200 `LinkInfo`, which identifies a transceiver |
 | `GET /load` | | 200 `Load`, for placement |
 | `POST /drain` | | 200 `Load`: no new calls; live ones end after `--drain` seconds, or `?seconds=S` |
-| `DELETE /drain` | | 200 `Load`: new calls again; 409 when the process is about to end |
+| `DELETE /drain` | | 200 `Load`: new calls again; 409 if the process is about to end |
 | `POST /moved` | `PreviousOwner` | 204: relays redirect calls whose tokens name that transceiver to this one |
 | `DELETE /moved?cluster=C&host=H&port=P` | | 204: the redirect ends a minute later; 404 if there is none |
 """
@@ -25,7 +25,7 @@ from antiphon_common.errors import DecodeError
 from antiphon_common.keys import MAX_KEY_ID, DerivedKeys
 
 Setup = Literal["actpass", "active", "passive"]
-"""Values of `a=setup` (RFC 4145 §4): who begins the DTLS handshake (RFC 5763 §5)."""
+"""Values of `a=setup` (RFC 4145 §4), which selects the DTLS roles (RFC 5763 §5)."""
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
 """Directions of a media section (RFC 8866 §6.7)."""
 
@@ -40,8 +40,10 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 class Codec(msgspec.Struct, frozen=True):
-    """An audio codec as negotiated: `opus`, `pcmu` or `pcma`. `parameters` are those of its `a=fmtp` line, as the peer
-    gave them; `redundancy` is the payload type of RED over it (RFC 2198), None where that was not negotiated."""
+    """A negotiated audio codec: `opus`, `pcmu` or `pcma`. `CallRequest` carries it.
+
+    `parameters` are those of the peer's `a=fmtp` line. `redundancy` is the payload type of RED (RFC 2198), or None.
+    """
 
     name: str
     payload_type: int
@@ -52,32 +54,36 @@ class Codec(msgspec.Struct, frozen=True):
 
 
 class HeaderExtension(msgspec.Struct, frozen=True):
-    """An RTP header extension that both sides speak (RFC 8285)."""
+    """A negotiated RTP header extension (RFC 8285). `CallRequest` carries it."""
 
     id: int
     uri: str
 
 
 class IceParameters(msgspec.Struct, frozen=True):
-    """One side's ICE credentials (RFC 8839 §5.4). The password never goes over the network of the call."""
+    """One side's ICE credentials (RFC 8839 §5.4). The password is never part of a check."""
 
     ufrag: str
     password: str
 
 
 class SctpParameters(msgspec.Struct, frozen=True):
-    """What one side says of data channels (RFC 8841): its `a=sctp-port`, and the bytes of the longest message that it
-    takes, 0 for any."""
+    """One side's SCTP parameters (RFC 8841): its `a=sctp-port`, and the largest message that it accepts, in bytes.
+
+    A `max_message_size` of 0 means no limit.
+    """
 
     port: int
     max_message_size: int
 
 
 class CallRequest(msgspec.Struct, frozen=True):
-    """An offer, negotiated. `setup` is the DTLS role the offer leaves us to choose from (RFC 5763 §5), `direction`
-    is the caller's, `feedback` are values of `a=rtcp-fb`; with `reduced_size_rtcp` feedback may travel without a report
-    (RFC 5506). `sctp` is None where no data channels were offered. `session` is the session object of the Realtime API;
-    its `model` names the backend."""
+    """A negotiated offer, with which signaling asks a transceiver for a call.
+
+    `setup` is the offered DTLS role (RFC 5763 §5). `direction` is the caller's. `feedback` has values of `a=rtcp-fb`.
+    With `reduced_size_rtcp`, feedback may be sent without a report (RFC 5506). `sctp` is None without data channels.
+    `session` is the session object of the Realtime API; its `model` names the backend.
+    """
 
     call_id: str
     tenant: str
@@ -96,7 +102,7 @@ class CallRequest(msgspec.Struct, frozen=True):
 
 
 class CallAccepted(msgspec.Struct, frozen=True):
-    """What the answer carries of the transceiver's side; `sctp` is None where it takes no data channels."""
+    """The transceiver's parameters for the answer. `sctp` is None without data channels."""
 
     ice: IceParameters
     setup: Literal["active", "passive"]
@@ -107,12 +113,15 @@ class CallAccepted(msgspec.Struct, frozen=True):
 
 
 ANY_GENERATION = "*"
-"""What an update may name instead of a ufrag, where it does not matter which one is current."""
+"""The generation of an update that applies to any current ufrag."""
 
 
 class IceUpdate(msgspec.Struct, frozen=True):
-    """What a client says of ICE while its call runs: new credentials restart it (RFC 8445 §9); without them there were
-    candidates, which a lite agent has no use for. `generation` is our ufrag that the client goes by, or "*"."""
+    """A change of a running call's ICE. With credentials it restarts ICE (RFC 8445 §9).
+
+    Without, the client has trickled candidates, which a lite agent ignores. `generation` is our ufrag as the client has
+    it, or "*".
+    """
 
     generation: str
     ice: IceParameters | None = None
@@ -143,7 +152,7 @@ class LinkInfo(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How busy a transceiver is: calls at this moment, and at most; while it is `draining` it takes no more."""
+    """The load of a transceiver: running calls, and their maximum. While it is `draining` it accepts no calls."""
 
     calls: int
     capacity: int
@@ -151,7 +160,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class PreviousOwner(msgspec.Struct, frozen=True):
-    """The transceiver that had the calls before: its cluster, and its link address with a numeric host."""
+    """The previous owner of calls that a transceiver claims: its cluster, and its numeric link address."""
 
     cluster: int
     host: str
@@ -159,14 +168,18 @@ class PreviousOwner(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a request was refused; `code` is one word for programs, `message` a sentence for people."""
+    """The reason of a refused request. `code` is one word for programs, `message` a sentence for people."""
 
     code: str
     message: str
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """Read a message of one of these kinds; raise DecodeError for bytes that are none."""
+    """Read a message of the class `kind`.
+
+    Raises:
+        DecodeError: the bytes are no such message.
+    """
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -179,7 +192,7 @@ def authorization(keys: DerivedKeys, unix_now: float) -> str:
 
 
 def is_authorized(keys: DerivedKeys, header: str, unix_now: float) -> bool:
-    """Tell whether an `Authorization` header carries any control key accepted now, in constant time."""
+    """Return True if an `Authorization` header has a control key that is accepted now. Takes constant time."""
     accepted = (keys.accepting(key_id, unix_now) for key_id in range(MAX_KEY_ID + 1))
     given = header.encode()
     return any([hmac.compare_digest(_bearer(key).encode(), given) for key in accepted if key is not None])  # noqa: C419

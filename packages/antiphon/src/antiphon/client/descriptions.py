@@ -1,4 +1,4 @@
-"""The SDP offer that the test client makes, and what it reads from the answer."""
+"""The SDP offer of the test client, and the parameters that it reads from the answer."""
 
 import msgspec
 from aioice import Candidate
@@ -16,7 +16,7 @@ CHANNELS_MID = "1"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What an answer says of the server's side; `read_answer` makes one.
+    """The server's parameters from an answer; `read_answer` makes one.
 
     `setup` is the server's DTLS role, `options` is what both sides support, and `sctp` is None if the server accepts no
     data channels.
@@ -90,7 +90,11 @@ def _channels(sctp: SctpParameters, transport: tuple[Attribute, ...]) -> MediaDe
 
 
 def read_answer(sdp: str) -> Answer:
-    """Read the answer to an offer of `write_offer`. Raises DecodeError when something in it is missing or malformed."""
+    """Read the answer to an offer of `write_offer`.
+
+    Raises:
+        DecodeError: something in it is missing or malformed.
+    """
     media = SessionDescription.decode(sdp.encode()).media
     if not media:
         raise DecodeError("the answer has no media")

@@ -12,27 +12,32 @@ from antiphon_common.keys import SECRET_SIZE, KeyRing, KeyRingError
 from antiphon_common.shell.secrets import replace_secret, write_secret
 
 MINT_SECONDS = 60
-"""Until when every service should have read the file, copied by hand or by Kubernetes, which takes a minute."""
+"""Seconds until the new key is used. Kubernetes takes a minute to copy the file to every service."""
 RETIRE_SECONDS = 3600
-"""Longer than any link header or control request lasts; calls do not need the key that their token was made with."""
+"""Seconds for which old keys are still accepted: longer than link headers and control requests are used. Calls outlive
+the key of their token."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write a new secret file, or its text to standard output; replace none, but add a key to one with --rotate."""
+    """Write a new secret file, or its text to standard output; with --rotate add a key to a file.
+
+    Raises:
+        SystemExit: the file exists, cannot be written, or is no secret file.
+    """
     parser = argparse.ArgumentParser(
         prog="antiphon keygen",
         description="Make the secret file that relay, transceiver and signaling share (--secret-file).",
         epilog="Services read the file again when it has changed: rotate it, and copy it to every machine before the "
         "new key is used. No call is lost.",
     )
-    parser.add_argument("file", nargs="?", help="where to write it, for its owner alone; standard output without")
+    parser.add_argument("file", nargs="?", help="file to write, readable by its owner only; by default standard output")
     parser.add_argument("--rotate", action="store_true", help="add a key to the file, and have the others retire")
     add_seconds = partial(parser.add_argument, type=int, metavar="SECONDS")
     add_seconds(
         "--in",
         dest="mint",
         default=MINT_SECONDS,
-        help=f"when the new key is used; services take up to 3 s to learn of it (default: {MINT_SECONDS})",
+        help=f"when the new key is used; services take up to 3 s to read it (default: {MINT_SECONDS})",
     )
     add_seconds(
         "--retire", default=RETIRE_SECONDS, help=f"when the others retire after that (default: {RETIRE_SECONDS})"

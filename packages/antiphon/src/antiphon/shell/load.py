@@ -15,7 +15,11 @@ measured too."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Make the calls and print the report; exit with 1 when a call failed."""
+    """Make the calls and print the report.
+
+    Raises:
+        SystemExit: with 1 if a call failed or the server cannot be reached.
+    """
     settings = _parse(arguments)
     try:
         report = trio.run(run_load, settings, _progress)
@@ -37,14 +41,14 @@ def _parse(arguments: Sequence[str]) -> LoadSettings:
     )
     parser.add_argument("url", nargs="?", default=defaults.url, help="the signaling server")
     parser.add_argument("--calls", type=int, default=defaults.calls, help="calls at once")
-    parser.add_argument("--seconds", type=float, default=defaults.seconds, help="how long they talk once all are up")
+    parser.add_argument("--seconds", type=float, default=defaults.seconds, help="seconds of speech, once all are up")
     parser.add_argument("--rate", type=float, default=defaults.rate, help="calls set up per second")
-    parser.add_argument("--key", help="API key, where the server asks for one")
-    parser.add_argument("--model", help="the backend to talk to, where the server has several")
-    parser.add_argument("--no-verify", action="store_true", help="take any certificate, such as a self-signed one")
+    parser.add_argument("--key", help="API key, if the server needs one")
+    parser.add_argument("--model", help="the backend, if the server has several")
+    parser.add_argument("--no-verify", action="store_true", help="accept any certificate, such as a self-signed one")
     given = parser.parse_args(arguments)
     if given.calls < 1 or given.seconds <= 0 or given.rate <= 0:
-        parser.error("--calls, --seconds and --rate are above zero")
+        parser.error("--calls, --seconds and --rate must be above zero")
     return LoadSettings(
         given.url, given.calls, given.seconds, given.rate, given.key, given.model, verify_tls=not given.no_verify
     )

@@ -36,10 +36,10 @@ from antiphon_signaling import SignalingPorts, serve_signaling
 from antiphon_transceiver.shell.service import TransceiverPorts, serve_transceiver
 
 DESCRIPTION = """Every Antiphon service in one process: open the URL that it prints, and talk. Commands beside this:
-`keygen` makes a secret file, `load` makes calls and says how they went; each has --help."""
+`keygen` makes a secret file, `load` makes calls and reports how they went; each has --help."""
 
 SHIPPED = {"echo": (echo.echo, echo.FORMATS), "loopback": (loopback.loopback, loopback.FORMATS)}
-"""Backends that come along: the handler of each, and the audio it takes."""
+"""Shipped backends: the handler of each, and the audio formats that it accepts."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,11 +63,15 @@ async def serve_all(
     *,
     task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run every service until cancelled, or until `drain` is to leave and the last call is over; the started value says
-    where to call.
+    """Run every service until cancelled, or until `drain` has begun to leave and the last call is over.
 
-    Each speaks to the others over loopback sockets, as it would over a network. Without a secret file the keys are made
-    now and die with the process. One admin port speaks for all of them.
+    The started value has the URL for callers. Services use loopback sockets between each other, as over a network.
+    Without a secret file, keys are made now and end with the process. One admin port serves all services.
+
+    Raises:
+        SettingsError: settings cannot be used.
+        KeyRingError: the secret file cannot be used.
+        OSError: an address cannot be bound.
     """
     keys = read_keys(shared.secret_file) if shared.secret_file else KeyRing.generate(os.urandom)
     registry = CollectorRegistry()
@@ -75,7 +79,7 @@ async def serve_all(
 
     async def serve_calls(*, task_status: trio.TaskStatus[TransceiverPorts]) -> None:
         await serve_transceiver(transceiver, inside, keys, registry=registry, drain=drain, task_status=task_status)
-        nursery.cancel_scope.cancel()  # nobody has a use for the others any more
+        nursery.cancel_scope.cancel()  # the other services are of no use without calls
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_keys, keys)
@@ -104,8 +108,8 @@ async def serve_all(
 def advertised_addresses(settings: Sequence[Media], opened: Sequence[AdvertisedAddress]) -> list[Address]:
     """Return the addresses of the relay that are advertised to callers.
 
-    They are all that the settings name, and of a wildcard those of the default routes and 127.0.0.1. A host has more,
-    of containers and tunnels, which no caller could use.
+    They are those that the settings name. For a wildcard they are those of the default routes, and 127.0.0.1. Other
+    addresses of a host belong to containers and tunnels, which callers cannot reach.
     """
     addresses = [Address(host, port) for _, host, port in opened]
     if not any(media.local.host in WILDCARDS for media in settings):
@@ -116,7 +120,7 @@ def advertised_addresses(settings: Sequence[Media], opened: Sequence[AdvertisedA
 
 
 class _Sums(Collector):
-    """What several backends in one process count, added up: each exports the same names."""
+    """Sums the metrics of several backends in one process, which export the same names."""
 
     def __init__(self) -> None:
         self._registries: list[CollectorRegistry] = []
@@ -134,7 +138,7 @@ class _Sums(Collector):
 
 
 async def _start_backend(nursery: trio.Nursery, backend: Backend, *, slots: int, counted: _Sums) -> Backend:
-    """Start a shipped backend, and return it with the URL it got; one that has a URL runs somewhere already."""
+    """Start a shipped backend, and return it with its URL. One that has a URL already runs elsewhere."""
     if backend.url is not None:
         return backend
     if backend.name not in SHIPPED:
