@@ -36,6 +36,10 @@ PRICES = {
 EVENT = Price(15)
 """A message of the caller on its channel for events. Its bytes are charged with the datagrams that carry them."""
 
+CONCEALED_MS = 10.0
+"""Microseconds for each millisecond of the caller's audio that a decoder conceals. One packet can end 100 ms of
+concealment in 40 stretches of 2.5 ms, which are decoded and encoded one by one."""
+
 FRAME = Price(10, 0.01)
 """A frame of the backend, and each byte of its audio."""
 

@@ -180,9 +180,9 @@ class Call:
         """What `poll_event` returns, oldest first."""
         cname = random(12).hex()
         self.stream = AudioStream(request.codec, backend.format, cname, random, ntp_offset, RtpOptions.of(request))
-        self.media = CallMedia(request, self.stream, backend, self.transport, self.events, now)
-
         self.budget = Budget()
+        self.media = CallMedia(request, self.stream, backend, self.transport, self.events, self.budget, now)
+
         self.caller = CallerConsumer(self.transport, self.channels)
         self.bus = EventBus(self.budget)
         self.bus.attach(EventSource.CALLER, self.caller)

@@ -5,8 +5,10 @@ from math import inf
 from typing import Any, Protocol
 
 from antiphon_common.control import CallRequest
+from antiphon_common.formats import TICKS_PER_MS
 from antiphon_transceiver.audio import UplinkFrame
 from antiphon_transceiver.backends.call import BackendCall
+from antiphon_transceiver.budget import CONCEALED_MS, Budget
 from antiphon_transceiver.events import CallEvent, MediaEnded, MediaMissing, MediaStarted
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.peer_transport import PeerTransport, TransportState
@@ -40,6 +42,7 @@ class CallMedia:
         backend: BackendCall,
         transport: PeerTransport[Any],
         events: deque[CallEvent],
+        budget: Budget,
         now: float,
     ) -> None:
         self.stream = stream
@@ -49,6 +52,7 @@ class CallMedia:
         self.started = False
         self._transport = transport
         self._events = events
+        self._budget = budget
         self._caller_sends = request.direction in ("sendrecv", "sendonly")
         self._caller_listens = request.direction in ("sendrecv", "recvonly")
         self._offered_at = now
@@ -93,12 +97,16 @@ class CallMedia:
         self._report_at = self.stream.reporter.poll_timeout()
 
     def send_uplink(self, now: float) -> None:
-        """Send the backend the caller's audio that is due, in order, and the caller the feedback that is."""
+        """Send the backend the caller's audio that is due, in order, and the caller the feedback that is. The call
+        pays for audio that was concealed."""
         uplink, send_audio = self.stream.uplink, self.backend.send_audio
         while (frame := uplink.poll(now)) is not None:
             for stage in self.uplink_stages:
                 frame = stage.process(frame)
             send_audio(frame.data, frame.position, frame.status)
+        if uplink.concealed_ticks:
+            self._budget.charge(CONCEALED_MS * uplink.concealed_ticks / TICKS_PER_MS, now)
+            uplink.concealed_ticks = 0
         self.uplink_at = uplink.jitter.poll_timeout()
         if self._feedback_due:
             self._send_feedback(now)

@@ -45,15 +45,18 @@ class G711Decoder:
 
     def conceal(self, samples: int) -> bytes:
         """Return `samples` that repeat the last frame ever more quietly; at 8 kHz they are whole ones."""
-        start = self._concealed
-        self._concealed += samples // self._ratio
+        place, end = self._concealed, self._concealed + samples // self._ratio
+        self._concealed = end
         last = array("h", self._last)
-        pcm = array("h", bytes(2 * (self._concealed - start)))
-        for index in range(len(pcm)):
-            frame, place = divmod(start + index, _SAMPLES)
+        pcm = array("h")
+        while place < end:
+            frame, start = divmod(place, _SAMPLES)
             if frame >= len(FADE):
+                pcm.frombytes(bytes(2 * (end - place)))
                 break
-            pcm[index] = int(last[place] * FADE[frame])
+            stretch, loudness = last[start : start + end - place], FADE[frame]
+            pcm.extend([int(sample * loudness) for sample in stretch])
+            place += len(stretch)
         return self._resampler.resample(pcm.tobytes())
 
 

@@ -51,6 +51,8 @@ class UplinkAudio:
     def __init__(self, format: str, codec: str = "opus") -> None:
         self.undecodable = 0
         """Packets the decoder refused; they were concealed."""
+        self.concealed_ticks = 0
+        """48 kHz ticks that the decoder concealed. Whoever charges for them resets it."""
         name, rate = AudioFormat.parse(format)
         self._decoder: Decoder | None = None
         self._framer: _OpusFramer | None = None
@@ -109,6 +111,7 @@ class UplinkAudio:
                 return UplinkFrame(decoder.recover(release.following, samples), position, release.status)
         except DecodeError:
             self.undecodable += 1
+        self.concealed_ticks += release.duration
         return UplinkFrame(decoder.conceal(samples), position, FrameStatus.CONCEALED)
 
 
