@@ -102,6 +102,15 @@ async def test_ice_restarts_and_candidates_trickle(
     assert stale.status_code == 412
 
 
+async def test_the_answer_to_a_restart_that_the_transceiver_refuses_has_its_retry_after(
+    client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
+) -> None:
+    location = (await call(client, offer)).headers["location"]
+    transceiver.refuses_restarts = True
+    refused = await client.patch(location, content=FRAGMENT, headers=FRAGMENT_HEADERS | {"If-Match": "*"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "6")
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [

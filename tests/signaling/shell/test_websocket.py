@@ -187,6 +187,22 @@ async def test_limits_of_a_tenant_hold_here_and_over_http_together(
                 assert (await hear(second))["type"] == "answer"
 
 
+async def test_restarts_over_the_websocket_count_as_offers(
+    start_signaling: StartSignaling, transceiver: FakeTransceiver, tmp_path: Path, offer: bytes
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("acme:one-of-16-characters\n")
+    file.chmod(0o600)
+    ports = await start_signaling(transceiver, api_key_file=str(file), tenant_offers=0.2)
+    async with connect(ports, subprotocols=["antiphon-key.one-of-16-characters", "antiphon"]) as connection:
+        await say(connection, type="offer", sdp=offer.decode())
+        assert (await hear(connection))["type"] == "answer"
+        await say(connection, type="restart", sdp=offer.decode())
+        refused = await hear(connection)
+        assert refused["error"]["code"] == "too_many_offers_of_tenant"
+        assert refused["retry_after"] >= 1
+
+
 async def test_a_client_that_answers_no_ping_is_disconnected(
     ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

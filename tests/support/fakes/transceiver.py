@@ -50,6 +50,8 @@ class FakeTransceiver:
         self.draining = False
         self.full = False
         """Refuses calls although it reports room, as one that others have filled since its last report."""
+        self.refuses_restarts = False
+        """Answers ICE updates with 429."""
         self._capacity = capacity
         self._keys = keys
         self._ended: dict[str, trio.Event] = {}
@@ -112,6 +114,8 @@ class FakeTransceiver:
         call_id = self._known(request)
         if call_id is None:
             return _json(404, Failure("no_call", "there is no such call"))
+        if self.refuses_restarts:
+            return _json(429, Failure("too_many_restarts", "try again later"), {"Retry-After": "6"})
         update = msgspec.json.decode(await request.body(), type=IceUpdate)
         current = self.restarted.get(call_id, ACCEPTED)
         if update.generation not in (ANY_GENERATION, current.ice.ufrag):
