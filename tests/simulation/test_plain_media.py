@@ -14,7 +14,7 @@ def plain_rtp(number: int) -> bytes:
     return struct.pack("!BBHII", 0x80, PAYLOAD_TYPE, number, 960 * number, SSRC) + opus_packet(number)
 
 
-def plain_goodbye(ssrc: int) -> bytes:
+def plain_bye(ssrc: int) -> bytes:
     """Return a compound packet of an empty receiver report and a BYE."""
     return struct.pack("!BBHI", 0x80, 201, 1, ssrc) + struct.pack("!BBHI", 0x81, 203, 1, ssrc)
 
@@ -33,7 +33,7 @@ def test_a_bye_without_srtcp_ends_no_stream() -> None:
     pair.talk(0.4)
     sources = {int.from_bytes(data[8:12], "big") for data in pair.network.left.sent if classify(data) == Protocol.RTP}
     (ssrc,) = sources
-    pair.call.receive_datagram(plain_goodbye(ssrc), pair.network.left.path, pair.network.now)
+    pair.call.receive_datagram(plain_bye(ssrc), pair.network.left.path, pair.network.now)
     pair.talk(0.4)
     assert not [event for event in pair.network.right.events if isinstance(event, MediaEnded)]
     assert pair.backend_received == list(range(40))

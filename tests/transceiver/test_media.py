@@ -140,7 +140,7 @@ def test_redundancy_fades_with_reports_and_not_with_other_rtcp() -> None:
     assert call.stream.statistics()["sent_repetitions"] == blocks
 
 
-def test_red_reaches_further_back_where_losses_come_in_runs() -> None:
+def test_red_reaches_further_back_at_burst_losses() -> None:
     call = StreamPair(OPUS, "opus", RtpOptions({TRANSPORT_SEQUENCE: 3}, feedback=("transport-cc",)))
 
     def say(times: int) -> list[RtpPacket]:
@@ -279,7 +279,7 @@ def test_transport_wide_feedback_acknowledges_packets_of_every_type_and_source()
     assert stream.counters.rtp_bad == 2
 
 
-def goodbye(ssrc: int) -> bytes:
+def bye_packet(ssrc: int) -> bytes:
     return encode_rtcp((ReceiverReport(ssrc), Bye((ssrc,))))
 
 
@@ -294,12 +294,12 @@ def test_a_source_that_sent_a_bye_is_received_again_after_a_hold(music_ends: boo
         return [frame.data for frame in iter(lambda: call.stream.poll_frame(now), None)]
 
     assert receive(ssrc, 0, START) == [packets[0]]
-    call.stream.receive_rtcp(goodbye(ssrc), START + 0.01)
+    call.stream.receive_rtcp(bye_packet(ssrc), START + 0.01)
     assert receive(music, 50, START + 0.1) == [packets[2]]
     assert receive(ssrc, 1, START + 0.11) == []
     assert receive(music, 51, START + 0.12) == [packets[3]]
     if music_ends:
-        call.stream.receive_rtcp(goodbye(music), START + 5)
+        call.stream.receive_rtcp(bye_packet(music), START + 5)
     assert receive(ssrc, 2, START + 6) == [packets[2]]
     assert receive(ssrc, 3, START + 6.02) == [packets[3]]
     assert call.stream.counters.ended_source == 1
@@ -309,7 +309,7 @@ def test_telephone_events_of_a_source_that_goes_on_after_its_bye_are_not_lost() 
     """A browser sends a BYE when a track is taken away, and goes on with the same source for the next track."""
     call, (packet,) = StreamPair(OPUS, "opus"), opus_packets(1)
     assert call.hear(0, packet, 111)
-    call.stream.receive_rtcp(goodbye(call.caller.ssrc), START + 0.01)
+    call.stream.receive_rtcp(bye_packet(call.caller.ssrc), START + 0.01)
     frames: list[UplinkFrame] = []
     for sequence, payload_type in enumerate((111, 126, 111), start=1):
         call.caller.payload_type, call.caller.sequence = payload_type, sequence

@@ -51,7 +51,7 @@ class Condition(NamedTuple):
         return f"{self.loss:.0%} {'bursts' if self.bursts else 'random'}" if self.loss else "clean"
 
     @property
-    def in_runs(self) -> float:
+    def burst_ratio(self) -> float:
         """The share of lost packets right before which another is lost."""
         return 1 - 1 / BURST_LENGTH if self.bursts else self.loss
 
@@ -100,7 +100,7 @@ def encode_as_we_do(speech: Samples, condition: Condition) -> tuple[list[bytes],
     offsets of its packets (RFC 2198)."""
     encoder = OpusEncoder(OWN_RATE)
     adaptation = SendAdaptation(Codec("opus", 111, RATE, parameters={"useinbandfec": "1"}, redundancy=63), encoder)
-    adaptation.report(round(condition.loss * 100), condition.in_runs)
+    adaptation.report(round(condition.loss * 100), condition.burst_ratio)
     pcm = (np.clip(resample(speech, RATE, OWN_RATE), -1, 1) * 32767).astype("<i2").tobytes()
     starts = range(0, len(pcm) - encoder.frame_size + 1, encoder.frame_size)
     return [encoder.encode(pcm[start : start + encoder.frame_size]) for start in starts], adaptation.redundancy_offsets

@@ -27,7 +27,7 @@ def test_losses_are_answered_by_repetition(percent: int, distances: tuple[int, .
     assert adaptation.redundancy_offsets == distances
 
 
-def test_losses_in_runs_are_answered_by_packets_further_back() -> None:
+def test_burst_losses_increase_the_redundancy_offsets() -> None:
     """Random losses of 15 % look like runs as little as those of 5 %."""
     adaptation = SendAdaptation(REPEATED, OpusEncoder(24_000))
     chosen = []

@@ -143,7 +143,7 @@ def test_the_sender_learns_of_losses_and_queues() -> None:
 
 
 @pytest.mark.parametrize(("length", "share"), [(1, 0.0), (3, 0.67)])
-def test_the_sender_learns_whether_losses_come_in_runs(length: int, share: float) -> None:
+def test_the_sender_measures_the_burst_ratio_of_losses(length: int, share: float) -> None:
     sender = run([None if number % 20 < length else 0.03 for number in range(2000)])
     assert sender.burst_ratio == pytest.approx(share, abs=0.1)
 

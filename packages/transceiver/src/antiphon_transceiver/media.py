@@ -68,7 +68,7 @@ class AudioStream:
         self._red_type = codec.redundancy
         self._red = RedEncoder(codec.payload_type)
         self._source: int | None = None
-        """Whose packets the uplink has; still, when that said goodbye."""
+        """SSRC of the audio in the uplink. It stays after a BYE, since the same source may go on."""
         self._ended: dict[int, float] = {}
         """When the BYE of a source came."""
         self._adapted_to: ReportBlock | None = None
@@ -123,10 +123,10 @@ class AudioStream:
         return now >= receiver.feedback_at
 
     def receive_rtcp(self, packet: bytes, now: float) -> bool:
-        """Take one decrypted RTCP packet, compound or not; tell whether the caller's stream ended with it.
+        """Take one decrypted RTCP packet, compound or not. Return True if the caller's stream ended with it.
 
-        Packets that the goodbye overtook keep their place in the uplink. So do those of a browser that takes its track
-        away and later sets another: it says goodbye and then goes on with the same source.
+        Packets that the BYE overtook keep their place in the uplink. A browser that replaces its track sends a BYE and
+        goes on with the same source: its packets keep their place too.
         """
         ended, flowing = False, self._source in self.receiver.sources
         for part in self.reporter.receive(packet, now):

@@ -54,7 +54,7 @@ class DelayTracker:
         self.largest = self._current_largest = transit
 
     def update(self, transit: float, now: float) -> bool:
-        """Take the transit of a packet that arrived `now`, in time; tell whether smallest or largest changed."""
+        """Take the transit of a packet that arrived `now`, in time. Return True if smallest or largest changed."""
         changed = False
         if now >= self._smallest_ends_at:
             self.smallest = min(self._current_smallest, transit)

@@ -115,7 +115,7 @@ class JitterBuffer:
         """Whether the packets of a run are taken after all."""
 
     def restart(self) -> None:
-        """Say that the next packet begins another stream (another SSRC); what is held is still released."""
+        """Begin another stream (another SSRC) with the next packet. Packets held are still released."""
         self._restart_next = True
 
     def skip(self, sequence: int, *, silent: bool) -> None:
@@ -297,7 +297,7 @@ class JitterBuffer:
         self.target_delay = min(max(target, MIN_TARGET_DELAY), MAX_TARGET_DELAY)
 
     def _hole(self) -> tuple[int, int]:
-        """How many ticks are missing before the first held packet, and where the next of its missing frames begins.
+        """Return how many ticks are missing before the first held packet, and where the next missing frame begins.
 
         The gap between positions may be longer than what is missing: then the sender paused.
         """
@@ -377,14 +377,14 @@ class JitterBuffer:
         return JitterFrame(position, duration, payload, status)
 
     def _recover(self, end: int, duration: int, following: bytes) -> JitterFrame:
-        """JitterFrame what the in-band FEC of the packet at `end` holds."""
+        """Return the frame that the in-band FEC of the packet at `end` holds."""
         self.counters.recovered += 1
         self._next_position = end
         self._paid_until += duration * _COST
         return JitterFrame(end - duration, duration, None, FrameStatus.RECOVERED, following)
 
     def _conceal(self, start: int, duration: int) -> JitterFrame:
-        """JitterFrame at least `_SHORTEST_TICKS`, of whole units."""
+        """Return a concealed frame of at least `_SHORTEST_TICKS`, in whole units."""
         duration = max(min(duration, _FRAME_TICKS), _SHORTEST_TICKS) // self._unit * self._unit
         self._concealing += 1
         self._concealed += duration

@@ -11,7 +11,7 @@ from antiphon_common.errors import AntiphonError
 
 SONAME = "libopus.so.0"
 
-# Audio and packets are declared as `char`, so that cffi takes and gives bytes without a conversion on each call.
+# Audio and packets are declared as `char`, so that cffi takes and returns bytes without a conversion on each call.
 _DECLARATIONS = """
 typedef struct OpusEncoder OpusEncoder;
 typedef struct OpusDecoder OpusDecoder;

@@ -93,7 +93,7 @@ class OpusEncoder:
         self.set_loss(DEFAULT_LOSS_PERCENT if fec else 0, fec=fec)
 
     def encode(self, pcm: bytes) -> bytes:
-        """Return the packet for `frame_size` bytes of PCM."""
+        """Return the packet for `frame_size` bytes of PCM. Raises LocalProtocolError for another size."""
         if len(pcm) != self.frame_size:
             raise LocalProtocolError(f"{len(pcm)} bytes of PCM where {self.frame_size} make 20 ms")
         size = self._encode(self._state, pcm, self._samples, self._packet, MAX_PACKET_BYTES)

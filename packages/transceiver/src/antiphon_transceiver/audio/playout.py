@@ -74,7 +74,7 @@ class QueuedPacket(msgspec.Struct, frozen=True, gc=False):
 
 
 class Playout:
-    """Takes audio in `format` and gives packets of `codec` (`opus`, `pcmu`, `pcma`), each at its deadline.
+    """Takes audio in `format` and returns packets of `codec` (`opus`, `pcmu`, `pcma`), each at its deadline.
 
     `append` and `end` at any time; `poll` until None; `poll` again at `poll_timeout`, which lies in the past when there
     is something to do at once. Audio is encoded when its packet is due; Opus passes through untouched to a caller who

@@ -67,7 +67,7 @@ class UplinkAudio:
         self._ticks_per_sample = 48_000 // rate
 
     def restart(self) -> None:
-        """Say that the next packet begins another stream (another SSRC)."""
+        """Begin another stream (another SSRC) with the next packet."""
         self.jitter.restart()
 
     def receive(

@@ -19,7 +19,7 @@ REFERENCE_TICKS = 256
 """Ticks in one unit of the reference time, which is 64 ms."""
 
 MAX_STATUSES = 1024
-"""Packets one feedback tells of: 20 s of audio. Without a bound, a few bytes could tell of 65,535."""
+"""Largest number of packets in one feedback: 20 s of audio. Without a bound, a few bytes could report 65,535."""
 
 MAX_SEQUENCES = 64
 """Packets of a NACK that are read, its first ones: as many as are kept to be sent again."""
@@ -60,7 +60,10 @@ class GenericNack(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, body: bytes) -> Self:
-        """Return the NACK; of more than `MAX_SEQUENCES` packets it names the first ones."""
+        """Return the NACK; of more than `MAX_SEQUENCES` packets it names the first ones.
+
+        Raises DecodeError for a body that is cut short or is no whole number of words.
+        """
         if len(body) < 8 or len(body) % 4:
             raise DecodeError("a NACK of the wrong length")
         sender_ssrc, media_ssrc = _SOURCES.unpack_from(body)
@@ -107,8 +110,9 @@ class TransportFeedback(msgspec.Struct, frozen=True):
     deltas: tuple[int | None, ...]
 
     def encode(self) -> bytes:
+        """Return the packet. Raises LocalProtocolError for no packets, or more than `MAX_STATUSES`."""
         if not 0 < len(self.deltas) <= MAX_STATUSES:
-            raise LocalProtocolError(f"a feedback cannot tell of {len(self.deltas)} packets")
+            raise LocalProtocolError(f"a feedback cannot report {len(self.deltas)} packets")
         deltas = self.deltas
         times = self.reference_time << 8 | self.count
         head = _HEAD.pack(self.sender_ssrc, self.media_ssrc, self.base_sequence, len(deltas), times)
@@ -124,6 +128,7 @@ class TransportFeedback(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, body: bytes) -> Self:
+        """Return the feedback. Raises DecodeError for a body that is cut short or reports too many packets."""
         if len(body) < _HEAD.size:
             raise DecodeError("feedback cut short")
         sender_ssrc, media_ssrc, base_sequence, count, times = _HEAD.unpack_from(body)

@@ -58,7 +58,10 @@ class ReportBlock(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_all(cls, data: bytes, position: int, count: int) -> tuple[Self, ...]:
-        """Return `count` blocks; what follows is a profile's extension and left alone (RFC 3550 §6.4.3)."""
+        """Return `count` blocks. A profile's extension after them is ignored (RFC 3550 §6.4.3).
+
+        Raises DecodeError when the blocks are cut short.
+        """
         end = position + count * _BLOCK.size
         if len(data) < end:
             raise DecodeError("RTCP report block is cut short")
@@ -83,6 +86,7 @@ class SenderReport(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, count: int, body: bytes) -> Self:
+        """Return the report. Raises DecodeError when it is cut short."""
         if len(body) < _SENDER_INFO.size:
             raise DecodeError("RTCP sender report is cut short")
         blocks = ReportBlock.decode_all(body, _SENDER_INFO.size, count)

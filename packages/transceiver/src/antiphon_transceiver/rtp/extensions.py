@@ -12,9 +12,9 @@ _ONE_BYTE_STOP = 15
 
 
 def decode_extensions(profile: int, data: bytes) -> dict[int, bytes]:
-    """Return the elements by id; of a profile that is not RFC 8285's, none.
+    """Return the elements by id; an empty dict for a profile that RFC 8285 does not define.
 
-    Raise DecodeError when an element is longer than what is left.
+    Raises DecodeError when an element is longer than what is left.
     """
     if profile == ONE_BYTE_PROFILE:
         return _decode_elements(data, header_size=1)
@@ -24,7 +24,10 @@ def decode_extensions(profile: int, data: bytes) -> dict[int, bytes]:
 
 
 def encode_extensions(elements: Mapping[int, bytes]) -> tuple[int, bytes]:
-    """Return profile and padded data, in one-byte form where that can hold the elements (RFC 8285 §4.2)."""
+    """Return profile and padded data, in one-byte form where that can hold the elements (RFC 8285 §4.2).
+
+    Raises LocalProtocolError for an id outside 1 to 255 or an element longer than 255 bytes.
+    """
     one_byte = all(element_id < _ONE_BYTE_STOP and 1 <= len(value) <= 16 for element_id, value in elements.items())
     data = bytearray()
     for element_id, value in elements.items():

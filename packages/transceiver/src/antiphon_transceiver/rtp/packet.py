@@ -37,7 +37,7 @@ class RtpPacket(NamedTuple):
         return {} if self.extension_profile is None else decode_extensions(self.extension_profile, self.extension_data)
 
     def encode(self) -> bytes:
-        """Invert `decode_rtp`. `extension_data` must fill whole words."""
+        """Invert `decode_rtp`. Raises LocalProtocolError when `extension_data` does not fill whole words."""
         first = _NO_PADDING_EXTENSION_CSRC | len(self.csrcs)
         extension = b""
         if self.extension_profile is not None:
