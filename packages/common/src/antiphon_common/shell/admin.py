@@ -1,4 +1,4 @@
-"""Plain HTTP servers, and the admin port that every service has; under Trio or asyncio."""
+"""Plain HTTP servers, and the admin port of every service. Runs under Trio or asyncio."""
 
 import errno
 import socket
@@ -20,17 +20,21 @@ from antiphon_common.shell.http1 import App, Timeouts
 from antiphon_common.shell.http_server import HttpServer
 
 BACKLOG = 1024
-"""Connections the kernel holds while the process is busy; its own limit may be lower (net.core.somaxconn)."""
+"""Connections that the kernel queues while the process is busy. Its own limit may be lower (net.core.somaxconn)."""
 
 ADMIN_CONNECTIONS = 64
-"""Connections of an admin port at once: probes and a few that scrape. A descriptor spent here is none for a call."""
+"""Connections of an admin port at once, for probes and a few scrapers. Each takes a descriptor from calls."""
 
 INTERNAL_SUFFIXES = (".localhost", ".svc", ".svc.cluster.local", ".internal")
 """Names that no public DNS resolves (RFC 6761, Kubernetes, ICANN's reservation of .internal)."""
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:
-    """Return a non-blocking listening socket; an OSError says which address could not be had."""
+    """Return a non-blocking listening socket.
+
+    Raises:
+        OSError: the address cannot be bound. The message has it.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -56,12 +60,15 @@ async def serve_http(
     timeouts: Timeouts = Timeouts(),  # noqa: B008
     task_status: TaskStatus[Address] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI application over HTTP/1.1 until cancelled, with at most so many `connections`. An address for which
-    `is_shared` may have all of them, and may ask as often as it likes. The started value is the bound address."""
+    """Serve an ASGI application over HTTP/1.1 until cancelled, with at most `connections`.
+
+    An address for which `is_shared` returns True has no limits of its own. The started value is the bound address.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
     listener = listen_tcp(host, port)
-    task_status.started(
-        Address(*listener.getsockname()[:2])
-    )  # what comes before the server takes it waits in the backlog
+    task_status.started(Address(*listener.getsockname()[:2]))  # earlier connections wait in the backlog
     await HttpServer(app, timeouts, connections, is_shared).run(listener)
 
 
@@ -76,7 +83,7 @@ async def serve_admin(
 ) -> None:
     """Serve /healthz, /readyz (200, or 503 while the callable returns False) and /metrics until cancelled.
 
-    `names` are host names that clients may use besides those that `is_internal_name` takes.
+    `names` are host names that clients may use besides those that `is_internal_name` accepts.
     """
 
     def answer(condition: Callable[[], bool]) -> Callable[[Request], Any]:
@@ -94,9 +101,11 @@ async def serve_admin(
 
 
 def is_internal_name(host: str) -> bool:
-    """Tell whether a `Host` header names a server in a way that a web page of elsewhere cannot: by an IP address, by a
-    name of one label, or by one that no public DNS resolves. Others may have been made to resolve to this port (DNS
-    rebinding)."""
+    """Return True if a `Host` header has a name that a foreign web page cannot use.
+
+    Those are IP addresses, names of one label, and names that no public DNS resolves. An attacker may make any other
+    name resolve to this address (DNS rebinding).
+    """
     try:
         name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What asks a control API: the key goes with each request."""
+"""Authentication of requests to a control API."""
 
 import time
 from collections.abc import Generator
@@ -10,7 +10,7 @@ from antiphon_common.keys import DerivedKeys
 
 
 class ControlAuth(httpx.Auth):
-    """Adds the control key that is current at each request."""
+    """Adds the current control key to each request. Pass it to an httpx client as `auth`."""
 
     def __init__(self, keys: DerivedKeys) -> None:
         self._keys = keys

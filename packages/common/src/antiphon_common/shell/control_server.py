@@ -1,4 +1,4 @@
-"""What answers a control API: no request gets further without a control key."""
+"""Authentication of a control API's requests."""
 
 import time
 from typing import Any
@@ -13,8 +13,8 @@ UNAUTHORIZED = Failure("unauthorized", "the Bearer token is not a control key of
 
 
 def require_key(app: App, keys: DerivedKeys) -> App:
-    """Return an ASGI application that answers 401 to a request without a control key accepted now, whatever it asks
-    for, and before its body is read."""
+    """Return an ASGI application that answers 401 to requests without a valid control key, before it reads their
+    body."""
 
     async def guard(scope: Any, receive: Any, send: Any) -> None:
         given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]

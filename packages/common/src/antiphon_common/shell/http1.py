@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection (RFC 9112): h11 parses it, an ASGI application answers it. Runs under Trio or asyncio.
 
-HTTP/2 is not spoken: its preface is refused, and a request to upgrade to h2c is answered in HTTP/1.1. Every wait for
-the client ends, and requests are read one after the other, so that a client never has more than one in progress.
+HTTP/2 is not supported: its preface is refused, and a request to upgrade to h2c is answered in HTTP/1.1. Every wait for
+the client has a limit. Requests are read one after the other, so that a client has at most one in progress.
 """
 
 import logging
@@ -15,14 +15,14 @@ import h11
 import trio
 
 READ_BYTES = 16 * 1024
-"""Bytes read at once; no more than these wait here while a request is answered."""
+"""Bytes read at once, and the most that are buffered while a request is answered."""
 MAX_HEAD = 16 * 1024
 """Bytes of a request line with its headers, or of a chunk's header."""
 MAX_DISCARDED = 256 * 1024
-"""Bytes of a body that nobody read and that are read away, so that the client comes to read the answer."""
+"""Bytes of an unread body that are read and dropped, so that the client receives the answer."""
 
 EMPTY_LINES = b"\r\n"
-"""What empty lines consist of."""
+"""The characters of empty lines."""
 
 MAX_PIECES = 4096
 """Pieces in which a body may come: chunks, or what single reads find. One of 192 KiB has a dozen; in chunks of one byte
@@ -37,11 +37,11 @@ logger = logging.getLogger(__name__)
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
-"""What a stream raises when the client is gone, or has taken too long (TimeoutError)."""
+"""Exceptions of a stream whose client has disconnected, or has exceeded a time limit (TimeoutError)."""
 
 
 class ByteStream(Protocol):
-    """A connected stream, as Trio has it."""
+    """A connected stream with the methods of Trio's. `Http1Connection` reads and writes it."""
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray: ...
 
@@ -49,20 +49,20 @@ class ByteStream(Protocol):
 
 
 class Timeouts(NamedTuple):
-    """How long, in seconds, a client may take for each step before its connection is closed."""
+    """Time limits for each step of a client, in seconds. A connection that exceeds one is closed."""
 
     head: float = 10.0
     """For a request's head, the pause before it included."""
     body: float = 15.0
-    """For the body, from its head on. An application may have less patience, and say so."""
+    """For the body, from the end of the head on. An application may set a shorter limit."""
     write: float = 10.0
-    """For taking one piece of an answer; a client that does not read holds nothing for longer."""
+    """For reading one piece of an answer."""
     discard: float = 1.0
     """For the rest of a body that the application did not read."""
 
 
 class Peers(NamedTuple):
-    """The two ends of a connection, as ASGI describes them."""
+    """The two ends of a connection, for the scope of ASGI."""
 
     client: tuple[str, int]
     server: tuple[str, int]
@@ -72,8 +72,8 @@ class Peers(NamedTuple):
 class Http1Connection:
     """Answers the requests of one connection with an ASGI application.
 
-    `upgrades` tells whether a request leaves HTTP; then `run` returns it and the connection is the caller's.
-    `waiting` is called with True when the wait for a request begins, and with False when it has come. `pace` counts a
+    `upgrades` returns True for requests that leave HTTP. `run` returns them, and the caller owns the connection then.
+    `waiting` is called with True when the wait for a request begins, and with False when it ends. `pace` counts a
     request, and returns the seconds to wait before it is read.
     """
 
@@ -98,8 +98,10 @@ class Http1Connection:
         self.parser = h11.Connection(h11.SERVER, MAX_HEAD)
 
     async def run(self) -> tuple[h11.Request, bytes] | None:
-        """Answer requests until one side ends the connection: None. Return a request that upgrades, with its bytes and
-        those that followed."""
+        """Answer requests until one side closes the connection; return None then.
+
+        Return a request that upgrades at once, with its bytes and those after it.
+        """
         try:
             while (request := await self._read_request()) is not None:
                 if self._upgrades(request):
@@ -129,11 +131,16 @@ class Http1Connection:
         return event
 
     async def count_work(self) -> None:
-        """Count work as another request, and wait as for one; at least one turn for other tasks."""
+        """Count work as another request, and wait as for one. Other tasks get at least one turn."""
         await anyio.sleep(self._pace())
 
     async def next_event(self) -> Any:
-        """Return the parser's next event, reading as needed. Raises h11.RemoteProtocolError, or one of BROKEN."""
+        """Return the parser's next event, and read as needed.
+
+        Raises:
+            h11.RemoteProtocolError: the client has sent malformed HTTP.
+            OSError, trio.BrokenResourceError, trio.ClosedResourceError: the client has disconnected.
+        """
         while (event := self.parser.next_event()) is h11.NEED_DATA:
             data = bytes(await self._stream.receive_some(READ_BYTES))
             if data and self.parser.their_state is h11.IDLE and not self.parser.trailing_data[0]:
@@ -144,8 +151,10 @@ class Http1Connection:
         return event
 
     def _start_next_cycle(self) -> None:
-        """Make ready for the next request. Empty lines before it are left out (RFC 9112 §2.2): some clients end a body
-        with one that its length does not count."""
+        """Prepare for the next request. Empty lines before it are skipped (RFC 9112 §2.2).
+
+        Some clients send one after a body, which its length does not include.
+        """
         self.parser.start_next_cycle()
         pipelined = self.parser.trailing_data[0]
         if pipelined[:1] and pipelined[:1] in EMPTY_LINES:
@@ -154,14 +163,19 @@ class Http1Connection:
                 self.parser.receive_data(rest)
 
     async def send(self, event: Any) -> None:
-        """Send one event. Raises one of BROKEN, TimeoutError when the client does not take it in time."""
+        """Send one event.
+
+        Raises:
+            TimeoutError: the client does not read it in time.
+            OSError, trio.BrokenResourceError, trio.ClosedResourceError: the client has disconnected.
+        """
         data = self.parser.send(event)
         if data:
             with anyio.fail_after(self.timeouts.write):
                 await self._stream.send_all(data)
 
     async def _refuse(self, status: int) -> None:
-        """Answer what is not HTTP/1.1, and read away what the client is still sending."""
+        """Answer a malformed request, then read and drop what the client still sends."""
         if self.parser.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         try:
@@ -207,7 +221,7 @@ class _Exchange:
         return bool(self._parser.our_state is h11.DONE and self._parser.their_state is h11.DONE)
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next piece of the body; once it has ended, that the client is gone, when the answer is sent."""
+        """Return the next piece of the body. After its end, wait for the answer, and return the disconnect."""
         if self._gone:
             return {"type": "http.disconnect"}
         if not self._has_body:
@@ -229,8 +243,10 @@ class _Exchange:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def _next_piece(self) -> bytes | None:
-        """Return the next piece of the body, None behind its end. Raises h11.RemoteProtocolError for too many pieces:
-        each costs much more than a byte."""
+        """Return the next piece of the body, or None after its end.
+
+        Raises h11.RemoteProtocolError for too many pieces, since each costs much more than a byte.
+        """
         event = await self._connection.next_event()
         if not isinstance(event, h11.Data):
             return None
@@ -242,7 +258,7 @@ class _Exchange:
         return bytes(event.data)
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Send a piece of the answer; without effect once the client is gone."""
+        """Send a piece of the answer. It does nothing once the client has disconnected."""
         if self._gone:
             return
         try:
@@ -266,7 +282,7 @@ class _Exchange:
             self._answered.set()
 
     async def _discard_body(self) -> None:
-        """Read away the rest of a body that fits; where it does not, the connection is not used again."""
+        """Read and drop the rest of a body. If it is too long, the connection is not used again."""
         if self._parser.they_are_waiting_for_100_continue:
             return
         left = MAX_DISCARDED
@@ -300,7 +316,7 @@ def _scope(request: h11.Request, peers: Peers) -> dict[str, Any]:
 
 
 def _date() -> list[tuple[str, str]]:
-    """The header that an origin server with a clock sends (RFC 9110 §6.6.1)."""
+    """Return the Date header, which an origin server with a clock sends (RFC 9110 §6.6.1)."""
     return [("date", formatdate(usegmt=True))]
 
 
