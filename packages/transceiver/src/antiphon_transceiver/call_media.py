@@ -110,7 +110,7 @@ class CallMedia:
         self.uplink_at = uplink.jitter.poll_timeout()
         if self._feedback_due:
             self._send_feedback(now)
-        self._feedback_at = self.stream.receiver.poll_timeout()
+        self._feedback_at = self.stream.receiver.deadline
 
     # From the backend
 
@@ -150,7 +150,7 @@ class CallMedia:
         if connected:
             self._play(now)
             self._send_feedback(now)
-            self._feedback_at = self.stream.receiver.poll_timeout()
+            self._feedback_at = self.stream.receiver.deadline
 
     def poll_timeout(self) -> float:
         """Return when `handle_timeout` is due; infinity for never."""

@@ -26,12 +26,13 @@ class RtpReceiver:
     a packet at `poll_timeout`.
     """
 
-    __slots__ = ("_clock_rate", "_nack", "_newest_source", "_reader", "_twcc", "feedback_at", "sources")
+    __slots__ = ("_clock_rate", "_nack", "_newest_source", "_reader", "_twcc", "deadline", "feedback_at", "sources")
 
     def __init__(self, clock_rate: int) -> None:
         self.sources: dict[int, ReceiverStatistics] = {}
         """Statistics of each source, by SSRC."""
-        self.feedback_at = inf
+        self.feedback_at = self.deadline = inf
+        """When a packet that arrives triggers feedback, and what `poll_timeout` returns."""
         self._clock_rate = clock_rate
         self._newest_source = 0
         self.negotiate(RtpOptions())
@@ -42,6 +43,7 @@ class RtpReceiver:
         self._reader = FieldReader(number or 0, 2)
         self._twcc = TwccReceiver() if number is not None and TRANSPORT_CC in options.feedback else None
         self._nack = NackGenerator() if NACK in options.feedback else None
+        self.deadline = inf
 
     @property
     def requested(self) -> int:
@@ -81,14 +83,16 @@ class RtpReceiver:
     def record_arrival(self, packet: RtpPacket, now: float) -> None:
         """Record a packet for transport-wide feedback alone: it belongs to no source that is listened to."""
         twcc, nack = self._twcc, self._nack
-        at = inf
+        at = deadline = inf
         if twcc is not None:
             if packet.extension_profile is not None:
                 number = self._reader.read(packet.extension_profile, packet.extension_data)
                 if number is not None:
                     twcc.received(number, now)
-            at = twcc.due
-        self.feedback_at = at if nack is None or at < nack.due else nack.due
+            at, deadline = twcc.due, twcc.deadline
+        if nack is not None:
+            at, deadline = min(at, nack.due), min(deadline, nack.due)
+        self.feedback_at, self.deadline = at, deadline
 
     def receive_rtcp(self, packet: RtcpPacket) -> None:
         """Forget the sources that a BYE names. Other packets are ignored."""
@@ -104,22 +108,21 @@ class RtpReceiver:
         """
         feedback: list[Feedback] = []
         twcc, nack = self._twcc, self._nack
-        self.feedback_at = inf
+        self.feedback_at = self.deadline = inf
         if twcc is not None:
             if now >= twcc.due and (report := twcc.feedback(ssrc, self._newest_source)) is not None:
                 feedback.append(report)
-            self.feedback_at = twcc.due
+            self.feedback_at, self.deadline = twcc.due, twcc.deadline
         if nack is not None:
             if now >= nack.due and (missing := nack.poll(now, maximum_wait, round_trip)):
                 numbers = tuple(number & 0xFFFF for number in missing)
                 feedback.append(GenericNack(ssrc, self._newest_source, numbers))
-            self.feedback_at = min(self.feedback_at, nack.due)
+            self.feedback_at, self.deadline = min(self.feedback_at, nack.due), min(self.deadline, nack.due)
         return feedback
 
     def poll_timeout(self) -> float:
         """Return when `poll_feedback` is due although no packet arrives; infinity for never."""
-        due = inf if self._twcc is None else self._twcc.deadline
-        return due if self._nack is None else min(due, self._nack.due)
+        return self.deadline
 
     def _add_source(self, ssrc: int) -> ReceiverStatistics:
         if len(self.sources) >= MAX_SOURCES:
