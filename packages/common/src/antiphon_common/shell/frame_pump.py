@@ -27,8 +27,8 @@ MAX_REASON_BYTES = 123
 """What a WebSocket close frame has room for (RFC 6455 §5.5)."""
 
 
-class WebSocket(Protocol):
-    """What is used of `antiphon_common.shell.websocket.WebSocket`."""
+class MessageSocket(Protocol):
+    """The socket that a `FramePump` needs: a `WebSocket`, or a fake of one in tests."""
 
     async def get_message(self) -> str | bytes: ...
 
@@ -61,7 +61,7 @@ class FramePump:
 
     def __init__(
         self,
-        websocket: WebSocket,
+        websocket: MessageSocket,
         core: FrameCore,
         dispatch: Callable[[float], None],
         written: Callable[[], None] = lambda: None,
