@@ -28,7 +28,7 @@ FRAME = bytes(960)
 """20 ms of silence at 24 kHz."""
 
 
-class SessionBench:
+class TransceiverConnectionBench:
     """A greeted session, and what came out of it at either end."""
 
     def __init__(self, slots: int = 4) -> None:
@@ -36,13 +36,13 @@ class SessionBench:
         self.session = TransceiverConnection(self.slots, ("pcm16/24000", "opus"), ConnectionCounters(), 0.0)
         self.offered: list[CallCore] = []
         self.changed: list[CallCore] = []
-        self.say(frames.BackendHello(frames.VERSION))
+        self.receive(frames.BackendHello(frames.VERSION))
         assert self.sent() == [frames.BackendHello(frames.VERSION, slots, ("pcm16/24000", "opus"))]
 
-    def say(self, *batch: frames.Frame) -> None:
-        self.raw(msgspec.msgpack.encode(batch))
+    def receive(self, *batch: frames.Frame) -> None:
+        self.receive_message(msgspec.msgpack.encode(batch))
 
-    def raw(self, message: bytes) -> None:
+    def receive_message(self, message: bytes) -> None:
         self.session.receive_message(message, 0.0)
         self.settle()
 
@@ -58,19 +58,19 @@ class SessionBench:
         return found
 
     def offer(self, number: int = 1, audio: str = "pcm16/24000") -> CallCore:
-        self.say(frames.Started(number, f"rtc_{number}", "acme", audio))
+        self.receive(frames.Started(number, f"rtc_{number}", "acme", audio))
         return self.offered[-1]
 
     def accepted(self, number: int = 1, audio: str = "pcm16/24000", credit: int = frames.CREDIT_MS) -> CallCore:
         call = self.offer(number, audio)
         call.accept()
-        self.say(frames.Credit(number, credit))
+        self.receive(frames.Credit(number, credit))
         self.sent()
         return call
 
 
 def test_a_call_is_accepted_by_its_first_look_or_word_and_only_once() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.offer()
     assert bench.sent() == []
     call.accept()
@@ -80,14 +80,14 @@ def test_a_call_is_accepted_by_its_first_look_or_word_and_only_once() -> None:
 
 
 def test_slots_are_counted_over_all_connections() -> None:
-    bench, other = SessionBench(slots=2), SessionBench()
+    bench, other = TransceiverConnectionBench(slots=2), TransceiverConnectionBench()
     other.session = TransceiverConnection(bench.slots, ("pcm16/24000",), ConnectionCounters(), 0.0)
-    other.say(frames.BackendHello(frames.VERSION))
+    other.receive(frames.BackendHello(frames.VERSION))
     bench.offer(1)
     other.offer(1)
-    bench.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
+    bench.receive(frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
     assert [type(frame) for frame in bench.sent()] == [frames.Refused]
-    other.say(frames.Ended(1, "hangup"))
+    other.receive(frames.Ended(1, "hangup"))
     bench.offer(3)
     other.session.lost()
     bench.session.lost()
@@ -96,68 +96,68 @@ def test_slots_are_counted_over_all_connections() -> None:
 
 @pytest.mark.parametrize(("audio", "drained", "code"), [("pcm16/8000", False, "format"), ("opus", True, "draining")])
 def test_a_call_that_cannot_be_taken_is_refused(audio: str, drained: bool, code: str) -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     if drained:
         bench.session.drain()
-    bench.say(frames.Started(1, "rtc_1", "acme", audio))
+    bench.receive(frames.Started(1, "rtc_1", "acme", audio))
     assert [frame.code for frame in bench.sent() if isinstance(frame, frames.Refused)] == [code]
     assert bench.offered == []
 
 
 def test_audio_is_cut_into_frames_and_waits_for_credit() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.accepted(credit=50)
     call.start_response()
     pcm = bytes(range(256)) * 15  # four frames of 960 bytes
-    said = call.say(pcm)
-    assert said == 2 * 960
-    bench.say(frames.Credit(1, 30))
+    sent = call.send_audio(pcm)
+    assert sent == 2 * 960
+    bench.receive(frames.Credit(1, 30))
     assert call.news
-    said = call.say(pcm, said)
-    assert said == len(pcm)
+    sent = call.send_audio(pcm, sent)
+    assert sent == len(pcm)
     assert b"".join(frame.data for frame in bench.sent() if isinstance(frame, frames.Audio)) == pcm
 
 
 def test_pcm_cut_within_a_sample_is_put_together_again() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.accepted()
     call.start_response()
     pcm = bytes(range(200))
     for start, end in ((0, 51), (51, 52), (52, 53), (53, 53), (53, 200)):
         piece = call.whole_samples(pcm[start:end])
-        assert call.say(piece) == len(piece)
+        assert call.send_audio(piece) == len(piece)
     data = [frame.data for frame in bench.sent() if isinstance(frame, frames.Audio)]
     assert b"".join(data) == pcm
     assert all(piece and len(piece) % 2 == 0 for piece in data)
 
 
 def test_the_price_of_an_opus_packet_follows_its_first_byte() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.accepted(audio="opus", credit=100)
     call.start_response()
     sixty_ms = b"\x18" + bytes(50)
-    assert call.say(sixty_ms) == len(sixty_ms)
-    assert call.say(sixty_ms) == 0
+    assert call.send_audio(sixty_ms) == len(sixty_ms)
+    assert call.send_audio(sixty_ms) == 0
     with pytest.raises(DecodeError):
-        call.say(b"\x03")
+        call.send_audio(b"\x03")
 
 
 def test_an_interruption_silences_its_response_until_another_is_started() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.accepted()
     number = call.start_response()
-    bench.say(frames.Interrupted(1, number, 300))
+    bench.receive(frames.Interrupted(1, number, 300))
     assert call.interrupted == frames.Interrupted(1, number, 300)
     assert call.speech is Speech.CUT
     assert not call.speaks(number)
     following = call.start_response()
     assert call.speaks(following)
-    bench.say(frames.Interrupted(1, number, 300))
+    bench.receive(frames.Interrupted(1, number, 300))
     assert call.speaks(following), "a late answer to an earlier clear"
 
 
 def test_a_clear_names_the_latest_response_and_a_new_one_may_follow() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.accepted()
     call.clear()
     assert bench.sent() == []
@@ -169,7 +169,7 @@ def test_a_clear_names_the_latest_response_and_a_new_one_may_follow() -> None:
 
 
 def test_hanging_up_completes_the_present_response() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.accepted()
     call.start_response()
     call.hang_up("goodbye")
@@ -180,35 +180,35 @@ def test_hanging_up_completes_the_present_response() -> None:
         frames.HangUp(1, "goodbye"),
     ]
     assert bench.slots.taken == 1, "until the transceiver says that all is played"
-    bench.say(frames.Audio(1, FRAME), frames.Ended(1, "backend_ended"))
+    bench.receive(frames.Audio(1, FRAME), frames.Ended(1, "backend_ended"))
     assert call.state is CallState.OVER
     assert bench.slots.taken == 0
 
 
 @pytest.mark.parametrize("frame", [[6, 1, "text"], [3, 1], [10, 1, 1], [2, 1, "rtc_1", "acme", "opus"], [7, 1, -5]])
 def test_a_frame_that_is_not_allowed_ends_only_its_call(frame: list[Any]) -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     first, second = bench.accepted(1), bench.accepted(2)
-    bench.raw(msgspec.msgpack.encode([frame, [99, 1], [6, 2, FRAME, 0, 0]]))
+    bench.receive_message(msgspec.msgpack.encode([frame, [99, 1], [6, 2, FRAME, 0, 0]]))
     assert bench.sent() == [frames.Ended(1, "bad_frame")]
     assert first.state is CallState.OVER
     assert len(second.audio.frames) == 1
 
 
 def test_a_handler_that_does_not_listen_loses_the_oldest_audio() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.accepted()
-    bench.say(*[frames.Audio(1, FRAME, position) for position in range(0, 5 * 24000, 480)])
+    bench.receive(*[frames.Audio(1, FRAME, position) for position in range(0, 5 * 24000, 480)])
     assert bench.changed == [call], "one notice for the whole message"
     assert call.audio.dropped == 100
     assert [frame.position for frame in call.audio.frames] == list(range(2 * 24000, 5 * 24000, 480))
 
 
 def test_unread_events_are_bounded() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.offer()
     event = {"type": "conversation.item.create", "text": "x" * 100_000}
-    bench.say(*[frames.ClientEvent(1, pack({**event, "number": number})) for number in range(30)])
+    bench.receive(*[frames.ClientEvent(1, pack({**event, "number": number})) for number in range(30)])
     assert len(call.events.frames) * 100_000 <= MAX_EVENT_BYTES
     assert call.events.dropped == 30 - len(call.events.frames)
     assert unpack(call.events.frames[-1])["number"] == 29
@@ -216,17 +216,17 @@ def test_unread_events_are_bounded() -> None:
 
 
 def test_short_unread_events_are_bounded_in_number() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.offer()
     for begin in range(0, MAX_EVENTS + 100, 100):
-        bench.say(*[frames.ClientEvent(1, pack({"n": number})) for number in range(begin, begin + 100)])
+        bench.receive(*[frames.ClientEvent(1, pack({"n": number})) for number in range(begin, begin + 100)])
     assert len(call.events.frames) == MAX_EVENTS
     assert call.events.pop()["n"] == call.events.dropped
 
 
 def test_events_and_sessions_take_little_more_memory_than_their_bytes() -> None:
     """An event of many members stays encoded, and keeps no message that it came in."""
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     parts = {"items": [{"k": number, "v": [number]} for number in range(1500)]}
     size = len(msgspec.msgpack.encode(parts))
     offer = frames.Started(1, "rtc_1", "acme", "pcm16/24000", pack(parts), pack({"user": "7"}))
@@ -246,16 +246,16 @@ def test_events_and_sessions_take_little_more_memory_than_their_bytes() -> None:
 
 
 def test_audio_of_more_than_a_second_in_one_frame_ends_its_call() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     bench.accepted()
-    bench.say(frames.Audio(1, bytes(MAX_AUDIO_BYTES)))
+    bench.receive(frames.Audio(1, bytes(MAX_AUDIO_BYTES)))
     assert frames.Ended(1, "bad_frame") not in bench.sent()
-    bench.say(frames.Audio(1, bytes(MAX_AUDIO_BYTES + 2)))
+    bench.receive(frames.Audio(1, bytes(MAX_AUDIO_BYTES + 2)))
     assert bench.sent() == [frames.Ended(1, "bad_frame")]
 
 
 def test_an_event_waits_while_too_much_waits_to_be_sent() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.accepted()
     sent = 0
     while call.send_event({"text": "x" * 10_000}):
@@ -269,34 +269,34 @@ def test_an_event_waits_while_too_much_waits_to_be_sent() -> None:
 
 
 def test_a_resumed_call_may_clear_audio_of_its_previous_connection() -> None:
-    bench = SessionBench()
-    bench.say(frames.Started(1, "rtc_1", "acme", "opus", resumed_ms=5000))
+    bench = TransceiverConnectionBench()
+    bench.receive(frames.Started(1, "rtc_1", "acme", "opus", resumed_ms=5000))
     call = bench.offered[-1]
     call.clear()  # the first that it does, which accepts the call
-    bench.say(frames.Interrupted(1, 0, 700))
+    bench.receive(frames.Interrupted(1, 0, 700))
     assert call.interrupted == frames.Interrupted(1, 0, 700)
     assert call.start_response() == 1
     assert bench.sent() == [frames.Accepted(1), frames.Clear(1, 0), frames.ResponseStarted(1, 1)]
 
 
 def test_sending_audio_waits_while_the_connection_is_congested() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     call = bench.accepted(credit=60_000)
     call.start_response()
     pcm = bytes(2 * HIGH_WATER)
-    said = call.say(pcm)
-    assert said < len(pcm)
-    assert call.say(pcm, said) == said
+    sent = call.send_audio(pcm)
+    assert sent < len(pcm)
+    assert call.send_audio(pcm, sent) == sent
     bench.settle()
     while not bench.changed:
         assert bench.session.poll_transmit() is not None
         bench.settle()
     assert bench.changed == [call]
-    assert call.say(pcm, said) > said
+    assert call.send_audio(pcm, sent) > sent
 
 
 def test_when_the_connection_is_gone_every_call_is_over() -> None:
-    bench = SessionBench()
+    bench = TransceiverConnectionBench()
     calls = [bench.accepted(1), bench.offer(2)]
     bench.session.lost()
     bench.settle()

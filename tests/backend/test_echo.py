@@ -45,17 +45,17 @@ def test_a_turn_without_end_is_cut() -> None:
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
 async def test_a_turn_is_played_back_and_cleared_when_the_caller_speaks_again(runtime: Runtime) -> None:
     async with serving(echo, runtime=runtime) as url, transceiver_end(url) as end:
-        await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
-        await end.hear(frames.Accepted)
-        await end.say(frames.Credit(1, 500))
+        await end.send(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
+        await end.receive(frames.Accepted)
+        await end.send(frames.Credit(1, 500))
         said = [QUIET] * seconds(1) + [LOUD] * seconds(1) + [QUIET] * seconds(PAUSE_SECONDS)
-        await end.say(*[frames.Audio(1, data, index * FRAME) for index, data in enumerate(said)])
-        assert await end.hear(frames.ResponseStarted) == [frames.ResponseStarted(1, 1)]
-        back = await end.hear(frames.Audio, 25)
+        await end.send(*[frames.Audio(1, data, index * FRAME) for index, data in enumerate(said)])
+        assert await end.receive(frames.ResponseStarted) == [frames.ResponseStarted(1, 1)]
+        back = await end.receive(frames.Audio, 25)
         assert back[-1].data == LOUD
-        await end.say(*[frames.Audio(1, LOUD, index * FRAME) for index in range(100, 110)])
-        assert await end.hear(frames.Clear) == [frames.Clear(1, 1)]
-        await end.say(frames.Interrupted(1, 1, 500), frames.Credit(1, 500))
-        await end.say(*[frames.Audio(1, QUIET, index * FRAME) for index in range(110, 150)])
-        assert await end.hear(frames.ResponseStarted) == [frames.ResponseStarted(1, 2)]
-        assert {frame.response for frame in await end.hear(frames.Audio, 20)} == {2}
+        await end.send(*[frames.Audio(1, LOUD, index * FRAME) for index in range(100, 110)])
+        assert await end.receive(frames.Clear) == [frames.Clear(1, 1)]
+        await end.send(frames.Interrupted(1, 1, 500), frames.Credit(1, 500))
+        await end.send(*[frames.Audio(1, QUIET, index * FRAME) for index in range(110, 150)])
+        assert await end.receive(frames.ResponseStarted) == [frames.ResponseStarted(1, 2)]
+        assert {frame.response for frame in await end.receive(frames.Audio, 20)} == {2}

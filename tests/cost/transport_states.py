@@ -144,7 +144,7 @@ def _transceiver(*, known: bool) -> Callable[[], Ready]:
         def receive(data: bytes) -> None:
             router.receive_datagram(header + data, relay, now)
             drain(router, now)
-            while (message := there.backends[0].link.poll_transmit()) is not None:
+            while (message := there.backends[0].connection.poll_transmit()) is not None:
                 assert message
 
         return Ready(receive, [*_datagrams(world), *requests()], StunAttributes())

@@ -253,7 +253,7 @@ def backend_session(data: bytes) -> None:
                 event.call.accept()
                 calls.append(event.call)
         for call in calls:
-            call.say(b"\xf8x")
+            call.send_audio(b"\xf8x")
             call.send_event({"type": "answer"})
         drain(session)
     session.lost()

@@ -90,15 +90,15 @@ class BackendAddress:
         self._handled: set[CallCore] = set()
         self.connected, self.hung = True, False
         self.session = TransceiverConnection(self.slots, ("opus",), ConnectionCounters(), self._fleet.now)
-        self.link = BackendConnection(self._fleet.selector.counters, self._fleet.now)
+        self.connection = BackendConnection(self._fleet.selector.counters, self._fleet.now)
         self._wires = (deque(), deque())
-        self._fleet.selector.connections.append(self.link)
+        self._fleet.selector.connections.append(self.connection)
 
     def crash(self) -> None:
-        """Stop at once; the transceiver is told by its kernel."""
+        """Stop at once; the kernel reports the loss to the transceiver."""
         if self.connected:
             self.connected = False
-            self._fleet.selector.connection_lost(self.link, self._fleet.now)
+            self._fleet.selector.connection_lost(self.connection, self._fleet.now)
             self._fleet.deliver()
             self._poems.clear()
 
@@ -106,15 +106,15 @@ class BackendAddress:
         if not self.connected:
             return
         up, down = self._wires
-        self._move(number, self.link.poll_transmit, up, self.session.receive_message, self.hung)
+        self._move(number, self.connection.poll_transmit, up, self.session.receive_message, self.hung)
         self._run_handlers()
-        self._move(number, self.session.poll_transmit, down, self.link.receive_message, self.hung)
-        self.link.handle_timeout(self._fleet.now)
-        self._fleet.selector.collect(self.link, self._fleet.now)
+        self._move(number, self.session.poll_transmit, down, self.connection.receive_message, self.hung)
+        self.connection.handle_timeout(self._fleet.now)
+        self._fleet.selector.collect(self.connection, self._fleet.now)
         self._fleet.deliver()
         if not self.hung:
             self.session.handle_timeout(self._fleet.now)
-        if self.link.closing is not None:
+        if self.connection.closing is not None:
             self.crash()
             self._fleet.later(1.0, self.connect)
 
@@ -159,10 +159,10 @@ class BackendAddress:
             assert frame.position * 1000 // 48000 >= call.started.resumed_ms - 20
             self._latest[call] = frame.position
             if call not in self._poems and call.state is CallState.ACCEPTED:
-                call.say(frame.data)
+                call.send_audio(frame.data)
 
     def _recite(self, call: CallCore) -> None:
-        while call.state is CallState.ACCEPTED and call.say(line := packet(self._poems[call])) == len(line):
+        while call.state is CallState.ACCEPTED and call.send_audio(line := packet(self._poems[call])) == len(line):
             self._poems[call] += 1
 
 
@@ -248,7 +248,7 @@ def test_calls_outlive_crashes_and_hangs_of_their_backends(seed: int) -> None:
         caller.call.end("hangup")
     fleet.run(0.1)
     assert fleet.selector.poll_timeout() == inf
-    assert sum(link.calls for link in fleet.selector.connections) == 0
+    assert sum(connection.calls for connection in fleet.selector.connections) == 0
     assert [address.slots.taken for address in fleet.addresses if address.connected] == [0] * len(
         fleet.selector.connections
     )

@@ -6,7 +6,7 @@ import pytest
 
 from antiphon.client.call import ClientCallEvent, ClientClosed
 from antiphon_transceiver.dtls.record import ContentType
-from antiphon_transceiver.events import CallEvent, Ended
+from antiphon_transceiver.events import CallEvent, Terminated
 from antiphon_transceiver.outcome import EndReason
 from support.sim.call_pair import CallPair
 from support.sim.memory_network import MemoryNetwork, Station
@@ -40,7 +40,7 @@ def test_the_session_receives_close_notify_within_a_second_although_alerts_are_l
     lose_sent(network.left, network, left_at + outage)
     pair.client.close(left_at)
     assert network.run(lambda: pair.call.ended is not None, limit=left_at + 1.0)
-    assert pair.call.ended == Ended(EndReason.CLOSE_NOTIFY, "")
+    assert pair.call.ended == Terminated(EndReason.CLOSE_NOTIFY, "")
 
 
 @pytest.mark.parametrize("lost", [0, 1, 3])

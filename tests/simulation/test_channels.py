@@ -9,7 +9,7 @@ import pytest
 from antiphon_common.json_objects import unpack
 from antiphon_transceiver.backends.call import MAX_WAITING_EVENTS as WAITING_FOR_BACKEND
 from antiphon_transceiver.channels import MAX_WAITING_BYTES, MAX_WAITING_EVENTS, OURS
-from antiphon_transceiver.events import Ended
+from antiphon_transceiver.events import Terminated
 from antiphon_transceiver.outcome import EndReason
 from antiphon_transceiver.sctp import ChannelClosed, ChannelOpened, MessageReceived
 from antiphon_transceiver.sctp.dcep import PayloadProtocol
@@ -333,7 +333,7 @@ def test_the_last_event_comes_before_the_end(seed: int) -> None:
     began = pair.network.now
     pair.hang_up()
     assert pair.network.run(lambda: pair.call.ended is not None, limit=began + 6.0), f"seed {seed}"
-    assert pair.call.ended == Ended(EndReason.BACKEND_ENDED, "the backend hung up")
+    assert pair.call.ended == Terminated(EndReason.BACKEND_ENDED, "the backend hung up")
     assert received(pair.network.left.events) == numbered(5, text="x" * 3000), f"seed {seed}"
 
 

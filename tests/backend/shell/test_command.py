@@ -52,22 +52,22 @@ async def test_loopback_returns_every_frame(audio: str, runtime: str) -> None:
     data = b"\x08 opus" if audio == "opus" else bytes(640)
     loopback = process(*shipped("loopback", runtime), "--listen", "127.0.0.1:0")
     async with loopback as (_, url), transceiver_end(url) as end:
-        await end.say(frames.Started(1, "rtc_1", "acme", audio))
-        await end.hear(frames.Accepted)
-        await end.say(frames.Credit(1, 4000), *[frames.Audio(1, data, 960 * n) for n in range(10)])
-        assert [frame.data for frame in await end.hear(frames.Audio, 10)] == [data] * 10
+        await end.send(frames.Started(1, "rtc_1", "acme", audio))
+        await end.receive(frames.Accepted)
+        await end.send(frames.Credit(1, 4000), *[frames.Audio(1, data, 960 * n) for n in range(10)])
+        assert [frame.data for frame in await end.receive(frames.Audio, 10)] == [data] * 10
 
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
 async def test_echo_takes_slots_and_formats_and_ends_cleanly_once_its_calls_have(runtime: str) -> None:
     options = ("--listen", "127.0.0.1:0", "--slots", "3", "--formats", "pcm16/16000")
     async with process(*shipped("echo", runtime), *options) as (running, url), transceiver_end(url) as end:
-        assert await end.hear(frames.BackendHello) == [frames.BackendHello(frames.VERSION, 3, ("pcm16/16000",))]
-        await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/16000"))
-        await end.hear(frames.Accepted)
+        assert await end.receive(frames.BackendHello) == [frames.BackendHello(frames.VERSION, 3, ("pcm16/16000",))]
+        await end.send(frames.Started(1, "rtc_1", "acme", "pcm16/16000"))
+        await end.receive(frames.Accepted)
         running.send_signal(signal.SIGTERM)
-        await end.hear(frames.BackendDrain)
-        await end.say(frames.Ended(1, "hangup"))
+        await end.receive(frames.BackendDrain)
+        await end.send(frames.Ended(1, "hangup"))
         with trio.fail_after(10):
             assert await running.wait() == 0
 
@@ -77,11 +77,11 @@ async def test_echo_takes_slots_and_formats_and_ends_cleanly_once_its_calls_have
 async def test_an_interrupt_ends_it_cleanly_with_live_calls(runtime: str, first: signal.Signals | None) -> None:
     program = process(*shipped("echo", runtime), "--listen", "127.0.0.1:0")
     async with program as (running, url), transceiver_end(url) as end:
-        await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
-        await end.hear(frames.Accepted)
+        await end.send(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
+        await end.receive(frames.Accepted)
         if first is not None:
             running.send_signal(first)
-            await end.hear(frames.BackendDrain)
+            await end.receive(frames.BackendDrain)
         running.send_signal(first or signal.SIGINT)
         with trio.fail_after(10):
             assert await running.wait() == 0
@@ -93,16 +93,16 @@ async def test_the_admin_port_counts_calls_and_tells_of_a_drain(runtime: str) ->
     options = ("--listen", "127.0.0.1:0", "--slots", "3", "--admin", f"127.0.0.1:{admin}")
     async with process(*shipped("echo", runtime), *options) as (running, url), transceiver_end(url) as end:
         assert (await get(admin, "/healthz"))[0] == (await get(admin, "/readyz"))[0] == 200
-        await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
-        await end.hear(frames.Accepted)
+        await end.send(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
+        await end.receive(frames.Accepted)
         metrics = (await get(admin, "/metrics"))[1]
         assert {"antiphon_backend_calls 1.0", "antiphon_backend_slots 3.0"} <= set(metrics.splitlines())
         assert {"antiphon_backend_calls_offered_total 1.0"} <= set(metrics.splitlines())
         running.send_signal(signal.SIGTERM)
-        await end.hear(frames.BackendDrain)
+        await end.receive(frames.BackendDrain)
         assert (await get(admin, "/healthz"))[0] == 200
         assert (await get(admin, "/readyz"))[0] == 503
-        await end.say(frames.Ended(1, "hangup"))
+        await end.send(frames.Ended(1, "hangup"))
         with trio.fail_after(10):
             assert await running.wait() == 0
 
@@ -142,14 +142,14 @@ async def get(port: int, path: str) -> tuple[int, str]:
 async def test_the_example_beeps_listens_repeats_and_hangs_up() -> None:
     example = process(str(REPOSITORY / "examples/answering_machine.py"), "--listen", "127.0.0.1:0")
     async with example as (_, url), transceiver_end(url) as end:
-        await end.say(frames.Started(1, "rtc_1", "acme", "pcm16/24000"), frames.Credit(1, 4000))
-        beep = b"".join(frame.data for frame in await end.hear(frames.Audio, 13))
+        await end.send(frames.Started(1, "rtc_1", "acme", "pcm16/24000"), frames.Credit(1, 4000))
+        beep = b"".join(frame.data for frame in await end.receive(frames.Audio, 13))
         assert len(beep) == 2 * 24000 // 4
         assert any(beep)
         said = [bytes([n % 256]) * 960 for n in range(150)]
-        await end.say(frames.Credit(1, 4000), *[frames.Audio(1, data, n * 480) for n, data in enumerate(said)])
-        assert [frame.data for frame in await end.hear(frames.Audio, 150)] == said
-        assert await end.hear(frames.HangUp) == [frames.HangUp(1)]
+        await end.send(frames.Credit(1, 4000), *[frames.Audio(1, data, n * 480) for n, data in enumerate(said)])
+        assert [frame.data for frame in await end.receive(frames.Audio, 150)] == said
+        assert await end.receive(frames.HangUp) == [frames.HangUp(1)]
 
 
 @pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1:99999"])

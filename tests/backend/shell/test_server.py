@@ -38,7 +38,7 @@ async def called(
 ) -> AsyncIterator[FrameEnd]:
     """Serve a handler and start a call with credit."""
     async with serving(handler, runtime=runtime) as url, transceiver_end(url) as end:
-        await end.say(started, frames.Credit(1, credit))
+        await end.send(started, frames.Credit(1, credit))
         yield end
 
 
@@ -55,10 +55,10 @@ async def test_a_handler_sees_its_call_and_talks_in_it(runtime: Runtime) -> None
         await loopback(call)
 
     async with called(handler, runtime) as end:
-        await end.hear(frames.Accepted)
-        await end.say(*[frames.Audio(1, bytes([index]) * 960, index * 480) for index in range(100)])
-        assert await end.hear(frames.ResponseStarted) == [frames.ResponseStarted(1, 1)]
-        back = await end.hear(frames.Audio, 100)
+        await end.receive(frames.Accepted)
+        await end.send(*[frames.Audio(1, bytes([index]) * 960, index * 480) for index in range(100)])
+        assert await end.receive(frames.ResponseStarted) == [frames.ResponseStarted(1, 1)]
+        back = await end.receive(frames.Audio, 100)
         assert [frame.data[0] for frame in back] == list(range(100))
         assert {frame.response for frame in back} == {1}
     assert (seen[0].id, seen[0].tenant, seen[0].format.name) == ("rtc_1", "acme", "pcm16/24000")
@@ -70,11 +70,11 @@ async def test_audio_beyond_the_credit_waits_for_more_credit(runtime: Runtime) -
         assert await call.say(bytes(960 * 100))
 
     async with called(handler, runtime, credit=1000) as end:
-        assert len(await end.hear(frames.Audio, 50)) == 50
+        assert len(await end.receive(frames.Audio, 50)) == 50
         await trio.testing.wait_all_tasks_blocked(0.02)
-        await end.say(frames.Credit(1, 1000))
-        assert len(await end.hear(frames.Audio, 50)) == 50
-        assert await end.hear(frames.HangUp) == [frames.HangUp(1)]
+        await end.send(frames.Credit(1, 1000))
+        assert len(await end.receive(frames.Audio, 50)) == 50
+        assert await end.receive(frames.HangUp) == [frames.HangUp(1)]
 
 
 async def test_an_interruption_cuts_off_the_present_response(runtime: Runtime) -> None:
@@ -90,11 +90,11 @@ async def test_an_interruption_cuts_off_the_present_response(runtime: Runtime) -
         outcomes.append(await call.wait_interrupted())
 
     async with called(handler, runtime) as end:
-        await end.hear(frames.Audio, 200)
-        await end.say(frames.Interrupted(1, 1, 1700), frames.Credit(1, 4000))
-        assert await end.hear(frames.Audio) == [frames.Audio(1, FRAME, response=2)]
-        await end.say(frames.Interrupted(1, 2, 5))
-        await end.hear(frames.HangUp)
+        await end.receive(frames.Audio, 200)
+        await end.send(frames.Interrupted(1, 1, 1700), frames.Credit(1, 4000))
+        assert await end.receive(frames.Audio) == [frames.Audio(1, FRAME, response=2)]
+        await end.send(frames.Interrupted(1, 2, 5))
+        await end.receive(frames.HangUp)
     assert outcomes == [False, False, 1700, True, Interrupted(1, 2, 5)]
 
 
@@ -108,12 +108,12 @@ async def test_a_handler_that_fails_ends_its_own_call_with_one_line(
             await call.say(audio.data)
 
     async with called(handler, runtime) as end:
-        await end.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(2, 4000))
-        await end.hear(frames.Accepted, 2)
-        await end.say(frames.Audio(1, FRAME), frames.Audio(2, FRAME))
-        assert await end.hear(frames.Ended) == [frames.Ended(1, "backend_error")]
-        await end.say(frames.Audio(2, FRAME, 480))
-        assert (await end.hear(frames.Audio))[0].call == 2
+        await end.send(frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(2, 4000))
+        await end.receive(frames.Accepted, 2)
+        await end.send(frames.Audio(1, FRAME), frames.Audio(2, FRAME))
+        assert await end.receive(frames.Ended) == [frames.Ended(1, "backend_error")]
+        await end.send(frames.Audio(2, FRAME, 480))
+        assert (await end.receive(frames.Audio))[0].call == 2
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.__dict__["call"] for record in errors] == ["rtc_1"]
 
@@ -124,29 +124,29 @@ async def test_a_handler_may_refuse_and_one_that_takes_no_notice_has_declined(ru
             raise RefuseCall("unpaid", "the last invoice is open")
 
     async with called(picky, runtime) as end:
-        assert await end.hear(frames.Refused) == [frames.Refused(1, "unpaid", "the last invoice is open")]
-        await end.say(frames.Started(2, "rtc_2", "other", "pcm16/24000"))
-        [refused] = await end.hear(frames.Refused)
+        assert await end.receive(frames.Refused) == [frames.Refused(1, "unpaid", "the last invoice is open")]
+        await end.send(frames.Started(2, "rtc_2", "other", "pcm16/24000"))
+        [refused] = await end.receive(frames.Refused)
         assert (refused.call, refused.code) == (2, "declined")
 
 
 async def test_slots_are_enforced_over_all_connections() -> None:
     async with serving(loopback, slots=2) as url, transceiver_end(url) as one, transceiver_end(url) as other:
-        await one.say(STARTED)
-        await one.hear(frames.Accepted)
-        await other.say(STARTED)
-        await other.hear(frames.Accepted)
-        await other.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
-        assert [refused.code for refused in await other.hear(frames.Refused)] == ["full"]
+        await one.send(STARTED)
+        await one.receive(frames.Accepted)
+        await other.send(STARTED)
+        await other.receive(frames.Accepted)
+        await other.send(frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
+        assert [refused.code for refused in await other.receive(frames.Refused)] == ["full"]
         await one.cut()
-        await other.say(frames.Ping(1))
-        await other.hear(frames.Pong)
+        await other.send(frames.Ping(1))
+        await other.receive(frames.Pong)
         with trio.fail_after(5):
             number = 2
             while True:
                 number += 1
-                await other.say(frames.Started(number, "rtc_3", "acme", "pcm16/24000"))
-                answer = (await other.hear((frames.Accepted, frames.Refused)))[0]  # type: ignore[arg-type]
+                await other.send(frames.Started(number, "rtc_3", "acme", "pcm16/24000"))
+                answer = (await other.receive((frames.Accepted, frames.Refused)))[0]  # type: ignore[arg-type]
                 if isinstance(answer, frames.Accepted):
                     break
 
@@ -165,8 +165,8 @@ async def test_when_the_call_ends_listening_ends_and_speaking_fails(runtime: Run
         outcomes.append(await call.say(bytes(960 * 1000)))
 
     async with called(handler, runtime) as end:
-        await end.hear(frames.Audio, 200)
-        await end.say(frames.Ended(1, "hangup"))
+        await end.receive(frames.Audio, 200)
+        await end.send(frames.Ended(1, "hangup"))
         with trio.fail_after(5):
             while len(outcomes) < 2:
                 await trio.sleep(0.01)
@@ -179,12 +179,12 @@ async def test_events_go_both_ways(runtime: Runtime) -> None:
             await call.send_event({"type": "heard", "event": event})
 
     async with called(handler, runtime) as end:
-        await end.say(*[frames.ClientEvent(1, pack({"type": f"event {number}"})) for number in range(3)])
-        assert await end.hear(frames.ServerEvent, 3) == [
+        await end.send(*[frames.ClientEvent(1, pack({"type": f"event {number}"})) for number in range(3)])
+        assert await end.receive(frames.ServerEvent, 3) == [
             frames.ServerEvent(1, pack({"type": "heard", "event": {"type": f"event {number}"}})) for number in range(3)
         ]
-        await end.say(frames.Ended(1, "hangup"), frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
-        assert await end.hear(frames.Accepted) == [frames.Accepted(2)]
+        await end.send(frames.Ended(1, "hangup"), frames.Started(2, "rtc_2", "acme", "pcm16/24000"))
+        assert await end.receive(frames.Accepted) == [frames.Accepted(2)]
 
 
 async def test_an_event_that_fits_no_frame_is_the_handlers_mistake(runtime: Runtime) -> None:
@@ -194,7 +194,7 @@ async def test_an_event_that_fits_no_frame_is_the_handlers_mistake(runtime: Runt
         await call.send_event({"text": "fine"})
 
     async with called(handler, runtime) as end:
-        assert await end.hear(frames.ServerEvent) == [frames.ServerEvent(1, pack({"text": "fine"}))]
+        assert await end.receive(frames.ServerEvent) == [frames.ServerEvent(1, pack({"text": "fine"}))]
 
 
 async def test_a_resumed_call_reports_its_position_and_may_clear_earlier_audio(runtime: Runtime) -> None:
@@ -206,9 +206,9 @@ async def test_a_resumed_call_reports_its_position_and_may_clear_earlier_audio(r
 
     resumed = frames.Started(1, "rtc_1", "acme", "pcm16/24000", resumed_ms=61_000)
     async with called(handler, runtime, started=resumed) as end:
-        await end.hear(frames.Accepted)
-        await end.say(frames.Audio(1, FRAME, 61_000 * 24))
-        assert await end.hear((frames.Clear, frames.Audio), 2) == [  # type: ignore[arg-type]
+        await end.receive(frames.Accepted)
+        await end.send(frames.Audio(1, FRAME, 61_000 * 24))
+        assert await end.receive((frames.Clear, frames.Audio), 2) == [  # type: ignore[arg-type]
             frames.Clear(1, 0),
             frames.Audio(1, FRAME, response=1),
         ]
@@ -216,8 +216,8 @@ async def test_a_resumed_call_reports_its_position_and_may_clear_earlier_audio(r
 
 async def test_a_message_that_is_too_long_closes_its_connection(runtime: Runtime) -> None:
     async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
-        await end.hear(frames.BackendHello)
-        await end.say_raw(bytes(frames.MAX_MESSAGE_SIZE + 1))
+        await end.receive(frames.BackendHello)
+        await end.send_raw(bytes(frames.MAX_MESSAGE_SIZE + 1))
         with trio.fail_after(5):
             while end.closed_with is None:
                 await trio.sleep(0.01)
@@ -236,9 +236,9 @@ async def test_a_handler_that_does_not_stop_is_cancelled_in_the_end(mock_clock: 
             cancelled.set()
 
     async with called(handler) as end:
-        await end.hear(frames.Accepted)
+        await end.receive(frames.Accepted)
         before = trio.current_time()
-        await end.say(frames.Ended(1, "hangup"))
+        await end.send(frames.Ended(1, "hangup"))
         with trio.fail_after(3 * GRACE):
             await cancelled.wait()
         assert trio.current_time() - before >= GRACE
@@ -260,8 +260,8 @@ async def test_calls_that_end_at_once_do_not_heap_up_slow_handlers(runtime: Runt
     async with serving(slow, runtime=runtime, slots=slots) as url, transceiver_end(url) as end:
         for number in range(1, 41):
             started = frames.Started(number, f"rtc_{number}", "acme", "pcm16/24000")
-            await end.say(started, frames.Ended(number, "hangup"))
-        refused = await end.hear(frames.Refused, 40 - HANDLERS_PER_SLOT * slots)
+            await end.send(started, frames.Ended(number, "hangup"))
+        refused = await end.receive(frames.Refused, 40 - HANDLERS_PER_SLOT * slots)
         assert {frame.code for frame in refused} == {"full"}
         assert most == HANDLERS_PER_SLOT * slots
 
@@ -269,16 +269,18 @@ async def test_calls_that_end_at_once_do_not_heap_up_slow_handlers(runtime: Runt
 async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> None:
     drain = trio.Event()
     async with trio.open_nursery() as nursery, serving(loopback, drain=drain) as url, transceiver_end(url) as end:
-        await end.say(STARTED)
-        await end.hear(frames.Accepted)
+        await end.send(STARTED)
+        await end.receive(frames.Accepted)
         drain.set()
-        await end.hear(frames.BackendDrain)
-        await end.say(frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(1, 4000), frames.Audio(1, FRAME))
-        assert [refused.code for refused in await end.hear(frames.Refused)] == ["draining"]
-        await end.hear(frames.Audio)
+        await end.receive(frames.BackendDrain)
+        await end.send(
+            frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(1, 4000), frames.Audio(1, FRAME)
+        )
+        assert [refused.code for refused in await end.receive(frames.Refused)] == ["draining"]
+        await end.receive(frames.Audio)
         with pytest.raises(OSError, match=r"."):
             await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
-        await end.say(frames.Ended(1, "hangup"))
+        await end.send(frames.Ended(1, "hangup"))
         with trio.fail_after(5):
             while end.closed_with is None:
                 await trio.sleep(0.01)
@@ -291,11 +293,11 @@ async def test_a_client_that_is_no_transceiver_affects_no_call(runtime: Runtime,
     async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
         unknown_client = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         await unknown_client.send_all(junk)
-        await end.say(STARTED, frames.Credit(1, 4000))
-        await end.hear(frames.Accepted)
-        await end.say_raw(b"\xc1 garbage")
-        await end.say(frames.Audio(1, FRAME))
-        await end.hear(frames.Audio)
+        await end.send(STARTED, frames.Credit(1, 4000))
+        await end.receive(frames.Accepted)
+        await end.send_raw(b"\xc1 garbage")
+        await end.send(frames.Audio(1, FRAME))
+        await end.receive(frames.Audio)
         await unknown_client.aclose()
 
 
@@ -329,7 +331,7 @@ async def test_a_bad_handshake_logs_no_traceback(host: bytes, caplog: pytest.Log
         with suppress(trio.BrokenResourceError):
             await answer_to(url, HANDSHAKE.replace(b"backend", host) + b"\r\n")
         async with transceiver_end(url) as end:
-            await end.hear(frames.BackendHello)
+            await end.receive(frames.BackendHello)
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -339,27 +341,27 @@ async def test_connections_without_frames_are_bounded_and_end(
     mock_clock.rate = 1
     monkeypatch.setattr("antiphon_backend.shell.server.MAX_CONNECTIONS", 8)
     async with serving(loopback) as url, transceiver_end(url) as end, AsyncExitStack() as idle:
-        await end.hear(frames.BackendHello)
+        await end.receive(frames.BackendHello)
         port = int(url.rpartition(":")[2])
         streams = [await idle.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port)) for _ in range(8)]
         with trio.fail_after(HANDSHAKE_TIMEOUT / 2):
             assert await streams[-1].receive_some(1) == b"", "one connection too many"
-        await end.say(STARTED)
-        await end.hear(frames.Accepted)
+        await end.send(STARTED)
+        await end.receive(frames.Accepted)
         mock_clock.rate = 20
         with trio.fail_after(20 * HANDSHAKE_TIMEOUT):
             for stream in streams:
                 assert await stream.receive_some(1) == b""
         mock_clock.rate = 1
         async with transceiver_end(url) as other:
-            await other.hear(frames.BackendHello)
+            await other.receive(frames.BackendHello)
 
 
 async def test_deep_nesting_in_one_frame_ends_its_call_and_no_other(runtime: Runtime) -> None:
     async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
-        await end.say(STARTED, frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(2, 4000))
-        await end.hear(frames.Accepted, 2)
+        await end.send(STARTED, frames.Started(2, "rtc_2", "acme", "pcm16/24000"), frames.Credit(2, 4000))
+        await end.receive(frames.Accepted, 2)
         nested = b"\x93\x10\x01\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
-        await end.say_raw(b"\x92" + nested + bytes(frames.encode_frame(frames.Audio(2, FRAME))))
-        assert await end.hear(frames.Ended) == [frames.Ended(1, "bad_frame")]
-        assert await end.hear(frames.Audio) == [frames.Audio(2, FRAME, response=1)]
+        await end.send_raw(b"\x92" + nested + bytes(frames.encode_frame(frames.Audio(2, FRAME))))
+        assert await end.receive(frames.Ended) == [frames.Ended(1, "bad_frame")]
+        assert await end.receive(frames.Audio) == [frames.Audio(2, FRAME, response=1)]

@@ -29,7 +29,7 @@ class FakeBackend(FrameEnd):
     async def serve(self, request: WebSocketRequest) -> None:
         websocket = self.websocket = await request.accept()
         self.connections += 1
-        await self.say(self.hello)
+        await self.send(self.hello)
         await self.listen(websocket)
 
 

@@ -1,4 +1,4 @@
-"""One end of a connection with frames, in the hands of a test: it says and hears just what the test wants."""
+"""One end of a connection with frames, in the hands of a test: it sends and receives what the test asks for."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -18,24 +18,24 @@ class FrameEnd:
         self.stalled = False
         self.closed_with: int | None = None
         self.websocket: WebSocketConnection | None = None
-        self._heard: deque[Any] = deque()
+        self._received: deque[Any] = deque()
         self._news = trio.lowlevel.ParkingLot()
 
-    async def say(self, *batch: frames.Frame) -> None:
-        await self.say_raw(frames.encode(batch))
+    async def send(self, *batch: frames.Frame) -> None:
+        await self.send_raw(frames.encode(batch))
 
-    async def say_raw(self, message: bytes | str) -> None:
+    async def send_raw(self, message: bytes | str) -> None:
         assert self.websocket is not None
         await self.websocket.send_message(message)
 
-    async def hear(self, kind: type, count: int = 1) -> list[Any]:
+    async def receive(self, kind: type, count: int = 1) -> list[Any]:
         """Return the next frames of one kind; what came before them is forgotten."""
         found: list[Any] = []
         with trio.fail_after(5):
             while len(found) < count:
-                while not self._heard:
+                while not self._received:
                     await self._news.park()
-                frame = self._heard.popleft()
+                frame = self._received.popleft()
                 if isinstance(frame, kind):
                     found.append(frame)
         return found
@@ -56,8 +56,8 @@ class FrameEnd:
                 assert isinstance(message, bytes)
                 for frame in frames.decode(message):
                     if isinstance(frame, frames.Ping):
-                        await self.say(frames.Pong(frame.number))
-                    self._heard.append(frame)
+                        await self.send(frames.Pong(frame.number))
+                    self._received.append(frame)
                 self._news.unpark_all()
         except ConnectionClosed as closed:
             self.closed_with = closed.reason.code if closed.reason else None
@@ -65,11 +65,11 @@ class FrameEnd:
 
 @asynccontextmanager
 async def transceiver_end(url: str) -> AsyncIterator[FrameEnd]:
-    """Connect to a backend as a transceiver does, for the length of a block, and say hello."""
+    """Connect to a backend as a transceiver does, for the length of a block, and send a hello."""
     end = FrameEnd()
     async with open_websocket_url(url, disconnect_timeout=0.5) as websocket, trio.open_nursery() as nursery:
         end.websocket = websocket
-        await end.say(frames.BackendHello(frames.VERSION))
+        await end.send(frames.BackendHello(frames.VERSION))
         nursery.start_soon(end.listen, websocket)
         try:
             yield end

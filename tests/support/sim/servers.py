@@ -53,8 +53,8 @@ class SimulatedTransceiver:
         self.due = self.queued = inf
         self._world = world
         self.selector = BackendSelector("opus", BackendCounters())
-        self.told: dict[str, int] = {}
-        """How many packets of stories each call was told, by whatever address."""
+        self.story_lengths: dict[str, int] = {}
+        """Packets of stories sent to each call, by any address."""
         self.backends = [SimulatedBackend(world, self) for _ in range(backends)]
 
     @property
@@ -81,24 +81,24 @@ class SimulatedTransceiver:
             call.hang_up()
             self._world.touch(backend)
 
-    def lose(self, link: BackendConnection) -> None:
+    def connection_lost(self, connection: BackendConnection) -> None:
         """A connection is gone."""
-        self.selector.connection_lost(link, self._world.now)
+        self.selector.connection_lost(connection, self._world.now)
         self._deliver()
 
     def receive(self, data: bytes, relay: Address) -> None:
         self.router.receive_datagram(data, relay, self._world.now)
         self._world.touch(self)
 
-    def receive_message(self, link: BackendConnection, message: bytes) -> None:
+    def receive_message(self, connection: BackendConnection, message: bytes) -> None:
         """Take one message of the backend."""
-        link.receive_message(message, self._world.now)
-        self.selector.collect(link, self._world.now)
+        connection.receive_message(message, self._world.now)
+        self.selector.collect(connection, self._world.now)
         self._deliver()
 
     def poll_timeout(self) -> float:
-        links = (link.poll_timeout() for link in self.selector.connections)
-        return min(self.router.poll_timeout(), self.selector.poll_timeout(), *links)
+        timeouts = (connection.poll_timeout() for connection in self.selector.connections)
+        return min(self.router.poll_timeout(), self.selector.poll_timeout(), *timeouts)
 
     def handle_timeout(self, now: float) -> None:
         self.router.handle_timeout(now, now + self._unix_offset)
@@ -115,9 +115,9 @@ class SimulatedTransceiver:
         while (event := router.poll_event()) is not None:
             self.events.append(event)
         for backend in self.backends:
-            link = backend.link
-            while link in self.selector.connections and (message := link.poll_transmit()) is not None:
-                world.deliver_to_backend(backend, link, message)
+            connection = backend.connection
+            while connection in self.selector.connections and (message := connection.poll_transmit()) is not None:
+                world.deliver_to_backend(backend, connection, message)
 
     def _deliver(self) -> None:
         while (delivery := self.selector.poll_event()) is not None:
@@ -141,7 +141,7 @@ class SimulatedBackend:
     @property
     def lives(self) -> bool:
         """Whether it reads what it is sent."""
-        return self.link in self.transceiver.selector.connections and not self.hung
+        return self.connection in self.transceiver.selector.connections and not self.hung
 
     def connect(self) -> None:
         """Start, and be dialled."""
@@ -149,36 +149,36 @@ class SimulatedBackend:
         self._offered: list[CallCore] = []
         self._away = REDIAL_SECONDS
         self.session = TransceiverConnection(Slots(BACKEND_SLOTS), CODECS, ConnectionCounters(), self._world.now)
-        self.link = BackendConnection(self.transceiver.selector.counters, self._world.now)
-        self.transceiver.selector.connections.append(self.link)
+        self.connection = BackendConnection(self.transceiver.selector.counters, self._world.now)
+        self.transceiver.selector.connections.append(self.connection)
         self._world.touch(self.transceiver)
         self._world.touch(self)
 
     def die(self, away: float = REDIAL_SECONDS) -> None:
-        """Stop at once, which the transceiver's kernel is told, and start again after `away` seconds."""
-        if self.link not in self.transceiver.selector.connections:
+        """Stop at once, and start again after `away` seconds. The kernel reports the loss to the transceiver."""
+        if self.connection not in self.transceiver.selector.connections:
             return
-        self._tell_loss()
+        self._report_loss()
         self.session.lost()
         while self.session.poll_event() is not None:
             pass
-        self.transceiver.lose(self.link)
+        self.transceiver.connection_lost(self.connection)
         self._world.later(away, self.connect)
 
     def hang(self, away: float = REDIAL_SECONDS) -> None:
         """Do nothing any more, until the transceiver gives up."""
         self._away = away
         self.hung = True
-        self._world.later(2 * BACKEND_DELAY, self._tell_loss)
+        self._world.later(2 * BACKEND_DELAY, self._report_loss)
 
-    def _tell_loss(self) -> None:
-        self._world.invariants.backend_lost(call.call_id for call in self.link.open_calls)
+    def _report_loss(self) -> None:
+        self._world.invariants.backend_lost(call.call_id for call in self.connection.open_calls)
 
     def keep_alive(self, now: float) -> None:
         """Let the transceiver's end of the connection do what is due."""
-        if self.link in self.transceiver.selector.connections:
-            self.link.handle_timeout(now)
-            if self.link.closing is not None:
+        if self.connection in self.transceiver.selector.connections:
+            self.connection.handle_timeout(now)
+            if self.connection.closing is not None:
                 self.die(self._away)
 
     def calls(self, call_id: str) -> list[CallCore]:
@@ -186,8 +186,8 @@ class SimulatedBackend:
         calls = self._offered if self.lives else ()
         return [call for call in calls if call.started.call_id == call_id and call.state is not CallState.OVER]
 
-    def receive(self, link: BackendConnection, message: bytes) -> None:
-        if link is self.link and self.lives:
+    def receive(self, connection: BackendConnection, message: bytes) -> None:
+        if connection is self.connection and self.lives:
             self.session.receive_message(message, self._world.now)
             self._world.touch(self)
 
@@ -207,12 +207,12 @@ class SimulatedBackend:
             elif isinstance(event, CallChanged):
                 self._look_at(event.call)
         while (message := self.session.poll_transmit()) is not None:
-            self._world.deliver_from_backend(self.transceiver, self.link, message)
+            self._world.deliver_from_backend(self.transceiver, self.connection, message)
 
     def _take(self, call: CallCore) -> None:
         call.start_response()
         if _behaviour(call) == "stories":
-            self.transceiver.told.setdefault(call.started.call_id, 0)
+            self.transceiver.story_lengths.setdefault(call.started.call_id, 0)
             self._world.later(STORY_SECONDS, self._break_off, call)
 
     def _look_at(self, call: CallCore) -> None:
@@ -221,27 +221,27 @@ class SimulatedBackend:
             frame = call.audio.frames.popleft()
             invariants.backend_received_audio(call, frame)
             if behaviour == "loopback" and frame.data and call.reason is None:
-                call.say(frame.data)
+                call.send_audio(frame.data)
         while call.events.frames and unpack(call.events.frames[0]).get("type") == SEQUENCED_EVENT:
             invariants.backend_received_event(call, call.events.pop())
         if behaviour == "stories" and call.reason is None:
-            self._tell(call)
+            self._send_story(call)
 
-    def _tell(self, call: CallCore) -> None:
+    def _send_story(self, call: CallCore) -> None:
         if call.state is not CallState.ACCEPTED:
             return
-        call_id, told = call.started.call_id, self.transceiver.told
-        tag, number = DOWN | int(call_id.removeprefix("rtc_")), told[call_id]
-        while call.say(packet := opus_packet(number, tag)) == len(packet):
+        call_id, lengths = call.started.call_id, self.transceiver.story_lengths
+        tag, number = DOWN | int(call_id.removeprefix("rtc_")), lengths[call_id]
+        while call.send_audio(packet := opus_packet(number, tag)) == len(packet):
             number += 1
-        told[call_id] = number
+        lengths[call_id] = number
 
     def _break_off(self, call: CallCore) -> None:
         """Let the caller interrupt, and begin the next story."""
         if call.state is CallState.ACCEPTED and self.lives:
             call.clear()
             call.start_response()
-            self._tell(call)
+            self._send_story(call)
             self._world.later(STORY_SECONDS, self._break_off, call)
             self._world.touch(self)
 

@@ -302,7 +302,7 @@ class StepInvariants:
         for there in world.transceivers:
             cores[there] = [there.router, there.selector]
             for backend in there.backends:
-                cores[backend] = [backend.link, backend.session]
+                cores[backend] = [backend.connection, backend.session]
         for actor, roots in cores.items():
             audit = MemoryAudit(roots)
             self._bounds[actor] = held = ContainerBounds(audit.containers)
@@ -324,7 +324,7 @@ class StepInvariants:
         held = {
             "calls": sum(len(there.router) for there in world.transceivers),
             "paths": sum(len(there.router.paths) for there in world.transceivers),
-            "calls of a link": sum(backend.link.calls for backend in backends),
+            "calls of a connection": sum(backend.connection.calls for backend in backends),
             "calls of a backend": sum(backend.session.calls for backend in backends),
             "flows": sum(len(relay.core.flows) for relay in world.relays if relay.alive),
         }

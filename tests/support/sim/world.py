@@ -310,7 +310,7 @@ class World:
 
     def receive_from_backend(self, there: SimulatedTransceiver, message: bytes) -> None:
         """Give a transceiver one message of its backend."""
-        there.receive_message(there.backends[0].link, message)
+        there.receive_message(there.backends[0].connection, message)
 
     def _receive_from_backend(self, there: SimulatedTransceiver, link: BackendConnection, message: bytes) -> None:
         if link in there.selector.connections:

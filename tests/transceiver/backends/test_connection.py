@@ -41,54 +41,54 @@ class ConnectionBench:
 
     def __init__(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> None:
         self.now = 100.0
-        self.link = BackendConnection(BackendCounters(), self.now)
-        self.heard: dict[int, list[InboundFrame]] = {}
-        self.say(frames.BackendHello(frames.VERSION, slots, formats))
+        self.connection = BackendConnection(BackendCounters(), self.now)
+        self.delivered: dict[int, list[InboundFrame]] = {}
+        self.receive(frames.BackendHello(frames.VERSION, slots, formats))
         self.sent()
 
     def open(self, **session: Any) -> BackendCall:
-        audio_format = self.link.choose_format(AUDIO.name)
+        audio_format = self.connection.choose_format(AUDIO.name)
         assert audio_format is not None
-        call = self.link.open(audio_format, "rtc_1", "acme", session, {}, self.now)
-        self.heard[call.number] = []
+        call = self.connection.open(audio_format, "rtc_1", "acme", session, {}, self.now)
+        self.delivered[call.number] = []
         return call
 
     def accepted(self) -> BackendCall:
         """Open a call that is accepted, its first credit granted."""
         call = self.open()
-        self.say(frames.Accepted(call.number))
+        self.receive(frames.Accepted(call.number))
         self.sent()
-        self.heard[call.number].clear()
+        self.delivered[call.number].clear()
         return call
 
     def speaking(self) -> BackendCall:
         call = self.accepted()
-        self.say(frames.ResponseStarted(call.number, 1))
-        self.heard[call.number].clear()
+        self.receive(frames.ResponseStarted(call.number, 1))
+        self.delivered[call.number].clear()
         return call
 
-    def say(self, *batch: frames.Frame) -> None:
+    def receive(self, *batch: frames.Frame) -> None:
         """What the backend says, in one message."""
-        self.raw(msgspec.msgpack.encode(batch))
+        self.receive_message(msgspec.msgpack.encode(batch))
 
-    def raw(self, message: bytes) -> None:
-        self.link.receive_message(message, self.now)
-        while (delivery := self.link.poll_event()) is not None:
-            self.heard[delivery.call.number].append(delivery.frame)
+    def receive_message(self, message: bytes) -> None:
+        self.connection.receive_message(message, self.now)
+        while (delivery := self.connection.poll_event()) is not None:
+            self.delivered[delivery.call.number].append(delivery.frame)
 
     def sent(self) -> list[Any]:
         """What the backend hears."""
         found: list[Any] = []
-        while (message := self.link.poll_transmit()) is not None:
+        while (message := self.connection.poll_transmit()) is not None:
             found += frames.decode(message)
         return found
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
-        while (deadline := self.link.poll_timeout()) <= end:
+        while (deadline := self.connection.poll_timeout()) <= end:
             self.now = deadline
-            self.link.handle_timeout(deadline)
-            self.raw(frames.encode([frames.Pong(0)]))
+            self.connection.handle_timeout(deadline)
+            self.receive_message(frames.encode([frames.Pong(0)]))
         self.now = end
 
 
@@ -100,8 +100,8 @@ def test_a_call_is_started_accepted_and_given_its_first_credit() -> None:
     bench = ConnectionBench()
     call = bench.open(model="echo")
     assert bench.sent() == [frames.Started(call.number, "rtc_1", "acme", "pcm16/24000", pack({"model": "echo"}))]
-    bench.say(frames.Accepted(call.number))
-    assert bench.heard[call.number] == [frames.Accepted(call.number)]
+    bench.receive(frames.Accepted(call.number))
+    assert bench.delivered[call.number] == [frames.Accepted(call.number)]
     assert bench.sent() == [frames.Credit(call.number, CREDIT_MS)]
 
 
@@ -112,11 +112,11 @@ def test_audio_before_the_acceptance_is_kept_three_seconds_and_comes_in_order() 
     for position in range(0, 4 * 24000, 480):
         call.send_audio(FRAME, position)
     assert bench.sent() == []
-    bench.say(frames.Accepted(call.number))
+    bench.receive(frames.Accepted(call.number))
     credit, *heard = bench.sent()
     assert credit == frames.Credit(call.number, CREDIT_MS)
     assert [frame.position for frame in heard] == list(range(24000, 4 * 24000, 480))
-    assert bench.link.counters.audio_dropped == 50
+    assert bench.connection.counters.audio_dropped == 50
 
 
 def test_a_stalled_backend_loses_the_oldest_audio_of_each_call_and_no_control() -> None:
@@ -131,13 +131,13 @@ def test_a_stalled_backend_loses_the_oldest_audio_of_each_call_and_no_control() 
     assert [frame.position for frame in sent if isinstance(frame, frames.Audio) and frame.call == quiet.number] == [0]
     kept = [frame.position for frame in sent if isinstance(frame, frames.Audio) and frame.call == busy.number]
     assert kept == list(range(7 * 24000, 10 * 24000, 480))
-    assert bench.link.counters.audio_dropped == 350
+    assert bench.connection.counters.audio_dropped == 350
 
 
 def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_used() -> None:
     bench = ConnectionBench()
     call = bench.speaking()
-    bench.say(*[audio(call)] * 50)
+    bench.receive(*[audio(call)] * 50)
     for _ in range(4):
         call.grant(20)
     assert bench.sent() == []
@@ -150,48 +150,48 @@ def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_u
 def test_audio_beyond_the_credit_ends_only_that_call() -> None:
     bench = ConnectionBench()
     greedy, modest = bench.speaking(), bench.speaking()
-    bench.say(*[audio(greedy)] * (CREDIT_MS // 20))
-    assert len(bench.heard[greedy.number]) == CREDIT_MS // 20
-    bench.say(audio(greedy), audio(modest))
-    last = bench.heard[greedy.number][-1]
+    bench.receive(*[audio(greedy)] * (CREDIT_MS // 20))
+    assert len(bench.delivered[greedy.number]) == CREDIT_MS // 20
+    bench.receive(audio(greedy), audio(modest))
+    last = bench.delivered[greedy.number][-1]
     assert isinstance(last, frames.BadFrame)
     assert "overrun" in last.detail
     assert bench.sent() == [frames.Ended(greedy.number, "bad_frame")]
-    assert bench.heard[modest.number] == [audio(modest)]
+    assert bench.delivered[modest.number] == [audio(modest)]
 
 
 def test_an_opus_packet_that_fits_no_datagram_ends_its_call() -> None:
     bench = ConnectionBench(formats=("opus",))
     call = bench.speaking()
     frame_of_20_ms = b"\x78"
-    bench.say(audio(call, data=frame_of_20_ms.ljust(MAX_PACKET_BYTES, b"\0")))
-    assert len(bench.heard[call.number]) == 1
-    bench.say(audio(call, data=frame_of_20_ms.ljust(MAX_PACKET_BYTES + 1, b"\0")))
-    assert isinstance(bench.heard[call.number][-1], frames.BadFrame)
+    bench.receive(audio(call, data=frame_of_20_ms.ljust(MAX_PACKET_BYTES, b"\0")))
+    assert len(bench.delivered[call.number]) == 1
+    bench.receive(audio(call, data=frame_of_20_ms.ljust(MAX_PACKET_BYTES + 1, b"\0")))
+    assert isinstance(bench.delivered[call.number][-1], frames.BadFrame)
     assert bench.sent() == [frames.Ended(call.number, "bad_frame")]
 
 
 def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_back() -> None:
     bench = ConnectionBench()
     call = bench.speaking()
-    bench.say(*[audio(call)] * 200)
+    bench.receive(*[audio(call)] * 200)
     call.grant(CREDIT_MS)
     call.interrupted(1, 1500)
     bench.sent()
-    bench.heard[call.number].clear()
-    bench.say(*[audio(call)] * 5, frames.ResponseEnded(call.number, 1))
-    assert bench.heard[call.number] == []
-    assert bench.link.counters.late_frames == 5
+    bench.delivered[call.number].clear()
+    bench.receive(*[audio(call)] * 5, frames.ResponseEnded(call.number, 1))
+    assert bench.delivered[call.number] == []
+    assert bench.connection.counters.late_frames == 5
     assert bench.sent() == [frames.Credit(call.number, 100)]
-    bench.say(frames.ResponseStarted(call.number, 2), audio(call, 2))
-    assert bench.heard[call.number] == [frames.ResponseStarted(call.number, 2), audio(call, 2)]
+    bench.receive(frames.ResponseStarted(call.number, 2), audio(call, 2))
+    assert bench.delivered[call.number] == [frames.ResponseStarted(call.number, 2), audio(call, 2)]
 
 
 def test_a_clear_of_the_backend_reaches_the_sink_and_silences_the_response() -> None:
     bench = ConnectionBench()
     call = bench.speaking()
-    bench.say(audio(call), frames.Clear(call.number, 1), audio(call))
-    assert bench.heard[call.number] == [audio(call), frames.Clear(call.number, 1)]
+    bench.receive(audio(call), frames.Clear(call.number, 1), audio(call))
+    assert bench.delivered[call.number] == [audio(call), frames.Clear(call.number, 1)]
 
 
 @pytest.mark.parametrize(
@@ -216,11 +216,11 @@ def test_a_frame_that_is_not_allowed_ends_only_its_call(frame: list[Any]) -> Non
     bench = ConnectionBench()
     first, second = bench.speaking(), bench.speaking()
     assert first.number == 1
-    bench.raw(msgspec.msgpack.encode([frame, [99, 1, 2], ["what"], [6, 2, FRAME, 0, 0, 1]]))
-    assert [type(heard) for heard in bench.heard[1]] == [frames.BadFrame]
+    bench.receive_message(msgspec.msgpack.encode([frame, [99, 1, 2], ["what"], [6, 2, FRAME, 0, 0, 1]]))
+    assert [type(heard) for heard in bench.delivered[1]] == [frames.BadFrame]
     assert bench.sent() == [frames.Ended(1, "bad_frame")]
-    assert bench.heard[2] == [audio(second)]
-    assert bench.link.calls == 1
+    assert bench.delivered[2] == [audio(second)]
+    assert bench.connection.calls == 1
 
 
 @pytest.mark.parametrize(
@@ -239,18 +239,18 @@ def test_a_frame_before_accepted_is_refused(frame: list[Any]) -> None:
     bench = ConnectionBench()
     bench.open()
     bench.sent()
-    bench.raw(msgspec.msgpack.encode([frame]))
-    assert [type(heard) for heard in bench.heard[1]] == [frames.BadFrame]
+    bench.receive_message(msgspec.msgpack.encode([frame]))
+    assert [type(heard) for heard in bench.delivered[1]] == [frames.BadFrame]
     assert bench.sent() == [frames.Ended(1, "bad_frame")]
 
 
 def test_a_refused_call_ends_and_a_full_backend_is_skipped_for_a_moment() -> None:
     bench = ConnectionBench()
     call = bench.open()
-    bench.say(frames.Refused(call.number, "full", "all slots are taken"))
-    assert bench.heard[call.number] == [frames.Refused(call.number, "full", "all slots are taken")]
-    assert bench.link.free_slots(bench.now) == 0
-    assert bench.link.free_slots(bench.now + FULL_HOLD) == 4
+    bench.receive(frames.Refused(call.number, "full", "all slots are taken"))
+    assert bench.delivered[call.number] == [frames.Refused(call.number, "full", "all slots are taken")]
+    assert bench.connection.free_slots(bench.now) == 0
+    assert bench.connection.free_slots(bench.now + FULL_HOLD) == 4
     bench.sent()
     call.send_audio(FRAME, 0)
     call.grant(20)
@@ -262,56 +262,56 @@ def test_a_backend_that_neither_accepts_nor_refuses_loses_the_call() -> None:
     bench = ConnectionBench()
     call = bench.open()
     bench.pass_time(ACCEPT_TIMEOUT + 1)
-    assert [type(heard) for heard in bench.heard[call.number]] == [frames.Ended]
+    assert [type(heard) for heard in bench.delivered[call.number]] == [frames.Ended]
     assert frames.Ended(call.number, "no_answer") in bench.sent()
-    assert bench.link.free_slots(bench.now) == 4
+    assert bench.connection.free_slots(bench.now) == 4
 
 
 def test_a_call_ended_by_its_session_receives_no_more_frames() -> None:
     bench = ConnectionBench()
     call = bench.speaking()
-    bench.link.receive_message(frames.encode([audio(call)]), bench.now)
+    bench.connection.receive_message(frames.encode([audio(call)]), bench.now)
     call.end("hangup")
-    assert bench.link.poll_event() is None
+    assert bench.connection.poll_event() is None
     assert bench.sent() == [frames.Ended(call.number, "hangup")]
-    bench.say(audio(call), frames.HangUp(call.number), frames.Ended(call.number))
-    assert bench.link.counters.stale_frames == 3
-    assert bench.link.counters.calls_failed == 0
+    bench.receive(audio(call), frames.HangUp(call.number), frames.Ended(call.number))
+    assert bench.connection.counters.stale_frames == 3
+    assert bench.connection.counters.calls_failed == 0
 
 
 def test_a_backend_sends_no_new_audio_after_hanging_up() -> None:
     bench = ConnectionBench()
     call = bench.speaking()
-    bench.say(audio(call), frames.HangUp(call.number, "goodbye"), frames.Clear(call.number, 1))
-    assert len(bench.heard[call.number]) == 3
-    bench.say(frames.ResponseStarted(call.number, 2))
-    assert isinstance(bench.heard[call.number][-1], frames.BadFrame)
+    bench.receive(audio(call), frames.HangUp(call.number, "goodbye"), frames.Clear(call.number, 1))
+    assert len(bench.delivered[call.number]) == 3
+    bench.receive(frames.ResponseStarted(call.number, 2))
+    assert isinstance(bench.delivered[call.number][-1], frames.BadFrame)
 
 
 def test_a_lost_connection_ends_every_call() -> None:
     bench = ConnectionBench()
     calls = [bench.accepted(), bench.open()]
-    bench.link.connection_lost()
-    bench.raw(b"\x90")
+    bench.connection.connection_lost()
+    bench.receive_message(b"\x90")
     for call in calls:
-        assert bench.heard[call.number] == [frames.Ended(call.number, BACKEND_LOST)]
+        assert bench.delivered[call.number] == [frames.Ended(call.number, BACKEND_LOST)]
         call.send_audio(FRAME, 0)
         call.end("hangup")
     assert bench.sent() == []
-    assert bench.link.poll_timeout() == inf
+    assert bench.connection.poll_timeout() == inf
 
 
 def test_slots_are_those_of_the_latest_hello_without_the_calls_here() -> None:
     bench = ConnectionBench(slots=2)
     first = bench.open()
     bench.open()
-    assert bench.link.free_slots(bench.now) == 0
+    assert bench.connection.free_slots(bench.now) == 0
     first.end("hangup")
-    assert bench.link.free_slots(bench.now) == 1
-    bench.say(frames.BackendHello(frames.VERSION, 5, ("opus",)))
-    assert bench.link.free_slots(bench.now) == 4
-    bench.say(frames.BackendDrain())
-    assert bench.link.free_slots(bench.now) == 0
+    assert bench.connection.free_slots(bench.now) == 1
+    bench.receive(frames.BackendHello(frames.VERSION, 5, ("opus",)))
+    assert bench.connection.free_slots(bench.now) == 4
+    bench.receive(frames.BackendDrain())
+    assert bench.connection.free_slots(bench.now) == 0
 
 
 @pytest.mark.parametrize(
@@ -327,9 +327,9 @@ def test_the_preferred_format_is_taken_if_it_can_be(
     offered: tuple[str, ...], preferred: str, chosen: str | None
 ) -> None:
     bench = ConnectionBench(formats=offered)
-    audio_format = bench.link.choose_format(preferred)
+    audio_format = bench.connection.choose_format(preferred)
     assert (audio_format.name if audio_format else None) == chosen
-    assert bool(bench.link.free_slots(bench.now)) == (chosen is not None)
+    assert bool(bench.connection.free_slots(bench.now)) == (chosen is not None)
 
 
 @pytest.mark.parametrize("session", [{"text": "x" * 300_000}, {"huge": 10**40}])
@@ -337,7 +337,7 @@ def test_a_session_that_fits_no_frame_fails_its_own_call(session: dict[str, Any]
     bench = ConnectionBench()
     with pytest.raises(SessionTooLarge):
         bench.open(**session)
-    assert bench.link.calls == 0
+    assert bench.connection.calls == 0
     assert bench.sent() == []
 
 
@@ -379,7 +379,7 @@ def test_short_events_that_wait_for_a_backend_are_bounded_in_number() -> None:
         call.send_event({})
     with pytest.raises(EventRefused, match=f"{MAX_WAITING_EVENTS} events"):
         call.send_event({})
-    bench.say(frames.Accepted(call.number))
+    bench.receive(frames.Accepted(call.number))
     assert sum(isinstance(frame, frames.ClientEvent) for frame in bench.sent()) == MAX_WAITING_EVENTS
     call.send_event({})
 
@@ -410,7 +410,7 @@ def test_the_session_of_a_call_takes_little_more_memory_than_its_bytes() -> None
 def test_frames_sent_since_the_last_received_one_are_bounded() -> None:
     bench = ConnectionBench(slots=80)
     calls = [bench.open() for _ in range(40)]
-    bench.say(*[frames.Accepted(call.number) for call in calls])
+    bench.receive(*[frames.Accepted(call.number) for call in calls])
     bench.sent()
 
     def flood() -> ConnectionBench:
@@ -427,23 +427,23 @@ def test_deep_nesting_in_one_frame_ends_its_call_and_no_other() -> None:
     bench = ConnectionBench()
     bad, good = bench.accepted(), bench.speaking()
     nested = bytes([0x93, 0x11, bad.number]) + b"\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
-    bench.raw(b"\x92" + nested + msgspec.msgpack.encode(audio(good)))
-    assert [type(frame) for frame in bench.heard[bad.number]] == [frames.BadFrame]
-    assert bench.heard[good.number] == [audio(good)]
+    bench.receive_message(b"\x92" + nested + msgspec.msgpack.encode(audio(good)))
+    assert [type(frame) for frame in bench.delivered[bad.number]] == [frames.BadFrame]
+    assert bench.delivered[good.number] == [audio(good)]
     assert bench.sent() == [frames.Ended(bad.number, "bad_frame")]
-    assert bench.link.closing is None
+    assert bench.connection.closing is None
 
 
 def test_a_message_of_a_million_elements_ends_its_connection_at_once() -> None:
     bench = ConnectionBench()
     bench.accepted()
-    bench.raw(b"\xdd\x00\x0f\x00\x00" + b"\xc0" * 0xF0000)
-    assert bench.link.closing is not None
-    assert (bench.link.closing.code, bench.link.closing.detail) == (
+    bench.receive_message(b"\xdd\x00\x0f\x00\x00" + b"\xc0" * 0xF0000)
+    assert bench.connection.closing is not None
+    assert (bench.connection.closing.code, bench.connection.closing.detail) == (
         1009,
         "a message of 983040 frames, 4096 is the most",
     )
-    assert bench.link.counters.bad_frames == 0
+    assert bench.connection.counters.bad_frames == 0
 
 
 @pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
@@ -452,15 +452,15 @@ def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: boo
     """`resumed_ms` is the position of the next sample that the next backend receives, in milliseconds."""
     name = f"pcm16/{rate}"
     bench = ConnectionBench(formats=(name,))
-    call = bench.link.open(AudioFormat.parse(name), "rtc_1", "acme", {}, {}, bench.now)
-    bench.heard[call.number] = []
-    bench.say(frames.Accepted(call.number))
+    call = bench.connection.open(AudioFormat.parse(name), "rtc_1", "acme", {}, {}, bench.now)
+    bench.delivered[call.number] = []
+    bench.receive(frames.Accepted(call.number))
     for position in range(0, rate, rate // 50):
         call.send_audio(bytes(2 * rate // 50), position)
     bench.sent()
     if heard:
-        bench.say(frames.Pong(0))
-    bench.link.connection_lost()
+        bench.receive(frames.Pong(0))
+    bench.connection.connection_lost()
     again = BackendConnection(BackendCounters(), bench.now)
     again.receive_message(frames.encode([frames.BackendHello(frames.VERSION, 4, (name,))]), bench.now)
     again.resume(call, bench.now)
@@ -486,12 +486,12 @@ def test_an_opus_call_is_resumed_after_the_last_acknowledged_packet(
     last: bytes, position: int, resumed_ms: int
 ) -> None:
     bench = ConnectionBench(formats=("opus",))
-    call = bench.link.open(AudioFormat.parse("opus"), "rtc_1", "acme", {}, {}, bench.now)
-    bench.heard[call.number] = []
-    bench.say(frames.Accepted(call.number))
+    call = bench.connection.open(AudioFormat.parse("opus"), "rtc_1", "acme", {}, {}, bench.now)
+    bench.delivered[call.number] = []
+    bench.receive(frames.Accepted(call.number))
     call.send_audio(last, position)
     bench.sent()
-    bench.say(frames.Pong(0))
-    bench.link.connection_lost()
-    bench.link.resume(call, bench.now)
-    assert call.start(bench.link, call.number, bench.now).resumed_ms == resumed_ms
+    bench.receive(frames.Pong(0))
+    bench.connection.connection_lost()
+    bench.connection.resume(call, bench.now)
+    assert call.start(bench.connection, call.number, bench.now).resumed_ms == resumed_ms

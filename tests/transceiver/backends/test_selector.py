@@ -29,18 +29,18 @@ class SelectorBench:
     def __init__(self, *slots: int) -> None:
         self.now = 100.0
         self.selector = BackendSelector("pcm16/24000", BackendCounters())
-        self.heard: list[InboundFrame] = []
+        self.delivered: list[InboundFrame] = []
         for count in slots:
             self.connect(count)
 
     def connect(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> BackendConnection:
         """Connect to another address, whose backend says hello."""
-        link = BackendConnection(self.selector.counters, self.now)
-        self.selector.connections.append(link)
-        self.say(link, frames.BackendHello(frames.VERSION, slots, formats))
-        sent(link)
+        connection = BackendConnection(self.selector.counters, self.now)
+        self.selector.connections.append(connection)
+        self.receive(connection, frames.BackendHello(frames.VERSION, slots, formats))
+        sent(connection)
         self.selector.handle_timeout(self.now)
-        return link
+        return connection
 
     def open(self) -> BackendCall:
         return self.selector.open("rtc_1", "acme", {"model": "echo"}, {"user": "7"}, self.now)
@@ -48,24 +48,24 @@ class SelectorBench:
     def accepted(self) -> tuple[BackendCall, BackendConnection]:
         """Open a call, have it accepted, and return it with its connection."""
         call = self.open()
-        link = self.find(call)
-        self.say(link, frames.Accepted(call.number))
-        sent(link)
-        self.heard.clear()
-        return call, link
+        connection = self.find(call)
+        self.receive(connection, frames.Accepted(call.number))
+        sent(connection)
+        self.delivered.clear()
+        return call, connection
 
     def find(self, call: BackendCall) -> BackendConnection:
         """Return the connection that has just been told of a call."""
-        [link] = [link for link in self.selector.connections if link.pending]
-        return link
+        [connection] = [connection for connection in self.selector.connections if connection.pending]
+        return connection
 
-    def say(self, link: BackendConnection, *batch: frames.Frame) -> None:
-        link.receive_message(msgspec.msgpack.encode(batch), self.now)
-        self.selector.collect(link, self.now)
+    def receive(self, connection: BackendConnection, *batch: frames.Frame) -> None:
+        connection.receive_message(msgspec.msgpack.encode(batch), self.now)
+        self.selector.collect(connection, self.now)
         self._deliver()
 
-    def lose(self, link: BackendConnection) -> None:
-        self.selector.connection_lost(link, self.now)
+    def connection_lost(self, connection: BackendConnection) -> None:
+        self.selector.connection_lost(connection, self.now)
         self._deliver()
 
     def pass_time(self, seconds: float) -> None:
@@ -73,30 +73,30 @@ class SelectorBench:
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + LOOK_INTERVAL)
-            for link in self.selector.connections:
-                link.handle_timeout(self.now)
-                self.say(link, frames.Pong(0))
+            for connection in self.selector.connections:
+                connection.handle_timeout(self.now)
+                self.receive(connection, frames.Pong(0))
             self.selector.handle_timeout(self.now)
             self._deliver()
 
     def _deliver(self) -> None:
         while (delivery := self.selector.poll_event()) is not None:
-            self.heard.append(delivery.frame)
+            self.delivered.append(delivery.frame)
 
 
-def sent(link: BackendConnection) -> list[Any]:
+def sent(connection: BackendConnection) -> list[Any]:
     found: list[Any] = []
-    while (message := link.poll_transmit()) is not None:
+    while (message := connection.poll_transmit()) is not None:
         found += frames.decode(message)
     return found
 
 
-def started(link: BackendConnection) -> list[frames.Started]:
-    return [frame for frame in sent(link) if isinstance(frame, frames.Started)]
+def started(connection: BackendConnection) -> list[frames.Started]:
+    return [frame for frame in sent(connection) if isinstance(frame, frames.Started)]
 
 
-def positions(link: BackendConnection) -> list[int]:
-    return [frame.position for frame in sent(link) if isinstance(frame, frames.Audio)]
+def positions(connection: BackendConnection) -> list[int]:
+    return [frame.position for frame in sent(connection) if isinstance(frame, frames.Audio)]
 
 
 def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_in_order() -> None:
@@ -106,21 +106,21 @@ def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_i
     for position in range(0, 48000, 480):
         call.send_audio(FRAME, position)
     assert len(positions(first)) == 100
-    bench.say(first, frames.Pong(0))
+    bench.receive(first, frames.Pong(0))
     for position in range(48000, 55200, 480):  # nothing is heard of the backend any more
         call.send_audio(FRAME, position)
         sent(first)
     for position in range(55200, 57600, 480):  # and what is sent no longer goes out
         call.send_audio(FRAME, position)
-    bench.lose(first)
+    bench.connection_lost(first)
     for position in range(57600, 72000, 480):
         call.send_audio(FRAME, position)
     assert sent(second) == [
         frames.Started(1, "rtc_1", "acme", "pcm16/24000", pack({"model": "echo"}), pack({"user": "7"}), resumed_ms=2000)
     ]
-    bench.say(second, frames.Accepted(call.number))
+    bench.receive(second, frames.Accepted(call.number))
     assert positions(second) == list(range(48000, 72000, 480))
-    assert bench.heard == [], "the session need not know"
+    assert bench.delivered == [], "the session need not know"
     assert bench.selector.counters.calls_resumed == 1
 
 
@@ -132,21 +132,21 @@ def test_a_call_is_started_again_where_a_packet_was_lost_last() -> None:
     second = bench.connect(formats=("opus",))
     call.send_audio(b"", 48_000, frames.FrameStatus.CONCEALED)
     assert positions(first) == [48_000]
-    bench.say(first, frames.Pong(0))
-    bench.lose(first)
+    bench.receive(first, frames.Pong(0))
+    bench.connection_lost(first)
     assert [frame.resumed_ms for frame in started(second)] == [1000]
 
 
 def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
     bench = SelectorBench(4)
-    call, link = bench.accepted()
+    call, connection = bench.accepted()
     for position in range(0, 5 * 24000, 480):
         call.send_audio(FRAME, position)
-        sent(link)
-    bench.lose(link)
+        sent(connection)
+    bench.connection_lost(connection)
     again = bench.connect()
     assert [frame.resumed_ms for frame in started(again)] == [2000]
-    bench.say(again, frames.Accepted(call.number))
+    bench.receive(again, frames.Accepted(call.number))
     assert positions(again) == list(range(2 * 24000, 5 * 24000, 480))
     assert bench.selector.counters.audio_dropped == 100
 
@@ -154,34 +154,34 @@ def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
 def test_credit_of_a_resumed_call_is_what_the_audio_still_to_be_played_leaves() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
-    bench.say(first, frames.ResponseStarted(call.number, 1), *[frames.Audio(call.number, FRAME, response=1)] * 150)
+    bench.receive(first, frames.ResponseStarted(call.number, 1), *[frames.Audio(call.number, FRAME, response=1)] * 150)
     second = bench.connect()
-    bench.lose(first)
+    bench.connection_lost(first)
     call.grant(1000)
     sent(second)
-    bench.say(second, frames.Accepted(call.number))
+    bench.receive(second, frames.Accepted(call.number))
     assert sent(second) == [frames.Credit(call.number, CREDIT_MS - 2000)]
     call.grant(2000)
     assert sent(second) == [frames.Credit(call.number, 2000)]
-    bench.say(second, frames.ResponseStarted(call.number, 1), *[frames.Audio(call.number, FRAME, response=1)] * 200)
-    assert not any(isinstance(frame, frames.BadFrame) for frame in bench.heard)
-    bench.say(second, frames.Audio(call.number, FRAME, response=1))
-    assert isinstance(bench.heard[-1], frames.BadFrame)
+    bench.receive(second, frames.ResponseStarted(call.number, 1), *[frames.Audio(call.number, FRAME, response=1)] * 200)
+    assert not any(isinstance(frame, frames.BadFrame) for frame in bench.delivered)
+    bench.receive(second, frames.Audio(call.number, FRAME, response=1))
+    assert isinstance(bench.delivered[-1], frames.BadFrame)
 
 
 def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
-    bench.say(first, frames.ResponseStarted(call.number, 3), frames.Audio(call.number, FRAME, response=3))
+    bench.receive(first, frames.ResponseStarted(call.number, 3), frames.Audio(call.number, FRAME, response=3))
     second = bench.connect()
-    bench.lose(first)
-    assert bench.heard[-1] == frames.ResponseEnded(1, 3), "nothing more comes of it"
-    bench.say(second, frames.Accepted(1))
+    bench.connection_lost(first)
+    assert bench.delivered[-1] == frames.ResponseEnded(1, 3), "nothing more comes of it"
+    bench.receive(second, frames.Accepted(1))
     sent(second)
-    bench.heard.clear()
-    bench.say(second, frames.ResponseStarted(1, 1), frames.Audio(1, FRAME, response=1), frames.ResponseEnded(1, 1))
-    bench.say(second, frames.Clear(1, 1))
-    assert [frame.response for frame in bench.heard if not isinstance(frame, frames.Ended)] == [4] * 4  # type: ignore[union-attr]
+    bench.delivered.clear()
+    bench.receive(second, frames.ResponseStarted(1, 1), frames.Audio(1, FRAME, response=1), frames.ResponseEnded(1, 1))
+    bench.receive(second, frames.Clear(1, 1))
+    assert [frame.response for frame in bench.delivered if not isinstance(frame, frames.Ended)] == [4] * 4  # type: ignore[union-attr]
     call.interrupted(4, 20)
     call.interrupted(2, 500)
     assert sent(second) == [frames.Interrupted(1, 1, 20)], "of the others the new backend knows nothing"
@@ -190,11 +190,11 @@ def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -
 def test_a_clear_of_response_0_applies_to_earlier_audio() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
-    bench.say(first, frames.ResponseStarted(call.number, 1), frames.Audio(call.number, FRAME, response=1))
+    bench.receive(first, frames.ResponseStarted(call.number, 1), frames.Audio(call.number, FRAME, response=1))
     second = bench.connect()
-    bench.lose(first)
-    bench.say(second, frames.Accepted(1), frames.Clear(1, 0))
-    assert bench.heard[-1] == frames.Clear(1, 1)
+    bench.connection_lost(first)
+    bench.receive(second, frames.Accepted(1), frames.Clear(1, 0))
+    assert bench.delivered[-1] == frames.Clear(1, 1)
     sent(second)
     call.interrupted(1, 10)
     assert sent(second) == [frames.Interrupted(1, 0, 10)]
@@ -206,10 +206,10 @@ def test_a_call_that_was_never_accepted_starts_elsewhere_as_new() -> None:
     call.send_audio(FRAME, 0)
     [first] = bench.selector.connections
     second = bench.connect()
-    bench.lose(first)
+    bench.connection_lost(first)
     assert [frame.resumed_ms for frame in started(second)] == [0]
-    bench.say(second, frames.Accepted(call.number))
-    assert bench.heard == [frames.Accepted(call.number)]
+    bench.receive(second, frames.Accepted(call.number))
+    assert bench.delivered == [frames.Accepted(call.number)]
     assert positions(second) == [0]
 
 
@@ -217,21 +217,21 @@ def test_a_call_that_was_hanging_up_needs_no_backend_any_more() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
-    bench.say(first, frames.HangUp(call.number))
-    bench.heard.clear()
-    bench.lose(first)
-    assert (bench.heard, started(second), call.state) == ([], [], BackendCallState.OVER)
+    bench.receive(first, frames.HangUp(call.number))
+    bench.delivered.clear()
+    bench.connection_lost(first)
+    assert (bench.delivered, started(second), call.state) == ([], [], BackendCallState.OVER)
 
 
 def test_a_call_waits_for_a_slot_and_is_lost_when_none_comes() -> None:
     bench = SelectorBench(1)
     call, first = bench.accepted()
-    bench.lose(first)
+    bench.connection_lost(first)
     bench.pass_time(RESUME_SECONDS - 1)
-    assert bench.heard == []
+    assert bench.delivered == []
     bench.connect(formats=("opus",))
     bench.pass_time(2)
-    assert bench.heard == [frames.Ended(call.number, BACKEND_LOST)]
+    assert bench.delivered == [frames.Ended(call.number, BACKEND_LOST)]
     assert bench.selector.poll_timeout() == inf
     late = bench.connect()
     call.send_audio(FRAME, 0)
@@ -243,7 +243,7 @@ def test_many_calls_that_wait_look_for_a_slot_once() -> None:
     """A thousand calls of a backend that is gone must not look through every connection one after the other."""
     looks = 0
 
-    class CountedLink(BackendConnection):
+    class CountedConnection(BackendConnection):
         def free_slots(self, now: float) -> int:
             nonlocal looks
             looks += 1
@@ -253,37 +253,37 @@ def test_many_calls_that_wait_look_for_a_slot_once() -> None:
     [first] = bench.selector.connections
     for _ in range(1000):
         bench.open()
-    bench.selector.connections += [CountedLink(bench.selector.counters, bench.now) for _ in range(20)]
-    for link in bench.selector.connections[1:]:
-        bench.say(link, frames.BackendHello(frames.VERSION, 0, ("pcm16/24000",)))
-    bench.say(first, *[frames.Accepted(number) for number in range(1, 1001)])
-    bench.lose(first)
+    bench.selector.connections += [CountedConnection(bench.selector.counters, bench.now) for _ in range(20)]
+    for connection in bench.selector.connections[1:]:
+        bench.receive(connection, frames.BackendHello(frames.VERSION, 0, ("pcm16/24000",)))
+    bench.receive(first, *[frames.Accepted(number) for number in range(1, 1001)])
+    bench.connection_lost(first)
     looks = 0
     bench.selector.handle_timeout(bench.now)
     assert looks == 20
     last = bench.selector.connections[-1]
-    bench.say(last, frames.BackendHello(frames.VERSION, 300, ("pcm16/24000",)))
+    bench.receive(last, frames.BackendHello(frames.VERSION, 300, ("pcm16/24000",)))
     bench.selector.handle_timeout(bench.now)
     assert len(started(last)) == 300
 
 
 def test_a_call_that_gave_up_does_not_keep_another_from_its_slot() -> None:
     bench = SelectorBench(4)
-    [link] = bench.selector.connections
+    [connection] = bench.selector.connections
     first, second = bench.open(), bench.open()
-    bench.say(link, frames.Accepted(first.number), frames.Accepted(second.number))
-    bench.lose(link)
+    bench.receive(connection, frames.Accepted(first.number), frames.Accepted(second.number))
+    bench.connection_lost(connection)
     first.tries = MAX_TRIES
     bench.connect()
     assert second.state is BackendCallState.STARTING
     bench.pass_time(LOOK_INTERVAL)
-    assert bench.heard[-1] == frames.Ended(1, BACKEND_LOST)
+    assert bench.delivered[-1] == frames.Ended(1, BACKEND_LOST)
 
 
 def test_a_call_that_its_caller_ends_while_it_waits_is_started_nowhere() -> None:
     bench = SelectorBench(1)
     call, first = bench.accepted()
-    bench.lose(first)
+    bench.connection_lost(first)
     call.end("hangup")
     again = bench.connect()
     assert sent(again) == []
@@ -294,16 +294,16 @@ def test_an_address_that_is_full_or_does_not_answer_is_left_for_another() -> Non
     bench = SelectorBench(4)
     call, first = bench.accepted()
     full, mute, good = bench.connect(9), bench.connect(8), bench.connect(7)
-    bench.lose(first)
+    bench.connection_lost(first)
     assert len(started(full)) == 1
-    bench.say(full, frames.Refused(call.number, "full"))
+    bench.receive(full, frames.Refused(call.number, "full"))
     assert len(started(mute)) == 1
     bench.pass_time(RESUME_SECONDS / 2 + LOOK_INTERVAL)
     assert frames.Ended(1, "no_answer") in sent(mute)
     taker = full if full.pending else good
     assert [frame.resumed_ms for frame in started(taker)] == [1]
-    bench.say(taker, frames.Accepted(call.number))
-    assert bench.heard == []
+    bench.receive(taker, frames.Accepted(call.number))
+    assert bench.delivered == []
 
 
 def test_a_refusal_for_another_reason_ends_a_resumed_call() -> None:
@@ -311,36 +311,36 @@ def test_a_refusal_for_another_reason_ends_a_resumed_call() -> None:
     call, first = bench.accepted()
     second = bench.connect()
     bench.connect()
-    bench.lose(first)
+    bench.connection_lost(first)
     taker = bench.find(call)
-    bench.say(taker, frames.Refused(call.number, "unknown_call"))
-    assert bench.heard == [frames.Refused(call.number, "unknown_call")]
+    bench.receive(taker, frames.Refused(call.number, "unknown_call"))
+    assert bench.delivered == [frames.Refused(call.number, "unknown_call")]
     assert second.calls == 0
 
 
 def test_a_call_that_crashes_every_backend_ends_after_some_resumptions() -> None:
     bench = SelectorBench(4)
-    call, link = bench.accepted()
+    call, connection = bench.accepted()
     for _ in range(MAX_TRIES - 1):
         another = bench.connect()
-        bench.lose(link)
+        bench.connection_lost(connection)
         assert len(started(another)) == 1
-        bench.say(another, frames.Accepted(call.number))
-        link = another
+        bench.receive(another, frames.Accepted(call.number))
+        connection = another
     bench.connect()
-    bench.lose(link)
-    assert bench.heard == [frames.Ended(call.number, BACKEND_LOST)]
+    bench.connection_lost(connection)
+    assert bench.delivered == [frames.Ended(call.number, BACKEND_LOST)]
 
 
 def test_crashes_far_apart_are_no_reason_to_give_a_call_up() -> None:
     bench = SelectorBench(4)
-    call, link = bench.accepted()
+    call, connection = bench.accepted()
     for _ in range(2 * MAX_TRIES):
         bench.pass_time(RESUME_SECONDS)
         another = bench.connect()
-        bench.lose(link)
-        bench.say(another, frames.Accepted(call.number))
-        link = another
+        bench.connection_lost(connection)
+        bench.receive(another, frames.Accepted(call.number))
+        connection = another
     assert call.state is BackendCallState.ACCEPTED
 
 
@@ -348,7 +348,7 @@ def test_draining_moves_no_call() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
-    bench.say(first, frames.BackendDrain())
+    bench.receive(first, frames.BackendDrain())
     bench.pass_time(1)
     call.send_audio(FRAME, 0)
     assert positions(first) == [0]
@@ -358,18 +358,18 @@ def test_draining_moves_no_call() -> None:
 def test_events_go_both_ways_in_order_and_wait_for_a_backend_behind_the_audio() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
-    bench.say(first, frames.ServerEvent(call.number, pack({"type": "response.done", "n": [1, None]})))
-    assert bench.heard == [frames.ServerEvent(call.number, pack({"type": "response.done", "n": [1, None]}))]
+    bench.receive(first, frames.ServerEvent(call.number, pack({"type": "response.done", "n": [1, None]})))
+    assert bench.delivered == [frames.ServerEvent(call.number, pack({"type": "response.done", "n": [1, None]}))]
     call.send_event({"type": "first"})
     assert sent(first) == [frames.ClientEvent(call.number, pack({"type": "first"}))]
-    bench.say(first, frames.Pong(0))
-    bench.lose(first)
+    bench.receive(first, frames.Pong(0))
+    bench.connection_lost(first)
     for name in ("second", "third"):
         call.send_event({"type": name})
         call.send_audio(FRAME, 0)
     again = bench.connect()
     started(again)
-    bench.say(again, frames.Accepted(call.number))
+    bench.receive(again, frames.Accepted(call.number))
     events = [frame.event if isinstance(frame, frames.ClientEvent) else EMPTY for frame in sent(again)[1:]]
     assert [unpack(event).get("type") for event in events] == [None, None, "second", "third"]
 
@@ -377,31 +377,31 @@ def test_events_go_both_ways_in_order_and_wait_for_a_backend_behind_the_audio() 
 @pytest.mark.parametrize("event", [{"text": "x" * frames.MAX_EVENT_SIZE}, {"huge": 10**40}, {"what": object()}])
 def test_an_event_that_fits_no_frame_is_refused_and_harms_nothing(event: dict[str, Any]) -> None:
     bench = SelectorBench(4)
-    call, link = bench.accepted()
+    call, connection = bench.accepted()
     with pytest.raises(EventRefused):
         call.send_event(event)
-    assert sent(link) == []
+    assert sent(connection) == []
     call.send_event({"type": "fine"})
-    assert len(sent(link)) == 1
+    assert len(sent(connection)) == 1
     assert bench.selector.counters.events_refused == 1
 
 
 def test_a_flood_of_events_is_refused_before_it_harms_others() -> None:
     bench = SelectorBench(4)
-    call, link = bench.accepted()
+    call, connection = bench.accepted()
     flood = ({"text": "x" * 1000} for _ in range(10_000))
     with pytest.raises(EventRefused):
         list(map(call.send_event, flood))
-    total = sum(len(frames.encode([frame])) for frame in sent(link))
+    total = sum(len(frames.encode([frame])) for frame in sent(connection))
     assert MAX_WAITING_EVENT_BYTES * 0.9 < total < MAX_WAITING_EVENT_BYTES * 1.1
     call.send_event({"type": "again"})
-    assert link.closing is None
+    assert connection.closing is None
 
 
 def test_calls_go_where_most_slots_are_free() -> None:
     bench = SelectorBench(3, 5)
     for _ in range(8):
         bench.open()
-    numbers = [len(started(link)) for link in bench.selector.connections]
+    numbers = [len(started(connection)) for connection in bench.selector.connections]
     assert numbers == [3, 5]
     assert bench.selector.free_slots(bench.now) == 0

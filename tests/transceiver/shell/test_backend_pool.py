@@ -43,7 +43,7 @@ class Sink:
         self.frames.append(frame)
         self._news.unpark_all()
 
-    async def hear(self, count: int) -> list[InboundFrame]:
+    async def receive(self, count: int) -> list[InboundFrame]:
         with trio.fail_after(10):
             while len(self.frames) < count:
                 await self._news.park()
@@ -81,23 +81,23 @@ async def test_a_call_goes_both_ways() -> None:
             sink = Sink()
             call = opened(pool, sink)
             assert call.format == "pcm16/24000"
-            [started] = await backend.hear(frames.Started)
+            [started] = await backend.receive(frames.Started)
             assert started == frames.Started(
                 1, "rtc_1", "acme", "pcm16/24000", pack({"model": "echo"}), pack({"user": "7"})
             )
             for position in range(0, 4800, 480):
                 call.send_audio(FRAME, position)
-            await backend.say(frames.Accepted(1), frames.ResponseStarted(1, 1), frames.Audio(1, FRAME, response=1))
-            assert await backend.hear(frames.Credit) == [frames.Credit(1, CREDIT_MS)]
-            assert [frame.position for frame in await backend.hear(frames.Audio, 10)] == list(range(0, 4800, 480))
-            assert [type(f) for f in await sink.hear(3)] == [
+            await backend.send(frames.Accepted(1), frames.ResponseStarted(1, 1), frames.Audio(1, FRAME, response=1))
+            assert await backend.receive(frames.Credit) == [frames.Credit(1, CREDIT_MS)]
+            assert [frame.position for frame in await backend.receive(frames.Audio, 10)] == list(range(0, 4800, 480))
+            assert [type(f) for f in await sink.receive(3)] == [
                 frames.Accepted,
                 frames.ResponseStarted,
                 frames.Audio,
             ]
             call.end("hangup")
             pool.flush()
-            assert await backend.hear(frames.Ended) == [frames.Ended(1, "hangup")]
+            assert await backend.receive(frames.Ended) == [frames.Ended(1, "hangup")]
             assert pool.free_slots("echo") == 2
 
 
@@ -123,10 +123,10 @@ async def test_a_sink_that_fails_ends_its_own_call(caplog: pytest.LogCaptureFixt
             sink = Sink()
             opened(pool, broken)
             opened(pool, sink)
-            await backend.hear(frames.Started, 2)
-            await backend.say(frames.Accepted(1), frames.Accepted(2))
-            assert await backend.hear(frames.Ended) == [frames.Ended(1, "internal_error")]
-            assert await sink.hear(1) == [frames.Accepted(2)]
+            await backend.receive(frames.Started, 2)
+            await backend.send(frames.Accepted(1), frames.Accepted(2))
+            assert await backend.receive(frames.Ended) == [frames.Ended(1, "internal_error")]
+            assert await sink.receive(1) == [frames.Accepted(2)]
     assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
 
 
@@ -137,9 +137,9 @@ async def test_a_lost_connection_is_dialled_again_and_its_calls_go_on(politely: 
         async with running(pool):
             sink = Sink()
             call = opened(pool, sink)
-            await backend.hear(frames.Started)
-            await backend.say(frames.Accepted(1))
-            await backend.hear(frames.Credit)
+            await backend.receive(frames.Started)
+            await backend.send(frames.Accepted(1))
+            await backend.receive(frames.Credit)
             if politely:
                 await backend.close()
             else:
@@ -148,12 +148,12 @@ async def test_a_lost_connection_is_dialled_again_and_its_calls_go_on(politely: 
             with pytest.raises(NoCapacity):
                 opened(pool, Sink())
             call.send_audio(FRAME, 48000)
-            [started] = await backend.hear(frames.Started)
+            [started] = await backend.receive(frames.Started)
             assert started == frames.Started(
                 1, "rtc_1", "acme", "pcm16/24000", pack({"model": "echo"}), pack({"user": "7"}), 2000
             )
-            await backend.say(frames.Accepted(1))
-            assert [frame.position for frame in await backend.hear(frames.Audio)] == [48000]
+            await backend.send(frames.Accepted(1))
+            assert [frame.position for frame in await backend.receive(frames.Audio)] == [48000]
             assert backend.connections == 2
             assert sink.frames == [frames.Accepted(1)]
 
@@ -170,14 +170,14 @@ async def test_a_backend_that_crashes_under_twenty_calls_moves_them_all(
         async with running(pool):
             sinks = [Sink() for _ in range(20)]
             calls = [opened(pool, sink) for sink in sinks]
-            await first.say(*[frames.Accepted(call.number) for call in calls])
+            await first.send(*[frames.Accepted(call.number) for call in calls])
             await until(lambda: all(call.state is BackendCallState.ACCEPTED for call in calls))
             names.hosts = ("127.0.0.1", "127.0.0.2")
             await until(lambda: pool.free_slots("echo") == 20, 20)
             await first.cut()
-            moved = await second.hear(frames.Started, 20)
+            moved = await second.receive(frames.Started, 20)
             assert all(started.resumed_ms for started in moved)
-            await second.say(*[frames.Accepted(started.call) for started in moved])
+            await second.send(*[frames.Accepted(started.call) for started in moved])
             await until(lambda: pool.counters.calls_resumed == 20)
             assert [sink.frames for sink in sinks] == [[frames.Accepted(number)] for number in range(1, 21)]
     assert any(record.__dict__.get("calls") == 20 for record in caplog.records)
@@ -189,7 +189,7 @@ async def test_a_backend_that_stops_sending_is_lost_after_three_heartbeats(mock_
         pool = BackendPool({"echo": backend.url}, "pcm16/24000")
         async with running(pool):
             call = opened(pool, Sink())
-            await backend.hear(frames.Started)
+            await backend.receive(frames.Started)
             backend.stalled = True
             since = trio.current_time()
             await until(lambda: call.state is BackendCallState.LOST, 10)
@@ -203,7 +203,7 @@ async def test_a_call_that_no_backend_takes_in_time_is_lost(mock_clock: MockCloc
         async with running(pool):
             sink = Sink()
             opened(pool, sink)
-            await backend.hear(frames.Started)
+            await backend.receive(frames.Started)
             backend.hello = frames.BackendHello(9)
             since = trio.current_time()
             await backend.cut()
@@ -218,9 +218,9 @@ async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_no
         pool = BackendPool({"echo": backend.url}, "pcm16/48000")
         async with running(pool):
             call = opened(pool, Sink())
-            await backend.hear(frames.Started)
-            await backend.say(frames.Accepted(1))
-            await backend.hear(frames.Credit)
+            await backend.receive(frames.Started)
+            await backend.send(frames.Accepted(1))
+            await backend.receive(frames.Credit)
             backend.stalled = True
             total = 0
             while not pool.counters.audio_dropped:
@@ -230,7 +230,7 @@ async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_no
                 pool.flush()
                 await trio.lowlevel.checkpoint()
             backend.stalled = False
-            heard = await backend.hear(frames.Audio, total - pool.counters.audio_dropped)
+            heard = await backend.receive(frames.Audio, total - pool.counters.audio_dropped)
             positions = [frame.position for frame in heard]
             assert positions == sorted(positions)
             assert positions[-1] == (total - 1) * 960
@@ -294,8 +294,8 @@ async def test_a_name_is_followed_to_its_addresses_and_calls_go_where_most_slots
             names.hosts = ("127.0.0.1", "127.0.0.2")
             await until(lambda: pool.free_slots("echo") == 6, 20)
             calls = [opened(pool, Sink()) for _ in range(6)]
-            assert len(await first.hear(frames.Started, 2)) == 2
-            assert len(await second.hear(frames.Started, 4)) == 4
+            assert len(await first.receive(frames.Started, 2)) == 2
+            assert len(await second.receive(frames.Started, 4)) == 4
             names.hosts = ()
             await trio.sleep(2 * RESOLVE_INTERVAL)
             assert all(call.state is BackendCallState.STARTING for call in calls), (
@@ -319,19 +319,19 @@ async def test_a_call_that_one_address_has_no_slot_for_is_started_on_another() -
             await until(lambda: pool.free_slots("echo") == 6)
             sink = Sink()
             call = opened(pool, sink)
-            [started] = await full.hear(frames.Started)
+            [started] = await full.receive(frames.Started)
             call.send_audio(FRAME, 0)
-            await full.say(frames.Refused(started.call, "full"))
-            [again] = await free.hear(frames.Started)
+            await full.send(frames.Refused(started.call, "full"))
+            [again] = await free.receive(frames.Started)
             assert again == started
-            await free.say(frames.Accepted(again.call))
-            assert [frame.position for frame in await free.hear(frames.Audio)] == [0]
+            await free.send(frames.Accepted(again.call))
+            assert [frame.position for frame in await free.receive(frames.Audio)] == [0]
             assert sink.frames == [frames.Accepted(again.call)]
             other = Sink()
             opened(pool, other)
-            [unlucky] = await free.hear(frames.Started)
-            await free.say(frames.Refused(unlucky.call, "full"))
-            assert await other.hear(1) == [frames.Refused(unlucky.call, "full")]
+            [unlucky] = await free.receive(frames.Started)
+            await free.send(frames.Refused(unlucky.call, "full"))
+            assert await other.receive(1) == [frames.Refused(unlucky.call, "full")]
 
 
 async def test_what_is_done_after_a_delivery_is_done_once_for_a_message() -> None:
@@ -340,12 +340,12 @@ async def test_what_is_done_after_a_delivery_is_done_once_for_a_message() -> Non
         async with running(pool):
             sink = Sink()
             opened(pool, sink)
-            await backend.hear(frames.Started)
+            await backend.receive(frames.Started)
             heard_at: list[int] = []
             pool.delivered = lambda: heard_at.append(len(sink.frames))
             audio = [frames.Audio(1, FRAME, response=1)] * 50
-            await backend.say(frames.Accepted(1), frames.ResponseStarted(1, 1), *audio)
-            await sink.hear(52)
+            await backend.send(frames.Accepted(1), frames.ResponseStarted(1, 1), *audio)
+            await sink.receive(52)
             await until(lambda: heard_at)
     assert heard_at[0] == 52
 
@@ -421,7 +421,7 @@ async def test_a_server_that_is_no_backend_is_left_after_one_line_of_the_log(
             assert not pool.connected("wrong")
             await until(lambda: [record for record in caplog.records if record.levelno >= logging.WARNING])
             opened(pool, Sink())
-            await backend.hear(frames.Started)
+            await backend.receive(frames.Started)
             await trio.sleep(0.5)
         nursery.cancel_scope.cancel()
     [line] = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -447,20 +447,20 @@ async def test_junk_of_a_backend_ends_its_connection_and_no_call_of_another_wait
         async with running(pool):
             call, sink = opened(pool, Sink(), "bad"), Sink()
             opened(pool, sink)
-            [started] = await good.hear(frames.Started)
-            await good.say(frames.Accepted(started.call))
+            [started] = await good.receive(frames.Started)
+            await good.send(frames.Accepted(started.call))
 
             async def flood() -> None:
                 with suppress(ConnectionClosed):
                     while True:
-                        await bad.say_raw(junk)
+                        await bad.send_raw(junk)
 
-            await bad.hear(frames.Started)
+            await bad.receive(frames.Started)
             nursery.start_soon(flood)
             while bad.closed_with is None:
                 heard = len(sink.frames)
-                await good.say(frames.ServerEvent(started.call, pack({"type": "fine"})))
-                await sink.hear(heard + 1)
+                await good.send(frames.ServerEvent(started.call, pack({"type": "fine"})))
+                await sink.receive(heard + 1)
             assert call.state is not BackendCallState.OVER, "it goes on elsewhere, if it can"
             assert bad.closed_with in (1009, 4000)
             nursery.cancel_scope.cancel()

@@ -55,5 +55,5 @@ async def test_a_session_with_too_many_elements_or_levels_is_refused_with_the_li
         assert str(MAX_ELEMENTS) in answer.text or str(MAX_NESTING) in answer.text
         fine = {"tools": [{"type": "function", "name": f"tool {number}"} for number in range(128)]}
         assert (await client.post("/calls", content=offer("rtc_2", fine))).status_code == 201
-        [started] = await backend.hear(frames.Started)
+        [started] = await backend.receive(frames.Started)
         assert (started.call_id, unpack(started.session)) == ("rtc_2", fine)

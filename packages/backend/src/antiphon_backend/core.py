@@ -120,7 +120,7 @@ class WaitingEvents:
 class CallCore:
     """One call. What a handler wants is a method; what it waits for is an attribute."""
 
-    def __init__(self, session: "TransceiverConnection", started: frames.Started) -> None:
+    def __init__(self, connection: "TransceiverConnection", started: frames.Started) -> None:
         session_object, metadata = started.session.copy(), started.metadata.copy()  # not the whole message
         self.started = msgspec.structs.replace(started, session=session_object, metadata=metadata)
         self.format = AudioFormat.parse(started.format)
@@ -136,7 +136,7 @@ class CallCore:
         """Why the call is over, once it is."""
         self.news = False
         """Set with credit, room, an interruption or the end: what somebody who speaks waits for."""
-        self._session = session
+        self._connection = connection
         self._number = started.call
         self._credit = 0  # ticks
         self._half = b""  # a byte that was said without its other half
@@ -147,12 +147,12 @@ class CallCore:
         """Take the call, if it has not been taken yet."""
         if self.state is CallState.OFFERED:
             self.state = CallState.ACCEPTED
-            self._session.send(frames.Accepted(self._number))
+            self._connection.send(frames.Accepted(self._number))
 
     def refuse(self, code: str, message: str) -> None:
         """Turn the call down; if it was accepted before, end it."""
         if self.state is CallState.OFFERED:
-            self._session.send(frames.Refused(self._number, code[:MAX_TEXT], message[:MAX_TEXT]))
+            self._connection.send(frames.Refused(self._number, code[:MAX_TEXT], message[:MAX_TEXT]))
             self.close(code)
         else:
             self.end(code)
@@ -164,7 +164,7 @@ class CallCore:
         self.response += 1
         self.speech = Speech.OPEN
         if self.state is CallState.ACCEPTED:
-            self._session.send(frames.ResponseStarted(self._number, self.response))
+            self._connection.send(frames.ResponseStarted(self._number, self.response))
         return self.response
 
     def whole_samples(self, audio: bytes) -> bytes:
@@ -176,20 +176,20 @@ class CallCore:
         self._half = audio[even:]
         return audio[:even]
 
-    def say(self, audio: bytes, start: int = 0) -> int:
+    def send_audio(self, audio: bytes, start: int = 0) -> int:
         """Send audio from the byte `start` on, as far as credit and room go; return where it stopped.
 
         PCM is cut into frames of `FRAME_MS`; Opus is one packet. Raises DecodeError for what is no audio.
         """
-        session = self._session
+        connection = self._connection
         size = self.format.frame_bytes or len(audio)
         while start < len(audio):
             data = audio if size == len(audio) else audio[start : start + size]
             ticks = _FRAME_TICKS if len(data) == self.format.frame_bytes else self.format.duration(data)
-            if ticks > self._credit or session.crowded(self):
+            if ticks > self._credit or connection.crowded(self):
                 break
             self._credit -= ticks
-            session.send(frames.Audio(self._number, data, response=self.response), len(data) + AUDIO_OVERHEAD)
+            connection.send(frames.Audio(self._number, data, response=self.response), len(data) + AUDIO_OVERHEAD)
             start += len(data)
         return start
 
@@ -205,15 +205,15 @@ class CallCore:
         size = len(memoryview(encoded))
         if size > frames.MAX_EVENT_SIZE:
             raise ValueError(f"an event of {size} bytes, {frames.MAX_EVENT_SIZE} is the most")
-        if self._session.crowded(self):
+        if self._connection.crowded(self):
             return False
-        self._session.send(encoded, size)
+        self._connection.send(encoded, size)
         return True
 
     def end_response(self) -> None:
         """All of the open response was said."""
         if self.speech is Speech.OPEN and self.state is CallState.ACCEPTED:
-            self._session.send(frames.ResponseEnded(self._number, self.response))
+            self._connection.send(frames.ResponseEnded(self._number, self.response))
         self.speech = Speech.SILENT
         self._half = b""
 
@@ -223,7 +223,7 @@ class CallCore:
         if self.started.resumed_ms:
             self.accept()
         if (self.response or self.started.resumed_ms) and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
-            self._session.send(frames.Clear(self._number, self.response))
+            self._connection.send(frames.Clear(self._number, self.response))
         self.speech = Speech.SILENT
         self._half = b""
 
@@ -233,12 +233,12 @@ class CallCore:
         if self.state is CallState.ACCEPTED:
             self.end_response()
             self.state = CallState.HANGING_UP
-            self._session.send(frames.HangUp(self._number, reason[:MAX_TEXT]))
+            self._connection.send(frames.HangUp(self._number, reason[:MAX_TEXT]))
 
     def end(self, reason: str) -> None:
         """End the call now."""
         if self.state is not CallState.OVER:
-            self._session.send(frames.Ended(self._number, reason[:MAX_TEXT]))
+            self._connection.send(frames.Ended(self._number, reason[:MAX_TEXT]))
             self.close(reason)
 
     # From the session
@@ -271,7 +271,7 @@ class CallCore:
         self.state = CallState.OVER
         self.reason = reason
         self.news = True
-        self._session.forget(self)
+        self._connection.forget(self)
 
 
 class TransceiverConnection:

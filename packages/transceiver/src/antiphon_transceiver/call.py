@@ -26,7 +26,15 @@ from antiphon_transceiver.call_media import CallMedia
 from antiphon_transceiver.channels import OURS, CallChannels
 from antiphon_transceiver.event_bus import EventBus, EventSource
 from antiphon_transceiver.event_consumers import BackendConsumer, CallerConsumer
-from antiphon_transceiver.events import CallEvent, ChannelEvent, Ended, EventReceived, Failed, MessageRefused, Raised
+from antiphon_transceiver.events import (
+    CallEvent,
+    ChannelEvent,
+    EventReceived,
+    Failed,
+    MessageRefused,
+    Raised,
+    Terminated,
+)
 from antiphon_transceiver.ice_restarts import RestartLimiter
 from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.outcome import EndReason
@@ -141,9 +149,9 @@ class Call:
     """One call. Enter it by the five methods and the local actions; after each entry take out what `poll_transmit`
     and `poll_event` return, and enter it again at `poll_timeout`.
 
-    Each entry is fenced: an exception ends the call with `INTERNAL_ERROR`, and no other call notices. After `Ended`
-    the close alert is still retransmitted. `local` and `certificate` are our side of the answer; `ntp_offset` added to
-    `now` gives NTP time in seconds.
+    Each entry is fenced: an exception ends the call with `INTERNAL_ERROR`, and no other call notices. After
+    `Terminated` the close alert is still retransmitted. `local` and `certificate` are our side of the answer;
+    `ntp_offset` added to `now` gives NTP time in seconds.
     """
 
     def __init__(
@@ -163,7 +171,7 @@ class Call:
         self.backend = backend
         self.restarts = RestartLimiter(now)
         self.phase = CallPhase.OPEN
-        self.ended: Ended | None = None
+        self.ended: Terminated | None = None
         """How it ended, unless its own code raised."""
         self.last_status: CallStatus | None = None
         """The status in which it ended; None before that."""
@@ -199,7 +207,7 @@ class Call:
         self.deadline = self.transport.deadline
         """What `poll_timeout` returns."""
         self._setup_seconds: float | None = None
-        self._ending: Ended | None = None
+        self._ending: Terminated | None = None
         """Why we end the call, where it is not the transport that ends it."""
 
     @property
@@ -356,11 +364,11 @@ class Call:
                     self.events.append(ice.PathValidated(selected))
                 self.events.append(event)
             case Closed(reason=reason, detail=detail):
-                self._transport_closed(self._ending or Ended(END_REASONS[reason], detail))
+                self._transport_closed(self._ending or Terminated(END_REASONS[reason], detail))
             case ice.PathValidated() | ice.PathReleased() | ice.Disconnected():
                 self.events.append(event)
 
-    def _transport_closed(self, ended: Ended) -> None:
+    def _transport_closed(self, ended: Terminated) -> None:
         self._advance(CallStep.END)
         self.ended = ended
         self.backend.end(ended.reason)
@@ -423,7 +431,7 @@ class Call:
     def _end(self, reason: EndReason, detail: str, now: float) -> None:
         if self.phase is CallPhase.ENDED:
             return
-        self._ending = Ended(reason, detail)
+        self._ending = Terminated(reason, detail)
         if self.media.started:
             self.media.send_bye()
         self.transport.close(now)

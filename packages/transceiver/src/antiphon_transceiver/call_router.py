@@ -342,7 +342,7 @@ class CallRouter:
                 self.paths.release_path(call, path)
             case transport_events.Connected():
                 self._events.append(CallConnected(call, event, call.agent.selected))
-            case events.Ended(reason, detail):
+            case events.Terminated(reason, detail):
                 self._remove(call)
                 self._events.append(CallEnded(call, reason, detail, None))
             case events.Failed(error):

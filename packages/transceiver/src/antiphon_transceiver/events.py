@@ -34,7 +34,7 @@ class MessageRefused(msgspec.Struct, frozen=True):
 ChannelEvent = EventReceived | MessageRefused
 
 
-class Ended(msgspec.Struct, frozen=True):
+class Terminated(msgspec.Struct, frozen=True):
     """A call ended. Every path was released before it."""
 
     reason: EndReason
@@ -62,7 +62,7 @@ CallEvent = (
     | MediaEnded
     | Disconnected
     | Reconnected
-    | Ended
+    | Terminated
     | Failed
     | Raised
 )

@@ -184,13 +184,13 @@ class Call:
             await checkpoint()
             return False
         audio = core.whole_samples(audio)
-        said = core.say(audio)
+        sent = core.send_audio(audio)
         self._flush()
-        while said < len(audio):
+        while sent < len(audio):
             await self._speakers.wait()
             if not core.speaks(response):
                 return False
-            said = core.say(audio, said)
+            sent = core.send_audio(audio, sent)
             self._flush()
         return True
 
