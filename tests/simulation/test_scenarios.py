@@ -146,10 +146,10 @@ def grant_twice(patch: pytest.MonkeyPatch) -> None:
     """Backends receive twice the credit for the audio played."""
 
     class TwiceGrantedCall(BackendCall):
-        def _give_back(self, ticks: int) -> None:
-            super()._give_back(ticks)
+        def _return_credit(self, ticks: int) -> None:
+            super()._return_credit(ticks)
             if ticks >= 100 * TICKS_PER_MS:
-                super()._give_back(ticks)
+                super()._return_credit(ticks)
 
     patch.setattr(link, "BackendCall", TwiceGrantedCall)
 

@@ -81,7 +81,7 @@ def test_an_rtp_packet_up_to_the_message_for_the_backend() -> None:
     walk = median_walk(walks)
     print(walk)
     assert len(walk.files) <= 20
-    assert walk.calls.total() <= 52
+    assert walk.calls.total() <= 50
 
 
 def test_a_frame_of_the_backend_down_to_the_rtp_packet() -> None:

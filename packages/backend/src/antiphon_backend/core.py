@@ -1,4 +1,4 @@
-"""A backend's end of a connection, without IO: the calls on it, their credit, and what their handlers have to see.
+"""A backend's end of a connection, without IO: its calls, their credit, and the changes that handlers wait for.
 
 Its shell is in `call.py` and `server.py`.
 """
@@ -24,7 +24,7 @@ from antiphon_common.frame_connection import (
 )
 
 HIGH_WATER = 1 << 18
-"""Bytes that wait to be sent before whoever speaks has to wait as well: about a second of 48 kHz PCM of three calls."""
+"""Bytes that may wait to be sent before handlers that send must wait: one second of 48 kHz PCM of three calls."""
 
 MAX_TEXT = 1000
 """Characters of a reason or message; more is cut."""
@@ -45,7 +45,7 @@ _FRAME_TICKS = FRAME_MS * TICKS_PER_MS
 
 
 class CallState(Enum):
-    """A handler is running from `OFFERED` on; its first word or its first look for audio accepts the call."""
+    """States of a call. A handler runs from `OFFERED` on; it accepts the call when it first sends or asks for audio."""
 
     OFFERED = auto()
     ACCEPTED = auto()
@@ -54,7 +54,7 @@ class CallState(Enum):
 
 
 class Speech(Enum):
-    """What becomes of audio now. After `CUT` it is dropped until a new response is started."""
+    """States of a call's output. After `CUT`, audio is dropped until a new response is started."""
 
     SILENT = auto()
     OPEN = auto()
@@ -62,7 +62,7 @@ class Speech(Enum):
 
 
 class Slots:
-    """The calls that all connections of a backend may have at once."""
+    """Counts the calls and handlers of all connections of a backend. Share one between its connections."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -72,7 +72,7 @@ class Slots:
 
     @property
     def full(self) -> bool:
-        """Whether there is room for no other call."""
+        """Whether another call must be refused."""
         return self.taken >= self.limit or self.handlers >= HANDLERS_PER_SLOT * self.limit
 
 
@@ -83,7 +83,7 @@ class CallOffered(NamedTuple):
 
 
 class CallChanged(NamedTuple):
-    """There is something to see at a call: audio, or one of the reasons in `news`."""
+    """A call changed: audio arrived, or one of the events that set `news`."""
 
     call: "CallCore"
 
@@ -92,7 +92,7 @@ Event = CallOffered | CallChanged
 
 
 class WaitingEvents:
-    """Client events in order, at most `MAX_EVENTS` with `MAX_EVENT_BYTES`; the oldest go first."""
+    """Client events in order, at most `MAX_EVENTS` with `MAX_EVENT_BYTES`. `push` drops the oldest beyond."""
 
     __slots__ = ("_bytes", "dropped", "frames")
 
@@ -118,7 +118,7 @@ class WaitingEvents:
 
 
 class CallCore:
-    """One call. What a handler wants is a method; what it waits for is an attribute."""
+    """One call of a backend. A handler acts by methods and waits for changes of attributes."""
 
     def __init__(self, connection: "TransceiverConnection", started: frames.Started) -> None:
         session_object, metadata = started.session.copy(), started.metadata.copy()  # not the whole message
@@ -135,11 +135,11 @@ class CallCore:
         self.reason: str | None = None
         """Why the call is over, once it is."""
         self.news = False
-        """Set with credit, room, an interruption or the end: what somebody who speaks waits for."""
+        """Set with credit, room, an interruption or the end: changes that a sending handler waits for."""
         self._connection = connection
         self._number = started.call
         self._credit = 0  # ticks
-        self._half = b""  # a byte that was said without its other half
+        self._half = b""  # the first byte of a sample that was cut in two
 
     # From the handler
 
@@ -150,7 +150,7 @@ class CallCore:
             self._connection.send(frames.Accepted(self._number))
 
     def refuse(self, code: str, message: str) -> None:
-        """Turn the call down; if it was accepted before, end it."""
+        """Refuse the call; end it if it was accepted before."""
         if self.state is CallState.OFFERED:
             self._connection.send(frames.Refused(self._number, code[:MAX_TEXT], message[:MAX_TEXT]))
             self.close(code)
@@ -168,7 +168,7 @@ class CallCore:
         return self.response
 
     def whole_samples(self, audio: bytes) -> bytes:
-        """Return what of `audio` can be said: PCM that was cut within a sample is put together again."""
+        """Return the whole samples of `audio`. An odd byte of PCM is kept for the next piece."""
         if self.format.name == "opus" or not (self._half or len(audio) % 2):
             return audio
         audio = self._half + audio
@@ -194,11 +194,11 @@ class CallCore:
         return start
 
     def speaks(self, response: int) -> bool:
-        """Tell whether audio of a response would still be heard."""
+        """Return whether audio of a response would still be played."""
         return response == self.response and self.speech is Speech.OPEN and self.state is CallState.ACCEPTED
 
     def send_event(self, event: dict[str, Any]) -> bool:
-        """Send an event, if there is room; return whether that is settled. Raises ValueError for what fits no frame."""
+        """Send an event, if there is room; return False if it must wait. Raises ValueError if it fits no frame."""
         if self.state is CallState.OVER:
             return True
         encoded = frames.encode_frame(frames.ServerEvent(self._number, json_objects.pack(event)))
@@ -211,15 +211,14 @@ class CallCore:
         return True
 
     def end_response(self) -> None:
-        """All of the open response was said."""
+        """Report that the open response is complete."""
         if self.speech is Speech.OPEN and self.state is CallState.ACCEPTED:
             self._connection.send(frames.ResponseEnded(self._number, self.response))
         self.speech = Speech.SILENT
         self._half = b""
 
     def clear(self) -> None:
-        """Have what was said and is not played yet dropped, on other connections too; `interrupted` will tell how much
-        was heard."""
+        """Drop audio not played yet, of earlier connections too. `interrupted` reports how much was played."""
         if self.started.resumed_ms:
             self.accept()
         if (self.response or self.started.resumed_ms) and self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
@@ -228,7 +227,7 @@ class CallCore:
         self._half = b""
 
     def hang_up(self, reason: str = "") -> None:
-        """End the call once what was said has been played."""
+        """End the call once all audio sent has been played."""
         self.accept()
         if self.state is CallState.ACCEPTED:
             self.end_response()
@@ -241,10 +240,10 @@ class CallCore:
             self._connection.send(frames.Ended(self._number, reason[:MAX_TEXT]))
             self.close(reason)
 
-    # From the session
+    # From the connection
 
     def receive(self, frame: frames.AnyCallFrame) -> None:
-        """Take a frame of the transceiver. Raises DecodeError for one that it must not send."""
+        """Handle a frame of the transceiver. Raises DecodeError for one that it must not send."""
         match frame:
             case frames.Audio():
                 if len(frame.data) > MAX_AUDIO_BYTES:
@@ -267,7 +266,7 @@ class CallCore:
                 raise DecodeError(f"{type(frame).__name__} from a transceiver")
 
     def close(self, reason: str) -> None:
-        """The call is over; who waits for anything is told."""
+        """Mark the call as over, and wake its handler."""
         self.state = CallState.OVER
         self.reason = reason
         self.news = True
@@ -277,8 +276,8 @@ class CallCore:
 class TransceiverConnection:
     """One connection of a transceiver. `now` is in seconds, monotonic.
 
-    The shell feeds `receive_in_steps` and `handle_timeout`, sends what `poll_transmit` returns, carries out what
-    `poll_event` says, closes the connection once `closing` is set, and says so with `lost`.
+    The shell feeds `receive_in_steps` and `handle_timeout`, sends what `poll_transmit` returns, and handles
+    what `poll_event` returns. It closes the connection once `closing` is set, and then calls `lost`.
     """
 
     def __init__(self, slots: Slots, formats: Sequence[str], counters: ConnectionCounters, now: float) -> None:
@@ -294,7 +293,7 @@ class TransceiverConnection:
 
     @property
     def closing(self) -> Closing | None:
-        """Why this end gave the connection up, once it did."""
+        """Why this end abandoned the connection, once it did."""
         return self._connection.closing
 
     @property
@@ -302,12 +301,12 @@ class TransceiverConnection:
         return len(self._calls)
 
     def receive_message(self, message: bytes | str, now: float) -> None:
-        """Take one WebSocket message; drain `poll_event` afterwards."""
+        """Handle one WebSocket message; drain `poll_event` afterwards."""
         for _ in self.receive_in_steps(message, now):
             pass
 
     def receive_in_steps(self, message: bytes | str, now: float) -> Iterator[None]:
-        """Take one WebSocket message in steps of bounded work; drain `poll_event` after each."""
+        """Handle one WebSocket message in steps of bounded work; drain `poll_event` after each."""
         for step in self._connection.receive_in_steps(message):
             for frame in step:
                 call = self._calls.get(frame.call)  # type: ignore[arg-type]
@@ -318,7 +317,7 @@ class TransceiverConnection:
             yield
 
     def handle_timeout(self, now: float) -> None:
-        """Send the ping that is due, or give up a transceiver that fell silent."""
+        """Send the ping that is due, or close the connection if the transceiver stopped answering."""
         self._connection.handle_timeout(now)
 
     def poll_transmit(self) -> bytes | None:
@@ -332,7 +331,7 @@ class TransceiverConnection:
         return message
 
     def poll_event(self) -> Event | None:
-        """Return the next thing for the shell to do, or None. A call is named once for all that changed at it."""
+        """Return the next thing for the shell to do, or None. One event covers all changes of a call."""
         if self._events:
             return self._events.popleft()
         if self._changed:
@@ -342,7 +341,7 @@ class TransceiverConnection:
         return None
 
     def poll_timeout(self) -> float:
-        """Return when `handle_timeout` is due; infinity once the connection is given up."""
+        """Return when `handle_timeout` is due; infinity once the connection is closing."""
         return self._connection.poll_timeout()
 
     def drain(self) -> None:
@@ -355,7 +354,7 @@ class TransceiverConnection:
         self._connection.close(CloseCode.GOING_AWAY, "the backend stops")
 
     def lost(self) -> None:
-        """The connection is gone, and its calls with it."""
+        """End all calls of a connection that was lost."""
         self._connection.close(CloseCode.GOING_AWAY, "the connection is gone")
         for call in list(self._calls.values()):
             call.close("transceiver_lost")
@@ -366,7 +365,7 @@ class TransceiverConnection:
         self._connection.send(frame, size)
 
     def crowded(self, call: CallCore) -> bool:
-        """Tell whether too much waits to be sent; if so the call hears of it once there is room."""
+        """Return whether too much waits to be sent. If so, `news` of the call is set once there is room."""
         if self._connection.pending_bytes < HIGH_WATER:
             return False
         self._crowded[call] = None
@@ -385,10 +384,10 @@ class TransceiverConnection:
 
     # Inside
 
-    def _offer(self, started: frames.Started, known: CallCore | None) -> None:
+    def _offer(self, started: frames.Started, existing: CallCore | None) -> None:
         number, slots = started.call, self._slots
-        if known is not None:
-            known.end("bad_frame")
+        if existing is not None:
+            existing.end("bad_frame")
         elif self._draining:
             self.send(frames.Refused(number, "draining", "the backend is about to stop"))
         elif slots.full:

@@ -1,4 +1,4 @@
-"""Says each turn back once the caller pauses: `python -m antiphon_backend.echo`."""
+"""Repeats each turn once the caller pauses: `python -m antiphon_backend.echo`."""
 
 from collections import deque
 
@@ -11,17 +11,17 @@ from antiphon_backend.shell.command import run_backend
 FORMATS = ("pcm16/24000", "pcm16/16000", "pcm16/48000")
 
 MAX_TURN_SECONDS = 30.0
-"""What is said back at most; a longer turn ends there."""
+"""The longest turn; a longer one ends there."""
 
 LEAD_SECONDS = 0.3
-"""Audio kept from before speech was noticed, so that the first consonant is not lost."""
+"""Audio kept from before speech is detected, so that the first consonant is not lost."""
 
 TAIL_SECONDS = 0.2
-"""What is left of the pause that ended a turn."""
+"""The part of the closing pause that a turn keeps."""
 
 
 class Turns:
-    """Cuts the caller's audio into turns, without IO."""
+    """Cuts the caller's audio into turns, without IO. `push` takes audio and returns the turns that are complete."""
 
     def __init__(self, rate: int) -> None:
         self._bytes_per_second = 2 * rate
@@ -36,7 +36,7 @@ class Turns:
         return self._turn is not None
 
     def push(self, pcm: bytes) -> bytes | None:
-        """Take a piece of audio; return the turn that it ended, if it did."""
+        """Add a piece of audio; return the turn that it completes, or None."""
         speaking = self._gate.push(pcm)
         if self._turn is None:
             self._keep_lead(pcm)
@@ -60,7 +60,7 @@ class Turns:
 
 
 async def echo(call: Call) -> None:
-    """Say each turn back once the caller pauses; fall silent when the caller speaks."""
+    """Repeat each turn once the caller pauses; stop when the caller speaks."""
     turns = Turns(call.format.rate)
     async with anyio.create_task_group() as answers:
         async for audio in call:

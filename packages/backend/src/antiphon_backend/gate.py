@@ -1,4 +1,4 @@
-"""Tells speech from silence by its energy above the noise of the room, without IO."""
+"""Distinguishes speech from silence by its energy above the noise of the room, without IO."""
 
 import sys
 from array import array
@@ -10,7 +10,7 @@ MARGIN_DB = 9.0
 """Speech is this much louder than the noise floor."""
 
 QUIETEST_SPEECH = -50.0
-"""dBFS; nothing below is speech, however silent the room."""
+"""dBFS; no sound below this level is speech, even in a silent room."""
 
 LOUDEST_FLOOR = -42.0
 """dBFS; a steady sound above is speech and not noise."""
@@ -23,14 +23,14 @@ ONSET_SECONDS = 0.06
 """Sound this long is speech; a click is not."""
 
 PAUSE_SECONDS = 0.6
-"""Silence this long ends what was said."""
+"""Silence this long ends speech."""
 
 _STRIDE = 4
-"""Every fourth sample tells the energy well enough."""
+"""Every fourth sample measures the energy well enough."""
 
 
 class EnergyGate:
-    """Follows one stream of 16-bit little-endian mono PCM, in pieces of about 20 ms."""
+    """Detects speech in one stream of 16-bit little-endian mono PCM. Push pieces of about 20 ms."""
 
     def __init__(self, rate: int) -> None:
         self.speaking = False
@@ -42,7 +42,7 @@ class EnergyGate:
         self._silence = 0.0
 
     def push(self, pcm: bytes) -> bool:
-        """Take a piece of audio; return whether somebody is speaking."""
+        """Add a piece of audio; return whether it is part of speech."""
         seconds = len(pcm) / 2 / self._rate
         level = level_dbfs(pcm)
         if level >= max(QUIETEST_SPEECH, min(self._floor(level, seconds), LOUDEST_FLOOR) + MARGIN_DB):

@@ -1,4 +1,4 @@
-"""Says every frame back at once: `python -m antiphon_backend.loopback`. What latency is measured with."""
+"""Returns every frame at once, to measure latency: `python -m antiphon_backend.loopback`."""
 
 from antiphon_backend.shell.call import Call
 from antiphon_backend.shell.command import run_backend
@@ -7,7 +7,7 @@ FORMATS = ("pcm16/24000", "pcm16/16000", "pcm16/48000", "opus")
 
 
 async def loopback(call: Call) -> None:
-    """Say every frame back at once."""
+    """Return every frame at once."""
     async for audio in call:
         await call.say(audio.data)
 

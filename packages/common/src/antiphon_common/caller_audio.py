@@ -1,18 +1,18 @@
-"""The caller's audio where it waits for somebody who may be slow: bounded, and the oldest goes first."""
+"""A bounded queue of the caller's audio for a slow receiver. The oldest frames are dropped first."""
 
 from collections import deque
 
 from antiphon_common.frames import Audio
 
 MAX_WAITING_SECONDS = 3
-"""What is worth hearing late: words spoken before a backend was ready, or while it paused for a moment."""
+"""Audio that is still useful late: speech before a backend was ready, or while it paused for a moment."""
 
 MAX_WAITING_FRAMES = 1200
 """The same in frames: three seconds of the shortest Opus packets."""
 
 
 class CallerAudio:
-    """Frames of one call in order, at most `MAX_WAITING_SECONDS` of them. `rate` is that of their positions."""
+    """Frames of one call in order, at most `MAX_WAITING_SECONDS` long. `push` drops older ones; `rate` is in Hz."""
 
     __slots__ = ("_limit", "dropped", "frames")
 

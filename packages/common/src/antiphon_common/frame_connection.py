@@ -18,7 +18,7 @@ from antiphon_common.frames import AnyCallFrame, AnyFrame, BadFrame, Frame, TooM
 
 HEARTBEAT_INTERVAL = 1.0
 MISSED_HEARTBEATS = 3
-"""Pings in a row that nothing at all was heard after; then the connection counts as lost."""
+"""Consecutive pings without any message received after which the connection counts as lost."""
 
 HELLO_TIMEOUT = 3.0
 """Seconds the other end has for its first frame: it is sent before anything else."""
@@ -34,13 +34,13 @@ MAX_PENDING_FRAMES = 1 << 16
 """The same for frames, since short ones take more memory than their bytes: 12 MiB. Credit of 1,000 calls for 6 s."""
 
 CONTROL_SIZE = 64
-"""Bytes a frame without audio is taken for."""
+"""Assumed size of a frame without audio, in bytes."""
 
 AUDIO_OVERHEAD = 24
 """Bytes a frame of audio has around its data, at most."""
 
 STEP_FRAMES = 64
-"""Frames that are taken in one step, between which others have their turn: about a millisecond, all included."""
+"""Frames handled in one step: about a millisecond of work. Other tasks run between two steps."""
 
 EVENT_FRAMES = 8
 EVENT_FRAME_BYTES = 1 << 7
@@ -49,7 +49,7 @@ event of 1,200 bytes in short arrays takes 0.3 ms."""
 
 MAX_JUNK = 100
 """Messages that are no arrays of frames, malformed frames about no call, and steps through frames that are nested too
-deeply, before the connection is given up: an end with one bug goes on, one that speaks another protocol does not."""
+deeply, before the connection is closed: an end with one bug goes on, one with another protocol does not."""
 
 FORGIVEN_JUNK = 10
 """How many of them are forgiven with each ping, once a second."""
@@ -73,7 +73,7 @@ class CloseCode(IntEnum):
 
 
 class Closing(NamedTuple):
-    """Why this end gave the connection up."""
+    """Why this end abandoned the connection. The shell closes the WebSocket with its code and detail."""
 
     code: CloseCode
     detail: str
@@ -112,7 +112,7 @@ class FrameConnection:
         self.send(hello)
 
     def send(self, frame: Frame | msgspec.Raw, size: int = CONTROL_SIZE) -> None:
-        """Queue a frame of about `size` bytes; nothing once the connection is given up."""
+        """Queue a frame of about `size` bytes; do nothing once the connection is closing."""
         if self.closing is not None:
             return
         self._queue.append((frame, size))
@@ -122,18 +122,18 @@ class FrameConnection:
             self.close(CloseCode.NOT_READING, f"{waiting} wait to be read")
 
     def close(self, code: CloseCode, detail: str) -> None:
-        """Give the connection up; what waits to be sent is dropped. The first reason stays."""
+        """Abandon the connection, and drop the frames that wait to be sent. The first reason stays."""
         if self.closing is None:
             self.closing = Closing(code, detail)
         self._queue.clear()
         self.pending_bytes = 0
 
     def receive_message(self, message: bytes | str) -> list[AnyCallFrame | BadFrame]:
-        """Take one WebSocket message; return what it says about calls, in order."""
+        """Handle one WebSocket message; return its frames about calls, in order."""
         return [frame for step in self.receive_in_steps(message) for frame in step]
 
     def receive_in_steps(self, message: bytes | str) -> Iterator[list[AnyCallFrame | BadFrame]]:
-        """Take one WebSocket message in steps of bounded work; yield what each says about calls, in order."""
+        """Handle one WebSocket message in steps of bounded work; yield the frames about calls of each, in order."""
         self._unanswered = 0
         self.counters.messages += 1
         try:
@@ -172,7 +172,7 @@ class FrameConnection:
         yield about_calls
 
     def handle_timeout(self, now: float) -> None:
-        """Send the ping that is due, or give the connection up for lost."""
+        """Send the ping that is due, or abandon the connection as lost."""
         if self.peer is None and now >= self._hello_deadline:
             self.close(CloseCode.PROTOCOL_ERROR, f"no hello within {HELLO_TIMEOUT:g} s")
         if self.closing is not None or now < self._next_ping:
@@ -200,7 +200,7 @@ class FrameConnection:
         return frames.encode(batch)
 
     def poll_timeout(self) -> float:
-        """Return when `handle_timeout` is due; infinity once the connection is given up."""
+        """Return when `handle_timeout` is due; infinity once the connection is closing."""
         if self.closing is not None:
             return inf
         return min(self._next_ping, self._hello_deadline) if self.peer is None else self._next_ping
@@ -208,7 +208,7 @@ class FrameConnection:
     def _receive(
         self, raw: msgspec.Raw, frame: AnyFrame | BadFrame | None, about_calls: list[AnyCallFrame | BadFrame]
     ) -> int:
-        """Take a frame without audio; return how many frames it counts as besides the one that it is."""
+        """Handle a frame without audio; return how many frames it counts as besides the one that it is."""
         if self.closing is not None:
             return 0
         match frame:
@@ -220,7 +220,7 @@ class FrameConnection:
             case frames.Ping():
                 self.send(frames.Pong(frame.number))
                 self._count_idle()
-            case frames.Pong():  # that something was received is all it has to say
+            case frames.Pong():  # only its receipt counts
                 self._count_idle()
             case frames.BackendDrain():
                 self.draining = True

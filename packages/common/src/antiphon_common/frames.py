@@ -79,13 +79,13 @@ class Started(Frame, frozen=True, tag=2):
 
 
 class Accepted(Frame, frozen=True, tag=3):
-    """The backend takes the call."""
+    """The backend accepts the call."""
 
     call: Uint32
 
 
 class Refused(Frame, frozen=True, tag=4):
-    """The backend does not take the call; nothing more is said of it."""
+    """The backend refuses the call; no other frame about it follows."""
 
     call: Uint32
     code: str
@@ -101,7 +101,7 @@ class Ended(Frame, frozen=True, tag=5):
 
 class Audio(Frame, frozen=True, tag=6):
     """20 ms of audio, or what one Opus packet holds. To the backend `position` is the index of its first sample since
-    the call began, and `status` says how it came to be. From the backend `response` names the response it belongs to.
+    the call began, and `status` is how it was obtained. From the backend `response` names the response it belongs to.
     PCM is 16-bit little-endian mono."""
 
     call: Uint32
@@ -120,7 +120,7 @@ class Credit(Frame, frozen=True, tag=7):
 
 class Clear(Frame, frozen=True, tag=8):
     """Drop what has not been played yet of a response and of those before it; answered by `Interrupted`. Response 0 is
-    all that was said on the connections before this one."""
+    all audio sent on the connections before this one."""
 
     call: Uint32
     response: Uint32
@@ -193,7 +193,7 @@ RESERVED_TAGS = {
     22: "turn committed",
     23: "transcript",
 }
-"""Tags that later versions give a meaning; until then they are skipped like any unknown tag."""
+"""Tags that later versions define; until then they are skipped like any unknown tag."""
 
 AnyFrame = (
     BackendHello
@@ -235,7 +235,7 @@ AnyCallFrame = (
 
 
 class BadFrame(msgspec.Struct, frozen=True):
-    """A frame with a known tag that does not decode, or is too long. `call` is the call it was about, None where that
+    """A frame with a defined tag that does not decode, or is too long. `call` is the call it was about, None where that
     is unreadable."""
 
     call: int | None

@@ -27,7 +27,7 @@ MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
 
 
 class LimitError(DecodeError):
-    """An object with too many elements, or nested too deeply; the message says the limit."""
+    """An object with too many elements, or nested too deeply. The message contains the limit."""
 
 
 class UnsupportedError(DecodeError):
@@ -92,7 +92,9 @@ def to_json(packed: msgspec.Raw) -> bytes:
 
 
 def check_json(text: bytes | bytearray) -> None:
-    """Raise `LimitError` when JSON text is beyond the limits of an object. Whether it is JSON at all is not checked.
+    """Check JSON text against the limits of an object, without checking that it is JSON.
+
+    Raises LimitError beyond the limits, and DecodeError when more brackets are closed than opened.
 
     Linear in time, without recursion, and before any object is built.
     """

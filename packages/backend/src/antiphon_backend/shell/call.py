@@ -1,4 +1,4 @@
-"""What a handler sees of its call, under Trio or asyncio."""
+"""The interface of a call for its handler, under Trio or asyncio."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -15,7 +15,7 @@ from antiphon_common.shell.wakeup import Wakeup
 
 
 class RefuseCall(AntiphonError):
-    """Raised by a handler before it listens or speaks: the call is turned down.
+    """Refuses the call when a handler raises it before it listens or speaks.
 
     `code` is one word for programs, `message` a sentence for people.
     """
@@ -27,13 +27,13 @@ class RefuseCall(AntiphonError):
 
 
 class Call:
-    """One call, given to a handler. It is accepted once the handler listens or speaks.
+    """One call, passed to its handler. The call is accepted once the handler listens or speaks.
 
     Listen with `async for audio in call`: frames in order, each with `data` in the call's format, `position` (index of
-    its first sample) and `status` (received, recovered or concealed). The loop ends with the call. What is not listened
-    to within three seconds is dropped, oldest first.
+    its first sample) and `status` (received, recovered or concealed). The loop ends with the call. At most three
+    seconds of audio wait; the oldest is dropped first.
 
-    A handler that returns hangs up once everything it said has been played. When the call ends first, listening ends,
+    A handler that returns hangs up once all its audio has been played. When the call ends first, listening ends,
     `say` returns False, and the handler has `server.GRACE` seconds to finish before it is cancelled.
     """
 
@@ -44,7 +44,7 @@ class Call:
         """The format of the audio both ways."""
         self.resumed_ms = core.started.resumed_ms
         """Above 0 when another connection had the call before: where in the caller's audio it goes on, in milliseconds
-        since the call began. What that one said may still be playing; `clear` drops it."""
+        since the call began. Audio of that connection may still be playing; `clear` drops it."""
         self._core = core
         self._flush = flush
         self._listeners = Wakeup()
@@ -53,12 +53,12 @@ class Call:
 
     @cached_property
     def session(self) -> dict[str, Any]:
-        """The session object of the Realtime API, as the caller's side gave it; decoded once it is looked at."""
+        """The session object of the Realtime API, as the caller's side sent it; decoded on first use."""
         return json_objects.unpack(self._core.started.session)
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """What the caller's application attached."""
+        """The metadata that the caller's application attached."""
         return json_objects.unpack(self._core.started.metadata)
 
     # Listening
@@ -82,9 +82,9 @@ class Call:
         return self._core.audio.dropped
 
     def events(self) -> "ClientEvents":
-        """Listen to what the caller's side sends over the data channel: `async for event in call.events()`, each a
-        JSON object of the Realtime API. Of what is not listened to, a megabyte or 1,024 are kept, and the
-        oldest dropped.
+        """Return the events of the caller's data channel: `async for event in call.events()`.
+
+        Each is a JSON object of the Realtime API. At most a megabyte or 1,024 events wait; the oldest are dropped.
         """
         return ClientEvents(self)
 
@@ -104,16 +104,18 @@ class Call:
     # Speaking
 
     def start_response(self) -> "Response":
-        """Begin to say something new. It ends the response before, whose audio is played all the same."""
+        """Begin a new response. It ends the response before; audio of that one is still played."""
         number = self._core.start_response()
         self._flush()
         return Response(self, number)
 
     async def say(self, audio: bytes) -> bool:
-        """Say `audio` in the open response, or begin one; wait while the caller is too far behind.
+        """Send `audio` in the open response, or begin one; wait while the caller is too far behind.
 
         Audio may come in pieces of any size; Opus one packet at a time. Returns whether all of it was sent: False when
-        the response was cut off, which only `start_response` gets over, or the call is over.
+        the call is over, or the response was cut off. After a cut, `start_response` begins the next.
+
+        Raises DecodeError when an Opus packet is malformed.
         """
         core = self._core
         if core.speech is Speech.SILENT:
@@ -121,14 +123,16 @@ class Call:
         return await self._say(core.response, audio)
 
     async def end_response(self) -> None:
-        """Tell that the open response is complete."""
+        """Report that the open response is complete."""
         self._core.end_response()
         self._flush()
         await checkpoint()
 
     async def clear(self) -> None:
-        """Drop what was said and is not played yet: the caller interrupts, or the words are overtaken by others. That
-        includes what was said on another connection, before the call was resumed."""
+        """Drop audio that is not played yet, such as when the caller interrupts.
+
+        This includes audio sent on another connection, before the call was resumed.
+        """
         self._core.clear()
         self._flush()
         self._speakers.ring()
@@ -136,7 +140,7 @@ class Call:
 
     @property
     def interrupted(self) -> Interrupted | None:
-        """The latest interruption: which response, and the milliseconds of it that were heard."""
+        """The latest interruption: the response, and the milliseconds of it that were played."""
         return self._core.interrupted
 
     async def wait_interrupted(self) -> Interrupted | None:
@@ -150,7 +154,7 @@ class Call:
     # Ending
 
     async def hang_up(self, reason: str = "") -> None:
-        """End the call once what was said has been played."""
+        """End the call once all audio sent has been played."""
         self._core.hang_up(reason)
         self._flush()
         await checkpoint()
@@ -168,7 +172,7 @@ class Call:
     # For the server
 
     def notice(self) -> None:
-        """Wake whoever waits for what changed."""
+        """Wake the tasks that wait for what changed."""
         core = self._core
         if core.news:
             core.news = False
@@ -196,7 +200,7 @@ class Call:
 
 
 class ClientEvents:
-    """The events of one call, in order; the end of the call ends them."""
+    """The events of one call, in order. Iterate with `async for`; the loop ends with the call."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -216,23 +220,26 @@ class ClientEvents:
 
 
 class Response:
-    """One thing that is said. Audio for it goes nowhere once another was started or this one was cut off."""
+    """One response of a backend. Send its audio with `say`.
+
+    Audio is dropped after a cut or the start of another response.
+    """
 
     def __init__(self, call: Call, number: int) -> None:
         self._call = call
         self._number = number
 
     async def say(self, audio: bytes) -> bool:
-        """As `Call.say`, for this response only."""
+        """Send audio as `Call.say` does, for this response only."""
         return await self._call._say(self._number, audio)
 
     async def end(self) -> None:
-        """Tell that it is complete, if nothing came in between."""
+        """Report that the response is complete, unless it was cut off or another was started."""
         if self._call._core.speaks(self._number):
             await self._call.end_response()
 
     @property
     def heard_ms(self) -> int | None:
-        """The milliseconds that were heard when it was cut off; None if it was not."""
+        """The milliseconds that were played when the response was cut off; None if it was not."""
         interrupted = self._call.interrupted
         return interrupted.heard_ms if interrupted and interrupted.response == self._number else None

@@ -95,7 +95,7 @@ def _parse(handler: Handler, formats: Sequence[str], argv: Sequence[str] | None)
 
 
 def _argument(read: Callable[[str], T]) -> Callable[[str], T]:
-    """Return a reader of settings as argparse wants it: what is wrong is told in the reader's own words."""
+    """Convert a reader of settings to an argparse type whose errors keep the reader's messages."""
 
     def parse(text: str) -> T:
         try:

@@ -32,15 +32,15 @@ HANDSHAKE_TIMEOUT = 5.0
 """Seconds for the WebSocket handshake."""
 
 MAX_CONNECTIONS = 512
-"""Connections at once, those that have not said hello included; a process may most often open 1,024 files. A connection
-that says nothing ends after `HANDSHAKE_TIMEOUT` or `HELLO_TIMEOUT`."""
+"""Connections at once, including those that have not sent a hello: most processes may open 1,024 files. A connection
+that sends nothing ends after `HANDSHAKE_TIMEOUT` or `HELLO_TIMEOUT`."""
 
 ACCEPT_PAUSE = 0.1
-"""Seconds without new connections after one could not be taken: most often the process has no descriptor left."""
+"""Seconds without new connections after `accept` failed, most often because the process has no descriptor left."""
 
 
 class CallCounters:
-    """What became of calls."""
+    """Counts of calls by outcome. One is shared by all connections of a server."""
 
     __slots__ = ("failed", "offered", "refused")
 

@@ -55,8 +55,8 @@ class FrameCore(Protocol):
 class FramePump:
     """Runs one connection. Time is that of the event loop.
 
-    `dispatch` is called with the time after each step of a message and each timeout, to carry out what the core has to
-    say; `written` after each message sent. Between two steps other tasks run, so that no message holds them up.
+    `dispatch` is called with the time after each step of a message and each timeout, to drain the core. `written` is
+    called after each message sent. Between two steps other tasks run, so that no message delays them.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FramePump:
         self._idle_writer.ring()
 
     async def run(self) -> None:
-        """Run until the core gives the connection up; `close` it then. Raises what the WebSocket raises."""
+        """Run until the core abandons the connection; `close` it then. Raises what the WebSocket raises."""
         async with anyio.create_task_group() as tasks:
             self._scope = tasks.cancel_scope
             for loop in (self._read, self._write, self._keep_time):
@@ -97,7 +97,7 @@ class FramePump:
             await self._websocket.aclose(code, reason)
 
     async def _until_over(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """The end of one loop is the end of all; the first failure is the one that is told."""
+        """Run one loop, and end all loops with it. The first failure is kept, to be raised."""
         try:
             await loop()
         except Exception as failure:

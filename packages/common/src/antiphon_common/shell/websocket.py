@@ -55,7 +55,7 @@ _LONG_HOST = re.compile(rb"(?i)\nhost[ \t]*:[ \t]*[^\r\n]{%d}" % (MAX_HOST + 1))
 
 
 class WebSocketClosed(AntiphonError):
-    """The connection is closed, or never was one; the message says why."""
+    """The connection is closed, or was never established. The message contains the reason."""
 
 
 class WebSocketRejected(WebSocketClosed):
@@ -67,7 +67,7 @@ class WebSocketRejected(WebSocketClosed):
 
 
 class WebSocket:
-    """One connection. One task may receive and another send at the same time."""
+    """One WebSocket connection. One task may receive and another send at the same time."""
 
     def __init__(self, stream: ByteStream, kind: ConnectionType) -> None:
         self._stream = stream
@@ -132,7 +132,7 @@ class WebSocket:
         await self._send(BytesMessage(message) if isinstance(message, bytes) else TextMessage(message))
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
-        """Close the connection: say why, unless that was said already, and wait for the other end's answer."""
+        """Close the connection: send a close frame, unless one was sent, and wait for the answer (RFC 6455 §7.1.2)."""
         try:
             if self._protocol.state is ConnectionState.OPEN:
                 await self._send(CloseConnection(code, reason))

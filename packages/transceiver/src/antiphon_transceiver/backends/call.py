@@ -41,9 +41,8 @@ ACCEPT_TIMEOUT = 10.0
 """Seconds a backend has to accept or refuse a call."""
 
 RESUME_SECONDS = 10.0
-"""Seconds from the loss of a connection until a call must be accepted elsewhere: as long as somebody may listen to
-silence, and enough for a process to start again. An address that has not answered after half of them is given up for
-another."""
+"""Seconds from the loss of a connection until a call must be accepted elsewhere: an acceptable silence for a caller,
+and enough for a process to start again. After half of them without an answer, the call tries another address."""
 
 MAX_WAITING_EVENT_BYTES = 4 * frames.MAX_EVENT_SIZE
 """Bytes of one client's events that wait for a backend, encoded; more are refused."""
@@ -60,7 +59,7 @@ _MAX_AUDIO_TICKS = frames.MAX_AUDIO_MS * TICKS_PER_MS
 
 
 class BackendError(AntiphonError):
-    """A backend cannot take a call or an event."""
+    """A backend cannot take a call or an event. Its subclasses are the reasons."""
 
 
 class EventRefused(BackendError):
@@ -106,7 +105,7 @@ NEXT: dict[type, BackendCallState] = {
 
 
 class BackendCounters(ConnectionCounters):
-    """What went wrong on the connections to backends, over all their calls."""
+    """Counts of failures on the connections to backends. One is shared by all connections of a pool."""
 
     __slots__ = (
         "audio_dropped",
@@ -140,7 +139,7 @@ class BackendCounters(ConnectionCounters):
 
 
 class Carrier(Protocol):
-    """What a call needs of the connection that carries it."""
+    """The connection that carries a call. A call sends frames through it and reports to it."""
 
     counters: BackendCounters
 
@@ -203,7 +202,7 @@ class BackendCall:
         self._events: deque[tuple[msgspec.Raw, int]] = deque()
         self._event_bytes = 0
         self._credit = 0  # ticks the backend may still send
-        self._returned = _CREDIT_TICKS  # ticks played or dropped, and not yet given back
+        self._returned = _CREDIT_TICKS  # ticks played or dropped, and not yet granted again
         self._responses_before = 0  # on connections before this one; numbers below are those of this connection
         self._open = 0  # the latest response that was started
         self._speaking = False  # whether more audio of it may come
@@ -240,8 +239,8 @@ class BackendCall:
         self._event_bytes += size
 
     def grant(self, milliseconds: int) -> None:
-        """Give back credit for audio that was played or dropped."""
-        self._give_back(milliseconds * TICKS_PER_MS)
+        """Return credit for audio that was played or dropped."""
+        self._return_credit(milliseconds * TICKS_PER_MS)
 
     def interrupted(self, response: int, heard_ms: int) -> None:
         """Report that a response, and those before it, are not played further; `heard_ms` of it were played."""
@@ -257,7 +256,7 @@ class BackendCall:
             self._carrier.send(frames.Ended(self.number, reason))
             self.close()
 
-    # From the link
+    # From the connection
 
     def start(self, carrier: Carrier, number: int, now: float) -> frames.Started:
         """Begin, or resume, on a connection; return the frame to send."""
@@ -304,7 +303,9 @@ class BackendCall:
 
     def take_waiting(self) -> list[SizedFrame]:
         """Return the caller's audio that waits, and the events behind it."""
-        waiting: list[SizedFrame] = [(frame, len(frame.data) + AUDIO_OVERHEAD) for frame in self._waiting.frames]
+        waiting: list[SizedFrame] = []
+        for frame in self._waiting.frames:  # a comprehension costs a call for each packet
+            waiting.append((frame, len(frame.data) + AUDIO_OVERHEAD))
         self._waiting.frames.clear()
         if self._events:
             waiting += [(frames.ClientEvent(self.number, event), size) for event, size in self._events]
@@ -313,7 +314,7 @@ class BackendCall:
         return waiting
 
     def connection_lost(self, unacknowledged: list[SizedFrame]) -> frames.ResponseEnded | None:
-        """Keep `unacknowledged` frames for the next connection: nobody may have received them on the lost one.
+        """Keep `unacknowledged` frames for the next connection: the lost one may not have delivered them.
 
         Audio of the backend that waits is still played. Returns the end of the open response, to be delivered.
         """
@@ -334,7 +335,7 @@ class BackendCall:
         return cut_off
 
     def close(self) -> None:
-        """The call is over."""
+        """Mark the call as over, and free its slot."""
         self.state = BackendCallState.OVER
         self._carrier.forget(self)
 
@@ -365,14 +366,14 @@ class BackendCall:
         self._event_bytes += size
 
     def _resumed_ms(self) -> int:
-        """Return where in the caller's audio another backend goes on; 0 if none had the call before."""
+        """Return the position in the caller's audio where another backend goes on, in ms; 0 for a new call."""
         if self.accepted_at is None:
             return 0
         samples = 0
         if self._waiting.frames:
             samples = self._waiting.frames[0].position
         elif self._last_audio is not None:
-            lost = not self._last_audio.data  # a stretch of Opus of which no packet came says where it begins, no more
+            lost = not self._last_audio.data  # a lost Opus packet has a position, but no duration
             ticks = 0 if lost else self._audio_format.duration(self._last_audio.data)
             samples = self._last_audio.position + ticks * self._audio_format.rate // 48000
         return max(1, samples * 1000 // self._audio_format.rate)
@@ -404,13 +405,13 @@ class BackendCall:
         self._credit -= ticks
         if 0 < frame.response <= self._cleared:
             self._carrier.counters.late_frames += 1
-            self._give_back(ticks)
+            self._return_credit(ticks)
             return False
         if not frame.response or frame.response != self._open:
             raise DecodeError(f"audio of response {frame.response} while response {self._open} is open")
         return True
 
-    def _give_back(self, ticks: int) -> None:
+    def _return_credit(self, ticks: int) -> None:
         # The credit never exceeds the whole, whatever is reported as played.
         self._returned = min(self._returned + ticks, _CREDIT_TICKS - self._credit)
         if self._returned >= _STEP_TICKS and self.state in (BackendCallState.ACCEPTED, BackendCallState.HANGING_UP):

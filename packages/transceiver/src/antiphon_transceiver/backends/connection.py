@@ -31,8 +31,8 @@ FULL_HOLD = 1.0
 """Seconds without new calls after a backend refused one as `full`: other transceivers fill its slots too."""
 
 MAX_UNACKNOWLEDGED = 1 << 15
-"""Times that a call's audio was sent since anything was heard of the backend, kept for the case that the connection is
-lost: about 4 s, after which it is, of 160 calls."""
+"""Unacknowledged batches of calls, kept to be sent again after a loss. A connection counts as lost after 4 s without a
+message; in that time 160 calls send this many."""
 
 MAX_UNACKNOWLEDGED_BYTES = 1 << 25
 """The same for bytes: 4 s of 48 kHz PCM of 80 calls."""
@@ -79,7 +79,7 @@ class BackendConnection:
 
     @property
     def closing(self) -> Closing | None:
-        """Why this end gave the connection up, once it did."""
+        """Why this end abandoned the connection, once it did."""
         return self._connection.closing
 
     @property
@@ -102,7 +102,7 @@ class BackendConnection:
         return bool(self._ready) or self._connection.pending_bytes > 0
 
     def free_slots(self, now: float) -> int:
-        """Return how many calls more this connection may be given now."""
+        """Return how many more calls this connection can take now."""
         hello = self._connection.peer
         if hello is None or not self.wanted or self._connection.draining or self.closing or now < self._full_until:
             return 0
@@ -115,12 +115,12 @@ class BackendConnection:
         return self._connection.peer is not None and audio_format in self._connection.peer.formats
 
     def choose_format(self, preferred: str) -> AudioFormat | None:
-        """Return the preferred format if the backend takes it, else the first of its own that is known here."""
+        """Return the preferred format if the backend takes it, else the first of its own that is supported here."""
         offered = self._connection.peer.formats if self._connection.peer else ()
-        known = [name for name in offered if name in FORMATS]
-        if not known:
+        supported = [name for name in offered if name in FORMATS]
+        if not supported:
             return None
-        return AudioFormat.parse(preferred if preferred in known else known[0])
+        return AudioFormat.parse(preferred if preferred in supported else supported[0])
 
     def open(
         self,
@@ -148,7 +148,7 @@ class BackendConnection:
         return call
 
     def resume(self, call: BackendCall, now: float) -> None:
-        """Start a call again that had another connection before."""
+        """Restart a call that had another connection before."""
         self._last_number += 1
         encoded = frames.encode_frame(call.start(self, self._last_number, now))
         self._connection.send(encoded, len(memoryview(encoded)))
@@ -174,7 +174,7 @@ class BackendConnection:
             yield
 
     def handle_timeout(self, now: float) -> None:
-        """Send what is due: pings; and give up calls that were never answered."""
+        """Send the ping that is due, and end calls that were never answered."""
         self._connection.handle_timeout(now)
         overdue = [c for c in self._calls.values() if c.state is BackendCallState.STARTING and now >= c.deadline]
         for call in overdue:
@@ -204,7 +204,7 @@ class BackendConnection:
                     or self._unacknowledged_bytes > MAX_UNACKNOWLEDGED_BYTES
                 ):
                     self._forget_oldest()
-        return connection.poll_transmit()
+        return connection.poll_transmit() if connection.pending_bytes else None
 
     def poll_event(self) -> Delivery | None:
         """Return the next frame for a call, or None."""
@@ -215,7 +215,7 @@ class BackendConnection:
         return None
 
     def poll_timeout(self) -> float:
-        """Return when `handle_timeout` is due; infinity once the connection is given up."""
+        """Return when `handle_timeout` is due; infinity once the connection is closing."""
         return self._connection.poll_timeout()
 
     def connection_lost(self) -> None:

@@ -70,7 +70,7 @@ class BackendSelector:
         self.collect(connection, now)
 
     def handle_timeout(self, now: float) -> None:
-        """Reassign calls to free slots, and give up those that waited too long; drain `poll_event` afterwards."""
+        """Reassign calls to free slots, and end those that waited too long; drain `poll_event` afterwards."""
         self._now = now
         full: set[str] = set()  # formats without a free slot on any connection, determined once for all calls
         for call in list(self._awaiting):

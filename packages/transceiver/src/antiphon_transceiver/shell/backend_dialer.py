@@ -56,7 +56,7 @@ class Endpoint(NamedTuple):
         return list(dict.fromkeys(Address(str(entry[4][0]), int(entry[4][1])) for entry in found))[:MAX_ADDRESSES]
 
     async def connect(self, address: Address) -> WebSocket:
-        """Connect, with TLS where the URL says so, and ask for a WebSocket; nothing stays open where that fails.
+        """Connect, with TLS for a wss URL, and request a WebSocket; close the socket on failure.
 
         Raises OSError, TooSlowError, BrokenResourceError, or `WebSocketClosed`.
         """
@@ -146,12 +146,12 @@ class BackendDialer:
         ending = ""
         try:
             ending = await self._serve(await self._endpoint.connect(self._address))
-        except* Exception as group:
-            ending = _explain(group)
+        except* Exception as errors:
+            ending = _explain(errors)
         return ending
 
     async def _serve(self, websocket: WebSocket) -> str:
-        """Run a connection until this end gives it up, and return why. Raises what ends it from outside."""
+        """Run a connection until this end abandons it, and return why. Raises the error if it was lost."""
         connection = self.connection = BackendConnection(self._selector.counters, trio.current_time())
         connection.wanted = self._wanted
         self._selector.connections.append(connection)
@@ -191,7 +191,7 @@ class BackendDialer:
         self._last_failure = ""
         audio_format = connection.choose_format(self._selector.preferred_format)
         if audio_format is None:
-            log.warning("backend takes no audio format that is known here", extra=self._fields)
+            log.warning("backend takes no supported audio format", extra=self._fields)
         else:
             fields = {"slots": connection.free_slots(now), "audio": audio_format.name}
             log.info("backend connected", extra={**self._fields, **fields})
@@ -199,9 +199,9 @@ class BackendDialer:
         self.tried.set()
 
 
-def _explain(group: BaseExceptionGroup[Exception]) -> str:
+def _explain(errors: BaseExceptionGroup[Exception]) -> str:
     """Return in a few words why a connection failed. A bug is logged with its traceback."""
-    error: BaseException = group
+    error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     match error:
