@@ -1,4 +1,4 @@
-"""A backend's session without a network: what the test says for the transceiver goes in, its answers come out."""
+"""A transceiver's connection without a network: the test sends frames and reads the answers."""
 
 import gc
 import tracemalloc
@@ -29,7 +29,7 @@ FRAME = bytes(960)
 
 
 class TransceiverConnectionBench:
-    """A greeted session, and what came out of it at either end."""
+    """A connection after the hello, and its output at either end."""
 
     def __init__(self, slots: int = 4) -> None:
         self.slots = Slots(slots)

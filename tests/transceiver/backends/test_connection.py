@@ -1,4 +1,4 @@
-"""A backend link without a network: what the test says for the backend goes in as messages, its answers come out."""
+"""A backend connection without a network: the test sends messages for the backend and reads the answers."""
 
 import gc
 import tracemalloc
@@ -37,7 +37,7 @@ FRAME = bytes(AUDIO.frame_bytes)
 
 
 class ConnectionBench:
-    """A greeted link, and what came out of it at either end."""
+    """A connection after the hello, and its output at either end."""
 
     def __init__(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> None:
         self.now = 100.0
@@ -68,7 +68,7 @@ class ConnectionBench:
         return call
 
     def receive(self, *batch: frames.Frame) -> None:
-        """What the backend says, in one message."""
+        """Deliver frames of the backend in one message."""
         self.receive_message(msgspec.msgpack.encode(batch))
 
     def receive_message(self, message: bytes) -> None:
@@ -77,7 +77,7 @@ class ConnectionBench:
             self.delivered[delivery.call.number].append(delivery.frame)
 
     def sent(self) -> list[Any]:
-        """What the backend hears."""
+        """Return the frames sent to the backend."""
         found: list[Any] = []
         while (message := self.connection.poll_transmit()) is not None:
             found += frames.decode(message)
@@ -113,9 +113,9 @@ def test_audio_before_the_acceptance_is_kept_three_seconds_and_comes_in_order() 
         call.send_audio(FRAME, position)
     assert bench.sent() == []
     bench.receive(frames.Accepted(call.number))
-    credit, *heard = bench.sent()
+    credit, *acknowledged = bench.sent()
     assert credit == frames.Credit(call.number, CREDIT_MS)
-    assert [frame.position for frame in heard] == list(range(24000, 4 * 24000, 480))
+    assert [frame.position for frame in acknowledged] == list(range(24000, 4 * 24000, 480))
     assert bench.connection.counters.audio_dropped == 50
 
 
@@ -217,7 +217,7 @@ def test_a_frame_that_is_not_allowed_ends_only_its_call(frame: list[Any]) -> Non
     first, second = bench.speaking(), bench.speaking()
     assert first.number == 1
     bench.receive_message(msgspec.msgpack.encode([frame, [99, 1, 2], ["what"], [6, 2, FRAME, 0, 0, 1]]))
-    assert [type(heard) for heard in bench.delivered[1]] == [frames.BadFrame]
+    assert [type(acknowledged) for acknowledged in bench.delivered[1]] == [frames.BadFrame]
     assert bench.sent() == [frames.Ended(1, "bad_frame")]
     assert bench.delivered[2] == [audio(second)]
     assert bench.connection.calls == 1
@@ -240,7 +240,7 @@ def test_a_frame_before_accepted_is_refused(frame: list[Any]) -> None:
     bench.open()
     bench.sent()
     bench.receive_message(msgspec.msgpack.encode([frame]))
-    assert [type(heard) for heard in bench.delivered[1]] == [frames.BadFrame]
+    assert [type(acknowledged) for acknowledged in bench.delivered[1]] == [frames.BadFrame]
     assert bench.sent() == [frames.Ended(1, "bad_frame")]
 
 
@@ -262,7 +262,7 @@ def test_a_backend_that_neither_accepts_nor_refuses_loses_the_call() -> None:
     bench = ConnectionBench()
     call = bench.open()
     bench.pass_time(ACCEPT_TIMEOUT + 1)
-    assert [type(heard) for heard in bench.delivered[call.number]] == [frames.Ended]
+    assert [type(acknowledged) for acknowledged in bench.delivered[call.number]] == [frames.Ended]
     assert frames.Ended(call.number, "no_answer") in bench.sent()
     assert bench.connection.free_slots(bench.now) == 4
 
@@ -447,8 +447,8 @@ def test_a_message_of_a_million_elements_ends_its_connection_at_once() -> None:
 
 
 @pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
-@pytest.mark.parametrize("heard", [True, False])
-def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: bool) -> None:
+@pytest.mark.parametrize("acknowledged", [True, False])
+def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, acknowledged: bool) -> None:
     """`resumed_ms` is the position of the next sample that the next backend receives, in milliseconds."""
     name = f"pcm16/{rate}"
     bench = ConnectionBench(formats=(name,))
@@ -458,7 +458,7 @@ def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: boo
     for position in range(0, rate, rate // 50):
         call.send_audio(bytes(2 * rate // 50), position)
     bench.sent()
-    if heard:
+    if acknowledged:
         bench.receive(frames.Pong(0))
     bench.connection.connection_lost()
     again = BackendConnection(BackendCounters(), bench.now)
@@ -467,13 +467,13 @@ def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, heard: boo
     message = again.poll_transmit()
     assert message is not None
     [started] = [frame for frame in frames.decode(message) if isinstance(frame, frames.Started)]
-    assert started.resumed_ms == (1000 if heard else 1)
+    assert started.resumed_ms == (1000 if acknowledged else 1)
     call.send_audio(bytes(2 * rate // 50), rate)
     again.receive_message(frames.encode([frames.Accepted(started.call)]), bench.now)
     message = again.poll_transmit()
     assert message is not None
     positions = [frame.position for frame in frames.decode(message) if isinstance(frame, frames.Audio)]
-    assert positions[0] * 1000 // rate == (1000 if heard else 0)
+    assert positions[0] * 1000 // rate == (1000 if acknowledged else 0)
 
 
 OPUS_20_MS, OPUS_60_MS = b"\xf8x", b"\x18x"

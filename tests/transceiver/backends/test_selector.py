@@ -1,4 +1,4 @@
-"""Calls that change connections, without a network: which takes them, and what each side hears of it."""
+"""Calls that change connections, without a network: which connection takes them, and what each side receives."""
 
 from math import inf
 from typing import Any
@@ -24,7 +24,7 @@ FRAME = bytes(960)
 
 
 class SelectorBench:
-    """A selector, the connections of which are in the hands of the test."""
+    """A selector whose connections the test controls."""
 
     def __init__(self, *slots: int) -> None:
         self.now = 100.0
@@ -34,7 +34,7 @@ class SelectorBench:
             self.connect(count)
 
     def connect(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> BackendConnection:
-        """Connect to another address, whose backend says hello."""
+        """Connect to another address, whose backend sends a hello."""
         connection = BackendConnection(self.selector.counters, self.now)
         self.selector.connections.append(connection)
         self.receive(connection, frames.BackendHello(frames.VERSION, slots, formats))
@@ -55,7 +55,7 @@ class SelectorBench:
         return call, connection
 
     def find(self, call: BackendCall) -> BackendConnection:
-        """Return the connection that has just been told of a call."""
+        """Return the connection to which a call was just sent."""
         [connection] = [connection for connection in self.selector.connections if connection.pending]
         return connection
 
@@ -69,7 +69,7 @@ class SelectorBench:
         self._deliver()
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass; backends answer every ping, and say nothing else."""
+        """Let time pass; backends answer every ping, and send nothing else."""
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + LOOK_INTERVAL)
@@ -107,7 +107,7 @@ def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_i
         call.send_audio(FRAME, position)
     assert len(positions(first)) == 100
     bench.receive(first, frames.Pong(0))
-    for position in range(48000, 55200, 480):  # nothing is heard of the backend any more
+    for position in range(48000, 55200, 480):  # the backend sends nothing any more
         call.send_audio(FRAME, position)
         sent(first)
     for position in range(55200, 57600, 480):  # and what is sent no longer goes out
@@ -120,7 +120,7 @@ def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_i
     ]
     bench.receive(second, frames.Accepted(call.number))
     assert positions(second) == list(range(48000, 72000, 480))
-    assert bench.delivered == [], "the session need not know"
+    assert bench.delivered == [], "the session is not notified"
     assert bench.selector.counters.calls_resumed == 1
 
 
@@ -184,7 +184,7 @@ def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -
     assert [frame.response for frame in bench.delivered if not isinstance(frame, frames.Ended)] == [4] * 4  # type: ignore[union-attr]
     call.interrupted(4, 20)
     call.interrupted(2, 500)
-    assert sent(second) == [frames.Interrupted(1, 1, 20)], "of the others the new backend knows nothing"
+    assert sent(second) == [frames.Interrupted(1, 1, 20)], "the other responses belong to the old backend"
 
 
 def test_a_clear_of_response_0_applies_to_earlier_audio() -> None:

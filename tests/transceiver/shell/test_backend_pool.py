@@ -32,7 +32,7 @@ FRAME = bytes(960)
 
 
 class Sink:
-    """What a call heard."""
+    """Keeps the frames that a call received."""
 
     def __init__(self) -> None:
         self.frames: list[InboundFrame] = []
@@ -59,7 +59,7 @@ async def running(pool: BackendPool) -> AsyncIterator[None]:
 
 
 def opened(pool: BackendPool, sink: Any, name: str = "echo") -> BackendCall:
-    """Open a call, and give its frames to `sink`."""
+    """Open a call, and pass its frames to `sink`."""
     call = pool.open(name, "rtc_1", "acme", {"model": name}, {"user": "7"})
     others = pool.received
 
