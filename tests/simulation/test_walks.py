@@ -80,8 +80,8 @@ def test_an_rtp_packet_up_to_the_message_for_the_backend() -> None:
     world.run(1)
     walk = median_walk(walks)
     print(walk)
-    assert len(walk.files) <= 20
-    assert walk.calls.total() <= 50
+    assert len(walk.files) <= 19
+    assert walk.calls.total() <= 49
 
 
 def test_a_frame_of_the_backend_down_to_the_rtp_packet() -> None:
@@ -107,4 +107,4 @@ def test_a_frame_of_the_backend_down_to_the_rtp_packet() -> None:
     walk = median_walk(received)
     walk.calls += median_walk(sent).calls
     print(walk)
-    assert len(walk.files) <= 18
+    assert len(walk.files) <= 17

@@ -249,6 +249,29 @@ def test_a_silent_peer_is_disconnected_comes_back_and_sends_nothing_in_between()
     assert of(right, Reconnected) == [Reconnected()]
 
 
+def rtp(number: int) -> bytes:
+    return bytes.fromhex("806f") + number.to_bytes(2, "big") + bytes.fromhex("00000000 11111111") + b"audio"
+
+
+def test_srtp_by_the_selected_path_keeps_the_peer_connected_without_checks() -> None:
+    peers = TransportPeers().connect()
+    peers.network.left.rewrite = lambda datagram: [] if classify(datagram) == Protocol.STUN else [datagram]
+    for number in range(40):
+        peers.left.send_rtp(rtp(number))
+        peers.run(0.2)
+    assert len(of(peers.network.right, RtpReceived)) >= 39
+    assert not of(peers.network.right, Disconnected)
+
+
+def test_srtp_from_an_address_without_a_check_does_not_keep_the_peer_connected() -> None:
+    peers = TransportPeers().connect()
+    mute(peers.network.left)
+    for number in range(40):
+        peers.right.receive_datagram(peers.left.send_rtp(rtp(number)), SPOOFED, peers.network.now)
+        peers.run(0.2)
+    assert of(peers.network.right, Disconnected)
+
+
 def test_messages_wait_while_the_peer_is_disconnected() -> None:
     peers = TransportPeers().connect()
     number = channel(peers.right).open_channel("events")

@@ -159,6 +159,8 @@ class PeerTransport(Generic[ChannelEvent]):
         """The path of the latest DTLS datagram; the one to send to while the agent has selected none."""
         self._handshake_sent_to: set[Path] = set()
         """Where our handshake flights were sent; at most two are kept, since the second one rules validation out."""
+        self._settled: ice.PathState | None = None
+        """The path that needs no reports to the agent, if there is one."""
         self._started = now
         self._first_path_at = now
         self.deadline = now + FIRST_CHECK_TIMEOUT
@@ -182,8 +184,11 @@ class PeerTransport(Generic[ChannelEvent]):
                 self.counters.srtp_failed += 1
                 return
             self.authenticated = True
-            if self.agent.received(source, len(data), now, authenticated=True):
-                self.flush(now)
+            settled = self._settled
+            if settled is not None and source == settled.path:
+                settled.last_received = now
+            else:
+                self._report_received(source, len(data), now)
             self.events.append(RtpReceived(packet, now))
         elif protocol == Protocol.STUN:
             self.agent.receive_datagram(data, source, now)
@@ -232,6 +237,9 @@ class PeerTransport(Generic[ChannelEvent]):
 
     def send_protected(self, data: bytes) -> None:
         """Send a datagram to the selected path, or before there is one, to that of the handshake."""
+        if self._settled is not None and self.srtp is not None:
+            self.transmits.append(Transmit(data, self._settled.path))
+            return
         path = self.agent.selected or self._handshake_path
         if path is None or not self.agent.may_send(path, len(data)):
             self.counters.over_budget += 1
@@ -253,6 +261,7 @@ class PeerTransport(Generic[ChannelEvent]):
 
     def update_timeout(self) -> None:
         """Ask the parts for their deadlines again."""
+        self._settled = None if self.state is TransportState.CLOSED else self.agent.settled
         if self.state is TransportState.CLOSED:
             deadlines = [self.dtls.poll_timeout() if self.dtls.closed else inf]
         else:
@@ -290,6 +299,13 @@ class PeerTransport(Generic[ChannelEvent]):
         return self.deadline
 
     # ICE
+
+    def _report_received(self, source: Path, size: int, now: float) -> None:
+        """Report an authenticated datagram to the agent, and act on what it changes."""
+        if self.agent.received(source, size, now, authenticated=True):
+            self.flush(now)
+        else:
+            self._settled = self.agent.settled
 
     def _collect_ice_events(self, now: float) -> None:
         while (event := self.agent.poll_event()) is not None:
@@ -410,8 +426,7 @@ class PeerTransport(Generic[ChannelEvent]):
             self.counters.srtp_failed += 1
             return
         self.authenticated = True
-        if self.agent.received(source, len(data), now, authenticated=True):
-            self.flush(now)
+        self._report_received(source, len(data), now)
         self.events.append(RtcpReceived(packet))
 
     # Output of the parts

@@ -24,7 +24,7 @@ from antiphon_transceiver.ice.events import (
     PathValidated,
     Reconnected,
 )
-from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS
+from antiphon_transceiver.ice.paths import AMPLIFICATION_LIMIT, MAX_PATHS, PathState
 
 __all__ = [
     "AMPLIFICATION_LIMIT",
@@ -49,6 +49,7 @@ __all__ = [
     "PathOpened",
     "PathReleased",
     "PathSelected",
+    "PathState",
     "PathValidated",
     "Reconnected",
     "ice_password",

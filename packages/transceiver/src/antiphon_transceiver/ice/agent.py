@@ -5,6 +5,7 @@ from typing import Protocol
 
 from antiphon_common.core import Core, Path
 from antiphon_transceiver.ice.events import IceEvent
+from antiphon_transceiver.ice.paths import PathState
 
 
 class IceAgent(Core[IceEvent], Protocol):
@@ -20,6 +21,14 @@ class IceAgent(Core[IceEvent], Protocol):
     @property
     def selected(self) -> Path | None:
         """The path to send to, once there is one."""
+
+    @property
+    def settled(self) -> PathState | None:
+        """The selected path while it is validated and the peer is connected; None while packets may change that.
+
+        SRTP that is received by it needs no `received`, only its `last_received` set. What is sent to it needs neither
+        `may_send` nor `sent`.
+        """
 
     @property
     def paths(self) -> Collection[Path]:

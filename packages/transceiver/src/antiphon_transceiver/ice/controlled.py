@@ -141,6 +141,14 @@ class ControlledAgent:
 
     # The call's other packets
 
+    @property
+    def settled(self) -> PathState | None:
+        """The selected path while it is validated, preferred and reachable, and the peer is connected."""
+        state = self._table.preferred
+        if state is None or not state.validated or state.unreachable or self._peer is not _Peer.CONNECTED:
+            return None
+        return state
+
     def received(self, path: Path, size: int, now: float, *, authenticated: bool) -> bool:
         """Report a datagram of `size` bytes that was not STUN. `authenticated`: it was SRTP, or DTLS after the
         handshake, and renews consent. Return True if events or datagrams are to be polled."""
@@ -148,11 +156,7 @@ class ControlledAgent:
         state = table.states.get(path)
         if state is None:
             return False
-        if state is table.preferred and state.validated and authenticated and not state.unreachable:
-            if self._peer is _Peer.CONNECTED:  # most packets of a call
-                state.last_received = self._last_received = now
-                return False
-        elif not state.validated:
+        if not state.validated:
             state.received += size
         if not authenticated:
             return False
@@ -420,6 +424,7 @@ class ControlledAgent:
                 self._move_to(fresh, now)
                 return
             self._peer = _Peer.DISCONNECTED
+            self._last_received = max(self._last_received, selected.last_received)
             self._events.append(Disconnected())
         if now >= table.silent_since + CHECK_AFTER and selected.check is None:
             for state in (selected, *table.standby_pairs()):

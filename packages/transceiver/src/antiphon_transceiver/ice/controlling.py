@@ -33,6 +33,7 @@ from antiphon_transceiver.ice.events import (
     PathSelected,
     PathValidated,
 )
+from antiphon_transceiver.ice.paths import PathState
 
 PACING = 0.05
 """Seconds between the first checks to two candidates: Ta of RFC 8445 §14.2."""
@@ -137,6 +138,11 @@ class ControllingAgent:
         return pair is not None and pair.state is _State.SUCCEEDED
 
     # The call's other packets
+
+    @property
+    def settled(self) -> PathState | None:
+        """None: this agent keeps no state of paths that received packets renew."""
+        return None
 
     def received(self, path: Path, size: int, now: float, *, authenticated: bool) -> bool:
         """Ignore other datagrams: only checks select a path and renew consent (RFC 7675 §5.1)."""
