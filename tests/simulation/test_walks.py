@@ -10,11 +10,13 @@ from types import FrameType
 
 from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, AUDIO_LEVEL, MID, TRANSPORT_SEQUENCE
 from antiphon_transceiver.rtp import RtpOptions
+from support.net.impairment import Impairment
 from support.sim.world import SimulatedClient, SimulatedTransceiver, World
 
 LIKE_A_BROWSER = RtpOptions(
     {AUDIO_LEVEL: 1, ABSOLUTE_SEND_TIME: 2, TRANSPORT_SEQUENCE: 3, MID: 4}, "0", ("transport-cc",), reduced_size=True
 )
+LIKE_WIFI = Impairment(delay=0.02, jitter=0.005)
 PACKAGES = ("antiphon_transceiver", "antiphon_common")
 
 
@@ -54,7 +56,7 @@ class Walk:
 
 def connected(**options: str) -> tuple[World, SimulatedClient, SimulatedTransceiver]:
     world = World()
-    client = world.call(options=LIKE_A_BROWSER, **options)  # type: ignore[arg-type]
+    client = world.call(options=LIKE_A_BROWSER, impairment=LIKE_WIFI, **options)  # type: ignore[arg-type]
     assert world.run(5, lambda: client.connected)
     return world, client, world.transceivers[0]
 
@@ -80,8 +82,8 @@ def test_an_rtp_packet_up_to_the_message_for_the_backend() -> None:
     world.run(1)
     walk = median_walk(walks)
     print(walk)
-    assert len(walk.files) <= 19
-    assert walk.calls.total() <= 49
+    assert len(walk.files) <= 18
+    assert walk.calls.total() <= 47
 
 
 def test_a_frame_of_the_backend_down_to_the_rtp_packet() -> None:

@@ -34,11 +34,17 @@ class DelayTracker:
         "_current_smallest",
         "_largest_ends_at",
         "_smallest_ends_at",
+        "highest",
         "largest",
+        "lowest",
         "smallest",
+        "until",
     )
 
     def __init__(self) -> None:
+        self.lowest = self.highest = inf
+        self.until = inf
+        """A transit from `lowest` to `highest` that arrives before `until` changes nothing."""
         self.restart(inf, inf)
 
     def restart(self, transit: float, now: float) -> None:
@@ -48,10 +54,11 @@ class DelayTracker:
         self._current_largest = self._current_lowest = self._before_lowest = transit
         self._smallest_ends_at = now + WINDOW
         self._largest_ends_at = now + PEAK_WINDOW
+        self._plan()
 
     def rise(self, transit: float) -> None:
         """Take a transit above the largest, of a packet that may have come too late."""
-        self.largest = self._current_largest = transit
+        self.largest = self._current_largest = self.highest = transit
 
     def update(self, transit: float, now: float) -> bool:
         """Take the transit of a packet that arrived `now`, in time. Return True if smallest or largest changed."""
@@ -74,9 +81,15 @@ class DelayTracker:
             self._before_lowest = self._current_lowest
             self._current_largest = self._current_lowest = transit
             self._largest_ends_at = now + PEAK_WINDOW
-            return True
-        if transit > self._current_largest:
+            changed = True
+        elif transit > self._current_largest:
             self._current_largest = transit
         elif transit < self._current_lowest:
             self._current_lowest = transit
+        self._plan()
         return changed
+
+    def _plan(self) -> None:
+        self.lowest = max(self._current_smallest, self._current_lowest)
+        self.highest = self._current_largest
+        self.until = min(self._smallest_ends_at, self._largest_ends_at)

@@ -182,7 +182,8 @@ class JitterBuffer:
             self._skip(extended)
             return
         self._paid_until = paid_until
-        if transit.update(took, now):
+        unremarkable = transit.lowest <= took <= transit.highest and now < transit.until
+        if not unremarkable and transit.update(took, now):
             self._aim()
         if extended >= clock.sequence:
             clock.advance(extended, timestamp, position, duration)
