@@ -111,7 +111,7 @@ def test_64_kib_both_ways(tab: TalkPage) -> None:
     assert milliseconds < 2000
 
 
-def test_other_channels_open_and_their_messages_are_ignored(tab: TalkPage) -> None:
+def test_messages_on_other_channels_are_ignored(tab: TalkPage) -> None:
     tab.page.evaluate(OPEN_OTHERS)
     tab.page.evaluate(SAY, [{"type": "test"}])
     assert [event["type"] for event in heard(tab, 1)] == ["answer"]

@@ -34,7 +34,7 @@ def impaired(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.05])
-def test_64_kib_both_ways_over_a_narrow_path(impaired: Internet, loss: float) -> None:
+def test_messages_of_64_kib_pass_a_narrow_path_in_both_directions(impaired: Internet, loss: float) -> None:
     """Each round sends a message and waits for its answer, 128 KiB in all."""
     impaired.impair(PERFECT)
     tab = impaired.call()

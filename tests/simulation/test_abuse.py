@@ -135,7 +135,7 @@ def test_a_spoofed_source_receives_at_most_three_times_what_was_sent_from_it(
     assert all(len(client.sent) - len(client.received) < 10 for client in callers)
 
 
-def test_a_live_clients_address_gets_nothing_of_another_call() -> None:
+def test_a_client_receives_no_packets_of_a_call_that_claims_its_address() -> None:
     world = FloodedWorld(transceivers=2)
     callers = world.live_calls(4)
     attackers = [Attacker(world, number) for number in (0, 1)]
@@ -171,7 +171,7 @@ def test_media_does_not_follow_a_nomination_to_a_spoofed_source() -> None:
     assert call.agent.selected.host == HERS
 
 
-def test_a_handshake_proves_only_the_address_that_it_was_sent_to() -> None:
+def test_a_handshake_validates_only_the_address_that_its_flights_were_sent_to() -> None:
     """The attacker reads the handshake at her own address, and ends it in the name of the victim."""
     world = FloodedWorld()
     attacker = Attacker(world)
@@ -193,7 +193,7 @@ def test_a_handshake_proves_only_the_address_that_it_was_sent_to() -> None:
 
 
 @pytest.mark.parametrize("transceiver", [0, 1])
-def test_an_address_that_an_attacker_used_first_can_make_a_real_call(transceiver: int) -> None:
+def test_a_client_connects_from_an_address_that_an_attacker_spoofed_before(transceiver: int) -> None:
     """She goes on with it once the call is connected, in vain."""
     world = FloodedWorld(transceivers=2)
     attacker = Attacker(world)

@@ -227,7 +227,7 @@ class BackendFleet:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_calls_outlive_crashes_and_hangs_of_their_backends(seed: int) -> None:
+def test_calls_continue_when_their_backends_crash_or_hang(seed: int) -> None:
     print("seed", seed)
     fleet = BackendFleet(Random(seed))
     fleet.run(0.1)

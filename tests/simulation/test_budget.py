@@ -107,7 +107,7 @@ def test_a_flood_over_every_path_of_a_call_affects_that_call_only(datagram: byte
     scene.check_others()
 
 
-def test_a_call_that_is_flooded_for_long_is_ended_and_no_other_notices() -> None:
+def test_a_call_over_its_budget_for_long_ends_and_other_calls_lose_nothing() -> None:
     scene = BudgetScene()
     began = scene.world.now
     scene.flood(RTP.ljust(40, b"\1"), 8000, OVER_SECONDS + 2)
@@ -125,7 +125,7 @@ def test_a_call_that_is_flooded_for_long_is_ended_and_no_other_notices() -> None
 
 @pytest.mark.parametrize("datagram", [RTP, RTCP, DTLS, STUN], ids=["SRTP", "SRTCP", "DTLS", "STUN response"])
 @pytest.mark.parametrize("size", [20, 1200])
-def test_a_megabit_of_the_most_expensive_inputs_costs_no_more_than_the_budget(datagram: bytes, size: int) -> None:
+def test_a_megabit_per_second_of_the_most_expensive_inputs_stays_within_the_budget(datagram: bytes, size: int) -> None:
     scene = BudgetScene()
     began = scene.world.now
     scene.flood(datagram.ljust(size, b"\1"), MBIT / size, 5)
@@ -134,7 +134,7 @@ def test_a_megabit_of_the_most_expensive_inputs_costs_no_more_than_the_budget(da
 
 
 @pytest.mark.parametrize("message", ['{"type":"x"}', "no event at."], ids=["events", "no events"])
-def test_tiny_messages_are_paid_one_by_one(message: str) -> None:
+def test_each_of_many_tiny_messages_is_charged(message: str) -> None:
     """10,000 of them a second, many in each datagram; what is lost slows the sender (RFC 9260 §7.2)."""
     scene = BudgetScene()
     world, channels = scene.world, scene.call.channels
@@ -153,7 +153,7 @@ def test_tiny_messages_are_paid_one_by_one(message: str) -> None:
     scene.check_others()
 
 
-def test_a_backend_that_floods_a_call_with_frames_loses_it() -> None:
+def test_a_call_ends_when_its_backend_floods_it_with_frames() -> None:
     scene = BudgetScene()
     world = scene.world
     flood = [frames.Clear(scene.call.backend.number, 0)] * frames.MAX_FRAMES
@@ -165,7 +165,7 @@ def test_a_backend_that_floods_a_call_with_frames_loses_it() -> None:
     scene.check_others()
 
 
-def test_a_caller_with_audio_feedback_and_long_messages_is_never_slowed() -> None:
+def test_audio_feedback_and_long_messages_of_a_caller_stay_within_the_budget() -> None:
     scene = BudgetScene()
     client: SimulatedClient = scene.greedy
     client.talk()

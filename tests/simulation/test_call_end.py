@@ -22,7 +22,7 @@ def lose_sent(
 
 
 @pytest.mark.parametrize("outage", [0.0, 0.05, 0.29, 0.69])
-def test_the_caller_receives_close_notify_within_a_second_although_alerts_are_lost(outage: float) -> None:
+def test_the_caller_receives_close_notify_within_a_second_when_alerts_are_lost(outage: float) -> None:
     pair = CallPair().connect()
     network, ended_at = pair.network, pair.network.now
     lose_sent(network.right, network, ended_at + outage)
@@ -34,7 +34,7 @@ def test_the_caller_receives_close_notify_within_a_second_although_alerts_are_lo
 
 
 @pytest.mark.parametrize("outage", [0.0, 0.05, 0.29, 0.69])
-def test_the_session_receives_close_notify_within_a_second_although_alerts_are_lost(outage: float) -> None:
+def test_the_session_receives_close_notify_within_a_second_when_alerts_are_lost(outage: float) -> None:
     pair = CallPair().connect()
     network, left_at = pair.network, pair.network.now
     lose_sent(network.left, network, left_at + outage)

@@ -47,7 +47,7 @@ def test_a_caller_that_offers_one_srtp_profile_connects(profile: SrtpProfile) ->
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)
-def test_sequence_numbers_wrap_again_and_again(profile: SrtpProfile) -> None:
+def test_audio_continues_across_many_wraps_of_the_sequence_number(profile: SrtpProfile) -> None:
     pair = CallPair(profiles=(profile,)).connect()
     said = 0
     for start in (0x7FF0, 0xFFF0, 0x6000, 0xC000, 0xFFF8, 0x5000, 0xA000, 0xFFFE):
@@ -60,7 +60,7 @@ def test_sequence_numbers_wrap_again_and_again(profile: SrtpProfile) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_wraps_with_losses_and_reordering(seed: int) -> None:
+def test_audio_continues_across_wraps_with_losses_and_reordering(seed: int) -> None:
     print("seed", seed)
     pair = CallPair(seed, Impairment(delay=0.02, loss=0.1, reordering=0.2, duplication=0.1)).connect()
     pair.client.sender.sequence = pair.call.stream.sender.sequence = 0xFFE0
@@ -72,7 +72,7 @@ def test_wraps_with_losses_and_reordering(seed: int) -> None:
     assert len(pair.backend_received) > 70
 
 
-def test_a_caller_may_continue_with_another_ssrc() -> None:
+def test_audio_continues_when_the_caller_changes_its_ssrc() -> None:
     pair = CallPair(options=LIKE_PION).connect()
     for ssrc in (7, 8, 9):
         pair.talk(0.4)
@@ -82,7 +82,7 @@ def test_a_caller_may_continue_with_another_ssrc() -> None:
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)
-def test_every_talk_spurt_of_a_caller_with_a_new_ssrc_each_is_received(profile: SrtpProfile) -> None:
+def test_every_talkspurt_is_received_when_each_has_a_new_ssrc(profile: SrtpProfile) -> None:
     """Push to talk, holds, replaced tracks: no number of sources makes a call deaf."""
     pair = CallPair(profiles=(profile,)).connect()
     spurts, each = 80, 5
@@ -95,7 +95,7 @@ def test_every_talk_spurt_of_a_caller_with_a_new_ssrc_each_is_received(profile: 
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)
-def test_a_caller_whose_sequence_number_wraps_before_its_first_packet_arrives_is_received(profile: SrtpProfile) -> None:
+def test_audio_is_received_when_the_sequence_number_wraps_before_the_first_packet_arrives(profile: SrtpProfile) -> None:
     pair = CallPair(profiles=(profile,)).connect()
     pair.client.sender.sequence = 65500
     pair.network.left.rewrite = lambda datagram: [] if is_rtp(datagram) else [datagram]
@@ -106,7 +106,7 @@ def test_a_caller_whose_sequence_number_wraps_before_its_first_packet_arrives_is
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_lost_packets_are_retransmitted_after_a_nack_both_ways(seed: int) -> None:
+def test_lost_packets_are_retransmitted_after_a_nack_in_both_directions(seed: int) -> None:
     print("seed", seed)
     pair = CallPair(seed, Impairment(delay=0.01), options=LIKE_PION).connect()
     pair.network.left.rewrite, pair.network.right.rewrite = losing_rtp(0.1, seed), losing_rtp(0.1, seed + 100)
@@ -140,7 +140,7 @@ def test_a_retransmission_is_the_same_ciphertext() -> None:
     assert len({datagram[2:4] for datagram in sent}) == len(set(sent))
 
 
-def test_without_nack_in_the_offer_no_packet_is_requested_again() -> None:
+def test_no_retransmission_is_requested_if_the_offer_has_no_nack() -> None:
     pair = CallPair(options=LIKE_A_BROWSER).connect()
     pair.network.left.rewrite = losing_rtp(0.1, 0)
     pair.talk(2.0)
@@ -166,7 +166,7 @@ def test_both_sides_receive_reports_on_their_packets(options: RtpOptions) -> Non
         assert ours["sent_feedback"]["loss_percent"] == pytest.approx(20, abs=12)
 
 
-def test_jitter_is_reported_both_ways() -> None:
+def test_jitter_is_reported_in_both_directions() -> None:
     pair = CallPair(0, Impairment(delay=0.02, reordering=0.5, held_back=0.04)).connect()
     pair.talk(12.0)
     figures = pair.statistics
@@ -174,7 +174,7 @@ def test_jitter_is_reported_both_ways() -> None:
     assert 3 < figures["sent_jitter_ms"] < 40
 
 
-def test_a_bye_ends_the_callers_stream_and_not_the_call() -> None:
+def test_a_bye_ends_the_callers_stream_but_not_the_call() -> None:
     pair = CallPair().connect()
     pair.talk(0.4)
     send_bye(pair)
@@ -186,7 +186,7 @@ def test_a_bye_ends_the_callers_stream_and_not_the_call() -> None:
     assert pair.backend_received == list(range(40))
 
 
-def test_packets_that_a_bye_overtook_begin_no_stream() -> None:
+def test_late_packets_after_a_bye_start_no_stream() -> None:
     pair = CallPair(impairment=PERFECT).connect()
     overtaken: list[bytes] = []
 
@@ -209,7 +209,7 @@ def test_packets_that_a_bye_overtook_begin_no_stream() -> None:
     assert pair.call.stream.counters.ended_source == 1
 
 
-def test_a_caller_may_send_on_after_a_bye_as_a_browser_with_another_track_does() -> None:
+def test_audio_after_a_bye_of_the_same_source_is_received() -> None:
     pair = CallPair().connect()
     for _ in range(3):
         pair.talk(0.4)
@@ -219,7 +219,7 @@ def test_a_caller_may_send_on_after_a_bye_as_a_browser_with_another_track_does()
     assert sum(isinstance(event, MediaEnded) for event in pair.network.right.events) == 3
 
 
-def test_a_bye_after_each_packet_is_reported_at_most_max_byes_times() -> None:
+def test_at_most_max_byes_are_reported_for_one_call() -> None:
     """RFC 3550 §6.6: each BYE ends a stream that the next packet begins again; a report is a line of the log."""
     pair = CallPair(impairment=PERFECT).connect()
     for _ in range(4 * MAX_BYES):

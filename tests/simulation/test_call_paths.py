@@ -56,7 +56,7 @@ class TwoIngresses:
         return paths
 
 
-def test_media_takes_the_other_ingress_until_something_is_received_by_the_first() -> None:
+def test_media_uses_the_other_ingress_until_the_first_receives_a_packet_again() -> None:
     caller = TwoIngresses()
     assert set(caller.play(20)) == {caller.first}
     caller.call.switch_ingress(FIRST_INGRESS, caller.now)
@@ -90,7 +90,7 @@ def check_from(pair: CallPair, path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoofed", [False, True])
-def test_a_handshake_validates_its_path_only_if_all_its_flights_went_there(spoofed: bool) -> None:
+def test_a_handshake_validates_a_path_only_if_all_its_flights_were_sent_there(spoofed: bool) -> None:
     """A caller could read our flights at home and send its last one from a victim's address, which then gets media."""
     pair = CallPair()
     home = pair.network.left.path

@@ -54,7 +54,7 @@ SIGNS = [
 
 @pytest.mark.parametrize("gap", [SHORT, 20.0, 24.0, LONG])
 @pytest.mark.parametrize(("protocol", "send"), SIGNS, ids=[protocol.name for protocol, _ in SIGNS])
-def test_one_authenticated_packet_of_any_kind_reconnects_in_the_same_call(
+def test_one_authenticated_packet_of_any_kind_reconnects_the_call(
     protocol: Protocol, send: Callable[[CallPair], None], gap: float
 ) -> None:
     pair = silent_for(gap, data_channels=True)
@@ -70,7 +70,7 @@ def test_one_authenticated_packet_of_any_kind_reconnects_in_the_same_call(
 
 
 @pytest.mark.parametrize("gap", [SHORT, LONG])
-def test_a_caller_that_returns_with_media_alone_receives_audio_within_two_frames(gap: float) -> None:
+def test_a_caller_that_returns_with_media_only_receives_audio_within_two_frames(gap: float) -> None:
     """Its checks and reports are late, and its answers to our checks get lost."""
     pair = silent_for(gap)
     pair.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.RTP else []
@@ -87,7 +87,7 @@ def test_a_caller_that_returns_with_media_alone_receives_audio_within_two_frames
         assert pair.network.now - back <= 0.05 + 2 * 0.02, "a round trip and two frames"
 
 
-def test_messages_alone_keep_a_caller_connected() -> None:
+def test_data_channel_messages_keep_a_muted_caller_connected() -> None:
     """One that is muted sends no media; what it sends over data channels is authenticated too."""
     pair = CallPair(data_channels=True).connect()
     pair.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.DTLS else []
@@ -124,7 +124,7 @@ def test_a_caller_that_sends_media_receives_a_check_every_few_seconds(lost: bool
     assert pair.call.state == "connected"
 
 
-def test_datagrams_that_are_not_authentic_reconnect_no_caller() -> None:
+def test_unauthenticated_datagrams_do_not_reconnect_a_caller() -> None:
     pair = silent_for(SHORT)
     for junk in (b"\x80\x6f" + bytes(60), b"\x80\xc9" + bytes(60), b"\x17\xfe\xfd\0\1" + bytes(60), bytes(60)):
         pair.call.receive_datagram(junk, pair.network.left.path, pair.network.now)

@@ -24,7 +24,7 @@ def pair_without_last_flight(until: float) -> CallPair:
     return pair
 
 
-def test_audio_that_overtakes_finished_is_delivered_in_order_and_at_its_position() -> None:
+def test_audio_that_arrives_before_finished_is_delivered_in_order_at_its_position() -> None:
     pair = pair_without_last_flight(until=1.0)
     pair.talk(0.6)
     assert not pair.call.connected
@@ -49,7 +49,7 @@ def test_a_handshake_from_an_address_without_an_authenticated_check_is_dropped()
     fresh.connect()
 
 
-def test_only_the_newest_early_packets_are_held_and_none_of_a_spoofed_source() -> None:
+def test_the_newest_packets_before_finished_are_held_and_spoofed_ones_are_dropped() -> None:
     pair = pair_without_last_flight(until=4.0)
     pair.talk(2.0)
     dropped = pair.call.transport.counters.srtp_early

@@ -36,7 +36,7 @@ def ends(world: World) -> list[CallEnded]:
     return [event for there in world.transceivers for event in there.events if isinstance(event, CallEnded)]
 
 
-def test_every_packet_comes_back_in_order() -> None:
+def test_every_packet_is_echoed_in_order() -> None:
     world = World()
     (client,) = start(world)
     world.run(5)
@@ -46,7 +46,7 @@ def test_every_packet_comes_back_in_order() -> None:
     assert heard(client) == client.sent
 
 
-def test_a_call_survives_loss_and_never_plays_out_of_order() -> None:
+def test_a_call_continues_with_loss_and_plays_packets_in_order() -> None:
     world = World(seed=7)
     (client,) = start(world, impairment=Impairment(delay=0.025, loss=0.05, reordering=0.1, duplication=0.02))
     client.downlink = ImpairedLink(PERFECT, world.random)  # what leaves the server is to be seen as it left
@@ -56,7 +56,7 @@ def test_a_call_survives_loss_and_never_plays_out_of_order() -> None:
     assert len(numbers) > 0.85 * len(client.sent)
 
 
-def test_set_up_takes_four_half_round_trips_and_a_handshake() -> None:
+def test_a_call_connects_within_the_round_trips_of_ice_and_dtls() -> None:
     """The offer is answered in no time here, so that only ICE and DTLS count: check, answer with ClientHello, and the
     three flights that follow it."""
     world = World()
@@ -65,7 +65,7 @@ def test_set_up_takes_four_half_round_trips_and_a_handshake() -> None:
     assert world.now < 6 * 0.025 + 0.02
 
 
-def test_close_notify_frees_everything_at_once() -> None:
+def test_close_notify_frees_all_state_of_the_call_at_once() -> None:
     world = World()
     (client, other) = start(world, calls=2)
     world.run(1)
@@ -96,7 +96,9 @@ def test_a_silent_client_is_disconnected_after_five_seconds_and_freed_after_thir
     assert world.now - vanished == pytest.approx(40, abs=1)
 
 
-def test_a_path_whose_release_got_lost_is_released_again_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_whose_release_was_lost_is_released_again_at_the_end_of_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = World()
     (client,) = start(world)
     client.vanish()
@@ -140,7 +142,7 @@ def test_an_exception_in_one_call_ends_only_that_call(monkeypatch: pytest.Monkey
     ],
     ids=["malformed audio", "audio of no response", "unknown tag", "reserved tag"],
 )
-def test_a_malformed_frame_ends_one_call_and_an_unknown_tag_none(make_bad_frame, ended: list[EndReason]) -> None:  # type: ignore[no-untyped-def]
+def test_a_malformed_frame_ends_its_call_and_an_unknown_tag_ends_none(make_bad_frame, ended: list[EndReason]) -> None:  # type: ignore[no-untyped-def]
     world = World()
     victim, other = start(world, calls=2)
     world.run(1)
@@ -155,7 +157,7 @@ def test_a_malformed_frame_ends_one_call_and_an_unknown_tag_none(make_bad_frame,
     assert len(heard(other)) - before > 95
 
 
-def test_a_backend_that_ignores_its_credit_loses_that_call() -> None:
+def test_a_call_ends_when_its_backend_exceeds_the_credit() -> None:
     world = World()
     victim, other = start(world, calls=2)
     world.run(1)
@@ -169,7 +171,7 @@ def test_a_backend_that_ignores_its_credit_loses_that_call() -> None:
     assert world.find(other) is not None
 
 
-def test_calls_outlive_their_backend_and_end_only_if_none_comes_back() -> None:
+def test_calls_continue_after_their_backend_fails_and_end_if_none_returns() -> None:
     world = World()
     clients = start(world, calls=2)
     backend = world.transceivers[0].backends[0]
@@ -194,7 +196,7 @@ def test_calls_outlive_their_backend_and_end_only_if_none_comes_back() -> None:
     ],
     ids=["nothing arrives", "wrong password", "the client refuses our certificate"],
 )
-def test_a_set_up_that_fails_has_one_reason(
+def test_a_call_that_does_not_connect_ends_with_one_reason(
     impairment: Impairment, pattern: str, replacement: str, reason: EndReason
 ) -> None:
     world = World()
@@ -205,14 +207,14 @@ def test_a_set_up_that_fails_has_one_reason(
     assert [end.reason for end in ends(world)] == [reason]
 
 
-def test_a_client_with_another_certificate_than_offered_is_refused() -> None:
+def test_a_client_whose_certificate_does_not_match_its_offer_is_refused() -> None:
     world = World()
     client = world.call(presents=certificate("somebody else"))
     assert world.run(5, lambda: client.core.closed is not None)
     assert [end.reason for end in ends(world)] == [EndReason.CERTIFICATE_MISMATCH]
 
 
-def test_a_call_follows_its_client_to_another_address() -> None:
+def test_a_call_continues_when_the_address_of_its_client_changes() -> None:
     world = World()
     (client,) = start(world)
     world.run(3)
@@ -224,7 +226,7 @@ def test_a_call_follows_its_client_to_another_address() -> None:
     assert ends(world) == []
 
 
-def test_ice_restarts_with_the_same_owner_keys_and_backend_call() -> None:
+def test_an_ice_restart_keeps_the_owner_the_keys_and_the_backend_call() -> None:
     world = World(transceivers=2)
     (client,) = start(world)
     world.run(2)
@@ -240,7 +242,7 @@ def test_ice_restarts_with_the_same_owner_keys_and_backend_call() -> None:
     assert len(call.ufrags) == MAX_GENERATIONS
 
 
-def test_ice_restarts_have_a_limit_at_once_and_one_in_all() -> None:
+def test_ice_restarts_are_limited_in_rate_and_in_total() -> None:
     """Each makes a route token; a client whose network comes and goes has enough of them."""
     world = World()
     (client,) = start(world)
@@ -264,7 +266,7 @@ def test_ice_restarts_have_a_limit_at_once_and_one_in_all() -> None:
     assert world.find(client) is call
 
 
-def test_an_ice_restart_from_another_address_costs_a_round_trip_or_two() -> None:
+def test_an_ice_restart_from_another_address_takes_at_most_two_round_trips() -> None:
     world = World()
     (client,) = start(world)
     world.run(2)
@@ -276,7 +278,7 @@ def test_an_ice_restart_from_another_address_costs_a_round_trip_or_two() -> None
     assert len(client.sent) - len(heard(client)) <= 0.1 / 0.02
 
 
-def test_one_port_calls_two_transceivers_one_after_the_other() -> None:
+def test_one_port_makes_calls_to_two_transceivers_in_succession() -> None:
     world = World(transceivers=2)
     address = ("203.0.113.5", 5000)
     first = world.call(0, address=address)
@@ -289,7 +291,7 @@ def test_one_port_calls_two_transceivers_one_after_the_other() -> None:
     assert world.run(SETUP_SECONDS, lambda: second.connected)
 
 
-def test_checks_for_anothers_call_from_a_live_address_change_nothing() -> None:
+def test_checks_for_another_call_from_the_address_of_a_caller_have_no_effect() -> None:
     """An attacker has calls of its own, knows a caller's address, and sends valid checks from there."""
     world = World(seed=3, transceivers=2)
     (victim,) = start(world)

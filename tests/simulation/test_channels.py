@@ -86,7 +86,7 @@ def settle(pair: CallPair, seconds: float = 1.0) -> None:
     pair.network.run(limit=pair.network.now + seconds)
 
 
-def test_events_of_both_sides_wait_for_the_channel_and_come_in_order() -> None:
+def test_events_of_both_sides_wait_for_the_channel_and_arrive_in_order() -> None:
     call = EventfulCall(impairment=FAR_AWAY)
     call.client_says(*numbered(20, said="early"))
     call.backend_says(*numbered(20, said="early"))
@@ -100,7 +100,7 @@ def test_events_of_both_sides_wait_for_the_channel_and_come_in_order() -> None:
 
 @pytest.mark.parametrize("loss", [0.0, 0.05])
 @pytest.mark.parametrize("seed", range(5))
-def test_64_kib_both_ways_over_a_narrow_path(seed: int, loss: float) -> None:
+def test_messages_of_64_kib_pass_a_narrow_path_in_both_directions(seed: int, loss: float) -> None:
     call = EventfulCall(seed, Impairment(loss=loss, delay=0.025, mtu=NARROW))
     assert call.world.run(10.0, lambda: any(isinstance(event, ChannelOpened) for event in call.client.events))
     call.client.talk()
@@ -113,7 +113,7 @@ def test_64_kib_both_ways_over_a_narrow_path(seed: int, loss: float) -> None:
     assert call.client.uplink.too_long == call.client.downlink.too_long == 0
 
 
-def test_a_backend_may_speak_only_so_far_ahead_of_the_channel() -> None:
+def test_events_of_a_backend_wait_while_the_channel_is_congested() -> None:
     call = EventfulCall(impairment=Impairment(delay=0.2))
     long = numbered(6, text="x" * (MAX_WAITING_BYTES // 5), event_id="event_1")
     call.backend_says(*long)
@@ -127,7 +127,7 @@ def test_a_backend_may_speak_only_so_far_ahead_of_the_channel() -> None:
     assert call.client_heard[4:] == numbered(3)
 
 
-def test_short_events_wait_in_a_bounded_number() -> None:
+def test_queued_short_events_are_bounded_in_number() -> None:
     pair = CallPair(data_channels=True)
     for event in numbered(MAX_WAITING_EVENTS):
         pair.send_event(event)
@@ -137,7 +137,7 @@ def test_short_events_wait_in_a_bounded_number() -> None:
     assert received(pair.network.left.events) == numbered(MAX_WAITING_EVENTS)
 
 
-def test_events_wait_while_the_caller_takes_none() -> None:
+def test_events_wait_while_the_caller_receives_none() -> None:
     pair = connected()
     pair.network.left.rewrite = lambda datagram: []
     sent = refused = 0
@@ -171,7 +171,7 @@ def test_a_caller_may_close_its_channel_and_open_another() -> None:
     assert taken(pair) == [{"type": "again"}]
 
 
-def test_other_channels_open_and_their_messages_are_ignored() -> None:
+def test_messages_on_other_channels_are_ignored() -> None:
     pair = connected()
     channels = pair.client.channels
     assert channels is not None
@@ -201,7 +201,7 @@ def test_other_channels_open_and_their_messages_are_ignored() -> None:
         b'{"type":"\xff"}',
     ],
 )
-def test_a_message_that_is_no_event_is_answered_with_one_error(message: str | bytes) -> None:
+def test_a_malformed_event_is_answered_with_one_error(message: str | bytes) -> None:
     pair = connected()
     pair.client.send_message(message)
     pair.client.send_message('{"type":"good"}')
@@ -252,7 +252,7 @@ def test_a_backend_receives_an_error_for_events_that_cannot_be_sent(event: dict[
 
 
 @pytest.mark.parametrize("checksum_is_right", [True, False])
-def test_hostile_bytes_end_no_call(checksum_is_right: bool) -> None:
+def test_malformed_packets_do_not_end_the_call(checksum_is_right: bool) -> None:
     pair = connected()
     assert pair.client.transport is not None
     endpoint, random, said = pair.client.transport.dtls, Random(1), recorded(pair)
@@ -288,7 +288,7 @@ def recorded(pair: CallPair) -> list[bytes]:
     return packets
 
 
-def test_a_message_that_is_too_long_ends_the_channels_and_not_the_call() -> None:
+def test_a_message_that_is_too_long_ends_the_channels_but_not_the_call() -> None:
     pair = connected()
     assert pair.client.channels is not None
     text = b"x" * (OURS.max_message_size + 1)
@@ -300,7 +300,7 @@ def test_a_message_that_is_too_long_ends_the_channels_and_not_the_call() -> None
     assert len(pair.backend_received) == 20
 
 
-def test_events_come_through_an_outage() -> None:
+def test_events_arrive_after_an_outage() -> None:
     pair = connected()
     stations = (pair.network.left, pair.network.right)
     for station in stations:
@@ -326,7 +326,7 @@ def test_a_call_without_data_channels_drops_events_and_counts_them() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_last_event_comes_before_the_end(seed: int) -> None:
+def test_the_last_event_arrives_before_the_call_ends(seed: int) -> None:
     pair = connected(seed, Impairment(loss=0.3, delay=0.025))
     for event in numbered(5, text="x" * 3000):
         pair.send_event(event)
@@ -344,7 +344,7 @@ def test_a_call_with_nothing_to_deliver_ends_at_once() -> None:
     assert pair.call.ended is not None
 
 
-def test_a_burst_of_short_events_reaches_the_backend_without_another_packet() -> None:
+def test_a_burst_of_short_events_in_one_datagram_reaches_the_backend() -> None:
     """Fifty events in one datagram, and nothing from the caller after it."""
     pair = connected()
     settle(pair)

@@ -167,7 +167,7 @@ def test_an_exception_in_an_operation_ends_only_its_call(entry: str) -> None:
     scene.check()
 
 
-def test_an_exception_while_a_call_ends_ends_it_all_the_same() -> None:
+def test_a_call_ends_although_an_exception_occurs_while_it_ends() -> None:
     """The backend's half cannot be ended, neither with the call nor after the exception."""
     scene = FenceScene()
     scene.break_backend("end")
@@ -176,7 +176,7 @@ def test_an_exception_while_a_call_ends_ends_it_all_the_same() -> None:
     scene.check(raised=1)
 
 
-def test_an_exception_after_the_end_of_a_call_is_reported_and_ends_nothing() -> None:
+def test_an_exception_after_the_end_of_a_call_is_reported_and_ends_no_other_call() -> None:
     """The close alert is repeated some time after the call has ended (RFC 5246 §7.2.1)."""
     scene = FenceScene()
     scene.router.end(scene.call, EndReason.HANGUP, "", scene.world.now)
@@ -197,7 +197,7 @@ def test_an_exception_during_a_change_of_ingress_ends_only_that_call() -> None:
     assert list(scene.router) == scene.others
 
 
-def test_a_nonce_drawn_twice_makes_two_ufrags() -> None:
+def test_calls_have_different_ufrags_when_a_nonce_is_drawn_twice() -> None:
     """Entropy that repeats itself: calls, and the generations of one call, still have ufrags of their own."""
     world = World()
     there = world.transceivers[0]
@@ -222,7 +222,7 @@ def test_a_nonce_drawn_twice_makes_two_ufrags() -> None:
     assert len(router) == 0
 
 
-def test_a_failed_call_is_not_called_again() -> None:
+def test_a_failed_call_is_not_woken_again() -> None:
     scene = FenceScene()
     break_part(scene.call.transport, "receive_datagram", "handle_timeout")
     break_part(scene.call.media, "handle_timeout", "poll_timeout")

@@ -38,14 +38,14 @@ def test_the_same_seed_does_the_same() -> None:
     assert send(bad, seed=5) == send(bad, seed=5) != send(bad, seed=6)
 
 
-def test_loss_duplication_and_delay_are_as_stated() -> None:
+def test_loss_duplication_and_delay_are_as_configured() -> None:
     transits = send(Impairment(loss=0.05, duplication=0.02, delay=0.04))
     assert arrived(transits) == pytest.approx(0.95, abs=0.006)
     assert mean(len(copies) == 2 for copies in transits if copies) == pytest.approx(0.02, abs=0.004)
     assert {round(transit, 6) for copies in transits for transit in copies} == {0.04}
 
 
-def test_bursts_have_the_stated_share_and_length() -> None:
+def test_burst_losses_have_the_configured_share_and_length() -> None:
     transits = send(Impairment(bursts=Bursts.of_mean(0.1, 5)), count=5 * COUNT)
     pattern = "".join("." if copies else "x" for copies in transits)
     runs = [len(run) for run in pattern.split(".") if run]
@@ -53,7 +53,7 @@ def test_bursts_have_the_stated_share_and_length() -> None:
     assert mean(runs) == pytest.approx(5, abs=0.3)
 
 
-def test_jitter_keeps_the_order_unless_told_otherwise() -> None:
+def test_jitter_keeps_the_order_unless_it_reorders() -> None:
     steady = send(Impairment(delay=0.05, jitter=0.08))
     assert in_order(steady)
     wild = send(Impairment(delay=0.05, jitter=0.08, jitter_reorders=True))
@@ -77,7 +77,7 @@ def test_a_rate_delays_and_a_full_queue_drops() -> None:
     assert max(copies[0] for copies in narrow if copies) == pytest.approx(0.34, abs=0.01)
 
 
-def test_what_is_too_long_or_blocked_is_lost() -> None:
+def test_datagrams_that_are_too_long_or_blocked_are_lost() -> None:
     link = ImpairedLink(Impairment(mtu=1200), Random(1))
     assert link.arrivals(1200, 0.0) == [0.0]
     assert link.arrivals(1201, 0.0) == []
@@ -86,7 +86,7 @@ def test_what_is_too_long_or_blocked_is_lost() -> None:
     assert firewall.arrivals(100, 0.0, udp=False) == [0.0]
 
 
-def test_changes_come_at_their_time() -> None:
+def test_changes_take_effect_at_their_time() -> None:
     transits = send(PERFECT, *outage(1.0, 0.3, Impairment(delay=0.1)), count=100)
     assert [bool(copies) for copies in transits] == [True] * 50 + [False] * 15 + [True] * 35
     assert transits[-1] == [pytest.approx(0.1)]

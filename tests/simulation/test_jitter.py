@@ -169,7 +169,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run
 
 
-def test_any_network(run: Run) -> None:
+def test_the_jitter_buffer_keeps_its_invariants_on_any_network(run: Run) -> None:
     assert_positions_follow(run)
     assert_nothing_timely_discarded(run)
     assert_every_packet_accounted_for(run)

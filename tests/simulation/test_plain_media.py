@@ -19,7 +19,7 @@ def plain_bye(ssrc: int) -> bytes:
     return struct.pack("!BBHI", 0x80, 201, 1, ssrc) + struct.pack("!BBHI", 0x81, 203, 1, ssrc)
 
 
-def test_rtp_without_srtp_is_dropped() -> None:
+def test_unprotected_rtp_is_dropped() -> None:
     pair = CallPair().connect()
     for number in range(50):
         pair.call.receive_datagram(plain_rtp(number), pair.network.left.path, pair.network.now)
@@ -28,7 +28,7 @@ def test_rtp_without_srtp_is_dropped() -> None:
     assert pair.call.transport.counters.srtp_failed == 50
 
 
-def test_a_bye_without_srtcp_ends_no_stream() -> None:
+def test_an_unprotected_bye_ends_no_stream() -> None:
     pair = CallPair().connect()
     pair.talk(0.4)
     sources = {int.from_bytes(data[8:12], "big") for data in pair.network.left.sent if classify(data) == Protocol.RTP}
@@ -39,7 +39,7 @@ def test_a_bye_without_srtcp_ends_no_stream() -> None:
     assert pair.backend_received == list(range(40))
 
 
-def test_neither_rtp_nor_rtcp_is_sent_without_protection() -> None:
+def test_no_unprotected_rtp_or_rtcp_is_sent() -> None:
     pair = CallPair().connect()
     pair.talk(8.0)
     sent = pair.network.right.sent

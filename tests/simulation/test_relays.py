@@ -113,7 +113,7 @@ def test_a_relay_that_joins_receives_the_calls_before_their_packets() -> None:
     )
 
 
-def test_nothing_is_lost_of_packets_sprayed_over_all_relays() -> None:
+def test_no_packet_is_lost_when_packets_are_sprayed_over_all_relays() -> None:
     world = RelayCluster(relays=3, spray=True)
     clients = start(world)
     gaps = [Gaps(world, client) for client in clients]
@@ -121,7 +121,7 @@ def test_nothing_is_lost_of_packets_sprayed_over_all_relays() -> None:
     assert max(max(gap.up, gap.down) for gap in gaps) < USUAL_GAP
 
 
-def test_the_way_back_follows_what_is_authenticated_and_nothing_else() -> None:
+def test_downlink_media_follows_only_authenticated_packets() -> None:
     world = RelayCluster()
     (client,) = start(world, 1)
     old = world.serving(client)
@@ -139,7 +139,7 @@ def test_the_way_back_follows_what_is_authenticated_and_nothing_else() -> None:
     assert world.run(0.05, lambda: relay_of(world, client) != before)
 
 
-def test_a_call_goes_on_over_another_ingress() -> None:
+def test_a_call_continues_over_another_ingress() -> None:
     world = RelayCluster(ingresses=2)
     (client,) = start(world, 1)
     gaps = Gaps(world, client)
@@ -167,7 +167,7 @@ def test_a_caller_that_only_listens_receives_from_the_other_ingress_at_once() ->
     assert max(gap.down for gap in gaps) < LONGEST_GAP
 
 
-def test_calls_follow_a_transceiver_to_another_address() -> None:
+def test_calls_continue_when_the_address_of_their_transceiver_changes() -> None:
     world = RelayCluster()
     clients = start(world)
     gaps = [Gaps(world, client) for client in clients]
@@ -179,7 +179,7 @@ def test_calls_follow_a_transceiver_to_another_address() -> None:
     assert max(max(gap.up, gap.down) for gap in gaps) < USUAL_GAP
 
 
-def test_what_is_for_an_owner_that_is_gone_reaches_its_successor() -> None:
+def test_packets_for_a_previous_owner_reach_its_successor() -> None:
     world = RelayCluster(transceivers=2)
     clients = start(world, 3)
     gone, successor = (there.router for there in world.transceivers)

@@ -201,7 +201,7 @@ def test_a_planted_bug_is_found(plant: Plant, found: str, monkeypatch: pytest.Mo
     assert any(word in failure.problem for word in found.split("|"))
 
 
-def test_a_seed_that_failed_fails_again_bit_for_bit(
+def test_a_failed_seed_fails_again_with_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release_unordered(monkeypatch)

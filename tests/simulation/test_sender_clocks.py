@@ -96,7 +96,7 @@ def test_every_packet_of_a_steady_stream_is_played_without_delay(clock: Clock) -
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
-def test_every_packet_that_arrives_of_a_steady_stream_is_played(clock: Clock, network: NetworkModel) -> None:
+def test_every_packet_of_a_steady_stream_that_arrives_is_played(clock: Clock, network: NetworkModel) -> None:
     packets = network.carry(speak(clock, [(20, 0)]), Random(2))
     listener = ReceivingStream()
     listener.receive(packets)
@@ -121,7 +121,7 @@ def test_speech_is_played_after_pauses_of_every_length(clock: Clock, pause: floa
 
 @pytest.mark.parametrize("marker", [False, True])
 @pytest.mark.parametrize("pause", [0.1, 0.2, 0.3, 0.4, 0.5, 2.0])
-def test_positions_follow_time_past_pauses_of_a_clock_that_stops(pause: float, marker: bool) -> None:
+def test_positions_follow_time_when_the_clock_stops_in_pauses(pause: float, marker: bool) -> None:
     listener = ReceivingStream()
     listener.receive(list(speak(stopped_in_pauses, [(0.8, pause)] * 10, marker=marker)))
     assert listener.numbers == list(range(400))
@@ -149,7 +149,7 @@ def test_g711_is_played_with_any_clock(step: int, seed: int) -> None:
 
 @pytest.mark.parametrize("ppm", [-1000, 200])
 @pytest.mark.parametrize("device", [-200, 0, 200])
-def test_clocks_that_drift_lose_nothing_in_minutes(ppm: int, device: int) -> None:
+def test_no_audio_is_lost_in_minutes_of_clock_drift(ppm: int, device: int) -> None:
     """Timestamps drift against the audio, and the device that records it against our clock."""
     clock = with_rate(960 * (1 + ppm / 1e6))
     packets = [packet._replace(arrives=packet.arrives * (1 + device / 1e6)) for packet in speak(clock, [(120, 0)])]
@@ -161,7 +161,7 @@ def test_clocks_that_drift_lose_nothing_in_minutes(ppm: int, device: int) -> Non
 
 
 @pytest.mark.parametrize("clock", [exact, with_rate(160), with_rate(1920), with_rate(959), uneven(8), uneven(48)])
-def test_red_fills_holes_whatever_the_clock(clock: Clock) -> None:
+def test_redundant_blocks_replace_lost_packets_with_any_clock(clock: Clock) -> None:
     red, listener, lost = RedEncoder(111), ReceivingStream(), {40, 41, 60, 90, 130}
     packets = []
     for index in range(150):
@@ -175,7 +175,7 @@ def test_red_fills_holes_whatever_the_clock(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("clock", [*CLOCKS.values()], ids=CLOCKS)
-def test_in_band_fec_fills_holes_whatever_the_clock(clock: Clock) -> None:
+def test_in_band_fec_recovers_lost_packets_with_any_clock(clock: Clock) -> None:
     listener = ReceivingStream()
     lost = range(50, 450, 20)
     listener.receive(
@@ -190,7 +190,7 @@ def test_in_band_fec_fills_holes_whatever_the_clock(clock: Clock) -> None:
     assert len(listener.concealed) == AT_END
 
 
-def test_a_clock_that_is_changed_midway_is_learned_anew() -> None:
+def test_the_rate_of_a_clock_that_changes_is_estimated_again() -> None:
     def clock(number: int, now: float) -> int:
         return number * 160 if number < 200 else 32_000 + (number - 200) * 960
 
@@ -211,7 +211,7 @@ def test_the_first_packets_of_a_device_that_wakes_its_network_are_played() -> No
 
 
 @pytest.mark.parametrize("clock", [exact, with_rate(160), still])
-def test_a_stalled_network_is_not_taken_for_a_pause(clock: Clock) -> None:
+def test_audio_delayed_by_a_stalled_network_is_not_treated_as_a_pause(clock: Clock) -> None:
     """What came too late is dropped, and delay is back as soon as the queue is empty."""
     packets = [
         packet._replace(arrives=5.6 if 5 < packet.media < 5.6 else packet.arrives) for packet in speak(clock, [(10, 0)])
@@ -222,7 +222,7 @@ def test_a_stalled_network_is_not_taken_for_a_pause(clock: Clock) -> None:
     assert listener.heard[-AT_END - 1].frame.position == 499 * 960
 
 
-def test_a_queue_that_grows_slowly_loses_nothing() -> None:
+def test_no_audio_is_lost_when_a_queue_grows_slowly() -> None:
     """Transits rise by 100 ms a second for 3 s and fall again."""
     packets = []
     for packet in speak(exact, [(10, 0)]):

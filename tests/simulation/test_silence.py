@@ -53,7 +53,7 @@ def heard(client: SimulatedClient) -> int:
 
 @pytest.mark.parametrize("gap", [4.0, 6.0, 10.0, 15.0, 22.0])
 @pytest.mark.parametrize("lets", [is_media, lambda data: is_media(data) or is_answer(data)], ids=["media", "answers"])
-def test_audio_flows_both_ways_again_for_a_caller_that_returns_without_checks(
+def test_audio_resumes_in_both_directions_for_a_caller_that_returns_without_checks(
     gap: float, lets: Callable[[bytes], bool]
 ) -> None:
     """Some clients check only until they are connected. What they send then is media, and answers to our checks."""
@@ -83,7 +83,7 @@ def test_the_path_of_a_caller_that_returned_with_media_is_confirmed_again() -> N
     assert world.transceivers[0].router.paths.confirmed == confirmed == 1
 
 
-def test_another_caller_gets_the_address_of_a_silent_one() -> None:
+def test_another_caller_can_use_the_address_of_a_silent_caller() -> None:
     """A NAT gave it away; our checks of the silent call take it back from nobody."""
     world, silent, filtered = talking()
     filtered.lets = lambda datagram: False
@@ -99,7 +99,7 @@ def test_another_caller_gets_the_address_of_a_silent_one() -> None:
     assert all(report.call is not world.find(other) for report in reports if "Disconnected" in str(report.event))
 
 
-def test_checks_of_a_silent_call_claim_no_path_that_another_caller_has_not_validated_yet() -> None:
+def test_checks_of_a_silent_call_do_not_claim_the_provisional_path_of_another_caller() -> None:
     world, silent, filtered = talking()
     silent.vanish()
     world.run(8.0)

@@ -66,7 +66,7 @@ def connect(world: World) -> list[SimulatedClient]:
     return connected
 
 
-def test_stale_tokens_keep_no_caller_out() -> None:
+def test_replayed_stale_tokens_do_not_prevent_new_calls() -> None:
     world = World(seed=21)
     router = world.transceivers[0].router
     ufrags = stale_tokens(world, STALE)
@@ -78,7 +78,7 @@ def test_stale_tokens_keep_no_caller_out() -> None:
     assert world.relay.counters.over_owner_limit == 0
 
 
-def test_a_call_whose_ufrag_is_hours_old_follows_its_client_to_another_address() -> None:
+def test_a_call_with_an_old_ufrag_continues_when_the_address_of_its_client_changes() -> None:
     """What was minted long ago is as good as new while the call lasts."""
     world = World(seed=22)
     client = world.call(impairment=FAR_AWAY)

@@ -144,7 +144,7 @@ def test_every_drain_ends_and_every_frame_advances(seed: int, format: str) -> No
 
 @pytest.mark.parametrize("kind", [OPUS, G711])
 @pytest.mark.parametrize("samples", [*range(1, 24), 83, 959, 960])
-def test_a_release_takes_a_packet_or_conceals_as_much_as_can_be(samples: int, kind: PayloadKind) -> None:
+def test_each_frame_has_a_packet_or_the_longest_possible_concealment(samples: int, kind: PayloadKind) -> None:
     buffer = JitterBuffer(kind)
     payload, ticks = (bytes(samples), 6 * samples) if kind is G711 else (b"\xe0" + bytes(samples), 120)
     released, end = 0, 0
@@ -161,7 +161,7 @@ def test_a_release_takes_a_packet_or_conceals_as_much_as_can_be(samples: int, ki
 
 
 @pytest.mark.parametrize("speed", [2, 10, 60, 1000])
-def test_audio_sent_faster_than_time_is_cut(speed: int) -> None:
+def test_audio_sent_faster_than_real_time_is_dropped(speed: int) -> None:
     """Of 20 s sent at `speed` times their pace a burst and what time allows get through, contiguous, and the rest is
     counted; a sender that mends its ways is heard at once."""
     uplink = UplinkAudio("opus")
@@ -186,7 +186,7 @@ def test_audio_sent_faster_than_time_is_cut(speed: int) -> None:
 
 
 @pytest.mark.parametrize("stall", [0.2, 0.9, 1.9])
-def test_what_a_stalled_network_held_up_at_the_start_is_not_cut(stall: float) -> None:
+def test_audio_that_a_stalled_network_delayed_at_the_start_is_not_dropped(stall: float) -> None:
     uplink, received = UplinkAudio("opus"), 0
     for index in range(200):
         now = 100 + max(index * 0.02, stall)
@@ -197,7 +197,7 @@ def test_what_a_stalled_network_held_up_at_the_start_is_not_cut(stall: float) ->
     assert uplink.statistics()["excess"] == 0
 
 
-def test_redundancy_counts_as_audio() -> None:
+def test_redundant_blocks_count_as_audio() -> None:
     """Each packet skips eight and repeats them: nine times the audio of its own."""
     uplink, frames = UplinkAudio("opus"), 0
     payload = b"\xf8" + bytes(4)

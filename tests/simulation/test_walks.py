@@ -66,7 +66,7 @@ def median_walk(walks: list[Walk]) -> Walk:
     return sorted(walks, key=lambda walk: walk.calls.total())[len(walks) // 2]
 
 
-def test_an_rtp_packet_up_to_the_message_for_the_backend() -> None:
+def test_an_uplink_rtp_packet_visits_few_files_and_functions() -> None:
     world, client, there = connected(behaviour="silent")
     client.next_frame = world.now
     world.run(5)
@@ -86,7 +86,7 @@ def test_an_rtp_packet_up_to_the_message_for_the_backend() -> None:
     assert walk.calls.total() <= 47
 
 
-def test_a_frame_of_the_backend_down_to_the_rtp_packet() -> None:
+def test_a_downlink_frame_visits_few_files_and_functions() -> None:
     world, _, there = connected(behaviour="stories")
     world.run(2)
     received, sent = list[Walk](), list[Walk]()

@@ -14,7 +14,7 @@ def key_id(world: World) -> str:
     return call.answer.ice.ufrag[0]
 
 
-def test_a_transceiver_mints_with_the_key_that_a_clock_set_forward_begins() -> None:
+def test_a_transceiver_mints_tokens_with_the_current_key_after_the_clock_is_set_forward() -> None:
     world = World(seed=1, rotation=Rotation(NEW_KEY_AT, None))
     before = key_id(world)
     world.transceivers[0].set_clock(NEW_KEY_AT)
@@ -22,7 +22,7 @@ def test_a_transceiver_mints_with_the_key_that_a_clock_set_forward_begins() -> N
     assert (before, key_id(world)) == ("A", "B")
 
 
-def test_an_idle_transceiver_without_relays_asks_for_the_wall_time() -> None:
+def test_an_idle_transceiver_without_relays_requests_the_wall_time() -> None:
     world = World(seed=2, rotation=Rotation(NEW_KEY_AT, None))
     world.relays[0].die()
     world.run(20.0)

@@ -21,7 +21,7 @@ def kilobits(packets: list[bytes], repetitions: int = 0) -> float:
 @pytest.mark.parametrize(
     ("percent", "distances"), [(0, ()), (1, ()), (4, ()), (5, (1,)), (14, (1,)), (15, (1, 2)), (100, (1, 2))]
 )
-def test_losses_are_answered_by_repetition(percent: int, distances: tuple[int, ...]) -> None:
+def test_losses_increase_the_redundancy(percent: int, distances: tuple[int, ...]) -> None:
     adaptation = SendAdaptation(REPEATED, OpusEncoder(24_000))
     adaptation.report(percent)
     assert adaptation.redundancy_offsets == distances
@@ -37,7 +37,7 @@ def test_burst_losses_increase_the_redundancy_offsets() -> None:
     assert chosen == [(), (1,), (3,), (3, 6), (1, 2)]
 
 
-def test_repetition_ends_a_few_reports_after_the_losses() -> None:
+def test_redundancy_ends_a_few_reports_after_the_losses() -> None:
     adaptation = SendAdaptation(REPEATED, None)
     distances = []
     for percent in (20, 0, 0, 0, 0, 0):
@@ -46,7 +46,7 @@ def test_repetition_ends_a_few_reports_after_the_losses() -> None:
     assert distances == [(1, 2), (1, 2), (1,), (), (), ()]
 
 
-def test_losses_about_a_threshold_do_not_toggle() -> None:
+def test_losses_near_a_threshold_do_not_toggle_the_level() -> None:
     adaptation = SendAdaptation(REPEATED, None)
     adaptation.report(5)
     for percent in (4, 6, 3, 5, 4):
@@ -55,14 +55,14 @@ def test_losses_about_a_threshold_do_not_toggle() -> None:
 
 
 @pytest.mark.parametrize("percent", [0, 2, 5, 15, 60])
-def test_what_is_sent_stays_bounded(percent: int) -> None:
+def test_the_bitrate_stays_bounded(percent: int) -> None:
     encoder = OpusEncoder(24_000)
     adaptation = SendAdaptation(REPEATED, encoder)
     adaptation.report(percent)
     assert kilobits(sent(encoder), len(adaptation.redundancy_offsets)) < 1.5 * BITRATE / 1000
 
 
-def test_without_red_in_band_fec_answers_as_long_as_the_caller_can_use_it() -> None:
+def test_in_band_fec_is_used_without_red_if_the_caller_can_decode_it() -> None:
     encoder, deaf = OpusEncoder(24_000), OpusEncoder(24_000)
     able, unable = SendAdaptation(PLAIN, encoder), SendAdaptation(Codec("opus", 111, 48_000), deaf)
     assert not any(map(carries_fec, sent(encoder)))
@@ -73,7 +73,7 @@ def test_without_red_in_band_fec_answers_as_long_as_the_caller_can_use_it() -> N
     assert not any(map(carries_fec, sent(deaf)))
 
 
-def test_heavy_losses_take_bits_from_each_packet() -> None:
+def test_heavy_losses_reduce_the_bitrate_of_each_packet() -> None:
     encoder = OpusEncoder(24_000)
     adaptation = SendAdaptation(Codec("opus", 111, 48_000), encoder)
     before = kilobits(sent(encoder))
@@ -82,7 +82,7 @@ def test_heavy_losses_take_bits_from_each_packet() -> None:
 
 
 @pytest.mark.parametrize(("given", "most"), [("12000", 15), ("1", 15), ("", 40), ("no number", 40), ("9" * 12, 40)])
-def test_the_callers_own_limit_holds(given: str, most: float) -> None:
+def test_the_bitrate_stays_below_the_callers_limit(given: str, most: float) -> None:
     encoder = OpusEncoder(24_000)
     adaptation = SendAdaptation(Codec("opus", 111, 48_000, parameters={"maxaveragebitrate": given}), encoder)
     assert kilobits(sent(encoder)) < most

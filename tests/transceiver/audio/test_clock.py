@@ -44,7 +44,7 @@ def test_a_timestamp_far_ahead_of_arrivals_adds_nothing() -> None:
 
 
 @pytest.mark.parametrize(("agree", "pause"), [(TRUSTED_AFTER - 1, 0), (TRUSTED_AFTER, 9 * FRAME)])
-def test_a_clock_that_erred_adds_pauses_again_once_it_agrees(agree: int, pause: int) -> None:
+def test_timestamps_add_pauses_again_once_they_agree_with_arrivals(agree: int, pause: int) -> None:
     sender, leap = Sender(), 7_000_000
     for index in range(1, agree + 2):
         sender.send(index, leap + index * FRAME)
@@ -53,7 +53,7 @@ def test_a_clock_that_erred_adds_pauses_again_once_it_agrees(agree: int, pause: 
 
 
 @pytest.mark.parametrize("step", [160, 320, 480, 1920, 2880])
-def test_the_rate_of_a_clock_is_learned_and_then_scales_pauses(step: int) -> None:
+def test_the_estimated_clock_rate_scales_pauses(step: int) -> None:
     sender = Sender()
     count = LEARNED_AFTER + 1
     for index in range(1, count):
@@ -64,34 +64,34 @@ def test_the_rate_of_a_clock_is_learned_and_then_scales_pauses(step: int) -> Non
 
 
 @pytest.mark.parametrize(("step", "packets"), [(672, 10), (959, 1200), (961, 1200), (1056, 30)])
-def test_a_clock_that_is_off_by_little_is_learned_from_its_drift(step: int, packets: int) -> None:
+def test_a_small_error_of_the_clock_rate_is_estimated_from_its_drift(step: int, packets: int) -> None:
     sender = Sender()
     for index in range(1, packets):
         sender.send(index, index * step)
     assert sender.clock.ticks == pytest.approx(FRAME / step, rel=1e-3)
 
 
-def test_a_sender_that_pauses_after_each_packet_is_no_fast_clock() -> None:
+def test_a_sender_that_pauses_after_each_packet_is_not_mistaken_for_a_fast_clock() -> None:
     sender = Sender()
     for index in range(1, 40):
         assert sender.send(index, index * 20 * FRAME, horizon=index * 20 * FRAME) == index * 20 * FRAME
     assert sender.clock.ticks == 1
 
 
-def test_jitter_of_timestamps_teaches_no_rate() -> None:
+def test_jitter_of_timestamps_does_not_change_the_estimated_rate() -> None:
     sender = Sender()
     for index in range(1, 400):
         assert sender.send(index, index * FRAME + (-240, 240, 0)[index % 3]) == index * FRAME
     assert sender.clock.ticks == 1
 
 
-def test_missing_packets_last_as_long_as_the_newest_or_as_timestamps_tell() -> None:
+def test_missing_packets_have_the_duration_of_the_newest_or_of_the_timestamps() -> None:
     sender = Sender()
     assert sender.send(4, 4 * FRAME + 3) == 4 * FRAME
     assert sender.send(6, 4 * FRAME + 3 + 3 * FRAME // 2) == 4 * FRAME + 3 * FRAME // 2, "one of 10 ms was missing"
 
 
-def test_numbers_left_out_take_no_more_time_than_has_passed() -> None:
+def test_skipped_sequence_numbers_take_no_more_time_than_has_passed() -> None:
     sender = Sender()
     assert sender.send(30_000, 30_000 * FRAME, horizon=2 * FRAME) == 2 * FRAME
 
@@ -108,7 +108,7 @@ def test_a_reordered_packet_is_inserted_before_the_newest() -> None:
     assert sender.place(1, FRAME // 4) == FRAME // 4, "those missing may be longer"
 
 
-def test_another_stream_starts_with_the_rate_that_was_negotiated() -> None:
+def test_a_new_stream_starts_with_the_negotiated_rate() -> None:
     sender = Sender(ticks=6)
     for index in range(1, 20):
         sender.send(index, index * FRAME)

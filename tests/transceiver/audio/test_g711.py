@@ -29,7 +29,7 @@ def test_error_codes_have_the_values_of_the_standard(law: str) -> None:
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_each_sample_gets_a_code_beside_it(law: str) -> None:
+def test_each_sample_is_encoded_as_a_nearest_code(law: str) -> None:
     levels = sorted(samples(G711Decoder(law, 8000).decode(EVERY_CODE)))
     every = array("h", range(levels[0], levels[-1], 7))
     encoder, decoder = G711Encoder(law, 8000), G711Decoder(law, 8000)
@@ -42,7 +42,7 @@ def test_each_sample_gets_a_code_beside_it(law: str) -> None:
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_codes_survive_the_way_there_and_back(law: str) -> None:
+def test_encoding_inverts_decoding_of_g711(law: str) -> None:
     pcm = G711Decoder(law, 8000).decode(EVERY_CODE)
     again = G711Encoder(law, 8000).encode(pcm)
     negative_zero = 0x7F
@@ -51,7 +51,7 @@ def test_codes_survive_the_way_there_and_back(law: str) -> None:
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
-def test_speech_survives_at_every_rate(law: str, rate: int) -> None:
+def test_speech_is_preserved_at_every_rate(law: str, rate: int) -> None:
     pcm = speech(1, rate)
     frame = rate // 50 * 2
     encoder, decoder = G711Encoder(law, rate), G711Decoder(law, rate)
@@ -63,7 +63,7 @@ def test_speech_survives_at_every_rate(law: str, rate: int) -> None:
     assert similarity > 0.9, f"{similarity:.2f} at a lag of {lag} samples"
 
 
-def test_a_loss_repeats_the_last_frame_ever_more_quietly() -> None:
+def test_concealment_repeats_the_last_frame_with_decreasing_volume() -> None:
     decoder = G711Decoder("pcmu", 8000)
     last = samples(decoder.decode(G711Encoder("pcmu", 8000).encode(speech(0.5, 8000)[-320:])))
     for loudness in (*FADE, 0):
@@ -78,7 +78,7 @@ def test_a_packet_without_samples_or_with_too_many_is_refused(packet: bytes) -> 
         G711Decoder("pcma", 8000).decode(packet)
 
 
-def test_opus_of_a_backend_becomes_g711_as_long() -> None:
+def test_opus_of_a_backend_is_transcoded_to_g711_of_the_same_duration() -> None:
     pcm = speech(1, 24_000)
     encoder, transcoder = OpusEncoder(24_000), OpusToG711("pcma")
     packets = [transcoder.encode(encoder.encode(pcm[start : start + 960])) for start in range(0, len(pcm), 960)]

@@ -73,7 +73,7 @@ class Stream:
         return [round((now - 100 - release.position / 48_000) * 1000) for now, release in self.released]
 
 
-def test_packets_in_order_leave_at_once() -> None:
+def test_packets_in_order_are_released_at_once() -> None:
     stream = Stream()
     stream.send(0, 1, 2)
     stream.send(3, late=0.05)
@@ -96,7 +96,7 @@ def test_a_reordered_packet_is_waited_for() -> None:
     assert stream.buffer.counters.reordered == 1
 
 
-def test_a_hole_is_filled_at_its_playout_time_from_the_next_packet() -> None:
+def test_a_missing_packet_is_recovered_at_its_playout_time_from_the_next_packet() -> None:
     stream = Stream()
     stream.send(0)
     stream.send(2, 3, fec=True)
@@ -107,7 +107,7 @@ def test_a_hole_is_filled_at_its_playout_time_from_the_next_packet() -> None:
     assert stream.delays()[1] == round(stream.buffer.target_delay * 1000)
 
 
-def test_a_hole_is_concealed_where_no_fec_covers_it() -> None:
+def test_a_missing_packet_without_fec_is_concealed() -> None:
     stream = Stream()
     stream.send(0)
     stream.send(3, fec=True)
@@ -119,7 +119,7 @@ def test_a_hole_is_concealed_where_no_fec_covers_it() -> None:
     assert (counters.lost, counters.concealed, counters.recovered) == (3, 2, 1)
 
 
-def test_a_late_packet_is_counted_and_its_neighbours_stay() -> None:
+def test_a_late_packet_is_counted_and_its_neighbours_are_kept() -> None:
     stream = Stream()
     stream.send(0, 2)
     stream.send(3, 4)
@@ -130,7 +130,7 @@ def test_a_late_packet_is_counted_and_its_neighbours_stay() -> None:
     assert (stream.buffer.counters.late, stream.buffer.counters.lost) == (1, 1)
 
 
-def test_duplicates_are_dropped_held_or_released() -> None:
+def test_duplicates_of_held_and_released_packets_are_dropped() -> None:
     stream = Stream()
     stream.send(0, 0, 2, 2, 0)
     stream.send(1)
@@ -138,7 +138,7 @@ def test_duplicates_are_dropped_held_or_released() -> None:
     assert stream.buffer.counters.duplicate == 3
 
 
-def test_what_is_concealed_at_the_end_of_a_stream_counts_once_the_stream_goes_on() -> None:
+def test_concealment_at_the_end_of_a_stream_is_counted_when_the_stream_continues() -> None:
     """A caller that just stops has lost nothing."""
     stream = Stream()
     stream.send(0, 1, 2)
@@ -163,7 +163,7 @@ def test_concealment_ends_and_the_position_jumps() -> None:
     assert stream.buffer.counters.lost == 49
 
 
-def test_a_gap_of_timestamps_alone_is_no_loss() -> None:
+def test_a_gap_in_timestamps_without_one_in_sequence_numbers_is_not_a_loss() -> None:
     stream = Stream()
     stream.send(0)
     stream.arrive(100.02, 1, TICKS, b"\x68\x00")  # DTX: nothing is expected after it
@@ -173,7 +173,7 @@ def test_a_gap_of_timestamps_alone_is_no_loss() -> None:
     assert stream.buffer.counters.lost == 0
 
 
-def test_a_loss_within_dtx_is_filled_next_to_what_follows() -> None:
+def test_a_loss_during_dtx_is_concealed_right_before_the_next_packet() -> None:
     stream = Stream()
     stream.arrive(100, 0, 0, b"\x68\x00")
     stream.arrive(100.4, 2, 20 * TICKS, packet(2, fec=True))
@@ -183,7 +183,7 @@ def test_a_loss_within_dtx_is_filled_next_to_what_follows() -> None:
     assert stream.buffer.counters.lost == 1
 
 
-def test_after_a_stall_only_what_is_still_in_time_is_released() -> None:
+def test_after_a_stall_only_packets_that_are_still_in_time_are_released() -> None:
     stream = Stream()
     stream.send(0)
     for index in range(1, 31):
@@ -195,7 +195,7 @@ def test_after_a_stall_only_what_is_still_in_time_is_released() -> None:
     assert stream.buffer.counters.late == 22
 
 
-def test_a_stream_that_paused_its_clock_goes_on_after_a_moment() -> None:
+def test_a_stream_whose_clock_paused_continues_after_a_moment() -> None:
     """As push-to-talk devices do: 10 s of silence of which the timestamps know nothing."""
     stream = Stream()
     stream.send(0)
@@ -208,7 +208,7 @@ def test_a_stream_that_paused_its_clock_goes_on_after_a_moment() -> None:
     assert abs(release.position / 48_000 - (now - 100)) < 0.001
 
 
-def test_a_longer_path_is_accepted_within_a_second() -> None:
+def test_the_buffer_adapts_to_a_longer_path_within_a_second() -> None:
     stream = Stream()
     stream.send(*range(10))
     stream.send(*range(10, 60), late=0.2)
@@ -226,7 +226,7 @@ def test_another_source_continues_the_positions() -> None:
     assert stream.buffer.counters.lost == 0
 
 
-def test_a_leap_of_timestamps_takes_the_clock_anew() -> None:
+def test_a_jump_of_timestamps_resynchronises_the_clock() -> None:
     stream = Stream()
     stream.send(0, 1)
     stream.arrive(100.04, 2, 10_000_000, packet(2))
@@ -234,7 +234,7 @@ def test_a_leap_of_timestamps_takes_the_clock_anew() -> None:
     assert stream.positions == [0, 1, 2, 3]
 
 
-def test_a_flood_behind_a_hole_is_not_hoarded() -> None:
+def test_a_flood_after_a_missing_packet_is_not_held() -> None:
     stream = Stream()
     stream.send(0)
     for index in range(2, 1000):
@@ -243,7 +243,7 @@ def test_a_flood_behind_a_hole_is_not_hoarded() -> None:
     assert stream.buffer.counters.lost == 1
 
 
-def test_what_is_not_opus_is_counted() -> None:
+def test_invalid_opus_packets_are_counted() -> None:
     stream = Stream()
     stream.arrive(100, 0, 0, b"")
     stream.arrive(100, 0, 0, b"\x6b\x00")
@@ -263,7 +263,7 @@ def test_a_redundant_block_replaces_a_lost_packet_at_once() -> None:
     assert (counters.lost, counters.recovered, counters.redundant, counters.concealed) == (3, 3, 3, 0)
 
 
-def test_what_repeats_packets_further_back_brings_back_a_run() -> None:
+def test_redundant_blocks_with_large_offsets_recover_a_burst_loss() -> None:
     stream = Stream()
     stream.send(0, 1, 2)
     stream.send_red(3, 0)
@@ -274,7 +274,7 @@ def test_what_repeats_packets_further_back_brings_back_a_run() -> None:
     assert (stream.buffer.counters.lost, stream.buffer.counters.concealed) == (3, 0)
 
 
-def test_what_is_repeated_is_found_by_its_time_whatever_the_blocks() -> None:
+def test_a_redundant_block_is_matched_by_its_timestamp_with_any_offsets() -> None:
     """Two of three missing packets, and of a stream with pauses one whose number its time does not tell."""
     stream = Stream()
     stream.send(0)
@@ -290,7 +290,7 @@ def test_what_is_repeated_is_found_by_its_time_whatever_the_blocks() -> None:
     assert paused.positions == [0, 12, 20]
 
 
-def test_a_hole_is_waited_for_as_long_as_packets_reach_back() -> None:
+def test_the_maximum_wait_for_a_missing_packet_follows_the_redundancy_offsets() -> None:
     stream = Stream()
     for index in range(60):
         stream.send_red(index, *([index - 3] if index > 2 else []))
@@ -299,7 +299,7 @@ def test_a_hole_is_waited_for_as_long_as_packets_reach_back() -> None:
     assert stream.buffer.target_delay == MAX_TARGET_DELAY
 
 
-def test_repetition_of_what_came_is_ignored() -> None:
+def test_redundant_blocks_of_received_packets_are_ignored() -> None:
     stream = Stream()
     stream.send(0, 1)
     stream.send_red(2, 0, 1)
@@ -310,7 +310,7 @@ def test_repetition_of_what_came_is_ignored() -> None:
     assert stream.buffer.counters.duplicate == 1
 
 
-def test_repetition_whose_turn_has_passed_is_ignored() -> None:
+def test_a_redundant_block_after_its_playout_time_is_ignored() -> None:
     stream = Stream()
     stream.send(0)
     stream.run_until(100.081)
@@ -320,7 +320,7 @@ def test_repetition_whose_turn_has_passed_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("ago", [0, 0.5, 1, 1.5, 9])
-def test_repetition_that_fits_between_no_packets_is_ignored(ago: float) -> None:
+def test_a_redundant_block_that_fits_between_no_packets_is_ignored(ago: float) -> None:
     stream = Stream()
     stream.send(0, 1)
     stream.push(3, 3 * TICKS, packet(3), 100.06, [RedundantBlock(round(ago * TICKS), packet(2))])
@@ -328,7 +328,7 @@ def test_repetition_that_fits_between_no_packets_is_ignored(ago: float) -> None:
     assert stream.origins == [RECEIVED, RECEIVED] + ([RECOVERED, RECEIVED] if ago == 1 else [])
 
 
-def test_a_repetition_and_its_own_fec_reach_back_twice() -> None:
+def test_a_redundant_block_and_its_in_band_fec_recover_two_packets() -> None:
     stream = Stream()
     stream.send(0)
     stream.run_until(100.061)
@@ -339,7 +339,7 @@ def test_a_repetition_and_its_own_fec_reach_back_twice() -> None:
     assert (stream.buffer.counters.recovered, stream.buffer.counters.redundant) == (2, 1)
 
 
-def test_the_target_grows_at_once_and_shrinks_within_a_second() -> None:
+def test_the_target_delay_grows_at_once_and_shrinks_within_a_second() -> None:
     stream = Stream()
     stream.send(*range(60))
     assert stream.buffer.target_delay == MIN_TARGET_DELAY
@@ -351,14 +351,14 @@ def test_the_target_grows_at_once_and_shrinks_within_a_second() -> None:
     assert stream.buffer.target_delay == MIN_TARGET_DELAY
 
 
-def test_the_target_has_a_ceiling() -> None:
+def test_the_target_delay_is_bounded() -> None:
     stream = Stream()
     stream.send(0)
     stream.send(*range(1, 5), late=0.5)
     assert stream.buffer.target_delay == MAX_TARGET_DELAY
 
 
-def test_packets_that_reach_back_farther_are_waited_for_longer() -> None:
+def test_larger_redundancy_offsets_increase_the_maximum_wait() -> None:
     stream = Stream()
     stream.send(*range(60))
     stream.send_red(60, 59)
@@ -369,14 +369,14 @@ def test_packets_that_reach_back_farther_are_waited_for_longer() -> None:
     assert stream.buffer.target_delay == MIN_TARGET_DELAY
 
 
-def test_longer_frames_are_waited_for_longer() -> None:
+def test_longer_frames_increase_the_maximum_wait() -> None:
     stream = Stream()
     for index in range(30):
         stream.arrive(100 + index * 0.06, index, index * 2880, b"\x58\x00" + index.to_bytes(2, "big"))
     assert 0.06 < stream.buffer.target_delay < 0.07
 
 
-def test_late_audio_is_played_and_not_skipped() -> None:
+def test_audio_recovered_after_a_late_timer_is_played() -> None:
     """The timer came 15 ms late: what would be concealed is skipped, what the next packet repeats is not."""
     stream = Stream()
     stream.send(0)
@@ -387,7 +387,7 @@ def test_late_audio_is_played_and_not_skipped() -> None:
     assert stream.origins == [RECEIVED, RECOVERED, RECEIVED]
 
 
-def test_padding_is_no_loss() -> None:
+def test_padding_packets_are_not_a_loss() -> None:
     stream = Stream()
     stream.send(0)
     stream.arrive(100.01, 1, 0, b"")
@@ -400,7 +400,7 @@ def test_padding_is_no_loss() -> None:
     assert (stream.buffer.counters.lost, stream.buffer.counters.invalid) == (1, 2)
 
 
-def test_g711_counts_its_own_clock() -> None:
+def test_positions_of_g711_have_its_own_clock_rate() -> None:
     stream = Stream(kind=G711, first_timestamp=0xFFFFFFF0)
     for index in (0, 1, 3):
         stream.arrive(100 + index * FRAME, index, index * 160, bytes(160))
@@ -409,7 +409,7 @@ def test_g711_counts_its_own_clock() -> None:
     assert stream.origins[:4] == [RECEIVED, RECEIVED, CONCEALED, RECEIVED]
 
 
-def test_a_packet_one_tick_early_is_next_by_its_number() -> None:
+def test_a_packet_one_tick_early_follows_by_its_sequence_number() -> None:
     stream = Stream()
     for index, error in enumerate((0, -1, 1, -480, 300, 0)):
         stream.arrive(100 + index * FRAME, index, index * TICKS + error, packet(index))
@@ -417,7 +417,7 @@ def test_a_packet_one_tick_early_is_next_by_its_number() -> None:
     assert [release.position for _, release in stream.released] == [index * TICKS for index in range(6)]
 
 
-def test_a_clock_that_stopped_in_a_short_pause_goes_on_after_a_moment() -> None:
+def test_a_stream_whose_clock_stopped_in_a_short_pause_continues_after_a_moment() -> None:
     stream = Stream()
     stream.send(*range(10))
     for index in range(10, 30):
@@ -428,7 +428,7 @@ def test_a_clock_that_stopped_in_a_short_pause_goes_on_after_a_moment() -> None:
     assert stream.buffer.counters.late == 0
 
 
-def test_numbers_without_audio_are_no_loss_wherever_they_come() -> None:
+def test_sequence_numbers_without_audio_are_not_a_loss_in_any_order() -> None:
     """Before their turn, in it, behind it, twice; alone and beside a loss."""
     stream = Stream()
     stream.send(0)
@@ -445,7 +445,7 @@ def test_numbers_without_audio_are_no_loss_wherever_they_come() -> None:
     assert stream.buffer.counters.lost == 1
 
 
-def test_nothing_is_expected_while_a_sender_is_silent() -> None:
+def test_nothing_is_concealed_while_a_sender_is_silent() -> None:
     stream = Stream()
     stream.send(0)
     stream.buffer.skip(1, silent=True)
@@ -455,7 +455,7 @@ def test_nothing_is_expected_while_a_sender_is_silent() -> None:
     assert stream.buffer.poll_timeout() < inf
 
 
-def test_numbers_without_audio_are_bounded() -> None:
+def test_remembered_sequence_numbers_without_audio_are_bounded() -> None:
     """Behind a missing packet the oldest are forgotten, and count as lost."""
     stream = Stream()
     stream.send(0)
@@ -468,7 +468,7 @@ def test_numbers_without_audio_are_bounded() -> None:
     assert stream.buffer.counters.lost == 1 + 999 - MAX_SKIPPED
 
 
-def test_a_hole_shorter_than_concealment_is_left_out() -> None:
+def test_a_gap_shorter_than_the_shortest_concealment_is_skipped() -> None:
     """Packets of G.711 that hold 1.5 ms; one is missing in a stream, and one before a pause."""
     stream = Stream(kind=G711)
     for index in (0, 1, 3):
@@ -479,7 +479,7 @@ def test_a_hole_shorter_than_concealment_is_left_out() -> None:
     assert [release.position for _, release in stream.released[:4]] == [0, 72, 144, 1920]
 
 
-def test_an_overtaken_packet_that_is_longer_than_its_place_overlaps_nothing() -> None:
+def test_a_reordered_packet_longer_than_its_gap_overlaps_no_other_packet() -> None:
     stream = Stream()
     stream.send(0, 2)
     stream.push(1, TICKS, b"\x58\x00", 100.05)  # 60 ms
@@ -489,7 +489,7 @@ def test_an_overtaken_packet_that_is_longer_than_its_place_overlaps_nothing() ->
     assert stream.positions == [0, 1, 4, 5, 6]
 
 
-def test_transits_that_rise_little_by_little_are_followed() -> None:
+def test_the_buffer_follows_a_slowly_growing_transit_time() -> None:
     stream = Stream()
     for index in range(300):
         stream.send(index, late=index * 0.001)

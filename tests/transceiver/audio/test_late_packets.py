@@ -13,7 +13,7 @@ def late(index: int, arrived: float, transit: float) -> LatePacket:
     return LatePacket(index, 0, b"", (), arrived, transit)
 
 
-def test_steady_transits_show_that_a_clock_stood_still() -> None:
+def test_steady_transit_times_reveal_a_stopped_clock() -> None:
     run = LatePacketDetector()
     shown = [run.add(late(index, index * 0.02, 0.3), 0.0, behind=False) for index in range(5)]
     assert shown == [False] * 4 + [True]
@@ -21,20 +21,20 @@ def test_steady_transits_show_that_a_clock_stood_still() -> None:
     assert run.dropped == 0
 
 
-def test_a_queue_that_empties_shows_nothing() -> None:
+def test_a_draining_queue_is_not_a_stopped_clock() -> None:
     run = LatePacketDetector()
     assert not any(run.add(late(index, index * 0.01, 0.9 - index * 0.01), 0.0, behind=False) for index in range(60))
     assert not run.is_continued(0.29, 0.61)
 
 
-def test_packets_behind_others_need_more_of_them() -> None:
+def test_packets_that_follow_others_closely_need_more_evidence() -> None:
     run = LatePacketDetector()
     shown = [run.add(late(index, index * 0.02, 0.3), 0.0, behind=True) for index in range(40)]
     assert shown.index(True) * 0.02 == pytest.approx(STRAYED_AFTER, abs=0.021)
     assert STRAYED_AFTER > RESUMED_AFTER
 
 
-def test_a_timely_packet_may_continue_a_run() -> None:
+def test_a_timely_packet_continues_a_series_of_late_ones() -> None:
     run = LatePacketDetector()
     run.add(late(0, 0.0, 0.1), 0.0, behind=False)
     assert not run.is_continued(0.1, 0.02), "two packets show nothing"
@@ -43,7 +43,7 @@ def test_a_timely_packet_may_continue_a_run() -> None:
     assert not run.is_continued(0.06, 0.04), "the queue has emptied"
 
 
-def test_those_far_older_than_the_others_are_given_up() -> None:
+def test_late_packets_far_older_than_the_others_are_dropped() -> None:
     run = LatePacketDetector()
     for index, transit in enumerate((1.0, 0.98, 0.96, 0.3, 0.3, 0.3, 0.3)):
         run.add(late(index, index * 0.02, transit), 0.0, behind=False)
@@ -51,7 +51,7 @@ def test_those_far_older_than_the_others_are_given_up() -> None:
     assert run.dropped == 3
 
 
-def test_a_run_is_bounded() -> None:
+def test_a_series_of_late_packets_is_bounded() -> None:
     run = LatePacketDetector()
     for index in range(1000):
         run.add(late(index, 0.0, 1.0), 0.0, behind=False)

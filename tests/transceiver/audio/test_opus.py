@@ -16,7 +16,7 @@ def encode(pcm: bytes, encoder: OpusEncoder) -> list[bytes]:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_speech_survives_the_way_there_and_back(rate: int) -> None:
+def test_decoded_speech_resembles_the_encoded_speech(rate: int) -> None:
     pcm = speech(2, rate)
     packets = encode(pcm, OpusEncoder(rate))
     decoder = OpusDecoder(rate)
@@ -35,7 +35,7 @@ def test_each_packet_is_decoded_at_any_rate() -> None:
         assert {len(decoder.decode(packet)) for packet in packets} == {rate // 50 * 2}
 
 
-def test_recovered_audio_is_closer_than_concealed() -> None:
+def test_recovered_audio_is_closer_to_the_original_than_concealed_audio() -> None:
     pcm = speech(4)
     packets = encode(pcm, OpusEncoder(24_000))
     lost = [index for index in range(10, 190, 10) if carries_fec(packets[index + 1])]
@@ -57,14 +57,14 @@ def test_recovered_audio_is_closer_than_concealed() -> None:
     assert similarity(fec=True) > 0.7
 
 
-def test_without_expected_loss_no_fec_is_written() -> None:
+def test_no_fec_is_encoded_without_expected_loss() -> None:
     assert not any(map(carries_fec, encode(speech(1), OpusEncoder(24_000, fec=False))))
     encoder = OpusEncoder(24_000, fec=False)
     encoder.set_loss(20)
     assert any(map(carries_fec, encode(speech(1), encoder)))
 
 
-def test_bitrate_and_silence_are_settings() -> None:
+def test_bitrate_and_dtx_follow_the_settings() -> None:
     pcm = speech(2)
     high = sum(map(len, encode(pcm, OpusEncoder(24_000))))
     encoder = OpusEncoder(24_000)
@@ -75,7 +75,7 @@ def test_bitrate_and_silence_are_settings() -> None:
     assert min(map(len, encode(bytes(24_000 * 4), OpusEncoder(24_000, dtx=True)))) <= 2
 
 
-def test_concealment_lasts_as_long_as_asked() -> None:
+def test_concealment_has_the_requested_duration() -> None:
     decoder = OpusDecoder(24_000)
     decoder.decode(encode(speech(0.1), OpusEncoder(24_000))[0])
     assert [len(decoder.conceal(samples)) for samples in (60, 240, 480, 1440)] == [120, 480, 960, 2880]
@@ -97,7 +97,7 @@ def test_wrong_use_raises_local_protocol_error() -> None:
 
 
 @pytest.mark.parametrize("bundled", [True, False])
-def test_a_missing_library_is_named_once(bundled: bool) -> None:
+def test_a_missing_libopus_is_reported_once(bundled: bool) -> None:
     """In another process, whose loader does not find the system's library."""
     script = f"""
 import cffi

@@ -17,12 +17,12 @@ from antiphon_transceiver.audio import G711, OPUS, carries_fec, packet_duration
         (b"\xfb\x03", 60),
     ],
 )
-def test_duration_is_read_off_the_first_bytes(packet: bytes, milliseconds: float) -> None:
+def test_the_duration_is_read_from_the_first_bytes(packet: bytes, milliseconds: float) -> None:
     assert packet_duration(packet) == milliseconds * 48
 
 
 @pytest.mark.parametrize("packet", [b"", b"\x6b", b"\x6b\x00", b"\x6b\x07"])
-def test_what_cannot_be_opus_is_refused(packet: bytes) -> None:
+def test_invalid_opus_packets_are_refused(packet: bytes) -> None:
     with pytest.raises(DecodeError):
         packet_duration(packet)
 
@@ -43,11 +43,11 @@ def test_what_cannot_be_opus_is_refused(packet: bytes) -> None:
         (b"", False),
     ],
 )
-def test_fec_is_seen_without_decoding(packet: bytes, carries: bool) -> None:
+def test_fec_is_detected_without_decoding(packet: bytes, carries: bool) -> None:
     assert carries_fec(packet) is carries
 
 
-def test_g711_lasts_a_byte_a_sample() -> None:
+def test_the_duration_of_g711_is_one_sample_per_byte() -> None:
     assert G711.duration(bytes(160)) == 960
     assert (G711.clock_ticks, G711.repeats(bytes(160))) == (6, 0)
     for packet in (b"", bytes(961)):
@@ -55,6 +55,6 @@ def test_g711_lasts_a_byte_a_sample() -> None:
             G711.duration(packet)
 
 
-def test_opus_repeats_one_frame_where_it_repeats() -> None:
+def test_in_band_fec_covers_one_frame() -> None:
     assert OPUS.repeats(b"\x69\x40") == 960  # of two
     assert OPUS.repeats(b"\x68\x00") == 0

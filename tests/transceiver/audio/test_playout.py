@@ -46,7 +46,7 @@ def played(playout: Playout, since: float, until: float = float("inf")) -> list[
 @pytest.mark.parametrize(
     ("format", "rate"), [("pcm16/16000", 16_000), ("pcm16/24000", 24_000), ("pcm16/48000", 48_000)]
 )
-def test_a_burst_leaves_as_one_packet_each_20_ms(format: str, rate: int) -> None:
+def test_a_burst_is_sent_as_one_packet_every_20_ms(format: str, rate: int) -> None:
     playout = Playout(format, first_timestamp=0xFFFFFF00)
     playout.append(1, speech(1, rate))
     packets = played(playout, START)
@@ -57,7 +57,7 @@ def test_a_burst_leaves_as_one_packet_each_20_ms(format: str, rate: int) -> None
     assert {len(decoder.decode(packet.payload)) for _, packet in packets} == {rate // 50 * 2}
 
 
-def test_opus_passes_untouched_at_its_own_pace() -> None:
+def test_opus_packets_are_passed_through_at_the_pace_of_their_durations() -> None:
     playout = Playout("opus")
     sent = [b"\xe0\x01", b"\x40\x02", b"\x68\x03", b"\x50\x04", b"\x58\x05", b"\x68\x06"]
     for packet in sent:
@@ -69,7 +69,7 @@ def test_opus_passes_untouched_at_its_own_pace() -> None:
     assert [round((now - START) * 48_000) for now, _ in packets] == starts
 
 
-def test_pieces_of_any_size_make_whole_packets() -> None:
+def test_audio_of_any_length_is_sent_in_whole_packets() -> None:
     pcm = speech(0.5)
     whole, pieces = Playout("pcm16/24000"), Playout("pcm16/24000")
     whole.append(1, pcm)
@@ -78,7 +78,7 @@ def test_pieces_of_any_size_make_whole_packets() -> None:
     assert played(pieces, START) == played(whole, START)
 
 
-def test_the_rest_of_a_response_is_filled_up_with_silence() -> None:
+def test_the_last_packet_of_a_response_is_padded_with_silence() -> None:
     playout = Playout("pcm16/24000")
     playout.append(1, bytes(FRAME + 480))
     playout.end(1)
@@ -88,14 +88,14 @@ def test_the_rest_of_a_response_is_filled_up_with_silence() -> None:
     assert playout.clear(1) == 30
 
 
-def test_a_rest_that_nothing_follows_is_played_after_a_moment() -> None:
+def test_an_incomplete_packet_without_more_audio_is_sent_after_a_moment() -> None:
     playout = Playout("pcm16/24000")
     playout.append(1, bytes(480))
     ((now, _),) = played(playout, START)
     assert now == pytest.approx(START + PARTIAL_WAIT, abs=0.0026)
 
 
-def test_timestamps_run_on_through_silence() -> None:
+def test_timestamps_advance_during_silence() -> None:
     playout = Playout("pcm16/24000")
     playout.append(1, bytes(FRAME * 2))
     first = played(playout, START)
@@ -105,7 +105,7 @@ def test_timestamps_run_on_through_silence() -> None:
     assert [packet.marker for _, packet in first + again] == [True, False, True, False]
 
 
-def test_a_short_underrun_starts_no_talkspurt_and_moves_the_grid() -> None:
+def test_a_short_underrun_shifts_the_packet_grid_without_a_marker_bit() -> None:
     playout = Playout("opus")
     playout.append(1, OPUS_20)
     played(playout, START)
@@ -117,7 +117,7 @@ def test_a_short_underrun_starts_no_talkspurt_and_moves_the_grid() -> None:
     assert not any(packet.marker for _, packet in packets)
 
 
-def test_frames_that_come_in_real_time_keep_one_grid() -> None:
+def test_frames_that_arrive_in_real_time_keep_one_packet_grid() -> None:
     playout = Playout("opus")
     timestamps = []
     for index in range(100):
@@ -167,7 +167,7 @@ def test_clearing_reports_the_audio_played_and_timestamps_continue() -> None:
     assert [packet.timestamp for _, packet in after] == [14_400, 15_360]
 
 
-def test_clearing_spares_what_comes_later() -> None:
+def test_clearing_keeps_later_responses() -> None:
     playout = Playout("pcm16/24000")
     playout.append(1, bytes(FRAME + 10))
     playout.append(2, bytes(FRAME + 10))
@@ -177,7 +177,7 @@ def test_clearing_spares_what_comes_later() -> None:
     assert len(played(playout, START)) == 2
 
 
-def test_clearing_costs_no_more_where_much_is_kept() -> None:
+def test_the_cost_of_clearing_does_not_grow_with_the_audio_kept() -> None:
     """A backend may send a Clear in each of 4,096 frames of a message, while 1,600 packets of a later response wait."""
 
     def clear_with(packets: int) -> int:
@@ -189,7 +189,7 @@ def test_clearing_costs_no_more_where_much_is_kept() -> None:
     assert clear_with(1600) == clear_with(1)
 
 
-def test_the_end_of_a_cleared_response_is_harmless() -> None:
+def test_the_end_of_a_cleared_response_has_no_effect() -> None:
     playout = Playout("opus")
     playout.append(2, OPUS_20)
     playout.end(1)
@@ -198,7 +198,7 @@ def test_the_end_of_a_cleared_response_is_harmless() -> None:
     assert len(played(playout, START)) == 1
 
 
-def test_clearing_drops_what_makes_no_whole_packet() -> None:
+def test_clearing_drops_an_incomplete_packet() -> None:
     playout = Playout("pcm16/24000")
     playout.append(1, bytes(FRAME // 2))
     assert playout.buffered_ms == 10
@@ -207,7 +207,7 @@ def test_clearing_drops_what_makes_no_whole_packet() -> None:
     assert played(playout, START) == []
 
 
-def test_played_time_of_the_latest_responses_alone_is_remembered() -> None:
+def test_the_played_time_of_only_the_latest_responses_is_remembered() -> None:
     playout = Playout("opus")
     for response in range(1, MAX_RESPONSES + 2):
         playout.append(response, OPUS_20)
@@ -215,7 +215,7 @@ def test_played_time_of_the_latest_responses_alone_is_remembered() -> None:
     assert [playout.clear(1), playout.clear(2), playout.clear(MAX_RESPONSES + 1)] == [0, 20, 20]
 
 
-def test_all_that_was_appended_is_credited_in_the_end() -> None:
+def test_all_appended_audio_is_credited_eventually() -> None:
     playout = Playout("pcm16/24000")
     playout.append(1, bytes(48 * 505))
     playout.end(1)
@@ -230,7 +230,7 @@ def test_all_that_was_appended_is_credited_in_the_end() -> None:
     assert CREDIT_STEP_MS <= 100
 
 
-def test_parts_of_a_millisecond_are_credited_with_the_next_grant() -> None:
+def test_fractions_of_a_millisecond_are_credited_with_the_next_grant() -> None:
     playout = Playout("opus")
     for _ in range(82):
         playout.append(1, OPUS_2_5)
@@ -241,7 +241,7 @@ def test_parts_of_a_millisecond_are_credited_with_the_next_grant() -> None:
 
 
 @pytest.mark.parametrize("format", ["opus", "pcm16/24000"])
-def test_more_than_the_credit_is_an_overrun(format: str) -> None:
+def test_audio_beyond_the_credit_is_an_overrun(format: str) -> None:
     playout = Playout(format)
     frame = OPUS_20 if format == "opus" else bytes(FRAME)
     for _ in range(CREDIT_MS // 20):
@@ -252,7 +252,7 @@ def test_more_than_the_credit_is_an_overrun(format: str) -> None:
         playout.append(1, frame)
 
 
-def test_packets_that_ends_of_responses_cut_short_are_bounded() -> None:
+def test_packets_cut_short_by_ends_of_responses_are_bounded() -> None:
     playout = Playout("pcm16/24000")
     for response in range(1, MAX_ENTRIES + 1):
         playout.append(response, b"\0\0")
@@ -264,12 +264,12 @@ def test_packets_that_ends_of_responses_cut_short_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(("format", "data"), [("opus", b"\x6b\x00"), ("pcm16/24000", b"abc")])
-def test_what_is_no_audio_is_refused(format: str, data: bytes) -> None:
+def test_malformed_audio_is_refused(format: str, data: bytes) -> None:
     with pytest.raises(DecodeError):
         Playout(format).append(1, data)
 
 
-def test_an_empty_packet_is_harmless() -> None:
+def test_an_empty_packet_has_no_effect() -> None:
     playout = Playout("opus")
     playout.append(1, b"")
     assert playout.poll(START) is None
@@ -277,7 +277,7 @@ def test_an_empty_packet_is_harmless() -> None:
 
 
 @pytest.mark.parametrize("format", ["pcm16/16000", "pcm16/24000", "pcm16/48000"])
-def test_pcm_becomes_g711_on_its_own_clock(format: str) -> None:
+def test_pcm_is_encoded_as_g711_with_an_8_khz_clock(format: str) -> None:
     rate = int(format.partition("/")[2])
     playout = Playout(format, "pcmu", first_timestamp=7)
     pcm = speech(0.5, rate)
@@ -290,7 +290,7 @@ def test_pcm_becomes_g711_on_its_own_clock(format: str) -> None:
     assert similarity > 0.9, f"{similarity:.2f} at a lag of {lag} samples"
 
 
-def test_opus_becomes_g711_on_its_own_clock() -> None:
+def test_opus_is_transcoded_to_g711_with_an_8_khz_clock() -> None:
     playout = Playout("opus", "pcma")
     for _ in range(3):
         playout.append(1, OPUS_20)

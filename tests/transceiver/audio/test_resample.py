@@ -28,7 +28,7 @@ def loudness(pcm: bytes) -> float:
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("frequency", [200, 1000, 3300])
-def test_what_a_telephone_carries_passes_both_ways(rate: int, frequency: int) -> None:
+def test_the_telephone_band_passes_in_both_directions(rate: int, frequency: int) -> None:
     wide = resample(tone(frequency, 8000), 8000, rate)
     assert len(wide) == len(tone(frequency, rate))
     assert loudness(wide) == pytest.approx(8000 / math.sqrt(2), rel=0.05)
@@ -37,19 +37,19 @@ def test_what_a_telephone_carries_passes_both_ways(rate: int, frequency: int) ->
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_what_would_fold_is_taken_out(rate: int) -> None:
+def test_frequencies_that_would_alias_are_removed(rate: int) -> None:
     assert loudness(resample(tone(5000, rate), rate, 8000)) < 20
 
 
 @pytest.mark.parametrize("milliseconds", [1, 10, 60])
-def test_stretches_of_any_length_join(milliseconds: int) -> None:
+def test_chunks_of_any_length_join_without_clicks(milliseconds: int) -> None:
     pcm = tone(700, 8000)
     assert resample(pcm, 8000, 24_000, milliseconds) == resample(pcm, 8000, 24_000, 400)
     wide = tone(700, 24_000)
     assert resample(wide, 24_000, 8000, milliseconds) == resample(wide, 24_000, 8000, 400)
 
 
-def test_overshoot_is_cut_not_folded() -> None:
+def test_overshoot_is_clipped_and_does_not_wrap() -> None:
     square = array("h", ([32767] * 8 + [-32768] * 8) * 100).tobytes()
     heard = array("h", resample(square, 8000, 48_000))
     assert (max(heard), min(heard)) == (32767, -32768)
@@ -62,14 +62,14 @@ def test_audio_of_the_same_rate_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_stretches_of_single_samples_join(rate: int) -> None:
+def test_chunks_of_single_samples_join_without_clicks(rate: int) -> None:
     pcm, resampler = tone(700, 8000), Resampler(8000, rate)
     pieces = [resampler.resample(pcm[start : start + 2]) for start in range(0, 800, 2)]
     assert b"".join(pieces) == Resampler(8000, rate).resample(pcm[:800])
     assert resampler.resample(b"") == b""
 
 
-def test_memory_does_not_grow_with_the_lengths_that_callers_choose() -> None:
+def test_memory_does_not_grow_with_the_variety_of_packet_lengths() -> None:
     resampler = Resampler(8000, 48_000)
     tracemalloc.start()
     try:

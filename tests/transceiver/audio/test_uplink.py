@@ -28,7 +28,7 @@ def carry(uplink: UplinkAudio, packets: list[bytes], lost: set[int]) -> list[Upl
 
 
 @pytest.mark.parametrize("format", RATES)
-def test_pcm_has_no_holes_and_counts_its_own_samples(format: str) -> None:
+def test_pcm_is_contiguous_and_positions_count_its_samples(format: str) -> None:
     pcm = speech(2)
     packets = encode(pcm)
     lost = {30, 31, 60}
@@ -50,7 +50,7 @@ def test_the_backend_receives_the_audio_that_was_sent() -> None:
     assert similarity > 0.75, f"{similarity:.2f} at a lag of {lag} samples"
 
 
-def test_opus_passes_untouched_and_a_loss_has_no_data() -> None:
+def test_opus_is_passed_through_and_a_loss_has_no_data() -> None:
     packets = encode(speech(1))
     uplink = UplinkAudio("opus")
     frames = carry(uplink, packets, {10})
@@ -94,7 +94,7 @@ def carry_g711(uplink: UplinkAudio, packets: list[bytes], samples: int, lost: se
 
 
 @pytest.mark.parametrize("format", RATES)
-def test_g711_becomes_pcm(format: str) -> None:
+def test_g711_is_decoded_to_pcm(format: str) -> None:
     rate = RATES[format]
     pcm = speech(2, rate)
     packets = g711(pcm, "pcma", 160, rate)
@@ -107,7 +107,7 @@ def test_g711_becomes_pcm(format: str) -> None:
 
 
 @pytest.mark.parametrize("samples", [80, 160, 240])
-def test_g711_becomes_opus_of_20_ms_whatever_its_packets_last(samples: int) -> None:
+def test_g711_packets_of_any_duration_are_encoded_as_opus_of_20_ms(samples: int) -> None:
     frames = carry_g711(UplinkAudio("opus", "pcmu"), g711(speech(3, 8000), "pcmu", samples), samples, {10, 11})
     assert {packet_duration(frame.data) for frame in frames} == {960}
     assert [frame.position for frame in frames] == [index * 960 for index in range(len(frames))]
@@ -132,7 +132,7 @@ def test_a_pause_of_g711_ends_the_opus_packet_before_it() -> None:
     assert [frame.position for frame in frames] == [0, 960, 48_000]
 
 
-def test_redundant_blocks_are_played_as_they_were_sent() -> None:
+def test_audio_of_redundant_blocks_equals_the_lost_audio() -> None:
     packets = encode(speech(1))
     uplink, frames = UplinkAudio("opus"), []
     for index in (0, 2, 3):
@@ -151,7 +151,7 @@ def test_redundant_blocks_are_played_as_they_were_sent() -> None:
 
 @pytest.mark.parametrize("format", [*RATES, "opus"])
 @pytest.mark.parametrize("samples", [1, 3, 19, 20, 83, 161, 959])
-def test_g711_packets_of_any_length_are_concealed_and_their_drain_ends(samples: int, format: str) -> None:
+def test_lost_g711_packets_of_any_length_are_concealed_and_every_drain_ends(samples: int, format: str) -> None:
     """Shorter than what Opus conceals at least, and no multiple of it."""
     uplink = UplinkAudio(format, "pcmu")
     frames: list[UplinkFrame] = []
@@ -180,7 +180,7 @@ def test_g711_packets_of_any_length_are_concealed_and_their_drain_ends(samples: 
         assert sum(len(frame.data) for frame in frames[:8]) == 16 * samples * RATES[format] // 8000
 
 
-def test_short_gaps_of_g711_are_silent_and_frames_do_not_overlap() -> None:
+def test_short_gaps_of_g711_become_silence_and_frames_do_not_overlap() -> None:
     """3 ms of audio in every 8."""
     uplink = UplinkAudio("opus", "pcmu")
     packets, frames = g711(speech(1, 8000), "pcmu", 24), []
