@@ -186,7 +186,7 @@ def test_hanging_up_completes_the_present_response() -> None:
 
 
 @pytest.mark.parametrize("frame", [[6, 1, "text"], [3, 1], [10, 1, 1], [2, 1, "rtc_1", "acme", "opus"], [7, 1, -5]])
-def test_a_frame_that_is_not_allowed_ends_only_its_call(frame: list[Any]) -> None:
+def test_a_frame_that_violates_the_protocol_ends_only_its_call(frame: list[Any]) -> None:
     bench = TransceiverConnectionBench()
     first, second = bench.accepted(1), bench.accepted(2)
     bench.receive_message(msgspec.msgpack.encode([frame, [99, 1], [6, 2, FRAME, 0, 0]]))

@@ -113,7 +113,7 @@ def test_messages_of_64_kib_pass_a_narrow_path_in_both_directions(seed: int, los
     assert call.client.uplink.too_long == call.client.downlink.too_long == 0
 
 
-def test_events_of_a_backend_wait_while_the_channel_is_congested() -> None:
+def test_events_of_a_backend_beyond_the_send_buffer_are_refused() -> None:
     call = EventfulCall(impairment=Impairment(delay=0.2))
     long = numbered(6, text="x" * (MAX_WAITING_BYTES // 5), event_id="event_1")
     call.backend_says(*long)

@@ -173,7 +173,7 @@ def test_a_gap_in_timestamps_without_one_in_sequence_numbers_is_not_a_loss() -> 
     assert stream.buffer.counters.lost == 0
 
 
-def test_a_loss_during_dtx_is_concealed_right_before_the_next_packet() -> None:
+def test_a_loss_during_dtx_is_recovered_right_before_the_next_packet() -> None:
     stream = Stream()
     stream.arrive(100, 0, 0, b"\x68\x00")
     stream.arrive(100.4, 2, 20 * TICKS, packet(2, fec=True))

@@ -27,14 +27,14 @@ def test_a_draining_queue_is_not_a_stopped_clock() -> None:
     assert not run.is_continued(0.29, 0.61)
 
 
-def test_packets_that_follow_others_closely_need_more_evidence() -> None:
+def test_packets_after_released_later_ones_need_more_evidence() -> None:
     run = LatePacketDetector()
     shown = [run.add(late(index, index * 0.02, 0.3), 0.0, behind=True) for index in range(40)]
     assert shown.index(True) * 0.02 == pytest.approx(STRAYED_AFTER, abs=0.021)
     assert STRAYED_AFTER > RESUMED_AFTER
 
 
-def test_a_timely_packet_continues_a_series_of_late_ones() -> None:
+def test_a_packet_with_a_similar_transit_time_continues_a_series_of_late_ones() -> None:
     run = LatePacketDetector()
     run.add(late(0, 0.0, 0.1), 0.0, behind=False)
     assert not run.is_continued(0.1, 0.02), "two packets show nothing"

@@ -105,7 +105,7 @@ def test_a_call_is_started_accepted_and_given_its_first_credit() -> None:
     assert bench.sent() == [frames.Credit(call.number, CREDIT_MS)]
 
 
-def test_audio_before_the_acceptance_is_kept_three_seconds_and_comes_in_order() -> None:
+def test_audio_before_acceptance_is_held_for_three_seconds_and_sent_in_order() -> None:
     bench = ConnectionBench()
     call = bench.open()
     bench.sent()
@@ -119,7 +119,7 @@ def test_audio_before_the_acceptance_is_kept_three_seconds_and_comes_in_order() 
     assert bench.connection.counters.audio_dropped == 50
 
 
-def test_a_stalled_backend_loses_the_oldest_audio_of_each_call_and_no_control() -> None:
+def test_the_oldest_audio_is_dropped_for_a_stalled_backend_and_no_control_frames() -> None:
     bench = ConnectionBench()
     quiet, busy = bench.accepted(), bench.accepted()
     quiet.send_audio(FRAME, 0)
@@ -134,7 +134,7 @@ def test_a_stalled_backend_loses_the_oldest_audio_of_each_call_and_no_control() 
     assert bench.connection.counters.audio_dropped == 350
 
 
-def test_credit_comes_back_in_steps_as_audio_is_played_and_never_more_than_was_used() -> None:
+def test_credit_is_returned_in_steps_up_to_the_credit_used() -> None:
     bench = ConnectionBench()
     call = bench.speaking()
     bench.receive(*[audio(call)] * 50)
@@ -160,7 +160,7 @@ def test_audio_beyond_the_credit_ends_only_that_call() -> None:
     assert bench.delivered[modest.number] == [audio(modest)]
 
 
-def test_an_opus_packet_that_fits_no_datagram_ends_its_call() -> None:
+def test_an_opus_packet_too_long_for_a_datagram_ends_its_call() -> None:
     bench = ConnectionBench(formats=("opus",))
     call = bench.speaking()
     frame_of_20_ms = b"\x78"
@@ -171,7 +171,7 @@ def test_an_opus_packet_that_fits_no_datagram_ends_its_call() -> None:
     assert bench.sent() == [frames.Ended(call.number, "bad_frame")]
 
 
-def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_back() -> None:
+def test_late_audio_of_a_cleared_response_is_dropped_and_its_credit_returned() -> None:
     bench = ConnectionBench()
     call = bench.speaking()
     bench.receive(*[audio(call)] * 200)
@@ -187,7 +187,7 @@ def test_what_comes_late_for_a_cleared_response_is_dropped_and_its_credit_given_
     assert bench.delivered[call.number] == [frames.ResponseStarted(call.number, 2), audio(call, 2)]
 
 
-def test_a_clear_of_the_backend_reaches_the_sink_and_silences_the_response() -> None:
+def test_a_clear_of_the_backend_is_delivered_and_ends_its_response() -> None:
     bench = ConnectionBench()
     call = bench.speaking()
     bench.receive(audio(call), frames.Clear(call.number, 1), audio(call))
@@ -212,7 +212,7 @@ def test_a_clear_of_the_backend_reaches_the_sink_and_silences_the_response() -> 
         [6, 1],
     ],
 )
-def test_a_frame_that_is_not_allowed_ends_only_its_call(frame: list[Any]) -> None:
+def test_a_frame_that_violates_the_protocol_ends_only_its_call(frame: list[Any]) -> None:
     bench = ConnectionBench()
     first, second = bench.speaking(), bench.speaking()
     assert first.number == 1
@@ -258,7 +258,7 @@ def test_a_refused_call_ends_and_a_full_backend_is_skipped_for_a_moment() -> Non
     assert bench.sent() == []
 
 
-def test_a_backend_that_neither_accepts_nor_refuses_loses_the_call() -> None:
+def test_a_call_ends_if_its_backend_neither_accepts_nor_refuses_it() -> None:
     bench = ConnectionBench()
     call = bench.open()
     bench.pass_time(ACCEPT_TIMEOUT + 1)
@@ -301,7 +301,7 @@ def test_a_lost_connection_ends_every_call() -> None:
     assert bench.connection.poll_timeout() == inf
 
 
-def test_slots_are_those_of_the_latest_hello_without_the_calls_here() -> None:
+def test_free_slots_are_those_of_the_latest_hello_less_the_running_calls() -> None:
     bench = ConnectionBench(slots=2)
     first = bench.open()
     bench.open()
@@ -323,7 +323,7 @@ def test_slots_are_those_of_the_latest_hello_without_the_calls_here() -> None:
         (("flac",), "flac", None),
     ],
 )
-def test_the_preferred_format_is_taken_if_it_can_be(
+def test_the_preferred_format_is_chosen_if_it_is_supported(
     offered: tuple[str, ...], preferred: str, chosen: str | None
 ) -> None:
     bench = ConnectionBench(formats=offered)
@@ -333,7 +333,7 @@ def test_the_preferred_format_is_taken_if_it_can_be(
 
 
 @pytest.mark.parametrize("session", [{"text": "x" * 300_000}, {"huge": 10**40}])
-def test_a_session_that_fits_no_frame_fails_its_own_call(session: dict[str, Any]) -> None:
+def test_a_session_too_large_for_a_frame_ends_only_its_call(session: dict[str, Any]) -> None:
     bench = ConnectionBench()
     with pytest.raises(SessionTooLarge):
         bench.open(**session)
@@ -358,7 +358,7 @@ def held(make: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def test_events_that_wait_for_a_backend_take_little_more_memory_than_their_bytes() -> None:
+def test_events_queued_for_a_backend_take_little_more_memory_than_their_bytes() -> None:
     bench = ConnectionBench()
     call = bench.accepted()
     text = msgspec.json.encode(small_parts(1500)).decode()
@@ -372,7 +372,7 @@ def test_events_that_wait_for_a_backend_take_little_more_memory_than_their_bytes
     assert held(flood) < 1.5 * MAX_WAITING_EVENT_BYTES
 
 
-def test_short_events_that_wait_for_a_backend_are_bounded_in_number() -> None:
+def test_short_events_queued_for_a_backend_are_bounded_in_number() -> None:
     bench = ConnectionBench()
     call = bench.open()
     for _ in range(MAX_WAITING_EVENTS):
@@ -384,7 +384,7 @@ def test_short_events_that_wait_for_a_backend_are_bounded_in_number() -> None:
     call.send_event({})
 
 
-def test_events_that_were_sent_make_room_for_others() -> None:
+def test_sent_events_free_their_places_in_the_queue() -> None:
     bench = ConnectionBench()
     call = bench.accepted()
     for number in range(20):
@@ -448,7 +448,7 @@ def test_a_message_of_a_million_elements_ends_its_connection_at_once() -> None:
 
 @pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
 @pytest.mark.parametrize("acknowledged", [True, False])
-def test_a_call_is_resumed_exactly_where_the_audio_goes_on(rate: int, acknowledged: bool) -> None:
+def test_a_resumed_call_reports_the_position_of_its_next_sample(rate: int, acknowledged: bool) -> None:
     """`resumed_ms` is the position of the next sample that the next backend receives, in milliseconds."""
     name = f"pcm16/{rate}"
     bench = ConnectionBench(formats=(name,))
@@ -482,7 +482,7 @@ OPUS_20_MS, OPUS_60_MS = b"\xf8x", b"\x18x"
 @pytest.mark.parametrize(
     ("last", "position", "resumed_ms"), [(OPUS_20_MS, 9600, 220), (OPUS_60_MS, 9600, 260), (b"", 9600, 200)]
 )
-def test_an_opus_call_is_resumed_after_the_last_acknowledged_packet(
+def test_a_resumed_opus_call_continues_after_the_last_acknowledged_packet(
     last: bytes, position: int, resumed_ms: int
 ) -> None:
     bench = ConnectionBench(formats=("opus",))

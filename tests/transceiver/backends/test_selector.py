@@ -99,7 +99,7 @@ def positions(connection: BackendConnection) -> list[int]:
     return [frame.position for frame in sent(connection) if isinstance(frame, frames.Audio)]
 
 
-def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_in_order() -> None:
+def test_a_call_of_a_lost_connection_resumes_on_another_with_the_audio_of_the_gap_in_order() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
@@ -124,7 +124,7 @@ def test_a_lost_call_is_started_again_elsewhere_and_its_audio_of_the_gap_comes_i
     assert bench.selector.counters.calls_resumed == 1
 
 
-def test_a_call_is_started_again_where_a_packet_was_lost_last() -> None:
+def test_a_call_resumes_at_the_position_of_a_lost_packet() -> None:
     bench = SelectorBench()
     bench.selector.preferred_format = "opus"
     bench.connect(formats=("opus",))
@@ -137,7 +137,7 @@ def test_a_call_is_started_again_where_a_packet_was_lost_last() -> None:
     assert [frame.resumed_ms for frame in started(second)] == [1000]
 
 
-def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
+def test_the_latest_three_seconds_of_audio_are_kept_during_a_gap() -> None:
     bench = SelectorBench(4)
     call, connection = bench.accepted()
     for position in range(0, 5 * 24000, 480):
@@ -151,7 +151,7 @@ def test_of_a_long_gap_the_latest_three_seconds_are_kept() -> None:
     assert bench.selector.counters.audio_dropped == 100
 
 
-def test_credit_of_a_resumed_call_is_what_the_audio_still_to_be_played_leaves() -> None:
+def test_the_credit_of_a_resumed_call_is_reduced_by_the_audio_not_yet_played() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     bench.receive(first, frames.ResponseStarted(call.number, 1), *[frames.Audio(call.number, FRAME, response=1)] * 150)
@@ -169,7 +169,7 @@ def test_credit_of_a_resumed_call_is_what_the_audio_still_to_be_played_leaves() 
     assert isinstance(bench.delivered[-1], frames.BadFrame)
 
 
-def test_responses_begin_at_one_on_each_connection_and_go_on_for_the_session() -> None:
+def test_response_ids_start_at_one_per_connection_and_increase_for_the_session() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     bench.receive(first, frames.ResponseStarted(call.number, 3), frames.Audio(call.number, FRAME, response=3))
@@ -200,7 +200,7 @@ def test_a_clear_of_response_0_applies_to_earlier_audio() -> None:
     assert sent(second) == [frames.Interrupted(1, 0, 10)]
 
 
-def test_a_call_that_was_never_accepted_starts_elsewhere_as_new() -> None:
+def test_a_call_not_yet_accepted_starts_anew_on_another_connection() -> None:
     bench = SelectorBench(4)
     call = bench.open()
     call.send_audio(FRAME, 0)
@@ -213,7 +213,7 @@ def test_a_call_that_was_never_accepted_starts_elsewhere_as_new() -> None:
     assert positions(second) == [0]
 
 
-def test_a_call_that_was_hanging_up_needs_no_backend_any_more() -> None:
+def test_a_call_that_was_hanging_up_is_not_resumed() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
@@ -223,7 +223,7 @@ def test_a_call_that_was_hanging_up_needs_no_backend_any_more() -> None:
     assert (bench.delivered, started(second), call.state) == ([], [], BackendCallState.OVER)
 
 
-def test_a_call_waits_for_a_slot_and_is_lost_when_none_comes() -> None:
+def test_a_call_waits_for_a_slot_and_ends_if_none_becomes_free() -> None:
     bench = SelectorBench(1)
     call, first = bench.accepted()
     bench.connection_lost(first)
@@ -239,7 +239,7 @@ def test_a_call_waits_for_a_slot_and_is_lost_when_none_comes() -> None:
     assert sent(late) == []
 
 
-def test_many_calls_that_wait_look_for_a_slot_once() -> None:
+def test_waiting_calls_search_for_a_slot_together() -> None:
     """A thousand calls of a backend that is gone must not look through every connection one after the other."""
     looks = 0
 
@@ -267,7 +267,7 @@ def test_many_calls_that_wait_look_for_a_slot_once() -> None:
     assert len(started(last)) == 300
 
 
-def test_a_call_that_gave_up_does_not_keep_another_from_its_slot() -> None:
+def test_a_call_without_tries_left_does_not_prevent_another_from_resuming() -> None:
     bench = SelectorBench(4)
     [connection] = bench.selector.connections
     first, second = bench.open(), bench.open()
@@ -280,7 +280,7 @@ def test_a_call_that_gave_up_does_not_keep_another_from_its_slot() -> None:
     assert bench.delivered[-1] == frames.Ended(1, BACKEND_LOST)
 
 
-def test_a_call_that_its_caller_ends_while_it_waits_is_started_nowhere() -> None:
+def test_a_call_that_ends_while_it_waits_is_not_resumed() -> None:
     bench = SelectorBench(1)
     call, first = bench.accepted()
     bench.connection_lost(first)
@@ -290,7 +290,7 @@ def test_a_call_that_its_caller_ends_while_it_waits_is_started_nowhere() -> None
     assert bench.selector.poll_timeout() == inf
 
 
-def test_an_address_that_is_full_or_does_not_answer_is_left_for_another() -> None:
+def test_a_call_resumes_on_another_address_if_one_is_full_or_does_not_answer() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     full, mute, good = bench.connect(9), bench.connect(8), bench.connect(7)
@@ -306,7 +306,7 @@ def test_an_address_that_is_full_or_does_not_answer_is_left_for_another() -> Non
     assert bench.delivered == []
 
 
-def test_a_refusal_for_another_reason_ends_a_resumed_call() -> None:
+def test_a_refusal_for_any_reason_but_full_ends_a_resumed_call() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
@@ -332,7 +332,7 @@ def test_a_call_that_crashes_every_backend_ends_after_some_resumptions() -> None
     assert bench.delivered == [frames.Ended(call.number, BACKEND_LOST)]
 
 
-def test_crashes_far_apart_are_no_reason_to_give_a_call_up() -> None:
+def test_crashes_far_apart_do_not_use_up_the_tries_of_a_call() -> None:
     bench = SelectorBench(4)
     call, connection = bench.accepted()
     for _ in range(2 * MAX_TRIES):
@@ -344,7 +344,7 @@ def test_crashes_far_apart_are_no_reason_to_give_a_call_up() -> None:
     assert call.state is BackendCallState.ACCEPTED
 
 
-def test_draining_moves_no_call() -> None:
+def test_calls_stay_on_a_draining_connection() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     second = bench.connect()
@@ -355,7 +355,7 @@ def test_draining_moves_no_call() -> None:
     assert started(second) == []
 
 
-def test_events_go_both_ways_in_order_and_wait_for_a_backend_behind_the_audio() -> None:
+def test_events_pass_in_both_directions_in_order_and_follow_the_held_audio() -> None:
     bench = SelectorBench(4)
     call, first = bench.accepted()
     bench.receive(first, frames.ServerEvent(call.number, pack({"type": "response.done", "n": [1, None]})))
@@ -375,7 +375,7 @@ def test_events_go_both_ways_in_order_and_wait_for_a_backend_behind_the_audio() 
 
 
 @pytest.mark.parametrize("event", [{"text": "x" * frames.MAX_EVENT_SIZE}, {"huge": 10**40}, {"what": object()}])
-def test_an_event_that_fits_no_frame_is_refused_and_harms_nothing(event: dict[str, Any]) -> None:
+def test_an_event_too_large_for_a_frame_is_refused_without_other_effect(event: dict[str, Any]) -> None:
     bench = SelectorBench(4)
     call, connection = bench.accepted()
     with pytest.raises(EventRefused):
@@ -386,7 +386,7 @@ def test_an_event_that_fits_no_frame_is_refused_and_harms_nothing(event: dict[st
     assert bench.selector.counters.events_refused == 1
 
 
-def test_a_flood_of_events_is_refused_before_it_harms_others() -> None:
+def test_a_flood_of_events_is_refused_before_it_affects_other_calls() -> None:
     bench = SelectorBench(4)
     call, connection = bench.accepted()
     flood = ({"text": "x" * 1000} for _ in range(10_000))
@@ -398,7 +398,7 @@ def test_a_flood_of_events_is_refused_before_it_harms_others() -> None:
     assert connection.closing is None
 
 
-def test_calls_go_where_most_slots_are_free() -> None:
+def test_calls_start_on_the_connection_with_the_most_free_slots() -> None:
     bench = SelectorBench(3, 5)
     for _ in range(8):
         bench.open()

@@ -13,7 +13,7 @@ from support.peers.der import certificate_der, rsa_key_info
 OURS, OTHER = certificate("client"), certificate("other")
 
 
-def test_a_certificate_is_self_signed_and_has_no_end() -> None:
+def test_a_generated_certificate_is_self_signed_and_does_not_expire() -> None:
     loaded = x509.load_der_x509_certificate(OURS.der)
     loaded.verify_directly_issued_by(loaded)
     assert loaded.not_valid_after_utc.year == 9999
@@ -39,7 +39,7 @@ def test_one_fingerprint_of_the_strongest_hash_must_match() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["sha-256", "sha-384", "sha-512"])
-def test_every_digit_of_a_fingerprint_counts(algorithm: str) -> None:
+def test_every_digit_of_a_fingerprint_is_compared(algorithm: str) -> None:
     value = OURS.fingerprint(algorithm).value
     for position, digit in enumerate(value):
         if digit == ":":
@@ -53,7 +53,7 @@ def test_every_digit_of_a_fingerprint_counts(algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("announced", [(), (Fingerprint("sha-1", "00"),), (OTHER.fingerprint(),)])
-def test_a_certificate_that_was_not_announced_is_refused(announced: tuple[Fingerprint, ...]) -> None:
+def test_a_certificate_without_a_matching_fingerprint_is_refused(announced: tuple[Fingerprint, ...]) -> None:
     with pytest.raises(CertificateMismatchError):
         check_fingerprint(OURS.der, announced)
 

@@ -95,7 +95,7 @@ def test_a_lost_fatal_alert_is_retransmitted() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["client", "server"])
-def test_another_certificate_than_the_announced_one_ends_the_handshake(wrong: str) -> None:
+def test_a_certificate_without_a_matching_fingerprint_ends_the_handshake(wrong: str) -> None:
     def endpoint(role: DtlsRole) -> DtlsEndpoint:
         peer = "server" if role is DtlsRole.CLIENT else "client"
         announced = certificate("other" if peer == wrong else peer)
@@ -138,9 +138,7 @@ UNASSIGNED = 99
     ("victim", "impossible"),
     [(DtlsRole.CLIENT, (*CLIENT_ONLY, UNASSIGNED)), (DtlsRole.SERVER, (*SERVER_ONLY, UNASSIGNED))],
 )
-def test_messages_that_the_role_of_the_peer_never_sends_end_nothing(
-    victim: DtlsRole, impossible: tuple[int, ...], nth: int
-) -> None:
+def test_messages_of_the_wrong_role_are_ignored(victim: DtlsRole, impossible: tuple[int, ...], nth: int) -> None:
     """Before each of its flights, with the sequence numbers that are due; none takes the place of the real message."""
     peers = make_peers()
     endpoint = peers.client if victim is DtlsRole.CLIENT else peers.server
@@ -168,7 +166,7 @@ def send_protected(peers: DtlsPeers, role: DtlsRole, content_type: ContentType, 
 @pytest.mark.parametrize(
     ("role", "wish"), [(DtlsRole.CLIENT, HandshakeType.CLIENT_HELLO), (DtlsRole.SERVER, HandshakeType.HELLO_REQUEST)]
 )
-def test_renegotiation_is_refused_and_the_association_goes_on(role: DtlsRole, wish: HandshakeType) -> None:
+def test_renegotiation_is_refused_and_the_association_continues(role: DtlsRole, wish: HandshakeType) -> None:
     """The refusal is a warning, which must reach the peer and end nothing (RFC 5246 §7.2.2)."""
     peers = make_peers().shake_hands()
     answerer = peers.network.right if role is DtlsRole.CLIENT else peers.network.left
@@ -186,7 +184,7 @@ def test_only_fatal_alerts_end_an_association(alert: bytes, ends: bool) -> None:
     assert peers.client.closed is ends
 
 
-def test_an_alert_in_the_clear_counts_only_before_the_handshake_is_complete() -> None:
+def test_an_unprotected_alert_is_accepted_only_before_the_handshake_is_complete() -> None:
     alert = RecordLayer().encode(ContentType.ALERT, 0, bytes((2, 40)))
     peers = make_peers().shake_hands()
     peers.client.receive_datagram(alert, None, 1.0)

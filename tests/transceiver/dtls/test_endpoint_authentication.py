@@ -51,7 +51,7 @@ def refusal(handshake: AlteredHandshake) -> tuple[DtlsCloseReason, int | None]:
 
 
 @pytest.mark.parametrize("role", DtlsRole)
-def test_a_peer_that_alters_nothing_is_accepted(role: DtlsRole) -> None:
+def test_an_unaltered_handshake_is_accepted(role: DtlsRole) -> None:
     """So the other tests refuse the alteration, not the test peer."""
     handshake = AlteredHandshake(role)
     handshake.run()
@@ -63,7 +63,7 @@ def test_a_peer_that_alters_nothing_is_accepted(role: DtlsRole) -> None:
 
 
 @pytest.mark.parametrize("role", DtlsRole)
-def test_a_certificate_that_was_not_announced_is_refused(role: DtlsRole) -> None:
+def test_a_certificate_without_a_matching_fingerprint_is_refused(role: DtlsRole) -> None:
     assert refusal(AlteredHandshake(role, shown=OWN)) == (
         DtlsCloseReason.CERTIFICATE_MISMATCH,
         AlertDescription.BAD_CERTIFICATE,
@@ -146,7 +146,7 @@ def forged_verify(
     ],
     ids=["of nothing", "of less", "of the randoms", "empty", "one bit"],
 )
-def test_certificate_verify_that_signs_something_else_is_refused(alter: Alteration) -> None:
+def test_a_certificate_verify_over_other_data_is_refused(alter: Alteration) -> None:
     handshake = AlteredHandshake(DtlsRole.CLIENT, alterations={HandshakeType.CERTIFICATE_VERIFY: alter})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
@@ -186,7 +186,7 @@ def forged_exchange(data: Callable[[ServerKeyExchange, HandshakeView], bytes]) -
     ],
     ids=["no randoms", "no key", "another client", "another server", "randoms swapped", "another key"],
 )
-def test_server_key_exchange_that_signs_something_else_is_refused(alter: Alteration) -> None:
+def test_a_server_key_exchange_signed_over_other_data_is_refused(alter: Alteration) -> None:
     handshake = AlteredHandshake(DtlsRole.SERVER, alterations={HandshakeType.SERVER_KEY_EXCHANGE: alter})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.DECRYPT_ERROR)
 
@@ -241,7 +241,7 @@ def test_finished_with_wrong_verify_data_is_refused(role: DtlsRole, alter: Alter
 
 
 @pytest.mark.parametrize("role", DtlsRole)
-def test_finished_under_the_other_sides_label_is_refused(role: DtlsRole) -> None:
+def test_finished_with_the_label_of_the_other_role_is_refused(role: DtlsRole) -> None:
     """A Finished of ours that is reflected has the other label."""
     other = next(label for of, label in LABELS.items() if of is not role)
     handshake = AlteredHandshake(role, alterations={HandshakeType.FINISHED: verify_data(other)})
@@ -324,7 +324,9 @@ def test_application_data_in_an_unprotected_record_is_dropped(role: DtlsRole) ->
         (DtlsRole.SERVER, HandshakeType.CERTIFICATE_REQUEST),
     ],
 )
-def test_an_omitted_message_is_unexpected_message(role: DtlsRole, left_out: HandshakeType) -> None:
+def test_a_handshake_with_an_omitted_message_ends_with_unexpected_message(
+    role: DtlsRole, left_out: HandshakeType
+) -> None:
     """Sequence numbers and transcript continue without it. Without CertificateRequest, no client is authenticated."""
     handshake = AlteredHandshake(role, alterations={left_out: omit})
     assert refusal(handshake) == (DtlsCloseReason.ALERT_SENT, AlertDescription.UNEXPECTED_MESSAGE)

@@ -82,7 +82,7 @@ def datagrams() -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_no_datagram_costs_more_than_a_few_flights(state: str) -> None:
+def test_the_cost_of_a_datagram_is_bounded_by_that_of_a_few_flights(state: str) -> None:
     dearest = Work(0, 0)
     for datagram in datagrams():
         endpoint = STATES[state]()
@@ -97,7 +97,7 @@ def test_no_datagram_costs_more_than_a_few_flights(state: str) -> None:
 @pytest.mark.parametrize("state", [name for name in STATES if "connected" not in name and name != "closing"])
 @pytest.mark.parametrize("message_type", TYPES[:4])
 @pytest.mark.parametrize("sequence", range(4))
-def test_fragments_beside_pieces_that_are_held_cost_no_more(
+def test_the_cost_of_a_fragment_does_not_grow_with_the_fragments_held(
     state: str, message_type: HandshakeType, sequence: int
 ) -> None:
     """63 pieces with gaps between them, then a datagram full of one-byte fragments. Each is joined without a visit to
@@ -138,7 +138,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_the_end_of_a_long_message_costs_no_more(kind: str) -> None:
+def test_the_cost_of_completing_a_message_does_not_grow_with_its_length(kind: str) -> None:
     message_type, sequence, body = LONG[kind]
     endpoint = waiting(DtlsRole.SERVER, sequence)
     datagram = last_piece(message_type, sequence, body, endpoint)
@@ -148,7 +148,7 @@ def test_the_end_of_a_long_message_costs_no_more(kind: str) -> None:
     assert work.lines <= MAX_LINES
 
 
-def test_one_datagram_has_one_message_rejected() -> None:
+def test_at_most_one_message_of_a_datagram_is_rejected() -> None:
     endpoint = waiting(DtlsRole.SERVER, 1)
     endpoint.receive_datagram(fill(lambda n: handshake(HandshakeType.CERTIFICATE, 1, 1, 0, b"x")), None, 0.01)
     assert endpoint.counters.deferred == 1
@@ -166,7 +166,7 @@ def test_rejections_are_bounded_until_our_flight_is_retransmitted() -> None:
         endpoint.handle_timeout(0.12 * sending)
 
 
-def test_excessive_records_and_fragments_are_counted() -> None:
+def test_records_and_fragments_beyond_the_limits_are_counted() -> None:
     endpoint = connected(DtlsRole.CLIENT)
     endpoint.receive_datagram(fill(lambda n: record(ContentType.ALERT, b"", epoch=1, sequence=n + 100)), None, 0.1)
     assert endpoint.counters.unauthentic == MAX_RECORDS

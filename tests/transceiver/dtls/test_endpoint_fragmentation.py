@@ -93,7 +93,7 @@ def gathered(items: list[Item], random: Random) -> list[list[Item]]:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 1, 0, 0)])
-def test_a_browsers_client_hello_over_two_datagrams_is_answered_in_one(order: tuple[int, ...]) -> None:
+def test_a_client_hello_in_two_datagrams_is_answered_in_one(order: tuple[int, ...]) -> None:
     vector = json.loads((Path(__file__).parents[2] / "vectors" / "dtls_client_hello_chromium_156.json").read_text())
     datagrams = [bytes.fromhex(datagram) for datagram in vector["datagrams"]]
     assert [len(datagram) for datagram in datagrams] == [1200, 263]
@@ -137,7 +137,7 @@ def test_datagrams_in_any_order_complete_the_handshake_without_retransmission(se
     assert client.counters.retransmissions == server.counters.retransmissions == 0, f"seed {seed}"
 
 
-def test_finished_and_data_that_overtake_their_flight_are_held() -> None:
+def test_finished_and_data_that_arrive_before_their_flight_are_held() -> None:
     peers = make_peers()
     flight: list[bytes] = []
 
@@ -162,7 +162,7 @@ def split_into_datagrams(datagram: bytes) -> list[bytes]:
     return [datagram[offset : offset + size] for offset, size in zip(offsets, sizes, strict=False)]
 
 
-def test_application_data_before_finished_waits_for_it() -> None:
+def test_application_data_before_finished_is_delivered_after_it() -> None:
     client, server, network = peers = make_peers()
     network.right.rewrite = lambda datagram: [datagram] if not server.connected else []
     client.start(0.0)

@@ -226,7 +226,7 @@ def test_unusual_but_valid_client_hellos_are_accepted(change: Callable[[ClientHe
     assert decode_use_srtp(answer.extensions[ExtensionType.USE_SRTP]) == ((GCM_128,), b"")
 
 
-def test_the_signalling_suite_is_answered_like_the_extension() -> None:
+def test_the_renegotiation_scsv_is_answered_like_the_extension() -> None:
     peers = make_peers()
     peers.client.start(0.0)
     hello = without(ExtensionType.RENEGOTIATION_INFO)(client_hello(peers.client))
@@ -270,7 +270,9 @@ GOOD_EXTENSIONS: dict[int, bytes] = {
         ),
     ],
 )
-def test_a_server_hello_that_does_not_fit_the_offer_is_refused(hello: ServerHello, alert: AlertDescription) -> None:
+def test_a_server_hello_that_does_not_match_the_client_hello_is_refused(
+    hello: ServerHello, alert: AlertDescription
+) -> None:
     client = make_peers().client
     client.start(0.0)
     client.receive_datagram(in_record(HandshakeMessage(HandshakeType.SERVER_HELLO, 0, hello.encode())), None, 0.0)
@@ -278,7 +280,7 @@ def test_a_server_hello_that_does_not_fit_the_offer_is_refused(hello: ServerHell
     assert (end.reason, end.alert) == (DtlsCloseReason.ALERT_SENT, alert)
 
 
-def test_a_server_certificate_must_have_the_key_that_the_suite_names() -> None:
+def test_a_server_certificate_with_a_key_of_another_type_than_the_suite_is_refused() -> None:
     client = make_peers().client
     client.start(0.0)
     suite = CipherSuite.ECDHE_RSA_WITH_AES_128_GCM_SHA256
@@ -305,7 +307,7 @@ def test_a_hello_verify_request_is_answered_once_with_its_cookie() -> None:
     assert end_of(client).alert == AlertDescription.UNEXPECTED_MESSAGE
 
 
-def test_calls_out_of_order_raise_a_local_protocol_error() -> None:
+def test_methods_called_out_of_order_raise_a_local_protocol_error() -> None:
     peers = make_peers()
     with pytest.raises(LocalProtocolError):
         peers.client.send_application_data(b"early")

@@ -74,7 +74,7 @@ def check_survival(peers: DtlsPeers, victim: DtlsRole, nth: int, datagrams: Sequ
 @pytest.mark.parametrize("nth", range(2))
 @pytest.mark.parametrize("victim", DtlsRole)
 @pytest.mark.parametrize("alert", ALERTS)
-def test_a_spoofed_alert_ends_no_handshake(alert: bytes, victim: DtlsRole, nth: int) -> None:
+def test_a_spoofed_alert_does_not_end_a_handshake(alert: bytes, victim: DtlsRole, nth: int) -> None:
     peers = make_peers()
     check_survival(peers, victim, nth, [plain(ContentType.ALERT, alert)] * 3)
     endpoint = peers.client if victim is DtlsRole.CLIENT else peers.server
@@ -89,7 +89,7 @@ def test_a_spoofed_alert_ends_no_handshake(alert: bytes, victim: DtlsRole, nth: 
     [(DtlsRole.CLIENT, name) for name in OF_SERVER] + [(DtlsRole.SERVER, name) for name in OF_CLIENT],
 )
 @pytest.mark.parametrize("body", [b"", b"\0", bytes(70), bytes(3000)], ids=len)
-def test_a_spoofed_message_ends_no_handshake(
+def test_a_spoofed_message_does_not_end_a_handshake(
     victim: DtlsRole, message_type: HandshakeType, body: bytes, nth: int
 ) -> None:
     check_survival(make_peers(), victim, nth, forged(message_type, body))
@@ -98,18 +98,18 @@ def test_a_spoofed_message_ends_no_handshake(
 @pytest.mark.parametrize("nth", range(2))
 @pytest.mark.parametrize("victim", DtlsRole)
 @pytest.mark.parametrize("length", [1, 2, 200, 1 << 14])
-def test_a_spoofed_fragment_blocks_no_message(victim: DtlsRole, length: int, nth: int) -> None:
+def test_a_spoofed_fragment_does_not_block_a_message(victim: DtlsRole, length: int, nth: int) -> None:
     check_survival(make_peers(), victim, nth, fragments(length))
 
 
 @pytest.mark.parametrize("nth", range(2))
 @pytest.mark.parametrize("mtu", [256, 1200])
-def test_a_server_flight_of_another_handshake_ends_no_handshake(nth: int, mtu: int) -> None:
+def test_a_server_flight_of_another_handshake_does_not_end_a_handshake(nth: int, mtu: int) -> None:
     check_survival(make_peers(mtu=mtu), DtlsRole.CLIENT, nth, another_handshake(DtlsRole.SERVER))
 
 
 @pytest.mark.parametrize("mtu", [256, 1200])
-def test_a_client_flight_of_another_handshake_ends_no_handshake(mtu: int) -> None:
+def test_a_client_flight_of_another_handshake_does_not_end_a_handshake(mtu: int) -> None:
     check_survival(make_peers(mtu=mtu), DtlsRole.SERVER, 1, another_handshake(DtlsRole.CLIENT))
 
 
@@ -157,7 +157,7 @@ def test_a_flight_of_the_peer_cancels_the_pending_failure_even_if_the_next_one_i
 
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize("nth", range(2))
-def test_records_of_an_epoch_that_never_comes_are_dropped(role: DtlsRole, nth: int) -> None:
+def test_records_of_an_epoch_without_keys_are_dropped(role: DtlsRole, nth: int) -> None:
     """There will be no keys for them, so they are not held (RFC 6347 §4.1)."""
     peers = make_peers()
     strays = [bytes((23, 0xFE, 0xFD, 0, 2, 0, 0, 0, 0, 0, number, 0, 32)) + bytes(32) for number in range(20)]
@@ -168,7 +168,7 @@ def test_records_of_an_epoch_that_never_comes_are_dropped(role: DtlsRole, nth: i
 
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize("lost", range(2))
-def test_the_peer_is_notified_of_a_real_failure_within_a_second(role: DtlsRole, lost: int) -> None:
+def test_the_peer_receives_the_alert_of_a_real_failure_within_a_second(role: DtlsRole, lost: int) -> None:
     """One side expects another certificate. Its first alerts may get lost; the delay is 50 ms in each direction."""
     ours, theirs = certificate("client"), certificate("server")
     other = [certificate("other").fingerprint()]

@@ -70,7 +70,7 @@ def test_an_early_timeout_does_nothing() -> None:
     assert client.poll_transmit() is None
 
 
-def test_the_round_trip_is_measured_and_nothing_is_due_after_the_handshake() -> None:
+def test_the_round_trip_is_measured_and_no_timer_runs_after_the_handshake() -> None:
     client, server, network = make_peers(0, DELAY).shake_hands()
     assert client.round_trip == pytest.approx(0.05)
     assert server.round_trip == pytest.approx(0.05)

@@ -53,7 +53,7 @@ def test_changed_and_replayed_data_is_dropped_and_counted() -> None:
     assert server.counters.replayed == 2
 
 
-def test_our_own_record_sent_back_to_us_is_not_authentic() -> None:
+def test_a_reflected_record_is_not_authentic() -> None:
     client, _, _ = make_peers().shake_hands()
     client.send_application_data(b"mirror")
     transmit = client.poll_transmit()
@@ -62,7 +62,7 @@ def test_our_own_record_sent_back_to_us_is_not_authentic() -> None:
     assert client.counters.unauthentic == 1
 
 
-def test_a_replayed_handshake_causes_no_answer() -> None:
+def test_a_replayed_handshake_is_not_answered() -> None:
     client, server, network = make_peers().shake_hands()
     for datagram in network.left.sent:
         server.receive_datagram(datagram, None, 1.0)
@@ -87,7 +87,7 @@ def mutants(datagrams: list[bytes], random: Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_bytes_raise_anything(seed: int) -> None:
+def test_random_bytes_raise_no_exception(seed: int) -> None:
     random = Random(seed)
     network = make_peers(seed).shake_hands().network
     recorded = network.left.sent + network.right.sent
@@ -108,7 +108,7 @@ def test_no_bytes_raise_anything(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_invalid_records_of_an_authenticated_peer_raise_nothing(seed: int) -> None:
+def test_invalid_records_of_an_authenticated_peer_raise_no_exception(seed: int) -> None:
     random = Random(seed)
     for _ in range(20):
         client, server, _ = make_peers(seed).shake_hands()
@@ -117,7 +117,7 @@ def test_invalid_records_of_an_authenticated_peer_raise_nothing(seed: int) -> No
             client.receive_datagram(server.records.encode(random.choice(list(ContentType)), 1, invalid), None, 0.0)
 
 
-def test_invalid_records_that_overtake_the_keys_are_dropped() -> None:
+def test_invalid_records_that_arrive_before_the_keys_are_dropped() -> None:
     client, server, network = peers = make_peers()
     client.start(0.0)
     network.drain()
@@ -138,7 +138,7 @@ def test_invalid_records_that_overtake_the_keys_are_dropped() -> None:
     assert peers.connected
 
 
-def test_several_requests_in_a_datagram_get_one_answer() -> None:
+def test_several_renegotiation_requests_in_a_datagram_get_one_answer() -> None:
     client, server, _ = make_peers().shake_hands()
     hello_request = server.records.encode(ContentType.HANDSHAKE, 1, bytes(12) * 10)
     again = server.records.encode(ContentType.HANDSHAKE, 1, bytes(12))
@@ -156,7 +156,7 @@ def test_several_finished_in_a_datagram_get_one_flight() -> None:
     assert server.poll_transmit() is None
 
 
-def test_a_request_is_answered_once() -> None:
+def test_a_renegotiation_request_is_answered_once() -> None:
     client, server, _ = make_peers().shake_hands()
     client.receive_datagram(server.records.encode(ContentType.HANDSHAKE, 1, bytes(12)), None, 1.0)
     assert client.poll_transmit() is not None

@@ -29,7 +29,7 @@ def pop_all(reassembler: HandshakeReassembler) -> list[HandshakeMessage]:
 
 
 @pytest.mark.parametrize("mtu", [256, 300, 500, 1200])
-def test_a_packed_flight_fits_the_mtu_and_comes_out_whole(mtu: int) -> None:
+def test_a_packed_flight_fits_the_mtu_and_is_reassembled(mtu: int) -> None:
     datagrams = pack_flight(MESSAGES, RecordLayer(), mtu)
     assert all(len(datagram) <= mtu for datagram in datagrams)
     assert all(len(datagram) > mtu / 2 for datagram in datagrams[:-1]), "datagrams are filled"
@@ -54,7 +54,7 @@ def test_a_retransmitted_flight_has_new_record_numbers() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_fragments_may_come_in_any_order_overlapping_and_twice(seed: int) -> None:
+def test_fragments_are_accepted_in_any_order_overlapping_and_repeated(seed: int) -> None:
     random = Random(seed)
     fragments = []
     for message in MESSAGES:
@@ -83,7 +83,7 @@ def test_a_message_waits_for_those_before_it() -> None:
 
 
 @pytest.mark.parametrize("stray", [(11, 12, 0, 0, b"a"), (14, 10, 0, 5, b"a"), (11, 10, 0, 5, b"abcde")])
-def test_a_fragment_replaces_those_that_it_contradicts(stray: tuple[int, int, int, int, bytes]) -> None:
+def test_a_fragment_replaces_earlier_contradicting_ones(stray: tuple[int, int, int, int, bytes]) -> None:
     reassembler = HandshakeReassembler()
     assert reassembler.push(Fragment(*stray))
     assert reassembler.pop() is None

@@ -9,7 +9,7 @@ from antiphon_transceiver.dtls.suites import GROUPS, NamedGroup
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_both_sides_get_the_same_secret_and_the_same_entropy_the_same_key(group: NamedGroup) -> None:
+def test_both_sides_derive_the_same_secret_and_equal_entropy_gives_equal_keys(group: NamedGroup) -> None:
     random = Random(1)
     one, other = generate_key_share(group, random.randbytes), generate_key_share(group, random.randbytes)
     assert one.exchange(other.public) == other.exchange(one.public)
@@ -40,7 +40,7 @@ def test_a_public_key_that_is_not_a_point_of_the_group_is_refused(group: NamedGr
 
 @pytest.mark.parametrize("group", CURVES)
 @pytest.mark.parametrize("entropy", [0x00, 0xFF])
-def test_any_entropy_gives_a_key(group: NamedGroup, entropy: int) -> None:
+def test_any_entropy_gives_a_valid_key(group: NamedGroup, entropy: int) -> None:
     """The extremes reduce to keys within the group, whose order is right."""
     share = generate_key_share(group, lambda size: bytes((entropy,)) * size)
     assert share.exchange(share.public)

@@ -23,7 +23,7 @@ BODIES: list[Any] = [
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: type(body).__name__)
-def test_bodies_decode_to_what_was_encoded(body: Any) -> None:
+def test_decoding_inverts_encoding_of_message_bodies(body: Any) -> None:
     assert type(body).decode(body.encode()) == body
 
 
@@ -46,13 +46,13 @@ def end_without_extensions(body: Any) -> int | None:
     return len(msgspec.structs.replace(body, extensions={}).encode())
 
 
-def test_an_extension_that_comes_twice_is_a_decode_error() -> None:
+def test_a_repeated_extension_is_a_decode_error() -> None:
     hello = m.ServerHello(0xFEFD, bytes(32), b"", 0xC02B, 0, {}).encode()
     with pytest.raises(DecodeError, match="twice"):
         m.ServerHello.decode(hello + b"\0\x08" + 2 * b"\0\x17\0\0")
 
 
-def test_fragments_decode_to_what_was_encoded() -> None:
+def test_decoding_inverts_encoding_of_fragments() -> None:
     message = m.HandshakeMessage(m.HandshakeType.CERTIFICATE, 3, b"0123456789")
     encoded = message.fragment(0, 4).encode() + message.fragment(4, 100).encode()
     reader = Reader(encoded)

@@ -56,7 +56,7 @@ def test_another_major_version_is_a_decode_error() -> None:
         list(split_records(bytes(datagram)))
 
 
-def test_protected_records_are_longer_by_the_stated_overhead_and_open_on_the_other_side(layers: Layers) -> None:
+def test_protected_records_have_the_stated_overhead_and_decrypt_on_the_other_side(layers: Layers) -> None:
     left, right = layers
     for text in (b"", b"first", b"second"):
         datagram = left.encode(ContentType.APPLICATION_DATA, 1, text)
@@ -74,7 +74,7 @@ def test_every_flipped_bit_of_a_protected_record_is_a_decode_error(layers: Layer
             right.open(only_record(bytes(tampered)))
 
 
-def test_an_authentic_record_is_a_replay_afterwards_and_a_failed_one_is_not(layers: Layers) -> None:
+def test_an_authentic_record_is_a_replay_the_second_time_and_a_failed_one_is_not(layers: Layers) -> None:
     left, right = layers
     records = [only_record(left.encode(ContentType.APPLICATION_DATA, 1, b"data")) for _ in range(70)]
     forged = records[3]._replace(payload=records[2].payload)

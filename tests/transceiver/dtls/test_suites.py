@@ -19,7 +19,7 @@ PSS = padding.PSS(padding.MGF1(SHA256()), 32)
 DATA = b"both randoms and the parameters"
 
 
-def test_our_server_chooses_suites_that_fit_its_certificate() -> None:
+def test_the_server_chooses_suites_that_fit_its_certificate() -> None:
     assert all("ECDSA" in suite.name for suite in OWN_SUITES)
     assert OWN_SUITES[0] is CipherSuite.ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
     assert {suite.name.replace("RSA", "ECDSA") for suite in SUITES if "_RSA_" in suite.name} == {
@@ -43,7 +43,9 @@ def test_our_server_chooses_suites_that_fit_its_certificate() -> None:
         (SignatureScheme.RSA_PSS_RSAE_SHA256, RSA_KEY, RSA_KEY.sign(DATA, PSS, SHA256())),
     ],
 )
-def test_signatures_of_peers(scheme: SignatureScheme, key: PrivateKey, signature: bytes) -> None:
+def test_valid_signatures_are_accepted_and_altered_ones_refused(
+    scheme: SignatureScheme, key: PrivateKey, signature: bytes
+) -> None:
     verify(scheme, key.public_key(), signature, DATA)
     for wrong in (signature[:-1], signature[:-1] + bytes((signature[-1] ^ 1,)), b""):
         with pytest.raises(HandshakeError) as raised:
@@ -66,7 +68,7 @@ def test_signatures_of_peers(scheme: SignatureScheme, key: PrivateKey, signature
         (0x0203, EC_KEY),  # ecdsa_sha1
     ],
 )
-def test_a_scheme_that_was_not_offered_or_is_for_another_key(scheme: int, key: PrivateKey) -> None:
+def test_a_signature_scheme_not_offered_or_of_another_key_type_is_refused(scheme: int, key: PrivateKey) -> None:
     with pytest.raises(HandshakeError) as raised:
         verify(scheme, key.public_key(), RSA_KEY.sign(DATA, padding.PKCS1v15(), SHA1()), DATA)
     assert raised.value.alert is AlertDescription.ILLEGAL_PARAMETER

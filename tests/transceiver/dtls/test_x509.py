@@ -85,13 +85,13 @@ def test_rsa_keys_without_null_parameters_are_found() -> None:
         certificate_der(KEY_INFO) + b"\0",
     ],
 )
-def test_certificates_without_a_key_at_its_place_are_a_decode_error(der: bytes) -> None:
+def test_certificates_without_a_public_key_are_a_decode_error(der: bytes) -> None:
     with pytest.raises(DecodeError):
         find_public_key_info(der)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_bytes_raise_anything_else(seed: int) -> None:
+def test_random_bytes_raise_only_decode_errors(seed: int) -> None:
     print("seed", seed)
     random = Random(seed)
     for _ in range(5000):

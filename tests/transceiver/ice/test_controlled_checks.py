@@ -59,7 +59,7 @@ def with_integrity(datagram: bytes, change: Callable[[bytes], bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("right", range(20))
-def test_a_check_with_a_partly_right_message_integrity_is_not_answered(right: int) -> None:
+def test_a_check_with_a_partly_correct_message_integrity_is_not_answered(right: int) -> None:
     peer = Peer()
     for change in (
         lambda tag: tag[:right] + bytes(byte ^ 0xFF for byte in tag[right:]),
@@ -72,7 +72,7 @@ def test_a_check_with_a_partly_right_message_integrity_is_not_answered(right: in
 
 
 @pytest.mark.parametrize("right", [0, 4, 10, 19])
-def test_a_response_with_a_partly_right_message_integrity_validates_no_path(right: int) -> None:
+def test_a_response_with_a_partly_correct_message_integrity_validates_no_path(right: int) -> None:
     peer = Peer()
     peer.check(LAPTOP)
     ours = peer.checks_to(LAPTOP)[0]
@@ -173,7 +173,7 @@ def test_indications_and_stray_responses_are_counted_and_dropped() -> None:
     assert not peer.agent.paths
 
 
-def test_mutated_datagrams_raise_nothing_and_open_nothing() -> None:
+def test_mutated_datagrams_raise_no_exception_and_open_no_path() -> None:
     seed = 7
     print(f"seed {seed}")
     source = random.Random(seed)
@@ -190,7 +190,7 @@ def test_mutated_datagrams_raise_nothing_and_open_nothing() -> None:
     assert peer.agent.selected == LAPTOP
 
 
-def test_one_seed_gives_the_same_bytes_twice() -> None:
+def test_the_same_seed_gives_the_same_bytes_twice() -> None:
     def run() -> list[bytes]:
         peer = Peer(seed=42)
         peer.connect(LAPTOP)

@@ -24,7 +24,7 @@ def test_a_peer_that_answers_consent_checks_stays_connected() -> None:
     assert len(peer.checks_to(LAPTOP)) == 200
 
 
-def test_silence_is_checked_at_3_disconnects_at_5_and_expires_at_30_seconds() -> None:
+def test_a_silent_peer_is_checked_after_3_disconnected_after_5_and_released_after_30_seconds() -> None:
     peer, start = connected()
     peer.reachable.clear()
     peer.advance(start + 100)
@@ -114,7 +114,7 @@ def test_a_check_a_response_or_media_reconnects_the_peer() -> None:
         assert peer.agent.selected == LAPTOP
 
 
-def test_a_disconnected_peer_reconnects_by_a_new_path_once_that_is_validated() -> None:
+def test_a_disconnected_peer_reconnects_by_a_new_path_once_it_is_validated() -> None:
     peer, start = connected()
     peer.reachable.clear()
     peer.advance(start + 10)

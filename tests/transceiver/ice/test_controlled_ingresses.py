@@ -165,7 +165,7 @@ def test_the_preferred_path_is_selected_again_once_something_authenticated_is_re
         assert peer.agent.selected == FIRST
 
 
-def test_a_peer_that_nominates_the_standby_pair_or_moves_its_media_there_stays_there() -> None:
+def test_a_standby_pair_that_is_nominated_or_used_for_media_stays_selected() -> None:
     nominated, moved = connected(), connected()
     for peer in (nominated, moved):
         peer.agent.unreachable(1, peer.now)

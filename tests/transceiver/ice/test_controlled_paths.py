@@ -8,14 +8,14 @@ from antiphon_transceiver import ice
 from support.peers.ice_peer import CLIENT, LAPTOP, PHONE, Peer
 
 
-def test_the_life_of_a_call_on_one_path() -> None:
+def test_a_path_is_validated_nominated_selected_and_released() -> None:
     peer = Peer()
     peer.connect(LAPTOP)
     assert peer.seen() == [ice.PathOpened(LAPTOP), ice.PathSelected(LAPTOP), ice.PathValidated(LAPTOP)]
     assert peer.agent.is_validated(LAPTOP)
 
 
-def test_until_one_is_validated_the_latest_nominated_path_is_selected() -> None:
+def test_the_latest_nominated_path_is_selected_until_a_path_is_validated() -> None:
     peer = Peer()
     peer.check(LAPTOP)
     assert peer.agent.selected == LAPTOP
@@ -131,7 +131,7 @@ def test_an_unvalidated_path_gets_every_answer_and_at_most_three_times_what_it_s
     assert peer.agent.counters.over_budget > 0
 
 
-def test_handshake_bytes_raise_the_three_fold_limit_and_validation_ends_it() -> None:
+def test_handshake_bytes_raise_the_three_fold_limit_and_validation_removes_it() -> None:
     peer = Peer()
     peer.check(LAPTOP)
     assert not peer.agent.may_send(LAPTOP, 1200)
@@ -171,7 +171,7 @@ def test_after_a_nat_rebinding_the_path_of_the_media_is_selected_without_nominat
     assert peer.agent.selected == PHONE
 
 
-def test_media_by_two_paths_at_once_does_not_flap() -> None:
+def test_media_by_two_paths_at_once_does_not_change_the_selected_path_repeatedly() -> None:
     peer = Peer()
     peer.connect(PHONE)
     peer.connect(LAPTOP)

@@ -128,7 +128,7 @@ def sent(client: ControllingAgent) -> list[tuple[Message, Path | None]]:
     return [(Message.decode(transmit.data), transmit.path) for transmit in transmits if transmit is not None]
 
 
-def test_checks_back_where_an_unknown_address_checked_from() -> None:
+def test_a_check_from_an_unknown_address_is_followed_by_a_check_to_it() -> None:
     client = ControllingAgent(CLIENT, random.Random(1).randbytes)
     client.start(SERVER, [], 0.0)
     client.receive_datagram(request({AttributeType.ICE_CONTROLLED: bytes(8)}), ELSEWHERE, 0.0)
@@ -183,7 +183,7 @@ def test_a_response_without_integrity_or_by_another_path_is_dropped() -> None:
     assert nomination.use_candidate
 
 
-def test_mutated_datagrams_raise_nothing() -> None:
+def test_mutated_datagrams_raise_no_exception() -> None:
     seed = 3
     print(f"seed {seed}")
     source = random.Random(seed)

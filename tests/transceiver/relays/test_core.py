@@ -85,7 +85,7 @@ class Cluster:
         ]
 
 
-def test_a_validated_path_is_confirmed_where_it_came_from_and_announced_to_its_ingress_alone() -> None:
+def test_a_validated_path_is_confirmed_to_its_relay_and_announced_to_its_ingress_only() -> None:
     cluster = Cluster()
     other = ("10.0.0.9", 7000)
     for address, ingress in ((FIRST, 1), (SECOND, 1), (other, 2)):
@@ -117,7 +117,7 @@ def test_a_path_released_at_once_is_never_announced() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["an unknown relay", "a relay that starts again"])
-def test_a_new_relay_is_sent_everything_at_once(again: bool) -> None:
+def test_a_new_relay_receives_all_announcements_at_once(again: bool) -> None:
     cluster = Cluster()
     cluster.begin(FIRST)
     if again:
@@ -137,7 +137,7 @@ def test_a_new_relay_is_sent_everything_at_once(again: bool) -> None:
     assert cluster.take_received(FIRST) == []
 
 
-def test_everything_is_announced_again_every_few_seconds() -> None:
+def test_all_paths_are_announced_again_every_few_seconds() -> None:
     cluster = Cluster()
     cluster.begin(FIRST)
     for number in range(1, 4):
@@ -156,7 +156,7 @@ def test_everything_is_announced_again_every_few_seconds() -> None:
     assert Moved(PREVIOUS, OWNER) not in cluster.take_received(FIRST)
 
 
-def test_silence_is_noticed_once_and_what_was_missed_is_made_up_for() -> None:
+def test_a_silent_relay_is_reported_once_and_receives_missed_announcements_on_return() -> None:
     cluster = Cluster()
     cluster.begin(FIRST)
     cluster.begin(SECOND)
@@ -179,7 +179,7 @@ def test_silence_is_noticed_once_and_what_was_missed_is_made_up_for() -> None:
     assert cluster.announced(SECOND) == [path(1)]
 
 
-def test_packets_are_a_sign_of_life_too() -> None:
+def test_packets_of_a_relay_show_that_it_lives() -> None:
     cluster = Cluster()
     cluster.begin(FIRST)
     cluster.hellos.clear()
@@ -193,7 +193,7 @@ def test_packets_are_a_sign_of_life_too() -> None:
     assert not cluster.relays.table.is_live(FIRST)
 
 
-def test_an_ingress_is_lost_with_its_last_relay_and_found_with_any() -> None:
+def test_an_ingress_is_lost_with_its_last_relay_and_found_with_any_relay() -> None:
     cluster = Cluster()
     cluster.begin(FIRST, 1, 2)
     cluster.begin(SECOND, 2)
@@ -222,7 +222,7 @@ def test_a_neighbour_on_the_same_host_stands_in_unless_it_may_be_dead_too() -> N
     assert cluster.relays.table.stand_in(FIRST, 1) == SECOND
 
 
-def test_an_address_is_followed_from_one_relay_that_lives_to_another() -> None:
+def test_a_shared_address_that_moves_between_live_relays_is_followed() -> None:
     cluster = Cluster()
     for address, away in ((FIRST, ()), (NEIGHBOUR, ()), (SECOND, (1,))):
         cluster.begin(address)
@@ -272,7 +272,7 @@ def test_held_entries_are_bounded_and_live_ones_are_kept() -> None:
     assert len(relays.announcements.claimed) == MAX_CLAIMED
 
 
-def test_only_the_very_bytes_of_an_authenticated_hello_are_known_again_and_not_for_long() -> None:
+def test_only_identical_bytes_of_an_authenticated_hello_are_recognised_for_a_limited_time() -> None:
     relays = Relays(OWNER)
     assert not relays.table.repeats_hello(b"hello", FIRST, 0.0)
     relays.receive_hello(RelayHello((1,), 1), FIRST, 0.0, b"hello")

@@ -11,7 +11,7 @@ def a_route(number: int, *, ingress: int = 1) -> Route:
     return Route(Path.of("203.0.113.1", number, ingress=ingress), FIRST, b"header")
 
 
-def test_paths_of_a_silent_relay_go_by_another_of_their_ingress() -> None:
+def test_paths_of_a_silent_relay_use_another_relay_of_their_ingress() -> None:
     table, routes = RelayTable(), RouteTable()
     table.receive_hello(RelayHello((1, 2), 1), FIRST, 0.0)
     table.receive_hello(RelayHello((1,), 2), SECOND, SILENT_AFTER)
@@ -35,7 +35,7 @@ def test_paths_follow_the_shared_address_of_their_ingress() -> None:
     assert routes.check_ingress(1, table) == 0
 
 
-def test_a_closed_route_stays_as_it_was() -> None:
+def test_a_closed_route_does_not_change() -> None:
     table, routes = RelayTable(), RouteTable()
     table.receive_hello(RelayHello((1,), 2), SECOND, 0.0)
     route = a_route(1)

@@ -38,7 +38,7 @@ def test_encoding_inverts_decoding(packet: RtcpPacket) -> None:
     assert decode_rtcp(data) == [packet]
 
 
-def test_a_nack_stands_as_rfc_4585_puts_it() -> None:
+def test_a_nack_has_the_format_of_rfc_4585() -> None:
     data = bytes.fromhex("81cd0003 00000001 00000002 ffff 8001")
     assert decode_rtcp(data) == [GenericNack(1, 2, (0xFFFF, 0x0000, 0x000F))]
     assert encode_rtcp([GenericNack(1, 2, (0xFFFF, 0x0000, 0x000F))]) == data
@@ -53,7 +53,7 @@ def test_a_nack_stands_as_rfc_4585_puts_it() -> None:
         ("d200", (1, None, 0x0203)),  # two bits each: 01 00 10
     ],
 )
-def test_transport_feedback_stands_as_the_draft_puts_it(chunks: str, deltas: tuple[int | None, ...]) -> None:
+def test_transport_feedback_has_the_format_of_the_draft(chunks: str, deltas: tuple[int | None, ...]) -> None:
     times = "".join(f"{delta:02x}" if delta < 256 else f"{delta:04x}" for delta in deltas if delta is not None)
     body = f"00000001 00000002 0005 {len(deltas):04x} 800001 ff {chunks} {times}".replace(" ", "")
     body += "00" * (-len(body) // 2 % 4)
@@ -76,20 +76,20 @@ def test_padding_behind_the_deltas_may_be_marked() -> None:
         "00000001 00000002 0005 0001 800001ff 60010101",  # a reserved symbol
     ],
 )
-def test_what_is_no_feedback_is_refused(body: str) -> None:
+def test_malformed_feedback_is_refused(body: str) -> None:
     data = bytes.fromhex(body)
     with pytest.raises(DecodeError):
         decode_rtcp(b"\x8f\xcd" + (len(data) // 4).to_bytes(2, "big") + data)
 
 
 @pytest.mark.parametrize("count", [0, MAX_STATUSES + 1])
-def test_feedback_on_nothing_or_too_much_cannot_be_sent(count: int) -> None:
+def test_feedback_on_no_packets_or_too_many_is_refused(count: int) -> None:
     with pytest.raises(LocalProtocolError):
         feedback(*[1] * count).encode()
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_pattern_of_losses_and_delays_survives(seed: int) -> None:
+def test_any_pattern_of_losses_and_delays_survives_encoding(seed: int) -> None:
     print("seed", seed)
     rng = random.Random(seed)
     for _ in range(500):
@@ -114,6 +114,6 @@ def test_mutated_feedback_raises_only_decode_errors(seed: int) -> None:
                 assert decode_rtcp(encode_rtcp([packet])) == [packet]
 
 
-def test_of_a_nack_that_asks_for_much_the_first_packets_are_read() -> None:
+def test_only_the_first_packets_of_a_large_nack_are_read() -> None:
     nack = GenericNack(1, 2, tuple(range(100, 100 + 5 * MAX_SEQUENCES)))
     assert decode_rtcp(encode_rtcp([nack])) == [GenericNack(1, 2, nack.sequences[:MAX_SEQUENCES])]

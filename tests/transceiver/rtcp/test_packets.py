@@ -47,7 +47,7 @@ def test_encoding_inverts_decoding(packet: RtcpPacket) -> None:
     assert decode_rtcp(data) == [packet]
 
 
-def test_fields_stand_where_rfc_3550_puts_them() -> None:
+def test_fields_have_the_positions_of_rfc_3550() -> None:
     data = bytes.fromhex(
         "81c9 0007 00000001"  # RR, one block
         "00000002 40fffffe 00010005 00000006 00000007 00000008"
@@ -94,7 +94,7 @@ def test_a_malformed_packet_does_not_hide_the_others(malformed: str) -> None:
 
 
 @pytest.mark.parametrize("rest", ["80", "0000", "00c90001 00000007", "80c90009 00000007"])
-def test_what_stands_before_a_broken_end_is_taken(rest: str) -> None:
+def test_packets_before_a_malformed_end_are_decoded(rest: str) -> None:
     errors: list[DecodeError] = []
     assert decode_rtcp(encode_rtcp(COMPOUND) + bytes.fromhex(rest), errors.append) == list(COMPOUND)
     assert len(errors) == 1
@@ -119,12 +119,12 @@ def test_what_stands_before_a_broken_end_is_taken(rest: str) -> None:
         "a0cb0001 00000000",
     ],
 )
-def test_what_is_no_rtcp_is_refused(data: str) -> None:
+def test_malformed_rtcp_is_refused(data: str) -> None:
     with pytest.raises(DecodeError):
         decode_rtcp(bytes.fromhex(data))
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_more_report_blocks_than_fit_are_refused() -> None:
     with pytest.raises(LocalProtocolError):
         encode_rtcp([ReceiverReport(1, (BLOCK,) * 32)])
 

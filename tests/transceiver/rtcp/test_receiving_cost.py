@@ -97,7 +97,7 @@ COMPOUNDS = {
 
 
 @pytest.mark.parametrize("name", COMPOUNDS)
-def test_a_compound_costs_a_bounded_amount(name: str) -> None:
+def test_the_cost_of_a_compound_is_bounded(name: str) -> None:
     data = COMPOUNDS[name]
     assert len(data) <= PACKET_SIZE
     work = ReceivingCall().receive(data)
@@ -106,12 +106,12 @@ def test_a_compound_costs_a_bounded_amount(name: str) -> None:
     assert work.lines <= MAX_LINES
 
 
-def test_more_transport_wide_feedback_costs_no_more_once_it_is_about_enough_packets() -> None:
+def test_the_cost_of_transport_wide_feedback_is_bounded() -> None:
     one = transport_feedback(MAX_STATUSES, NONE_RECEIVED)
     assert ReceivingCall().receive(one * 40).lines < 1.5 * ReceivingCall().receive(one).lines
 
 
-def test_feedback_beyond_the_most_packets_leaves_the_rest_of_the_compound() -> None:
+def test_feedback_beyond_the_limit_does_not_affect_the_rest_of_the_compound() -> None:
     call = ReceivingCall()
     call.receive(transport_feedback(MAX_STATUSES, NONE_RECEIVED) * 2 + encode_rtcp([ReceiverReport(1, (BLOCK,))]))
     assert call.reporter.peer_report == BLOCK
@@ -126,7 +126,7 @@ def test_nacks_of_one_compound_share_a_bound() -> None:
     assert statistics["resent"] + statistics["refused"] == MAX_REQUESTED
 
 
-def test_a_call_with_a_new_source_every_second_counts_each_and_remembers_few() -> None:
+def test_each_of_many_sources_is_counted_and_few_are_remembered() -> None:
     """A push-to-talk device, which takes another SSRC whenever it begins to talk."""
     receiver = RtpReceiver(48_000)
     for source in range(1000, 1200):
@@ -140,7 +140,7 @@ def test_a_call_with_a_new_source_every_second_counts_each_and_remembers_few() -
     assert set(receiver.sources) == set(range(1200 - 31, 1200))
 
 
-def test_transport_feedback_of_the_wire_is_read_as_before() -> None:
+def test_transport_feedback_from_the_wire_is_decoded() -> None:
     """Symbols behind the last one wanted are left out, and the deltas follow the chunks."""
     data = transport_feedback(9, struct.pack("!H", 0x9555), b"\1\2\3\4", base=1)
     call = ReceivingCall()

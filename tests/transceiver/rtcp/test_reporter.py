@@ -63,12 +63,12 @@ def run_call(delay: float, *, seconds: float, lose_every: int = 0) -> tuple[End,
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
-def test_round_trip_is_measured_though_the_clocks_differ(delay: float) -> None:
+def test_the_round_trip_is_measured_between_different_clocks(delay: float) -> None:
     for end in run_call(delay, seconds=15.0):
         assert end.reporter.round_trip == pytest.approx(2 * delay, abs=0.001)
 
 
-def test_the_sender_learns_of_loss() -> None:
+def test_the_sender_receives_the_reported_loss() -> None:
     near, far = run_call(0.02, seconds=20.0, lose_every=5)
     assert near.reporter.peer_report is not None
     assert near.reporter.peer_report.fraction_lost / 256 == pytest.approx(0.2, abs=0.03)
@@ -101,7 +101,7 @@ def due_report(reporter: Reporter) -> list[object]:
     return list(decode_rtcp(data))
 
 
-def test_a_sender_report_is_for_senders() -> None:
+def test_only_a_sender_sends_sender_reports() -> None:
     end = End(1)
     reporter = end.reporter
     reporter.start(0.0)
@@ -126,7 +126,7 @@ def test_only_sources_received_since_the_last_report_are_reported() -> None:
     assert due_report(reporter)[0] == ReceiverReport(1)
 
 
-def test_a_report_has_room_for_as_many_sources_as_are_tracked() -> None:
+def test_a_report_holds_all_tracked_sources() -> None:
     end = End(1)
     end.reporter.start(0.0)
     for ssrc in range(10, 10 + MAX_SOURCES + 3):
@@ -143,7 +143,7 @@ def test_malformed_reports_are_counted() -> None:
     assert (reporter.counters.malformed, reporter.counters.received) == (1, 1)
 
 
-def test_a_report_beside_a_malformed_packet_counts_as_both() -> None:
+def test_a_report_with_a_malformed_packet_counts_as_received_and_malformed() -> None:
     """A source description with a wrong length behind it, as some phones send."""
     reporter = make_reporter(1)
     block = ReportBlock(1, 0, 0, 0, 0, 0, 0)
@@ -154,7 +154,7 @@ def test_a_report_beside_a_malformed_packet_counts_as_both() -> None:
 
 
 @pytest.mark.parametrize("reduced_size", [False, True])
-def test_feedback_travels_alone_only_where_that_was_negotiated(reduced_size: bool) -> None:
+def test_reduced_size_rtcp_is_sent_only_if_negotiated(reduced_size: bool) -> None:
     sender = SenderStatistics(1, RATE, 0.0)
     reporter = Reporter(sender, {}, "cname", random.Random(1).randbytes, reduced_size=reduced_size)
     nack = GenericNack(1, 5, (7,))
@@ -167,14 +167,14 @@ def test_feedback_travels_alone_only_where_that_was_negotiated(reduced_size: boo
         assert rest[1:] == [nack]
 
 
-def test_packets_without_a_report_are_taken_and_handed_on() -> None:
+def test_feedback_without_a_report_is_accepted() -> None:
     reporter = make_reporter(1)
     nack = GenericNack(5, 1, (7,))
     assert list(reporter.receive(encode_rtcp([nack]), 0.0)) == [nack]
     assert list(reporter.receive(b"\x80\xc8\x00\x06junk", 0.0)) == []
 
 
-def test_bye_is_a_compound_and_the_last_word() -> None:
+def test_bye_is_sent_in_a_compound_and_no_report_follows() -> None:
     reporter = make_reporter(1)
     reporter.start(0.0)
     report, description, bye = decode_rtcp(reporter.bye())

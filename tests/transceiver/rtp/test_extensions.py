@@ -18,7 +18,7 @@ ONE_BYTE, TWO_BYTE = 0xBEDE, 0x1000
         ({255: bytes(255)}, TWO_BYTE),
     ],
 )
-def test_encoding_takes_the_smallest_form(elements: dict[int, bytes], profile: int) -> None:
+def test_encoding_uses_the_smallest_form(elements: dict[int, bytes], profile: int) -> None:
     encoded_profile, data = encode_extensions(elements)
     assert encoded_profile == profile
     assert len(data) % 4 == 0
@@ -26,7 +26,7 @@ def test_encoding_takes_the_smallest_form(elements: dict[int, bytes], profile: i
 
 
 @pytest.mark.parametrize("elements", [{0: b"x"}, {256: b"x"}, {1: bytes(256)}])
-def test_what_has_no_form_is_refused(elements: dict[int, bytes]) -> None:
+def test_elements_without_an_encoding_are_refused(elements: dict[int, bytes]) -> None:
     with pytest.raises(LocalProtocolError):
         encode_extensions(elements)
 
@@ -47,6 +47,6 @@ def test_padding_and_unknown_extension_profiles_are_read(profile: int, data: byt
 @pytest.mark.parametrize(
     ("profile", "data"), [(ONE_BYTE, b"\x13abc"), (TWO_BYTE, b"\x01\x03ab"), (TWO_BYTE, b"\x01\x01a\x02")]
 )
-def test_elements_that_run_over_the_end_are_refused(profile: int, data: bytes) -> None:
+def test_elements_longer_than_the_extension_are_refused(profile: int, data: bytes) -> None:
     with pytest.raises(DecodeError):
         decode_extensions(profile, data)

@@ -14,7 +14,7 @@ def written(writer: ExtensionWriter, now: float) -> RtpPacket:
     return decode_rtp(bytes((0x90 if extension else 0x80, 111)) + bytes(10) + extension + b"speech")
 
 
-def test_each_packet_carries_send_time_and_number_and_the_first_ones_their_mid() -> None:
+def test_packets_carry_send_time_and_sequence_number_and_the_first_ones_the_mid() -> None:
     writer = ExtensionWriter(IDS, "audio")
     for number in range(MID_PACKETS + 3):
         packet = written(writer, 63.75)
@@ -43,14 +43,14 @@ def test_send_time_and_number_wrap() -> None:
         ({TRANSPORT_SEQUENCE: 14}, "0", {14: bytes(2)}),
     ],
 )
-def test_only_what_was_negotiated_is_written(ids: dict[str, int], mid: str, elements: dict[int, bytes]) -> None:
+def test_only_negotiated_extensions_are_written(ids: dict[str, int], mid: str, elements: dict[int, bytes]) -> None:
     packet = written(ExtensionWriter(ids, mid), 0.0)
     assert packet.extensions == elements
     assert (packet.extension_profile is None) == (not elements)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_field_is_read_wherever_a_packet_has_it(seed: int) -> None:
+def test_an_extension_is_read_at_any_position(seed: int) -> None:
     """Layouts change from packet to packet, and other elements hold bytes that look like headers."""
     print("seed", seed)
     rng = random.Random(seed)
@@ -75,7 +75,7 @@ def test_a_field_is_read_wherever_a_packet_has_it(seed: int) -> None:
         ("", None),
     ],
 )
-def test_broken_extensions_have_no_field(data: str, value: int | None) -> None:
+def test_malformed_extensions_yield_no_value(data: str, value: int | None) -> None:
     reader = FieldReader(3, 2)
     for _ in range(2):
         assert reader.read(0xBEDE, bytes.fromhex(data)) == value

@@ -24,7 +24,7 @@ def kept(first: int, count: int) -> RetransmissionBuffer:
     return packets
 
 
-def test_the_last_packets_are_kept_as_they_left_across_the_wrap() -> None:
+def test_the_latest_sent_packets_are_kept_across_the_wrap() -> None:
     packets = kept(65530, KEPT_PACKETS)
     for sequence in (65530, 65535, 0, 10):
         assert packets.take(sequence, 1.0) == protected(sequence)
@@ -33,13 +33,13 @@ def test_the_last_packets_are_kept_as_they_left_across_the_wrap() -> None:
     assert (packets.resent, packets.refused) == (4, 2)
 
 
-def test_what_is_old_is_not_sent_again() -> None:
+def test_old_packets_are_not_retransmitted() -> None:
     packets = kept(0, 1)
     assert packets.take(0, MAX_AGE) is not None
     assert packets.take(0, MAX_AGE + 0.1) is None
 
 
-def test_a_peer_that_asks_again_and_again_is_answered_a_few_times() -> None:
+def test_retransmissions_of_one_packet_are_bounded() -> None:
     packets = kept(0, 1)
     answers = [packets.take(0, number * RETRANSMISSION_INTERVAL / 4) for number in range(100)]
     assert [bool(answer) for answer in answers[:5]] == [True, False, False, False, True]
@@ -72,7 +72,7 @@ def test_gaps_are_requested_at_once(sequences: tuple[int, ...], asked: list[int]
     assert (missing.due < inf) == bool(asked)
 
 
-def test_a_hole_is_asked_for_once_a_round_trip_while_an_answer_can_come_in_time() -> None:
+def test_a_missing_packet_is_requested_once_per_round_trip_while_it_can_arrive_in_time() -> None:
     missing, asked = missing_after(1, 3), []
     while missing.due < inf:
         now = missing.due
@@ -88,7 +88,7 @@ def test_requests_for_one_packet_are_bounded() -> None:
     assert asked == [2] * MAX_REQUESTS
 
 
-def test_what_came_after_it_was_asked_for_was_recovered() -> None:
+def test_a_packet_that_arrives_after_its_request_counts_as_recovered() -> None:
     missing = missing_after(1, 4)
     missing.received(2, 0.0)
     assert list(missing.poll(0.0, 0.06, None)) == [3]
@@ -98,7 +98,7 @@ def test_what_came_after_it_was_asked_for_was_recovered() -> None:
     assert missing.due == inf
 
 
-def test_another_stream_has_no_holes_of_the_one_before() -> None:
+def test_a_new_stream_has_no_missing_packets_of_the_previous_one() -> None:
     missing = missing_after(1, 3)
     missing.restart()
     missing.received(500, 0.0)

@@ -28,7 +28,7 @@ def test_encoding_inverts_decoding(packet: RtpPacket) -> None:
     assert decode_rtp(packet.encode()) == packet
 
 
-def test_fields_stand_where_rfc_3550_puts_them() -> None:
+def test_fields_have_the_positions_of_rfc_3550() -> None:
     data = bytes.fromhex("b1e0 0102 03040506 0708090a 0000000b bede0001 10850000 cafe 0002")
     packet = decode_rtp(data)
     assert packet == RtpPacket(
@@ -62,12 +62,12 @@ def test_fields_stand_where_rfc_3550_puts_them() -> None:
     ],
     ids=["empty", "short", "version", "csrc", "extension", "extension length", "padding", "long padding", "no padding"],
 )
-def test_what_is_no_rtp_is_refused(data: bytes) -> None:
+def test_malformed_rtp_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         decode_rtp(data)
 
 
-def test_an_extension_fills_words() -> None:
+def test_an_extension_is_padded_to_words() -> None:
     with pytest.raises(LocalProtocolError):
         PLAIN._replace(extension_profile=0xBEDE, extension_data=b"abc").encode()
 

@@ -60,7 +60,7 @@ def converse(near: End, far: End, *, lose_every: int, delay: float = 0.01, packe
             far.receive(again, now + 3 * delay)
 
 
-def test_losses_are_recovered_and_reported_to_both_sides() -> None:
+def test_lost_packets_are_recovered_and_losses_reported_to_both_sides() -> None:
     near, far = End(1), End(2)
     converse(near, far, lose_every=10)
     assert sorted(far.received) == list(range(499))
@@ -72,7 +72,7 @@ def test_losses_are_recovered_and_reported_to_both_sides() -> None:
     assert figures["sent_feedback"]["received"] > 480
 
 
-def test_without_nack_losses_remain_and_are_reported() -> None:
+def test_losses_without_nack_are_not_recovered_but_reported() -> None:
     options = RtpOptions({TRANSPORT_SEQUENCE: 3}, "0", (TRANSPORT_CC,))
     near, far = End(1, options), End(2, options)
     converse(near, far, lose_every=10)
@@ -100,7 +100,7 @@ def test_no_feedback_is_sent_that_was_not_negotiated(options: RtpOptions) -> Non
     assert near.statistics == {"sent_feedback": None, "nack": None}
 
 
-def test_feedback_on_the_last_packets_comes_by_itself() -> None:
+def test_feedback_on_the_last_packets_is_sent_by_a_timer() -> None:
     near, far = End(1), End(2)
     assert not far.receive(near.send(0.0), 0.0)
     due = far.receiver.poll_timeout()
@@ -111,7 +111,7 @@ def test_feedback_on_the_last_packets_comes_by_itself() -> None:
     assert far.receiver.poll_timeout() == inf
 
 
-def test_requests_for_another_source_and_other_packets_are_passed_over() -> None:
+def test_nacks_of_another_source_and_reports_cause_no_retransmission() -> None:
     near = End(1)
     near.send(0.0)
     near.sender.receive_feedback(GenericNack(2, 9, (0,)), 0.0)
@@ -121,7 +121,7 @@ def test_requests_for_another_source_and_other_packets_are_passed_over() -> None
     assert near.sender.poll_retransmission() is not None
 
 
-def test_a_request_for_everything_is_answered_with_what_is_kept() -> None:
+def test_a_nack_of_all_packets_is_answered_with_those_kept() -> None:
     near = End(1)
     for number in range(200):
         near.send(number * 0.001)
@@ -130,7 +130,7 @@ def test_a_request_for_everything_is_answered_with_what_is_kept() -> None:
     assert len(list(iter(near.sender.poll_retransmission, None))) <= 64
 
 
-def test_another_source_begins_without_holes() -> None:
+def test_a_new_source_starts_without_missing_packets() -> None:
     far = End(2)
     for ssrc, sequence in ((1, 5), (9, 700), (9, 701)):
         packet = RtpSender(ssrc, 111, sequence).packet(b"", 0)

@@ -12,13 +12,13 @@ def block(ticks: int, size: int, payload_type: int = OPUS) -> bytes:
     return bytes((0x80 | payload_type, ticks >> 6, (ticks & 0x3F) << 2 | size >> 8, size & 0xFF))
 
 
-def test_a_payload_comes_with_those_before_it() -> None:
+def test_a_payload_carries_the_previous_ones_as_redundant_blocks() -> None:
     data = block(1920, 3) + block(960, 2) + bytes((OPUS,)) + b"one" + b"22" + b"three"
     assert decode_red(data, OPUS) == (b"three", [RedundantBlock(1920, b"one"), RedundantBlock(960, b"22")])
     assert decode_red(bytes((OPUS,)) + b"alone", OPUS) == (b"alone", [])
 
 
-def test_blocks_without_use_are_left_out() -> None:
+def test_empty_blocks_and_blocks_of_other_payload_types_are_ignored() -> None:
     data = block(1920, 3, payload_type=0) + block(960, 0) + bytes((OPUS,)) + b"one" + b"own"
     assert decode_red(data, OPUS) == (b"own", [])
 
@@ -34,13 +34,13 @@ def test_blocks_without_use_are_left_out() -> None:
         block(960, 0) * 9 + bytes((OPUS,)) + b"own",
     ],
 )
-def test_what_is_no_red_is_refused(data: bytes) -> None:
+def test_malformed_red_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         decode_red(data, OPUS)
 
 
 @pytest.mark.parametrize("distances", [(), (1,), (1, 2), (3,), (3, 6)])
-def test_what_is_encoded_is_decoded(distances: tuple[int, ...]) -> None:
+def test_decoding_inverts_encoding_of_red(distances: tuple[int, ...]) -> None:
     """A stream that has just begun repeats what there is."""
     encoder = RedEncoder(OPUS)
     payloads = [bytes((index,)) * (20 + index) for index in range(9)]
@@ -53,13 +53,13 @@ def test_what_is_encoded_is_decoded(distances: tuple[int, ...]) -> None:
         )
 
 
-def test_timestamps_may_wrap_between() -> None:
+def test_redundant_blocks_are_encoded_across_the_wrap_of_timestamps() -> None:
     encoder = RedEncoder(OPUS)
     encoder.remember(b"before", 0xFFFFFFFF)
     assert decode_red(encoder.encode(b"after", 959, (1,)), OPUS) == (b"after", [RedundantBlock(960, b"before")])
 
 
-def test_what_is_too_old_or_too_long_is_not_repeated() -> None:
+def test_payloads_too_old_or_too_long_are_not_sent_as_redundant_blocks() -> None:
     encoder = RedEncoder(OPUS)
     encoder.remember(b"old", 0)
     assert decode_red(encoder.encode(b"new", MAX_AGE + 1, (1,)), OPUS) == (b"new", [])
@@ -67,14 +67,14 @@ def test_what_is_too_old_or_too_long_is_not_repeated() -> None:
     assert decode_red(encoder.encode(b"ten bytes.", MAX_AGE + 1921, (1,)), OPUS) == (b"ten bytes.", [])
 
 
-def test_of_longer_packets_the_oldest_that_still_helps_is_repeated() -> None:
+def test_the_oldest_longer_packet_within_the_maximum_age_is_repeated() -> None:
     encoder = RedEncoder(OPUS)
     for index in range(8):
         data = encoder.encode(bytes((index,)), index * 2880, (3, 6))
     assert decode_red(data, OPUS) == (bytes((7,)), [RedundantBlock(5760, bytes((5,)))])
 
 
-def test_a_block_of_its_own_of_another_type_is_told_from_nonsense() -> None:
+def test_a_primary_block_of_another_type_differs_from_malformed_red() -> None:
     """A telephone event that repeats the audio before it, say."""
     with pytest.raises(OtherPayloadError):
         decode_red(b"\xef\x0f\x00\x02" + b"\x7e" + b"ab" + b"\x05\x0a\x03\x20", 111)

@@ -15,7 +15,7 @@ def test_a_stream_never_begins_just_before_a_wrap() -> None:
     assert RtpSender(ssrc=5, payload_type=111, sequence=0xFFFF).sequence == 0x7FFF
 
 
-def test_packets_carry_what_they_are_given() -> None:
+def test_packets_carry_their_payload_and_timestamp() -> None:
     sender = RtpSender(ssrc=0xFFFFFFFF, payload_type=96, sequence=7)
     sender.negotiate(RtpOptions({MID: 3}, "0"))
     packet = decode_rtp(sender.packet(b"speech", (1 << 32) + 960, marker=True))

@@ -26,7 +26,7 @@ def receive(statistics: ReceiverStatistics, numbers: list[int], *, start: float 
         ([0, 2999], 2998, 255, 2999),
     ],
 )
-def test_loss(numbers: list[int], lost: int, fraction: int, highest: int) -> None:
+def test_losses_are_counted(numbers: list[int], lost: int, fraction: int, highest: int) -> None:
     statistics = ReceiverStatistics(1, RATE)
     receive(statistics, numbers)
     block = statistics.report(100.0)
@@ -34,7 +34,7 @@ def test_loss(numbers: list[int], lost: int, fraction: int, highest: int) -> Non
     assert statistics.packets_lost == lost
 
 
-def test_fraction_is_of_the_last_interval() -> None:
+def test_the_fraction_lost_covers_the_last_interval() -> None:
     statistics = ReceiverStatistics(1, RATE)
     receive(statistics, [0, 1, 2, 9])
     assert statistics.report(1.0).fraction_lost == 153
@@ -44,7 +44,7 @@ def test_fraction_is_of_the_last_interval() -> None:
     assert statistics.report(3.0).fraction_lost == 0  # nothing expected, nothing lost
 
 
-def test_a_source_that_begins_anew_is_not_a_loss() -> None:
+def test_a_source_that_restarts_is_not_a_loss() -> None:
     statistics = ReceiverStatistics(1, RATE)
     receive(statistics, [*range(100)])
     receive(statistics, [20000])  # alone: a stray
@@ -55,14 +55,14 @@ def test_a_source_that_begins_anew_is_not_a_loss() -> None:
     assert (block.highest_sequence, block.packets_lost) == (40002, 0)
 
 
-def test_even_packets_have_no_jitter_even_across_the_wrap_of_timestamps() -> None:
+def test_regular_packets_have_no_jitter_across_the_wrap_of_timestamps() -> None:
     statistics = ReceiverStatistics(1, RATE)
     first = (1 << 32) // FRAME - 50
     receive(statistics, [*range(first, first + 100)], start=-first * 0.02)
     assert statistics.report(2.0).jitter == 0
 
 
-def test_one_deviation_counts_a_sixteenth() -> None:
+def test_one_deviation_changes_the_jitter_by_a_sixteenth() -> None:
     statistics = ReceiverStatistics(1, RATE)
     statistics.packet_received(0, 0, 0.0)
     statistics.packet_received(1, FRAME, 0.02 + 0.016)
@@ -87,7 +87,7 @@ def test_the_last_sender_report_is_echoed() -> None:
     assert (block.last_sr, block.delay) == (0x56789ABC, 3 * 0x8000)
 
 
-def test_sender_report_tells_one_instant_on_both_clocks() -> None:
+def test_a_sender_report_has_one_instant_on_both_clocks() -> None:
     statistics = SenderStatistics(ssrc=9, clock_rate=RATE, ntp_offset=3_900_000_000.0)
     for number in range(3):
         statistics.packet_sent(0xFFFFFFFF - FRAME + number * FRAME, 100, number * 0.02)
@@ -97,7 +97,7 @@ def test_sender_report_tells_one_instant_on_both_clocks() -> None:
     assert report.ntp_time / (1 << 32) == pytest.approx(3_900_000_000.54, abs=1e-5)
 
 
-def test_packets_of_another_clock_count_but_do_not_jitter() -> None:
+def test_packets_of_another_clock_are_counted_without_effect_on_jitter() -> None:
     """A telephone event's timestamp is that of its begin, however long it lasts (RFC 4733 §2.2.1)."""
     statistics = ReceiverStatistics(1, RATE)
     for index in range(100):

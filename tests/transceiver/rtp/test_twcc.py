@@ -67,7 +67,7 @@ def test_a_late_packet_is_reported_together_with_those_around_it() -> None:
     assert told(receiver) == approximately({12: 0.4})
 
 
-def test_no_rounding_adds_up() -> None:
+def test_rounding_errors_do_not_accumulate() -> None:
     receiver = TwccReceiver()
     times: dict[int, float | None] = {number: 5.0 + number * 0.0201 for number in range(MAX_PENDING)}
     for number, at in times.items():
@@ -75,7 +75,7 @@ def test_no_rounding_adds_up() -> None:
     assert told(receiver) == approximately(times)
 
 
-def test_feedback_comes_with_a_packet_or_a_little_later_by_itself() -> None:
+def test_feedback_is_due_with_a_packet_or_soon_after_by_a_timer() -> None:
     receiver = TwccReceiver()
     assert receiver.due == receiver.deadline == inf
     receiver.received(1, 5.0)
@@ -131,7 +131,7 @@ def run(delays: list[float | None], *, offset: float = 1000.0) -> TwccSender:
     return sender
 
 
-def test_the_sender_learns_of_losses_and_queues() -> None:
+def test_the_sender_measures_losses_and_delay() -> None:
     sender = run([None if number % 5 == 4 else 0.03 for number in range(1000)])
     assert sender.loss == pytest.approx(0.2, abs=0.03)
     assert sender.received == pytest.approx(800, abs=5)
@@ -168,7 +168,7 @@ def test_feedback_on_packets_never_sent_changes_nothing() -> None:
     assert (sender.received, sender.lost, sender.loss, sender.delay) == (0, 0, 0.0, None)
 
 
-def test_feedback_tells_of_what_is_remembered_whatever_else_it_names() -> None:
+def test_feedback_is_evaluated_for_remembered_packets_only() -> None:
     """Arrival times of packets that are forgotten, or never left, are only a way to those of packets that are known."""
     sender, alone = TwccSender(), TwccSender()
     for number in range(1000):
@@ -182,7 +182,7 @@ def test_feedback_tells_of_what_is_remembered_whatever_else_it_names() -> None:
     assert (sender.received, sender.lost) == (256, 0), "they were known to be received"
 
 
-def test_a_number_used_anew_is_another_packet() -> None:
+def test_a_reused_sequence_number_is_a_new_packet() -> None:
     sender = TwccSender()
     for _ in range(2):
         sender.sent(5, 1.0)
