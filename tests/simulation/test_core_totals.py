@@ -39,7 +39,7 @@ def test_totals_are_those_of_running_and_ended_calls() -> None:
     assert all(difference > 0 for difference in changed.values())
 
 
-def test_a_counter_that_is_corrected_downwards_lowers_no_total() -> None:
+def test_totals_do_not_decrease_when_a_counter_is_corrected_downwards() -> None:
     sums = CoreTotals()
     pair = CallPair().connect()
     counters = pair.call.stream.uplink.jitter.counters
@@ -50,7 +50,7 @@ def test_a_counter_that_is_corrected_downwards_lowers_no_total() -> None:
         assert totals(sums)["jitter_buffer", "lost"] == expected
 
 
-def test_a_call_counts_no_more_after_its_end() -> None:
+def test_counters_of_an_ended_call_are_not_added_again() -> None:
     sums = CoreTotals()
     pair = CallPair().connect()
     sums.begin(pair.call)
@@ -62,7 +62,7 @@ def test_a_call_counts_no_more_after_its_end() -> None:
     assert totals(sums) == before
 
 
-def test_a_call_without_keys_and_channels_counts_nothing_for_them() -> None:
+def test_a_call_without_keys_and_channels_adds_no_counters_of_them() -> None:
     sums = CoreTotals()
     pair = CallPair()
     sums.begin(pair.call)

@@ -48,14 +48,14 @@ FULL = DTLS.ljust(1200, b"\0")
     ],
     ids=["audio with RED", "audio after a stall", "a message of 256 KiB", "a file", "certificates of 20 KB"],
 )
-def test_what_a_call_sends_at_its_peaks_is_within_its_budget(peak: list[Sent]) -> None:
+def test_the_peaks_of_ordinary_calls_are_within_the_budget(peak: list[Sent]) -> None:
     assert refused(AUDIO, FEEDBACK, CHECKS, peak) == 0
 
 
 @pytest.mark.parametrize("datagram", [STUN, DTLS, RTP, RTCP, b"\xff\xff"], ids=bytes.hex)
 @pytest.mark.parametrize("size", [20, 200, 1200])
 @pytest.mark.parametrize("interval", [0.0, 1e-5, 1 / 8000])
-def test_no_more_passes_than_the_burst_and_the_rate(datagram: bytes, size: int, interval: float) -> None:
+def test_admitted_work_is_limited_to_burst_and_rate(datagram: bytes, size: int, interval: float) -> None:
     budget, datagram = Budget(), datagram.ljust(size, b"\0")
     spent, number = 0.0, 10_000
     for index in range(number):
@@ -65,14 +65,14 @@ def test_no_more_passes_than_the_burst_and_the_rate(datagram: bytes, size: int, 
     assert budget.refused + round(spent / price_of(datagram)) == number
 
 
-def test_the_budget_is_whole_again_after_a_while_and_never_more_than_whole() -> None:
+def test_the_budget_refills_up_to_its_maximum() -> None:
     for idle in (1.0, 3600.0):
         budget = Budget()
         for now in (START, START + idle):
             assert sum(budget.admit(FULL, now) for _ in range(10_000)) == int(BURST / price_of(FULL))
 
 
-def test_a_call_is_exhausted_once_it_was_over_its_budget_for_long_and_not_for_one_peak() -> None:
+def test_a_call_is_exhausted_after_a_long_excess_but_not_after_one_peak() -> None:
     budget, flood = Budget(), RTP.ljust(200, b"\0")
     for index in range(8000 * 5):
         budget.admit(flood, START + index / 8000)
@@ -86,7 +86,7 @@ def test_a_call_is_exhausted_once_it_was_over_its_budget_for_long_and_not_for_on
     assert budget.exhausted
 
 
-def test_work_that_is_paid_later_may_be_owed_up_to_a_bound() -> None:
+def test_debt_is_bounded() -> None:
     budget = Budget()
     assert budget.charge(BURST + DEBT - 1, START)
     assert not budget.admit(RTP, START)
@@ -94,7 +94,7 @@ def test_work_that_is_paid_later_may_be_owed_up_to_a_bound() -> None:
     assert budget.admit(RTP, START + (BURST + DEBT) / RATE)
 
 
-def test_a_frame_is_paid_by_its_bytes() -> None:
+def test_a_frame_is_charged_by_its_bytes() -> None:
     """All the audio that credit allows at once, in the format with most bytes, and a few events are within it."""
     budget = Budget()
     audio = frames.Audio(1, bytes(1920), response=1)

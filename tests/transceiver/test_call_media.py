@@ -28,7 +28,7 @@ def can_still_pay(budget: Budget, microseconds: float, now: float) -> bool:
 
 
 @pytest.mark.parametrize("more", [-1.0, 1.0])
-def test_a_call_pays_for_each_millisecond_that_is_concealed(more: float) -> None:
+def test_each_concealed_millisecond_is_charged(more: float) -> None:
     budget, backend = Budget(), RecordingBackend("rtc_1")
     request: Any = SimpleNamespace(direction="sendrecv")
     call_backend: Any = backend

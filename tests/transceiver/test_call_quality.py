@@ -93,13 +93,13 @@ def test_a_minute_without_a_gap_between_two_with_one_is_a_good_minute() -> None:
     ("silence", "responses", "bad"),
     [((10.0, 10.9), (1, 1), 0), ((10.0, 11.3), (1, 1), 1), ((10, 30), (1, 2), 0), ((10, 30), (0, 0), 0)],
 )
-def test_a_silence_within_a_response_is_a_gap_and_one_between_responses_is_none(
+def test_silence_within_a_response_is_a_gap_and_silence_between_responses_is_not(
     silence: tuple[float, float], responses: tuple[int, int], bad: int
 ) -> None:
     assert Watch().run(60, unsaid=silence, responses=responses) == (1, bad)
 
 
-def test_a_muted_caller_has_no_gap_and_one_that_is_gone_has() -> None:
+def test_a_muted_caller_has_no_gap_and_a_silent_one_has() -> None:
     watch = Watch()
     watch.run(10)
     for second in range(10, 50):
@@ -110,7 +110,7 @@ def test_a_muted_caller_has_no_gap_and_one_that_is_gone_has() -> None:
     assert watch.watch.counters.call_minutes_with_gap == 1
 
 
-def test_a_call_that_is_not_connected_has_no_minutes_and_one_that_ended_is_forgotten() -> None:
+def test_only_connected_calls_count_minutes_and_ended_ones_are_forgotten() -> None:
     watch, session = CallQualityMonitor(), FakeSession()
     session.state = "connecting"
     watch.sample(session, START)

@@ -84,7 +84,7 @@ def test_the_only_channel_carries_the_events_whatever_its_label(label: str) -> N
 
 
 @pytest.mark.parametrize("label", [b"caf\xe9", b"\xff\xfe", b"\xc3"])
-def test_a_label_that_is_not_utf_8_names_a_channel_like_any_other(label: bytes) -> None:
+def test_a_channel_may_have_a_label_that_is_not_utf_8(label: bytes) -> None:
     call = ChannelsPair().start()
     opening = bytearray(Open("x" * len(label)).encode())
     opening[-len(label) :] = label
@@ -108,7 +108,7 @@ def test_the_channel_may_be_on_a_stream_of_either_parity(stream: int, client_is_
 
 
 @pytest.mark.parametrize("others_first", [True, False])
-def test_of_several_channels_the_one_called_oai_events_carries_them(others_first: bool) -> None:
+def test_oai_events_carries_the_events_among_several_channels(others_first: bool) -> None:
     call = ChannelsPair().start()
     call.channels.send({"type": "session.created"})
     labels = ["chat", "", "oai-events"] if others_first else ["oai-events", "chat", ""]
@@ -123,7 +123,7 @@ def test_of_several_channels_the_one_called_oai_events_carries_them(others_first
     assert call.received == [(named, event("session.created")), (named, event("session.updated"))]
 
 
-def test_of_several_channels_with_other_labels_the_first_carries_them() -> None:
+def test_the_first_of_several_channels_with_other_labels_carries_the_events() -> None:
     call = ChannelsPair().start()
     first, second = call.client.open_channel("a"), call.client.open_channel("b")
     call.run()
@@ -167,7 +167,7 @@ def test_an_event_of_the_client_ends_the_wait() -> None:
 
 
 @pytest.mark.parametrize("how", ["finish", "abort"])
-def test_what_waits_leaves_before_the_end(how: str) -> None:
+def test_queued_events_are_sent_before_the_call_ends(how: str) -> None:
     """A call that ends within the moment for which events wait."""
     call = ChannelsPair().start()
     channel = call.client.open_channel("chat")
@@ -181,7 +181,7 @@ def test_what_waits_leaves_before_the_end(how: str) -> None:
     assert call.received == [(channel, event("error"))]
 
 
-def test_a_late_oai_events_takes_over_and_gives_back_when_it_closes() -> None:
+def test_a_late_oai_events_channel_carries_the_events_until_it_closes() -> None:
     call = ChannelsPair().start()
     unnamed = call.client.open_channel("")
     call.client_sends(unnamed)
@@ -250,7 +250,7 @@ def test_events_may_be_sent_as_bytes() -> None:
 @pytest.mark.parametrize(
     "peer", [SctpParameters(5001, 1 << 18), SctpParameters(5000, 0), SctpParameters(5000, 1 << 30)]
 )
-def test_ports_and_message_sizes_of_the_offer(peer: SctpParameters) -> None:
+def test_port_and_maximum_message_size_of_the_offer_are_used(peer: SctpParameters) -> None:
     """`a=max-message-size:0` means that any size will do (RFC 8841 §6)."""
     call = ChannelsPair(peer).start()
     channel = call.client.open_channel("oai-events")
@@ -261,7 +261,7 @@ def test_ports_and_message_sizes_of_the_offer(peer: SctpParameters) -> None:
     assert [len(data) for _, data in call.received] == [100_011]
 
 
-def test_an_event_that_overtakes_the_opening_of_an_unordered_channel() -> None:
+def test_an_event_that_arrives_before_the_open_of_its_channel_is_delivered() -> None:
     call = ChannelsPair().start()
     call.client.association.send(2, PayloadProtocol.STRING, EVENT.encode(), ordered=False)
     call.run()
@@ -271,7 +271,7 @@ def test_an_event_that_overtakes_the_opening_of_an_unordered_channel() -> None:
     assert call.taken == 1
 
 
-def test_a_packet_of_malformed_events_is_answered_with_a_few_errors() -> None:
+def test_the_errors_for_malformed_events_of_one_packet_are_bounded() -> None:
     """As many one-byte messages as a packet holds: each error is two hundred times as long."""
     call = ChannelsPair().start()
     channel = call.client.open_channel("oai-events")

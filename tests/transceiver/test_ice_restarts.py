@@ -11,7 +11,7 @@ from antiphon_transceiver.ice_restarts import (
 )
 
 
-def test_restarts_beyond_the_burst_wait_for_the_next_one() -> None:
+def test_restarts_beyond_the_burst_are_paced() -> None:
     limiter = RestartLimiter(0.0)
     for _ in range(RESTARTS_AT_ONCE):
         limiter.count(0.0)
@@ -21,7 +21,7 @@ def test_restarts_beyond_the_burst_wait_for_the_next_one() -> None:
     limiter.count(RESTART_SECONDS)
 
 
-def test_a_call_has_a_last_restart() -> None:
+def test_the_restarts_of_a_call_are_bounded() -> None:
     limiter = RestartLimiter(0.0)
     for number in range(MAX_RESTARTS):
         limiter.count(number * RESTART_SECONDS)

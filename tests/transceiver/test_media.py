@@ -77,7 +77,7 @@ def opus_packets(count: int) -> list[bytes]:
     return [encoder.encode(pcm[start : start + 960]) for start in range(0, len(pcm), 960)]
 
 
-def test_red_fills_the_hole_before_it() -> None:
+def test_redundant_blocks_replace_a_lost_packet() -> None:
     call, red, packets = StreamPair(OPUS, "opus"), RedEncoder(111), opus_packets(4)
     frames = []
     for index, packet in enumerate(packets):
@@ -94,7 +94,7 @@ def test_red_fills_the_hole_before_it() -> None:
 
 
 @pytest.mark.parametrize("payload_type", [111, 63])
-def test_padding_between_packets_is_no_loss(payload_type: int) -> None:
+def test_padding_packets_are_not_lost_audio(payload_type: int) -> None:
     call, packets = StreamPair(OPUS, "opus"), opus_packets(2)
     assert call.hear(0, packets[0], 111)
     assert not call.hear(1, b"", payload_type)
@@ -102,7 +102,7 @@ def test_padding_between_packets_is_no_loss(payload_type: int) -> None:
     assert call.stream.uplink.jitter.counters.lost == call.stream.counters.rtp_bad == 0
 
 
-def test_broken_red_and_other_types_are_counted() -> None:
+def test_malformed_red_and_other_payload_types_are_counted() -> None:
     call = StreamPair(OPUS, "opus")
     assert call.hear(0, b"\xef", 63) == call.hear(1, opus_packets(1)[0], 0) == []
     assert (call.stream.counters.rtp_bad, call.stream.counters.other_payload) == (1, 1)
@@ -129,7 +129,7 @@ def test_red_is_sent_while_the_caller_reports_losses(format: str) -> None:
     assert call.stream.statistics()["sent_repetitions"] == 0
 
 
-def test_redundancy_fades_with_reports_and_not_with_other_rtcp() -> None:
+def test_only_reports_reduce_the_redundancy_after_losses() -> None:
     call = StreamPair(OPUS, "opus")
     call.report(20)
     call.report(0)
@@ -140,7 +140,7 @@ def test_redundancy_fades_with_reports_and_not_with_other_rtcp() -> None:
     assert call.stream.statistics()["sent_repetitions"] == blocks
 
 
-def test_red_reaches_further_back_at_burst_losses() -> None:
+def test_burst_losses_increase_the_redundancy_offsets_of_a_stream() -> None:
     call = StreamPair(OPUS, "opus", RtpOptions({TRANSPORT_SEQUENCE: 3}, feedback=("transport-cc",)))
 
     def say(times: int) -> list[RtpPacket]:
@@ -162,14 +162,14 @@ def test_red_reaches_further_back_at_burst_losses() -> None:
     assert again == [RedundantBlock(5760, payloads[-6]), RedundantBlock(2880, payloads[-3])]
 
 
-def test_without_red_no_loss_makes_it_sent() -> None:
+def test_red_is_not_sent_if_not_negotiated() -> None:
     call = StreamPair(Codec("opus", 111, 48_000), "opus")
     call.report(50)
     assert [packet.payload_type for packet in call.say(opus_packets(1)[0])] == [111]
 
 
 @pytest.mark.parametrize("format", ["opus", "pcm16/16000"])
-def test_g711_is_spoken_both_ways(format: str) -> None:
+def test_g711_passes_in_both_directions(format: str) -> None:
     call = StreamPair(PCMA, format)
     frames = [frame for index in range(3) for frame in call.hear(index, bytes(160), 8)]
     samples = 960 if format == "opus" else 320
@@ -211,7 +211,7 @@ EVENT = b"\x05\x0a\x03\x20"
         pytest.param(97, b"", id="padding of another type"),
     ],
 )
-def test_other_payload_types_beside_the_audio_and_in_its_stead_are_not_lost(payload_type: int, payload: bytes) -> None:
+def test_packets_of_other_payload_types_are_not_lost_audio(payload_type: int, payload: bytes) -> None:
     """A second beside the audio, and half a second in its stead."""
     packets, sequence, number = [], 100, 0
     for index in range(400):
@@ -229,7 +229,7 @@ def test_other_payload_types_beside_the_audio_and_in_its_stead_are_not_lost(payl
     assert listener.stream.receiver.sources[sender_clocks.SSRC].jitter < 0.001
 
 
-def test_comfort_noise_of_g711_is_followed_by_a_pause_not_by_a_loss() -> None:
+def test_comfort_noise_of_g711_starts_a_pause_and_is_not_a_loss() -> None:
     packets, sequence = [], 0
     for index in range(300):
         if index % 100 < 50:
@@ -243,7 +243,7 @@ def test_comfort_noise_of_g711_is_followed_by_a_pause_not_by_a_loss() -> None:
     assert listener.requested == []
 
 
-def test_another_type_that_comes_late_or_beside_a_loss_hides_none() -> None:
+def test_late_packets_of_another_payload_type_do_not_hide_a_loss() -> None:
     """Overtaken by the audio behind it; and where audio was lost beside it, that alone is asked for and concealed."""
     events = range(10, 100, 10)
     packets = []
@@ -305,7 +305,7 @@ def test_a_source_that_sent_a_bye_is_received_again_after_a_hold(music_ends: boo
     assert call.stream.counters.ended_source == 1
 
 
-def test_telephone_events_of_a_source_that_goes_on_after_its_bye_are_not_lost() -> None:
+def test_telephone_events_of_a_source_that_continues_after_its_bye_are_not_lost() -> None:
     """A browser sends a BYE when a track is taken away, and goes on with the same source for the next track."""
     call, (packet,) = StreamPair(OPUS, "opus"), opus_packets(1)
     assert call.hear(0, packet, 111)
@@ -332,7 +332,7 @@ def test_another_packet_type_of_an_unknown_or_ended_source_is_ignored() -> None:
     assert call.stream.counters.other_payload == 2
 
 
-def test_statistics_show_audio_that_came_faster_than_time() -> None:
+def test_statistics_show_audio_faster_than_real_time() -> None:
     listener = listen(
         [Packet(index * FRAME / 60, rtp(index, index * 960, sender_clocks.opus(index))) for index in range(3000)]
     )
@@ -340,7 +340,7 @@ def test_statistics_show_audio_that_came_faster_than_time() -> None:
     assert len(listener.heard) * FRAME < 4
 
 
-def test_another_source_of_another_type_disturbs_no_request() -> None:
+def test_a_source_of_another_payload_type_does_not_affect_nacks() -> None:
     """As packets of retransmission or of probing, which have a source of their own."""
     other = RtpPacket(False, 97, 40_000, 0, 99, bytes(200)).encode()
     listener = listen(
@@ -353,7 +353,7 @@ def test_another_source_of_another_type_disturbs_no_request() -> None:
     assert set(listener.requested) == {1}
 
 
-def test_telephone_events_do_not_disturb_the_jitter_reported() -> None:
+def test_telephone_events_do_not_affect_the_reported_jitter() -> None:
     packets = []
     for index in range(50):
         packets.append(Packet(index * FRAME, rtp(2 * index, index * 960, sender_clocks.opus(index))))

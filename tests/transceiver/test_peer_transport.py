@@ -70,7 +70,7 @@ def unmute(station: Station[Any]) -> None:
 
 
 @pytest.mark.parametrize("client", ["left", "right"])
-def test_connects_in_either_dtls_role(client: str) -> None:
+def test_transports_connect_in_either_dtls_role(client: str) -> None:
     peers = TransportPeers(client).connect()
     for station in (peers.network.left, peers.network.right):
         (connected,) = of(station, Connected)
@@ -115,7 +115,7 @@ def test_rtp_and_rtcp_arrive_decrypted_with_their_time() -> None:
     assert of(peers.network.right, RtcpReceived) == [RtcpReceived(RTCP)]
 
 
-def test_a_datagram_sent_again_is_the_same_and_a_replay_for_the_peer() -> None:
+def test_a_retransmitted_packet_has_the_same_bytes_and_is_a_replay_for_the_peer() -> None:
     peers = TransportPeers().connect()
     peers.left.send_protected(peers.left.send_rtp(RTP))
     peers.run(1)
@@ -123,7 +123,7 @@ def test_a_datagram_sent_again_is_the_same_and_a_replay_for_the_peer() -> None:
     assert peers.right.counters.srtp_failed == 1
 
 
-def test_messages_take_the_data_channels() -> None:
+def test_messages_are_sent_over_data_channels() -> None:
     peers = TransportPeers().connect()
     number = channel(peers.left).open_channel("events")
     peers.left.flush(peers.network.now)
@@ -137,7 +137,7 @@ def test_messages_take_the_data_channels() -> None:
     assert of(peers.network.left, MessageReceived) == [MessageReceived(number, "down")]
 
 
-def test_media_before_the_handshake_is_an_error_of_the_caller() -> None:
+def test_sending_media_before_the_handshake_raises_an_error() -> None:
     peers = TransportPeers()
     with pytest.raises(LocalProtocolError):
         peers.left.send_rtp(RTP)
@@ -164,7 +164,7 @@ def test_rtp_that_arrives_before_its_keys_is_reported_after_connected_with_its_o
     assert received.arrived == pytest.approx(sent_at + DELAY)
 
 
-def test_authenticated_tells_what_came_from_the_peer() -> None:
+def test_authenticated_is_true_only_for_datagrams_of_the_peer() -> None:
     peers = TransportPeers().connect()
     caught: list[bytes] = []
     peers.network.left.rewrite = lambda datagram: caught.append(datagram) or []  # type: ignore[func-returns-value]
@@ -196,7 +196,7 @@ def test_a_handshake_from_an_address_without_a_check_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("closing", ["left", "right"])
-def test_close_releases_every_path_and_the_peer_learns_of_it_although_the_alert_was_lost(closing: str) -> None:
+def test_close_releases_every_path_and_retransmits_a_lost_close_alert(closing: str) -> None:
     peers = TransportPeers().connect()
     near, far = peers.network.left, peers.network.right
     transport = peers.left if closing == "left" else peers.right
@@ -217,7 +217,7 @@ def test_close_releases_every_path_and_the_peer_learns_of_it_although_the_alert_
     assert (transport.poll_event(), transport.poll_transmit()) == (None, None)
 
 
-def test_a_restart_keeps_the_keys_and_moves_to_the_new_generation() -> None:
+def test_an_ice_restart_keeps_the_keys_and_uses_the_new_generation() -> None:
     peers = TransportPeers().connect()
     peers.controlling.restart(AGAIN)
     assert peers.left.agent.selected == peers.network.right.path, "media goes on"
@@ -234,7 +234,7 @@ def test_a_restart_keeps_the_keys_and_moves_to_the_new_generation() -> None:
     assert len(of(peers.network.right, Connected)) == 1
 
 
-def test_a_silent_peer_is_disconnected_comes_back_and_sends_nothing_in_between() -> None:
+def test_a_silent_peer_is_disconnected_and_reconnects() -> None:
     peers = TransportPeers().connect()
     mute(peers.network.left)
     peers.run(6)
@@ -303,7 +303,7 @@ def test_a_peer_that_stays_silent_ends_the_transport_and_releases_its_path() -> 
     assert peers.left.poll_timeout() == peers.right.poll_timeout() == inf
 
 
-def test_without_a_check_the_controlled_side_gives_up() -> None:
+def test_the_controlled_side_fails_without_a_check() -> None:
     peers = TransportPeers()
     peers.run(FIRST_CHECK_TIMEOUT - 0.1)
     assert peers.right.state is TransportState.NEW
@@ -312,7 +312,7 @@ def test_without_a_check_the_controlled_side_gives_up() -> None:
     assert closed.reason is TransportCloseReason.NO_CHECK
 
 
-def test_checks_with_a_wrong_password_are_named_as_the_reason() -> None:
+def test_a_transport_that_receives_checks_with_a_wrong_password_ends_with_that_reason() -> None:
     peers = TransportPeers()
     wrong = IceParameters(CONTROLLED.ufrag, "x" * 24)
     peers.controlling.start(wrong, [peers.network.right.path], 0.0)

@@ -87,7 +87,7 @@ def test_bad_packets_raise_decode_error(packet: bytes) -> None:
         OpusDecoder(24_000).decode(packet)
 
 
-def test_wrong_use_raises_local_protocol_error() -> None:
+def test_invalid_arguments_raise_local_protocol_error() -> None:
     with pytest.raises(LocalProtocolError, match="960"):
         OpusEncoder(24_000).encode(bytes(962))
     with pytest.raises(LocalProtocolError, match="11025"):

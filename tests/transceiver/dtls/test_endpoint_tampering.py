@@ -87,7 +87,7 @@ def mutants(datagrams: list[bytes], random: Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_bytes_raise_no_exception(seed: int) -> None:
+def test_mutated_records_raise_no_exception(seed: int) -> None:
     random = Random(seed)
     network = make_peers(seed).shake_hands().network
     recorded = network.left.sent + network.right.sent

@@ -91,7 +91,7 @@ def test_certificates_without_a_public_key_are_a_decode_error(der: bytes) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_bytes_raise_only_decode_errors(seed: int) -> None:
+def test_mutated_certificates_raise_only_decode_errors(seed: int) -> None:
     print("seed", seed)
     random = Random(seed)
     for _ in range(5000):

@@ -8,7 +8,7 @@ from antiphon_transceiver import ice
 from support.peers.ice_peer import CLIENT, LAPTOP, PHONE, Peer
 
 
-def test_a_path_is_validated_nominated_selected_and_released() -> None:
+def test_a_path_is_opened_selected_and_validated() -> None:
     peer = Peer()
     peer.connect(LAPTOP)
     assert peer.seen() == [ice.PathOpened(LAPTOP), ice.PathSelected(LAPTOP), ice.PathValidated(LAPTOP)]

@@ -101,7 +101,7 @@ def test_the_round_trip_of_an_idle_path_is_measured() -> None:
     assert peers.client.association.rto.round_trip == pytest.approx(0.1)
 
 
-def test_a_heartbeat_ack_that_answers_no_heartbeat_measures_nothing() -> None:
+def test_a_heartbeat_ack_without_a_heartbeat_is_not_measured() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     peers.network.right.rewrite = lambda datagram: [] if "HeartbeatAck" in chunks_of(datagram) else [datagram]
     peers.run(1.5 * HEARTBEAT_INTERVAL)
@@ -129,7 +129,7 @@ def test_a_heartbeat_ack_repeats_the_heartbeat_unless_it_exceeds_a_packet() -> N
     ("kind", "reported", "goes_on"),
     [(0x3F, False, False), (0x7F, True, False), (0xBF, False, True), (0xFF, True, True)],
 )
-def test_unknown_chunks_are_handled_by_the_upper_bits_of_their_type(kind: int, reported: bool, goes_on: bool) -> None:
+def test_unknown_chunks_are_handled_by_the_highest_bits_of_their_type(kind: int, reported: bool, goes_on: bool) -> None:
     peers = make_sctp_peers().establish()
     before = len(peers.network.right.sent)
     packet = forge(peers.network.left, Unknown(kind, 0, b"new"), Heartbeat(b"\0\1\0\4"))
@@ -153,7 +153,7 @@ def test_queued_data_is_sent_before_shutdown_ack() -> None:
     assert closings(peers.network.right)
 
 
-def test_few_causes_of_an_abort_are_reported() -> None:
+def test_the_reported_causes_of_an_abort_are_bounded() -> None:
     peers = make_sctp_peers().establish()
     abort = Abort(tuple(Parameter(13, b"") for _ in range(200)))
     peers.server.receive_datagram(forge(peers.network.left, abort), peers.network.left.path, peers.network.now)
@@ -163,7 +163,7 @@ def test_few_causes_of_an_abort_are_reported() -> None:
     assert len(closed.detail) < 200
 
 
-def test_a_heartbeat_ack_measures_once() -> None:
+def test_only_the_first_heartbeat_ack_measures_the_round_trip() -> None:
     """A duplicate would measure a longer round trip."""
     heartbeats = Heartbeats()
     sent = heartbeats.make(bytes(8), 1.0)

@@ -66,7 +66,7 @@ def test_the_first_message_is_sent_with_cookie_echo() -> None:
 
 @pytest.mark.parametrize("both", [True, False], ids=["both begin", "one begins"])
 @pytest.mark.parametrize("lost", range(6))
-def test_a_lost_packet_of_the_set_up_is_retransmitted_after_a_timeout(both: bool, lost: int) -> None:
+def test_a_lost_packet_of_the_setup_is_retransmitted_after_a_timeout(both: bool, lost: int) -> None:
     peers = make_sctp_peers(impairment=FAR)
     rewrite = drop_numbered(lost)
     peers.network.left.rewrite = peers.network.right.rewrite = rewrite
@@ -95,7 +95,7 @@ def test_a_known_round_trip_shortens_the_first_timeout() -> None:
     assert peers.network.now < 0.2 + INITIAL_RTO
 
 
-def test_set_up_without_a_peer_times_out() -> None:
+def test_setup_without_a_peer_times_out() -> None:
     peers = make_sctp_peers(impairment=Impairment(loss=1.0))
     peers.client.start(0.0)
     peers.network.run(lambda: bool(peers.network.left.events), limit=100.0)
@@ -182,7 +182,7 @@ def test_packets_of_another_association_are_dropped() -> None:
     assert peers.server.association.counters.unexpected == 3
 
 
-def test_the_same_entropy_makes_the_same_bytes() -> None:
+def test_the_same_entropy_gives_the_same_bytes() -> None:
     sent = []
     for _ in range(2):
         peers = make_sctp_peers(7, Impairment(loss=0.1, delay=0.01)).establish()

@@ -38,7 +38,7 @@ def test_decoding_inverts_encoding(chunk: Chunk) -> None:
     assert list(decode_chunks(encoded * 2)) == [chunk, chunk]
 
 
-def test_a_data_chunk_of_the_wire() -> None:
+def test_a_data_chunk_from_the_wire_is_decoded() -> None:
     wire = bytes.fromhex("0003 0015 00000001 0002 0003 00000033 68656c6c6f 000000")
     assert list(decode_chunks(wire)) == [chunks.Data(1, 2, 3, 51, b"hello")]
 

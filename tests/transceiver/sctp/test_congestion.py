@@ -35,7 +35,7 @@ def test_loss_halves_cwnd_once_per_fast_recovery() -> None:
     assert control.lost(99)
 
 
-def test_in_congestion_avoidance_cwnd_grows_by_a_packet_in_a_round_trip() -> None:
+def test_cwnd_grows_by_a_packet_per_round_trip_in_congestion_avoidance() -> None:
     control = CongestionControl(PACKET)
     control.lost(0)
     control.acknowledged(0, PACKET, PACKET)

@@ -17,7 +17,7 @@ def test_a_cookie_returns_the_parameters_of_the_peer() -> None:
 
 
 @pytest.mark.parametrize("extensions", [(), (192,), (130,), (130, 192)])
-def test_the_extensions_of_a_peer_are_those_of_its_init(extensions: tuple[int, ...]) -> None:
+def test_a_cookie_returns_the_extensions_of_the_peers_init(extensions: tuple[int, ...]) -> None:
     """130 is RE-CONFIG, 192 FORWARD TSN (RFC 5061 §4.2.7)."""
     supported = Parameter(ParameterType.SUPPORTED_EXTENSIONS, bytes(extensions))
     peer = PeerParameters.of(Init(1, 65536, 10, 10, 1, (supported,)))

@@ -19,13 +19,13 @@ RELIABLE = bytes.fromhex("03 00 0100 00000000 0004 0001") + b"chat" + b"p"
         (Open("ä", "protocol", ordered=False, max_lifetime=1), 0x82, 1),
     ],
 )
-def test_open_messages(request_: Open, kind: int, limit: int) -> None:
+def test_decoding_inverts_encoding_of_open_messages(request_: Open, kind: int, limit: int) -> None:
     encoded = request_.encode()
     assert (encoded[1], int.from_bytes(encoded[4:8], "big")) == (kind, limit)
     assert Open.decode(encoded) == request_
 
 
-def test_an_open_message_of_the_wire() -> None:
+def test_an_open_message_from_the_wire_is_decoded() -> None:
     assert Open.decode(RELIABLE) == Open("chat", "p")
     assert Open("chat", "p").encode() == RELIABLE
 

@@ -20,7 +20,7 @@ from support.peers.sctp_pair import SctpPeers, chunks_of, data_of, forge, last_d
 FAR = Impairment(delay=0.05)
 
 
-def test_both_sides_open_channels_with_ids_of_their_own() -> None:
+def test_both_sides_open_channels_with_different_stream_ids() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     ours = [peers.client.open_channel(f"c{number}") for number in range(3)]
     theirs = [peers.server.open_channel(f"s{number}") for number in range(3)]
@@ -46,7 +46,7 @@ def test_a_channel_has_the_parameters_of_its_opener() -> None:
     assert opened(peers.network.left)[0] == ChannelOpened(0, "a", "p", False, 4, None, False)
 
 
-def test_messages_of_every_kind() -> None:
+def test_messages_of_every_kind_are_delivered() -> None:
     peers = make_sctp_peers().establish()
     sent: list[str | bytes] = ["text", "", b"", b"\0", "ä€😀", bytes(262_144)]
     channel = peers.client.open_channel("test")
@@ -351,7 +351,7 @@ def test_messages_on_no_channel_are_counted() -> None:
     assert window == 2 * 262_144  # all of it was released
 
 
-def test_wrong_use_raises_a_local_protocol_error() -> None:
+def test_invalid_calls_raise_a_local_protocol_error() -> None:
     peers = make_sctp_peers()
     endpoint = DataChannelEndpoint(True, bytes, peer_max_message_size=1000)
     channel = endpoint.open_channel("test")

@@ -232,7 +232,7 @@ PACKETS: dict[str, tuple[Callable[[], SilentPeer], Callable[[SilentPeer], list[C
 
 
 @pytest.mark.parametrize("name", PACKETS)
-def test_a_packet_costs_a_bounded_amount(name: str) -> None:
+def test_the_cost_of_a_packet_is_bounded(name: str) -> None:
     prepare, make = PACKETS[name]
     peer = prepare()
     work = peer.send(make(peer))
@@ -242,7 +242,7 @@ def test_a_packet_costs_a_bounded_amount(name: str) -> None:
 
 
 @pytest.mark.parametrize("chunk", ["FORWARD TSN", "duplicate"])
-def test_the_cost_of_a_chunk_does_not_double_with_what_is_held(chunk: str) -> None:
+def test_the_cost_of_a_chunk_does_not_grow_with_the_chunks_held(chunk: str) -> None:
     def cost(held: int) -> int:
         peer = SilentPeer().hold_ranges(held)
         chunks: list[Chunk] = [ForwardTsn(peer.tsn(-1))] if chunk == "FORWARD TSN" else [peer.data(held, ending=0)]
@@ -265,7 +265,7 @@ def test_only_the_newest_of_several_sacks_in_a_packet_is_handled() -> None:
     assert work.lines < alone.lines + 40 * 50
 
 
-def test_messages_that_a_packet_completes_are_delivered_in_order_and_at_once() -> None:
+def test_messages_completed_by_one_packet_are_delivered_in_order_at_once() -> None:
     """DATA fills a gap: the messages after it are delivered in several calls at the same time."""
     peer = SilentPeer().hold_messages(500)
     network = peer.peers.network
@@ -299,7 +299,7 @@ def test_chunks_that_must_be_alone_in_a_packet_are_not_answered() -> None:
     assert peer.peers.established
 
 
-def test_labels_of_channels_of_the_peer_are_not_kept() -> None:
+def test_labels_of_the_peers_channels_are_not_kept() -> None:
     """As many channels as may be open, each with a label of 4 KiB that takes four times as much in memory."""
     peers = make_sctp_peers().establish()
     tracemalloc.start()

@@ -98,7 +98,7 @@ def test_a_message_is_abandoned_when_its_lifetime_ends() -> None:
     assert messages(peers.network.right) == [b"1", b"2", b"3"]
 
 
-def test_nothing_is_held_of_a_long_message_that_was_abandoned() -> None:
+def test_an_abandoned_long_message_is_freed() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers, max_lifetime=0.08)
     long = bytes(200_000)

@@ -26,7 +26,7 @@ def last_sack(peers: SctpPeers) -> Sack:
     return next(chunk for packet in packets for chunk in packet.chunks if isinstance(chunk, Sack))
 
 
-def test_a_reader_that_stops_stops_the_sender() -> None:
+def test_the_sender_stops_when_the_receiver_stops_reading() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     reader = peers.network.right
@@ -103,7 +103,7 @@ def test_one_packet_is_acknowledged_with_delay_and_two_at_once() -> None:
     assert peers.client.association.sender.counters.retransmissions == 0
 
 
-def test_a_sack_shares_the_packet_of_an_answer() -> None:
+def test_a_sack_is_bundled_with_data() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     peers.client.send(channel, "question")
@@ -126,7 +126,7 @@ def test_the_i_bit_causes_a_sack_at_once() -> None:
     assert [chunks_of(sent) for sent in peers.network.right.sent[before:]] == [["Sack"]]
 
 
-def test_a_burst_is_no_longer_than_the_initial_cwnd() -> None:
+def test_a_burst_is_limited_to_the_initial_cwnd() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     before = len(peers.network.left.sent)
@@ -137,7 +137,7 @@ def test_a_burst_is_no_longer_than_the_initial_cwnd() -> None:
     assert messages(peers.network.right) == [bytes(262_144)]
 
 
-def test_a_burst_of_short_messages_is_sent_at_once_and_is_no_longer() -> None:
+def test_a_burst_of_short_messages_is_sent_at_once_within_its_limit() -> None:
     """Ten packets with ten messages each, made by several calls; cwnd would allow more."""
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
@@ -267,7 +267,7 @@ def test_a_sack_with_a_rwnd_zero_stops_new_data() -> None:
     assert len(peers.network.left.sent) == sent
 
 
-def test_a_reader_that_continues_reports_a_rwnd_that_was_small_but_not_zero() -> None:
+def test_a_rwnd_that_was_small_is_reported_when_the_receiver_reads_again() -> None:
     """A SACK reports it at once (RFC 9260 §6.2), so the sender waits for no timer. a_rwnd was never exactly 0."""
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
@@ -285,7 +285,7 @@ def test_a_reader_that_continues_reports_a_rwnd_that_was_small_but_not_zero() ->
     assert last_sack(peers).a_rwnd == RECEIVE_BUFFER
 
 
-def test_a_reader_that_reads_little_sends_no_sack() -> None:
+def test_no_sack_is_sent_when_the_receiver_reads_little() -> None:
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = open_channel(peers)
     peers.client.send(channel, bytes(50_000))

@@ -33,7 +33,7 @@ def test_fragments_in_any_order(seed: int) -> None:
     assert reassembler.size == reassembler.chunks == 0
 
 
-def test_an_unordered_message_does_not_wait() -> None:
+def test_an_unordered_message_is_delivered_at_once() -> None:
     reassembler = MessageReassembler()
     assert push(reassembler, *fragments(3, 1, 1, "late"), *fragments(7, 1, 0, "now", unordered=True)) == ["now"]
     assert reassembler.size == 4

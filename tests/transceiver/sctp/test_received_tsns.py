@@ -26,7 +26,7 @@ def test_gaps_and_duplicates_are_reported_once() -> None:
     assert tsns.sack(5000, 1000) == Sack(13, 5000, ((3, 3),))
 
 
-def test_numbers_wrap() -> None:
+def test_tsns_wrap() -> None:
     tsns = ReceivedTsns(0xFFFFFFFE)
     receive(tsns, 0xFFFFFFFE, 1, 0xFFFFFFFF)
     assert tsns.sack(0, 1000) == Sack(0xFFFFFFFF, 0, ((2, 2),))
@@ -34,7 +34,7 @@ def test_numbers_wrap() -> None:
     assert tsns.sack(0, 1000) == Sack(1, 0)
 
 
-def test_the_order_of_arrival_does_not_matter() -> None:
+def test_received_tsns_do_not_depend_on_the_order_of_arrival() -> None:
     for seed in range(50):
         random = Random(seed)
         numbers = [number for number in range(60) for _ in range(random.randint(1, 2))]
@@ -90,14 +90,14 @@ def test_ranges_are_bounded_and_the_next_tsn_always_has_room() -> None:
     assert tsns.has_room(0)
 
 
-def test_a_sack_fits_the_room() -> None:
+def test_a_sack_fits_the_remaining_space() -> None:
     tsns = ReceivedTsns(0)
     receive(tsns, *range(1, 100, 2), *range(1, 40, 2))
     assert len(tsns.sack(0, 64).encode()) == 64
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_ranges_are_those_of_a_plain_set(seed: int) -> None:
+def test_ranges_equal_those_of_a_plain_set(seed: int) -> None:
     """New, duplicate and skipped TSNs in any order, compared with a set of all."""
     print("seed", seed)
     random, tsns, came, cumulative = Random(seed), ReceivedTsns(0), set[int](), -1

@@ -47,7 +47,7 @@ def test_the_timeout_doubles_until_an_acknowledgement() -> None:
     assert rto.value == measured
 
 
-def test_backing_off_never_shortens_the_timeout() -> None:
+def test_backoff_never_shortens_the_timeout() -> None:
     rto = RetransmissionTimeout()
     for _ in range(50):
         rto.measure(2.5)

@@ -73,7 +73,7 @@ def opened(pool: BackendPool, sink: Any, name: str = "echo") -> BackendCall:
     return call
 
 
-async def test_a_call_goes_both_ways() -> None:
+async def test_audio_passes_in_both_directions() -> None:
     async with fake_backend(HELLO) as backend:
         pool = BackendPool({"echo": backend.url}, "opus")
         async with running(pool):
@@ -113,7 +113,7 @@ async def test_slots_and_names_are_respected() -> None:
                 opened(pool, Sink())
 
 
-async def test_a_sink_that_fails_ends_its_own_call(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_of_a_sink_ends_only_its_call(caplog: pytest.LogCaptureFixture) -> None:
     def broken(frame: InboundFrame, now: float) -> None:
         raise RuntimeError("planted")
 
@@ -131,7 +131,7 @@ async def test_a_sink_that_fails_ends_its_own_call(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("politely", [True, False])
-async def test_a_lost_connection_is_dialled_again_and_its_calls_go_on(politely: bool) -> None:
+async def test_a_lost_connection_is_dialled_again_and_its_calls_continue(politely: bool) -> None:
     async with fake_backend(HELLO) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/24000")
         async with running(pool):
@@ -158,7 +158,7 @@ async def test_a_lost_connection_is_dialled_again_and_its_calls_go_on(politely: 
             assert sink.frames == [frames.Accepted(1)]
 
 
-async def test_a_backend_that_crashes_under_twenty_calls_moves_them_all(
+async def test_twenty_calls_of_a_crashed_backend_resume_on_another(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     mock_clock.rate = 10
@@ -183,7 +183,7 @@ async def test_a_backend_that_crashes_under_twenty_calls_moves_them_all(
     assert any(record.__dict__.get("calls") == 20 for record in caplog.records)
 
 
-async def test_a_backend_that_stops_sending_is_lost_after_three_heartbeats(mock_clock: MockClock) -> None:
+async def test_a_silent_backend_is_disconnected_after_three_heartbeats(mock_clock: MockClock) -> None:
     mock_clock.rate = 8
     async with fake_backend(HELLO) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/24000")
@@ -196,7 +196,7 @@ async def test_a_backend_that_stops_sending_is_lost_after_three_heartbeats(mock_
             assert 3 < trio.current_time() - since < 6
 
 
-async def test_a_call_that_no_backend_takes_in_time_is_lost(mock_clock: MockClock) -> None:
+async def test_a_call_that_no_backend_accepts_in_time_ends(mock_clock: MockClock) -> None:
     mock_clock.rate = 20
     async with fake_backend(HELLO) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/24000")
@@ -213,7 +213,7 @@ async def test_a_call_that_no_backend_takes_in_time_is_lost(mock_clock: MockCloc
             assert pool.counters.calls_lost == 1
 
 
-async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_no_other_call() -> None:
+async def test_the_oldest_audio_is_dropped_for_a_backend_that_does_not_read_and_other_calls_continue() -> None:
     async with fake_backend(frames.BackendHello(frames.VERSION, 2, ("pcm16/48000",))) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/48000")
         async with running(pool):
@@ -236,7 +236,7 @@ async def test_a_backend_that_does_not_read_loses_the_oldest_audio_and_blocks_no
             assert positions[-1] == (total - 1) * 960
 
 
-async def test_another_version_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_backend_of_another_version_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async with fake_backend(frames.BackendHello(9, 5, ("opus",))) as backend:
         pool = BackendPool({"echo": backend.url}, "opus")
         async with running(pool):
@@ -248,7 +248,7 @@ async def test_another_version_is_one_line_of_the_log(caplog: pytest.LogCaptureF
     assert lines[0].__dict__["backend"] == "echo"
 
 
-async def test_an_unreachable_backend_delays_no_other_backend(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_backend_does_not_delay_another(caplog: pytest.LogCaptureFixture) -> None:
     async with fake_backend(HELLO) as gone:
         url = gone.url
     pool = BackendPool({"echo": url}, "pcm16/24000")
@@ -280,7 +280,7 @@ class Names(trio.abc.HostnameResolver):
         raise NotImplementedError
 
 
-async def test_a_name_is_followed_to_its_addresses_and_calls_go_where_most_slots_are_free(
+async def test_a_name_is_resolved_and_calls_start_at_the_address_with_most_free_slots(
     mock_clock: MockClock,
 ) -> None:
     mock_clock.rate = 10
@@ -309,7 +309,7 @@ async def test_a_name_is_followed_to_its_addresses_and_calls_go_where_most_slots
             assert pool.free_slots("echo") == 4
 
 
-async def test_a_call_that_one_address_has_no_slot_for_is_started_on_another() -> None:
+async def test_a_call_refused_as_full_starts_at_another_address() -> None:
     names = Names("127.0.0.1", "127.0.0.2")
     trio.socket.set_custom_hostname_resolver(names)
     more = frames.BackendHello(frames.VERSION, 4, ("pcm16/24000",))
@@ -334,7 +334,7 @@ async def test_a_call_that_one_address_has_no_slot_for_is_started_on_another() -
             assert await other.receive(1) == [frames.Refused(unlucky.call, "full")]
 
 
-async def test_what_is_done_after_a_delivery_is_done_once_for_a_message() -> None:
+async def test_the_delivered_callback_runs_once_per_message() -> None:
     async with fake_backend(HELLO) as backend:
         pool = BackendPool({"echo": backend.url}, "pcm16/24000")
         async with running(pool):
@@ -350,7 +350,7 @@ async def test_what_is_done_after_a_delivery_is_done_once_for_a_message() -> Non
     assert heard_at[0] == 52
 
 
-async def test_tls_is_spoken_to_wss_and_the_certificate_checked(
+async def test_wss_uses_tls_and_verifies_the_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -408,7 +408,7 @@ async def answering(answer: bytes, more: bytes, stream: trio.SocketStream) -> No
     ],
     ids=["a body without end", "a redirect", "headers without end", "another protocol"],
 )
-async def test_a_server_that_is_no_backend_is_left_after_one_line_of_the_log(
+async def test_a_server_that_is_not_a_backend_is_logged_once(
     answer: bytes, more: bytes, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with trio.open_nursery() as nursery, fake_backend(HELLO) as backend:
@@ -439,7 +439,7 @@ async def test_a_server_that_is_no_backend_is_left_after_one_line_of_the_log(
     ],
     ids=["a million elements", "no frames", "no array", "text"],
 )
-async def test_junk_of_a_backend_ends_its_connection_and_no_call_of_another_waits(
+async def test_junk_of_a_backend_ends_its_connection_and_delays_no_other_call(
     junk: bytes | str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with fake_backend(HELLO) as bad, fake_backend(HELLO) as good, trio.open_nursery() as nursery:

@@ -125,7 +125,7 @@ async def test_a_call_is_started_restarted_and_ended(client: httpx.AsyncClient) 
     assert (ended.state, ended.reason) == ("ended", "hangup")
 
 
-async def test_restarts_without_end_are_to_be_tried_later(client: httpx.AsyncClient) -> None:
+async def test_restarts_beyond_the_limit_are_refused_with_retry_after(client: httpx.AsyncClient) -> None:
     await start(client)
     statuses = []
     for _ in range(200):
@@ -162,7 +162,7 @@ def wrong_tokens() -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_every_request_needs_a_whole_control_key(client: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_every_request_needs_a_complete_control_key(client: httpx.AsyncClient, method: str, path: str) -> None:
     async with httpx.AsyncClient(base_url=client.base_url, trust_env=False) as unknown_client:
         for wrong, token in wrong_tokens().items():
             headers = [] if token is None else [(b"Authorization", token.encode("latin-1"))]
@@ -172,7 +172,7 @@ async def test_every_request_needs_a_whole_control_key(client: httpx.AsyncClient
     assert (load["calls"], load["draining"]) == (0, False)
 
 
-async def test_one_of_two_authorization_headers_does_not_count(client: httpx.AsyncClient) -> None:
+async def test_a_request_with_two_authorization_headers_is_refused(client: httpx.AsyncClient) -> None:
     async with httpx.AsyncClient(base_url=client.base_url, trust_env=False) as unknown_client:
         headers = [("Authorization", TOKEN), ("Authorization", "Bearer x")]
         assert (await unknown_client.get("/load", headers=headers)).status_code == 401
@@ -229,7 +229,7 @@ async def test_a_wait_beyond_its_limit_returns_that_the_call_continues(
         assert (await status_of(client, "rtc_1", "acme", wait=1e9)).json()["state"] == "new"
 
 
-async def test_a_call_that_may_never_restart_again_names_no_time_to_try(
+async def test_a_call_without_restarts_left_is_refused_without_retry_after(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("antiphon_transceiver.ice_restarts.MAX_RESTARTS", 2)
@@ -248,7 +248,7 @@ async def test_a_call_that_may_never_restart_again_names_no_time_to_try(
         PreviousOwner(0, "host", 9),
     ],
 )
-async def test_calls_of_an_address_that_no_token_can_name_are_not_taken_over(
+async def test_calls_of_an_address_that_no_token_can_encode_are_not_claimed(
     client: httpx.AsyncClient, previous: PreviousOwner
 ) -> None:
     refused = await client.post("/moved", content=msgspec.json.encode(previous))
@@ -263,7 +263,7 @@ async def test_running_calls_are_listed(client: httpx.AsyncClient) -> None:
     assert (await client.get("/calls")).json() == {"connecting": [], "connected": []}
 
 
-async def test_a_call_id_is_given_once(client: httpx.AsyncClient) -> None:
+async def test_a_call_id_in_use_is_refused(client: httpx.AsyncClient) -> None:
     """Another tenant cannot take a call over by its id."""
     assert (await start(client)).status_code == 201
     assert (await start(client, tenant="other")).status_code == 409
@@ -271,7 +271,7 @@ async def test_a_call_id_is_given_once(client: httpx.AsyncClient) -> None:
     assert (await status_of(client, "rtc_1", "acme")).status_code == 200
 
 
-async def test_offers_beyond_capacity_and_while_draining_are_to_be_tried_elsewhere() -> None:
+async def test_offers_beyond_capacity_and_while_draining_are_refused_with_503() -> None:
     async with transceiver(capacity=1) as url, signed(url) as client:
         assert (await start(client)).status_code == 201
         full = await client.post("/calls", content=msgspec.json.encode(msgspec.structs.replace(OFFER, call_id="rtc_2")))
@@ -283,7 +283,7 @@ async def test_offers_beyond_capacity_and_while_draining_are_to_be_tried_elsewhe
         assert not (await client.delete("/drain")).json()["draining"]
 
 
-async def test_a_backend_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_backend_is_refused(client: httpx.AsyncClient) -> None:
     refused = await start(client, session={"model": "none"})
     assert (refused.status_code, refused.json()["code"]) == (422, "backend_refused")
 
@@ -302,11 +302,11 @@ async def test_bad_bodies_are_refused(
 
 
 @pytest.mark.parametrize("wait", ["-1", "nan", "inf", "x"])
-async def test_a_wait_that_is_no_time_is_refused(client: httpx.AsyncClient, wait: str) -> None:
+async def test_an_invalid_wait_is_refused(client: httpx.AsyncClient, wait: str) -> None:
     assert (await status_of(client, "rtc_1", "acme", wait=wait)).status_code == 400
 
 
-async def test_a_request_that_breaks_off_is_no_bug(url: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_incomplete_request_is_not_logged_as_an_error(url: str, caplog: pytest.LogCaptureFixture) -> None:
     host, port = url.removeprefix("http://").split(":")
     for body in (b"{", b""):
         async with await trio.open_tcp_stream(host, int(port)) as stream:
@@ -317,7 +317,7 @@ async def test_a_request_that_breaks_off_is_no_bug(url: str, caplog: pytest.LogC
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def test_the_control_api_speaks_no_http_2(url: str) -> None:
+async def test_the_control_api_refuses_http_2(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     async with await trio.open_tcp_stream(host, int(port)) as stream:
         await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")

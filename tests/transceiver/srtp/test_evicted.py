@@ -3,7 +3,7 @@ from random import Random
 from antiphon_transceiver.srtp.evicted import EvictedSources, Reached
 
 
-def test_what_was_added_is_found_until_it_is_discarded() -> None:
+def test_an_added_source_is_found_until_it_is_discarded() -> None:
     seed = 5
     print("seed", seed)
     random = Random(seed)
@@ -22,7 +22,7 @@ def test_what_was_added_is_found_until_it_is_discarded() -> None:
     assert all(sources.get(ssrc) == reached for ssrc, reached in expected.items())
 
 
-def test_the_ends_of_the_range_fit() -> None:
+def test_the_smallest_and_largest_values_are_stored() -> None:
     sources = EvictedSources()
     for ssrc, reached in ((0, Reached(-1, -1)), (0xFFFFFFFF, Reached((1 << 48) - 1, (1 << 31) - 1))):
         sources.add(ssrc, reached)

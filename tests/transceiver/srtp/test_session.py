@@ -59,7 +59,7 @@ def test_a_session_does_not_unprotect_its_own_packets(sessions: Sessions) -> Non
     ids=["csrc", "extension", "both"],
 )
 @pytest.mark.parametrize("payload", [b"", b"speech"])
-def test_the_whole_header_stays_in_the_clear(sessions: Sessions, header: bytes, payload: bytes) -> None:
+def test_the_whole_header_is_not_encrypted(sessions: Sessions, header: bytes, payload: bytes) -> None:
     client, server = sessions
     protected = client.protect_rtp(header + payload)
     assert protected.startswith(header)
@@ -202,7 +202,7 @@ def test_only_an_authentic_packet_evicts_or_restores_a_source(sessions: Sessions
 
 
 @pytest.mark.parametrize("sequence", [0, 0x7FFF, 0x8000, 0xFFFF])
-def test_a_forged_packet_is_tried_twice_at_most(sessions: Sessions, sequence: int) -> None:
+def test_a_forged_packet_is_decrypted_at_most_twice(sessions: Sessions, sequence: int) -> None:
     """Whatever its source: unknown, known, or evicted."""
     client, server = sessions
     for ssrc in range(2 * MAX_STREAMS):
@@ -258,7 +258,7 @@ def test_new_sources_are_refused_when_no_more_evicted_ones_can_be_kept(
 
 @pytest.mark.parametrize(("first", "lost"), [(65500, 50), (65535, 1), (65535, 0x7FFF), (40000, 0x10000 - 40000)])
 @pytest.mark.parametrize("report_first", [False, True])
-def test_a_source_whose_number_wrapped_before_its_first_packet_arrived(
+def test_a_source_that_wrapped_before_its_first_packet_arrived_is_unprotected(
     sessions: Sessions, first: int, lost: int, report_first: bool
 ) -> None:
     """Its first packet to come belongs to rollover 1 (RFC 3711 §3.3.1); so do the next, and later ones to 2."""
@@ -349,7 +349,7 @@ def test_an_eviction_in_one_direction_leaves_the_same_ssrc_of_the_other(sessions
         assert client.unprotect_rtp(server.protect_rtp(rtp(0x10006))) == rtp(0x10006)
 
 
-def test_a_new_source_starts_its_own_count(sessions: Sessions) -> None:
+def test_a_new_source_starts_at_rollover_counter_zero(sessions: Sessions) -> None:
     client, server = sessions
     for index in range(65_000, 66_000, 100):
         server.unprotect_rtp(client.protect_rtp(rtp(index)))
@@ -403,6 +403,6 @@ def test_only_rtp_is_protected(sessions: Sessions, packet: bytes) -> None:
         sessions[0].protect_rtp(packet)
 
 
-def test_keying_material_must_fit_the_profile(profile: SrtpProfile) -> None:
+def test_keying_material_of_a_wrong_length_is_refused(profile: SrtpProfile) -> None:
     with pytest.raises(LocalProtocolError):
         SrtpSession(profile, bytes(keying_material_length(profile) - 1), is_client=True)

@@ -9,7 +9,7 @@ from antiphon_transceiver.srtp.streams import MAX_RTCP_INDEX, MAX_RTP_INDEX, Rec
 TRANSFORM = GcmTransform(Keys(bytes(16), bytes(12)), Keys(bytes(16), bytes(12)))
 
 
-def test_rollover_counter_grows_with_each_wrap() -> None:
+def test_the_rollover_counter_increases_with_each_wrap() -> None:
     stream = SendStream(TRANSFORM)
     assert stream.take_rtp(40000) == 40000
     assert stream.take_rtp(65535) == 65535
@@ -21,7 +21,7 @@ def test_rollover_counter_grows_with_each_wrap() -> None:
 
 
 @pytest.mark.parametrize("sequence", [0, 7, 300])
-def test_no_index_is_taken_twice(sequence: int) -> None:
+def test_no_index_is_used_twice(sequence: int) -> None:
     stream = SendStream(TRANSFORM)
     for number in (0, 7, 300, 301):
         stream.take_rtp(number)
@@ -29,14 +29,14 @@ def test_no_index_is_taken_twice(sequence: int) -> None:
         stream.take_rtp(sequence)
 
 
-def test_a_number_too_old_to_remember_is_refused() -> None:
+def test_a_sequence_number_older_than_the_replay_window_is_refused() -> None:
     stream = SendStream(TRANSFORM)
     stream.take_rtp(1000)
     with pytest.raises(LocalProtocolError):
         stream.take_rtp(800)
 
 
-def test_rtp_indices_run_out() -> None:
+def test_no_rtp_index_follows_the_last() -> None:
     stream = SendStream(TRANSFORM, Reached(MAX_RTP_INDEX - 1, -1))
     assert stream.take_rtp(0xFFFF) == MAX_RTP_INDEX
     for sequence in (0, 0xFFFF):
@@ -44,7 +44,7 @@ def test_rtp_indices_run_out() -> None:
             stream.take_rtp(sequence)
 
 
-def test_rtcp_indices_run_out() -> None:
+def test_no_rtcp_index_follows_the_last() -> None:
     stream = SendStream(TRANSFORM, Reached(-1, MAX_RTCP_INDEX - 1))
     assert stream.take_rtcp() == MAX_RTCP_INDEX
     for _ in range(2):
@@ -52,7 +52,7 @@ def test_rtcp_indices_run_out() -> None:
             stream.take_rtcp()
 
 
-def test_a_receiver_expects_nothing_past_the_last_index() -> None:
+def test_a_receiver_estimates_no_index_beyond_the_last() -> None:
     stream = ReceiveStream(TRANSFORM)
     stream.rtp.accept(MAX_RTP_INDEX)
     assert stream.estimate_rtp(0) is None

@@ -44,7 +44,7 @@ def test_gcm_protects_rtcp(key_length: int) -> None:
 
 
 @pytest.mark.parametrize("key_length", [16, 32])
-def test_gcm_takes_rtcp_that_is_only_authenticated(key_length: int) -> None:
+def test_gcm_accepts_rtcp_that_is_only_authenticated(key_length: int) -> None:
     vector = RFC7714["rtcp"]
     packet = bytearray.fromhex(vector["authenticated"][str(key_length)])
     clear = gcm(key_length).unprotect_rtcp(bytes(packet), vector["ssrc"], vector["index"])
