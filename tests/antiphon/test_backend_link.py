@@ -69,7 +69,7 @@ async def pooled(
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
 @pytest.mark.parametrize(("audio", "size", "step"), [("opus", 81, 960), ("pcm16/16000", 640, 320)])
-async def test_loopback_returns_every_frame_beyond_any_one_credit(
+async def test_loopback_returns_more_frames_than_one_credit_allows(
     audio: str, size: int, step: int, runtime: Runtime
 ) -> None:
     async with pooled(audio, runtime, loopback=loopback) as pool:
@@ -117,7 +117,7 @@ async def test_a_clear_returns_the_audio_played() -> None:
     assert heard == [frames.Interrupted(1, 1, 7)]
 
 
-async def test_a_failing_handler_takes_no_other_call_with_it() -> None:
+async def test_an_exception_of_a_handler_ends_only_its_call() -> None:
     async def fragile(call: Call) -> None:
         async for audio in call:
             if audio.data[0] == 66:
@@ -135,7 +135,7 @@ async def test_a_failing_handler_takes_no_other_call_with_it() -> None:
         assert pool.free_slots("fragile") == 1
 
 
-async def test_events_go_both_ways() -> None:
+async def test_events_pass_in_both_directions() -> None:
     async def polite(call: Call) -> None:
         async for event in call.events():
             await call.send_event({"type": "thanks", "for": event["type"]})
@@ -174,7 +174,7 @@ class DialedAddress:
         await loopback(call)
 
 
-async def test_twenty_calls_outlive_one_backend_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_twenty_calls_continue_while_backends_fail_in_succession(monkeypatch: pytest.MonkeyPatch) -> None:
     async with trio.open_nursery() as nursery:
         one, other = DialedAddress(nursery, "127.0.0.1"), DialedAddress(nursery, "127.0.0.2")
         port = await one.start()

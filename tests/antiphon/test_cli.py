@@ -33,7 +33,7 @@ def antiphon(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_prints_one_line_when_calls_can_be_taken_and_ends_cleanly(number: int) -> None:
+def test_one_line_is_printed_when_ready_and_the_process_ends_cleanly(number: int) -> None:
     with antiphon() as process:
         assert process.stdout is not None
         ready, url = process.stdout.readline().split()
@@ -46,7 +46,7 @@ def test_prints_one_line_when_calls_can_be_taken_and_ends_cleanly(number: int) -
         assert "Traceback" not in log
 
 
-def test_backends_that_come_along_run_inside() -> None:
+def test_shipped_backends_run_within_the_process() -> None:
     with antiphon("--backend", "loopback", "--backend", "echo", "--log", "json") as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -55,7 +55,7 @@ def test_backends_that_come_along_run_inside() -> None:
     assert all(json.loads(line)["level"] == "info" for line in log.splitlines()), log
 
 
-def test_all_in_one_brings_its_own_libopus() -> None:
+def test_all_in_one_contains_libopus() -> None:
     """In a process whose loader does not find the library of the system."""
     script = """
 import cffi
@@ -72,7 +72,7 @@ print(len(OpusDecoder(24_000).decode(OpusEncoder(24_000).encode(bytes(960)))))
     assert output == "960\n"
 
 
-async def test_one_admin_port_counts_for_every_service_and_all_backends() -> None:
+async def test_one_admin_port_exports_metrics_of_all_services_and_backends() -> None:
     with all_in_one("--backend", "echo", "--capacity", "7") as deployment:
         async with calling(deployment.url) as callers:
             call = await callers.call()
@@ -93,14 +93,14 @@ async def test_one_admin_port_counts_for_every_service_and_all_backends() -> Non
         (["--http", "8080"], 2, "--http"),
     ],
 )
-def test_why_it_does_not_start_is_one_line(arguments: list[str], code: int, hint: str) -> None:
+def test_the_reason_of_a_failed_start_is_one_line(arguments: list[str], code: int, hint: str) -> None:
     with antiphon(*arguments) as process:
         out, log = process.communicate(timeout=20)
     assert (process.returncode, out) == (code, "")
     assert hint in log.splitlines()[-1], log
 
 
-def test_an_address_in_use_is_named() -> None:
+def test_an_address_in_use_is_reported_with_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with antiphon("--http", address) as process:
@@ -109,7 +109,7 @@ def test_an_address_in_use_is_named() -> None:
     assert log.splitlines()[-1].startswith(f"cannot start: cannot listen on {address}"), log
 
 
-def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["--help"])
     text = capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.startswith(f"usage: antiphon {command}")
 
 
-def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["keygne"])
     assert exit_info.value.code == 2

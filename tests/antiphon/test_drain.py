@@ -51,7 +51,7 @@ async def call_over_websocket(url: str) -> AsyncIterator[tuple[WebSocketConnecti
         nursery.cancel_scope.cancel()
 
 
-async def test_a_transceiver_takes_no_new_calls_and_ends_with_its_last_one() -> None:
+async def test_a_draining_transceiver_refuses_calls_and_ends_after_its_last_one() -> None:
     with apart(shared=PATIENT) as deployment:
         transceiver, admin = deployment.services["transceiver"], deployment.transceiver_admin
         async with calling(deployment.url) as callers:
@@ -82,7 +82,7 @@ async def test_at_the_drain_deadline_callers_are_notified_and_calls_end() -> Non
         transceiver.wait_for_log(r"call ended.*reason=drained")
 
 
-async def test_a_drain_over_the_control_api_can_be_taken_back() -> None:
+async def test_a_drain_over_the_control_api_can_be_cancelled() -> None:
     with apart(shared=PATIENT) as deployment:
         control, admin = deployment.services["transceiver"].ready, deployment.transceiver_admin
         keys = KeyRing.parse(deployment.secret).control
@@ -101,7 +101,7 @@ async def test_a_drain_over_the_control_api_can_be_taken_back() -> None:
             assert (await callers.offer()).status_code == 201
 
 
-async def test_calls_outlive_the_signaling_server_that_made_them() -> None:
+async def test_calls_continue_after_their_signaling_server_stops() -> None:
     with apart(shared=("--drain", "3")) as deployment:
         signaling = deployment.services["signaling"]
         async with calling(deployment.url) as callers:
@@ -123,7 +123,7 @@ def _relay_is_ready(deployment: Deployment) -> bool:
     return status(deployment.relay_admin, "/readyz") == 200
 
 
-async def test_a_relay_forwards_while_clients_still_come_to_it() -> None:
+async def test_a_draining_relay_forwards_while_clients_send_to_it() -> None:
     with apart(shared=PATIENT) as deployment:
         relay = deployment.services["relay"]
         async with calling(deployment.url) as callers:

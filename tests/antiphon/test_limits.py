@@ -15,7 +15,7 @@ from support.processes.services import all_in_one
 KEY, OTHER = "acme-key-of-16-characters", "other-key-of-16-characters"
 
 
-async def test_calls_that_connect_make_room_for_others_and_offers_that_never_check_do_not(tmp_path: Path) -> None:
+async def test_connected_calls_free_pending_places_and_offers_without_checks_do_not(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"acme:{KEY}\nother:{OTHER}\n")
     file.chmod(0o600)
@@ -34,7 +34,7 @@ async def test_calls_that_connect_make_room_for_others_and_offers_that_never_che
             assert [await offer(KEY), await offer(OTHER)] == [429, 201]
 
 
-async def test_two_thousand_idle_connections_keep_no_caller_out() -> None:
+async def test_two_thousand_idle_connections_do_not_prevent_a_call() -> None:
     """Without a key, with half a request, with the preface of HTTP/2, with an upgrade to it, and WebSockets."""
     connections = allow_files(2100)
     with all_in_one() as deployment, contextlib.ExitStack() as held:

@@ -14,7 +14,7 @@ SOON = 10.0
 """Seconds in which a message gets to another process and packets follow, on a machine with other things to do."""
 
 
-async def test_a_relay_sends_a_successor_what_is_for_another_transceivers_calls() -> None:
+async def test_a_relay_forwards_packets_of_claimed_calls_to_the_successor() -> None:
     with apart(transceivers=2) as deployment:
         controls = deployment.services["transceiver"].ready, deployment.services["transceiver 2"].ready
         admins = dict(zip(controls, deployment.transceiver_admins, strict=True))

@@ -42,7 +42,7 @@ async def until_placed(callers: Callers) -> None:
 
 
 @pytest.mark.parametrize("found_by", ["asking", "redis"])
-async def test_of_offers_at_once_exactly_what_is_too_much_is_refused(found_by: str, redis: RedisServer) -> None:
+async def test_concurrent_offers_beyond_the_capacity_are_refused(found_by: str, redis: RedisServer) -> None:
     capacity, transceivers = 10, 2
     shared = ("--redis", redis.url) if found_by == "redis" else ()
     with apart(capacity=capacity, transceivers=transceivers, shared=shared) as deployment:
@@ -52,7 +52,7 @@ async def test_of_offers_at_once_exactly_what_is_too_much_is_refused(found_by: s
 
 
 @pytest.mark.parametrize("how", ["killed", "stalled"])
-async def test_calls_are_placed_while_redis_is_gone(how: str, redis: RedisServer) -> None:
+async def test_calls_are_placed_while_redis_is_down(how: str, redis: RedisServer) -> None:
     with apart(transceivers=2, shared=("--redis", redis.url)) as deployment:
         async with calling(deployment.url) as callers:
             live = await callers.call()
@@ -71,7 +71,7 @@ async def test_calls_are_placed_while_redis_is_gone(how: str, redis: RedisServer
             (await callers.call()).hang_up()
 
 
-async def test_the_places_of_a_crashed_transceiver_come_back_with_it(redis: RedisServer) -> None:
+async def test_the_capacity_of_a_crashed_transceiver_returns_after_its_restart(redis: RedisServer) -> None:
     with apart(capacity=2, transceivers=2, shared=("--redis", redis.url)) as deployment:
         async with calling(deployment.url) as callers:
             assert await offers_at_once(callers, 4) == {201: 4}

@@ -19,7 +19,7 @@ async def checks_answered(callers: Callers, caller: Caller) -> int:
     return int(response.json()["statistics"]["checks_answered"])
 
 
-async def test_a_call_outlives_the_keys_it_began_with(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_call_continues_after_the_keys_that_it_began_with_retire(capsys: pytest.CaptureFixture[str]) -> None:
     with apart() as deployment:
         file = deployment.secret_file
         assert file is not None

@@ -69,7 +69,7 @@ class TransceiverConnectionBench:
         return call
 
 
-def test_a_call_is_accepted_by_its_first_look_or_word_and_only_once() -> None:
+def test_a_call_is_accepted_once_explicitly_or_by_its_first_response() -> None:
     bench = TransceiverConnectionBench()
     call = bench.offer()
     assert bench.sent() == []
@@ -118,7 +118,7 @@ def test_audio_is_cut_into_frames_and_waits_for_credit() -> None:
     assert b"".join(frame.data for frame in bench.sent() if isinstance(frame, frames.Audio)) == pcm
 
 
-def test_pcm_cut_within_a_sample_is_put_together_again() -> None:
+def test_pcm_split_within_a_sample_is_joined() -> None:
     bench = TransceiverConnectionBench()
     call = bench.accepted()
     call.start_response()
@@ -131,7 +131,7 @@ def test_pcm_cut_within_a_sample_is_put_together_again() -> None:
     assert all(piece and len(piece) % 2 == 0 for piece in data)
 
 
-def test_the_price_of_an_opus_packet_follows_its_first_byte() -> None:
+def test_the_credit_for_an_opus_packet_follows_its_toc_byte() -> None:
     bench = TransceiverConnectionBench()
     call = bench.accepted(audio="opus", credit=100)
     call.start_response()
@@ -142,7 +142,7 @@ def test_the_price_of_an_opus_packet_follows_its_first_byte() -> None:
         call.send_audio(b"\x03")
 
 
-def test_an_interruption_silences_its_response_until_another_is_started() -> None:
+def test_no_audio_of_an_interrupted_response_is_sent_until_another_starts() -> None:
     bench = TransceiverConnectionBench()
     call = bench.accepted()
     number = call.start_response()
@@ -156,7 +156,7 @@ def test_an_interruption_silences_its_response_until_another_is_started() -> Non
     assert call.speaks(following), "a late answer to an earlier clear"
 
 
-def test_a_clear_names_the_latest_response_and_a_new_one_may_follow() -> None:
+def test_a_clear_refers_to_the_latest_response_and_a_new_one_may_follow() -> None:
     bench = TransceiverConnectionBench()
     call = bench.accepted()
     call.clear()
@@ -168,7 +168,7 @@ def test_a_clear_names_the_latest_response_and_a_new_one_may_follow() -> None:
     assert bench.sent() == [frames.ResponseStarted(1, 1), frames.Clear(1, 1), frames.ResponseStarted(1, 2)]
 
 
-def test_hanging_up_completes_the_present_response() -> None:
+def test_hanging_up_ends_the_current_response() -> None:
     bench = TransceiverConnectionBench()
     call = bench.accepted()
     call.start_response()
@@ -195,7 +195,7 @@ def test_a_frame_that_violates_the_protocol_ends_only_its_call(frame: list[Any])
     assert len(second.audio.frames) == 1
 
 
-def test_a_handler_that_does_not_listen_loses_the_oldest_audio() -> None:
+def test_the_oldest_audio_is_dropped_for_a_handler_that_does_not_read() -> None:
     bench = TransceiverConnectionBench()
     call = bench.accepted()
     bench.receive(*[frames.Audio(1, FRAME, position) for position in range(0, 5 * 24000, 480)])
@@ -254,7 +254,7 @@ def test_audio_of_more_than_a_second_in_one_frame_ends_its_call() -> None:
     assert bench.sent() == [frames.Ended(1, "bad_frame")]
 
 
-def test_an_event_waits_while_too_much_waits_to_be_sent() -> None:
+def test_an_event_waits_while_the_connection_is_congested() -> None:
     bench = TransceiverConnectionBench()
     call = bench.accepted()
     sent = 0
@@ -295,7 +295,7 @@ def test_sending_audio_waits_while_the_connection_is_congested() -> None:
     assert call.send_audio(pcm, sent) > sent
 
 
-def test_when_the_connection_is_gone_every_call_is_over() -> None:
+def test_every_call_of_a_lost_connection_ends() -> None:
     bench = TransceiverConnectionBench()
     calls = [bench.accepted(1), bench.offer(2)]
     bench.session.lost()

@@ -22,7 +22,7 @@ def seconds(count: float) -> int:
     return round(count * 50)
 
 
-def test_a_turn_is_the_speech_with_a_margin() -> None:
+def test_a_turn_contains_the_speech_with_a_margin() -> None:
     turns = Turns(RATE)
     assert all(turns.push(QUIET) is None for _ in range(seconds(2)))
     assert all(turns.push(LOUD) is None for _ in range(seconds(1)))
@@ -35,7 +35,7 @@ def test_a_turn_is_the_speech_with_a_margin() -> None:
     assert ended[0].count(LOUD) == seconds(1)
 
 
-def test_a_turn_without_end_is_cut() -> None:
+def test_the_length_of_a_turn_is_bounded() -> None:
     turns = Turns(RATE)
     ended = [turn for _ in range(seconds(MAX_TURN_SECONDS + 1)) if (turn := turns.push(LOUD))]
     assert len(ended) == 1

@@ -34,7 +34,7 @@ def run(gate: EnergyGate, pieces: list[bytes]) -> float | None:
 
 
 @pytest.mark.parametrize("floor", [-90.0, -60.0, -45.0])
-def test_speech_is_found_in_quiet_and_in_noise(floor: float) -> None:
+def test_speech_is_detected_in_quiet_and_in_noise(floor: float) -> None:
     noise = random.Random(f"gate {floor}")
     gate = EnergyGate(RATE)
     assert run(gate, tone(-100, 3, noise, floor)) is None
@@ -44,7 +44,7 @@ def test_speech_is_found_in_quiet_and_in_noise(floor: float) -> None:
     assert ended == pytest.approx(PAUSE_SECONDS, abs=0.021)
 
 
-def test_noise_from_the_first_moment_is_no_speech() -> None:
+def test_noise_from_the_start_is_not_speech() -> None:
     noise = random.Random("gate from the start")
     assert run(EnergyGate(RATE), tone(-100, 4, noise, -44)) is None
 
@@ -57,7 +57,7 @@ def test_noise_that_grows_louder_is_speech_for_three_seconds_at_most() -> None:
     assert not gate.speaking
 
 
-def test_a_click_and_the_gaps_between_words_change_nothing() -> None:
+def test_clicks_and_gaps_between_words_do_not_change_the_gate() -> None:
     gate = EnergyGate(RATE)
     run(gate, tone(-100, 1))
     assert run(gate, tone(-10, 0.02) + tone(-100, 0.5)) is None

@@ -14,5 +14,5 @@ from antiphon_common.address_groups import address_group
         ("", ""),
     ],
 )
-def test_addresses_of_one_host_count_together(host: str, group: str) -> None:
+def test_addresses_of_one_host_are_one_group(host: str, group: str) -> None:
     assert address_group(host) == group

@@ -8,7 +8,7 @@ from antiphon_common.errors import DecodeError
     ("host", "shown"),
     [("192.0.2.1", "192.0.2.1:5000"), ("2001:db8::1", "[2001:db8::1]:5000"), ("::ffff:192.0.2.1", "192.0.2.1:5000")],
 )
-def test_a_path_survives_its_encoding(host: str, shown: str) -> None:
+def test_decoding_inverts_encoding_of_a_path(host: str, shown: str) -> None:
     path = Path.of(host, 5000, ingress=0xABCD)
     encoded = path.encode()
     assert len(encoded) == PATH_SIZE
@@ -16,11 +16,11 @@ def test_a_path_survives_its_encoding(host: str, shown: str) -> None:
     assert str(path) == shown
 
 
-def test_layout_of_an_encoded_path() -> None:
+def test_an_encoded_path_has_the_documented_layout() -> None:
     assert Path.of("192.0.2.1", 0x1234, ingress=0xABCD).encode().hex() == "1100abcd123400000000000000000000ffffc0000201"
 
 
-def test_a_scope_is_no_part_of_a_path() -> None:
+def test_a_path_contains_no_scope() -> None:
     assert Path.of("fe80::1%eth0", 1) == Path.of("fe80::1", 1)
 
 

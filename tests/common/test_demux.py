@@ -14,13 +14,13 @@ from antiphon_common.demux import Protocol, classify
         (range(192, 256), Protocol.UNKNOWN),
     ],
 )
-def test_first_byte(first_bytes: range, protocol: Protocol) -> None:
+def test_protocols_are_classified_by_the_first_byte(first_bytes: range, protocol: Protocol) -> None:
     """The ranges of RFC 7983 §7."""
     assert {classify(bytes((first, 0, 0, 0))) for first in first_bytes} == {protocol}
 
 
 @pytest.mark.parametrize("marker", [0, 0x80])
-def test_rtcp_by_its_packet_type(marker: int) -> None:
+def test_rtcp_is_classified_by_its_packet_type(marker: int) -> None:
     """RTP payload types 64 to 95 are not used where RTCP shares the port (RFC 5761 §4)."""
     kinds = {second: classify(bytes((0x80, second | marker))) for second in range(128)}
     rtcp = {second for second, protocol in kinds.items() if protocol == Protocol.RTCP}
@@ -28,5 +28,5 @@ def test_rtcp_by_its_packet_type(marker: int) -> None:
 
 
 @pytest.mark.parametrize("datagram", [b"", b"\x80", b"\x00"])
-def test_too_short_to_tell(datagram: bytes) -> None:
+def test_short_datagrams_are_not_classified(datagram: bytes) -> None:
     assert classify(datagram) == Protocol.UNKNOWN

@@ -29,7 +29,7 @@ def test_an_unknown_format_is_refused(name: str) -> None:
         ("fb81", 960),  # the frame count stands in the six low bits
     ],
 )
-def test_an_opus_packet_tells_its_duration(packet: str, ticks: int) -> None:
+def test_the_duration_of_an_opus_packet_is_read(packet: str, ticks: int) -> None:
     assert opus_duration(bytes.fromhex(packet)) == ticks
 
 
@@ -40,6 +40,6 @@ def test_a_malformed_opus_packet_is_refused(packet: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 959])
-def test_half_a_sample_is_refused(size: int) -> None:
+def test_pcm_with_an_incomplete_sample_is_refused(size: int) -> None:
     with pytest.raises(DecodeError):
         AudioFormat.parse("pcm16/24000").duration(bytes(size))

@@ -48,7 +48,7 @@ def test_a_ping_is_answered_with_its_number() -> None:
     assert sent(end) == [frames.Pong(41), frames.Pong(42)]
 
 
-def test_a_ping_goes_out_every_second_and_three_without_a_sound_are_the_end() -> None:
+def test_a_ping_is_sent_every_second_and_three_without_an_answer_close_the_connection() -> None:
     end = connection()
     now, pings = 0.0, []
     while (deadline := end.poll_timeout()) < inf:
@@ -80,13 +80,13 @@ def test_a_connection_without_a_hello_is_closed() -> None:
     "message",
     ["text", b"\xc1", frames.encode([frames.Ping(1)]), frames.encode([frames.Audio(1, b"ab"), HELLO])],
 )
-def test_the_first_frame_is_a_hello_or_the_connection_ends(message: bytes | str) -> None:
+def test_a_connection_whose_first_frame_is_not_a_hello_ends(message: bytes | str) -> None:
     end = connection(greeted=False)
     assert end.receive_message(message) == []
     assert closed_with(end) is CloseCode.PROTOCOL_ERROR
 
 
-def test_another_version_is_refused_and_named() -> None:
+def test_a_hello_of_another_version_is_refused_with_the_version() -> None:
     end = connection(greeted=False)
     end.receive_message(frames.encode([frames.BackendHello(7), frames.Accepted(1)]))
     assert end.closing is not None
@@ -94,7 +94,7 @@ def test_another_version_is_refused_and_named() -> None:
     assert "version 7" in end.closing.detail
 
 
-def test_garbage_after_the_hello_is_counted_and_affects_no_call() -> None:
+def test_malformed_messages_after_the_hello_are_counted_and_affect_no_call() -> None:
     end = connection()
     end.receive_message(b"\xc1 garbage")
     end.receive_message("text")
@@ -105,7 +105,7 @@ def test_garbage_after_the_hello_is_counted_and_affects_no_call() -> None:
     assert (end.counters.bad_messages, end.counters.unknown_tags, end.counters.bad_frames) == (2, 1, 2)
 
 
-def test_much_to_send_is_cut_into_messages_in_order() -> None:
+def test_a_long_queue_is_split_into_messages_in_order() -> None:
     end = connection()
     everything = [frames.Audio(1, bytes(1000), position) for position in range(1000)]
     for frame in everything:
@@ -134,7 +134,7 @@ def test_a_connection_that_does_not_read_is_closed() -> None:
     [[frames.Ping(1)], [frames.Pong(1)], [frames.BackendDrain()], [HELLO], [], [frames.Ping(1)] * 500],
     ids=["pings", "pongs", "drains", "hellos", "empty messages", "pings in few messages"],
 )
-def test_a_flood_about_no_call_ends_the_connection(message: list[frames.Frame]) -> None:
+def test_a_flood_of_frames_without_a_call_ends_the_connection(message: list[frames.Frame]) -> None:
     end = connection()
     flood = frames.encode(message)
     for _ in range((MAX_IDLE - 1) // max(1, len(message))):
@@ -145,7 +145,7 @@ def test_a_flood_about_no_call_ends_the_connection(message: list[frames.Frame]) 
     assert closed_with(end) is CloseCode.PROTOCOL_ERROR
 
 
-def test_heartbeats_without_calls_are_no_flood() -> None:
+def test_heartbeats_without_calls_are_accepted() -> None:
     end = connection()
     for second in range(1, 1000):
         end.receive_message(frames.encode([frames.Ping(second), frames.Pong(second)]))
@@ -155,7 +155,7 @@ def test_heartbeats_without_calls_are_no_flood() -> None:
 
 
 @pytest.mark.parametrize("message", [[[7, 1, 20]], [[6, 1, b"ab"]], [[18, 1]]], ids=["credit", "audio", "unknown tag"])
-def test_many_messages_about_calls_are_no_flood(message: list[list[object]]) -> None:
+def test_many_messages_of_calls_are_accepted(message: list[list[object]]) -> None:
     end = connection()
     message_bytes = msgspec.msgpack.encode(message)
     for _ in range(20 * MAX_IDLE):
@@ -174,7 +174,7 @@ def test_a_connection_that_does_not_read_long_frames_is_closed_sooner() -> None:
     assert MAX_PENDING_BYTES < sent <= MAX_PENDING_BYTES + 10_000
 
 
-def test_a_long_message_is_taken_in_steps_in_order() -> None:
+def test_a_long_message_is_processed_in_steps_in_order() -> None:
     end = connection()
     batch = [frames.Credit(1, number) for number in range(1000)]
     steps = list(end.receive_in_steps(frames.encode(batch)))
@@ -183,7 +183,7 @@ def test_a_long_message_is_taken_in_steps_in_order() -> None:
 
 
 @pytest.mark.parametrize(("size", "at_most"), [(10, STEP_FRAMES // EVENT_FRAMES), (1200, 4), (200_000, 1)])
-def test_steps_are_the_shorter_the_more_there_is_to_convert(size: int, at_most: int) -> None:
+def test_steps_of_long_events_contain_fewer_frames(size: int, at_most: int) -> None:
     end = connection()
     event = frames.ServerEvent(1, json_objects.pack({"text": "x" * size}))
     steps = list(end.receive_in_steps(frames.encode([event] * 12)))
@@ -199,7 +199,7 @@ def test_frames_without_a_call_are_processed_in_steps_too() -> None:
 
 
 @pytest.mark.parametrize("junk", ["text", b"\xc1", msgspec.msgpack.encode([None]), msgspec.msgpack.encode([[1]])])
-def test_junk_ends_the_connection_in_which_it_comes(junk: bytes | str) -> None:
+def test_junk_ends_the_connection_that_carries_it(junk: bytes | str) -> None:
     end = connection()
     for _ in range(MAX_JUNK):
         end.receive_message(junk)
@@ -208,14 +208,14 @@ def test_junk_ends_the_connection_in_which_it_comes(junk: bytes | str) -> None:
     assert closed_with(end) is CloseCode.PROTOCOL_ERROR
 
 
-def test_a_message_of_junk_is_not_read_to_its_end() -> None:
+def test_a_message_of_junk_is_not_decoded_to_its_end() -> None:
     end = connection()
     end.receive_message(msgspec.msgpack.encode([None] * 4000))
     assert closed_with(end) is CloseCode.PROTOCOL_ERROR
     assert end.counters.frames <= MAX_JUNK + 2 * STEP_FRAMES
 
 
-def test_a_frame_that_is_nested_as_deeply_as_a_message_is_long_ends_the_connection() -> None:
+def test_a_frame_nested_to_the_length_of_a_message_ends_the_connection() -> None:
     """Passing over it costs 0.2 s; a shallower one is the loss of its call alone."""
     nested = b"\x93\x11\x07\x81\xa1a" + b"\x91" * 900_000 + b"\xc0"
     end = connection()
@@ -224,7 +224,7 @@ def test_a_frame_that_is_nested_as_deeply_as_a_message_is_long_ends_the_connecti
     assert steps == MAX_JUNK + 1
 
 
-def test_junk_is_forgiven_with_time() -> None:
+def test_occasional_junk_does_not_end_the_connection() -> None:
     end = connection()
     for second in range(1, 200):
         for _ in range(FORGIVEN_JUNK):
@@ -240,7 +240,7 @@ def test_too_many_frames_in_a_message_end_the_connection() -> None:
     assert end.counters.frames == 1, "the hello"
 
 
-def test_bad_frames_and_unknown_tags_of_calls_are_no_junk() -> None:
+def test_bad_frames_and_unknown_tags_of_calls_do_not_count_as_junk() -> None:
     end = connection()
     for _ in range(20):
         end.receive_message(msgspec.msgpack.encode([[6, 5, None], [99, 1, "from the future"]] * 50))

@@ -41,7 +41,7 @@ def test_the_specification_shows_the_bytes_of_each_vector(vector: dict[str, Any]
     assert bytes.fromhex(vector["hex"]).hex(" ") in " ".join(PAGE.split())
 
 
-def test_the_specification_names_every_tag() -> None:
+def test_the_specification_lists_every_tag() -> None:
     kinds = {kind.__struct_config__.tag: kind for kind in frames.AnyFrame.__args__}
     listed = {int(tag) for tag in re.findall(r"^### .* \((\d+)\)$", PAGE, re.MULTILINE)}
     assert listed == set(kinds)
@@ -49,7 +49,7 @@ def test_the_specification_names_every_tag() -> None:
         assert f"| {tag} | {name} |" in PAGE
 
 
-def test_one_bad_frame_or_unknown_tag_leaves_the_others_of_a_message_alone() -> None:
+def test_a_bad_frame_or_unknown_tag_does_not_affect_other_frames_of_a_message() -> None:
     message = msgspec.msgpack.encode(
         [
             [6, 4, "text where bytes belong"],
@@ -72,7 +72,7 @@ def test_one_bad_frame_or_unknown_tag_leaves_the_others_of_a_message_alone() -> 
 
 
 @pytest.mark.parametrize("message", [b"", b"\xc1", b"\x92\x91\x0d", b"\x91" * 5000, msgspec.msgpack.encode({"a": 1})])
-def test_a_message_that_is_no_array_of_frames_is_refused(message: bytes) -> None:
+def test_a_message_that_is_not_an_array_of_frames_is_refused(message: bytes) -> None:
     with pytest.raises(DecodeError):
         list(frames.decode(message))
 
@@ -107,7 +107,7 @@ def test_deep_nesting_in_one_frame_ends_only_its_call(levels: int) -> None:
     assert bad.call == 5
 
 
-def test_deep_nesting_is_passed_over_in_steps() -> None:
+def test_deep_nesting_is_skipped_in_steps() -> None:
     message = b"\x92" + nested(20 * frames.MAX_STEP_ELEMENTS) + b"\x91\x0d"
     pieces = list(frames.split(message))
     assert pieces.count(None) >= 20
@@ -115,7 +115,7 @@ def test_deep_nesting_is_passed_over_in_steps() -> None:
 
 
 @pytest.mark.parametrize("broken", [nested(5000)[:-1], nested(5000) + b"\x91\x0d\x00", nested(5000) + b"\x94\x06"])
-def test_a_deeply_nested_message_that_is_cut_off_or_goes_on_is_no_array_of_frames(broken: bytes) -> None:
+def test_a_truncated_or_extended_deeply_nested_message_is_refused(broken: bytes) -> None:
     with pytest.raises(DecodeError):
         list(frames.decode(b"\x92" + broken))
 
@@ -134,7 +134,7 @@ def test_a_message_of_too_many_frames_is_refused_by_its_header(message: bytes) -
         frames.split(message)
 
 
-def test_a_message_may_have_as_many_frames_as_are_allowed() -> None:
+def test_a_message_may_have_the_maximum_number_of_frames() -> None:
     assert len(list(frames.decode(frames.encode([frames.BackendDrain()] * frames.MAX_FRAMES)))) == frames.MAX_FRAMES
 
 
@@ -170,14 +170,14 @@ def test_a_frame_that_is_too_long_is_a_bad_frame_of_its_call(frame: frames.Frame
     ids=["array", "text", "integer key", "extension", "elements", "keys"],
 )
 @pytest.mark.parametrize("tag", [16, 17])
-def test_an_event_that_is_no_json_object_within_the_limits_is_a_bad_frame_of_its_call(event: Any, tag: int) -> None:
+def test_an_event_that_is_not_a_json_object_within_the_limits_is_a_bad_frame(event: Any, tag: int) -> None:
     [bad] = frames.decode(msgspec.msgpack.encode([[tag, 70_000, event]]))
     assert isinstance(bad, frames.BadFrame)
     assert bad.call == 70_000
 
 
 @pytest.mark.parametrize("fields", [[[], {}], [{"a": {1: 1}}, {"user": 7}], [{}, {"user": {}}]])
-def test_a_start_whose_session_or_metadata_is_no_object_is_a_bad_frame_of_its_call(fields: list[Any]) -> None:
+def test_a_start_whose_session_or_metadata_is_not_an_object_is_a_bad_frame(fields: list[Any]) -> None:
     [bad] = frames.decode(msgspec.msgpack.encode([[2, 9, "rtc_1", "acme", "opus", *fields]]))
     assert isinstance(bad, frames.BadFrame)
     assert bad.call == 9

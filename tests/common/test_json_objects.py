@@ -59,7 +59,7 @@ def whole(data: bytes, pause: int = 1 << 30) -> tuple[int, int]:
         pauses += 1
 
 
-def test_objects_survive_both_conversions() -> None:
+def test_objects_are_unchanged_by_both_conversions() -> None:
     seed = 8
     print("seed", seed)
     chosen = random.Random(seed)
@@ -139,7 +139,7 @@ def test_input_that_is_expensive_to_decode_is_refused_first(text: str) -> None:
     ],
     ids=["nested arrays", "nils", "a promise of an array", "a promise of a map", "an extension", "integer keys"],
 )
-def test_msgpack_that_is_no_json_object_or_too_much_of_one_is_refused(packed: bytes) -> None:
+def test_msgpack_that_is_not_a_json_object_or_exceeds_the_limits_is_refused(packed: bytes) -> None:
     with pytest.raises(DecodeError):
         validate(msgspec.Raw(packed))
 
@@ -148,7 +148,7 @@ NO_OBJECTS = ["", "[]", "3", "{", "{}x", "\ufeff{}", '{"a":"\\ud800"}', '{"a":1e
 
 
 @pytest.mark.parametrize("text", NO_OBJECTS)
-def test_text_that_is_no_json_object_is_refused(text: str) -> None:
+def test_text_that_is_not_a_json_object_is_refused(text: str) -> None:
     with pytest.raises(DecodeError, match="not a JSON object"):
         from_json(text)
 

@@ -20,7 +20,7 @@ def ring(*keys: Key) -> KeyRing:
         ("control", "40a7668e58e2997c4955e255c6460ea930fd72079f3bbbbd69c40bbd563a7460"),
     ],
 )
-def test_derives_a_key_for_each_purpose(purpose: str, expected: str) -> None:
+def test_a_key_is_derived_for_each_purpose(purpose: str, expected: str) -> None:
     keys = getattr(KeyRing.parse(LINE), purpose)
     assert keys.minting(0) == (0, bytes.fromhex(expected))
 
@@ -31,7 +31,7 @@ def test_format_inverts_parse() -> None:
     assert [key.id for key in KeyRing.parse(f"# kept by hand\n\n{text}").keys] == [0, 1, 2, 63]
 
 
-def test_rotation_mints_with_the_newest_and_accepts_both() -> None:
+def test_the_newest_key_mints_and_both_keys_are_accepted_after_a_rotation() -> None:
     old = Key(0, SECRET, retire_after=200)
     new = Key(1, SECRET[::-1], accept_from=50, mint_from=100)
     link = ring(old, new).link
@@ -49,7 +49,7 @@ def test_the_first_key_is_used_when_none_has_begun() -> None:
     assert keys.route.accepting(0, 0) is None
 
 
-def test_the_last_key_goes_on_when_all_have_retired() -> None:
+def test_the_last_key_stays_in_use_when_all_have_retired() -> None:
     old, new = Key(0, SECRET, retire_after=100), Key(1, SECRET[::-1], mint_from=50, retire_after=200)
     keys = ring(old, new)
     assert [keys.is_overdue(now) for now in (0, 200, 201)] == [False, False, True]
@@ -57,7 +57,7 @@ def test_the_last_key_goes_on_when_all_have_retired() -> None:
     assert (keys.route.accepting(0, 1000), keys.route.accepting(1, 1000)) == (None, keys.route.minting(1000)[1])
 
 
-def test_a_rotation_adds_a_key_that_all_accept_before_any_uses_it_and_retires_the_others() -> None:
+def test_a_rotation_adds_a_key_accepted_before_its_use_and_retires_the_others() -> None:
     once = ring(Key(63, SECRET)).rotate(SECRET[::-1], 1000, mint_after=60, retire_after=3600)
     assert once.keys == (Key(63, SECRET, retire_after=4660), Key(0, SECRET[::-1], mint_from=1060))
     assert [once.link.minting(now)[0] for now in (1000, 1059, 1060)] == [63, 63, 0]
@@ -81,7 +81,7 @@ def test_another_rotation_does_not_prolong_a_key_that_retires(later: int) -> Non
     assert twice.link.accepting(1, 4661) is None
 
 
-def test_the_holder_of_a_key_ring_or_a_part_has_its_replacement_keys() -> None:
+def test_replaced_keys_are_visible_through_a_key_ring_and_its_parts() -> None:
     held, other = ring(Key(0, SECRET)), ring(Key(1, SECRET[::-1]))
     route = held.route
     held.replace(other)
@@ -111,7 +111,7 @@ def test_an_invalid_secret_file_is_reported_with_its_reason(text: str, hint: str
         KeyRing.parse(text)
 
 
-def test_no_text_form_shows_a_secret() -> None:
+def test_no_representation_contains_a_secret() -> None:
     keys = KeyRing.parse(LINE)
     shown = " ".join(repr(thing) for thing in (keys, keys.keys[0], keys.route, keys.link))
     shown += str(keys) + str(keys.keys[0])

@@ -58,7 +58,7 @@ def link_keys(*keys: Key) -> LinkKeys:
 
 
 @pytest.mark.parametrize("vector", VECTORS["headers"], ids=lambda vector: vector["header"][:12])
-def test_header_vectors(vector: dict[str, Any]) -> None:
+def test_headers_equal_their_vectors(vector: dict[str, Any]) -> None:
     path = Path.of(vector["host"], vector["port"], ingress=vector["ingress"])
     header = link_keys().header(path, vector["flags"], 0)
     assert header.hex() == vector["header"]
@@ -66,7 +66,7 @@ def test_header_vectors(vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS["messages"], ids=lambda vector: vector["message"])
-def test_message_vectors(vector: dict[str, Any]) -> None:
+def test_messages_equal_their_vectors(vector: dict[str, Any]) -> None:
     paths = tuple(Path.of(host, port, ingress=ingress) for ingress, host, port in vector.get("paths", ()))
     message: LinkMessage
     match vector["message"]:
@@ -100,7 +100,7 @@ def test_a_change_of_any_bit_that_the_tag_covers_is_refused(datagram: bytes) -> 
         assert not keys.verify(bytes(changed), 0)
 
 
-def test_a_hello_names_the_ingresses_that_are_away() -> None:
+def test_a_hello_lists_the_ingresses_without_their_address() -> None:
     hello = RelayHello((7, 8), 1, away=(8,))
     assert decode_message(encode_message(hello)) == hello
 
@@ -112,14 +112,14 @@ def test_short_datagrams_are_refused() -> None:
     assert not any(keys.verify(header[:size], 0) for size in range(HEADER_SIZE))
 
 
-def test_a_cached_header_ends_with_its_key() -> None:
+def test_a_cached_header_is_refused_after_its_key_retires() -> None:
     keys = link_keys(Key(1, SECRET, retire_after=100), Key(2, SECRET[::-1], mint_from=100))
     header = keys.header(PATH, 0, 0)
     assert keys.verify(header, 100)
     assert not keys.verify(header, 101 + VERIFIED_SECONDS)
 
 
-def test_a_retired_key_ends_although_the_clock_was_set_back() -> None:
+def test_a_key_stays_retired_when_the_clock_is_set_back() -> None:
     keys = link_keys(Key(1, SECRET, retire_after=100), Key(2, SECRET[::-1], accept_from=50, mint_from=100))
     early, late = keys.header(PATH, 0, 99), keys.header(PATH, 0, 100)
     assert keys.verify(late, 3700)
@@ -179,7 +179,7 @@ def test_a_message_of_more_entries_than_allowed_is_refused(
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=repr)
-def test_messages_round_trip(message: LinkMessage) -> None:
+def test_decoding_inverts_encoding_of_link_messages(message: LinkMessage) -> None:
     assert decode_message(encode_message(message)) == message
 
 

@@ -17,7 +17,7 @@ def leave_no_handler() -> Iterator[None]:
     root.handlers, root.level = handlers, level
 
 
-def test_text_is_one_line_with_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_record_is_one_line_with_fields(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("text")
     logger.info("call ended", extra={"call": "rtc_1", "reason": 'said "no"\nand left', "empty": ""})
     line = capsys.readouterr().err
@@ -55,9 +55,7 @@ UNPRINTABLE += ["\ud800", "\udfff", "\U000e0001", "\ufff9", "\u00ad"]
 
 @pytest.mark.parametrize("char", UNPRINTABLE, ids=lambda char: f"U+{ord(char):04X}")
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_no_character_ends_a_line_moves_the_cursor_or_turns_the_text(
-    form: str, char: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_control_and_format_characters_are_escaped(form: str, char: str, capsys: pytest.CaptureFixture[str]) -> None:
     """C0 and C1 controls, line and paragraph separators, bidirectional formats and surrogates in what a peer sent."""
     logs.configure(form)
     try:
@@ -70,14 +68,14 @@ def test_no_character_ends_a_line_moves_the_cursor_or_turns_the_text(
     assert len(line.splitlines()) == 1
 
 
-def test_letters_of_any_script_stay_readable(capsys: pytest.CaptureFixture[str]) -> None:
+def test_letters_of_any_script_are_not_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("text")
     logger.info("Grüße %s", "שלום 你好 😀", extra={"tenant": "größe", "reason": "ça va"})
     line = capsys.readouterr().err
     assert all(text in line for text in ("Grüße שלום 你好 😀", "tenant=größe", 'reason="ça va"'))
 
 
-def test_json_is_one_object_a_line_with_the_exception(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_json_record_is_one_object_per_line_with_the_exception(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json")
     try:
         raise OSError("gone")
@@ -89,7 +87,7 @@ def test_json_is_one_object_a_line_with_the_exception(capsys: pytest.CaptureFixt
     assert record["exception"].endswith("OSError: gone")
 
 
-def test_requests_of_libraries_are_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_records_of_libraries_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure()
     logging.getLogger("httpx").info("HTTP Request: GET /load")
     assert capsys.readouterr().err == ""

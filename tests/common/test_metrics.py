@@ -32,7 +32,7 @@ def worker(sent: int, flows: float) -> tuple[MetricFamily, ...]:
     return msgspec.msgpack.decode(encoded, type=tuple[MetricFamily, ...])
 
 
-def test_counters_are_read_when_they_are_scraped() -> None:
+def test_counters_are_read_at_each_scrape() -> None:
     registry, counters = CollectorRegistry(), SummedCounters()
     export_counters(registry, "link", counters)
     counters.sent += 3
@@ -59,7 +59,7 @@ def test_metrics_of_several_workers_are_summed() -> None:
     assert registry.get_sample_value("worker_flows") == 3
 
 
-def test_a_removed_worker_leaves_its_counters_but_not_its_gauges() -> None:
+def test_the_counters_of_a_removed_worker_stay_and_its_gauges_do_not() -> None:
     registry, sums = CollectorRegistry(), SummedMetrics()
     registry.register(sums)
     sums.update(0, worker(sent=10, flows=1))

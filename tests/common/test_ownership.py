@@ -7,7 +7,7 @@ from antiphon_common.ownership import PROVISIONAL_SECONDS, OwnershipTable
 KEY, OTHER = b"path one", b"path two"
 
 
-def test_the_newest_answer_has_a_provisional_path() -> None:
+def test_a_provisional_path_belongs_to_the_owner_of_the_newest_answer() -> None:
     table: OwnershipTable[str] = OwnershipTable()
     assert table.lookup(KEY) is None
     assert table.answered(KEY, "a", 0.0)
@@ -31,7 +31,7 @@ def test_a_confirmed_path_stays_until_it_is_released() -> None:
     assert table.lookup(KEY) == "b"
 
 
-def test_a_confirmation_beats_a_newer_answer() -> None:
+def test_a_confirmation_precedes_a_newer_answer() -> None:
     table: OwnershipTable[str] = OwnershipTable()
     table.answered(KEY, "a", 0.0)
     table.answered(KEY, "b", 1.0)
@@ -40,7 +40,7 @@ def test_a_confirmation_beats_a_newer_answer() -> None:
     assert table.is_confirmed(KEY, "a")
 
 
-def test_a_silent_owner_can_be_followed_where_that_is_allowed() -> None:
+def test_the_path_of_a_silent_owner_can_be_taken_over_if_allowed() -> None:
     table: OwnershipTable[str] = OwnershipTable(takeover_seconds=10)
     table.confirm(KEY, "a", 0.0)
     table.answered(KEY, "a", 5.0)
@@ -62,7 +62,7 @@ def test_provisional_paths_expire_by_their_last_answer() -> None:
     assert table.counters.expired == 2
 
 
-def test_confirmed_paths_expire_by_silence_where_that_is_allowed() -> None:
+def test_confirmed_paths_expire_after_silence_if_allowed() -> None:
     table: OwnershipTable[str] = OwnershipTable(silent_seconds=60)
     table.confirm(KEY, "a", 0.0)
     table.confirm(OTHER, "a", 1.0)
@@ -94,7 +94,7 @@ def test_a_flood_evicts_the_oldest_path_of_its_own_call_only(confirmed: bool) ->
     assert table.counters.evicted == 100_000 - 3
 
 
-def test_everything_of_one_owner_can_be_released() -> None:
+def test_all_paths_of_one_owner_can_be_released() -> None:
     table: OwnershipTable[str] = OwnershipTable()
     table.confirm(KEY, "a", 0.0)
     table.answered(OTHER, "a", 0.0)

@@ -25,7 +25,7 @@ def read(value: bytes, now: float = NOW) -> Registered:
     return RegistryReader(KEYS).read(value, now)
 
 
-def test_what_is_sealed_can_be_read() -> None:
+def test_a_sealed_entry_can_be_read() -> None:
     assert read(seal(ONE, KEYS, NOW)) == ONE
 
 
@@ -90,7 +90,7 @@ def test_an_entry_without_a_time_is_accepted_until_its_transceiver_writes_one_or
         read(UNTIMED, 20_001)
 
 
-def test_the_last_release_can_read_present_entries() -> None:
+def test_the_previous_release_can_read_current_entries() -> None:
     """It knows no time, and skips what it does not know."""
     entry = json.loads(seal(ONE, KEYS, NOW))["transceiver"]
     assert entry.pop("written") == NOW

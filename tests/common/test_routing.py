@@ -23,7 +23,7 @@ def tokens(*keys: Key) -> RouteTokens:
 
 
 @pytest.mark.parametrize("vector", VECTORS["tokens"], ids=lambda vector: vector["ufrag"])
-def test_vectors(vector: dict[str, Any]) -> None:
+def test_tokens_equal_their_vectors(vector: dict[str, Any]) -> None:
     made = RouteToken(vector["cluster"], vector["host"], vector["port"], vector["nonce"])
     minter = tokens(Key(vector["key_id"], SECRET))
     assert minter.mint(made, 0) == vector["ufrag"]
@@ -69,7 +69,7 @@ def test_a_new_key_mints_and_the_old_one_retires() -> None:
     ("network", "address", "host"),
     [("10.1.0.0/16", "10.1.0.5", 5), ("fd00:1::/96", "fd00:1::102:304", 0x01020304), ("127.0.0.1/32", "127.0.0.1", 0)],
 )
-def test_an_address_and_its_offset(network: str, address: str, host: int) -> None:
+def test_an_address_is_encoded_as_its_offset_in_the_network(network: str, address: str, host: int) -> None:
     networks = ClusterNetworks([(1, ip_network(network), 9000, 9999)])
     assert networks.host_of(1, address) == host
     assert networks.resolve(Owner(1, host, 9000)) == (address, 9000)

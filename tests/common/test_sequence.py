@@ -16,7 +16,7 @@ from antiphon_common.sequence import (
     ("later", "earlier", "expected"),
     [(1, 0, 1), (0, 65535, 1), (65535, 0, -1), (0x7FFF, 0, 0x7FFF), (0x8000, 0, -0x8000), (5, 5, 0)],
 )
-def test_differences_wrap(later: int, earlier: int, expected: int) -> None:
+def test_differences_of_sequence_numbers_wrap(later: int, earlier: int, expected: int) -> None:
     assert difference16(later, earlier) == expected
     assert difference32(later << 16, earlier << 16) == expected << 16
 
@@ -25,7 +25,7 @@ def test_differences_wrap(later: int, earlier: int, expected: int) -> None:
     ("value", "near", "expected"),
     [(0, 0xFFFF, 0x10000), (0xFFFF, 0x10000, 0xFFFF), (0xFFFF, 0, -1), (7, 0x50006, 0x50007), (6, 0x50006, 0x50006)],
 )
-def test_extended_numbers_stay_near(value: int, near: int, expected: int) -> None:
+def test_sequence_numbers_are_extended_to_the_nearest_value(value: int, near: int, expected: int) -> None:
     assert extend16(value, near) == expected
     assert extend32(value << 16, near << 16) == expected << 16
 
@@ -45,11 +45,11 @@ def test_extended_numbers_stay_near(value: int, near: int, expected: int) -> Non
         (0x0000, 0x18001, 0x20000),
     ],
 )
-def test_index_is_estimated_as_rfc_3711_says(sequence: int, highest: int, expected: int) -> None:
+def test_the_index_is_estimated_as_in_rfc_3711(sequence: int, highest: int, expected: int) -> None:
     assert estimate_index(sequence, highest) == expected
 
 
-def test_estimate_follows_a_stream_through_many_wraps() -> None:
+def test_the_estimated_index_follows_a_stream_through_many_wraps() -> None:
     rng = random.Random(1)
     highest = -1
     for index in range(0, 400_000, 97):
@@ -60,7 +60,7 @@ def test_estimate_follows_a_stream_through_many_wraps() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_window_accepts_each_index_once(size: int) -> None:
+def test_a_replay_window_accepts_each_index_once(size: int) -> None:
     window = ReplayWindow(size)
     for index in (0, 1, 5, 3, size + 2):
         assert window.check(index)
@@ -72,7 +72,7 @@ def test_window_accepts_each_index_once(size: int) -> None:
     assert not window.check(2)  # too old to know
 
 
-def test_window_survives_a_jump_of_any_width() -> None:
+def test_a_replay_window_accepts_a_jump_of_any_width() -> None:
     window = ReplayWindow()
     window.accept(1)
     window.accept((1 << 48) - 1)
@@ -81,7 +81,7 @@ def test_window_survives_a_jump_of_any_width() -> None:
     assert not window.check(1)
 
 
-def test_window_agrees_with_a_set() -> None:
+def test_a_replay_window_agrees_with_a_set() -> None:
     rng = random.Random(2)
     window, seen, highest = ReplayWindow(), set[int](), -1
     for step in range(5000):
@@ -96,7 +96,7 @@ def test_window_agrees_with_a_set() -> None:
 
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("highest", [0, 5, 63, 1000])
-def test_a_window_that_starts_at_an_index_accepts_only_higher_ones(size: int, highest: int) -> None:
+def test_a_replay_window_that_starts_at_an_index_accepts_only_higher_ones(size: int, highest: int) -> None:
     window = ReplayWindow(size, highest=highest)
     assert not any(window.check(index) for index in range(highest + 1))
     assert window.check(highest + 1)

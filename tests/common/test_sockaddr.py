@@ -12,7 +12,7 @@ from antiphon_common.sockaddr import decode_address, encode_address, from_port_a
 @pytest.mark.parametrize(
     ("host", "family", "size"), [("192.0.2.1", socket.AF_INET, 16), ("2001:db8::1", socket.AF_INET6, 28)]
 )
-def test_round_trips(host: str, family: int, size: int) -> None:
+def test_decoding_inverts_encoding_of_socket_addresses(host: str, family: int, size: int) -> None:
     encoded = encode_address(host, 3478)
     assert (len(encoded), int.from_bytes(encoded[:2], sys.byteorder)) == (size, family)
     assert decode_address(encoded) == (host, 3478)

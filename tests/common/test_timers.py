@@ -9,7 +9,7 @@ from antiphon_common.timers import DeadlineQueue
 from support.sim.memory_audit import MemoryAudit
 
 
-def test_keys_come_out_in_order_of_their_deadlines() -> None:
+def test_keys_are_returned_in_order_of_their_deadlines() -> None:
     queue = DeadlineQueue[str]()
     for key, deadline in [("b", 2.0), ("a", 1.0), ("c", 3.0), ("also b", 2.0)]:
         queue.set(key, deadline)
@@ -20,7 +20,7 @@ def test_keys_come_out_in_order_of_their_deadlines() -> None:
 
 
 @pytest.mark.parametrize("moves", [[5.0, 9.0], [9.0, 5.0, 9.0], [9.0, inf, 9.0], [5.0, 2.0, 9.0], [2.0, inf, 9.0]])
-def test_the_latest_deadline_of_a_key_counts(moves: list[float]) -> None:
+def test_the_latest_deadline_of_a_key_is_used(moves: list[float]) -> None:
     queue = DeadlineQueue[str]()
     for deadline in moves:
         queue.set("call", deadline)
@@ -31,13 +31,13 @@ def test_the_latest_deadline_of_a_key_counts(moves: list[float]) -> None:
     assert queue.next() == inf
 
 
-def test_removing_a_deadline_that_is_not_there_is_harmless() -> None:
+def test_removing_a_missing_deadline_has_no_effect() -> None:
     queue = DeadlineQueue[str]()
     queue.set("nobody", inf)
     assert queue.next() == inf
 
 
-def test_moving_a_deadline_later_leaves_the_heap_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_deadline_does_not_change_the_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = DeadlineQueue[int]()
     queue.set(1, 1.0)
     for name in ("heappush", "heapreplace", "heapify"):
@@ -56,7 +56,7 @@ def test_stale_heap_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_agrees_with_a_plain_dict(seed: int) -> None:
+def test_the_deadline_queue_agrees_with_a_dict(seed: int) -> None:
     choose = random.Random(seed)
     queue, model, now = DeadlineQueue[int](), dict[int, float](), 0.0
     for _ in range(5000):

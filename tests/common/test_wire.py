@@ -16,7 +16,7 @@ def test_reading_inverts_writing(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", SIZES)
-def test_reading_past_the_end_is_an_error_and_reads_nothing(bits: int) -> None:
+def test_reading_past_the_end_raises_an_error_and_consumes_nothing(bits: int) -> None:
     reader = Reader(bytes(bits // 8 - 1))
     with pytest.raises(DecodeError):
         getattr(reader, f"pull_uint{bits}")()
@@ -24,7 +24,7 @@ def test_reading_past_the_end_is_an_error_and_reads_nothing(bits: int) -> None:
 
 
 @pytest.mark.parametrize("length_bytes", [1, 2, 3])
-def test_blocks_follow_their_length(length_bytes: int) -> None:
+def test_blocks_are_prefixed_with_their_length(length_bytes: int) -> None:
     writer = Writer()
     writer.push_block(b"abc", length_bytes)
     writer.push_bytes(b"rest")

@@ -80,7 +80,7 @@ async def calling(deployment: Deployment) -> AsyncIterator[ChannelCaller]:
             await caller.peer.close()
 
 
-def test_events_of_every_length_both_ways(deployment: Deployment) -> None:
+def test_events_of_every_length_pass_in_both_directions(deployment: Deployment) -> None:
     events = [{"type": "test", "text": "ä" * length} for length in (0, 1, 1000, SIZE // 2, 10)]
 
     async def talk() -> float:

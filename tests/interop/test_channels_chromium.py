@@ -95,7 +95,7 @@ def heard(tab: TalkPage, count: int) -> list[dict[str, Any]]:
     return events
 
 
-def test_events_go_both_ways_and_the_page_shows_them(tab: TalkPage) -> None:
+def test_events_pass_in_both_directions_and_the_page_shows_them(tab: TalkPage) -> None:
     events = [{"type": "test", "number": number, "text": "ä€😀"} for number in range(100)]
     tab.page.evaluate(SAY, events)
     assert heard(tab, 100) == [{"type": "answer", "to": event} for event in events]
@@ -104,7 +104,7 @@ def test_events_go_both_ways_and_the_page_shows_them(tab: TalkPage) -> None:
     assert '"number":99' in tab.text("#event-log li:last-child")
 
 
-def test_64_kib_both_ways(tab: TalkPage) -> None:
+def test_messages_of_64_kib_pass_in_both_directions(tab: TalkPage) -> None:
     milliseconds, length = tab.page.evaluate(SEND_AND_TIME, SIZE)
     print(f"\nChromium: 64 KiB and back in {milliseconds:.0f} ms", end="")
     assert length == SIZE
@@ -118,7 +118,7 @@ def test_messages_on_other_channels_are_ignored(tab: TalkPage) -> None:
     tab.page.wait_for_function(IGNORED, arg=4)
 
 
-def test_a_message_that_is_no_event_gets_an_error(tab: TalkPage) -> None:
+def test_a_malformed_event_gets_an_error(tab: TalkPage) -> None:
     tab.page.evaluate(
         "() => { for (const message of ['[]', new Uint8Array(3)]) window.antiphon.dataChannel.send(message) }"
     )

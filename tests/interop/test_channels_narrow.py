@@ -60,7 +60,7 @@ def tab(path: Rerouting, playwright: Playwright, tmp_path: Path) -> Iterator[Tal
         yield tab
 
 
-def test_64_kib_both_ways(path: Rerouting, tab: TalkPage) -> None:
+def test_messages_of_64_kib_pass_in_both_directions(path: Rerouting, tab: TalkPage) -> None:
     """Each round sends a message and waits for its answer, 128 KiB in all. With losses, a round may wait for a datagram
     that was lost twice, but most rounds do not."""
     rounds = [tab.page.evaluate(SEND_AND_TIME, SIZE) for _ in range(ROUNDS)]

@@ -305,7 +305,7 @@ def test_a_client_without_a_certificate_is_refused() -> None:
         ("-use_srtp", "SRTP_AES128_CM_SHA1_32"),
     ],
 )
-def test_a_client_with_nothing_in_common_is_refused(option: tuple[str, str], identity: list[str]) -> None:
+def test_a_client_without_common_parameters_is_refused(option: tuple[str, str], identity: list[str]) -> None:
     with against_client(*identity, *option) as conversation:
         conversation.run(lambda: bool(conversation.events), "end")
         (closed,) = conversation.events

@@ -33,7 +33,7 @@ def likeness(listener: Receiver, condition: Condition) -> float:
     [((), False, 0.03), ((1,), False, 0.03), ((1,), True, 0.05)],
     ids=["random-fec", "random-red", "bursts-red"],
 )
-def test_fifteen_percent_loss_degrades_speech_less_than_few_losses_do_in_aiortc(
+def test_fifteen_percent_loss_degrades_speech_less_than_small_losses_do_in_aiortc(
     distances: tuple[int, ...], bursts: bool, few: float
 ) -> None:
     """The correlation of 15 % in bursts is close to that of aiortc's 3 %. STOI, in `nox -s quality`, shows more."""

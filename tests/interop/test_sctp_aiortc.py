@@ -141,7 +141,7 @@ class AiortcConversation:
 
 @pytest.mark.parametrize("we_are_client", [True, False])
 @pytest.mark.parametrize("impairment", [PERFECT, LOSSY], ids=["clean", "5 % loss"])
-def test_64_kib_both_ways(we_are_client: bool, impairment: Impairment) -> None:
+def test_messages_of_64_kib_pass_in_both_directions(we_are_client: bool, impairment: Impairment) -> None:
     data = Random(0).randbytes(65536)
 
     async def talk() -> float:
@@ -203,7 +203,7 @@ def test_64_kib_within_two_seconds(seed: int, impairment: Impairment) -> None:
     assert back < 2.0 or impairment.loss
 
 
-def test_channels_of_every_kind() -> None:
+def test_channels_of_every_kind_carry_messages() -> None:
     async def talk() -> None:
         conversation = AiortcConversation(we_are_client=False)
         await conversation.start()
@@ -232,7 +232,7 @@ def test_channels_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("we_close", [True, False])
-def test_a_channel_closes_on_both_sides_and_its_id_is_used_again(we_close: bool) -> None:
+def test_a_channel_closes_on_both_sides_and_its_id_is_reused(we_close: bool) -> None:
     async def talk() -> None:
         conversation = AiortcConversation(we_are_client=True)
         await conversation.start()

@@ -122,7 +122,7 @@ def random_message(source: random.Random) -> tuple[oracle.Message, Message]:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_both_encode_the_same_bytes_and_decode_each_other(seed: int) -> None:
+def test_encodings_equal_those_of_aioice_and_decode_in_both_directions(seed: int) -> None:
     print(f"seed {seed}")
     source = random.Random(seed)
     for _ in range(MESSAGES):

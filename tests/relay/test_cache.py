@@ -63,7 +63,7 @@ def fresh(cluster: int = 0, keys: KeyRing | None = None) -> Relay:
     return Relay(keys, cache_of=cluster)
 
 
-def test_a_fresh_relay_finds_the_owner_while_the_packets_wait(store: Store) -> None:
+def test_a_fresh_relay_looks_up_the_owner_while_packets_wait(store: Store) -> None:
     first, second = fresh(), fresh()
     owner, same = first.transceiver(), second.transceiver()
     for number in range(3):
@@ -76,7 +76,7 @@ def test_a_fresh_relay_finds_the_owner_while_the_packets_wait(store: Store) -> N
     assert second.receive(RTP, client(0)) == [Seen(RTP, client(0), same.link)]
 
 
-def test_flows_are_written_again_as_their_owner_confirms_them(store: Store) -> None:
+def test_flows_are_written_again_when_their_owner_confirms_them(store: Store) -> None:
     relay = fresh()
     owner = relay.transceiver()
     for second in range(61):
@@ -209,7 +209,7 @@ def test_an_unknown_path_is_looked_up_once_a_second(store: Store) -> None:
     assert cache_of(relay).counters.asked == pytest.approx(5 / ABSENT_SECONDS, abs=1)
 
 
-def test_only_packets_that_a_flow_may_have_are_looked_up(store: Store) -> None:
+def test_only_packets_of_possible_flows_are_looked_up(store: Store) -> None:
     relay = fresh()
     for junk in (b"", b"\x00\x01", ANSWER, b"\x13"):
         relay.receive(junk, client(0))
@@ -253,7 +253,7 @@ def test_a_redis_that_fails_is_tried_once_a_second(store: Store) -> None:
 
 
 @pytest.mark.parametrize("writes", [False, True], ids=["look-ups", "writes"])
-def test_one_success_ends_a_row_of_failures(store: Store, writes: bool) -> None:
+def test_one_success_resets_the_count_of_failures(store: Store, writes: bool) -> None:
     relay = fresh()
     cache = cache_of(relay)
 
@@ -273,7 +273,7 @@ def test_one_success_ends_a_row_of_failures(store: Store, writes: bool) -> None:
     assert cache.is_open(relay.now)
 
 
-def test_paths_that_wait_are_bounded_while_nothing_is_looked_up(store: Store) -> None:
+def test_waiting_paths_are_bounded_while_no_look_up_runs(store: Store) -> None:
     relay = fresh()
     cache = cache_of(relay)
     for number in range(3 * MAX_WAITING):
@@ -289,7 +289,7 @@ def test_paths_that_wait_are_bounded_while_nothing_is_looked_up(store: Store) ->
     assert sum(len(batch) for batch in iter(cache.take_lookups, [])) <= MAX_WAITING
 
 
-def test_paths_that_wait_when_redis_fails_are_not_looked_up(store: Store) -> None:
+def test_waiting_paths_are_not_looked_up_after_redis_fails(store: Store) -> None:
     relay = fresh()
     cache = cache_of(relay)
     for number in range(MAX_FAILURES):
@@ -301,7 +301,7 @@ def test_paths_that_wait_when_redis_fails_are_not_looked_up(store: Store) -> Non
     assert not cache.has_lookups
 
 
-def test_flows_that_wait_to_be_written_are_bounded() -> None:
+def test_flows_queued_for_writing_are_bounded() -> None:
     relay = fresh()
     cache = cache_of(relay)
     owner = encode_address("10.0.0.5", 9000)
@@ -324,7 +324,7 @@ def test_packets_of_dtls_and_media_wait_for_the_cache(store: Store, first: int) 
     assert store.answer(other) == [Seen(packet, client(0), other.transceiver().link)]
 
 
-def test_entries_are_sealed_with_the_key_of_a_clock_that_was_set() -> None:
+def test_entries_are_sealed_with_the_current_key_after_the_clock_was_set() -> None:
     relay = fresh(keys=KeyRing([Key(0, bytes(32)), Key(1, bytes(range(32)), mint_from=100_000)]))
     owner = relay.transceiver()
     owner.confirm(client(0))

@@ -32,7 +32,7 @@ def test_no_check_with_a_disowned_token_passes_and_all_others_do(relay: Relay) -
     assert passes(relay, owner, live)
 
 
-def test_disowned_tokens_use_up_no_limit_that_new_calls_need(relay: Relay) -> None:
+def test_disowned_tokens_do_not_use_up_the_limits_of_new_calls(relay: Relay) -> None:
     """200 tokens of a call that is over, each disowned at its first check."""
     owner = relay.transceiver()
     stale = [owner.token(number) for number in range(200)]
@@ -90,7 +90,7 @@ def test_disowned_tokens_are_bounded_and_the_oldest_is_removed(relay: Relay) -> 
     assert not passes(relay, owner, owner.token(10), 10)
 
 
-def test_a_confirmed_flow_outlives_a_token_that_is_disowned(relay: Relay) -> None:
+def test_a_confirmed_flow_continues_after_its_token_is_disowned(relay: Relay) -> None:
     """After an ICE restart (RFC 8445 §9) the client's media and newer checks go on."""
     owner = relay.transceiver()
     old, new = owner.token(1), owner.token(2)

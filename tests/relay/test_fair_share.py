@@ -71,7 +71,7 @@ class Overload:
 
 
 @pytest.mark.parametrize("upwards", [True, False], ids=["uplink", "downlink"])
-def test_a_flood_of_one_owner_costs_other_owners_nothing(upwards: bool) -> None:
+def test_a_flood_of_one_owner_does_not_affect_other_owners(upwards: bool) -> None:
     overload = Overload(upwards=upwards)
     flooded, small, large = (overload.relay.transceiver(port) for port in (9000, 9001, 9002))
     for owner, rate, numbers in (
@@ -91,7 +91,7 @@ def test_a_flood_of_one_owner_costs_other_owners_nothing(upwards: bool) -> None:
     assert other == 0
 
 
-def test_confirmed_flows_go_before_provisional_ones_and_those_before_unknown_paths() -> None:
+def test_confirmed_flows_precede_provisional_ones_which_precede_unknown_paths() -> None:
     overload = Overload()
     owner = overload.relay.transceiver()
     for number in range(1000):
@@ -117,7 +117,7 @@ def test_a_single_owner_gets_the_whole_capacity() -> None:
     assert came * 200_000 * (READ_SECONDS + FORWARD_SECONDS) > 0.95
 
 
-def test_a_flood_by_one_flow_is_no_part_of_its_owners_share() -> None:
+def test_a_flood_by_one_flow_does_not_use_its_owners_share() -> None:
     overload = Overload()
     owner, other = overload.relay.transceiver(9000), overload.relay.transceiver(9001)
     for number in range(200):

@@ -22,7 +22,7 @@ def relay() -> Relay:
 
 
 @pytest.mark.parametrize("path", CLIENTS, ids=str)
-def test_a_request_goes_to_the_owner_of_its_token_and_writes_no_state(relay: Relay, path: Path) -> None:
+def test_a_request_is_forwarded_to_the_owner_of_its_token_without_state(relay: Relay, path: Path) -> None:
     owner = relay.transceiver()
     request = binding_request(owner.token())
     assert relay.receive(request, path) == [Seen(request, path, owner.link)]
@@ -33,7 +33,7 @@ def test_a_request_goes_to_the_owner_of_its_token_and_writes_no_state(relay: Rel
 
 @pytest.mark.parametrize("path", CLIENTS, ids=str)
 @pytest.mark.parametrize("data", [RTP, DTLS, STUN_RESPONSE, b"", b"\x00"], ids=bytes.hex)
-def test_after_an_answer_everything_follows_the_flow(relay: Relay, path: Path, data: bytes) -> None:
+def test_all_packets_follow_the_flow_after_an_answer(relay: Relay, path: Path, data: bytes) -> None:
     owner = relay.transceiver()
     assert owner.send(STUN_RESPONSE, path) == [Seen(STUN_RESPONSE, path)]
     assert relay.receive(data, path) == [Seen(data, path, owner.link)]
@@ -49,7 +49,7 @@ def test_requests_follow_their_token_even_on_a_confirmed_flow(relay: Relay) -> N
     assert relay.receive(request, client(0)) == [Seen(request, client(0), second.link)]
 
 
-def test_a_call_outlives_the_key_of_its_token() -> None:
+def test_a_call_continues_after_the_key_of_its_token_retires() -> None:
     relay = Relay(KeyRing([Key(0, bytes(32), retire_after=1010), Key(1, bytes(range(32)), mint_from=1005)]))
     owner = relay.transceiver()
     request = binding_request(owner.token())
@@ -66,7 +66,7 @@ def test_a_call_outlives_the_key_of_its_token() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x00\x01", binding_request(b"x" * 23)[:-1], binding_request(b"")], ids=bytes.hex)
-def test_a_malformed_request_goes_nowhere(relay: Relay, data: bytes) -> None:
+def test_a_malformed_request_is_dropped(relay: Relay, data: bytes) -> None:
     relay.transceiver().confirm(client(0))
     assert relay.receive(data, client(0)) == []
     assert relay.counters.malformed_request == 1
@@ -79,7 +79,7 @@ def test_a_token_of_an_address_outside_the_transceivers_networks_is_refused(rela
     assert (relay.counters.no_route, relay.counters.bad_token) == (1, 1)
 
 
-def test_a_provisional_flow_goes_to_the_newest_owner_that_answers(relay: Relay) -> None:
+def test_a_provisional_flow_belongs_to_the_latest_owner_that_answers(relay: Relay) -> None:
     first, second = relay.transceiver(9000), relay.transceiver(9001)
     first.send(STUN_RESPONSE, client(0))
     second.send(STUN_RESPONSE, client(0))
@@ -178,7 +178,7 @@ def test_requests_of_a_provisional_flow_use_up_the_limit_of_their_token(relay: R
     assert relay.counters.over_token_limit == 2 * TOKEN_CHECKS_AT_ONCE - passed
 
 
-def test_hello_follows_a_change_of_key() -> None:
+def test_hello_is_sealed_with_the_new_key_after_a_rotation() -> None:
     relay = Relay(KeyRing([Key(0, bytes(32), retire_after=1030), Key(1, bytes(range(32)), mint_from=1020)]))
     relay.core.set_transceivers([("10.0.0.5", 9000)])
     key_ids = []
@@ -191,7 +191,7 @@ def test_hello_follows_a_change_of_key() -> None:
     assert set(key_ids[30:]) == {1}
 
 
-def test_an_owners_provisional_flows_are_capped(relay: Relay) -> None:
+def test_the_provisional_flows_of_an_owner_are_bounded(relay: Relay) -> None:
     busy, other = relay.transceiver(9000), relay.transceiver(9001)
     other.send(STUN_RESPONSE, client(60000))
     for number in range(MAX_PROVISIONAL + 10):
@@ -230,7 +230,7 @@ def test_messages_that_are_not_for_relays_are_skipped(relay: Relay) -> None:
     assert relay.counters.skipped_messages == 1
 
 
-def test_a_running_call_outlives_its_link_key() -> None:
+def test_a_running_call_continues_after_its_link_key_retires() -> None:
     old = Key(1, bytes(32), retire_after=2000)
     relay = Relay(KeyRing([old, Key(2, b"\2" * 32, mint_from=1500)]))
     owner = relay.transceiver()
@@ -245,7 +245,7 @@ def test_a_running_call_outlives_its_link_key() -> None:
     assert relay.receive(stale, owner.link) == []
 
 
-def test_a_link_header_that_is_in_use_ends_with_its_key() -> None:
+def test_a_link_header_in_use_is_refused_after_its_key_retires() -> None:
     relay = Relay(KeyRing([Key(1, bytes(32), retire_after=1200), Key(2, b"\2" * 32, mint_from=1100)]))
     owner = relay.transceiver()
     owner.confirm(client(0))
@@ -271,7 +271,7 @@ def test_keys_follow_a_wall_clock_that_is_set() -> None:
     assert relay.counters.link_bad_tag == 1
 
 
-def test_noise_on_either_side_raises_nothing(relay: Relay) -> None:
+def test_random_bytes_on_either_side_raise_no_exception(relay: Relay) -> None:
     noise = random.Random(3)
     owner = relay.transceiver()
     samples = [

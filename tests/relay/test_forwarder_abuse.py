@@ -120,7 +120,7 @@ def test_packets_of_one_flow_are_limited_without_effect_on_another_flow() -> Non
 
 
 @pytest.mark.parametrize("idle", [1.5, 5.0, 55.0])
-def test_idle_seconds_of_a_flow_are_not_saved_up(idle: float) -> None:
+def test_unused_packets_of_a_flow_are_not_accumulated(idle: float) -> None:
     """At most the rest of one window and the whole next window pass together."""
     relay = Relay()
     owner = relay.transceiver()
@@ -135,7 +135,7 @@ def test_idle_seconds_of_a_flow_are_not_saved_up(idle: float) -> None:
     assert_alive(relay, 1, ufrag, owner)
 
 
-def test_under_overload_confirmed_flows_go_first_then_provisional_then_unknown() -> None:
+def test_under_overload_confirmed_flows_precede_provisional_and_unknown_ones() -> None:
     relay = Relay()
     owner = relay.transceiver()
     ingress = next(iter(relay.core.ingresses.values()))
@@ -163,7 +163,7 @@ def test_under_overload_confirmed_flows_go_first_then_provisional_then_unknown()
     assert passed([confirmed[0]] * 60, overloaded=True) == RESERVED_CONFIRMED
 
 
-def test_under_overload_media_of_confirmed_flows_leaves_first_and_requests_last() -> None:
+def test_under_overload_media_of_confirmed_flows_is_sent_first_and_requests_last() -> None:
     """A full socket drops what is sent last."""
     relay = Relay()
     owner = relay.transceiver()

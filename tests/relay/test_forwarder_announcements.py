@@ -39,7 +39,7 @@ def hellos(relay: Relay, seconds: float) -> list[tuple[Path | None, object]]:
     return [(seen.link, decode_message(seen.data)) for seen in relay.drain()]
 
 
-def test_each_transceiver_gets_hello_forty_times_a_second(relay: Relay) -> None:
+def test_each_transceiver_receives_hello_forty_times_a_second(relay: Relay) -> None:
     assert hellos(relay, 2) == []
     relay.core.set_transceivers([("10.0.0.5", 9000), ("10.0.0.6", 9001), ("10.0.0.5", 9000)])
     links = [Path.of("10.0.0.5", 9000, ingress=LINK), Path.of("10.0.0.6", 9001, ingress=LINK)]
@@ -52,7 +52,7 @@ def test_each_transceiver_gets_hello_forty_times_a_second(relay: Relay) -> None:
     assert {link for link, _ in hellos(relay, 1)} == {links[1]}
 
 
-def test_each_start_has_a_boot_id_of_its_own() -> None:
+def test_each_start_has_a_new_boot_id() -> None:
     boots = set()
     for fill in (b"\1", b"\2"):
         relay = Relay(random=lambda size, fill=fill: fill * size)  # type: ignore[misc]
@@ -82,7 +82,7 @@ def test_announced_paths_become_flows_of_their_announcer(relay: Relay) -> None:
     assert relay.core.flows.confirmed == len(paths)
 
 
-def test_announcements_keep_the_paths_of_an_owner_that_sends_elsewhere(relay: Relay) -> None:
+def test_announced_paths_of_an_owner_without_traffic_here_are_not_taken_over(relay: Relay) -> None:
     owner, rival = relay.transceiver(9000), relay.transceiver(9001)
     for _ in range(5):
         owner.send_message(Announce((client(0),)))
@@ -133,7 +133,7 @@ def test_a_redirect_ends_when_moved_is_not_repeated(relay: Relay) -> None:
     assert relay.receive(request, client(0)) == [Seen(request, client(0), previous.link)]
 
 
-def test_a_token_that_was_just_used_leads_back_once_its_redirect_has_ended(relay: Relay) -> None:
+def test_a_cached_token_leads_to_its_owner_again_after_its_redirect_ends(relay: Relay) -> None:
     previous, successor = relay.transceiver(9000), relay.transceiver(9001)
     request = binding_request(previous.token())
     relay.wait(3)

@@ -66,7 +66,7 @@ def test_keys_have_tenants() -> None:
         "a:key-with-15-chr\n",
     ],
 )
-def test_bad_key_files_are_refused_without_quoting_keys(text: str) -> None:
+def test_invalid_key_files_are_refused_without_quoting_keys(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         ApiKeys.parse(text)
     assert "key-" not in str(caught.value)
@@ -85,7 +85,7 @@ def test_bad_key_files_are_refused_without_quoting_keys(text: str) -> None:
         SECOND.replace("s", "ſ"),
     ],
 )
-def test_a_key_counts_whole_and_as_it_is_written(given: str) -> None:
+def test_a_key_must_match_completely_and_in_case(given: str) -> None:
     assert ApiKeys.parse(f"acme:{SECOND}\n").tenant_of(given) is None
 
 
@@ -155,13 +155,13 @@ def test_a_caller_on_the_same_machine_needs_no_key(headers: dict[str, str], peer
         *(({"host": "localhost", name: "203.0.113.9"}, "127.0.0.1") for name in PROXIES),
     ],
 )
-def test_everybody_else_is_refused_without_keys(headers: dict[str, str], peer: str) -> None:
+def test_other_callers_are_refused_without_keys(headers: dict[str, str], peer: str) -> None:
     with pytest.raises(RefusedError) as caught:
         LOCAL.tenant(headers, peer)
     assert caught.value.status == 401
 
 
-def test_reading_forwarded_for_costs_no_more_for_a_chain_without_end() -> None:
+def test_the_cost_of_reading_forwarded_for_is_bounded() -> None:
     """A caller may make up as many addresses of proxies as a head holds."""
     proxies = [read_network("10.0.0.0/8")]
 

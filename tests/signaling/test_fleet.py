@@ -43,7 +43,7 @@ def test_calls_spread_over_transceivers_by_their_capacity(random: Random) -> Non
     assert 0.4 <= min(fullness) <= max(fullness) <= 0.9, fullness
 
 
-def test_what_has_no_room_is_tried_last_and_not_all_of_it(random: Random) -> None:
+def test_full_transceivers_are_tried_last_up_to_a_limit(random: Random) -> None:
     full = {f"full{number}": Load(10, 10) for number in range(10)}
     fleet = fleet_of(random, **full, open=Load(9, 10), leaving=Load(0, 10, draining=True), half=Load(5, 10))
     order = list(fleet.order())
@@ -52,7 +52,7 @@ def test_what_has_no_room_is_tried_last_and_not_all_of_it(random: Random) -> Non
     assert all(url in full for url in order[2:])
 
 
-def test_calls_being_placed_count_as_placed(random: Random) -> None:
+def test_calls_in_placement_count_as_placed(random: Random) -> None:
     fleet = fleet_of(random, one=Load(9, 10), two=Load(0, 1))
     with fleet.asking("two"):
         assert next(fleet.order()) == "one"
@@ -85,7 +85,7 @@ def test_a_lease_avoids_a_request_and_its_end_removes_a_transceiver_that_does_no
     assert list(fleet.order()) == [B, A]
 
 
-def test_while_redis_is_gone_members_stay_and_are_asked(random: Random) -> None:
+def test_members_stay_and_are_asked_while_redis_is_down(random: Random) -> None:
     fleet = Fleet([], random.randrange)
     fleet.list_leases(registered(**{B: EMPTY, C: EMPTY}), 10.0)
     gone = 10.0 + LEASE_SECONDS
@@ -110,7 +110,7 @@ def test_a_transceiver_with_a_name_and_an_address_counts_once(random: Random) ->
     assert min(first.values()) >= 150, first
 
 
-def test_a_name_stays_without_a_lease_and_an_address_without_a_name_that_answers(random: Random) -> None:
+def test_a_name_stays_without_a_lease_and_an_address_replaces_a_silent_name(random: Random) -> None:
     fleet = Fleet([NAME], random.randrange)
     fleet.list_leases(registered(**{A: EMPTY, B: HALF}), 10.0)
     fleet.unanswered(NAME, 10.0)
@@ -128,7 +128,7 @@ def test_a_name_stays_without_a_lease_and_an_address_without_a_name_that_answers
     assert list(fleet.order()) == [NAME, B]
 
 
-def test_a_name_that_has_moved_leads_to_the_new_one(random: Random) -> None:
+def test_a_name_that_resolves_to_another_transceiver_is_followed(random: Random) -> None:
     fleet = Fleet([NAME], random.randrange)
     fleet.list_leases(registered(**{A: EMPTY}), 10.0)
     fleet.answered(NAME, link_of(A), EMPTY)

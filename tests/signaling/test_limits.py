@@ -42,7 +42,7 @@ def refusal(limits: Limits, tenant: str | None, address: str | None, now: float)
     return caught.value
 
 
-def test_calls_at_once_are_limited_per_tenant_and_per_address() -> None:
+def test_concurrent_calls_are_limited_per_tenant_and_per_address() -> None:
     limits = Limits(Limit(3, 100, 100), Limit(2, 100, 100))
     first = limits.begin("acme", "192.0.2.1", 0)
     limits.begin("acme", "192.0.2.1", 0)
@@ -68,7 +68,7 @@ def test_calls_that_are_not_connected_are_limited_until_they_are() -> None:
     limits.begin("acme", None, 51)
 
 
-def test_offers_a_second_are_limited_and_restarts_are_offers() -> None:
+def test_offers_per_second_are_limited_and_restarts_count_as_offers() -> None:
     limits = Limits(Limit(10**6, 10**6, 2), MANY)
     for _ in range(int(2 * BURST_SECONDS) // 2):
         limits.end(limits.begin("acme", None, 0), 0)
@@ -82,7 +82,7 @@ def test_offers_a_second_are_limited_and_restarts_are_offers() -> None:
     refusal(limits, "acme", None, 0.5)
 
 
-def test_questions_about_calls_are_limited_and_are_no_offers() -> None:
+def test_status_requests_are_limited_apart_from_offers() -> None:
     """Each question goes to every transceiver, also about calls that never were."""
     limits = Limits(Limit(10**6, 10**6, 2), Limit(10**6, 10**6, 4))
     allowed = int(2 * BURST_SECONDS) * QUESTIONS_PER_OFFER
@@ -111,7 +111,7 @@ def test_a_refusal_by_one_limit_does_not_count_for_the_other() -> None:
     limits.begin("acme", "192.0.2.2", 0)
 
 
-def test_without_a_name_no_limit_holds() -> None:
+def test_requests_without_tenant_and_address_are_not_limited() -> None:
     limits = Limits(Limit(1, 1, 1), Limit(1, 1, 1))
     for _ in range(100):
         limits.begin(None, None, 0)
@@ -140,7 +140,7 @@ def test_calls_without_reports_are_removed() -> None:
     limits.begin("acme", None, FORGET_SECONDS + 30)
 
 
-def test_ended_twice_counts_once() -> None:
+def test_a_call_that_ends_twice_is_counted_once() -> None:
     limits = Limits(Limit(2, 2, 100), MANY)
     limits.begin("acme", None, 0)
     setup = limits.begin("acme", None, 0)
@@ -152,7 +152,7 @@ def test_ended_twice_counts_once() -> None:
     refusal(limits, "acme", None, 1)
 
 
-def test_addresses_and_calls_are_remembered_up_to_a_bound() -> None:
+def test_remembered_addresses_and_calls_are_bounded() -> None:
     limits = Limits(MANY, Limit(10**6, 10**6, 0.2))
     for number in range(MAX_IDLE_ACCOUNTS + 10):
         limits.end(limits.begin(None, str(number), 0), 0)
@@ -163,7 +163,7 @@ def test_addresses_and_calls_are_remembered_up_to_a_bound() -> None:
     assert limits.counters.calls_forgotten == 10
 
 
-def test_whatever_happens_the_numbers_are_those_of_the_calls_that_run() -> None:
+def test_counts_equal_the_running_calls_after_random_events() -> None:
     """A random course of offers, failures, reports and ends, against a plain list; its seed is printed."""
     seed = int.from_bytes(os.urandom(4), "big")
     print(f"seed {seed}")
@@ -223,7 +223,7 @@ def bearer(key: str) -> dict[str, str]:
 MINE, SECOND, OTHER = bearer("acme-key-of-16-bytes"), bearer("acme-second-of-16"), bearer("other-key-of-16-b")
 
 
-async def test_one_tenant_does_not_use_up_what_another_has(
+async def test_one_tenant_does_not_use_up_the_limits_of_another(
     start_signaling: StartSignaling,
     transceiver: FakeTransceiver,
     offer: bytes,
@@ -254,7 +254,7 @@ async def test_one_tenant_does_not_use_up_what_another_has(
         await until_taken(call, MINE)
 
 
-async def test_offers_that_fail_do_not_go_on_counting(
+async def test_failed_offers_do_not_count_as_calls(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, offer: bytes, key_file: str
 ) -> None:
     ports = await start_signaling(transceiver, api_key_file=key_file, tenant_setups=1)
@@ -271,7 +271,7 @@ async def until_taken(call: Callable[[dict[str, str]], Awaitable[httpx.Response]
     return str(response.headers["location"])
 
 
-async def test_one_address_does_not_use_up_what_another_has(
+async def test_one_address_does_not_use_up_the_limits_of_another(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
     """Behind a reverse proxy of a configured network the caller is whom it names last."""
@@ -318,7 +318,7 @@ async def test_restarts_are_limited_over_http_too(
 
 
 @pytest.mark.parametrize("question", ["GET {}/stats", "DELETE {}", "POST {}/hangup"])
-async def test_questions_are_limited_over_http_too(
+async def test_status_requests_are_limited_over_http_too(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, key_file: str, question: str
 ) -> None:
     ports = await start_signaling(transceiver, api_key_file=key_file, tenant_offers=1.0)
@@ -331,7 +331,7 @@ async def test_questions_are_limited_over_http_too(
     assert "retry-after" in answers[statuses.index(429)].headers
 
 
-def test_quiet_hours_earn_no_more_offers_than_a_burst() -> None:
+def test_offers_after_hours_of_silence_are_limited_to_a_burst() -> None:
     limits = Limits(Limit(10**6, 10**6, 2.0), MANY)
     for _ in range(3):
         limits.begin("acme", None, 0.0)

@@ -99,7 +99,7 @@ def test_silence_within_a_response_is_a_gap_and_silence_between_responses_is_not
     assert Watch().run(60, unsaid=silence, responses=responses) == (1, bad)
 
 
-def test_a_muted_caller_has_no_gap_and_a_silent_one_has() -> None:
+def test_a_muted_caller_has_no_gap_and_a_disconnected_one_has() -> None:
     watch = Watch()
     watch.run(10)
     for second in range(10, 50):

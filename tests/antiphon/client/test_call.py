@@ -74,7 +74,7 @@ def test_connected_is_reported_with_the_time_since_the_offer() -> None:
     assert 4 * DELAY <= connected.after < 8 * DELAY
 
 
-def test_audio_flows_both_ways() -> None:
+def test_audio_passes_in_both_directions_of_a_call() -> None:
     call = AnsweredCall().connect()
     call.client.send_audio(PACKET, 0, call.network.now)
     call.server.send_rtp(RtpSender(1234, 111, 7).packet(PACKET, 0))
@@ -97,7 +97,7 @@ def test_rtcp_reports_are_sent_during_the_call_and_a_bye_at_its_end() -> None:
     assert ends == [False] * (len(compounds) - 1) + [True]
 
 
-def test_a_message_takes_the_events_channel() -> None:
+def test_a_message_is_sent_over_the_events_channel() -> None:
     call = AnsweredCall(data_channels=True).connect()
     call.client.send_message("up")
     call.run(1)
@@ -105,7 +105,7 @@ def test_a_message_takes_the_events_channel() -> None:
     assert (message.id, message.data) == (call.client.events_channel, "up")
 
 
-def test_media_and_messages_before_the_answer_are_errors() -> None:
+def test_sending_media_or_messages_before_the_answer_raises_an_error() -> None:
     client = ClientCall(certificate("client"), Random(1).randbytes, 0.0)
     with pytest.raises(LocalProtocolError):
         client.send_audio(PACKET, 0, 0.0)

@@ -7,7 +7,9 @@ from antiphon.__main__ import main
 from antiphon_common.keys import KeyRing
 
 
-def test_writes_a_secret_file_for_its_owner_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keygen_writes_a_secret_file_readable_only_by_its_owner(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "secret"
     main(["keygen", str(file)])
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -15,14 +17,14 @@ def test_writes_a_secret_file_for_its_owner_alone(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out == ""
 
 
-def test_prints_it_without_a_file_and_never_the_same_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_keygen_prints_a_different_secret_each_time_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     main(["keygen"])
     main(["keygen"])
     first, second = (KeyRing.parse(line) for line in capsys.readouterr().out.splitlines())
     assert first.control.minting(0) != second.control.minting(0)
 
 
-def test_rotates_a_file_in_its_place(tmp_path: Path) -> None:
+def test_keygen_rotates_a_file_in_place(tmp_path: Path) -> None:
     file, link = tmp_path / "secret", tmp_path / "link"
     main(["keygen", str(file)])
     link.symlink_to(file)

@@ -59,7 +59,7 @@ async def test_loopback_returns_every_frame(audio: str, runtime: str) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
-async def test_echo_takes_slots_and_formats_and_ends_cleanly_once_its_calls_have(runtime: str) -> None:
+async def test_echo_has_slots_and_formats_and_ends_after_its_calls(runtime: str) -> None:
     options = ("--listen", "127.0.0.1:0", "--slots", "3", "--formats", "pcm16/16000")
     async with process(*shipped("echo", runtime), *options) as (running, url), transceiver_end(url) as end:
         assert await end.receive(frames.BackendHello) == [frames.BackendHello(frames.VERSION, 3, ("pcm16/16000",))]
@@ -74,7 +74,7 @@ async def test_echo_takes_slots_and_formats_and_ends_cleanly_once_its_calls_have
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
 @pytest.mark.parametrize("first", [None, signal.SIGTERM])
-async def test_an_interrupt_ends_it_cleanly_with_live_calls(runtime: str, first: signal.Signals | None) -> None:
+async def test_an_interrupt_ends_a_backend_cleanly_with_live_calls(runtime: str, first: signal.Signals | None) -> None:
     program = process(*shipped("echo", runtime), "--listen", "127.0.0.1:0")
     async with program as (running, url), transceiver_end(url) as end:
         await end.send(frames.Started(1, "rtc_1", "acme", "pcm16/24000"))
@@ -88,7 +88,7 @@ async def test_an_interrupt_ends_it_cleanly_with_live_calls(runtime: str, first:
 
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
-async def test_the_admin_port_counts_calls_and_tells_of_a_drain(runtime: str) -> None:
+async def test_the_admin_port_exports_calls_and_a_drain(runtime: str) -> None:
     admin = free_port()
     options = ("--listen", "127.0.0.1:0", "--slots", "3", "--admin", f"127.0.0.1:{admin}")
     async with process(*shipped("echo", runtime), *options) as (running, url), transceiver_end(url) as end:

@@ -47,7 +47,7 @@ async def loopback(call: Call) -> None:
         await call.say(audio.data)
 
 
-async def test_a_handler_sees_its_call_and_talks_in_it(runtime: Runtime) -> None:
+async def test_a_handler_receives_its_call_and_sends_audio(runtime: Runtime) -> None:
     seen: list[Call] = []
 
     async def handler(call: Call) -> None:
@@ -77,7 +77,7 @@ async def test_audio_beyond_the_credit_waits_for_more_credit(runtime: Runtime) -
         assert await end.receive(frames.HangUp) == [frames.HangUp(1)]
 
 
-async def test_an_interruption_cuts_off_the_present_response(runtime: Runtime) -> None:
+async def test_an_interruption_ends_the_current_response(runtime: Runtime) -> None:
     outcomes: list[object] = []
 
     async def handler(call: Call) -> None:
@@ -98,7 +98,7 @@ async def test_an_interruption_cuts_off_the_present_response(runtime: Runtime) -
     assert outcomes == [False, False, 1700, True, Interrupted(1, 2, 5)]
 
 
-async def test_a_handler_that_fails_ends_its_own_call_with_one_line(
+async def test_an_exception_of_a_handler_ends_its_call_with_one_log_line(
     runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(call: Call) -> None:
@@ -118,7 +118,7 @@ async def test_a_handler_that_fails_ends_its_own_call_with_one_line(
     assert [record.__dict__["call"] for record in errors] == ["rtc_1"]
 
 
-async def test_a_handler_may_refuse_and_one_that_takes_no_notice_has_declined(runtime: Runtime) -> None:
+async def test_a_call_is_refused_by_its_handler_or_by_one_that_returns_without_accepting(runtime: Runtime) -> None:
     async def picky(call: Call) -> None:
         if call.tenant == "acme":
             raise RefuseCall("unpaid", "the last invoice is open")
@@ -151,7 +151,7 @@ async def test_slots_are_enforced_over_all_connections() -> None:
                     break
 
 
-async def test_when_the_call_ends_listening_ends_and_speaking_fails(runtime: Runtime) -> None:
+async def test_receiving_ends_and_sending_fails_when_the_call_ends(runtime: Runtime) -> None:
     outcomes: list[object] = []
 
     async def handler(call: Call) -> None:
@@ -173,7 +173,7 @@ async def test_when_the_call_ends_listening_ends_and_speaking_fails(runtime: Run
     assert outcomes == [False, "hangup"]
 
 
-async def test_events_go_both_ways(runtime: Runtime) -> None:
+async def test_events_pass_in_both_directions(runtime: Runtime) -> None:
     async def handler(call: Call) -> None:
         async for event in call.events():
             await call.send_event({"type": "heard", "event": event})
@@ -187,7 +187,7 @@ async def test_events_go_both_ways(runtime: Runtime) -> None:
         assert await end.receive(frames.Accepted) == [frames.Accepted(2)]
 
 
-async def test_an_event_that_fits_no_frame_is_the_handlers_mistake(runtime: Runtime) -> None:
+async def test_an_event_too_large_for_a_frame_raises_an_error_in_the_handler(runtime: Runtime) -> None:
     async def handler(call: Call) -> None:
         with pytest.raises(ValueError, match="bytes"):
             await call.send_event({"text": "x" * frames.MAX_EVENT_SIZE})
@@ -224,7 +224,7 @@ async def test_a_message_that_is_too_long_closes_its_connection(runtime: Runtime
         assert end.closed_with == 1009
 
 
-async def test_a_handler_that_does_not_stop_is_cancelled_in_the_end(mock_clock: MockClock) -> None:
+async def test_a_handler_that_does_not_stop_is_cancelled(mock_clock: MockClock) -> None:
     cancelled = trio.Event()
     mock_clock.rate = 20
 
@@ -244,7 +244,7 @@ async def test_a_handler_that_does_not_stop_is_cancelled_in_the_end(mock_clock: 
         assert trio.current_time() - before >= GRACE
 
 
-async def test_calls_that_end_at_once_do_not_heap_up_slow_handlers(runtime: Runtime) -> None:
+async def test_slow_handlers_of_ended_calls_are_bounded(runtime: Runtime) -> None:
     """A slot is free once its call is over, while its handler may have ten seconds left."""
     slots, running, most = 3, 0, 0
 
@@ -266,7 +266,7 @@ async def test_calls_that_end_at_once_do_not_heap_up_slow_handlers(runtime: Runt
         assert most == HANDLERS_PER_SLOT * slots
 
 
-async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> None:
+async def test_a_draining_backend_refuses_calls_and_waits_for_running_ones() -> None:
     drain = trio.Event()
     async with trio.open_nursery() as nursery, serving(loopback, drain=drain) as url, transceiver_end(url) as end:
         await end.send(STARTED)
@@ -289,7 +289,7 @@ async def test_draining_takes_no_new_calls_and_waits_for_those_that_run() -> Non
 
 
 @pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01 what"])
-async def test_a_client_that_is_no_transceiver_affects_no_call(runtime: Runtime, junk: bytes) -> None:
+async def test_a_client_that_is_not_a_transceiver_affects_no_call(runtime: Runtime, junk: bytes) -> None:
     async with serving(loopback, runtime=runtime) as url, transceiver_end(url) as end:
         unknown_client = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         await unknown_client.send_all(junk)
@@ -316,7 +316,7 @@ async def answer_to(url: str, request: bytes) -> bytes:
     return answer.partition(b"\r\n")[0]
 
 
-async def test_a_web_page_gets_no_connection(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_connection_of_a_web_page_is_refused(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
     """Every page may open a WebSocket to every address that its browser reaches; what it cannot leave out is Origin."""
     async with serving(loopback, runtime=runtime) as url:
         answer = await answer_to(url, HANDSHAKE + b"Origin: https://evil.example\r\n\r\n")
@@ -335,7 +335,7 @@ async def test_a_bad_handshake_logs_no_traceback(host: bytes, caplog: pytest.Log
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_connections_without_frames_are_bounded_and_end(
+async def test_connections_without_frames_are_bounded_and_closed(
     mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mock_clock.rate = 1

@@ -42,7 +42,7 @@ def test_each_service_has_its_admin_port(groups: tuple[Any, ...], port: int) -> 
     assert shared.admin == Address("127.0.0.1", port)
 
 
-def test_limits_of_callers_are_settings_like_all_others(tmp_path: Path) -> None:
+def test_limits_of_callers_are_read_from_all_sources(tmp_path: Path) -> None:
     file = tmp_path / "antiphon.toml"
     file.write_text('tenant-calls = 7\naddress-offers = 2.5\nproxy = ["10.0.0.0/8"]')
     front = settings("--config", str(file), "--address-calls", "3", ANTIPHON_TENANT_OFFERS="0.5")[0]
@@ -58,6 +58,6 @@ def test_limits_of_callers_are_settings_like_all_others(tmp_path: Path) -> None:
             settings(*argv)
 
 
-def test_a_shipped_backend_needs_the_program_that_ships_it() -> None:
+def test_a_shipped_backend_is_accepted_only_by_the_program_that_ships_it() -> None:
     with pytest.raises(SettingsError, match="echo=ws://"):
         backend_urls(TransceiverSettings())

@@ -20,7 +20,7 @@ def settings(*argv: str, **environ: str) -> Any:
     return parse("antiphon", "All in one.", ALL, argv, environ)
 
 
-def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+def test_a_flag_precedes_the_environment_and_the_environment_the_file(tmp_path: Path) -> None:
     file = tmp_path / "antiphon.toml"
     file.write_text(
         'capacity = 1\ncluster = 1\naudio = "opus"\nno-auth = true\ntransceiver = ["http://a:1", "http://b:2"]'
@@ -32,7 +32,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path)
     assert shared.transceiver == ("http://a:1", "http://b:2")
 
 
-def test_the_file_of_the_flag_wins_over_that_of_the_environment(tmp_path: Path) -> None:
+def test_the_file_of_the_flag_precedes_the_file_of_the_environment(tmp_path: Path) -> None:
     for name, capacity in (("flag", 1), ("environment", 2)):
         (tmp_path / name).write_text(f"capacity = {capacity}")
     given, other = str(tmp_path / "flag"), str(tmp_path / "environment")
@@ -59,7 +59,7 @@ def test_a_file_may_hold_the_settings_of_every_service(tmp_path: Path) -> None:
     assert transceiver.capacity == 7
 
 
-def test_help_names_every_setting_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_setting_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         settings("--help")
     text = capsys.readouterr().out

@@ -22,7 +22,7 @@ def settings(*argv: str, **environ: str) -> Any:
     return parse("antiphon", "All in one.", ALL, argv, environ)
 
 
-def test_repeated_settings() -> None:
+def test_repeated_settings_become_lists() -> None:
     expected = (Media(Address("192.0.2.1", 3478), Address("203.0.113.1", 3478), 7), Media(Address("::1", 99)))
     texts = ("7=192.0.2.1,203.0.113.1", "[::1]:99")
     assert settings("--media", texts[0], "--media", texts[1])[1].media == expected
@@ -79,7 +79,7 @@ def test_an_invalid_value_is_reported_in_one_line(
     assert all(hint in output.err for hint in hints), output.err
 
 
-def test_a_bad_url_of_redis_is_not_quoted_since_it_may_hold_a_password(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_redis_url_is_not_quoted_since_it_may_contain_a_password(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         settings("--redis", "reds://:hunter2@127.0.0.1")
     error = capsys.readouterr().err

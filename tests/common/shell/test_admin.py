@@ -73,7 +73,7 @@ async def test_metrics_show_counters_as_they_are_at_the_scrape() -> None:
     assert "hidden" not in text
 
 
-async def test_an_address_in_use_is_named() -> None:
+async def test_an_address_in_use_is_reported_with_the_address() -> None:
     async with trio.open_nursery() as nursery:
         start = (lambda: True, lambda: True, CollectorRegistry())
         address = await nursery.start(serve_admin, Address("127.0.0.1", 0), *start)
@@ -110,7 +110,7 @@ async def test_an_address_in_use_is_named() -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/nothing"])
-async def test_only_names_that_no_page_of_elsewhere_can_have_are_served(host: str, status: int, path: str) -> None:
+async def test_requests_under_names_of_other_sites_are_refused(host: str, status: int, path: str) -> None:
     """DNS rebinding: a page's own name resolves to this port, and its scripts may read what is answered."""
     async with trio.open_nursery() as nursery:
         serve = partial(serve_admin, names=["metrics.example"])
@@ -123,7 +123,7 @@ async def test_only_names_that_no_page_of_elsewhere_can_have_are_served(host: st
     assert answered == (404 if path == "/nothing" and status == 200 else status)
 
 
-async def test_the_admin_port_speaks_no_http_2_and_takes_few_connections() -> None:
+async def test_the_admin_port_refuses_http_2_and_limits_its_connections() -> None:
     async with trio.open_nursery() as nursery:
         start = (Address("127.0.0.1", 0), lambda: True, lambda: True, CollectorRegistry())
         address = await nursery.start(serve_admin, *start)

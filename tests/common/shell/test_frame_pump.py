@@ -64,7 +64,7 @@ async def running(core: FakeCore, socket: Socket) -> AsyncIterator[FramePump]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_frame_leaves_at_once_and_those_right_behind_it_together(autojump_clock: MockClock) -> None:
+async def test_the_first_frame_is_sent_at_once_and_following_ones_together(autojump_clock: MockClock) -> None:
     core, socket = FakeCore(), Socket()
     async with running(core, socket) as pump:
         await trio.sleep(0.5)
@@ -90,7 +90,7 @@ async def test_a_backlog_is_not_held_back(autojump_clock: MockClock) -> None:
     assert socket.sent[-2][0] == start
 
 
-async def test_a_lost_heartbeat_ends_the_run_and_is_the_reason_of_the_close(autojump_clock: MockClock) -> None:
+async def test_a_missed_heartbeat_ends_the_pump_and_is_the_reason_of_the_close(autojump_clock: MockClock) -> None:
     core, socket = FakeCore(), Socket(closing_seconds=60)
     pump = FramePump(socket, core, lambda now: None)
     await socket.deliver.send(frames.encode([HELLO]))
@@ -122,7 +122,7 @@ async def test_a_cancelled_pump_sends_a_close_frame_and_does_not_wait(autojump_c
     assert trio.current_time() - start == pytest.approx(1 + FAREWELL_TIMEOUT)
 
 
-async def test_other_tasks_have_their_turn_between_the_steps_of_a_message(autojump_clock: MockClock) -> None:
+async def test_other_tasks_run_between_the_steps_of_a_message(autojump_clock: MockClock) -> None:
     core, socket = FakeCore(), Socket()
     turns = 0
     async with running(core, socket):
@@ -133,7 +133,7 @@ async def test_other_tasks_have_their_turn_between_the_steps_of_a_message(autoju
     assert turns >= 45
 
 
-async def test_many_messages_at_once_leave_other_tasks_their_turn(autojump_clock: MockClock) -> None:
+async def test_other_tasks_run_between_many_messages(autojump_clock: MockClock) -> None:
     core, socket = FakeCore(), Socket()
     turns = 0
     async with running(core, socket):

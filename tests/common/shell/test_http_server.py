@@ -159,7 +159,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 
 @pytest.mark.parametrize("piece", [1, 1000])
 @pytest.mark.parametrize("before", [b"\r\n", b"\n", b"\r\n\r\n"])
-async def test_empty_lines_before_a_request_are_left_out(before: bytes, piece: int) -> None:
+async def test_empty_lines_before_a_request_are_ignored(before: bytes, piece: int) -> None:
     """RFC 9112 §2.2. Some clients end a body with a line end that its Content-Length does not count."""
     post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
     async with serving(HttpServer(echo, Timeouts(head=1.0))) as connect, await connect() as stream:
@@ -192,13 +192,13 @@ async def test_an_unread_body_does_not_affect_the_next_request() -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), b"400"),
     ],
 )
-async def test_what_is_not_http_1_is_refused_and_the_connection_closed(request_bytes: bytes, status: bytes) -> None:
+async def test_malformed_requests_are_refused_and_the_connection_closed(request_bytes: bytes, status: bytes) -> None:
     async with serving(HttpServer(echo, Timeouts(discard=0.1))) as connect, await connect() as stream:
         await stream.send_all(request_bytes)
         assert (await read_all(stream)).startswith(b"HTTP/1.1 " + status)
 
 
-async def test_a_head_request_gets_no_body() -> None:
+async def test_the_response_to_head_has_no_body() -> None:
     async with serving(HttpServer(echo)) as connect, await connect() as stream:
         await stream.send_all(GET.replace(b"GET", b"HEAD") + GET)
         answer = await read_until(stream, b"q=1")
@@ -213,7 +213,7 @@ async def test_a_target_may_have_the_absolute_form() -> None:
         assert (await read_until(stream, b"q=1")).startswith(b"HTTP/1.1 200")
 
 
-async def test_a_bug_of_the_application_ends_one_connection(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_of_the_application_ends_one_connection(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(HttpServer(echo)) as connect:
         async with await connect() as stream:
             await stream.send_all(GET.replace(b"/here", b"/bug"))
@@ -224,7 +224,7 @@ async def test_a_bug_of_the_application_ends_one_connection(caplog: pytest.LogCa
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-async def test_idle_connections_make_room_for_a_new_caller() -> None:
+async def test_idle_connections_are_closed_for_new_ones() -> None:
     """More idle connections than fit, some of which never sent a byte: the oldest go, the newest are served."""
     server = HttpServer(echo, limit=50)
     async with serving(server) as connect:
@@ -320,7 +320,7 @@ async def test_requests_of_one_address_are_paced_over_all_its_connections(
         assert {place.pace() for _ in range(1000)} == {0.0}
 
 
-async def test_a_request_waits_until_its_time_has_come(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_paced_request_waits_for_its_time(autojump_clock: trio.testing.MockClock) -> None:
     client, server = trio.testing.memory_stream_pair()
     peers = Peers(("192.0.2.1", 0), ("192.0.2.2", 80), "http")
     async with trio.open_nursery() as nursery:
@@ -391,7 +391,7 @@ async def test_a_body_in_countless_chunks_is_not_read_to_its_end(path: bytes) ->
         (65536, 65536, 2000, None),
     ],
 )
-def test_connections_leave_descriptors_for_everything_else(
+def test_connections_leave_file_descriptors_for_other_uses(
     soft: int, hard: int, connections: int, raised: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[tuple[int, int]] = []
@@ -401,7 +401,7 @@ def test_connections_leave_descriptors_for_everything_else(
     assert limits == ([] if raised is None else [(raised, hard)])
 
 
-def test_it_serves_under_asyncio_too() -> None:
+def test_the_server_runs_under_asyncio() -> None:
     run_in_thread(_serve_under_asyncio())
 
 

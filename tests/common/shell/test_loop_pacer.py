@@ -27,9 +27,7 @@ def silent() -> Iterator[socket.socket]:
         yield left
 
 
-async def test_a_loop_with_little_to_do_turns_at_once(
-    readable: socket.socket, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_an_idle_loop_continues_at_once(readable: socket.socket, autojump_clock: trio.testing.MockClock) -> None:
     pacer = LoopPacer(readable.fileno())
     for _ in range(3):
         before = trio.current_time()
@@ -38,7 +36,7 @@ async def test_a_loop_with_little_to_do_turns_at_once(
         await trio.sleep(2 * TICK)
 
 
-async def test_a_busy_loop_turns_at_the_next_tick(
+async def test_a_busy_loop_continues_at_the_next_tick(
     readable: socket.socket, autojump_clock: trio.testing.MockClock
 ) -> None:
     pacer = LoopPacer(readable.fileno())
@@ -51,7 +49,7 @@ async def test_a_busy_loop_turns_at_the_next_tick(
         assert trio.current_time() / TICK == pytest.approx(round(trio.current_time() / TICK))
 
 
-async def test_a_turn_without_packets_ends_the_load(
+async def test_an_iteration_without_packets_ends_the_pacing(
     readable: socket.socket, autojump_clock: trio.testing.MockClock
 ) -> None:
     pacer = LoopPacer(readable.fileno())

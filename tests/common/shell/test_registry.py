@@ -100,7 +100,7 @@ async def test_write_access_to_redis_is_not_enough_to_list_an_entry(
 
 
 @pytest.mark.parametrize("how", ["killed", "stalled"])
-async def test_the_last_entries_stay_while_redis_is_gone(
+async def test_the_last_entries_stay_while_redis_is_down(
     how: str, redis: RedisServer, seen: RegistryView, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     nursery.start_soon(keep_registered, redis.url, KEYS, lambda: ONE)

@@ -34,7 +34,7 @@ def test_services_of_one_user_share_keys_on_loopback() -> None:
     assert stat.S_IMODE(own_secret_file().stat().st_mode) == 0o600
 
 
-def test_refuses_to_leave_loopback_without_a_secret_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_addresses_other_than_loopback_are_refused_without_a_secret_file(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         load_keys(SharedSettings(), EXPOSED)
     line = capsys.readouterr().err
@@ -43,13 +43,13 @@ def test_refuses_to_leave_loopback_without_a_secret_file(capsys: pytest.CaptureF
     assert not own_secret_file().exists()
 
 
-def test_insecure_services_agree_anywhere() -> None:
+def test_insecure_services_share_keys_on_any_address() -> None:
     first, second = (load_keys(SharedSettings(insecure=True), EXPOSED) for _ in range(2))
     assert first.format() == second.format()
     assert not own_secret_file().exists()
 
 
-def test_takes_the_secret_file_it_is_given(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_configured_secret_file_is_read(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ring = KeyRing.generate(lambda size: bytes(size))
     write_secret(state / "keys", ring.format())
     assert load_keys(SharedSettings(secret_file=str(state / "keys")), EXPOSED).format() == ring.format()
@@ -59,14 +59,14 @@ def test_takes_the_secret_file_it_is_given(state: Path, capsys: pytest.CaptureFi
     assert "absent: No such file" in capsys.readouterr().err
 
 
-def test_a_file_without_a_key_for_now_does_not_start_a_service(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_service_does_not_start_without_a_key_valid_now(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_secret(state / "keys", KeyRing([Key(0, bytes(32), mint_from=1 << 40)]).format())
     with pytest.raises(SystemExit) as exit_info:
         load_keys(SharedSettings(secret_file=str(state / "keys")), LOOPBACK)
     assert (exit_info.value.code, "earlier mint_from" in capsys.readouterr().err) == (1, True)
 
 
-async def test_keys_follow_their_file_and_outlive_what_it_comes_to(
+async def test_keys_follow_their_file_and_stay_when_it_becomes_invalid(
     state: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = state / "keys"
@@ -94,7 +94,7 @@ async def test_keys_follow_their_file_and_outlive_what_it_comes_to(
     assert "AAAA" not in caplog.text
 
 
-def test_never_replaces_a_file(state: Path) -> None:
+def test_an_existing_secret_file_is_not_replaced(state: Path) -> None:
     write_secret(state / "keys", "first")
     with pytest.raises(FileExistsError):
         write_secret(state / "keys", "second")
@@ -146,7 +146,9 @@ def test_a_secret_file_is_readable_by_its_owner_only(
         assert "chmod 600" in str(exposure) or "chown" in str(exposure)
 
 
-def test_a_secret_file_that_others_can_read_starts_no_service(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_service_does_not_start_with_a_secret_file_that_others_can_read(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_secret(state / "keys", KeyRing.generate(bytes).format())
     (state / "keys").chmod(0o644)
     with pytest.raises(SystemExit) as exit_info:

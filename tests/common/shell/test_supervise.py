@@ -76,7 +76,7 @@ def service(*kind: str, program: str = PROGRAM) -> Iterator["subprocess.Popen[st
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly(number: int) -> None:
+def test_a_signal_ends_a_service_cleanly(number: int) -> None:
     with service("runs") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
@@ -85,7 +85,7 @@ def test_a_signal_ends_it_cleanly(number: int) -> None:
         assert process.returncode == 0
 
 
-def test_what_does_not_end_is_ended() -> None:
+def test_a_service_that_does_not_end_is_killed() -> None:
     with service("stuck") as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -103,14 +103,14 @@ def test_what_does_not_end_is_ended() -> None:
         ("returns", 0, ""),
     ],
 )
-def test_why_it_did_not_start_is_one_line(kind: str, code: int, line: str) -> None:
+def test_the_reason_why_a_service_did_not_start_is_one_line(kind: str, code: int, line: str) -> None:
     with service(kind) as process:
         assert process.communicate(timeout=20)[1] == line
         assert process.returncode == code
 
 
 @pytest.mark.parametrize("kind", ["bug", "late"])
-def test_anything_else_keeps_its_traceback(kind: str) -> None:
+def test_an_unexpected_exception_is_printed_with_its_traceback(kind: str) -> None:
     with service(kind) as process:
         assert "Traceback" in process.communicate(timeout=20)[1]
         assert process.returncode == 1
@@ -120,7 +120,7 @@ def test_anything_else_keeps_its_traceback(kind: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "work", "said"), [("60", "idle", "drains\n"), ("0.2", "busy", "drains\nends what runs\n")]
 )
-def test_sigterm_gives_what_runs_its_time(runtime: str, seconds: str, work: str, said: str) -> None:
+def test_sigterm_starts_a_drain_with_a_deadline(runtime: str, seconds: str, work: str, said: str) -> None:
     with service(runtime, seconds, work, program=DRAINING) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
@@ -140,7 +140,7 @@ def test_a_second_signal_ends_a_drain_at_once(signals: list[signal.Signals]) -> 
         assert process.returncode == 0
 
 
-async def test_a_drain_can_be_taken_back(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_drain_can_be_cancelled(autojump_clock: trio.testing.MockClock) -> None:
     drain, ended = Drain(10.0), []
 
     async def end() -> None:

@@ -33,7 +33,7 @@ async def test_many_datagrams_arrive_in_order_with_their_source(host: str) -> No
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_datagrams_of_any_size(host: str) -> None:
+async def test_datagrams_of_any_size_arrive(host: str) -> None:
     with BatchSocket.open((host, 0)) as sock, socket.socket(sock.socket.family, socket.SOCK_DGRAM) as other:
         for size in (0, MAX_LINK_DATAGRAM, MAX_LINK_DATAGRAM + 1, 1):
             other.sendto(bytes(size), sock.address)
@@ -41,7 +41,7 @@ async def test_datagrams_of_any_size(host: str) -> None:
         assert sock.counters.oversize == 1
 
 
-async def test_a_failed_send_is_counted_and_the_other_datagrams_leave() -> None:
+async def test_a_failed_send_is_counted_and_the_other_datagrams_are_sent() -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as sock:
         for data, address in [
             (b"first", sock.address),
@@ -56,7 +56,7 @@ async def test_a_failed_send_is_counted_and_the_other_datagrams_leave() -> None:
         assert (sock.counters.sent, sock.counters.failed) == (2, 3)
 
 
-async def test_an_unreachable_receiver_stops_nothing() -> None:
+async def test_an_unreachable_receiver_does_not_affect_other_datagrams() -> None:
     with BatchSocket.open(("127.0.0.1", 0)) as gone:
         address = gone.address
     with BatchSocket.open(("127.0.0.1", 0)) as sock:

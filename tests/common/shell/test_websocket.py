@@ -152,14 +152,14 @@ async def test_a_request_of_a_web_page_is_refused(name: bytes, origin: bytes) ->
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n",
     ],
 )
-async def test_a_request_that_is_no_handshake_is_refused_and_raises_nothing_else(request_head: bytes) -> None:
+async def test_a_request_that_is_not_a_handshake_is_refused_without_another_exception(request_head: bytes) -> None:
     async with served() as (client, accepted):
         await client.send_all(request_head + b"\r\n")
         assert isinstance(await accepted.receive(), WebSocketClosed)
 
 
 @pytest.mark.parametrize("name", [b"Host: ", b"host:", b"HOST:\t "])
-async def test_a_host_that_is_no_domain_name_is_not_read_as_idna(name: bytes) -> None:
+async def test_a_host_that_is_not_a_domain_name_is_not_decoded_as_idna(name: bytes) -> None:
     """A label of punycode (RFC 3492) takes the square of its length, and a domain name has 255 bytes at most."""
     async with served() as (client, accepted):
         await client.send_all(REQUEST.replace(b"Host: backend", name + b"xn--" + b"a" * 6000) + b"\r\n")
@@ -169,7 +169,7 @@ async def test_a_host_that_is_no_domain_name_is_not_read_as_idna(name: bytes) ->
 
 
 @pytest.mark.parametrize("line", [b"X: " + b"y" * 100 + b"\r\n", b"a:\r\n", b"X" * 1000])
-async def test_a_request_without_end_is_given_up(line: bytes) -> None:
+async def test_an_endless_request_is_refused(line: bytes) -> None:
     async with served() as (client, accepted):
         with trio.fail_after(5):
             with suppress(trio.BrokenResourceError):
@@ -178,7 +178,7 @@ async def test_a_request_without_end_is_given_up(line: bytes) -> None:
     assert isinstance(closed, WebSocketClosed)
 
 
-async def test_compression_that_a_client_offers_is_not_taken_and_compressed_frames_end_the_connection() -> None:
+async def test_offered_compression_is_not_negotiated_and_compressed_frames_end_the_connection() -> None:
     """permessage-deflate (RFC 7692) would make a gigabyte of a megabyte."""
     async with served() as (client, accepted):
         await client.send_all(REQUEST + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
@@ -214,7 +214,7 @@ async def test_messages_arrive_whole_with_control_frames_between_their_fragments
     ],
     ids=["empty fragments", "short fragments", "pongs", "pings", "pings and pongs"],
 )
-async def test_frames_that_make_no_message_end_the_connection(flood: bytes) -> None:
+async def test_endless_fragments_and_control_frames_end_the_connection(flood: bytes) -> None:
     async with opened() as (client, websocket), trio.open_nursery() as nursery:
         nursery.start_soon(client.send_all, flood)
         with trio.fail_after(10), pytest.raises(WebSocketClosed, match=f"more than {MAX_FRAMES} WebSocket frames"):
@@ -222,7 +222,7 @@ async def test_frames_that_make_no_message_end_the_connection(flood: bytes) -> N
         assert await close_code(client) == 1008
 
 
-async def test_the_longest_message_may_come_in_as_many_fragments_as_are_allowed() -> None:
+async def test_the_longest_message_may_have_the_maximum_number_of_fragments() -> None:
     piece = b"x" * (MAX_MESSAGE_SIZE // MAX_FRAMES)
     async with opened() as (client, websocket), trio.open_nursery() as nursery:
         fragments = [frame(CONTINUATION, piece, flags=0)] * (MAX_FRAMES - 2)
@@ -232,7 +232,7 @@ async def test_the_longest_message_may_come_in_as_many_fragments_as_are_allowed(
             assert await websocket.get_message() == piece * MAX_FRAMES
 
 
-async def test_a_message_in_many_small_segments_is_no_flood() -> None:
+async def test_a_message_in_many_small_tcp_segments_is_accepted() -> None:
     async with opened() as (client, websocket), trio.open_nursery() as nursery:
 
         async def drip() -> None:
@@ -256,7 +256,7 @@ async def test_a_message_that_is_too_long_ends_the_connection(fragments: int) ->
         nursery.cancel_scope.cancel()
 
 
-async def test_other_tasks_have_their_turn_while_a_buffer_of_small_frames_is_read() -> None:
+async def test_other_tasks_run_while_a_buffer_of_small_frames_is_read() -> None:
     turns = 0
     async with opened() as (client, websocket):
         await client.send_all(frame(PONG) * (MAX_FRAMES - 1) + frame(BINARY, b"end"))
@@ -280,7 +280,7 @@ async def test_other_tasks_have_their_turn_while_a_buffer_of_small_frames_is_rea
     [frame(BINARY, b"x", masked=False), frame(3), frame(PING, flags=0), frame(CONTINUATION), frame(CLOSE, b"\x00")],
     ids=["unmasked", "unknown opcode", "fragmented ping", "continuation of nothing", "short close"],
 )
-async def test_what_breaks_the_protocol_is_answered_by_a_close(broken: bytes) -> None:
+async def test_a_protocol_violation_is_answered_with_a_close_frame(broken: bytes) -> None:
     async with opened() as (client, websocket):
         await client.send_all(broken)
         with pytest.raises(WebSocketClosed, match="not the WebSocket protocol"):
@@ -291,7 +291,7 @@ async def test_what_breaks_the_protocol_is_answered_by_a_close(broken: bytes) ->
 # Answers of servers
 
 
-async def test_a_client_of_ours_sends_no_origin_offers_nothing_and_takes_messages_right_behind_the_answer() -> None:
+async def test_the_client_sends_no_origin_or_extensions_and_reads_messages_sent_with_the_response() -> None:
     requests = []
 
     async def talk(stream: trio.SocketStream, request: bytes) -> None:
@@ -308,7 +308,7 @@ async def test_a_client_of_ours_sends_no_origin_offers_nothing_and_takes_message
 
 
 @pytest.mark.parametrize("status", [200, 301, 302, 307, 401, 404, 503])
-async def test_another_answer_is_refused_without_its_body(status: int) -> None:
+async def test_a_response_other_than_101_is_refused_without_reading_its_body(status: int) -> None:
     """An answer whose body never ends, or that redirects, is no WebSocket."""
 
     async def talk(stream: trio.SocketStream, request: bytes) -> None:
@@ -338,7 +338,7 @@ async def test_another_answer_is_refused_without_its_body(status: int) -> None:
     ],
     ids=["headers", "one header", "no status line", "informational", "zeros", "no text", "wrong accept", "nothing"],
 )
-async def test_an_answer_that_is_none_or_never_ends_is_given_up(answer: bytes) -> None:
+async def test_a_malformed_or_endless_response_is_refused(answer: bytes) -> None:
     async def talk(stream: trio.SocketStream, request: bytes) -> None:
         await stream.send_all(answer)
         await stream.send_eof()
@@ -349,7 +349,7 @@ async def test_an_answer_that_is_none_or_never_ends_is_given_up(answer: bytes) -
 
 
 @pytest.mark.parametrize("header", [b"Sec-WebSocket-Extensions: permessage-deflate", b"Sec-WebSocket-Protocol: other"])
-async def test_what_was_not_offered_is_not_taken(header: bytes) -> None:
+async def test_extensions_and_subprotocols_not_offered_are_refused(header: bytes) -> None:
     async def talk(stream: trio.SocketStream, request: bytes) -> None:
         await stream.send_all(switching(request, header))
 

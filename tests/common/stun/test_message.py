@@ -97,20 +97,20 @@ def test_decode_inverts_encode_and_keeps_unknown_attributes(key: bytes | None, f
 
 @pytest.mark.parametrize("message_class", list(MessageClass))
 @pytest.mark.parametrize("method", [1, 3, 0x80, 0xABC, 0xFFF])
-def test_every_class_and_method_survives(message_class: MessageClass, method: int) -> None:
+def test_encoding_inverts_decoding_of_every_class_and_method(message_class: MessageClass, method: int) -> None:
     message = Message(message_class, TRANSACTION, {}, method)
     assert Message.decode(message.encode()) == message
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "0.0.0.0", "255.255.255.255", "2001:db8::1", "::", "fe80::1%eth0"])
 @pytest.mark.parametrize("port", [0, 3478, 65535])
-def test_addresses_survive(host: str, port: int) -> None:
+def test_encoding_inverts_decoding_of_addresses(host: str, port: int) -> None:
     path = Path.of(host, port)
     assert decode_address(encode_address(path.address, port)) == (path.address, port)
     assert decode_xor_address(encode_xor_address(path.address, port, TRANSACTION), TRANSACTION) == (path.address, port)
 
 
-def test_responses_answer_their_request() -> None:
+def test_responses_have_the_transaction_id_of_their_request() -> None:
     path = Path.of("2001:db8::7", 4711)
     success = Message.decode(success_response(check(), path.address, path.port).encode(PASSWORD))
     assert (success.message_class, success.transaction_id) == (MessageClass.SUCCESS, TRANSACTION)
@@ -123,7 +123,7 @@ def test_responses_answer_their_request() -> None:
 
 
 @pytest.mark.parametrize("position", range(20))
-def test_every_byte_of_message_integrity_counts(position: int) -> None:
+def test_every_byte_of_message_integrity_is_compared(position: int) -> None:
     """RFC 8489 §14.5: all 20 bytes of the HMAC, not a prefix or a suffix of it."""
     signed = check().encode(PASSWORD, fingerprint=False)
     at = len(signed) - 20 + position
@@ -144,7 +144,7 @@ def test_message_integrity_has_20_bytes(size: int) -> None:
         Message.decode(signed[:2] + len(body).to_bytes(2, "big") + signed[4:20] + body)
 
 
-def test_what_follows_message_integrity_is_ignored() -> None:
+def test_attributes_after_message_integrity_are_ignored() -> None:
     signed = check().encode(PASSWORD, fingerprint=False)
     late = Message(MessageClass.REQUEST, TRANSACTION, {0x8ABC: b"late", AttributeType.USERNAME: b"forged:one"}).encode(
         fingerprint=False
@@ -155,7 +155,7 @@ def test_what_follows_message_integrity_is_ignored() -> None:
     assert decoded.verify(PASSWORD)
 
 
-def test_first_of_a_repeated_attribute_counts() -> None:
+def test_the_first_of_repeated_attributes_is_used() -> None:
     first = Message(MessageClass.REQUEST, TRANSACTION, {AttributeType.USERNAME: b"a:b"}).encode(fingerprint=False)
     body = first[20:] + first[20:].replace(b"a:b", b"c:d")
     decoded = Message.decode(first[:2] + len(body).to_bytes(2, "big") + first[4:20] + body)
@@ -189,7 +189,7 @@ def test_attributes_beyond_what_a_message_needs_are_a_decode_error(kinds: Sequen
     ],
     ids=["short", "truncated", "trailing", "first bits", "cookie", "fingerprint", "attribute too long"],
 )
-def test_damage_is_a_decode_error(damage: Callable[[bytes], bytes]) -> None:
+def test_corrupted_messages_are_decode_errors(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(DecodeError):
         Message.decode(damage(check().encode(PASSWORD)))
 
@@ -205,7 +205,7 @@ def test_damage_is_a_decode_error(damage: Callable[[bytes], bytes]) -> None:
     ],
     ids=["truncated", "trailing", "first bits", "cookie", "attribute too long"],
 )
-def test_damage_is_a_decode_error_without_fingerprint_too(damage: Callable[[bytes], bytes]) -> None:
+def test_corrupted_messages_are_decode_errors_without_fingerprint(damage: Callable[[bytes], bytes]) -> None:
     """Each check of the structure by itself: with FINGERPRINT the checksum would notice any damage."""
     plain = check().encode(fingerprint=False)
     assert Message.decode(plain) == check()

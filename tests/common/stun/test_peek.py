@@ -18,7 +18,7 @@ def request(*attributes: bytes, kind: int = 0x0001, cookie: int = 0x2112A442) ->
 USERNAME = attribute(0x0006, b"ServerUfragOf23IceChars:peer")
 
 
-def test_finds_the_servers_ufrag_wherever_username_is() -> None:
+def test_the_servers_ufrag_is_found_at_any_position_of_username() -> None:
     assert peek_username(request(USERNAME)) == b"ServerUfragOf23IceChars"
     assert peek_username(request(attribute(0x8022, b"odd"), attribute(0x0024, b"\0\0\0\1"), USERNAME)) == (
         b"ServerUfragOf23IceChars"
@@ -43,11 +43,11 @@ def test_finds_the_servers_ufrag_wherever_username_is() -> None:
         request(*[attribute(0x8000, b"")] * 16, USERNAME),
     ],
 )
-def test_returns_none_without_a_well_formed_binding_request_and_username(datagram: bytes) -> None:
+def test_nothing_is_found_without_a_valid_binding_request_and_username(datagram: bytes) -> None:
     assert peek_username(datagram) is None
 
 
-def test_never_raises_on_mutated_bytes() -> None:
+def test_mutated_bytes_raise_no_exception() -> None:
     source = random.Random(1)
     whole = request(attribute(0x8022, b"odd"), USERNAME)
     for _ in range(20_000):

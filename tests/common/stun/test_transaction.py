@@ -1,7 +1,7 @@
 from antiphon_common.stun import Transaction
 
 
-def test_backs_off_to_the_longest_wait_and_then_fails() -> None:
+def test_a_transaction_backs_off_to_the_longest_wait_and_then_fails() -> None:
     transaction = Transaction(b"t" * 12, b"request", 10.0, first_wait=0.5, longest_wait=1.5, attempts=4)
     sent = []
     while not transaction.failed:

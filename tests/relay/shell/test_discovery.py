@@ -41,7 +41,7 @@ async def test_a_configured_transceiver_keeps_its_link_addresses_when_it_does_no
             nursery.cancel_scope.cancel()
 
 
-async def test_a_transceiver_that_is_both_configured_and_registered_gets_one_hello() -> None:
+async def test_a_transceiver_both_configured_and_registered_receives_one_hello() -> None:
     known: list[list[Address]] = []
     with redis_server() as redis, BatchSocket.open(("127.0.0.1", 0)) as link:
         address, other = Address(*link.address), Address("127.0.0.1", 1)
@@ -56,7 +56,7 @@ async def test_a_transceiver_that_is_both_configured_and_registered_gets_one_hel
     assert all(len(set(addresses)) == len(addresses) for addresses in known)
 
 
-async def test_hello_names_the_shared_address_that_another_host_has() -> None:
+async def test_hello_lists_the_shared_address_that_another_host_has() -> None:
     """The address that is away is bound all the same."""
     here, elsewhere = Media(Address("127.0.0.1", 0), ingress=1), Media(Address("192.0.2.7", 0), ingress=2)
     with BatchSocket.open(("127.0.0.1", 0)) as link:

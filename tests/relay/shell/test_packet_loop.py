@@ -40,7 +40,7 @@ class Fragile(Forwarder):
 
 
 @pytest.mark.parametrize("poison", [POISON, POISON[:-1]], ids=["an address that cannot be sent to", "an exception"])
-async def test_a_packet_that_raises_in_the_loop_drops_one_batch_only(
+async def test_an_exception_in_the_packet_loop_drops_one_batch_only(
     poison: bytes, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = KeyRing.generate(os.urandom)

@@ -47,6 +47,6 @@ def test_an_advertised_port_of_zero_is_the_port_of_the_socket() -> None:
 
 
 @pytest.mark.parametrize("settings", [[media("127.0.0.1", ingress=0)], [media("127.0.0.1", ingress=5)] * 2, []])
-def test_ingress_ids_that_clash_are_refused(settings: list[Media]) -> None:
+def test_equal_ingress_ids_are_refused(settings: list[Media]) -> None:
     with ExitStack() as stack, pytest.raises(PublicSocketError):
         open_public_sockets(settings, stack)

@@ -150,7 +150,9 @@ async def test_redis_keeps_a_flow_for_a_minute(redis: RedisServer, stack: ExitSt
         assert all(KEPT_SECONDS - 10 <= seconds <= KEPT_SECONDS for seconds in await ttls(redis))
 
 
-async def test_a_cached_owner_that_this_relay_cannot_reach_is_refused(redis: RedisServer, stack: ExitStack) -> None:
+async def test_a_cached_owner_of_another_address_family_than_the_link_is_refused(
+    redis: RedisServer, stack: ExitStack
+) -> None:
     """A relay with an IPv6 link wrote the value; this one has an IPv4 link, and goes on."""
     async with running(redis, 1) as (owner, (relay,), _):
         unknown, client = CacheClient(stack), CacheClient(stack)
@@ -168,7 +170,7 @@ async def test_a_cached_owner_that_this_relay_cannot_reach_is_refused(redis: Red
         assert relay.figure("failed_turns_total") == 0
 
 
-async def test_calls_go_on_while_redis_stalls(redis: RedisServer, stack: ExitStack) -> None:
+async def test_calls_continue_while_redis_stalls(redis: RedisServer, stack: ExitStack) -> None:
     async with running(redis, 2) as (owner, (first, second), _):
         client, late = CacheClient(stack), CacheClient(stack)
         assert await client.asks(first, binding_request(owner.token()))
@@ -186,7 +188,9 @@ async def test_calls_go_on_while_redis_stalls(redis: RedisServer, stack: ExitSta
                 pass
 
 
-async def test_calls_go_on_while_redis_is_gone_and_comes_back_empty(redis: RedisServer, stack: ExitStack) -> None:
+async def test_calls_continue_while_redis_is_down_and_after_it_returns_empty(
+    redis: RedisServer, stack: ExitStack
+) -> None:
     async with running(redis, 2) as (owner, (first, second), _):
         client = CacheClient(stack)
         assert await client.asks(first, binding_request(owner.token()))
@@ -212,7 +216,7 @@ async def test_calls_go_on_while_redis_is_gone_and_comes_back_empty(redis: Redis
     [b"$xx\r\n", b"-ERR \xff\r\n", b"\r\n", b"+OK\r\n", b"*0\r\n", b"*1\r\n" * 5000 + b":1\r\n", b"*1\r\n:1\r\n"],
     ids=["length", "text", "empty", "kind", "count", "depth", "type"],
 )
-async def test_calls_go_on_when_redis_sends_an_invalid_answer(
+async def test_calls_continue_when_redis_sends_an_invalid_answer(
     redis: RedisServer, stack: ExitStack, answer: bytes
 ) -> None:
     async with garbling(redis, b"MGET", answer) as garbler, running(garbler, 2) as (owner, (first, second), _):

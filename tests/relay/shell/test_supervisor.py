@@ -243,7 +243,7 @@ async def test_a_worker_that_hangs_is_replaced(caplog: pytest.LogCaptureFixture)
             assert calls
 
 
-async def test_the_pause_of_a_crash_loop_doubles_and_other_workers_go_on(
+async def test_the_pause_of_a_crash_loop_doubles_and_other_workers_continue(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running() as relay, trio.open_nursery() as nursery:
@@ -296,7 +296,7 @@ async def test_workers_start_again_once_processes_can_be_started(
             await settle(lambda: len(workers()) > WORKERS)
 
 
-async def test_workers_take_new_keys_while_they_run(caplog: pytest.LogCaptureFixture) -> None:
+async def test_running_workers_receive_new_keys(caplog: pytest.LogCaptureFixture) -> None:
     old, new = Key(0, os.urandom(32)), Key(1, os.urandom(32))
     keys, owners = KeyRing([old]), KeyRing([old])
     async with running(keys, owners) as relay, trio.open_nursery() as nursery:
@@ -338,7 +338,7 @@ async def test_workers_take_new_keys_while_they_run(caplog: pytest.LogCaptureFix
             nursery.cancel_scope.cancel()
 
 
-async def test_a_standby_worker_that_dies_is_replaced_and_an_idle_relay_goes_on() -> None:
+async def test_a_standby_worker_that_dies_is_replaced_and_an_idle_relay_continues() -> None:
     async with running() as relay:
         busy = busy_workers(relay)
         await settle(lambda: len(workers()) > WORKERS)

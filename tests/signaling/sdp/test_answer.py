@@ -22,7 +22,7 @@ def with_application(*attributes: str, group: str = "BUNDLE a d", protocol: str 
 
 
 @pytest.mark.parametrize("name", ["chromium-156", "firefox-esr", "aiortc-1.16", "pion-4"])
-def test_an_answer_takes_the_audio_and_rejects_the_rest(name: str) -> None:
+def test_an_answer_accepts_the_audio_and_rejects_other_media(name: str) -> None:
     offer = read_offer(recorded(name))
     description = answer(offer)
     audio, *others = description.media
@@ -56,7 +56,7 @@ def test_candidates_are_exactly_the_advertised_addresses_best_first() -> None:
 @pytest.mark.parametrize(
     ("name", "longest"), [("chromium-156", 262144), ("firefox-esr", 1073741823), ("aiortc-1.16", 262144)]
 )
-def test_data_channels_are_taken_on_the_transport_of_the_audio(name: str, longest: int) -> None:
+def test_data_channels_are_accepted_on_the_transport_of_the_audio(name: str, longest: int) -> None:
     offer = read_offer(recorded(name))
     assert offer.call_request("rtc_1", "acme", {}).sctp == SctpParameters(5000, longest)
     description = answer(offer, WITH_CHANNELS)
@@ -74,7 +74,7 @@ def test_data_channels_are_taken_on_the_transport_of_the_audio(name: str, longes
     assert not application.has("candidate")
 
 
-def test_a_transceiver_without_data_channels_has_them_rejected() -> None:
+def test_data_channels_are_rejected_for_a_transceiver_without_them() -> None:
     description = answer(read_offer(recorded("chromium-156")), ACCEPTED)
     assert description.values("group") == ["BUNDLE 0"]
     assert description.media[1].port == 0
@@ -97,7 +97,7 @@ def test_data_channels_need_a_port_and_the_bundle(data: bytes, sctp: SctpParamet
     assert (answer(offer, WITH_CHANNELS).media[1].port == 0) == (sctp is None)
 
 
-def test_transport_stands_where_the_offer_bundles_first() -> None:
+def test_transport_attributes_are_in_the_first_section_of_the_bundle_group() -> None:
     offer = read_offer(with_application("a=sctp-port:5000", group="BUNDLE d a"))
     description = answer(offer, WITH_CHANNELS)
     assert description.values("group") == ["BUNDLE d a"]
@@ -112,7 +112,7 @@ def test_transport_stands_where_the_offer_bundles_first() -> None:
         ("recvonly", "sendonly", True),
     ],
 )
-def test_direction_is_mirrored_wherever_it_stands(offered: str, answered: str, sends: bool) -> None:
+def test_the_direction_is_reversed_at_either_level(offered: str, answered: str, sends: bool) -> None:
     for data in (audio_only(f"a={offered}"), audio_only(session=f"a={offered}")):
         audio = answer(read_offer(data)).media[0]
         assert audio.has(answered)
@@ -121,13 +121,13 @@ def test_direction_is_mirrored_wherever_it_stands(offered: str, answered: str, s
     assert answer(read_offer(audio_only())).media[0].has("sendrecv")
 
 
-def test_a_section_without_bundle_or_mid_is_answered_so() -> None:
+def test_a_section_without_bundle_or_mid_is_answered_without_them() -> None:
     description = answer(read_offer(audio_only()))
     assert not description.has("group")
     assert not description.media[0].has("mid")
 
 
-def test_transport_of_a_bundled_section_may_stand_in_the_first_one_of_its_group() -> None:
+def test_transport_attributes_are_read_from_the_first_section_of_the_bundle_group() -> None:
     video_first = (
         "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE v a\r\n"
         "m=video 9 UDP/TLS/RTP/SAVPF 97\r\na=mid:v\r\na=rtpmap:97 VP8/90000\r\na=rtcp-mux\r\na=setup:passive\r\n"
@@ -153,7 +153,7 @@ def test_header_extensions_are_mirrored_and_only_those_in_use_are_answered() -> 
     assert answer(read_offer(data)).media[0].values("extmap") == [f"1/recvonly {AUDIO_LEVEL}", f"3 {MID}"]
 
 
-def test_only_feedback_that_is_spoken_is_answered_once_each() -> None:
+def test_only_supported_feedback_is_answered_once_each() -> None:
     data = audio_only(
         *("a=rtcp-fb:96 nack", "a=rtcp-fb:96 nack pli", "a=rtcp-fb:* transport-cc ", "a=rtcp-fb:96 transport-cc"),
         *("a=rtcp-fb:96 goog-remb", "a=rtcp-fb:97 ccm fir", "a=rtcp-rsize"),
@@ -185,7 +185,7 @@ def test_only_feedback_that_is_spoken_is_answered_once_each() -> None:
         (sections(("0", "sendonly"), ("1", "recvonly"), ports="90"), [("0", "recvonly")]),
     ],
 )
-def test_the_audio_sections_that_carry_most_of_a_conversation_are_taken(
+def test_the_audio_sections_with_the_most_useful_directions_are_accepted(
     offer: bytes, answered: list[tuple[str, str]]
 ) -> None:
     """A microphone and a loudspeaker in sections of their own are one conversation; a dead section never wins."""
@@ -214,13 +214,13 @@ def test_the_audio_sections_that_carry_most_of_a_conversation_are_taken(
         ),
     ],
 )
-def test_sections_of_different_transports_or_codecs_are_no_pair(old: str, new: str) -> None:
+def test_sections_of_different_transports_or_codecs_are_not_paired(old: str, new: str) -> None:
     offer = sections(("0", "sendonly"), ("1", "recvonly")).decode().replace(old, new)
     assert [section.port != 0 for section in answer(read_offer(offer.encode())).media] == [True, False]
 
 
 @pytest.mark.parametrize("codec", ["111 opus/48000/2", "111 opus/48000/1", "111 opus/48000", "111 OPUS/48000/2"])
-def test_opus_is_opus_whatever_channels_it_is_written_with(codec: str) -> None:
+def test_opus_is_accepted_with_any_channel_count(codec: str) -> None:
     """RFC 7587 §7 wants two. The answer repeats what was offered, since offerers compare."""
     negotiated = read_offer(audio_only(codec=codec))
     assert negotiated.codec.name == "opus"
@@ -237,7 +237,7 @@ def test_opus_is_opus_whatever_channels_it_is_written_with(codec: str) -> None:
     ],
     ids=["no group", "audio outside the group", "no BUNDLE group"],
 )
-def test_of_sections_that_are_not_bundled_the_audio_is_taken_and_the_rest_rejected(data: bytes) -> None:
+def test_the_audio_of_unbundled_sections_is_accepted_and_the_others_rejected(data: bytes) -> None:
     """RFC 9429 §4.1.1, max-bundle. Offers of webrtcbin are not bundled unless the application asks for it."""
     offer = read_offer(data)
     answered = answer(offer, WITH_CHANNELS)

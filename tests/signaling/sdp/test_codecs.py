@@ -20,7 +20,7 @@ def section(formats: str, *attributes: str) -> MediaDescription:
     )
 
 
-def test_opus_is_taken_wherever_it_stands() -> None:
+def test_opus_is_chosen_at_any_position() -> None:
     codec = choose_codec(section("0 8 111", OPUS, "fmtp:111 minptime=10;maxaveragebitrate=20000"))
     assert codec == Codec("opus", 111, 48000, parameters={"minptime": "10", "maxaveragebitrate": "20000"})
 
@@ -36,7 +36,7 @@ def test_opus_is_taken_wherever_it_stands() -> None:
         ("13", [], None),
     ],
 )
-def test_without_opus_the_first_g711_is_taken(
+def test_the_first_g711_codec_is_chosen_without_opus(
     formats: str, attributes: list[str], taken: tuple[str, int] | None
 ) -> None:
     codec = choose_codec(section(formats, *attributes))
@@ -55,7 +55,7 @@ def test_without_opus_the_first_g711_is_taken(
         ((), None),
     ],
 )
-def test_red_is_taken_where_it_repeats_opus(attributes: tuple[str, ...], redundancy: int | None) -> None:
+def test_red_is_chosen_if_it_contains_opus(attributes: tuple[str, ...], redundancy: int | None) -> None:
     codec = choose_codec(section("111 63", OPUS, *attributes))
     assert codec is not None
     assert codec.redundancy == redundancy
@@ -68,7 +68,7 @@ def test_the_answer_keeps_the_offered_order() -> None:
     assert answered_formats(section("0 63 111"), Codec("opus", 111, 48000)) == ("111",)
 
 
-def test_the_answer_names_what_was_accepted() -> None:
+def test_the_answer_lists_the_accepted_codecs() -> None:
     def lines(offered: MediaDescription, codec: Codec) -> list[str]:
         return [f"{attribute.name}:{attribute.value}" for attribute in write_codec(offered, codec)]
 

@@ -13,7 +13,7 @@ HEAD = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
 
 
 @pytest.mark.parametrize("file", OFFERS, ids=lambda file: file.stem)
-def test_recorded_offers_survive_a_round_trip(file: Path) -> None:
+def test_encoding_inverts_decoding_of_recorded_offers(file: Path) -> None:
     description = SessionDescription.decode(file.read_bytes())
     assert description.media[0].kind == "audio"
     assert SessionDescription.decode(description.encode()) == description
@@ -78,7 +78,7 @@ def test_bad_or_oversized_bytes_raise_decode_error(data: bytes) -> None:
         *("names that are no tokens", "no o= and t="),
     ],
 )
-def test_line_ends_blanks_and_missing_lines_are_harmless(data: bytes) -> None:
+def test_other_line_ends_blanks_and_missing_lines_are_accepted(data: bytes) -> None:
     """RFC 8866 §5 wants CRLF and each line in its place; clients are not that strict. Attributes that are not
     understood are ignored (§5.13)."""
     assert SessionDescription.decode(data).value("mid") == "0"
@@ -111,7 +111,7 @@ def test_mutated_offers_raise_only_decode_error() -> None:
         (Group, "BUNDLE 0 1"),
     ],
 )
-def test_attribute_values_survive_a_round_trip(
+def test_encoding_inverts_decoding_of_attribute_values(
     kind: type[RtpMap] | type[FormatParameters] | type[ExtMap] | type[Group], text: str
 ) -> None:
     assert kind.decode(text).encode() == text
@@ -128,7 +128,7 @@ def test_bad_attribute_values_raise_decode_error(
         kind.decode(text)
 
 
-def test_fingerprints_are_normalised_and_weak_ones_not_taken() -> None:
+def test_fingerprints_are_normalised_and_weak_ones_ignored() -> None:
     found = decode_fingerprint("SHA-256 " + ":".join(["ab"] * 32))
     assert found is not None
     assert (found.algorithm, found.value) == ("sha-256", ":".join(["AB"] * 32))

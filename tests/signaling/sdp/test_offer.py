@@ -59,7 +59,7 @@ def test_recorded_offers_give_the_call_request(
     assert "sha-256" in {fingerprint.algorithm for fingerprint in request.fingerprints}
 
 
-def test_every_fingerprint_of_an_offer_counts() -> None:
+def test_every_fingerprint_of_an_offer_is_passed_on() -> None:
     fingerprints = read_offer(recorded("aiortc-1.16")).fingerprints
     assert [fingerprint.algorithm for fingerprint in fingerprints] == ["sha-256", "sha-384", "sha-512"]
 
@@ -75,11 +75,11 @@ def test_setup_of_the_offer_reaches_the_transceiver(setup: str) -> None:
     assert read_offer(edited("setup:actpass", f"setup:{setup}")).setup == setup
 
 
-def test_offers_without_candidates_are_normal() -> None:
+def test_offers_without_candidates_are_accepted() -> None:
     assert read_offer(without("a=candidate")) is not None
 
 
-def test_media_level_fingerprints_hide_those_of_the_session() -> None:
+def test_media_level_fingerprints_replace_those_of_the_session() -> None:
     session = f"a=fingerprint:sha-384 {':'.join(['EE'] * 48)}"
     data = audio_only(
         f"a=fingerprint:sha-256 {DIGEST}", f"a=fingerprint:sha-1 {':'.join(['AA'] * 20)}", session=session
@@ -130,7 +130,7 @@ def test_offers_that_cannot_be_answered_are_refused_with_a_reason(data: bytes, c
         b"not sdp",
     ],
 )
-def test_broken_values_raise_decode_error(data: bytes) -> None:
+def test_malformed_values_raise_decode_error(data: bytes) -> None:
     with pytest.raises(DecodeError):
         read_offer(data)
 
@@ -139,7 +139,7 @@ def test_a_call_on_hold_may_restart_ice() -> None:
     assert read_offer(audio_only("a=inactive"), held=True).direction == "inactive"
 
 
-def test_the_work_for_an_offer_grows_with_its_length_alone() -> None:
+def test_the_cost_of_an_offer_is_linear_in_its_length() -> None:
     """Many sections times many groups, or times many attributes of the session: each is looked at once."""
 
     def count_calls(data: bytes) -> int:
@@ -198,7 +198,7 @@ def test_the_work_for_an_offer_grows_with_its_length_alone() -> None:
     ],
 )
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r", " \r\n", "\r\n\r\n"])
-def test_dialects_are_understood(old: str, new: str, end: str) -> None:
+def test_variants_of_attributes_are_accepted(old: str, new: str, end: str) -> None:
     text = audio_only().decode()
     assert old in text
     negotiated = read_offer(text.replace(old, new).replace("\r\n", end).encode())
@@ -211,13 +211,13 @@ def test_dialects_are_understood(old: str, new: str, end: str) -> None:
     [("a+/b", "x+/" * 8), ("YWJj", "eHh4eHh4eHh4eHh4eHh4eA=="), ("a_b-", "x_-" * 8), ("#abc", "#" * 22)],
     ids=["ice-chars", "padded Base64", "URL-safe Base64", "number sign"],
 )
-def test_ice_credentials_in_any_base64_are_taken(ufrag: str, password: str) -> None:
+def test_ice_credentials_in_any_base64_are_accepted(ufrag: str, password: str) -> None:
     """RFC 8839 §5.4 has only + and /. Browsers accept the others, which devices send."""
     text = audio_only().decode().replace("ufrag:abcd", f"ufrag:{ufrag}").replace("x" * 22, password)
     assert read_offer(text.encode()).ice == IceParameters(ufrag, password)
 
 
 @pytest.mark.parametrize("size", ["18446744073709551615", "1" + "0" * 5000], ids=["2^64 - 1", "5,001 digits"])
-def test_a_maximum_message_size_beyond_any_need_is_no_limit(size: str) -> None:
+def test_a_huge_maximum_message_size_is_accepted_as_unlimited(size: str) -> None:
     """RFC 8841 §6.1 lets it have any number of digits."""
     assert read_offer(edited("max-message-size:262144", f"max-message-size:{size}")).sctp == SctpParameters(5000, 0)

@@ -24,12 +24,12 @@ def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
         load_api_keys(str(file))
 
 
-def test_missing_key_file_is_one_line() -> None:
+def test_a_missing_key_file_is_reported_in_one_line() -> None:
     with pytest.raises(SettingsError, match=r"--api-key-file: cannot read /nowhere"):
         load_api_keys("/nowhere")
 
 
-def test_a_key_is_made_only_where_others_can_reach_the_service() -> None:
+def test_a_key_is_generated_only_if_other_hosts_can_reach_the_service() -> None:
     everywhere = Address("0.0.0.0", 8080)
     authenticator, key = make_authenticator(FrontSettings(http=everywhere), entropy)
     assert key is not None

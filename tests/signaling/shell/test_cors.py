@@ -37,7 +37,7 @@ async def test_a_public_page_may_reach_a_server_on_a_private_network(client: htt
     assert response.headers["access-control-allow-origin"] == "*"
 
 
-async def test_a_page_may_read_where_its_call_is_and_which_ice_session_it_has(
+async def test_a_page_may_read_the_location_and_etag_of_its_call(
     client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
 ) -> None:
     own = {"Origin": "http://localhost:3000", "Content-Type": "application/sdp"}
@@ -48,13 +48,13 @@ async def test_a_page_may_read_where_its_call_is_and_which_ice_session_it_has(
 
 
 @pytest.mark.parametrize(("path", "status"), [("/nothing", 404), (CALLS, 401)])
-async def test_a_page_may_read_why_it_was_refused(client: httpx.AsyncClient, path: str, status: int) -> None:
+async def test_a_page_may_read_the_reason_of_a_refusal(client: httpx.AsyncClient, path: str, status: int) -> None:
     response = await client.post(path, headers=PAGE)
     assert response.status_code == status
     assert response.headers["access-control-allow-origin"] == "*"
 
 
-async def test_a_page_of_elsewhere_needs_a_key_however_its_preflight_went(
+async def test_a_page_of_another_origin_needs_a_key_after_any_preflight(
     client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
 ) -> None:
     response = await client.post(CALLS, content=offer, headers=PAGE | {"Content-Type": "application/sdp"})

@@ -60,7 +60,7 @@ async def test_the_model_of_the_session_in_a_form_takes_precedence(
     assert sessions == [{"type": "realtime", "model": "mine"}, {}]
 
 
-async def test_a_call_can_be_watched_and_ended(
+async def test_the_end_of_a_call_can_be_awaited_and_requested(
     client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
 ) -> None:
     location = (await call(client, offer)).headers["location"]
@@ -82,7 +82,7 @@ a=candidate:1 1 udp 2130706431 192.0.2.9 5000 typ host
 FRAGMENT_HEADERS = {"Content-Type": "application/trickle-ice-sdpfrag"}
 
 
-async def test_ice_restarts_and_candidates_trickle(
+async def test_ice_restarts_and_trickled_candidates_are_accepted(
     client: httpx.AsyncClient, offer: bytes, transceiver: FakeTransceiver
 ) -> None:
     answered = await call(client, offer)
@@ -120,7 +120,7 @@ async def test_the_answer_to_a_restart_that_the_transceiver_refuses_has_its_retr
         (FRAGMENT_HEADERS | {"If-Match": "*"}, "a=ice-ufrag:abcd\na=ice-pwd:short", 422),
     ],
 )
-async def test_a_bad_change_of_ice_gets_one_clear_error(
+async def test_an_invalid_ice_patch_gets_one_clear_error(
     client: httpx.AsyncClient, offer: bytes, headers: dict[str, str], body: str, status: int
 ) -> None:
     location = (await call(client, offer)).headers["location"]
@@ -181,7 +181,7 @@ async def test_the_type_of_an_offer_may_have_parameters(
 @pytest.mark.parametrize(
     "part", ["", "Content-Type: application/sdp\r\n", "Content-Type: text/plain; charset=utf-8\r\n"]
 )
-async def test_forms_of_several_dialects_are_read(
+async def test_forms_of_several_clients_are_accepted(
     client: httpx.AsyncClient, offer: bytes, content_type: str, part: str, transceiver: FakeTransceiver
 ) -> None:
     """RFC 2046 §5.1.1: boundaries are written with quotes and without, and parts need no type."""
@@ -213,7 +213,7 @@ async def test_requests_of_whip_clients_to_the_resource_are_answered(client: htt
 @pytest.mark.parametrize(
     "path", [CALLS + "/", CALLS + "//", "//v1/realtime/calls", f"{CALLS}/rtc_{'A' * 22}/stats/", "/app.js/"]
 )
-async def test_a_slash_too_many_is_not_found(client: httpx.AsyncClient, offer: bytes, path: str) -> None:
+async def test_a_path_with_an_additional_slash_is_not_found(client: httpx.AsyncClient, offer: bytes, path: str) -> None:
     """A redirect would name the scheme of this hop, which behind a proxy that ends TLS is the wrong one."""
     headers = SDP | {"Host": "voice.example", "X-Forwarded-Proto": "https"}
     for method in ("GET", "POST"):
@@ -222,7 +222,7 @@ async def test_a_slash_too_many_is_not_found(client: httpx.AsyncClient, offer: b
         assert "location" not in response.headers
 
 
-async def test_a_full_transceiver_passes_on(
+async def test_a_call_refused_by_a_full_transceiver_goes_to_another(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:
     small, large = await start_transceiver(capacity=1), await start_transceiver(capacity=3)
@@ -235,7 +235,7 @@ async def test_a_full_transceiver_passes_on(
     assert (busy.status_code, busy.headers["retry-after"], error_of(busy)["code"]) == (503, "7", "full")
 
 
-async def test_a_transceiver_that_others_have_filled_since_its_last_report_passes_on(
+async def test_a_call_refused_by_a_transceiver_filled_since_its_last_report_goes_to_another(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:
     """The one without calls is asked first, and refuses: the call goes to the one that seemed less likely."""
@@ -265,7 +265,7 @@ async def test_offers_skip_draining_transceivers_and_a_draining_server_refuses_t
     assert (refused.status_code, error_of(refused)["code"], "retry-after" in refused.headers) == (503, "draining", True)
 
 
-async def test_a_refusal_by_the_transceiver_itself_is_final(
+async def test_a_refusal_other_than_full_is_final(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:
     choosy = await start_transceiver(failure=Failure("no_backend", "there is no backend 'x'"))
@@ -285,7 +285,7 @@ async def test_a_transceiver_with_two_names_is_asked_once(
     assert full.asked == 1
 
 
-async def test_transceivers_with_another_secret_or_none_at_all_mean_503(
+async def test_offers_get_503_without_a_transceiver_that_shares_the_secret(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:
     foreign = await start_transceiver(KeyRing.generate(bytes))
@@ -300,7 +300,7 @@ async def test_transceivers_with_another_secret_or_none_at_all_mean_503(
     assert impossible.status_code == 404  # no transceiver is asked for what cannot be a call
 
 
-async def test_set_ups_are_counted_by_outcome_and_refusals_logged(
+async def test_setups_are_counted_by_outcome_and_refusals_logged(
     client: httpx.AsyncClient, offer: bytes, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "antiphon_signaling")
@@ -313,7 +313,7 @@ async def test_set_ups_are_counted_by_outcome_and_refusals_logged(
     assert [record.message for record in caplog.records].count("call refused") == 1
 
 
-async def test_the_page_comes_with_a_strict_policy(client: httpx.AsyncClient) -> None:
+async def test_the_page_has_a_strict_content_security_policy(client: httpx.AsyncClient) -> None:
     page = await client.get("/")
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")

@@ -67,7 +67,7 @@ async def test_a_connection_kept_alive_can_upgrade_later(ports: SignalingPorts, 
         assert await stream.receive_some() == b"\x8a\0"
 
 
-async def test_an_upgrade_elsewhere_or_of_another_kind_is_refused(ports: SignalingPorts) -> None:
+async def test_an_upgrade_on_another_path_or_to_another_protocol_is_refused(ports: SignalingPorts) -> None:
     async with await connect(ports) as stream:
         await stream.send_all(UPGRADE.replace(b"signaling", b"elsewhere"))
         assert (await read_head(stream)).startswith(b"HTTP/1.1 404")
@@ -77,7 +77,7 @@ async def test_an_upgrade_elsewhere_or_of_another_kind_is_refused(ports: Signali
 
 
 @pytest.mark.parametrize("broken", [b"Host: \xd6\xff", b"Host: " + b"a" * 70, b"Sec-WebSocket-Key: no"])
-async def test_a_broken_handshake_ends_its_connection_quietly(
+async def test_an_invalid_handshake_ends_its_connection_without_an_error_in_the_log(
     ports: SignalingPorts, broken: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = broken.partition(b":")[0]
@@ -111,7 +111,7 @@ async def test_bad_heads_are_refused_and_the_connection_closed(
                 return
 
 
-async def test_a_body_far_too_long_is_refused_before_its_end(ports: SignalingPorts) -> None:
+async def test_a_body_that_is_far_too_long_is_refused_before_its_end(ports: SignalingPorts) -> None:
     async with await connect(ports) as stream:
         head = b"POST /v1/realtime/calls HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n"
         await stream.send_all(head + b"Content-Length: %d\r\n\r\n" % 2**40)
@@ -120,7 +120,7 @@ async def test_a_body_far_too_long_is_refused_before_its_end(ports: SignalingPor
             assert (await read_head(stream)).startswith(b"HTTP/1.1 413")
 
 
-async def test_the_listener_speaks_no_http_2(ports: SignalingPorts) -> None:
+async def test_the_listener_refuses_http_2(ports: SignalingPorts) -> None:
     async with await connect(ports) as stream:
         await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert (await read_head(stream)).startswith(b"HTTP/1.1 505")
@@ -130,7 +130,7 @@ async def test_the_listener_speaks_no_http_2(ports: SignalingPorts) -> None:
     "target", [b"//[", b"//[::1", b"/v1/signaling?model=%ff%fe", b"http://[/v1/signaling", b"*", b"/\xff"]
 )
 @pytest.mark.parametrize("kind", ["upgrade", "plain"])
-async def test_a_target_that_is_no_url_is_an_ordinary_refusal(
+async def test_a_malformed_target_is_refused(
     ports: SignalingPorts, target: bytes, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = UPGRADE.replace(b"/v1/signaling", target)
@@ -143,7 +143,7 @@ async def test_a_target_that_is_no_url_is_an_ordinary_refusal(
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "WARNING")]
 
 
-async def test_chunked_offers_work(ports: SignalingPorts, offer: bytes, transceiver: FakeTransceiver) -> None:
+async def test_chunked_offers_are_accepted(ports: SignalingPorts, offer: bytes, transceiver: FakeTransceiver) -> None:
     head = (
         b"POST /v1/realtime/calls HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/sdp\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n"
@@ -186,7 +186,7 @@ async def test_a_websocket_client_that_never_reads_is_disconnected() -> None:
 
 
 @pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x00\xff", b"GET / HTTP/1.1\r\n"])
-async def test_a_tls_handshake_has_little_time(hello: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_tls_handshake_is_disconnected(hello: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "HANDSHAKE_SECONDS", 0.1)
     tls, _ = make_tls(FrontSettings(tls="self-signed"), [])
 

@@ -71,7 +71,7 @@ async def test_self_signed_tls_names_the_addresses_and_prints_its_fingerprint(
     assert "203.0.113.10" in told
 
 
-def test_certificate_files_that_do_not_work_are_one_line(tmp_path: Path) -> None:
+def test_invalid_certificate_files_are_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot read --tls-cert"):
         make_tls(FrontSettings(tls_cert=str(tmp_path / "a"), tls_key=str(tmp_path / "b")), [])
     (tmp_path / "a").write_text("nonsense")
@@ -82,7 +82,7 @@ def test_certificate_files_that_do_not_work_are_one_line(tmp_path: Path) -> None
         make_tls(FrontSettings(tls_cert=str(tmp_path / "a"), tls_key=str(tmp_path / "a")), [])
 
 
-def test_a_made_key_is_shown_on_terminals_only() -> None:
+def test_a_generated_key_is_shown_on_terminals_only() -> None:
     terminal = Terminal()
     with announced_key("http://192.0.2.7:8080/", "made", terminal):
         assert terminal.getvalue() == "open http://192.0.2.7:8080/#key=made\n"
@@ -102,7 +102,7 @@ def test_a_made_key_is_shown_on_terminals_only() -> None:
         ((Address("203.0.113.1", 0), Address("2001:db8::1", 7)), [], ["203.0.113.1:3478", "[2001:db8::1]:7"]),
     ],
 )
-def test_advertised_addresses(
+def test_advertised_addresses_follow_settings_and_ingresses(
     advertise: tuple[Address, ...], ingresses: list[tuple[str, int]], expected: list[str]
 ) -> None:
     assert [str(address) for address in advertised_addresses(FrontSettings(advertise=advertise), ingresses)] == expected

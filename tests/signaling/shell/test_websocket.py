@@ -87,7 +87,7 @@ async def test_the_end_of_a_call_on_another_transceiver_is_reported(
         assert (await hear(connection))["type"] == "ended"
 
 
-async def test_a_call_outlives_its_connection(
+async def test_a_call_continues_after_its_websocket_is_closed(
     ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
     async with connect(ports) as connection:
@@ -143,7 +143,7 @@ async def test_errors_leave_the_connection_open(
     assert len(transceiver.calls) == 1
 
 
-async def test_keys_come_by_header_or_subprotocol(
+async def test_keys_are_read_from_header_or_subprotocol(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, tmp_path: Path, offer: bytes
 ) -> None:
     file = tmp_path / "keys"
@@ -161,7 +161,7 @@ async def test_keys_come_by_header_or_subprotocol(
     assert [call.tenant for call in transceiver.calls.values()] == ["acme"]
 
 
-async def test_limits_of_a_tenant_hold_here_and_over_http_together(
+async def test_limits_of_a_tenant_apply_to_websocket_and_http_together(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, tmp_path: Path, offer: bytes
 ) -> None:
     file = tmp_path / "keys"
@@ -218,7 +218,7 @@ async def test_a_client_that_answers_no_ping_is_disconnected(
                 pass
 
 
-async def test_a_connection_that_sends_errors_alone_ends(ports: SignalingPorts) -> None:
+async def test_a_connection_that_sends_only_errors_is_closed(ports: SignalingPorts) -> None:
     async with connect(ports) as connection:
         for _ in range(websocket.MAX_ERRORS):
             await connection.send_message("{")
@@ -229,12 +229,12 @@ async def test_a_connection_that_sends_errors_alone_ends(ports: SignalingPorts) 
     assert closed.value.reason.code == websocket.POLICY_VIOLATION
 
 
-async def test_pages_of_elsewhere_are_kept_out_where_no_key_is_asked(ports: SignalingPorts) -> None:
+async def test_pages_of_other_origins_are_refused_when_no_key_is_required(ports: SignalingPorts) -> None:
     refused = await refusal(ports, extra_headers=[(b"Origin", b"https://evil.example")])
     assert refused.status_code == 401
 
 
-async def test_connections_without_a_call_and_oversized_messages_end(
+async def test_connections_without_a_call_or_with_oversized_messages_are_closed(
     ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connect(ports) as connection:
@@ -247,7 +247,7 @@ async def test_connections_without_a_call_and_oversized_messages_end(
             await connection.get_message()
 
 
-async def test_a_host_that_is_no_domain_name_is_not_read_as_idna(
+async def test_a_host_that_is_not_a_domain_name_is_not_decoded_as_idna(
     ports: SignalingPorts, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A label of punycode (RFC 3492) takes the square of its length, and a domain name has 255 bytes at most."""
