@@ -1,4 +1,4 @@
-"""Attackers against whole calls in memory: bytes sent to spoofed sources, bounds of tables, and owners of addresses."""
+"""Attackers against whole calls in memory: bytes sent to spoofed sources, bounds of tables, owners of addresses."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -26,8 +26,7 @@ VICTIM: Address = ("203.0.113.200", 40000)
 
 
 class FloodedWorld(World):
-    """Counts bytes by the address that they claim to come from, and by the one that they go to. `disguise` may change
-    where a datagram claims to come from."""
+    """A world that counts bytes by source and by target address. `disguise` may replace the source of a datagram."""
 
     def __init__(self, *, transceivers: int = 1) -> None:
         self.claimed: Counter[Address] = Counter()
@@ -45,7 +44,7 @@ class FloodedWorld(World):
         super().send_down(data, target, ingress)
 
     def live_calls(self, number: int) -> list[SimulatedClient]:
-        """Return calls that are connected and talk."""
+        """Return calls that are connected and send audio."""
         clients = [self.call(index % len(self.transceivers), impairment=FAR_AWAY) for index in range(number)]
         assert self.run(SETUP_SECONDS, lambda: all(client.connected for client in clients))
         for client in clients:
@@ -65,7 +64,7 @@ class FloodedWorld(World):
 
 
 class Attacker:
-    """A caller who knows the credentials of her own call, and sends checks for it from wherever she likes."""
+    """A caller that sends checks with the credentials of its own call from any source address."""
 
     def __init__(self, world: FloodedWorld, transceiver: int = 0) -> None:
         answers: list[str] = []
@@ -88,7 +87,7 @@ def addresses(number: int) -> list[Address]:
 
 
 def assert_lossless(world: FloodedWorld, clients: list[SimulatedClient]) -> None:
-    """What was said has come back, but for what is under way."""
+    """Assert that every packet came back, except packets in flight."""
     for client in clients:
         assert len(client.sent) - len(client.received) < 10
     assert not [event for there in world.transceivers for event in there.events if isinstance(event, CallEnded)]
@@ -155,7 +154,7 @@ def test_a_client_receives_no_packets_of_a_call_that_claims_its_address() -> Non
 
 
 def test_media_does_not_follow_a_nomination_to_a_spoofed_source() -> None:
-    """The attacker's whole traffic, media included, claims to come from the victim, who answers nothing."""
+    """All traffic of the attacker has the victim's source address, media included. The victim answers nothing."""
     world = FloodedWorld()
     attacker = Attacker(world)
     assert world.run(SETUP_SECONDS, lambda: attacker.client.connected)
@@ -172,7 +171,7 @@ def test_media_does_not_follow_a_nomination_to_a_spoofed_source() -> None:
 
 
 def test_a_handshake_validates_only_the_address_that_its_flights_were_sent_to() -> None:
-    """The attacker reads the handshake at her own address, and ends it in the name of the victim."""
+    """The attacker reads the handshake at its own address, and completes it from the victim's."""
     world = FloodedWorld()
     attacker = Attacker(world)
     requests = attacker.checks()
@@ -194,7 +193,7 @@ def test_a_handshake_validates_only_the_address_that_its_flights_were_sent_to() 
 
 @pytest.mark.parametrize("transceiver", [0, 1])
 def test_a_client_connects_from_an_address_that_an_attacker_spoofed_before(transceiver: int) -> None:
-    """She goes on with it once the call is connected, in vain."""
+    """The attacker continues to spoof the address while the call is connected."""
     world = FloodedWorld(transceivers=2)
     attacker = Attacker(world)
     requests = attacker.checks()
@@ -213,7 +212,7 @@ def test_a_client_connects_from_an_address_that_an_attacker_spoofed_before(trans
 
 
 def test_a_transceiver_drops_downlink_packets() -> None:
-    """Datagrams of its own, with good tags, come back from the address of a relay."""
+    """Its own datagrams, with valid tags, return from the address of a relay."""
     world = FloodedWorld()
     callers = world.live_calls(2)
     there, relay = world.transceivers[0], world.relays[0]

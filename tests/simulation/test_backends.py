@@ -1,7 +1,8 @@
-"""Backends that come and go under calls, from a seed and under virtual time: the cores of both ends, and real playout.
+"""Backends that fail and return during calls, from a seed and under virtual time: real cores of both ends, real
+playout.
 
-Whatever happens to them, no call is lost while some address has a slot, nobody's audio comes twice or out of order, and
-no more waits to be played than the credit allows.
+No call ends while some address has a slot. No audio is repeated or reordered. The audio waiting for playout never
+exceeds the credit.
 """
 
 from collections import deque
@@ -29,12 +30,12 @@ SECONDS = 40.0
 
 
 def packet(number: int) -> bytes:
-    """Return what passes for 20 ms of Opus, and has a number."""
+    """Return a valid Opus packet of 20 ms that contains a number."""
     return b"\x08" + number.to_bytes(4, "big")
 
 
 class BackendCaller:
-    """Says numbered packets, and plays what comes."""
+    """A call that sends numbered packets and plays the received ones."""
 
     def __init__(self, fleet: "BackendFleet", number: int) -> None:
         self.playout = Playout("opus")
@@ -73,8 +74,8 @@ class BackendCaller:
 
 
 class BackendAddress:
-    """A process with a backend. A parrot says back what it hears; a poet recites, as far ahead as it may, and a hasty
-    one does not wait until what was said before has been played."""
+    """A process with a backend. A parrot sends received audio back. A poet sends audio as far ahead as the credit
+    allows. A hasty poet starts the next response before the previous one was played."""
 
     def __init__(self, fleet: "BackendFleet") -> None:
         self.connected = self.hung = False
@@ -85,7 +86,7 @@ class BackendAddress:
         self.connect()
 
     def connect(self) -> None:
-        """Start, and be dialled."""
+        """Start the backend and connect the transceiver to it."""
         self.slots = Slots(SLOTS)
         self._handled: set[CallCore] = set()
         self.connected, self.hung = True, False
@@ -167,7 +168,7 @@ class BackendAddress:
 
 
 class BackendFleet:
-    """The addresses of one backend, and the calls on them. Faults come from `random`."""
+    """The addresses of one backend, and their calls. `random` determines the faults."""
 
     def __init__(self, random: Random) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""Ten calls, one of which costs more than its budget: it is slowed, counted, reported once, ended; no other notices."""
+"""Ten calls. One exceeds its budget: it is slowed, counted, reported once and ended. The others lose nothing."""
 
 from contextlib import suppress
 from typing import Any
@@ -28,7 +28,7 @@ EVENTS_IN_ONE = 1200 // 28
 
 
 class BudgetScene:
-    """Calls that talk; the first is the greedy one, with as many addresses as a call may have."""
+    """Calls that send audio. The first one exceeds its budget, from the maximum number of addresses."""
 
     def __init__(self, seed: int = 5) -> None:
         answers: list[str] = []
@@ -57,7 +57,7 @@ class BudgetScene:
         self._meter()
 
     def _meter(self) -> None:
-        """Add up the prices of what the call is given."""
+        """Add up the prices of the inputs of the call."""
         call = self.call
         receive_datagram = call.receive_datagram
 
@@ -68,7 +68,7 @@ class BudgetScene:
         call.receive_datagram = metered  # type: ignore[method-assign]
 
     def flood(self, datagram: bytes, rate: float, seconds: float) -> None:
-        """Send in the greedy call's name, from all its addresses in turn, as long as it lives."""
+        """Send datagrams of the first call from all its addresses in turn, until it ends."""
         world, sent = self.world, 0
         began = world.now
         next_check = began
@@ -87,7 +87,7 @@ class BudgetScene:
         return [event for event in self.world.transceivers[0].events if isinstance(event, kind)]
 
     def check_others(self) -> None:
-        """They have lost nothing but what is under way."""
+        """Assert that the other calls have lost no packet, except packets in flight."""
         assert all(len(client.sent) - len(client.received) < 10 for client in self.others)
         assert all(self.world.find(client) is not None for client in self.others)
 
@@ -98,7 +98,7 @@ class BudgetScene:
     ids=["SRTP", "SRTCP", "DTLS", "STUN response"],
 )
 def test_a_flood_over_every_path_of_a_call_affects_that_call_only(datagram: bytes, size: int) -> None:
-    """8,000 packets a second, 500 by each of 16 paths: what a relay lets through."""
+    """8,000 packets per second, 500 by each of 16 paths: the most that a relay forwards."""
     scene = BudgetScene()
     scene.flood(datagram.ljust(size, b"\1"), 8000, 2.0)
     assert 0.9 * RATE * 2.0 <= scene.spent <= BURST + RATE * 2.0
@@ -135,7 +135,7 @@ def test_a_megabit_per_second_of_the_most_expensive_inputs_stays_within_the_budg
 
 @pytest.mark.parametrize("message", ['{"type":"x"}', "no event at."], ids=["events", "no events"])
 def test_each_of_many_tiny_messages_is_charged(message: str) -> None:
-    """10,000 of them a second, many in each datagram; what is lost slows the sender (RFC 9260 §7.2)."""
+    """10,000 messages per second, many per datagram. Losses slow the sender (RFC 9260 §7.2)."""
     scene = BudgetScene()
     world, channels = scene.world, scene.call.channels
     assert channels is not None

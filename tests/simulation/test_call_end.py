@@ -1,4 +1,4 @@
-"""The close alerts of a session and its caller, some of which get lost."""
+"""The close alerts of a session and its caller, with losses."""
 
 from math import inf
 

@@ -1,4 +1,4 @@
-"""RTP and RTCP between a session and its caller, over networks that are not perfect."""
+"""RTP and RTCP between a session and its caller, over impaired networks."""
 
 from collections.abc import Callable
 from random import Random
@@ -83,7 +83,7 @@ def test_audio_continues_when_the_caller_changes_its_ssrc() -> None:
 
 @pytest.mark.parametrize("profile", SrtpProfile)
 def test_every_talkspurt_is_received_when_each_has_a_new_ssrc(profile: SrtpProfile) -> None:
-    """Push to talk, holds, replaced tracks: no number of sources makes a call deaf."""
+    """Push to talk, holds and replaced tracks change the SSRC. The number of sources is not limited."""
     pair = CallPair(profiles=(profile,)).connect()
     spurts, each = 80, 5
     for spurt in range(spurts):
@@ -220,7 +220,7 @@ def test_audio_after_a_bye_of_the_same_source_is_received() -> None:
 
 
 def test_at_most_max_byes_are_reported_for_one_call() -> None:
-    """RFC 3550 §6.6: each BYE ends a stream that the next packet begins again; a report is a line of the log."""
+    """Each BYE ends a stream, and the next packet starts it again (RFC 3550 §6.6). Each report is a log line."""
     pair = CallPair(impairment=PERFECT).connect()
     for _ in range(4 * MAX_BYES):
         pair.talk(0.02)

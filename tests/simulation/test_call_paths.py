@@ -1,4 +1,4 @@
-"""A session whose caller is reached by two ingresses."""
+"""A session whose caller has a path by each of two ingresses."""
 
 import pytest
 
@@ -14,7 +14,7 @@ VICTIM = Path.of("203.0.113.9", 9)
 
 
 class TwoIngresses:
-    """A connected pair whose caller has another path; what the session sends from now on is only noted."""
+    """A connected pair whose caller has a second path. Datagrams of the session are recorded, not delivered."""
 
     def __init__(self) -> None:
         pair = CallPair().connect()
@@ -33,7 +33,7 @@ class TwoIngresses:
         self.collect()
 
     def collect(self) -> list[Path]:
-        """Return where the session sends media to, and answer its checks."""
+        """Return the paths to which the session sends media, and answer its checks."""
         paths = []
         while (transmit := self.call.poll_transmit()) is not None:
             assert transmit.path is not None
@@ -82,7 +82,7 @@ def test_an_ended_session_ignores_an_unreachable_ingress() -> None:
 
 
 def check_from(pair: CallPair, path: Path) -> None:
-    """Send a check with the caller's credentials in the name of a path."""
+    """Send a check with the caller's credentials from a path."""
     name = f"{pair.accepted.ice.ufrag}:{pair.client.ice_parameters.ufrag}".encode()
     attributes: dict[int, bytes] = {AttributeType.USERNAME: name, AttributeType.ICE_CONTROLLING: b"tiebreak"}
     check = Message(MessageClass.REQUEST, b"transaction1", attributes).encode(pair.accepted.ice.password.encode())
@@ -91,7 +91,7 @@ def check_from(pair: CallPair, path: Path) -> None:
 
 @pytest.mark.parametrize("spoofed", [False, True])
 def test_a_handshake_validates_a_path_only_if_all_its_flights_were_sent_there(spoofed: bool) -> None:
-    """A caller could read our flights at home and send its last one from a victim's address, which then gets media."""
+    """A caller could receive our flights and send its last one from a victim's address. The victim would get media."""
     pair = CallPair()
     home = pair.network.left.path
     last_by = VICTIM if spoofed else home

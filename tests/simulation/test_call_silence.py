@@ -14,7 +14,7 @@ SHORT, LONG = 6.0, 27.0
 
 
 def silent_for(gap: float, *, data_channels: bool = False) -> CallPair:
-    """Return a connected pair of which nothing arrived for `gap` seconds; now the network carries everything again."""
+    """Return a connected pair after `gap` seconds without a datagram of the caller. The network works again."""
     pair = CallPair(data_channels=data_channels).connect()
     pair.talk(1.0)
     pair.network.left.rewrite = pair.network.right.rewrite = lambda datagram: []
@@ -71,7 +71,7 @@ def test_one_authenticated_packet_of_any_kind_reconnects_the_call(
 
 @pytest.mark.parametrize("gap", [SHORT, LONG])
 def test_a_caller_that_returns_with_media_only_receives_audio_within_two_frames(gap: float) -> None:
-    """Its checks and reports are late, and its answers to our checks get lost."""
+    """Checks and reports are late, and answers to our checks are lost."""
     pair = silent_for(gap)
     pair.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.RTP else []
     back, before = pair.network.now, len(pair.caller_received)
@@ -88,7 +88,7 @@ def test_a_caller_that_returns_with_media_only_receives_audio_within_two_frames(
 
 
 def test_data_channel_messages_keep_a_muted_caller_connected() -> None:
-    """One that is muted sends no media; what it sends over data channels is authenticated too."""
+    """A muted caller sends no media. Its data channel packets are authenticated too."""
     pair = CallPair(data_channels=True).connect()
     pair.network.left.rewrite = lambda datagram: [datagram] if classify(datagram) == Protocol.DTLS else []
     for _ in range(20):
@@ -102,7 +102,7 @@ def test_data_channel_messages_keep_a_muted_caller_connected() -> None:
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_caller_that_sends_media_receives_a_check_every_few_seconds(lost: bool) -> None:
-    """Some embedded clients hang up after 10 s without one; every other check may get lost."""
+    """Some embedded clients hang up after 10 s without a check. Every second check may be lost."""
     pair = CallPair().connect()
     times: list[float] = [pair.network.now]
     checks = 0

@@ -12,7 +12,7 @@ SPOOFED = Path.of("203.0.113.9", 9)
 
 
 def pair_without_last_flight(until: float) -> CallPair:
-    """Connect a caller whose Finished does not arrive before `until`."""
+    """Connect a caller and drop its Finished until `until`."""
     pair = CallPair()
     assert pair.call.answer.setup == "active"
 

@@ -1,4 +1,4 @@
-"""Whole calls in memory: what they carry, how they end, and that one call's trouble is nobody else's."""
+"""Whole calls in memory: their media, their ends, and the isolation of calls from each other."""
 
 import re
 
@@ -20,7 +20,7 @@ FAR_AWAY = Impairment(delay=0.025)
 
 
 def start(world: World, *, calls: int = 1, impairment: Impairment = FAR_AWAY) -> list[SimulatedClient]:
-    """Return calls that are connected and have begun to talk."""
+    """Return calls that are connected and send audio."""
     clients = [world.call(impairment=impairment) for _ in range(calls)]
     assert world.run(SETUP_SECONDS, lambda: all(client.connected for client in clients))
     for client in clients:
@@ -28,7 +28,7 @@ def start(world: World, *, calls: int = 1, impairment: Impairment = FAR_AWAY) ->
     return clients
 
 
-def heard(client: SimulatedClient) -> list[bytes]:
+def received_by(client: SimulatedClient) -> list[bytes]:
     return [event.payload for event in client.events if isinstance(event, AudioReceived)]
 
 
@@ -43,7 +43,7 @@ def test_every_packet_is_echoed_in_order() -> None:
     client.next_frame = None
     world.run(1)
     assert len(client.sent) > 240
-    assert heard(client) == client.sent
+    assert received_by(client) == client.sent
 
 
 def test_a_call_continues_with_loss_and_plays_packets_in_order() -> None:
@@ -51,14 +51,14 @@ def test_a_call_continues_with_loss_and_plays_packets_in_order() -> None:
     (client,) = start(world, impairment=Impairment(delay=0.025, loss=0.05, reordering=0.1, duplication=0.02))
     client.downlink = ImpairedLink(PERFECT, world.random)  # what leaves the server is to be seen as it left
     world.run(20)
-    numbers = [packet[1:5] for packet in heard(client)]
+    numbers = [packet[1:5] for packet in received_by(client)]
     assert numbers == sorted(set(numbers))
     assert len(numbers) > 0.85 * len(client.sent)
 
 
 def test_a_call_connects_within_the_round_trips_of_ice_and_dtls() -> None:
-    """The offer is answered in no time here, so that only ICE and DTLS count: check, answer with ClientHello, and the
-    three flights that follow it."""
+    """The offer is answered at once here, so only ICE and DTLS count. They are check, answer with ClientHello, and
+    three more flights."""
     world = World()
     client = world.call(impairment=FAR_AWAY)
     assert world.run(SETUP_SECONDS, lambda: client.connected)
@@ -123,13 +123,13 @@ def test_an_exception_in_one_call_ends_only_that_call(monkeypatch: pytest.Monkey
         raise RuntimeError("planted")
 
     monkeypatch.setattr(broken.stream, "receive_rtp", explode)
-    before = [len(heard(client)) for client in others]
+    before = [len(received_by(client)) for client in others]
     world.run(2)
     (end,) = ends(world)
     assert end.reason is EndReason.INTERNAL_ERROR
     assert isinstance(end.error, RuntimeError)
     assert world.find(victim) is None
-    assert all(len(heard(client)) - was > 95 for client, was in zip(others, before, strict=True))
+    assert all(len(received_by(client)) - was > 95 for client, was in zip(others, before, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_a_malformed_frame_ends_its_call_and_an_unknown_tag_ends_none(make_bad_f
     assert call is not None
     world.receive_from_backend(world.transceivers[0], frames.encode([make_bad_frame(call.backend.number)]))
     world.drain()
-    before = len(heard(other))
+    before = len(received_by(other))
     world.run(2)
     assert [end.reason for end in ends(world)] == ended
     assert (world.find(victim) is None) == bool(ended)
-    assert len(heard(other)) - before > 95
+    assert len(received_by(other)) - before > 95
 
 
 def test_a_call_ends_when_its_backend_exceeds_the_credit() -> None:
@@ -177,10 +177,10 @@ def test_calls_continue_after_their_backend_fails_and_end_if_none_returns() -> N
     backend = world.transceivers[0].backends[0]
     backend.die(away=2.0)
     world.run(2.5)
-    before = [len(heard(client)) for client in clients]
+    before = [len(received_by(client)) for client in clients]
     world.run(1)
     assert ends(world) == []
-    assert all(len(heard(client)) - was >= 48 for client, was in zip(clients, before, strict=True))
+    assert all(len(received_by(client)) - was >= 48 for client, was in zip(clients, before, strict=True))
     backend.die(away=RESUME_SECONDS + 1)
     world.run(RESUME_SECONDS + 1)
     assert [end.reason for end in ends(world)] == [EndReason.BACKEND_LOST] * 2
@@ -218,10 +218,10 @@ def test_a_call_continues_when_the_address_of_its_client_changes() -> None:
     world = World()
     (client,) = start(world)
     world.run(3)
-    before = len(heard(client))
+    before = len(received_by(client))
     client.address = ("203.0.113.77", 1234)
     moved = world.now
-    assert world.run(10, lambda: len(heard(client)) > before + 25)
+    assert world.run(10, lambda: len(received_by(client)) > before + 25)
     assert world.now - moved < 7.0  # the next consent check, and one round trip for our own
     assert ends(world) == []
 
@@ -238,12 +238,12 @@ def test_an_ice_restart_keeps_the_owner_the_keys_and_the_backend_call() -> None:
     client.next_frame = None
     world.run(1)
     assert world.find(client) is call
-    assert heard(client) == client.sent
+    assert received_by(client) == client.sent
     assert len(call.ufrags) == MAX_GENERATIONS
 
 
 def test_ice_restarts_are_limited_in_rate_and_in_total() -> None:
-    """Each makes a route token; a client whose network comes and goes has enough of them."""
+    """Each restart makes a route token. A client with an unstable network has enough of them."""
     world = World()
     (client,) = start(world)
     call, router, remote = world.find(client), world.transceivers[0].router, IceParameters("them", "password" * 3)
@@ -275,7 +275,7 @@ def test_an_ice_restart_from_another_address_takes_at_most_two_round_trips() -> 
     world.run(2)
     client.next_frame = None
     world.run(1)
-    assert len(client.sent) - len(heard(client)) <= 0.1 / 0.02
+    assert len(client.sent) - len(received_by(client)) <= 0.1 / 0.02
 
 
 def test_one_port_makes_calls_to_two_transceivers_in_succession() -> None:
@@ -292,7 +292,7 @@ def test_one_port_makes_calls_to_two_transceivers_in_succession() -> None:
 
 
 def test_checks_for_another_call_from_the_address_of_a_caller_have_no_effect() -> None:
-    """An attacker has calls of its own, knows a caller's address, and sends valid checks from there."""
+    """An attacker spoofs a caller's address in valid checks for its own calls."""
     world = World(seed=3, transceivers=2)
     (victim,) = start(world)
     attackers = [world.call(number, address=("198.51.100.9", 9000 + number)) for number in (0, 1)]
@@ -301,7 +301,7 @@ def test_checks_for_another_call_from_the_address_of_a_caller_have_no_effect() -
         world.clients.remove(attacker)
         world.clients.append(attacker)
     world.run(10)
-    assert len(victim.sent) - len(heard(victim)) < 5
+    assert len(victim.sent) - len(received_by(victim)) < 5
     assert ends(world) == []
     world.run(1)
-    assert len(heard(victim)) > 540
+    assert len(received_by(victim)) > 540

@@ -27,7 +27,7 @@ SIZE = 65_536
 
 
 class EventfulCall:
-    """A whole call with data channels, and what both ends have said and heard over them."""
+    """A whole call with data channels, and the events that both ends sent and received."""
 
     def __init__(self, seed: int = 0, impairment: Impairment = PERFECT, *, data_channels: bool = True) -> None:
         self.world = World(seed)
@@ -39,28 +39,28 @@ class EventfulCall:
     def run(self, seconds: float) -> None:
         self.world.run(seconds)
 
-    def client_says(self, *events: dict[str, Any]) -> None:
+    def client_sends(self, *events: dict[str, Any]) -> None:
         for event in events:
             self.client.core.send_message(msgspec.json.encode(event).decode())
         self.world.drain()
 
-    def backend_says(self, *events: dict[str, Any]) -> None:
+    def backend_sends(self, *events: dict[str, Any]) -> None:
         for event in events:
             while not self.backend.send_event(event):
                 self.run(0.001)
         self.world.drain()
 
     @property
-    def client_heard(self) -> list[dict[str, Any]]:
+    def client_received(self) -> list[dict[str, Any]]:
         return received(self.client.events)
 
     @property
-    def backend_heard(self) -> list[dict[str, Any]]:
+    def backend_received(self) -> list[dict[str, Any]]:
         return [unpack(event) for event in self.backend.events.frames]
 
 
 def received(events: list[Any]) -> list[dict[str, Any]]:
-    """Return what came to a client, decoded."""
+    """Return the decoded events that a client received."""
     texts = [event.data for event in events if isinstance(event, MessageReceived)]
     return [msgspec.json.decode(text, type=dict[str, Any]) for text in texts]
 
@@ -88,14 +88,14 @@ def settle(pair: CallPair, seconds: float = 1.0) -> None:
 
 def test_events_of_both_sides_wait_for_the_channel_and_arrive_in_order() -> None:
     call = EventfulCall(impairment=FAR_AWAY)
-    call.client_says(*numbered(20, said="early"))
-    call.backend_says(*numbered(20, said="early"))
+    call.client_sends(*numbered(20, said="early"))
+    call.backend_sends(*numbered(20, said="early"))
     assert not call.client.connected
     call.run(1.0)
-    call.client_says(*numbered(20))
-    call.backend_says(*numbered(20))
+    call.client_sends(*numbered(20))
+    call.backend_sends(*numbered(20))
     call.run(0.5)
-    assert call.client_heard == call.backend_heard == numbered(20, said="early") + numbered(20)
+    assert call.client_received == call.backend_received == numbered(20, said="early") + numbered(20)
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.05])
@@ -105,9 +105,9 @@ def test_messages_of_64_kib_pass_a_narrow_path_in_both_directions(seed: int, los
     assert call.world.run(10.0, lambda: any(isinstance(event, ChannelOpened) for event in call.client.events))
     call.client.talk()
     began, event = call.world.now, {"type": "test", "text": "x" * SIZE}
-    call.client_says(event)
-    call.backend_says(event)
-    came = call.world.run(2.0, lambda: call.client_heard == call.backend_heard == [event])
+    call.client_sends(event)
+    call.backend_sends(event)
+    came = call.world.run(2.0, lambda: call.client_received == call.backend_received == [event])
     print(f"seed {seed}: 64 KiB both ways at {loss:.0%} loss and 50 ms round trip: {call.world.now - began:.2f} s")
     assert came
     assert call.client.uplink.too_long == call.client.downlink.too_long == 0
@@ -116,15 +116,15 @@ def test_messages_of_64_kib_pass_a_narrow_path_in_both_directions(seed: int, los
 def test_events_of_a_backend_beyond_the_send_buffer_are_refused() -> None:
     call = EventfulCall(impairment=Impairment(delay=0.2))
     long = numbered(6, text="x" * (MAX_WAITING_BYTES // 5), event_id="event_1")
-    call.backend_says(*long)
+    call.backend_sends(*long)
     call.run(0.01)
-    assert [event["error"]["code"] for event in call.backend_heard] == ["event_undeliverable"] * 2
-    assert call.backend_heard[0]["error"]["event_id"] == "event_1"
+    assert [event["error"]["code"] for event in call.backend_received] == ["event_undeliverable"] * 2
+    assert call.backend_received[0]["error"]["event_id"] == "event_1"
     call.run(30.0)
-    assert call.client_heard == long[:4]
-    call.backend_says(*numbered(3))
+    assert call.client_received == long[:4]
+    call.backend_sends(*numbered(3))
     call.run(2.0)
-    assert call.client_heard[4:] == numbered(3)
+    assert call.client_received[4:] == numbered(3)
 
 
 def test_queued_short_events_are_bounded_in_number() -> None:
@@ -218,11 +218,11 @@ def test_a_malformed_event_is_answered_with_one_error(message: str | bytes) -> N
 def test_a_caller_receives_an_error_for_events_that_its_backend_cannot_accept() -> None:
     call = EventfulCall(impairment=FAR_AWAY)
     call.run(1.0)
-    call.client_says({"type": "test", "event_id": "mine", "number": 2**70}, {"type": "good"})
+    call.client_sends({"type": "test", "event_id": "mine", "number": 2**70}, {"type": "good"})
     call.run(0.5)
-    [error] = call.client_heard
+    [error] = call.client_received
     assert (error["error"]["code"], error["error"]["event_id"]) == ("event_refused", "mine")
-    assert call.backend_heard == [{"type": "good"}]
+    assert call.backend_received == [{"type": "good"}]
 
 
 def test_a_caller_receives_an_error_for_events_beyond_those_queued_for_a_lost_backend() -> None:
@@ -230,14 +230,14 @@ def test_a_caller_receives_an_error_for_events_beyond_those_queued_for_a_lost_ba
     call.run(1.0)
     call.world.transceivers[0].backends[0].hang(away=30.0)
     call.run(5.0)
-    assert call.client_heard == []
+    assert call.client_received == []
     events = [{"type": "test", "event_id": f"mine {number}"} for number in range(WAITING_FOR_BACKEND + 3)]
     for begin in range(0, len(events), 50):
-        call.client_says(*events[begin : begin + 50])
+        call.client_sends(*events[begin : begin + 50])
         call.run(0.05)
     call.run(0.5)
-    assert [error["error"]["code"] for error in call.client_heard] == ["event_refused"] * 3
-    assert [error["error"]["event_id"] for error in call.client_heard] == [
+    assert [error["error"]["code"] for error in call.client_received] == ["event_refused"] * 3
+    assert [error["error"]["event_id"] for error in call.client_received] == [
         event["event_id"] for event in events[WAITING_FOR_BACKEND:]
     ]
 
@@ -245,10 +245,10 @@ def test_a_caller_receives_an_error_for_events_beyond_those_queued_for_a_lost_ba
 @pytest.mark.parametrize("event", [{"type": "x", "map": {None: 1}}, {"type": "x", "text": "\1" * 250_000}])
 def test_a_backend_receives_an_error_for_events_that_cannot_be_sent(event: dict[str, Any]) -> None:
     call = EventfulCall(impairment=FAR_AWAY)
-    call.backend_says(event, {"type": "good"})
+    call.backend_sends(event, {"type": "good"})
     call.run(1.0)
-    assert [event["error"]["code"] for event in call.backend_heard] == ["event_undeliverable"]
-    assert call.client_heard == [{"type": "good"}]
+    assert [event["error"]["code"] for event in call.backend_received] == ["event_undeliverable"]
+    assert call.client_received == [{"type": "good"}]
 
 
 @pytest.mark.parametrize("checksum_is_right", [True, False])
@@ -272,7 +272,7 @@ def test_malformed_packets_do_not_end_the_call(checksum_is_right: bool) -> None:
 
 
 def recorded(pair: CallPair) -> list[bytes]:
-    """Let a caller send a long event, and return the SCTP packets that it took."""
+    """Let a caller send a long event, and return its SCTP packets."""
     assert pair.client.transport is not None
     endpoint, packets = pair.client.transport.dtls, list[bytes]()
     send = endpoint.send_application_data
@@ -345,7 +345,7 @@ def test_a_call_with_nothing_to_deliver_ends_at_once() -> None:
 
 
 def test_a_burst_of_short_events_in_one_datagram_reaches_the_backend() -> None:
-    """Fifty events in one datagram, and nothing from the caller after it."""
+    """Fifty events in one datagram, after which the caller sends nothing."""
     pair = connected()
     settle(pair)
     for event in numbered(50):

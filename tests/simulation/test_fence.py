@@ -1,4 +1,4 @@
-"""Exceptions at every entry into a call: that call ends with `internal_error`, leaves nothing, and no other notices."""
+"""Exceptions at every entry into a call. That call ends with `internal_error` and leaves no state. Others continue."""
 
 from operator import attrgetter
 from random import Random
@@ -29,11 +29,11 @@ NEXT_CHECK = 7.0
 
 
 class Planted(RuntimeError):
-    """What no code of ours raises."""
+    """An exception that no code of ours raises."""
 
 
 class Broken:
-    """Stands in for a part of a call; the named methods raise."""
+    """A substitute for a part of a call, whose named methods raise."""
 
     def __init__(self, real: Any, *methods: str) -> None:
         self._real = real
@@ -48,13 +48,13 @@ def explode(*arguments: Any, **options: Any) -> None:
 
 
 def break_part(part: Any, *methods: str) -> None:
-    """Have methods of a part of a call raise."""
+    """Make methods of a part of a call raise."""
     for method in methods:
         setattr(part, method, explode)
 
 
 class FenceScene:
-    """Three calls that talk, and what becomes of them when one is broken."""
+    """Three calls that send audio. `break_part` breaks one; `check` examines all of them."""
 
     def __init__(self, *, ingresses: int = 1) -> None:
         self.world = world = RelayCluster(seed=11, relays=ingresses, ingresses=ingresses)
@@ -81,8 +81,8 @@ class FenceScene:
         return [event for event in self.world.transceivers[0].events if isinstance(event, kind)]
 
     def check(self, raised: int = 0) -> None:
-        """Let time pass, and see that the broken call is gone without a trace, and the others are well. `raised` says
-        how often it may raise after its end."""
+        """Let time pass. Check that the broken call left no state and the others continue. `raised` is the number of
+        exceptions allowed after its end."""
         world, router = self.world, self.router
         world.run(NEXT_CHECK)
         (end,) = self.of_kind(CallEnded)
@@ -105,13 +105,13 @@ class FenceScene:
         assert router.counters.unknown_ufrag == before + 1
 
     def a_check(self) -> bytes:
-        """Return a binding request for the broken call, from nobody."""
+        """Return a binding request for the broken call, from an unknown address."""
         return check(Random(1), self.call.ufrags[-1].decode(), "them", "password" * 3)
 
 
 @pytest.mark.parametrize("method", ["receive_datagram", "handle_timeout", "send_rtp", "send_rtcp"])
 def test_an_exception_of_a_transport_ends_only_its_call(method: str) -> None:
-    """Datagrams, checks, timers, and what is sent."""
+    """Datagrams, checks, timers, and sending."""
     scene = FenceScene()
     break_part(scene.call.transport, method)
     scene.check()
@@ -119,7 +119,7 @@ def test_an_exception_of_a_transport_ends_only_its_call(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["receive_rtp", "send_uplink", "handle_timeout", "poll_timeout", "play"])
 def test_an_exception_of_the_media_ends_only_its_call(method: str) -> None:
-    """Packets, timers, and frames of the backend."""
+    """Packets, timers and backend frames."""
     scene = FenceScene()
     break_part(scene.call.media, method)
     scene.check()
@@ -142,7 +142,7 @@ def test_an_exception_of_the_backend_side_ends_only_its_call(method: str) -> Non
 
 @pytest.mark.parametrize("entry", ["status", "end", "announce_end", "restart_ice", "receive_frame", "inspect"])
 def test_an_exception_in_an_operation_ends_only_its_call(entry: str) -> None:
-    """Requests of the control API, a drain, a frame, and figures."""
+    """Requests of the control API, a drain, a frame, and statistics."""
     scene = FenceScene()
     router, call, now = scene.router, scene.call, scene.world.now
     break_part(call.stream, "statistics")
@@ -168,7 +168,7 @@ def test_an_exception_in_an_operation_ends_only_its_call(entry: str) -> None:
 
 
 def test_a_call_ends_although_an_exception_occurs_while_it_ends() -> None:
-    """The backend's half cannot be ended, neither with the call nor after the exception."""
+    """Ending the backend's half raises, both with the call and after the exception."""
     scene = FenceScene()
     scene.break_backend("end")
     scene.router.end(scene.call, EndReason.HANGUP, "", scene.world.now)
@@ -198,7 +198,7 @@ def test_an_exception_during_a_change_of_ingress_ends_only_that_call() -> None:
 
 
 def test_calls_have_different_ufrags_when_a_nonce_is_drawn_twice() -> None:
-    """Entropy that repeats itself: calls, and the generations of one call, still have ufrags of their own."""
+    """With repeated entropy, calls and the ICE generations of one call still have different ufrags."""
     world = World()
     there = world.transceivers[0]
     router = there.router = CallRouter(

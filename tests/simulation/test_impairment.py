@@ -1,4 +1,4 @@
-"""The impairment model does what its fields say."""
+"""The impairment model behaves as its fields specify."""
 
 from random import Random
 from statistics import mean
@@ -14,7 +14,7 @@ SIZE = 200
 
 
 def send(impairment: Impairment, *changes: Change, seed: int = 1, count: int = COUNT) -> list[list[float]]:
-    """Return how long after its sending each datagram came, none, one or two times."""
+    """Return the delays with which each datagram arrived: none, one or two."""
     link = ImpairedLink(impairment, Random(seed), changes)
     sent = [number * INTERVAL for number in range(count)]
     return [[arrival - at for arrival in link.arrivals(SIZE, at)] for at in sent]

@@ -1,4 +1,4 @@
-"""The jitter buffer on bad networks, from seeds: what must hold whatever the network does."""
+"""Invariants of the jitter buffer on impaired networks, drawn from seeds."""
 
 import heapq
 from bisect import bisect_left, bisect_right
@@ -32,7 +32,7 @@ SEEDS = range(200)
 
 
 class JitteryNetwork(NamedTuple):
-    """What one seed draws."""
+    """The network and the stream of one seed."""
 
     milliseconds: int
     loss: float
@@ -65,7 +65,7 @@ class JitteredPacket(NamedTuple):
 
 
 class Run:
-    """A stream of `seconds` over a network; afterwards, what came when and what was released when."""
+    """A stream of `seconds` over a network. It records the times of arrivals and releases."""
 
     def __init__(self, seed: int, seconds: float = 20.0) -> None:
         self.chance = Random(seed)
@@ -83,11 +83,11 @@ class Run:
         self._listen()
 
     def payload(self, index: int) -> bytes:
-        """A packet that says which it is, with the flag of in-band FEC."""
+        """Return a packet that contains its number, with the flag of in-band FEC."""
         return bytes((TOC[self.network.milliseconds], 0x70)) + index.to_bytes(4, "big")
 
     def media_time(self, index: int) -> float:
-        """When packet `index` is ready, by its timestamp."""
+        """Return the time at which packet `index` is complete, by its timestamp."""
         return index * self.ticks / 48_000
 
     def _carry(self) -> None:
@@ -131,12 +131,12 @@ class Run:
             assert len(self.released) > before or self.buffer.poll_timeout() != timeout, "a timeout that does nothing"
 
     def targets_between(self, since: float, until: float) -> list[float]:
-        """The targets in force then, those of both ends included."""
+        """Return the target delays of an interval, including those at both ends."""
         first = max(0, bisect_left(self.targets, (since,)) - 1)
         return [target for _, target in self.targets[first : bisect_right(self.targets, (until, inf))]]
 
     def transits(self, window: float = WINDOW) -> Iterator[tuple[float, int, float, float]]:
-        """Time, packet and transit of each arrival, and the smallest transit that far back."""
+        """Yield time, packet and transit time of each arrival, and the smallest recent transit time."""
         lowest = deque[tuple[float, float]]()
         for time, index in self.arrivals:
             transit = time - self.media_time(index)
@@ -148,7 +148,7 @@ class Run:
             yield time, index, transit, lowest[0][1]
 
     def knows_jitter(self, now: float) -> bool:
-        """Whether the clock was taken long enough ago to have measured some."""
+        """Whether enough time has passed since synchronisation to measure jitter."""
         return now > max((at for at in self.restarts if at <= now), default=0.0) + FORGOTTEN_AFTER
 
     def _pop(self, now: float) -> None:
@@ -230,8 +230,7 @@ def assert_recovered_from_the_next_packet(run: Run) -> None:
 
 
 def assert_delay_stays_at_target(run: Run) -> None:
-    """Nothing is released later than the target after its time. What the packet after it recovers may come a frame
-    later."""
+    """Assert that frames are released within the target delay. Recovered ones may be one frame later."""
     frame = run.ticks / 48_000
     smallest = {index: transit for _, index, _, transit in run.transits()}
     origin = late = 0.0

@@ -1,4 +1,4 @@
-"""A host on the network of the link that has no key: a transceiver takes nothing of what it sends."""
+"""A host on the link's network without the key: a transceiver accepts none of its datagrams."""
 
 import pytest
 
@@ -15,12 +15,12 @@ STRANGE_RELAY = ("10.0.0.99", 9999)
 
 
 def retagged(datagram: bytes) -> bytes:
-    """Return a link datagram that is right in all but its tag."""
+    """Return a link datagram that is valid except for its tag."""
     return datagram[: HEADER_SIZE - TAG_SIZE] + bytes(TAG_SIZE) + datagram[HEADER_SIZE:]
 
 
 def answers(router: CallRouter, datagram: bytes, now: float) -> int:
-    """Return how many datagrams a transceiver sends to a host that it does not know and that sends it this one."""
+    """Send this datagram from an unknown host. Return the number of datagrams that the transceiver sends to it."""
     router.receive_datagram(datagram, STRANGE_RELAY, now)
     router.handle_timeout(now, now)
     return sum(sent.relay == STRANGE_RELAY for sent in iter(router.poll_transmit, None))
@@ -55,7 +55,7 @@ def test_a_valid_check_behind_a_header_with_a_wrong_tag_opens_no_path(*, right: 
 
 @pytest.mark.parametrize("right", [True, False], ids=["right tag", "wrong tag"])
 def test_a_hello_with_a_wrong_tag_announces_no_relay(*, right: bool) -> None:
-    """A relay that knows nothing yet is sent the paths of all calls at once."""
+    """A new relay would receive the paths of all calls at once."""
     world = World()
     live_call(world)
     router = world.transceivers[0].router

@@ -1,4 +1,4 @@
-"""RTP and RTCP without protection: a session takes none and sends none, whatever is known of its call."""
+"""Unprotected RTP and RTCP: a session neither accepts nor sends any."""
 
 import struct
 

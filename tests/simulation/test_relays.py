@@ -1,4 +1,4 @@
-"""Calls over a cluster's relays, while those die, begin anew or are sprayed over, and while a transceiver moves."""
+"""Calls over a cluster's relays while relays fail, restart or share packets, and while a transceiver moves."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ FAR_AWAY = Impairment(delay=0.025)
 SETUP_SECONDS = 5.0
 CALLS = 6
 LONGEST_GAP = 0.15
-"""Seconds: what may be heard of a relay's death, the move of the shared address included."""
+"""Longest gap in seconds after a relay fails, including the move of the shared address."""
 USUAL_GAP = 0.06
 """Seconds between packets where nothing is lost: each has 20 ms, and a story may begin anew."""
 CLIENT_MOVES_AFTER = 3.7
@@ -27,7 +27,7 @@ Fault = Callable[[RelayCluster], None]
 def start(
     world: RelayCluster, calls: int = CALLS, *, behaviour: str = "loopback", speaking: bool = True
 ) -> list[SimulatedClient]:
-    """Return calls that are connected and well under way."""
+    """Return calls that have been connected for a while."""
     clients = [world.call(impairment=FAR_AWAY, behaviour=behaviour) for _ in range(calls)]
     assert world.run(SETUP_SECONDS, lambda: all(client.connected for client in clients))
     for client in clients:
@@ -153,9 +153,9 @@ def test_a_call_continues_over_another_ingress() -> None:
     world.run(1.0)
     assert endings(world) == []
     assert gaps.up < CLIENT_MOVES_AFTER + 0.2
-    heard = Gaps(world, client)
+    later_gaps = Gaps(world, client)
     world.run(2.0)
-    assert max(heard.up, heard.down) < USUAL_GAP
+    assert max(later_gaps.up, later_gaps.down) < USUAL_GAP
 
 
 def test_a_caller_that_only_listens_receives_from_the_other_ingress_at_once() -> None:

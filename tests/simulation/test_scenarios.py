@@ -58,7 +58,7 @@ def test_a_seed_gives_the_same_bytes_in_every_process() -> None:
 
 
 def test_scenario_plans_contain_every_kind_of_event() -> None:
-    """The plans that CI simulates contain each fault, network, attack and property of callers several times."""
+    """The plans simulated in CI contain each fault, network, attack and caller property several times."""
     plans = [draw_plan(seed) for seed in range(1, 151)]
     calls = [call for plan in plans for call in plan.calls]
     of_plans: dict[str, Callable[[ScenarioPlan], object]] = {
@@ -133,7 +133,7 @@ def trust_tokens(patch: pytest.MonkeyPatch) -> None:
 
 
 def give_paths_away(patch: pytest.MonkeyPatch) -> None:
-    """Any call may answer on a path, even one confirmed for another call."""
+    """Any call may answer on a path, even on one confirmed for another call."""
     patch.setattr(OwnershipTable, "may_answer", lambda self, key, owner, now: True)
 
 

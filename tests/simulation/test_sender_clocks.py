@@ -1,4 +1,4 @@
-"""Senders whose timestamps are wrong: slow, fast, uneven, standing still, leaping. All is heard."""
+"""Senders with wrong timestamps: slow, fast, uneven, stopped, jumping. All audio is played."""
 
 from random import Random
 
@@ -18,7 +18,7 @@ NETWORKS = {
     "all": NetworkModel(loss=0.03, jitter=0.02, reordering=0.02),
 }
 AT_END = 5
-"""Frames concealed when a stream ends: nothing tells that it has."""
+"""Frames concealed at the end of a stream, which nothing announces."""
 
 
 def exact(number: int, now: float) -> int:
@@ -38,18 +38,18 @@ def at_random(number: int, now: float) -> int:
 
 
 def leaping(number: int, now: float) -> int:
-    """Set forwards or backwards every three seconds, by up to a minute."""
+    """A clock set forward or back every three seconds, by up to a minute."""
     leaps = Random(9)
     return exact(number, now) + sum(leaps.randint(-48_000 * 60, 48_000 * 60) for _ in range(number // 150))
 
 
 def with_rate(rate: float) -> Clock:
-    """`rate` ticks where there are 960; the clock stops in pauses."""
+    """A clock with `rate` ticks per packet instead of 960, which stops in pauses."""
     return lambda number, now: round(number * rate)
 
 
 def running_with_rate(rate: float) -> Clock:
-    """`rate` ticks where there are 960; the clock runs in pauses."""
+    """A clock with `rate` ticks per packet instead of 960, which runs in pauses."""
     return lambda number, now: round(now * 50 * rate)
 
 
@@ -150,7 +150,7 @@ def test_g711_is_played_with_any_clock(step: int, seed: int) -> None:
 @pytest.mark.parametrize("ppm", [-1000, 200])
 @pytest.mark.parametrize("device", [-200, 0, 200])
 def test_no_audio_is_lost_in_minutes_of_clock_drift(ppm: int, device: int) -> None:
-    """Timestamps drift against the audio, and the device that records it against our clock."""
+    """Timestamps drift against the audio, and the recording device against our clock."""
     clock = with_rate(960 * (1 + ppm / 1e6))
     packets = [packet._replace(arrives=packet.arrives * (1 + device / 1e6)) for packet in speak(clock, [(120, 0)])]
     listener = ReceivingStream()
@@ -200,7 +200,7 @@ def test_the_rate_of_a_clock_that_changes_is_estimated_again() -> None:
 
 
 def test_the_first_packets_of_a_device_that_wakes_its_network_are_played() -> None:
-    """A pause with the clock stopped, after which the first packets wait for the radio."""
+    """After a pause with a stopped clock, the first packets wait for the radio."""
     packets = []
     for packet in speak(stopped_in_pauses, [(0.8, 0.3)] * 10):
         spurt = packet.media // 1.1 * 1.1
@@ -212,7 +212,7 @@ def test_the_first_packets_of_a_device_that_wakes_its_network_are_played() -> No
 
 @pytest.mark.parametrize("clock", [exact, with_rate(160), still])
 def test_audio_delayed_by_a_stalled_network_is_not_treated_as_a_pause(clock: Clock) -> None:
-    """What came too late is dropped, and delay is back as soon as the queue is empty."""
+    """Late packets are dropped. The delay is normal again once the queue is empty."""
     packets = [
         packet._replace(arrives=5.6 if 5 < packet.media < 5.6 else packet.arrives) for packet in speak(clock, [(10, 0)])
     ]
@@ -223,7 +223,7 @@ def test_audio_delayed_by_a_stalled_network_is_not_treated_as_a_pause(clock: Clo
 
 
 def test_no_audio_is_lost_when_a_queue_grows_slowly() -> None:
-    """Transits rise by 100 ms a second for 3 s and fall again."""
+    """Transit times grow by 100 ms per second for 3 s and fall again."""
     packets = []
     for packet in speak(exact, [(10, 0)]):
         wait = 0.1 * min(max(packet.media - 2, 0), max(8 - packet.media, 0))

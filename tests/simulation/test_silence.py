@@ -1,4 +1,4 @@
-"""Whole calls whose caller falls silent and comes back: relays and transceiver let through what it sends then."""
+"""Whole calls whose caller falls silent and returns: relays and transceiver forward its packets again."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def is_answer(datagram: bytes) -> bool:
 
 
 class Filter:
-    """What of the caller's datagrams leaves."""
+    """A filter of the caller's datagrams."""
 
     def __init__(self, world: World) -> None:
         self.lets: Callable[[bytes], bool] = lambda datagram: True
@@ -47,7 +47,7 @@ def talking() -> tuple[World, SimulatedClient, Filter]:
     return world, client, filtered
 
 
-def heard(client: SimulatedClient) -> int:
+def packets_received_by(client: SimulatedClient) -> int:
     return sum(isinstance(event, AudioReceived) for event in client.events)
 
 
@@ -56,20 +56,20 @@ def heard(client: SimulatedClient) -> int:
 def test_audio_resumes_in_both_directions_for_a_caller_that_returns_without_checks(
     gap: float, lets: Callable[[bytes], bool]
 ) -> None:
-    """Some clients check only until they are connected. What they send then is media, and answers to our checks."""
+    """Some clients check only until they connect. Afterwards they send media and answers to our checks."""
     world, client, filtered = talking()
     filtered.lets = lambda datagram: False
     world.run(gap)
-    before, back = heard(client), world.now
+    before, back = packets_received_by(client), world.now
     filtered.lets = lets
-    assert world.run(LONGEST_WAIT + 2 * ROUND_TRIP, lambda: heard(client) > before)
+    assert world.run(LONGEST_WAIT + 2 * ROUND_TRIP, lambda: packets_received_by(client) > before)
     if gap >= 10.0:
         assert world.now - back < 3 * ROUND_TRIP, "our checks hold the path open"
     world.run(2.0)
     call = world.find(client)
     assert call is not None
     assert call.state == "connected"
-    assert heard(client) > before + 90
+    assert packets_received_by(client) > before + 90
 
 
 def test_the_path_of_a_caller_that_returned_with_media_is_confirmed_again() -> None:
@@ -84,7 +84,7 @@ def test_the_path_of_a_caller_that_returned_with_media_is_confirmed_again() -> N
 
 
 def test_another_caller_can_use_the_address_of_a_silent_caller() -> None:
-    """A NAT gave it away; our checks of the silent call take it back from nobody."""
+    """A NAT reassigned the address. Our checks of the silent call do not claim it."""
     world, silent, filtered = talking()
     filtered.lets = lambda datagram: False
     world.run(2 * CHECK_AFTER + 4.0)
@@ -94,7 +94,7 @@ def test_another_caller_can_use_the_address_of_a_silent_caller() -> None:
     assert world.run(3.0, lambda: other.connected)
     other.talk()
     world.run(10.0)
-    assert heard(other) > 480
+    assert packets_received_by(other) > 480
     reports = [event for event in world.transceivers[0].events if isinstance(event, CallReported)]
     assert all(report.call is not world.find(other) for report in reports if "Disconnected" in str(report.event))
 

@@ -1,4 +1,4 @@
-"""Route tokens of calls that are over, replayed from random addresses while others call."""
+"""Route tokens of ended calls, replayed from random addresses while other callers connect."""
 
 from random import Random
 
@@ -20,7 +20,7 @@ FAR_AWAY = Impairment(delay=0.025)
 
 
 def stale_tokens(world: World, number: int) -> list[str]:
-    """Return the ufrags of calls that restarted ICE as often as they may, and are over."""
+    """Return the ufrags of ended calls with the maximum number of ICE restarts."""
     router = world.transceivers[0].router
     ufrags: list[str] = []
     while len(ufrags) < number:
@@ -39,7 +39,7 @@ def stale_tokens(world: World, number: int) -> list[str]:
 
 
 class Replay:
-    """Sends checks with these tokens from random addresses, all the time."""
+    """Sends checks with these tokens continuously, from random addresses."""
 
     def __init__(self, world: World, ufrags: list[str], seed: int) -> None:
         self._world = world
@@ -57,7 +57,7 @@ class Replay:
 
 
 def connect(world: World) -> list[SimulatedClient]:
-    """Let one caller after the other call; return those that were connected within a second."""
+    """Let callers call in succession. Return those that connected within a second."""
     connected = []
     for _ in range(NEW_CALLS):
         client = world.call(impairment=FAR_AWAY)
@@ -79,7 +79,7 @@ def test_replayed_stale_tokens_do_not_prevent_new_calls() -> None:
 
 
 def test_a_call_with_an_old_ufrag_continues_when_the_address_of_its_client_changes() -> None:
-    """What was minted long ago is as good as new while the call lasts."""
+    """A token does not expire during its call."""
     world = World(seed=22)
     client = world.call(impairment=FAR_AWAY)
     assert world.run(5.0, lambda: client.connected)
@@ -93,7 +93,7 @@ def test_a_call_with_an_old_ufrag_continues_when_the_address_of_its_client_chang
 
 
 def test_a_transceiver_disowns_only_its_own_tokens() -> None:
-    """Those that name another, or that nobody has made, are only counted."""
+    """Tokens of another owner and forged tokens are only counted."""
     world = World(seed=23, transceivers=2)
     clients = [world.call(number) for number in (0, 1)]
     own, others = (call.answer.ice.ufrag for call in map(world.find, clients) if call is not None)

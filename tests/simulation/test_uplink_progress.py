@@ -1,5 +1,5 @@
-"""The way up on anything that a caller may send, from seeds: every drain ends, every frame advances, and no more audio
-comes out than time allows."""
+"""The uplink with any packets of a caller, from seeds. Every drain ends, every frame advances, and the audio does not
+exceed real time."""
 
 from math import inf
 from random import Random
@@ -26,7 +26,7 @@ PACKETS = 400
 
 
 class PacedCaller:
-    """Sends packets of any size, with any numbers, at any time; all of it is drawn from a seed."""
+    """A caller that sends packets of any size, with any numbers, at any time, drawn from a seed."""
 
     def __init__(self, seed: int) -> None:
         print(f"seed {seed}")
@@ -45,7 +45,7 @@ class PacedCaller:
         self._sequence, self._timestamp = self.chance.getrandbits(16), self.chance.getrandbits(32)
 
     def send(self, uplink: UplinkAudio) -> int:
-        """Let one packet arrive; return how many payloads it held."""
+        """Let one packet arrive. Return the number of its payloads."""
         chance = self.chance
         self.now += chance.expovariate(1 / self.gap) if self.gap else 0.0
         while chance.random() < self.loss:
@@ -88,7 +88,7 @@ class PacedCaller:
 
 
 class PacedBackend:
-    """Takes frames until there are none, and checks each."""
+    """A backend that takes frames until none is left, and checks each."""
 
     def __init__(self, uplink: UplinkAudio, format: str) -> None:
         self.uplink = uplink
@@ -104,7 +104,7 @@ class PacedBackend:
             self._take(frame)
 
     def wait_until(self, time: float) -> None:
-        """Poll at each timeout until then: each has something, or moves on."""
+        """Poll at each timeout until then. Each yields a frame or a later timeout."""
         while (due := self.uplink.poll_timeout()) < time:
             before = self.frames
             self.drain(due)
@@ -162,8 +162,8 @@ def test_each_frame_has_a_packet_or_the_longest_possible_concealment(samples: in
 
 @pytest.mark.parametrize("speed", [2, 10, 60, 1000])
 def test_audio_sent_faster_than_real_time_is_dropped(speed: int) -> None:
-    """Of 20 s sent at `speed` times their pace a burst and what time allows get through, contiguous, and the rest is
-    counted; a sender that mends its ways is heard at once."""
+    """20 s of audio are sent at `speed` times real time. A burst and the audio of the time passed get through,
+    contiguously. The rest is counted. Audio at normal speed is received again at once."""
     uplink = UplinkAudio("opus")
     frames = []
 
@@ -198,7 +198,7 @@ def test_audio_that_a_stalled_network_delayed_at_the_start_is_not_dropped(stall:
 
 
 def test_redundant_blocks_count_as_audio() -> None:
-    """Each packet skips eight and repeats them: nine times the audio of its own."""
+    """Each packet skips eight sequence numbers and contains their audio: nine times its own."""
     uplink, frames = UplinkAudio("opus"), 0
     payload = b"\xf8" + bytes(4)
     for index in range(0, 9000, 9):

@@ -1,6 +1,6 @@
-"""How far a reader has to walk to follow one packet through the transceiver: in files, and in calls of functions.
+"""The files and function calls that one packet visits in the transceiver.
 
-Calls are counted, not time, so that the figures are the same on every machine. Each test prints its walk.
+Calls are counted instead of time, so the figures are the same on every machine. Each test prints its walk.
 """
 
 import sys
@@ -21,14 +21,14 @@ PACKAGES = ("antiphon_transceiver", "antiphon_common")
 
 
 class Walk:
-    """Calls of Python functions of the transceiver, and of common beneath it."""
+    """Calls of Python functions of the transceiver and of `common`."""
 
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         """By file, relative to its package's folder, and qualified name."""
 
     def follow(self, function: Callable[..., object], *arguments: object) -> None:
-        """Run a function, and count what it calls."""
+        """Run a function and count its calls."""
         before = sys.getprofile()
         sys.setprofile(self._count)
         try:
@@ -46,7 +46,7 @@ class Walk:
 
     @property
     def files(self) -> set[str]:
-        """Files of the transceiver alone."""
+        """The visited files of the transceiver."""
         return {file for file, _ in self.calls if file.startswith("antiphon_transceiver/")}
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ def connected(**options: str) -> tuple[World, SimulatedClient, SimulatedTranscei
 
 
 def median_walk(walks: list[Walk]) -> Walk:
-    """Return the walk that is neither a short nor a long one."""
+    """Return the walk of median length."""
     return sorted(walks, key=lambda walk: walk.calls.total())[len(walks) // 2]
 
 

@@ -1,4 +1,4 @@
-"""Keys begin and retire by the wall clock, which somebody may set while services run."""
+"""Keys begin and retire by the wall clock, which may be set while services run."""
 
 from math import inf
 
@@ -8,7 +8,7 @@ NEW_KEY_AT = 3600.0
 
 
 def key_id(world: World) -> str:
-    """Make a call, and return the key id of its route token."""
+    """Make a call and return the key id of its route token."""
     call = world.find(world.call())
     assert call is not None
     return call.answer.ice.ufrag[0]

@@ -28,7 +28,7 @@ def test_losses_increase_the_redundancy(percent: int, distances: tuple[int, ...]
 
 
 def test_burst_losses_increase_the_redundancy_offsets() -> None:
-    """Random losses of 15 % look like runs as little as those of 5 %."""
+    """Random losses of 15 % are not mistaken for burst losses."""
     adaptation = SendAdaptation(REPEATED, OpusEncoder(24_000))
     chosen = []
     for percent, burst_ratio in ((2, 0.7), (5, 0.15), (5, 0.7), (15, 0.7), (15, 0.15)):

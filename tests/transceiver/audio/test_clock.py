@@ -7,7 +7,7 @@ START = 10_000
 
 
 class Sender:
-    """Packets of 20 ms that are placed one after another. They arrive on time unless a horizon says otherwise."""
+    """A sender of 20 ms packets, placed in succession. They arrive on time unless a horizon is given."""
 
     def __init__(self, ticks: int = 1) -> None:
         self.clock = SenderClock(ticks)
@@ -15,7 +15,7 @@ class Sender:
         self.clock.advance(0, 0, START, FRAME)
 
     def send(self, sequence: int, timestamp: int, horizon: float | None = None) -> int:
-        """Place a packet and take it as the newest; return its position, in ticks since the first."""
+        """Place a packet as the newest. Return its position in ticks since the first."""
         position = self.place(sequence, timestamp, horizon)
         self.clock.advance(sequence, timestamp & 0xFFFFFFFF, START + position, FRAME)
         return position

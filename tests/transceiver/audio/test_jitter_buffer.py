@@ -15,7 +15,7 @@ TICKS = 960
 
 
 def packet(index: int, *, fec: bool = False) -> bytes:
-    """20 ms of hybrid Opus, as far as its first bytes go."""
+    """Return bytes with the header of a 20 ms hybrid Opus packet."""
     return bytes((0x68, 0x40 if fec else 0)) + index.to_bytes(2, "big")
 
 
@@ -34,7 +34,7 @@ class Stream:
             self.arrive(100 + index * FRAME + late, index, media, packet(index, fec=fec))
 
     def send_red(self, index: int, *redundant: int, late: float = 0.0) -> None:
-        """Let a packet arrive that repeats others."""
+        """Let a packet with redundant blocks arrive."""
         self.run_until(now := 100 + index * FRAME + late)
         again = [RedundantBlock((index - other) * TICKS, packet(other)) for other in redundant]
         self.push(index, index * TICKS, packet(index), now, again)
@@ -65,11 +65,11 @@ class Stream:
 
     @property
     def positions(self) -> list[int]:
-        """In frames."""
+        """The positions of the released frames, in frames."""
         return [release.position // TICKS for _, release in self.released]
 
     def delays(self) -> list[int]:
-        """Milliseconds between the time of each release's audio and the release."""
+        """Return the milliseconds between the time of each frame's audio and its release."""
         return [round((now - 100 - release.position / 48_000) * 1000) for now, release in self.released]
 
 
@@ -139,7 +139,7 @@ def test_duplicates_of_held_and_released_packets_are_dropped() -> None:
 
 
 def test_concealment_at_the_end_of_a_stream_is_counted_when_the_stream_continues() -> None:
-    """A caller that just stops has lost nothing."""
+    """A caller that only stops has no loss."""
     stream = Stream()
     stream.send(0, 1, 2)
     stream.run_until(1000)
@@ -196,7 +196,7 @@ def test_after_a_stall_only_packets_that_are_still_in_time_are_released() -> Non
 
 
 def test_a_stream_whose_clock_paused_continues_after_a_moment() -> None:
-    """As push-to-talk devices do: 10 s of silence of which the timestamps know nothing."""
+    """Push-to-talk devices do this: 10 s of silence do not advance the timestamps."""
     stream = Stream()
     stream.send(0)
     for index in range(1, 20):
@@ -275,7 +275,7 @@ def test_redundant_blocks_with_large_offsets_recover_a_burst_loss() -> None:
 
 
 def test_a_redundant_block_is_matched_by_its_timestamp_with_any_offsets() -> None:
-    """Two of three missing packets, and of a stream with pauses one whose number its time does not tell."""
+    """Two of three missing packets. In a stream with pauses, one whose timestamp does not determine its number."""
     stream = Stream()
     stream.send(0)
     stream.send_red(4, 3, 1)
@@ -377,7 +377,7 @@ def test_longer_frames_increase_the_maximum_wait() -> None:
 
 
 def test_audio_recovered_after_a_late_timer_is_played() -> None:
-    """The timer came 15 ms late: what would be concealed is skipped, what the next packet repeats is not."""
+    """The timer fires 15 ms late. Concealment is skipped, but redundant audio is played."""
     stream = Stream()
     stream.send(0)
     stream.push(3, 3 * TICKS, packet(3, fec=True), 100.06)
@@ -429,7 +429,7 @@ def test_a_stream_whose_clock_stopped_in_a_short_pause_continues_after_a_moment(
 
 
 def test_sequence_numbers_without_audio_are_not_a_loss_in_any_order() -> None:
-    """Before their turn, in it, behind it, twice; alone and beside a loss."""
+    """They arrive early, in time, late and twice, alone and next to a loss."""
     stream = Stream()
     stream.send(0)
     for number in (1, 3, 2, 2):
@@ -456,7 +456,7 @@ def test_nothing_is_concealed_while_a_sender_is_silent() -> None:
 
 
 def test_remembered_sequence_numbers_without_audio_are_bounded() -> None:
-    """Behind a missing packet the oldest are forgotten, and count as lost."""
+    """After a missing packet the oldest are forgotten and count as lost."""
     stream = Stream()
     stream.send(0)
     for number in range(2, 1001):
@@ -469,7 +469,7 @@ def test_remembered_sequence_numbers_without_audio_are_bounded() -> None:
 
 
 def test_a_gap_shorter_than_the_shortest_concealment_is_skipped() -> None:
-    """Packets of G.711 that hold 1.5 ms; one is missing in a stream, and one before a pause."""
+    """G.711 packets of 1.5 ms. One is missing in a stream, and one before a pause."""
     stream = Stream(kind=G711)
     for index in (0, 1, 3):
         stream.arrive(100 + index * 0.0015, index, index * 12, bytes(12))

@@ -98,7 +98,7 @@ def test_invalid_arguments_raise_local_protocol_error() -> None:
 
 @pytest.mark.parametrize("bundled", [True, False])
 def test_a_missing_libopus_is_reported_once(bundled: bool) -> None:
-    """In another process, whose loader does not find the system's library."""
+    """Another process, whose loader does not find the system's library, reports it."""
     script = f"""
 import cffi
 from antiphon_transceiver.audio import libopus

@@ -28,7 +28,7 @@ OPUS_2_5 = b"\xe0\x01"
 
 
 def play(playout: Playout, since: float, until: float = float("inf")) -> Iterator[tuple[float, PlayoutPacket]]:
-    """Poll as a shell does: now, and then at each timeout before `until`."""
+    """Poll as a shell does: now and at each timeout before `until`."""
     now = since
     while now < until:
         while (packet := playout.poll(now)) is not None:
@@ -178,7 +178,7 @@ def test_clearing_keeps_later_responses() -> None:
 
 
 def test_the_cost_of_clearing_does_not_grow_with_the_audio_kept() -> None:
-    """A backend may send a Clear in each of 4,096 frames of a message, while 1,600 packets of a later response wait."""
+    """A message may contain 4,096 Clear frames while 1,600 packets of a later response wait."""
 
     def clear_with(packets: int) -> int:
         playout = Playout("opus")

@@ -21,7 +21,7 @@ def resample(pcm: bytes, given: int, wanted: int, milliseconds: int = 20) -> byt
 
 
 def loudness(pcm: bytes) -> float:
-    """Root mean square of the second half, where the filter has swung in."""
+    """Return the root mean square of the second half, after the filter has settled."""
     heard = array("h", pcm)[len(pcm) // 4 :]
     return math.sqrt(sum(sample * sample for sample in heard) / len(heard))
 

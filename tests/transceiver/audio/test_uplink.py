@@ -152,7 +152,7 @@ def test_audio_of_redundant_blocks_equals_the_lost_audio() -> None:
 @pytest.mark.parametrize("format", [*RATES, "opus"])
 @pytest.mark.parametrize("samples", [1, 3, 19, 20, 83, 161, 959])
 def test_lost_g711_packets_of_any_length_are_concealed_and_every_drain_ends(samples: int, format: str) -> None:
-    """Shorter than what Opus conceals at least, and no multiple of it."""
+    """Lengths below the shortest concealment of Opus, and lengths that are not a multiple of it."""
     uplink = UplinkAudio(format, "pcmu")
     frames: list[UplinkFrame] = []
 
