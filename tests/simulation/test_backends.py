@@ -1,5 +1,4 @@
-"""Backends that fail and return during calls, from a seed and under virtual time: real cores of both ends, real
-playout.
+"""Backends that fail and return during calls, from a seed and under virtual time, with real cores and playout.
 
 No call ends while some address has a slot. No audio is repeated or reordered. The audio waiting for playout never
 exceeds the credit.

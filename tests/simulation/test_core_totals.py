@@ -1,4 +1,4 @@
-"""The counters of all cores of calls are added up, while calls run and when they end."""
+"""The sums of all core counters of calls, while calls run and when they end."""
 
 from antiphon_transceiver.core_totals import SOURCES, CoreTotals
 from antiphon_transceiver.outcome import EndReason

@@ -1,4 +1,4 @@
-"""The budget of a call: what ordinary calls send never touches it, and nothing passes beyond it."""
+"""The budget of a call: ordinary calls stay within it, and no work beyond it is admitted."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ Sent = tuple[float, bytes]
 
 
 def every(interval: float, seconds: float, datagram: bytes, *, at: float = 0.0) -> list[Sent]:
-    """Return datagrams that come at a steady rate."""
+    """Return datagrams at a constant rate."""
     return [(at + number * interval, datagram) for number in range(round(seconds / interval))]
 
 
@@ -95,7 +95,7 @@ def test_debt_is_bounded() -> None:
 
 
 def test_a_frame_is_charged_by_its_bytes() -> None:
-    """All the audio that credit allows at once, in the format with most bytes, and a few events are within it."""
+    """The audio of the whole credit, in the format with the most bytes, and a few events are within the budget."""
     budget = Budget()
     audio = frames.Audio(1, bytes(1920), response=1)
     for _ in range(frames.CREDIT_MS // 20):

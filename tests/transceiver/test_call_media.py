@@ -1,4 +1,4 @@
-"""The audio of a call on its transport: what of it the call pays for."""
+"""The audio of a call on its transport, and the charges for it."""
 
 import struct
 from collections import deque
@@ -23,7 +23,7 @@ def packet(number: int) -> bytes:
 
 
 def can_still_pay(budget: Budget, microseconds: float, now: float) -> bool:
-    """Return whether the call may still owe that much. It uses up the budget."""
+    """Return whether the call can be charged that much. It uses up the budget."""
     return budget.charge(microseconds, now)
 
 

@@ -1,4 +1,4 @@
-"""Minutes of calls, as somebody counts them who looks once a second: which of them had a gap."""
+"""Minutes of calls, and minutes with a gap, by a monitor that samples once per second."""
 
 from random import Random
 
@@ -15,7 +15,7 @@ START = 1000.0
 
 
 class FakeSession:
-    """A connected call that is spoken to and speaks, frame by frame."""
+    """A connected call that receives and sends audio frame by frame."""
 
     def __init__(self) -> None:
         random = Random(1).randbytes
@@ -25,14 +25,14 @@ class FakeSession:
         self._caller = RtpSender.start(111, random)
         self._response = 1
 
-    def hear(self, number: int, now: float) -> None:
-        """Take the caller's packet of that number."""
+    def receive(self, number: int, now: float) -> None:
+        """Receive the caller's packet of that number."""
         self._caller.sequence = number & 0xFFFF
         self.stream.receive_rtp(self._caller.packet(b"\x08opus", number * 960), now)
         while self.stream.poll_frame(now) is not None:
             pass
 
-    def say(self, response: int) -> None:
+    def send(self, response: int) -> None:
         self.stream.playout.append(response, b"\x08opus")
 
     def play(self, now: float) -> None:
@@ -41,7 +41,7 @@ class FakeSession:
 
 
 class Watch:
-    """A call of so many seconds, looked at each second."""
+    """A call that is sampled every second. `run` lets it last some seconds."""
 
     def __init__(self) -> None:
         self.session = FakeSession()
@@ -51,18 +51,18 @@ class Watch:
         self,
         seconds: float,
         *,
-        unheard: tuple[float, float] = (0, 0),
-        unsaid: tuple[float, float] = (0, 0),
+        lost: tuple[float, float] = (0, 0),
+        silent: tuple[float, float] = (0, 0),
         responses: tuple[int, int] = (1, 1),
     ) -> tuple[int, int]:
-        """Return minutes and minutes with a gap. Between the two times of `unheard` the caller's packets get lost,
-        between those of `unsaid` the backend says nothing, the second of `responses` after that."""
+        """Return minutes, and minutes with a gap. Packets of the caller are lost between the times of `lost`. The
+        backend sends no audio between those of `silent`, and sends the second of `responses` afterwards."""
         for number in range(round(seconds / FRAME)):
             now, passed = START + number * FRAME, number * FRAME
-            if not unheard[0] <= passed < unheard[1]:
-                self.session.hear(number, now)
-            if not unsaid[0] <= passed < unsaid[1]:
-                self.session.say(responses[passed >= unsaid[1]])
+            if not lost[0] <= passed < lost[1]:
+                self.session.receive(number, now)
+            if not silent[0] <= passed < silent[1]:
+                self.session.send(responses[passed >= silent[1]])
             self.session.play(now)
             if number % 50 == 0:
                 self.watch.sample(self.session, now)
@@ -78,15 +78,15 @@ def test_each_minute_counts_when_it_begins() -> None:
 
 @pytest.mark.parametrize(("lost", "bad"), [((70, 70.9), 0), ((70, 71.2), 1), ((61, 63), 1), ((118, 123), 1)])
 def test_a_second_of_lost_packets_makes_a_bad_minute(lost: tuple[float, float], bad: int) -> None:
-    assert Watch().run(180, unheard=lost) == (3, bad)
+    assert Watch().run(180, lost=lost) == (3, bad)
 
 
 def test_two_gaps_in_a_minute_are_one_bad_minute() -> None:
-    assert Watch().run(60, unheard=(10, 12), unsaid=(30, 32)) == (1, 1)
+    assert Watch().run(60, lost=(10, 12), silent=(30, 32)) == (1, 1)
 
 
 def test_a_minute_without_a_gap_between_two_with_one_is_a_good_minute() -> None:
-    assert Watch().run(180, unheard=(10, 12), unsaid=(130, 132)) == (3, 2)
+    assert Watch().run(180, lost=(10, 12), silent=(130, 132)) == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_minute_without_a_gap_between_two_with_one_is_a_good_minute() -> None:
 def test_silence_within_a_response_is_a_gap_and_silence_between_responses_is_not(
     silence: tuple[float, float], responses: tuple[int, int], bad: int
 ) -> None:
-    assert Watch().run(60, unsaid=silence, responses=responses) == (1, bad)
+    assert Watch().run(60, silent=silence, responses=responses) == (1, bad)
 
 
 def test_a_muted_caller_has_no_gap_and_a_disconnected_one_has() -> None:

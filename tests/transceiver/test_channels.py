@@ -1,4 +1,4 @@
-"""Which data channel carries the events of a call, whatever a client calls it and however it opens it."""
+"""The choice of the data channel that carries the events of a call, with any label and kind of channel."""
 
 from random import Random
 
@@ -59,12 +59,12 @@ class ChannelsPair:
 
     @property
     def taken(self) -> int:
-        """Return how many events the call has taken of its client."""
+        """Return the number of events that the call has received from its client."""
         return sum(isinstance(event, EventReceived) for event in self.network.right.events)
 
     @property
     def received(self) -> list[tuple[int, str | bytes]]:
-        """The messages that the client received, with their channels."""
+        """Return the messages that the client received, with their channels."""
         return [(event.id, event.data) for event in self.network.left.events if isinstance(event, MessageReceived)]
 
 
@@ -135,7 +135,7 @@ def test_the_first_of_several_channels_with_other_labels_carries_the_events() ->
 
 
 def test_events_wait_for_oai_events_when_another_channel_is_opened_right_before() -> None:
-    """OPEN messages in packets of their own: the first channel is the only one for a moment."""
+    """The OPEN messages have separate packets, so the first channel is the only one for a moment."""
     call = ChannelsPair().start()
     call.channels.send({"type": "session.created"})
     other = call.client.open_channel("chat")
@@ -168,7 +168,7 @@ def test_an_event_of_the_client_ends_the_wait() -> None:
 
 @pytest.mark.parametrize("how", ["finish", "abort"])
 def test_queued_events_are_sent_before_the_call_ends(how: str) -> None:
-    """A call that ends within the moment for which events wait."""
+    """The call ends while events wait for a channel."""
     call = ChannelsPair().start()
     channel = call.client.open_channel("chat")
     call.run(0.03)
@@ -236,7 +236,7 @@ def test_a_channel_of_any_kind_carries_events(kind: dict[str, object]) -> None:
 
 
 def test_events_may_be_sent_as_bytes() -> None:
-    """Some stacks send every message as binary (PPID 53). What we send is text in any case."""
+    """Some stacks send every message as binary (PPID 53). We always send text."""
     call = ChannelsPair().start()
     channel = call.client.open_channel("oai-events")
     call.client_sends(channel, '{"type":"conversation.item.create","text":"héllo"}'.encode())
@@ -272,7 +272,7 @@ def test_an_event_that_arrives_before_the_open_of_its_channel_is_delivered() -> 
 
 
 def test_the_errors_for_malformed_events_of_one_packet_are_bounded() -> None:
-    """As many one-byte messages as a packet holds: each error is two hundred times as long."""
+    """A packet full of one-byte messages. Each error is two hundred times as long."""
     call = ChannelsPair().start()
     channel = call.client.open_channel("oai-events")
     call.run()

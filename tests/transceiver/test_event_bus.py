@@ -1,4 +1,4 @@
-"""The event bus of a call: who receives an event, what it costs, and what its source learns of a refusal."""
+"""The event bus of a call: the receivers of an event, its charge, and the error that its source receives."""
 
 from itertools import count
 
@@ -14,7 +14,7 @@ EVENT_OF_BACKEND = pack({"type": "test", "text": "x" * 1000})
 
 
 class Participant:
-    """Keeps what it receives, and may refuse it."""
+    """A participant that keeps received events, and may refuse them."""
 
     def __init__(self) -> None:
         self.received: list[tuple[EventSource, msgspec.Raw]] = []
@@ -44,7 +44,7 @@ class BusSetup:
 
 
 def _work_left(budget: Budget) -> int:
-    """Charge work in steps of a microsecond until the call owes too much; return how many were possible."""
+    """Charge work in steps of a microsecond up to the allowed debt. Return the number of steps."""
     return next(number for number in count() if not budget.charge(1.0, 0.0))
 
 

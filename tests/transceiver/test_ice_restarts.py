@@ -1,4 +1,4 @@
-"""How often a call may restart ICE: several times at once, then one at a time, and not without end."""
+"""The limits of ICE restarts: a burst, then a rate, and a total."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The audio stream as a whole: what codec and payload type packets have, both ways."""
+"""The audio stream as a whole: codecs and payload types of packets in both directions."""
 
 import itertools
 from math import inf
@@ -40,7 +40,7 @@ TWCC = "transport-cc"
 
 
 class StreamPair:
-    """A stream, and the caller at its other end."""
+    """A stream and its caller."""
 
     def __init__(self, codec: Codec, format: str, options: RtpOptions | None = None) -> None:
         random = Random(1).randbytes
@@ -49,20 +49,20 @@ class StreamPair:
         self.caller = RtpSender.start(codec.payload_type, random)
         self.ticks = codec.clock_rate // 50
 
-    def hear(self, index: int, payload: bytes, payload_type: int) -> list[UplinkFrame]:
-        """Let the stream receive what the caller says, and return what the backend gets."""
+    def send_uplink(self, index: int, payload: bytes, payload_type: int) -> list[UplinkFrame]:
+        """Send a packet of the caller. Return the frames for the backend."""
         now = START + index * FRAME
         self.caller.payload_type, self.caller.sequence = payload_type, index
         self.stream.receive_rtp(self.caller.packet(payload, index * self.ticks), now)
         return list(iter(lambda: self.stream.poll_frame(now), None))
 
     def report(self, percent: int) -> None:
-        """Let the caller report its losses."""
+        """Let the caller report losses."""
         block = ReportBlock(self.stream.ssrc, round(percent * 2.56), 0, 0, 0, 0, 0)
         self.stream.receive_rtcp(encode_rtcp((ReceiverReport(self.caller.ssrc, (block,)),)), START)
 
-    def say(self, audio: bytes, since: float = START) -> list[RtpPacket]:
-        """Let the backend say something, and return what the caller gets."""
+    def send_downlink(self, audio: bytes, since: float = START) -> list[RtpPacket]:
+        """Send audio of the backend. Return the packets that the caller receives."""
         self.stream.playout.append(1, audio)
         packets = []
         while (deadline := self.stream.playout.poll_timeout()) < inf:
@@ -83,7 +83,7 @@ def test_redundant_blocks_replace_a_lost_packet() -> None:
     for index, packet in enumerate(packets):
         payload = red.encode(packet, index * 960, (1,))
         if index != 2:
-            frames += call.hear(index, payload, 63)
+            frames += call.send_uplink(index, payload, 63)
     assert [frame.data for frame in frames] == packets
     assert [frame.status for frame in frames] == [
         FrameStatus.RECEIVED,
@@ -96,15 +96,15 @@ def test_redundant_blocks_replace_a_lost_packet() -> None:
 @pytest.mark.parametrize("payload_type", [111, 63])
 def test_padding_packets_are_not_lost_audio(payload_type: int) -> None:
     call, packets = StreamPair(OPUS, "opus"), opus_packets(2)
-    assert call.hear(0, packets[0], 111)
-    assert not call.hear(1, b"", payload_type)
-    assert call.hear(2, packets[1], 111)
+    assert call.send_uplink(0, packets[0], 111)
+    assert not call.send_uplink(1, b"", payload_type)
+    assert call.send_uplink(2, packets[1], 111)
     assert call.stream.uplink.jitter.counters.lost == call.stream.counters.rtp_bad == 0
 
 
 def test_malformed_red_and_other_payload_types_are_counted() -> None:
     call = StreamPair(OPUS, "opus")
-    assert call.hear(0, b"\xef", 63) == call.hear(1, opus_packets(1)[0], 0) == []
+    assert call.send_uplink(0, b"\xef", 63) == call.send_uplink(1, opus_packets(1)[0], 0) == []
     assert (call.stream.counters.rtp_bad, call.stream.counters.other_payload) == (1, 1)
 
 
@@ -113,19 +113,19 @@ def test_red_is_sent_while_the_caller_reports_losses(format: str) -> None:
     call = StreamPair(OPUS, format)
     audio = opus_packets(1)[0] if format == "opus" else speech(FRAME)
 
-    def say(times: int) -> list[RtpPacket]:
-        return [packet for _ in range(times) for packet in call.say(audio)]
+    def send_downlink(times: int) -> list[RtpPacket]:
+        return [packet for _ in range(times) for packet in call.send_downlink(audio)]
 
-    assert {packet.payload_type for packet in say(3)} == {111}
+    assert {packet.payload_type for packet in send_downlink(3)} == {111}
     call.report(10)
-    once = say(3)
+    once = send_downlink(3)
     call.report(20)
-    twice = say(3)
+    twice = send_downlink(3)
     for _ in range(6):
         call.report(0)
     assert {packet.payload_type for packet in once + twice} == {63}
     assert [len(decode_red(packet.payload, 111)[1]) for packet in once + twice] == [1, 1, 1, 2, 2, 2]
-    assert {packet.payload_type for packet in say(3)} == {111}
+    assert {packet.payload_type for packet in send_downlink(3)} == {111}
     assert call.stream.statistics()["sent_repetitions"] == 0
 
 
@@ -143,20 +143,20 @@ def test_only_reports_reduce_the_redundancy_after_losses() -> None:
 def test_burst_losses_increase_the_redundancy_offsets_of_a_stream() -> None:
     call = StreamPair(OPUS, "opus", RtpOptions({TRANSPORT_SEQUENCE: 3}, feedback=("transport-cc",)))
 
-    def say(times: int) -> list[RtpPacket]:
-        return [packet for said in opus_packets(times) for packet in call.say(said)]
+    def send_downlink(times: int) -> list[RtpPacket]:
+        return [packet for sent in opus_packets(times) for packet in call.send_downlink(sent)]
 
-    def tell(base: int, *came: bool) -> None:
+    def report_received(base: int, *came: bool) -> None:
         deltas = tuple(80 if each else None for each in came)
         call.stream.receive_rtcp(encode_rtcp((TransportFeedback(1, call.stream.ssrc, base, 0, 0, deltas),)), START)
         call.report(15)
 
-    said = say(120)
-    tell(0, *[True, True, True, True, True, False] * 10)
-    near = say(1)
-    tell(60, *[True, True, True, False, False, False] * 10)
-    far = say(1)
-    payloads = [packet.payload for packet in said + near]
+    sent = send_downlink(120)
+    report_received(0, *[True, True, True, True, True, False] * 10)
+    near = send_downlink(1)
+    report_received(60, *[True, True, True, False, False, False] * 10)
+    far = send_downlink(1)
+    payloads = [packet.payload for packet in sent + near]
     assert [block.ticks for block in decode_red(near[0].payload, 111)[1]] == [1920, 960]
     again = decode_red(far[0].payload, 111)[1]
     assert again == [RedundantBlock(5760, payloads[-6]), RedundantBlock(2880, payloads[-3])]
@@ -165,16 +165,18 @@ def test_burst_losses_increase_the_redundancy_offsets_of_a_stream() -> None:
 def test_red_is_not_sent_if_not_negotiated() -> None:
     call = StreamPair(Codec("opus", 111, 48_000), "opus")
     call.report(50)
-    assert [packet.payload_type for packet in call.say(opus_packets(1)[0])] == [111]
+    assert [packet.payload_type for packet in call.send_downlink(opus_packets(1)[0])] == [111]
 
 
 @pytest.mark.parametrize("format", ["opus", "pcm16/16000"])
 def test_g711_passes_in_both_directions(format: str) -> None:
     call = StreamPair(PCMA, format)
-    frames = [frame for index in range(3) for frame in call.hear(index, bytes(160), 8)]
+    frames = [frame for index in range(3) for frame in call.send_uplink(index, bytes(160), 8)]
     samples = 960 if format == "opus" else 320
     assert [frame.position for frame in frames] == [0, samples, 2 * samples]
-    packets = [packet for said in opus_packets(3) for packet in call.say(said if format == "opus" else bytes(640))]
+    packets = [
+        packet for sent in opus_packets(3) for packet in call.send_downlink(sent if format == "opus" else bytes(640))
+    ]
     assert {(packet.payload_type, len(packet.payload)) for packet in packets} == {(8, 160)}
     steps = {second.timestamp - first.timestamp & 0xFFFFFFFF for first, second in itertools.pairwise(packets)}
     assert steps == {160}
@@ -187,7 +189,7 @@ def listen(packets: list[Packet], codec: Codec = sender_clocks.OPUS, format: str
 
 
 def assert_nothing_missed(listener: ReceivingStream, count: int, others: int) -> None:
-    """All audio was heard, and nothing is reported, asked for or concealed as lost, save at the end of the stream."""
+    """Assert that all audio was received, and none was reported, requested or concealed as lost before the end."""
     assert listener.numbers == list(range(count))
     assert listener.requested == []
     assert listener.stream.receiver.sources[sender_clocks.SSRC].packets_lost == 0
@@ -212,7 +214,7 @@ EVENT = b"\x05\x0a\x03\x20"
     ],
 )
 def test_packets_of_other_payload_types_are_not_lost_audio(payload_type: int, payload: bytes) -> None:
-    """A second beside the audio, and half a second in its stead."""
+    """A second during the audio, and half a second in place of it."""
     packets, sequence, number = [], 100, 0
     for index in range(400):
         now, instead = index * FRAME, 200 <= index < 225
@@ -244,7 +246,7 @@ def test_comfort_noise_of_g711_starts_a_pause_and_is_not_a_loss() -> None:
 
 
 def test_late_packets_of_another_payload_type_do_not_hide_a_loss() -> None:
-    """Overtaken by the audio behind it; and where audio was lost beside it, that alone is asked for and concealed."""
+    """Later audio arrives before them. If audio is lost next to them, only that audio is requested and concealed."""
     events = range(10, 100, 10)
     packets = []
     for index in range(100):
@@ -285,7 +287,7 @@ def bye_packet(ssrc: int) -> bytes:
 
 @pytest.mark.parametrize("music_ends", [True, False])
 def test_a_source_that_sent_a_bye_is_received_again_after_a_hold(music_ends: bool) -> None:
-    """Devices send music from another source meanwhile. Stragglers that the BYE overtook do not end that."""
+    """Devices send music from another source meanwhile. Late packets of the first source do not end it."""
     call, ssrc, music, packets = StreamPair(OPUS, "opus"), 7, 8, opus_packets(4)
 
     def receive(source: int, sequence: int, now: float) -> list[bytes]:
@@ -306,9 +308,9 @@ def test_a_source_that_sent_a_bye_is_received_again_after_a_hold(music_ends: boo
 
 
 def test_telephone_events_of_a_source_that_continues_after_its_bye_are_not_lost() -> None:
-    """A browser sends a BYE when a track is taken away, and goes on with the same source for the next track."""
+    """A browser sends a BYE when a track is removed, and uses the same source for the next track."""
     call, (packet,) = StreamPair(OPUS, "opus"), opus_packets(1)
-    assert call.hear(0, packet, 111)
+    assert call.send_uplink(0, packet, 111)
     call.stream.receive_rtcp(bye_packet(call.caller.ssrc), START + 0.01)
     frames: list[UplinkFrame] = []
     for sequence, payload_type in enumerate((111, 126, 111), start=1):
@@ -323,11 +325,11 @@ def test_telephone_events_of_a_source_that_continues_after_its_bye_are_not_lost(
 
 def test_another_packet_type_of_an_unknown_or_ended_source_is_ignored() -> None:
     call = StreamPair(OPUS, "opus", RtpOptions(feedback=("nack",)))
-    assert call.hear(0, EVENT, 126) == []
+    assert call.send_uplink(0, EVENT, 126) == []
     assert call.stream.receiver.sources == {}
-    assert call.hear(5, opus_packets(1)[0], 111)
+    assert call.send_uplink(5, opus_packets(1)[0], 111)
     call.stream.receive_rtcp(encode_rtcp((ReceiverReport(call.caller.ssrc), Bye((call.caller.ssrc,)))), START + 0.2)
-    assert call.hear(9, EVENT, 126) == []
+    assert call.send_uplink(9, EVENT, 126) == []
     assert call.stream.receiver.sources == {}
     assert call.stream.counters.other_payload == 2
 
@@ -341,7 +343,7 @@ def test_statistics_show_audio_faster_than_real_time() -> None:
 
 
 def test_a_source_of_another_payload_type_does_not_affect_nacks() -> None:
-    """As packets of retransmission or of probing, which have a source of their own."""
+    """Packets for retransmission or probing have another source."""
     other = RtpPacket(False, 97, 40_000, 0, 99, bytes(200)).encode()
     listener = listen(
         [

@@ -1,4 +1,4 @@
-"""Two transports against each other, one ICE agent of each role, over a network in memory."""
+"""Two transports connected in memory, with one ICE agent of each role."""
 
 from math import inf
 from typing import Any, TypeVar

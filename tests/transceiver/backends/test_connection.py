@@ -37,7 +37,7 @@ FRAME = bytes(AUDIO.frame_bytes)
 
 
 class ConnectionBench:
-    """A connection after the hello, and its output at either end."""
+    """A connection after the hello, and its output at both ends."""
 
     def __init__(self, slots: int = 4, formats: tuple[str, ...] = ("pcm16/24000",)) -> None:
         self.now = 100.0
@@ -54,7 +54,7 @@ class ConnectionBench:
         return call
 
     def accepted(self) -> BackendCall:
-        """Open a call that is accepted, its first credit granted."""
+        """Open a call, accept it, and grant its first credit."""
         call = self.open()
         self.receive(frames.Accepted(call.number))
         self.sent()
@@ -347,7 +347,7 @@ def small_parts(count: int) -> dict[str, Any]:
 
 
 def held(make: Callable[[], object]) -> int:
-    """Return the bytes of memory that stay taken by what `make` returns."""
+    """Return the memory in bytes of the object that `make` returns."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -449,7 +449,7 @@ def test_a_message_of_a_million_elements_ends_its_connection_at_once() -> None:
 @pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
 @pytest.mark.parametrize("acknowledged", [True, False])
 def test_a_resumed_call_reports_the_position_of_its_next_sample(rate: int, acknowledged: bool) -> None:
-    """`resumed_ms` is the position of the next sample that the next backend receives, in milliseconds."""
+    """`resumed_ms` is the position, in milliseconds, of the next sample that the new backend receives."""
     name = f"pcm16/{rate}"
     bench = ConnectionBench(formats=(name,))
     call = bench.connection.open(AudioFormat.parse(name), "rtc_1", "acme", {}, {}, bench.now)

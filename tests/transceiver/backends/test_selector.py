@@ -240,7 +240,7 @@ def test_a_call_waits_for_a_slot_and_ends_if_none_becomes_free() -> None:
 
 
 def test_waiting_calls_search_for_a_slot_together() -> None:
-    """A thousand calls of a backend that is gone must not look through every connection one after the other."""
+    """A thousand calls of a lost backend must not each search all connections."""
     looks = 0
 
     class CountedConnection(BackendConnection):

@@ -108,7 +108,7 @@ def test_a_key_that_cannot_be_used_is_refused(der: bytes, alert: AlertDescriptio
 
 @pytest.mark.parametrize("bits", [512, 1023, 8193])
 def test_rsa_keys_that_are_too_short_or_too_long_are_refused(bits: int) -> None:
-    """RSA is 1024 to 8192 bits; the modulus needs no factors to be refused."""
+    """RSA keys have 1024 to 8192 bits. A refused modulus needs no factors."""
     info = rsa_key_info(modulus=(1 << bits - 1) + 1, exponent=65537)
     with pytest.raises(HandshakeError) as raised:
         load_public_key(certificate_der(info))

@@ -139,7 +139,7 @@ UNASSIGNED = 99
     [(DtlsRole.CLIENT, (*CLIENT_ONLY, UNASSIGNED)), (DtlsRole.SERVER, (*SERVER_ONLY, UNASSIGNED))],
 )
 def test_messages_of_the_wrong_role_are_ignored(victim: DtlsRole, impossible: tuple[int, ...], nth: int) -> None:
-    """Before each of its flights, with the sequence numbers that are due; none takes the place of the real message."""
+    """They precede each flight, with the expected sequence numbers. None replaces the real message."""
     peers = make_peers()
     endpoint = peers.client if victim is DtlsRole.CLIENT else peers.server
     peers.client.start(0.0)
@@ -156,7 +156,7 @@ def test_messages_of_the_wrong_role_are_ignored(victim: DtlsRole, impossible: tu
 
 
 def send_protected(peers: DtlsPeers, role: DtlsRole, content_type: ContentType, payload: bytes) -> None:
-    """Let one side send a record that its public interface has no word for."""
+    """Let one side send a record that its public interface cannot send."""
     endpoint = peers.client if role is DtlsRole.CLIENT else peers.server
     record = endpoint.records.encode(content_type, 1, payload)
     other = peers.server if role is DtlsRole.CLIENT else peers.client

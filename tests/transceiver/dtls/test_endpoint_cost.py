@@ -1,4 +1,4 @@
-"""What one datagram costs, in each state of an endpoint: calls and lines, which are the same on every machine."""
+"""The cost of one datagram in each state of an endpoint, in calls and lines, which are the same on every machine."""
 
 from collections.abc import Callable, Iterator
 
@@ -65,7 +65,7 @@ TYPES = (
 
 
 def datagrams() -> Iterator[bytes]:
-    """Yield datagrams that make an endpoint work, whatever its state."""
+    """Yield datagrams that are expensive in any state of an endpoint."""
     for content_type in (*ContentType, 0, 255):
         for epoch in (0, 1, 2):
             yield fill(lambda n, c=content_type, e=epoch: record(c, b"", epoch=e, sequence=n))  # type: ignore[misc]
@@ -100,8 +100,7 @@ def test_the_cost_of_a_datagram_is_bounded_by_that_of_a_few_flights(state: str) 
 def test_the_cost_of_a_fragment_does_not_grow_with_the_fragments_held(
     state: str, message_type: HandshakeType, sequence: int
 ) -> None:
-    """63 pieces with gaps between them, then a datagram full of one-byte fragments. Each is joined without a visit to
-    all pieces."""
+    """63 fragments with gaps, then a datagram full of one-byte fragments. Joining each does not visit all of them."""
     endpoint = STATES[state]()
     for piece in range(63):
         endpoint.receive_datagram(handshake(message_type, 1 << 14, sequence, 200 * (piece + 1), bytes(100)), None, 0.01)

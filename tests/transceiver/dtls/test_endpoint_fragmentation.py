@@ -1,4 +1,4 @@
-"""Handshakes whose messages come in pieces, in any order."""
+"""Handshakes with fragmented messages, in any order."""
 
 import itertools
 import json
@@ -53,7 +53,7 @@ def test_a_fragmented_client_hello_is_reassembled(order: tuple[int, ...], one_da
 
 @pytest.mark.parametrize("seed", range(30))
 def test_overlapping_fragments_of_a_client_hello_are_reassembled(seed: int) -> None:
-    """Overlapping pieces, in any order, several to a record, several records to a datagram."""
+    """Overlapping fragments in any order, several per record and several records per datagram."""
     peers = make_peers(seed)
     random = Random(seed)
 
@@ -156,7 +156,7 @@ def test_finished_and_data_that_arrive_before_their_flight_are_held() -> None:
 
 
 def split_into_datagrams(datagram: bytes) -> list[bytes]:
-    """Return each record of a datagram as one of its own."""
+    """Return each record of a datagram as a separate datagram."""
     sizes = [13 + len(record.payload) for record in split_records(datagram)]
     offsets = itertools.accumulate(sizes, initial=0)
     return [datagram[offset : offset + size] for offset, size in zip(offsets, sizes, strict=False)]

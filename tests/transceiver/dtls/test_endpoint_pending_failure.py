@@ -35,13 +35,13 @@ def plain(content_type: ContentType, payload: bytes) -> bytes:
 
 
 def forged(message_type: HandshakeType, body: bytes) -> list[bytes]:
-    """Return the message with each sequence number that may be due."""
+    """Return the message with each sequence number that may be expected."""
     messages = [HandshakeMessage(message_type, sequence, body) for sequence in range(5)]
     return [plain(ContentType.HANDSHAKE, message.encode()) for message in messages]
 
 
 def fragments(length: int) -> list[bytes]:
-    """Return the first byte of a message of `length`, with each sequence number that may be due."""
+    """Return the first byte of a message of `length`, with each sequence number that may be expected."""
     message = HandshakeMessage(HandshakeType.CERTIFICATE, 0, bytes(length))
     pieces = [message.fragment(0, 1)._replace(sequence=sequence) for sequence in range(5)]
     return [plain(ContentType.HANDSHAKE, piece.encode()) for piece in pieces]
@@ -158,7 +158,7 @@ def test_a_flight_of_the_peer_cancels_the_pending_failure_even_if_the_next_one_i
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize("nth", range(2))
 def test_records_of_an_epoch_without_keys_are_dropped(role: DtlsRole, nth: int) -> None:
-    """There will be no keys for them, so they are not held (RFC 6347 §4.1)."""
+    """They never get keys, so they are not held (RFC 6347 §4.1)."""
     peers = make_peers()
     strays = [bytes((23, 0xFE, 0xFD, 0, 2, 0, 0, 0, 0, 0, number, 0, 32)) + bytes(32) for number in range(20)]
     check_survival(peers, role, nth, [b"".join(strays)])
@@ -169,7 +169,7 @@ def test_records_of_an_epoch_without_keys_are_dropped(role: DtlsRole, nth: int) 
 @pytest.mark.parametrize("role", DtlsRole)
 @pytest.mark.parametrize("lost", range(2))
 def test_the_peer_receives_the_alert_of_a_real_failure_within_a_second(role: DtlsRole, lost: int) -> None:
-    """One side expects another certificate. Its first alerts may get lost; the delay is 50 ms in each direction."""
+    """One side expects another certificate. Its first alerts may be lost. The delay is 50 ms in each direction."""
     ours, theirs = certificate("client"), certificate("server")
     other = [certificate("other").fingerprint()]
     client = DtlsEndpoint(

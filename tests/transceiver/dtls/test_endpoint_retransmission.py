@@ -29,7 +29,7 @@ def test_any_lost_flight_is_retransmitted(side: str, nth: int) -> None:
 
 
 def timeouts(endpoint: DtlsEndpoint) -> list[float]:
-    """Fire the endpoint's timers until it gives up; return the seconds at which it sent a datagram."""
+    """Fire the endpoint's timers until it fails. Return the times in seconds at which it sent a datagram."""
     sent = []
     while (deadline := endpoint.poll_timeout()) < inf:
         endpoint.handle_timeout(deadline)

@@ -1,4 +1,4 @@
-"""Bytes that an attacker changed, replayed or invented."""
+"""Bytes that an attacker changed, replayed or forged."""
 
 from random import Random
 
@@ -72,7 +72,7 @@ def test_a_replayed_handshake_is_not_answered() -> None:
 
 
 def mutants(datagrams: list[bytes], random: Random) -> list[bytes]:
-    """Return datagrams with bytes changed, cut off, or put in."""
+    """Return datagrams with changed, truncated or inserted bytes."""
     result = []
     for _ in range(2000):
         changed = bytearray(random.choice(datagrams))

@@ -41,7 +41,7 @@ def test_a_public_key_that_is_not_a_point_of_the_group_is_refused(group: NamedGr
 @pytest.mark.parametrize("group", CURVES)
 @pytest.mark.parametrize("entropy", [0x00, 0xFF])
 def test_any_entropy_gives_a_valid_key(group: NamedGroup, entropy: int) -> None:
-    """The extremes reduce to keys within the group, whose order is right."""
+    """Extreme values reduce to keys within the group of the correct order."""
     share = generate_key_share(group, lambda size: bytes((entropy,)) * size)
     assert share.exchange(share.public)
     curve, order, _ = CURVES[group]

@@ -40,7 +40,7 @@ def test_a_body_cut_short_or_too_long_is_a_decode_error(body: Any) -> None:
 
 
 def end_without_extensions(body: Any) -> int | None:
-    """Return where a hello may end as well, because the block of extensions is optional as a whole."""
+    """Return another valid end of a hello, before its optional block of extensions."""
     if not getattr(body, "extensions", {}):
         return None
     return len(msgspec.structs.replace(body, extensions={}).encode())

@@ -1,4 +1,4 @@
-"""Which checks of the peer a controlled agent answers, and what it answers."""
+"""The checks of the peer that a controlled agent answers, and its answers."""
 
 import random
 import struct

@@ -59,7 +59,7 @@ def test_authenticated_media_renews_consent_and_a_handshake_packet_does_not() ->
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_the_selected_path_is_checked_every_few_seconds_while_media_flows(answers: bool) -> None:
-    """Some embedded clients hang up when they receive no check for 10 s; one check may get lost (RFC 7675 §5.1)."""
+    """Some embedded clients hang up after 10 s without a check. One check may be lost (RFC 7675 §5.1)."""
     peer, start = connected()
     if not answers:
         peer.reachable.clear()

@@ -21,7 +21,7 @@ one pair of each network once that is nominated. A check of ours counts as recei
 
 
 class Browser(Peer):
-    """Two pairs, as Chromium keeps them: the selected one is checked each 2.5 s, the other in the beginning."""
+    """Two pairs as in Chromium: the selected one is checked every 2.5 s, the other only at the start."""
 
     began = 0.0
 
@@ -33,7 +33,7 @@ class Browser(Peer):
         self.began = self.now
 
     def run(self, seconds: float, *, path: Path = FIRST) -> None:
-        """Send media by a path and check it, and the second one while that is young."""
+        """Send media by a path and check it. Check the second path while it is new."""
         end = self.now + seconds
         while self.now < end:
             self.advance(self.now + 0.5)
@@ -90,7 +90,7 @@ def test_only_the_latest_path_of_an_ingress_is_a_standby_pair() -> None:
 
 
 def test_a_path_that_is_not_validated_is_no_standby_pair() -> None:
-    """The three-fold limit holds there, and a check that was replayed by another ingress does not keep the path."""
+    """The three-fold limit applies to it. A check replayed by another ingress does not keep the path."""
     peer = Browser()
     peer.connect(FIRST)
     request = peer.request()
@@ -134,7 +134,7 @@ def test_a_standby_pair_is_selected_and_checked_when_the_ingress_is_unreachable(
 
 
 def test_a_standby_pair_has_five_seconds_to_answer_once_selected() -> None:
-    """Something was received by it nearly ten seconds ago, which proves nothing."""
+    """A packet was received by it nearly ten seconds ago, which is not proof of consent."""
     peer = connected()
     peer.run(39.5)
     lost = peer.now

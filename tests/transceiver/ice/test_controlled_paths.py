@@ -1,4 +1,4 @@
-"""Which path is used: validation, nomination, change of address, the three-fold limit, eviction."""
+"""Selection of the path: validation, nomination, change of address, the three-fold limit, eviction."""
 
 import pytest
 

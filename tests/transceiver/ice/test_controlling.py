@@ -112,7 +112,7 @@ def test_nominates_another_candidate_on_demand() -> None:
 
 
 def outcomes(events: Iterable[ice.IceEvent]) -> list[ice.IceEvent]:
-    """Return what became of the agent, without the steps on the way."""
+    """Return the final events of the agent, without intermediate ones."""
     return [event for event in events if isinstance(event, PathSelected | IceFailed)]
 
 

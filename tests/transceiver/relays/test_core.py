@@ -1,4 +1,4 @@
-"""What a transceiver makes of its relays: who lives, who stands in for whom, and what each is sent, and when."""
+"""A transceiver's state of its relays: which live, which replace others, and what each receives and when."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def path(number: int, ingress: int = 1) -> Path:
 
 
 class Cluster:
-    """Relays that send HELLO for as long as they live, and what the transceiver sends them."""
+    """Relays that send HELLO while they live, and the messages that the transceiver sends them."""
 
     def __init__(self) -> None:
         self.relays = Relays(OWNER)
@@ -242,7 +242,7 @@ def test_a_shared_address_that_moves_between_live_relays_is_followed() -> None:
 
 
 def test_the_relay_that_packets_arrive_from_stands_in_for_a_silent_one() -> None:
-    """It holds the shared address; the others wait for it."""
+    """It has the shared address. The others wait for it."""
     cluster = Cluster()
     hosts = [(f"10.0.0.{number}", 7000) for number in range(1, 5)]
     for address in hosts:

@@ -1,4 +1,4 @@
-"""Routes of paths over relays: when a relay stops serving an ingress, its paths go by another."""
+"""Routes of paths over relays. When a relay stops serving an ingress, its paths use another relay."""
 
 from antiphon_common.core import Path
 from antiphon_common.link import RelayHello

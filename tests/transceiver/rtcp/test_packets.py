@@ -84,7 +84,7 @@ def test_any_packet_may_be_padded() -> None:
     ids=["header", "padding bit alone", "missing block", "SDES without an end", "missing source", "feedback cut short"],
 )
 def test_a_malformed_packet_does_not_hide_the_others(malformed: str) -> None:
-    """As with libwebrtc, each packet of a compound stands for itself."""
+    """As in libwebrtc, each packet of a compound is decoded independently."""
     broken, errors = bytes.fromhex(malformed), list[DecodeError]()
     for compound in (broken + encode_rtcp(COMPOUND), encode_rtcp(COMPOUND) + broken):
         assert decode_rtcp(compound, errors.append) == list(COMPOUND)

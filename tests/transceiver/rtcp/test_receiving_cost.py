@@ -1,4 +1,4 @@
-"""What one compound packet of 1,200 bytes costs, whatever is in it: work is counted, not time."""
+"""The cost of one compound packet of 1,200 bytes with any content, counted in work instead of time."""
 
 import struct
 from random import Random
@@ -41,7 +41,7 @@ BLOCK = ReportBlock(OUR_SSRC, 0, 0, 0, 0, 1, 0)
 
 
 class ReceivingCall:
-    """The RTCP of a call that has sent 300 packets, as many as are remembered and some more."""
+    """The RTCP of a call that has sent 300 packets, which is more than are remembered."""
 
     def __init__(self) -> None:
         self.sender = RtpSender(OUR_SSRC, 111, 0)
@@ -127,7 +127,7 @@ def test_nacks_of_one_compound_share_a_bound() -> None:
 
 
 def test_each_of_many_sources_is_counted_and_few_are_remembered() -> None:
-    """A push-to-talk device, which takes another SSRC whenever it begins to talk."""
+    """A push-to-talk device changes its SSRC at the start of each talkspurt."""
     receiver = RtpReceiver(48_000)
     for source in range(1000, 1200):
         for number in range(25):
@@ -141,7 +141,7 @@ def test_each_of_many_sources_is_counted_and_few_are_remembered() -> None:
 
 
 def test_transport_feedback_from_the_wire_is_decoded() -> None:
-    """Symbols behind the last one wanted are left out, and the deltas follow the chunks."""
+    """Symbols after the last packet are ignored, and the deltas follow the chunks."""
     data = transport_feedback(9, struct.pack("!H", 0x9555), b"\1\2\3\4", base=1)
     call = ReceivingCall()
     [packet] = call.reporter.receive(data, 1.0)

@@ -22,7 +22,7 @@ from antiphon_transceiver.rtp.receiver import MAX_SOURCES
 RATE = 48000
 
 
-class End:
+class ReporterEnd:
     """One end of a call: its stream, what it receives, and its reporter."""
 
     def __init__(self, ssrc: int, *, seed: int = 1, ntp_offset: float = 3_900_000_000.0) -> None:
@@ -33,19 +33,19 @@ class End:
 
 
 def make_reporter(ssrc: int) -> Reporter:
-    return End(ssrc).reporter
+    return ReporterEnd(ssrc).reporter
 
 
 def packet(ssrc: int, number: int) -> RtpPacket:
     return RtpPacket(False, 111, number & 0xFFFF, number * 960, ssrc, b"x" * 80)
 
 
-def run_call(delay: float, *, seconds: float, lose_every: int = 0) -> tuple[End, End]:
-    """Two ends send audio to each other, `delay` seconds apart; `lose_every` packets towards the second are lost."""
-    near, far = End(1, seed=1), End(2, seed=2, ntp_offset=77.0)
+def run_call(delay: float, *, seconds: float, lose_every: int = 0) -> tuple[ReporterEnd, ReporterEnd]:
+    """Let two ends send audio with a delay of `delay` seconds. Every `lose_every`th packet to the second is lost."""
+    near, far = ReporterEnd(1, seed=1), ReporterEnd(2, seed=2, ntp_offset=77.0)
     near.reporter.start(0.0)
     far.reporter.start(0.0)
-    reports: list[tuple[float, End, bytes]] = []
+    reports: list[tuple[float, ReporterEnd, bytes]] = []
     for number in range(int(seconds / 0.02)):
         now = number * 0.02
         near.sender.packet_sent(number * 960, 80, now)
@@ -102,7 +102,7 @@ def due_report(reporter: Reporter) -> list[object]:
 
 
 def test_only_a_sender_sends_sender_reports() -> None:
-    end = End(1)
+    end = ReporterEnd(1)
     reporter = end.reporter
     reporter.start(0.0)
     report, description = due_report(reporter)
@@ -116,7 +116,7 @@ def test_only_a_sender_sends_sender_reports() -> None:
 
 
 def test_only_sources_received_since_the_last_report_are_reported() -> None:
-    end = End(1)
+    end = ReporterEnd(1)
     reporter = end.reporter
     reporter.start(0.0)
     end.receiver.receive(packet(5, 1), 0.1)
@@ -127,7 +127,7 @@ def test_only_sources_received_since_the_last_report_are_reported() -> None:
 
 
 def test_a_report_holds_all_tracked_sources() -> None:
-    end = End(1)
+    end = ReporterEnd(1)
     end.reporter.start(0.0)
     for ssrc in range(10, 10 + MAX_SOURCES + 3):
         end.receiver.receive(packet(ssrc, 1), ssrc * 0.01)
@@ -144,7 +144,7 @@ def test_malformed_reports_are_counted() -> None:
 
 
 def test_a_report_with_a_malformed_packet_counts_as_received_and_malformed() -> None:
-    """A source description with a wrong length behind it, as some phones send."""
+    """A source description with a wrong length follows it, as some phones send."""
     reporter = make_reporter(1)
     block = ReportBlock(1, 0, 0, 0, 0, 0, 0)
     taken = reporter.receive(encode_rtcp((ReceiverReport(5, (block,)),)) + bytes.fromhex("81ca0001 00000005"), 0.0)

@@ -51,7 +51,7 @@ def test_only_negotiated_extensions_are_written(ids: dict[str, int], mid: str, e
 
 @pytest.mark.parametrize("seed", range(3))
 def test_an_extension_is_read_at_any_position(seed: int) -> None:
-    """Layouts change from packet to packet, and other elements hold bytes that look like headers."""
+    """Layouts change between packets, and other elements contain bytes that look like headers."""
     print("seed", seed)
     rng = random.Random(seed)
     reader = FieldReader(3, 2)

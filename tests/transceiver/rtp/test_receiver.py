@@ -1,4 +1,4 @@
-"""Two ends that exchange RTP, and feedback on single packets."""
+"""Two ends that exchange RTP and feedback on single packets."""
 
 from collections.abc import Sequence
 from math import inf
@@ -16,8 +16,8 @@ BOTH = RtpOptions({TRANSPORT_SEQUENCE: 3}, "0", (NACK, TRANSPORT_CC))
 MAXIMUM_WAIT = 0.06
 
 
-class End:
-    """One end, whose packets travel as they are."""
+class FeedbackEnd:
+    """One end of a stream, whose packets are not encrypted."""
 
     def __init__(self, ssrc: int, options: RtpOptions = BOTH) -> None:
         self.sender = RtpSender(ssrc, 111, 0)
@@ -36,7 +36,7 @@ class End:
         return packet
 
     def receive(self, packet: bytes, now: float) -> bool:
-        """Receive a packet, and return True if feedback is due with it."""
+        """Receive a packet. Return True if feedback is due with it."""
         decoded = decode_rtp(packet)
         self.received.append(decoded.sequence)
         self.receiver.receive(decoded, now)
@@ -46,8 +46,8 @@ class End:
         return self.receiver.poll_feedback(self.sender.ssrc, now, MAXIMUM_WAIT, round_trip)
 
 
-def converse(near: End, far: End, *, lose_every: int, delay: float = 0.01, packets: int = 500) -> None:
-    """Let `near` talk to `far`, who tells what it misses; what it misses comes again."""
+def converse(near: FeedbackEnd, far: FeedbackEnd, *, lose_every: int, delay: float = 0.01, packets: int = 500) -> None:
+    """Let `near` send to `far`, which requests missing packets. `near` retransmits them."""
     for number in range(packets):
         now = number * 0.02
         packet = near.send(now)
@@ -61,7 +61,7 @@ def converse(near: End, far: End, *, lose_every: int, delay: float = 0.01, packe
 
 
 def test_lost_packets_are_recovered_and_losses_reported_to_both_sides() -> None:
-    near, far = End(1), End(2)
+    near, far = FeedbackEnd(1), FeedbackEnd(2)
     converse(near, far, lose_every=10)
     assert sorted(far.received) == list(range(499))
     figures, theirs = near.statistics, far.statistics
@@ -74,7 +74,7 @@ def test_lost_packets_are_recovered_and_losses_reported_to_both_sides() -> None:
 
 def test_losses_without_nack_are_not_recovered_but_reported() -> None:
     options = RtpOptions({TRANSPORT_SEQUENCE: 3}, "0", (TRANSPORT_CC,))
-    near, far = End(1, options), End(2, options)
+    near, far = FeedbackEnd(1, options), FeedbackEnd(2, options)
     converse(near, far, lose_every=10)
     assert near.statistics["sent_feedback"]["loss_percent"] == pytest.approx(10, abs=3)
     assert near.statistics["nack"] is None
@@ -89,7 +89,7 @@ def test_losses_without_nack_are_not_recovered_but_reported() -> None:
     ],
 )
 def test_no_feedback_is_sent_that_was_not_negotiated(options: RtpOptions) -> None:
-    near, far = End(1, options), End(2, options)
+    near, far = FeedbackEnd(1, options), FeedbackEnd(2, options)
     for number in range(50):
         assert not far.receive(near.send(number * 0.02), number * 0.02)
     assert far.receiver.poll_timeout() == inf
@@ -101,18 +101,18 @@ def test_no_feedback_is_sent_that_was_not_negotiated(options: RtpOptions) -> Non
 
 
 def test_feedback_on_the_last_packets_is_sent_by_a_timer() -> None:
-    near, far = End(1), End(2)
+    near, far = FeedbackEnd(1), FeedbackEnd(2)
     assert not far.receive(near.send(0.0), 0.0)
     due = far.receiver.poll_timeout()
     assert due == pytest.approx(0.11)
-    (told,) = far.poll_feedback(due)
-    assert isinstance(told, TransportFeedback)
-    assert (told.sender_ssrc, told.media_ssrc, told.deltas) == (2, 1, (0,))
+    (feedback,) = far.poll_feedback(due)
+    assert isinstance(feedback, TransportFeedback)
+    assert (feedback.sender_ssrc, feedback.media_ssrc, feedback.deltas) == (2, 1, (0,))
     assert far.receiver.poll_timeout() == inf
 
 
 def test_nacks_of_another_source_and_reports_cause_no_retransmission() -> None:
-    near = End(1)
+    near = FeedbackEnd(1)
     near.send(0.0)
     near.sender.receive_feedback(GenericNack(2, 9, (0,)), 0.0)
     near.sender.receive_feedback(ReceiverReport(2), 0.0)
@@ -122,7 +122,7 @@ def test_nacks_of_another_source_and_reports_cause_no_retransmission() -> None:
 
 
 def test_a_nack_of_all_packets_is_answered_with_those_kept() -> None:
-    near = End(1)
+    near = FeedbackEnd(1)
     for number in range(200):
         near.send(number * 0.001)
     near.sender.receive_feedback(GenericNack(2, 1, tuple(range(65_000, 65_536)) + tuple(range(200)) * 5), 0.2)
@@ -131,7 +131,7 @@ def test_a_nack_of_all_packets_is_answered_with_those_kept() -> None:
 
 
 def test_a_new_source_starts_without_missing_packets() -> None:
-    far = End(2)
+    far = FeedbackEnd(2)
     for ssrc, sequence in ((1, 5), (9, 700), (9, 701)):
         packet = RtpSender(ssrc, 111, sequence).packet(b"", 0)
         assert not far.receive(packet, 0.0)

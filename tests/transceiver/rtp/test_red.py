@@ -8,7 +8,7 @@ OPUS = 111
 
 
 def block(ticks: int, size: int, payload_type: int = OPUS) -> bytes:
-    """The header of a repeated block, built by hand from RFC 2198 §3."""
+    """Return the header of a redundant block as in RFC 2198 §3."""
     return bytes((0x80 | payload_type, ticks >> 6, (ticks & 0x3F) << 2 | size >> 8, size & 0xFF))
 
 
@@ -41,7 +41,7 @@ def test_malformed_red_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("distances", [(), (1,), (1, 2), (3,), (3, 6)])
 def test_decoding_inverts_encoding_of_red(distances: tuple[int, ...]) -> None:
-    """A stream that has just begun repeats what there is."""
+    """A new stream has fewer redundant blocks."""
     encoder = RedEncoder(OPUS)
     payloads = [bytes((index,)) * (20 + index) for index in range(9)]
     for index, payload in enumerate(payloads):
@@ -75,7 +75,7 @@ def test_the_oldest_longer_packet_within_the_maximum_age_is_repeated() -> None:
 
 
 def test_a_primary_block_of_another_type_differs_from_malformed_red() -> None:
-    """A telephone event that repeats the audio before it, say."""
+    """One example is a telephone event with redundant audio."""
     with pytest.raises(OtherPayloadError):
         decode_red(b"\xef\x0f\x00\x02" + b"\x7e" + b"ab" + b"\x05\x0a\x03\x20", 111)
     with pytest.raises(DecodeError) as raised:

@@ -8,7 +8,7 @@ FRAME = 960
 
 
 def receive(statistics: ReceiverStatistics, numbers: list[int], *, start: float = 0.0) -> None:
-    """Deliver packets of 20 ms, each when its number says."""
+    """Deliver packets of 20 ms at the times of their sequence numbers."""
     for number in numbers:
         statistics.packet_received(number & 0xFFFF, number * FRAME & 0xFFFFFFFF, start + number * 0.02)
 
@@ -98,7 +98,7 @@ def test_a_sender_report_has_one_instant_on_both_clocks() -> None:
 
 
 def test_packets_of_another_clock_are_counted_without_effect_on_jitter() -> None:
-    """A telephone event's timestamp is that of its begin, however long it lasts (RFC 4733 §2.2.1)."""
+    """The timestamp of a telephone event stays that of its beginning (RFC 4733 §2.2.1)."""
     statistics = ReceiverStatistics(1, RATE)
     for index in range(100):
         statistics.packet_received(2 * index, index * 960, index * 0.02)

@@ -16,8 +16,8 @@ from support.sim.memory_audit import MemoryAudit
 TICK = 0.00025
 
 
-def told(receiver: TwccReceiver) -> dict[int, float | None]:
-    """Take the feedback that is due and return when each packet arrived, by what it says."""
+def reported(receiver: TwccReceiver) -> dict[int, float | None]:
+    """Poll the due feedback and return the arrival time of each packet in it."""
     feedback = receiver.feedback(1, 2)
     assert feedback is not None
     return arrivals(feedback)
@@ -41,30 +41,30 @@ def test_arrivals_and_losses_are_reported_in_order_across_the_wrap() -> None:
     for sequence, at in ((65534, 10.0), (65535, 10.021), (1, 10.06), (0, 10.07), (3, 10.2)):
         receiver.received(sequence, at)
     expected: dict[int, float | None] = {65534: 10.0, 65535: 10.021, 0: 10.07, 1: 10.06, 2: None, 3: 10.2}
-    assert told(receiver) == approximately(expected)
+    assert reported(receiver) == approximately(expected)
     assert receiver.feedback(1, 2) is None
 
 
 def test_a_loss_between_two_feedback_packets_is_reported_in_the_second() -> None:
     receiver = TwccReceiver()
     receiver.received(7, 0.1)
-    told(receiver)
+    reported(receiver)
     receiver.received(9, 0.2)
-    assert told(receiver) == approximately({8: None, 9: 0.2})
+    assert reported(receiver) == approximately({8: None, 9: 0.2})
 
 
 def test_a_late_packet_is_reported_together_with_those_around_it() -> None:
     receiver = TwccReceiver()
     for sequence, at in ((7, 0.1), (9, 0.12), (10, 0.14)):
         receiver.received(sequence, at)
-    told(receiver)
+    reported(receiver)
     receiver.received(8, 0.2)
     receiver.received(11, 0.21)
-    assert told(receiver) == approximately({8: 0.2, 9: 0.12, 10: 0.14, 11: 0.21})
+    assert reported(receiver) == approximately({8: 0.2, 9: 0.12, 10: 0.14, 11: 0.21})
     receiver.received(8, 0.3)
-    assert told(receiver) == approximately({8: 0.3})
+    assert reported(receiver) == approximately({8: 0.3})
     receiver.received(12, 0.4)
-    assert told(receiver) == approximately({12: 0.4})
+    assert reported(receiver) == approximately({12: 0.4})
 
 
 def test_rounding_errors_do_not_accumulate() -> None:
@@ -72,7 +72,7 @@ def test_rounding_errors_do_not_accumulate() -> None:
     times: dict[int, float | None] = {number: 5.0 + number * 0.0201 for number in range(MAX_PENDING)}
     for number, at in times.items():
         receiver.received(number, at or 0.0)
-    assert told(receiver) == approximately(times)
+    assert reported(receiver) == approximately(times)
 
 
 def test_feedback_is_due_with_a_packet_or_soon_after_by_a_timer() -> None:
@@ -82,7 +82,7 @@ def test_feedback_is_due_with_a_packet_or_soon_after_by_a_timer() -> None:
     receiver.received(2, 5.02)
     assert receiver.due == 5.0 + FEEDBACK_INTERVAL
     assert receiver.deadline == pytest.approx(5.0 + FEEDBACK_DEADLINE)
-    told(receiver)
+    reported(receiver)
     assert receiver.due == inf
 
 
@@ -115,7 +115,7 @@ def test_pending_packets_are_bounded() -> None:
 
 
 def run(delays: list[float | None], *, offset: float = 1000.0) -> TwccSender:
-    """Send a packet each 20 ms that takes so long, or is lost; clocks differ by `offset`."""
+    """Send packets every 20 ms with these transit times; None is a loss. Clocks differ by `offset`."""
     sender, receiver = TwccSender(), TwccReceiver()
     moments = [(number * 0.02, number, True) for number in range(len(delays))]
     moments += [(number * 0.02 + delay, number, False) for number, delay in enumerate(delays) if delay is not None]
@@ -169,7 +169,7 @@ def test_feedback_on_packets_never_sent_changes_nothing() -> None:
 
 
 def test_feedback_is_evaluated_for_remembered_packets_only() -> None:
-    """Arrival times of packets that are forgotten, or never left, are only a way to those of packets that are known."""
+    """Arrival times of forgotten or unsent packets only lead to those of remembered packets."""
     sender, alone = TwccSender(), TwccSender()
     for number in range(1000):
         sender.sent(number, number * 0.02)

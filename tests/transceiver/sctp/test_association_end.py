@@ -1,4 +1,4 @@
-"""How an association ends, and what it does while nothing happens."""
+"""The end of an association, and its behaviour while idle."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How an association begins: from one side, from both, and when packets are lost."""
+"""The setup of an association: from one side, from both, and with lost packets."""
 
 from collections.abc import Callable
 from functools import partial
@@ -149,7 +149,7 @@ def test_chunks_after_init_in_a_packet_are_dropped() -> None:
 
 
 def test_a_cookie_of_another_peer_is_not_acknowledged_once_established() -> None:
-    """Its INIT was answered before; RFC 9260 §5.2.4 D asks for the tag of the peer."""
+    """Its INIT was answered before. RFC 9260 §5.2.4 D requires the tag of the peer."""
     peers = make_sctp_peers()
     early = SctpPacket(5000, 5000, 0, [Init(12345, 65536, 10, 10, 1)]).encode()
     peers.server.receive_datagram(early, peers.network.left.path, 0.0)

@@ -1,4 +1,4 @@
-"""Every chunk encodes and decodes, and says no to what it is not."""
+"""Every chunk is encoded and decoded, and malformed chunks are refused."""
 
 import pytest
 

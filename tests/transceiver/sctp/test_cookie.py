@@ -1,4 +1,4 @@
-"""State cookies carry what an INIT said, for a while, and cannot be made by others."""
+"""State cookies contain the parameters of an INIT, expire, and cannot be forged."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the sending half of an association puts into its chunks."""
+"""The chunks that the sending half of an association makes."""
 
 from antiphon_transceiver.sctp.chunks import Data, Sack
 from antiphon_transceiver.sctp.congestion import CongestionControl

@@ -1,4 +1,4 @@
-"""How channels are announced, and how their messages travel."""
+"""The messages that open channels, and the encoding of channel messages."""
 
 import pytest
 

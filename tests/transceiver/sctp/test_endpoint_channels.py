@@ -211,7 +211,7 @@ def test_a_peer_may_open_a_channel_on_a_stream_of_either_parity(stream: int, by_
 
 
 def test_both_sides_open_a_channel_on_the_same_stream() -> None:
-    """OPEN messages that cross on one stream: both sides have acknowledged it, so that it is one channel."""
+    """OPEN messages cross on one stream. Both sides acknowledge them, so that it is one channel."""
     peers = make_sctp_peers(impairment=FAR).establish()
     channel = peers.client.open_channel("client's")
     peers.server.association.send(channel, PayloadProtocol.DCEP, Open("server's").encode())

@@ -1,4 +1,4 @@
-"""What one packet of 1,200 bytes costs, whatever is in it and whatever is held: work is counted, not time."""
+"""The cost of one packet of 1,200 bytes with any content and state, counted in work instead of time."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -253,7 +253,7 @@ def test_the_cost_of_a_chunk_does_not_grow_with_the_chunks_held(chunk: str) -> N
 
 
 def test_only_the_newest_of_several_sacks_in_a_packet_is_handled() -> None:
-    """It supersedes the older ones; handling each would cost as much each time."""
+    """It supersedes the older ones. Handling each of them would cost as much again."""
     peer = SilentPeer().leave_unacknowledged(100)
     last, server = last_data(peer.peers.network.right).tsn, peer.peers.server
     older: list[Chunk] = [Sack(peer.acknowledged + n, 0) for n in range(20)]
@@ -266,7 +266,7 @@ def test_only_the_newest_of_several_sacks_in_a_packet_is_handled() -> None:
 
 
 def test_messages_completed_by_one_packet_are_delivered_in_order_at_once() -> None:
-    """DATA fills a gap: the messages after it are delivered in several calls at the same time."""
+    """DATA fills a gap. The messages after it are delivered by several calls at the same time."""
     peer = SilentPeer().hold_messages(500)
     network = peer.peers.network
     peer.send([peer.data(0, b"first")])
@@ -300,7 +300,7 @@ def test_chunks_that_must_be_alone_in_a_packet_are_not_answered() -> None:
 
 
 def test_labels_of_the_peers_channels_are_not_kept() -> None:
-    """As many channels as may be open, each with a label of 4 KiB that takes four times as much in memory."""
+    """The maximum number of channels, each with a label of 4 KiB, which takes four times as much memory."""
     peers = make_sctp_peers().establish()
     tracemalloc.start()
     try:

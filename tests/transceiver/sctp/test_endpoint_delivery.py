@@ -1,4 +1,4 @@
-"""What arrives, and in what order, when packets are lost: reliable, unordered, and with limited patience."""
+"""Delivery and order with packet losses on reliable, unordered and partially reliable channels."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ def lose(peers: SctpPeers, *payloads: bytes, times: int = 1) -> None:
 
 
 def send_apart(peers: SctpPeers, channel: int, *payloads: bytes) -> None:
-    """Send messages in packets of their own."""
+    """Send each message in a separate packet."""
     for payload in payloads:
         peers.client.send(channel, payload)
         peers.run(0.001)

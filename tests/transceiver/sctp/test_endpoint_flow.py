@@ -1,4 +1,4 @@
-"""Windows, buffers and the pace of sending."""
+"""Windows, buffers and pacing of the sender."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Whatever bytes a peer sends: nothing is raised, and what is kept stays within its bounds."""
+"""Arbitrary bytes of a peer raise no exception, and held state stays within its bounds."""
 
 import contextlib
 from collections.abc import Callable

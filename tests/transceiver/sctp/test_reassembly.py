@@ -1,4 +1,4 @@
-"""Chunks become messages, in order where order was asked for."""
+"""Reassembly of chunks into messages, ordered and unordered."""
 
 from random import Random
 

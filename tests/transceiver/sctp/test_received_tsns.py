@@ -1,4 +1,4 @@
-"""Which TSNs came, and when a SACK is due."""
+"""The received TSNs, and the time at which a SACK is due."""
 
 from random import Random
 

@@ -1,4 +1,4 @@
-"""The retransmission timeout follows the round trip, with room for a SACK that is held back."""
+"""The retransmission timeout follows the round trip, with time for a delayed SACK."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The pool against backends of the test's own, over real WebSockets on loopback."""
+"""The pool against fake backends over real WebSockets on loopback."""
 
 import logging
 import ssl
@@ -32,7 +32,7 @@ FRAME = bytes(960)
 
 
 class Sink:
-    """Keeps the frames that a call received."""
+    """A sink that keeps the frames of a call."""
 
     def __init__(self) -> None:
         self.frames: list[InboundFrame] = []
@@ -59,7 +59,7 @@ async def running(pool: BackendPool) -> AsyncIterator[None]:
 
 
 def opened(pool: BackendPool, sink: Any, name: str = "echo") -> BackendCall:
-    """Open a call, and pass its frames to `sink`."""
+    """Open a call and pass its frames to `sink`."""
     call = pool.open(name, "rtc_1", "acme", {"model": name}, {"user": "7"})
     others = pool.received
 
@@ -262,7 +262,7 @@ async def test_an_unreachable_backend_does_not_delay_another(caplog: pytest.LogC
 
 
 class Names(trio.abc.HostnameResolver):
-    """Leads one name where the test wants."""
+    """A resolver that resolves one name to addresses that the test chooses."""
 
     def __init__(self, *hosts: str) -> None:
         self.hosts = hosts
@@ -385,7 +385,7 @@ def make_certificate(folder: Path, server: ssl.SSLContext) -> Path:
 
 
 async def answering(answer: bytes, more: bytes, stream: trio.SocketStream) -> None:
-    """Answer a handshake with bytes of the test's own, and then with `more` of them without end."""
+    """Answer a handshake with the given bytes, then send `more` endlessly."""
     async with stream:
         with suppress(trio.BrokenResourceError):
             await stream.receive_some(4096)

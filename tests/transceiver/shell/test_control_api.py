@@ -70,7 +70,7 @@ async def url() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def transceiver(capacity: int = 100) -> AsyncIterator[str]:
-    """Run a transceiver with one backend that has two slots; what is yielded is its control URL."""
+    """Run a transceiver with one backend that has two slots. Yield its control URL."""
     async with fake_backend(HELLO) as backend, trio.open_nursery() as nursery:
         settings = TransceiverSettings(
             control=Address("127.0.0.1", 0), backend=(Backend("echo", backend.url),), capacity=capacity
@@ -139,7 +139,7 @@ async def test_restarts_beyond_the_limit_are_refused_with_retry_after(client: ht
 
 
 def wrong_tokens() -> dict[str, str | None]:
-    """Return headers that carry no control key, by what is wrong with them."""
+    """Return headers with an invalid control key, by the fault of each."""
     key = TOKEN.removeprefix("Bearer ")
     flipped = key[:-2] + ("A" if key[-2] != "A" else "B") + key[-1]
     link = base64.urlsafe_b64encode(KEYS.link.minting(0)[1]).decode()
@@ -264,7 +264,7 @@ async def test_running_calls_are_listed(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_call_id_in_use_is_refused(client: httpx.AsyncClient) -> None:
-    """Another tenant cannot take a call over by its id."""
+    """Another tenant cannot replace a call by its id."""
     assert (await start(client)).status_code == 201
     assert (await start(client, tenant="other")).status_code == 409
     assert (await status_of(client, "rtc_1", "other")).status_code == 404

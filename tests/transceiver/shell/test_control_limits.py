@@ -1,4 +1,4 @@
-"""What a session may hold that comes over the control API, against the service itself."""
+"""The limits of a session that arrives over the control API, against the service itself."""
 
 import os
 import time

@@ -132,7 +132,7 @@ def test_forged_packets_neither_move_the_replay_window_nor_take_a_context(sessio
 
 
 def test_contexts_are_bounded_and_sources_are_not(sessions: Sessions) -> None:
-    """Push-to-talk devices, holds and replaced tracks take a new SSRC each time."""
+    """Push-to-talk devices, holds and replaced tracks use a new SSRC each time."""
     client, server = sessions
     for ssrc in range(5 * MAX_STREAMS):
         for sequence in range(3):
@@ -144,7 +144,7 @@ def test_contexts_are_bounded_and_sources_are_not(sessions: Sessions) -> None:
 
 
 def test_packets_of_an_evicted_source_cannot_be_replayed(sessions: Sessions) -> None:
-    """However many sources came after them (RFC 3711 §3.3.2)."""
+    """The number of later sources does not matter (RFC 3711 §3.3.2)."""
     client, server = sessions
     packets = [client.protect_rtp(rtp(sequence)) for sequence in range(300)]
     reports = [client.protect_rtcp(RTCP) for _ in range(200)]
@@ -203,7 +203,7 @@ def test_only_an_authentic_packet_evicts_or_restores_a_source(sessions: Sessions
 
 @pytest.mark.parametrize("sequence", [0, 0x7FFF, 0x8000, 0xFFFF])
 def test_a_forged_packet_is_decrypted_at_most_twice(sessions: Sessions, sequence: int) -> None:
-    """Whatever its source: unknown, known, or evicted."""
+    """Its source may be unknown, known, or evicted."""
     client, server = sessions
     for ssrc in range(2 * MAX_STREAMS):
         server.unprotect_rtp(client.protect_rtp(rtp(sequence, ssrc=ssrc)))
@@ -261,7 +261,7 @@ def test_new_sources_are_refused_when_no_more_evicted_ones_can_be_kept(
 def test_a_source_that_wrapped_before_its_first_packet_arrived_is_unprotected(
     sessions: Sessions, first: int, lost: int, report_first: bool
 ) -> None:
-    """Its first packet to come belongs to rollover 1 (RFC 3711 §3.3.1); so do the next, and later ones to 2."""
+    """Its first packets have rollover counter 1, and later ones 2 (RFC 3711 §3.3.1)."""
     client, server = sessions
     packets = [client.protect_rtp(rtp(first + number)) for number in range(lost)]
     if report_first:
@@ -384,7 +384,7 @@ def test_junk_of_any_size_is_refused(sessions: Sessions, size: int) -> None:
 
 
 def test_packets_too_short_for_header_and_tag_count_as_malformed(sessions: Sessions, profile: SrtpProfile) -> None:
-    """Nothing is decrypted of them."""
+    """They are not decrypted."""
     _, server = sessions
     tag = 10 if profile is SrtpProfile.AES128_CM_HMAC_SHA1_80 else 16
     for size in range(12 + tag):

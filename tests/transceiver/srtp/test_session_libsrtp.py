@@ -1,4 +1,4 @@
-"""SRTP and SRTCP against libsrtp: each side unprotects what the other protects, for sources of every history."""
+"""SRTP and SRTCP against libsrtp. Each side unprotects the other's packets, also of wrapped and evicted sources."""
 
 import random
 import struct
