@@ -1,4 +1,4 @@
-"""The transceiver's pool and the SDK, each the other's peer, over real WebSockets."""
+"""The transceiver's backend pool and the SDK against each other, over real WebSockets."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +21,7 @@ from support.processes.waiting import until
 
 
 class LinkCaller:
-    """A call whose playout is instant: all audio is heard, and its credit given back."""
+    """A call with instant playout, which returns all credit at once."""
 
     def __init__(self, pool: BackendPool, name: str) -> None:
         self.frames: list[InboundFrame] = []
@@ -54,7 +54,7 @@ class LinkCaller:
 async def pooled(
     preferred: str = "pcm16/24000", runtime: Runtime = "trio", **handlers: Handler
 ) -> AsyncIterator[BackendPool]:
-    """Serve handlers, each as a backend of its own with two slots, and connect a pool to them."""
+    """Serve each handler as a backend with two slots, and connect a pool to them."""
     async with AsyncExitStack() as stack:
         urls = {}
         for name, handler in handlers.items():
@@ -149,7 +149,7 @@ async def test_events_pass_in_both_directions() -> None:
 
 
 class DialedAddress:
-    """A backend at an address of its own, to be killed and started again."""
+    """A backend at one address, which can be killed and started again."""
 
     def __init__(self, nursery: trio.Nursery, host: str) -> None:
         self.handled: list[Call] = []
@@ -158,7 +158,7 @@ class DialedAddress:
         self._scope = trio.CancelScope()
 
     async def start(self, port: int = 0) -> int:
-        """Serve calls by saying back what they hear; return the port."""
+        """Serve calls by sending their audio back. Return the port."""
         url: str = await self._nursery.start(self._serve, port)
         return int(url.rpartition(":")[2])
 
@@ -211,12 +211,12 @@ def both(port: int) -> Callable[[Endpoint], Awaitable[list[tuple[str, int]]]]:
 
 
 def packet(number: int) -> bytes:
-    """Return what passes for 20 ms of Opus, and has a number."""
+    """Return a valid Opus packet of 20 ms that contains a number."""
     return b"\x08" + number.to_bytes(4, "big")
 
 
 async def talk(callers: list[LinkCaller], start: int, count: int) -> int:
-    """Let everybody say numbered packets, twice as fast as they last; return the next number."""
+    """Let all callers send numbered packets at twice real time. Return the next number."""
     for number in range(start, start + count):
         for caller in callers:
             caller.say(packet(number), number * 960)

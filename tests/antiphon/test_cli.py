@@ -1,4 +1,4 @@
-"""`python -m antiphon` as a process: what it prints, and how it ends."""
+"""`python -m antiphon` as a process: its output and its end."""
 
 import json
 import os
@@ -21,7 +21,7 @@ FREE_PORTS = {f"ANTIPHON_{name}": "127.0.0.1:0" for name in ("MEDIA", "HTTP", "C
 
 @contextmanager
 def antiphon(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run it on ports that nobody else has."""
+    """Run `python -m antiphon` on free ports."""
     command = [sys.executable, "-m", "antiphon", *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | FREE_PORTS
@@ -56,7 +56,7 @@ def test_shipped_backends_run_within_the_process() -> None:
 
 
 def test_all_in_one_contains_libopus() -> None:
-    """In a process whose loader does not find the library of the system."""
+    """It works in a process whose loader does not find the system's library."""
     script = """
 import cffi
 from antiphon_transceiver.audio import OpusDecoder, OpusEncoder, libopus

@@ -1,4 +1,4 @@
-"""Services as processes that are told to stop, with real calls in them."""
+"""Services as processes that are stopped during real calls."""
 
 import json
 import time
@@ -40,8 +40,8 @@ async def ended(service: Service, seconds: float = 10.0) -> int:
 
 @asynccontextmanager
 async def call_over_websocket(url: str) -> AsyncIterator[tuple[WebSocketConnection, str]]:
-    """Offer a call that nobody means to follow up, and yield the connection that watches it, with the call's id. The
-    stream is our own: the library leaves it open when the server closes first."""
+    """Offer a call that never connects. Yield the connection that watches it, and the call's id. The stream is
+    separate, because the library leaves it open when the server closes first."""
     host, port = url.removeprefix("http://").split(":")
     async with await trio.open_tcp_stream(host, int(port)) as stream, trio.open_nursery() as nursery:
         connection = await wrap_client_stream(nursery, stream, "localhost", "/v1/signaling")
@@ -74,8 +74,8 @@ async def test_at_the_drain_deadline_callers_are_notified_and_calls_end() -> Non
             async with call_over_websocket(deployment.url) as (watching, watched):
                 transceiver.terminate()
                 with trio.fail_after(DEADLINE + SOON):
-                    told = json.loads(await watching.get_message())
-            assert told == {"type": "ended", "call_id": watched, "reason": "drained"}
+                    notified = json.loads(await watching.get_message())
+            assert notified == {"type": "ended", "call_id": watched, "reason": "drained"}
             await until_reported(lambda: bool(caller.closed), 5.0)
             assert [event["error"]["code"] for event in caller.events] == ["drained"]
             assert await ended(transceiver) == 0

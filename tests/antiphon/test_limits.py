@@ -35,7 +35,7 @@ async def test_connected_calls_free_pending_places_and_offers_without_checks_do_
 
 
 async def test_two_thousand_idle_connections_do_not_prevent_a_call() -> None:
-    """Without a key, with half a request, with the preface of HTTP/2, with an upgrade to it, and WebSockets."""
+    """They have no key, half a request, the preface of HTTP/2, an upgrade to it, or a WebSocket."""
     connections = allow_files(2100)
     with all_in_one() as deployment, contextlib.ExitStack() as held:
         host, port = deployment.url.removeprefix("http://").rstrip("/").split(":")

@@ -1,4 +1,4 @@
-"""Transceivers as processes, one of which answers for another: what is for its calls comes by the relay."""
+"""Transceivers as processes. One claims another's calls, and the relay forwards their packets to it."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Where offers end up: transceivers as processes, found in Redis or asked."""
+"""The placement of offers on transceivers as processes, found in Redis or by request."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def redis() -> Iterator[RedisServer]:
 
 
 async def offers_at_once(callers: Callers, count: int) -> Counter[int]:
-    """Return how many of so many offers got which status."""
+    """Make offers at once. Return the number of responses by status."""
     answers: list[httpx.Response] = []
 
     async def offer() -> None:
@@ -35,7 +35,7 @@ async def offers_at_once(callers: Callers, count: int) -> Counter[int]:
 
 
 async def until_placed(callers: Callers) -> None:
-    """Wait until a call is taken again."""
+    """Wait until a call is accepted again."""
     with trio.fail_after(LISTED_SECONDS):
         while (await callers.offer()).status_code != 201:
             await trio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Keys change under live calls, with the services as processes."""
+"""Keys change during live calls, with the services as processes."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A transceiver's connection without a network: the test sends frames and reads the answers."""
+"""The connection of a transceiver without a network: the test sends frames and reads the answers."""
 
 import gc
 import tracemalloc
@@ -29,7 +29,7 @@ FRAME = bytes(960)
 
 
 class TransceiverConnectionBench:
-    """A connection after the hello, and its output at either end."""
+    """A connection after the hello, and its output at both ends."""
 
     def __init__(self, slots: int = 4) -> None:
         self.slots = Slots(slots)
@@ -179,7 +179,7 @@ def test_hanging_up_ends_the_current_response() -> None:
         frames.ResponseEnded(1, 1),
         frames.HangUp(1, "goodbye"),
     ]
-    assert bench.slots.taken == 1, "until the transceiver says that all is played"
+    assert bench.slots.taken == 1, "until the transceiver reports that all was played"
     bench.receive(frames.Audio(1, FRAME), frames.Ended(1, "backend_ended"))
     assert call.state is CallState.OVER
     assert bench.slots.taken == 0
@@ -225,7 +225,7 @@ def test_short_unread_events_are_bounded_in_number() -> None:
 
 
 def test_events_and_sessions_take_little_more_memory_than_their_bytes() -> None:
-    """An event of many members stays encoded, and keeps no message that it came in."""
+    """An event of many members stays encoded and does not keep its message."""
     bench = TransceiverConnectionBench()
     parts = {"items": [{"k": number, "v": [number]} for number in range(1500)]}
     size = len(msgspec.msgpack.encode(parts))

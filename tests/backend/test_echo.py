@@ -1,4 +1,4 @@
-"""What echo takes for a turn, and that it falls silent when it should."""
+"""The turns that echo detects, and the end of its playback when the caller speaks."""
 
 from array import array
 
@@ -18,7 +18,7 @@ QUIET = bytes(2 * FRAME)
 
 
 def seconds(count: float) -> int:
-    """Frames of 20 ms in so many seconds."""
+    """Return the number of 20 ms frames in `seconds`."""
     return round(count * 50)
 
 

@@ -11,7 +11,7 @@ FRAME_SECONDS = 0.02
 
 
 def tone(level: float, seconds: float, noise: random.Random | None = None, floor: float = -100.0) -> list[bytes]:
-    """20 ms frames of a 200 Hz tone at `level` dBFS over white noise at `floor` dBFS."""
+    """Return 20 ms frames of a 200 Hz tone at `level` dBFS over white noise at `floor` dBFS."""
     amplitude = 32768 * 10 ** (level / 20) * math.sqrt(2)
     spread = 32768 * 10 ** (floor / 20)
     samples = array("h")
@@ -24,7 +24,7 @@ def tone(level: float, seconds: float, noise: random.Random | None = None, floor
 
 
 def run(gate: EnergyGate, pieces: list[bytes]) -> float | None:
-    """Push frames; return the seconds after which the gate changed, if it did."""
+    """Push frames. Return the seconds after which the gate changed, or None."""
     before = gate.speaking
     changed = None
     for index, piece in enumerate(pieces):

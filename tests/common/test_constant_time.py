@@ -1,4 +1,4 @@
-"""Proofs of other processes are compared in constant time, whole ones."""
+"""Authentication tags of other processes are compared completely and in constant time."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Control messages: what is no message raises DecodeError and nothing else."""
+"""Control messages: malformed ones raise DecodeError only."""
 
 import msgspec
 import pytest

@@ -98,8 +98,8 @@ def test_malformed_messages_after_the_hello_are_counted_and_affect_no_call() -> 
     end = connection()
     end.receive_message(b"\xc1 garbage")
     end.receive_message("text")
-    heard = end.receive_message(msgspec.msgpack.encode([[77, 1], [6, 5, None], [1], [13], [3, 1]]))
-    assert [type(frame) for frame in heard] == [frames.BadFrame, frames.Accepted]
+    received = end.receive_message(msgspec.msgpack.encode([[77, 1], [6, 5, None], [1], [13], [3, 1]]))
+    assert [type(frame) for frame in received] == [frames.BadFrame, frames.Accepted]
     assert end.draining
     assert end.closing is None
     assert (end.counters.bad_messages, end.counters.unknown_tags, end.counters.bad_frames) == (2, 1, 2)
@@ -216,7 +216,7 @@ def test_a_message_of_junk_is_not_decoded_to_its_end() -> None:
 
 
 def test_a_frame_nested_to_the_length_of_a_message_ends_the_connection() -> None:
-    """Passing over it costs 0.2 s; a shallower one is the loss of its call alone."""
+    """Skipping it costs 0.2 s. A less deeply nested one ends only its call."""
     nested = b"\x93\x11\x07\x81\xa1a" + b"\x91" * 900_000 + b"\xc0"
     end = connection()
     steps = sum(1 for _ in end.receive_in_steps(b"\x91" + nested))

@@ -94,7 +94,7 @@ def test_a_value_that_cannot_be_encoded_raises_value_error() -> None:
 
 
 def nested(levels: int, call: int = 5) -> bytes:
-    """Return a `ServerEvent` that is nested so deeply that msgspec cannot pass over it."""
+    """Return a `ServerEvent` nested too deeply for msgspec to skip."""
     return b"\x93\x11" + bytes([call]) + b"\x81\xa1a" + b"\x91" * levels + b"\xc0"
 
 

@@ -49,7 +49,7 @@ def elements(value: Any) -> int:
 
 
 def whole(data: bytes, pause: int = 1 << 30) -> tuple[int, int]:
-    """Return where the value at the beginning of `data` ends, and how often the walk paused."""
+    """Return the end of the first value of `data`, and the number of pauses of the walk."""
     steps, pauses = walk(memoryview(data), pause), 0
     while True:
         try:

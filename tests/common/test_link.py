@@ -1,4 +1,4 @@
-"""The link's header and messages: their bytes, and the datagrams that are refused."""
+"""The encoding of the link's header and messages, and datagrams that are refused."""
 
 import json
 import pathlib
@@ -141,7 +141,7 @@ def test_cached_headers_are_bounded() -> None:
 
 
 def test_a_header_of_another_version_is_refused() -> None:
-    """The tag is valid under the shared key; only the version differs."""
+    """The tag is valid under the shared key. Only the version differs."""
     _, key = KeyRing([Key(VECTORS["key_id"], SECRET)]).link.minting(0)
     for version in range(16):
         head = bytes((version << 4, VECTORS["key_id"])) + PATH.encode()
@@ -151,7 +151,7 @@ def test_a_header_of_another_version_is_refused() -> None:
 
 @pytest.mark.parametrize("reserved", [1, 0x80, 0xFF])
 def test_a_header_whose_reserved_byte_is_set_is_refused(reserved: int) -> None:
-    """What is verified can be decoded: the tag is right here."""
+    """The tag is valid, so only decoding refuses the header."""
     _, key = KeyRing([Key(VECTORS["key_id"], SECRET)]).link.minting(0)
     head = bytearray(link_keys().header(PATH, 0, 0)[:-TAG_SIZE])
     head[PATH_START + 1] = reserved

@@ -56,7 +56,7 @@ UNPRINTABLE += ["\ud800", "\udfff", "\U000e0001", "\ufff9", "\u00ad"]
 @pytest.mark.parametrize("char", UNPRINTABLE, ids=lambda char: f"U+{ord(char):04X}")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_control_and_format_characters_are_escaped(form: str, char: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """C0 and C1 controls, line and paragraph separators, bidirectional formats and surrogates in what a peer sent."""
+    """C0 and C1 controls, line and paragraph separators, bidirectional formats and surrogates from a peer."""
     logs.configure(form)
     try:
         raise ValueError(f"a{char}b")

@@ -1,4 +1,4 @@
-"""Metrics as a scrape reads them."""
+"""Metrics as read by a scrape."""
 
 import msgspec
 import pytest
@@ -24,7 +24,7 @@ class SummedCounters:
 
 
 def worker(sent: int, flows: float) -> tuple[MetricFamily, ...]:
-    """Return what a worker process reports."""
+    """Return the metrics of a worker process."""
     registry = CollectorRegistry()
     export_counters(registry, "worker", SummedCounters(sent))
     export_gauge(registry, "worker_flows", "Flows", lambda: flows)

@@ -1,4 +1,4 @@
-"""Which owner has a path, and which answers do not change that."""
+"""The ownership of paths, and answers that do not change it."""
 
 import pytest
 

@@ -69,7 +69,7 @@ def test_an_entry_of_another_installation_or_of_a_retired_key_is_refused() -> No
 
 @pytest.mark.parametrize("age", [-MAX_AGE - 1, MAX_AGE + 1, 3600.0])
 def test_an_entry_older_or_newer_than_the_limit_is_refused(age: float) -> None:
-    """A replayed one, or one of a host whose clock is far off."""
+    """The entry is replayed, or the clock of its host is wrong."""
     value = seal(ONE, KEYS, NOW + 5000)
     with pytest.raises(DecodeError):
         read(value, NOW + 5000 + age)
@@ -91,7 +91,7 @@ def test_an_entry_without_a_time_is_accepted_until_its_transceiver_writes_one_or
 
 
 def test_the_previous_release_can_read_current_entries() -> None:
-    """It knows no time, and skips what it does not know."""
+    """It ignores unknown fields, such as the time."""
     entry = json.loads(seal(ONE, KEYS, NOW))["transceiver"]
     assert entry.pop("written") == NOW
     assert entry == json.loads(UNTIMED)["transceiver"]

@@ -35,14 +35,14 @@ class Store:
         self.entries: dict[str, bytes] = {}
 
     def write(self, relay: Relay) -> int:
-        """Store what a relay has to write; return the number of entries."""
+        """Store the writes of a relay. Return the number of entries."""
         writes = cache_of(relay).take_writes()
         self.entries.update(writes)
         cache_of(relay).write_succeeded()
         return len(writes)
 
     def answer(self, relay: Relay) -> list[Seen]:
-        """Answer the look-ups of a relay; return what it sends then."""
+        """Answer the look-ups of a relay. Return the datagrams that it then sends."""
         cache = cache_of(relay)
         while keys := cache.take_lookups():
             relay.core.restore(keys, [self.entries.get(cache.name(key)) for key in keys], relay.now)
@@ -133,7 +133,7 @@ def test_a_cached_owner_is_redirected_to_its_successor(store: Store) -> None:
 
 
 def test_a_cached_owner_of_another_address_family_is_refused(store: Store) -> None:
-    """The link's socket has one address family, and cannot send to the other."""
+    """The link's socket has one address family and cannot send to the other."""
     relay = fresh()
     cache_of(relay).store(client(0).encode(), encode_address("2001:db8::5", 9000))
     store.write(relay)

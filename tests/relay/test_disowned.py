@@ -1,4 +1,4 @@
-"""Route tokens that their owner disowns, since their call is over."""
+"""Route tokens that their owner disowns after the end of their calls."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def relay() -> Relay:
 
 
 def passes(relay: Relay, owner: Transceiver, ufrag: bytes, number: int = 0) -> bool:
-    """Tell whether a check with a token reaches its owner."""
+    """Return whether a check with a token reaches its owner."""
     request = binding_request(ufrag)
     seen = relay.receive(request, client(number))
     assert seen in ([], [Seen(request, client(number), owner.link)])
@@ -33,7 +33,7 @@ def test_no_check_with_a_disowned_token_passes_and_all_others_do(relay: Relay) -
 
 
 def test_disowned_tokens_do_not_use_up_the_limits_of_new_calls(relay: Relay) -> None:
-    """200 tokens of a call that is over, each disowned at its first check."""
+    """200 tokens of ended calls, each disowned at its first check."""
     owner = relay.transceiver()
     stale = [owner.token(number) for number in range(200)]
     for number, ufrag in enumerate(stale):
@@ -91,7 +91,7 @@ def test_disowned_tokens_are_bounded_and_the_oldest_is_removed(relay: Relay) -> 
 
 
 def test_a_confirmed_flow_continues_after_its_token_is_disowned(relay: Relay) -> None:
-    """After an ICE restart (RFC 8445 §9) the client's media and newer checks go on."""
+    """After an ICE restart (RFC 8445 §9) the client's media and newer checks continue."""
     owner = relay.transceiver()
     old, new = owner.token(1), owner.token(2)
     owner.confirm(client(0))

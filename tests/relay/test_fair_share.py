@@ -19,7 +19,7 @@ LIVE = 0.999
 
 
 class Overload:
-    """A relay, the queue of one of its sockets, and the packets that each owner's calls put into it."""
+    """A relay, the queue of one of its sockets, and the packets of each owner's calls."""
 
     def __init__(self, *, upwards: bool = True) -> None:
         self.relay = Relay()
@@ -28,7 +28,7 @@ class Overload:
         self.offers: list[tuple[float, list[Datagram]]] = []
 
     def offer(self, owner: Transceiver, rate: float, numbers: range) -> None:
-        """Send packets at a rate, in packets a second, from these clients, or to them."""
+        """Send packets from or to these clients at a rate in packets per second."""
         data = bytes((0x80, len(self.offers)))
         link = encode_address(owner.link.host, owner.link.port)
         header = self.relay.link_keys.header
@@ -39,7 +39,7 @@ class Overload:
             self.offers.append((rate, [(header(path, DOWNLINK, 0) + data, link) for path in paths]))
 
     def run(self, seconds: float) -> list[float]:
-        """Return the part of each offer that was forwarded, after the first fifth, in which overload is noticed."""
+        """Return the share of each offer that was forwarded, without the first fifth, in which overload is detected."""
         start, queue, full = self.relay.now, deque[Datagram](), 0
         due = [start] * len(self.offers)
         offered, came = Counter[int](), Counter[int]()

@@ -1,4 +1,4 @@
-"""HELLO of a relay, and the announcements that it receives: paths, and calls that have moved."""
+"""The HELLO of a relay, and the announcements that it receives: paths and moved calls."""
 
 from collections import Counter
 
@@ -34,7 +34,7 @@ def relay() -> Relay:
 
 
 def hellos(relay: Relay, seconds: float) -> list[tuple[Path | None, object]]:
-    """Return the HELLOs that a relay sends in a span of time, each with its target."""
+    """Return the HELLOs that a relay sends within some seconds, with their targets."""
     relay.wait(seconds)
     return [(seen.link, decode_message(seen.data)) for seen in relay.drain()]
 

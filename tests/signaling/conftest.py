@@ -45,7 +45,7 @@ def start_transceiver(nursery: trio.Nursery) -> StartTransceiver:
 
 @pytest.fixture
 def start_signaling(nursery: trio.Nursery, registry: CollectorRegistry) -> StartSignaling:
-    """Return a function that starts signaling on a free port before the given transceivers, with front settings."""
+    """Return a function that starts signaling on a free port for the given transceivers, with front settings."""
 
     async def start(
         *transceivers: FakeTransceiver | str,
@@ -80,6 +80,6 @@ async def ports(start_signaling: StartSignaling, transceiver: FakeTransceiver) -
 
 @pytest.fixture
 async def client(ports: SignalingPorts) -> AsyncIterator[httpx.AsyncClient]:
-    """An HTTP client of `ports`."""
+    """Return an HTTP client of `ports`."""
     async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
         yield client

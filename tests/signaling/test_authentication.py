@@ -162,7 +162,7 @@ def test_other_callers_are_refused_without_keys(headers: dict[str, str], peer: s
 
 
 def test_the_cost_of_reading_forwarded_for_is_bounded() -> None:
-    """A caller may make up as many addresses of proxies as a head holds."""
+    """A caller may invent as many proxy addresses as fit into a head."""
     proxies = [read_network("10.0.0.0/8")]
 
     def work(hops: int) -> int:

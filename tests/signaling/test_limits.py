@@ -1,4 +1,4 @@
-"""What one tenant and one address may have, in the core and over HTTP and WebSocket."""
+"""The limits of one tenant and one address, in the core and over HTTP and WebSocket."""
 
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -55,7 +55,7 @@ def test_concurrent_calls_are_limited_per_tenant_and_per_address() -> None:
 
 
 def test_calls_that_are_not_connected_are_limited_until_they_are() -> None:
-    """Offers that never send a check: however slowly they come, they do not fill a transceiver."""
+    """Offers without checks do not fill a transceiver at any rate."""
     limits = Limits(Limit(100, 3, 100), MANY)
     setups = [limits.begin("acme", None, now) for now in (0, 1, 2)]
     for number, setup in enumerate(setups):
@@ -83,7 +83,7 @@ def test_offers_per_second_are_limited_and_restarts_count_as_offers() -> None:
 
 
 def test_status_requests_are_limited_apart_from_offers() -> None:
-    """Each question goes to every transceiver, also about calls that never were."""
+    """Each status request goes to every transceiver, also for unknown calls."""
     limits = Limits(Limit(10**6, 10**6, 2), Limit(10**6, 10**6, 4))
     allowed = int(2 * BURST_SECONDS) * QUESTIONS_PER_OFFER
     for _ in range(allowed):
@@ -164,7 +164,7 @@ def test_remembered_addresses_and_calls_are_bounded() -> None:
 
 
 def test_counts_equal_the_running_calls_after_random_events() -> None:
-    """A random course of offers, failures, reports and ends, against a plain list; its seed is printed."""
+    """Random offers, failures, reports and ends are compared with a plain list. The seed is printed."""
     seed = int.from_bytes(os.urandom(4), "big")
     print(f"seed {seed}")
     random = Random(seed)
@@ -230,7 +230,7 @@ async def test_one_tenant_does_not_use_up_the_limits_of_another(
     key_file: str,
     registry: CollectorRegistry,
 ) -> None:
-    """With all its keys, by HTTP and by WebSocket together; calls that connected and calls that ended make room."""
+    """All its keys count together, over HTTP and WebSocket. Connected and ended calls free their places."""
     ports = await start_signaling(transceiver, api_key_file=key_file, tenant_setups=3, tenant_calls=4)
     async with httpx.AsyncClient(base_url=ports.url, trust_env=False) as client:
 
@@ -274,7 +274,7 @@ async def until_taken(call: Callable[[dict[str, str]], Awaitable[httpx.Response]
 async def test_one_address_does_not_use_up_the_limits_of_another(
     start_signaling: StartSignaling, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
-    """Behind a reverse proxy of a configured network the caller is whom it names last."""
+    """Behind a reverse proxy of a configured network, the last forwarded address is the caller's."""
     ports = await start_signaling(
         transceiver, no_auth=True, address_calls=2, proxy=(read_network("127.0.0.0/8"), read_network("10.0.0.0/8"))
     )

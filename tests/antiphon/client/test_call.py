@@ -1,4 +1,4 @@
-"""The caller's half of a call against a transport that answers it, over a network in memory."""
+"""The caller's half of a call against a transport, over a network in memory."""
 
 from math import inf
 from random import Random
@@ -31,7 +31,7 @@ class AnsweredCall:
     """A client (left) whose offer was answered by a transport alone (right)."""
 
     def __init__(self, *, data_channels: bool = False, presents: str = "server") -> None:
-        """`presents` names the certificate that the server shows; the answer announces that of `server`."""
+        """`presents` names the certificate of the server. The answer announces the one of `server`."""
         random = Random(1).randbytes
         self.client = ClientCall(certificate("client"), random, 0.0, data_channels=data_channels)
         offer = read_offer(self.client.offer().encode())
@@ -63,7 +63,7 @@ class AnsweredCall:
 
     @property
     def received(self) -> list[bytes]:
-        """The RTP packets that the server received."""
+        """Return the RTP packets that the server received."""
         return [event.packet for event in self.network.right.events if isinstance(event, RtpReceived)]
 
 

@@ -1,6 +1,6 @@
-"""The SDK over real WebSockets: handlers on one side, what a transceiver says and hears on the other.
+"""The SDK over real WebSockets: handlers on one side, the frames of a transceiver on the other.
 
-The handlers run under Trio and, in a thread, under asyncio; the test itself is Trio's.
+The handlers run under Trio and, in a thread, under asyncio. The test itself runs under Trio.
 """
 
 import logging
@@ -27,7 +27,7 @@ STARTED = frames.Started(1, "rtc_1", "acme", "pcm16/24000", pack({"model": "m", 
 
 @pytest.fixture(params=["trio", "asyncio"])
 def runtime(request: pytest.FixtureRequest) -> Runtime:
-    """What the handlers of a test run under, one after the other."""
+    """The runtimes under which the handlers of a test run."""
     chosen: Runtime = request.param
     return chosen
 
@@ -245,7 +245,7 @@ async def test_a_handler_that_does_not_stop_is_cancelled(mock_clock: MockClock) 
 
 
 async def test_slow_handlers_of_ended_calls_are_bounded(runtime: Runtime) -> None:
-    """A slot is free once its call is over, while its handler may have ten seconds left."""
+    """A slot is free once its call has ended, while its handler may run for ten more seconds."""
     slots, running, most = 3, 0, 0
 
     async def slow(call: Call) -> None:
@@ -308,7 +308,7 @@ HANDSHAKE = (
 
 
 async def answer_to(url: str, request: bytes) -> bytes:
-    """Return the first line that a backend answers to bytes of the test's own."""
+    """Send raw bytes to a backend. Return the first line of its response."""
     async with await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2])) as stream:
         await stream.send_all(request)
         with trio.fail_after(5):
@@ -317,7 +317,7 @@ async def answer_to(url: str, request: bytes) -> bytes:
 
 
 async def test_a_connection_of_a_web_page_is_refused(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
-    """Every page may open a WebSocket to every address that its browser reaches; what it cannot leave out is Origin."""
+    """A page may open a WebSocket to any address that its browser reaches, but cannot omit Origin."""
     async with serving(loopback, runtime=runtime) as url:
         answer = await answer_to(url, HANDSHAKE + b"Origin: https://evil.example\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 403 ")

@@ -34,7 +34,7 @@ Get = Callable[[str], Awaitable[tuple[int, str]]]
 
 @asynccontextmanager
 async def admin_of(service: FakeService) -> AsyncIterator[Get]:
-    """Run the admin port of a service; what is yielded gets a path's status and text."""
+    """Run the admin port of a service. Yield a function that returns status and text of a path."""
     async with trio.open_nursery() as nursery:
         address: Address = await nursery.start(
             serve_admin, Address("127.0.0.1", 0), lambda: service.healthy, lambda: service.ready, service.registry
@@ -111,7 +111,7 @@ async def test_an_address_in_use_is_reported_with_the_address() -> None:
 )
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/nothing"])
 async def test_requests_under_names_of_other_sites_are_refused(host: str, status: int, path: str) -> None:
-    """DNS rebinding: a page's own name resolves to this port, and its scripts may read what is answered."""
+    """With DNS rebinding the name of a page resolves to this port, and its scripts could read responses."""
     async with trio.open_nursery() as nursery:
         serve = partial(serve_admin, names=["metrics.example"])
         start = (Address("127.0.0.1", 0), lambda: True, lambda: True, CollectorRegistry())

@@ -1,4 +1,4 @@
-"""The pump between a WebSocket of the test's own and a connection's core, under virtual time."""
+"""The pump between a fake WebSocket and the core of a connection, under virtual time."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -33,7 +33,7 @@ class FakeCore:
 
 
 class Socket:
-    """What was sent and when, what is to be read, and how it was closed. A close takes `closing_seconds`."""
+    """A fake WebSocket: its input, its sent messages with times, and its close. A close takes `closing_seconds`."""
 
     def __init__(self, closing_seconds: float = 0.0) -> None:
         self.sent: list[tuple[float, list[object]]] = []

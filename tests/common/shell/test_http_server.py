@@ -1,4 +1,4 @@
-"""Raw bytes against the HTTP server that every service has."""
+"""Raw bytes sent to the HTTP server of all services."""
 
 import contextlib
 import logging
@@ -40,7 +40,7 @@ GET = b"GET /here?q=1 HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 async def echo(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-    """Answer with the body of the request; `/big` with a megabyte, `/deaf` without reading it, `/bug` with none."""
+    """Return the body of the request. `/big` returns a megabyte, `/deaf` reads no body, `/bug` sends no response."""
     if scope["path"] == "/bug":
         raise RuntimeError("a bug of the application")
     body = b""
@@ -71,7 +71,7 @@ async def serving(server: HttpServer) -> AsyncIterator[Connect]:
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
-    """Return what comes until the server ends the connection."""
+    """Return all bytes until the server closes the connection."""
     data = b""
     with trio.fail_after(10):
         try:
@@ -102,7 +102,7 @@ async def read_until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
     "before", [b"", GET, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]
 )
 async def test_the_preface_of_http_2_is_refused(before: bytes, piece: int) -> None:
-    """RFC 9113 §3.4: prior knowledge, as the first request, and behind others on the same connection."""
+    """Prior knowledge (RFC 9113 §3.4), as the first request and after others on the same connection."""
     async with serving(HttpServer(echo)) as connect, await connect() as stream:
         data = before + PREFACE
         for start in range(0, len(data), piece):
@@ -160,7 +160,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 @pytest.mark.parametrize("piece", [1, 1000])
 @pytest.mark.parametrize("before", [b"\r\n", b"\n", b"\r\n\r\n"])
 async def test_empty_lines_before_a_request_are_ignored(before: bytes, piece: int) -> None:
-    """RFC 9112 §2.2. Some clients end a body with a line end that its Content-Length does not count."""
+    """Some clients end a body with a line end that its Content-Length does not include (RFC 9112 §2.2)."""
     post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
     async with serving(HttpServer(echo, Timeouts(head=1.0))) as connect, await connect() as stream:
         data = before + post + before + GET + before
@@ -207,7 +207,7 @@ async def test_the_response_to_head_has_no_body() -> None:
 
 
 async def test_a_target_may_have_the_absolute_form() -> None:
-    """RFC 9112 §3.2.2: a server takes it, whatever host it names."""
+    """A server accepts any host in it (RFC 9112 §3.2.2)."""
     async with serving(HttpServer(echo)) as connect, await connect() as stream:
         await stream.send_all(GET.replace(b"/here", b"http://a.example/deaf"))
         assert (await read_until(stream, b"q=1")).startswith(b"HTTP/1.1 200")
@@ -225,7 +225,7 @@ async def test_an_exception_of_the_application_ends_one_connection(caplog: pytes
 
 
 async def test_idle_connections_are_closed_for_new_ones() -> None:
-    """More idle connections than fit, some of which never sent a byte: the oldest go, the newest are served."""
+    """More idle connections than allowed, some without a byte. The oldest are closed and the newest served."""
     server = HttpServer(echo, limit=50)
     async with serving(server) as connect:
         idle = [await connect() for _ in range(120)]
@@ -264,7 +264,7 @@ async def test_requests_in_progress_are_not_closed_for_new_connections() -> None
 
 
 async def test_one_address_cannot_take_all_connections(nursery: trio.Nursery) -> None:
-    """The addresses of an IPv6 /64 are one; loopback, where proxies are, may have all."""
+    """The addresses of an IPv6 /64 are one. Loopback, where proxies run, may use all."""
     counters = HttpCounters()
     connections = Connections(counters, limit=40)
     held: list[str] = []
@@ -353,7 +353,7 @@ async def test_a_paced_request_waits_for_its_time(autojump_clock: trio.testing.M
     ids=["few headers", "many headers", "many chunks", "many chunks that nobody reads"],
 )
 async def test_an_expensive_request_counts_as_several(request_bytes: bytes, more: int) -> None:
-    """RFC 9112 §7.1: a chunk may have one byte. Each costs as much as a packet of media, and comes without a key."""
+    """A chunk may have one byte (RFC 9112 §7.1). Each costs as much as a media packet and needs no key."""
     client, server = trio.testing.memory_stream_pair()
     counted = 0
 

@@ -1,4 +1,4 @@
-"""When a paced loop turns: at once while there is little to do, at ticks under load."""
+"""The iterations of a paced loop: at once when idle, at ticks under load."""
 
 import socket
 from collections.abc import Iterator

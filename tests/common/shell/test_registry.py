@@ -1,4 +1,4 @@
-"""Leases in a real redis-server, and the last entries while it is gone."""
+"""Leases in a real redis-server, and the last entries while it is down."""
 
 import json
 import time
@@ -21,7 +21,7 @@ OTHER = Registered("http://[::1]:8090", LinkInfo(0, ("[::1]:4000",)), Load(2, 10
 
 
 class RegistryView:
-    """What a watcher finds, look by look."""
+    """The entries that a watcher finds."""
 
     def __init__(self) -> None:
         self.members: list[Registered] = []
@@ -86,7 +86,7 @@ async def test_entries_of_other_clusters_and_installations_are_not_listed(
 async def test_write_access_to_redis_is_not_enough_to_list_an_entry(
     kind: str, redis: RedisServer, seen: RegistryView, nursery: trio.Nursery
 ) -> None:
-    """An entry with the tag cut off, or one that a transceiver that is gone wrote an hour ago."""
+    """An entry without a tag, and one written an hour ago by a transceiver that no longer runs."""
     entry = json.loads(seal(OTHER, KEYS, time.time() - (3600 if kind == "replayed" else 0)))
     entry["tag"] = {"empty tag": "", "half a tag": entry["tag"][:16]}.get(kind, entry["tag"])
     async with connect(redis.url) as client:

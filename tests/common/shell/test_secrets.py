@@ -81,16 +81,16 @@ async def test_keys_follow_their_file_and_stay_when_it_becomes_invalid(
 
     for text in ("junk", "", KeyRing([Key(5, bytes(32), mint_from=1 << 40)]).format(), None):
         file.unlink() if text is None else replace_secret(file, text)
-        told = len(errors())
+        reported = len(errors())
         await trio.sleep(60)
-        assert (link.minting(0), len(errors())) == (old, told + 1)
+        assert (link.minting(0), len(errors())) == (old, reported + 1)
     write_secret(file, KeyRing([Key(7, bytes(range(32)))]).format())
     await trio.sleep(2)
     assert (link.minting(0)[0], link.accepting(0, 0)) == (7, None)
     replace_secret(file, KeyRing([Key(8, bytes(range(32)), retire_after=1)]).format())
-    told = len(errors())
+    reported = len(errors())
     await trio.sleep(60)
-    assert (link.minting(1 << 32)[0], len(errors())) == (8, told + 1)
+    assert (link.minting(1 << 32)[0], len(errors())) == (8, reported + 1)
     assert "AAAA" not in caplog.text
 
 
@@ -129,7 +129,7 @@ def test_an_existing_secret_file_is_not_replaced(state: Path) -> None:
 def test_a_secret_file_is_readable_by_its_owner_only(
     owner: str, mode: int, mounted: bool, trusted: bool, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mounted: as the kubelet does it for a Secret, with a `..data` link beside the file."""
+    """The kubelet mounts a Secret with a `..data` link next to the file."""
     write_secret(state / "keys", KeyRing.generate(bytes).format())
     if mounted:
         (state / "..data").symlink_to(state)

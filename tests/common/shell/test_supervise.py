@@ -1,4 +1,4 @@
-"""The services here run as real processes, because exit codes and signals are what is tested."""
+"""Exit codes and signals of services as real processes."""
 
 import signal
 import subprocess

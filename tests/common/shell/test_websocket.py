@@ -1,4 +1,4 @@
-"""Both ends of a WebSocket against peers that write bytes of their own, over real sockets."""
+"""Both ends of a WebSocket against peers that write raw bytes, over real sockets."""
 
 import base64
 import hashlib
@@ -37,7 +37,7 @@ def frame(opcode: int, payload: bytes = b"", *, flags: int = FIN, masked: bool =
 
 
 class Served(NamedTuple):
-    """A server of ours, and the raw stream of its client; `accepted` has the WebSocket, or why there is none."""
+    """A server and the raw stream of its client. `accepted` has the WebSocket or the reason of the refusal."""
 
     client: trio.SocketStream
     accepted: trio.MemoryReceiveChannel[WebSocket | WebSocketClosed]
@@ -88,7 +88,7 @@ async def head(stream: trio.SocketStream) -> bytes:
 
 @asynccontextmanager
 async def server(talk: Callable[[trio.SocketStream, bytes], Awaitable[None]]) -> AsyncIterator[anyio.abc.SocketStream]:
-    """Serve raw bytes: `talk` gets the stream and the client's request. Returns a client's stream."""
+    """Serve raw bytes: `talk` gets the stream and the client's request. Yield a client's stream."""
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
@@ -132,7 +132,7 @@ async def close_code(client: trio.SocketStream) -> int:
 @pytest.mark.parametrize("origin", [b"https://evil.example", b"null", b"http://127.0.0.1:9000", b""])
 @pytest.mark.parametrize("name", [b"Origin", b"origin", b"ORIGIN"])
 async def test_a_request_of_a_web_page_is_refused(name: bytes, origin: bytes) -> None:
-    """RFC 6455 §10.2: a server that is not for web pages checks the Origin."""
+    """A server that is not meant for web pages checks the Origin (RFC 6455 §10.2)."""
     async with served() as (client, accepted):
         await client.send_all(REQUEST + name + b": " + origin + b"\r\n\r\n")
         assert isinstance(await accepted.receive(), WebSocketClosed)
@@ -160,7 +160,7 @@ async def test_a_request_that_is_not_a_handshake_is_refused_without_another_exce
 
 @pytest.mark.parametrize("name", [b"Host: ", b"host:", b"HOST:\t "])
 async def test_a_host_that_is_not_a_domain_name_is_not_decoded_as_idna(name: bytes) -> None:
-    """A label of punycode (RFC 3492) takes the square of its length, and a domain name has 255 bytes at most."""
+    """Decoding punycode (RFC 3492) takes quadratic time. A domain name has at most 255 bytes."""
     async with served() as (client, accepted):
         await client.send_all(REQUEST.replace(b"Host: backend", name + b"xn--" + b"a" * 6000) + b"\r\n")
         closed = await accepted.receive()
@@ -179,7 +179,7 @@ async def test_an_endless_request_is_refused(line: bytes) -> None:
 
 
 async def test_offered_compression_is_not_negotiated_and_compressed_frames_end_the_connection() -> None:
-    """permessage-deflate (RFC 7692) would make a gigabyte of a megabyte."""
+    """permessage-deflate (RFC 7692) can expand a megabyte to a gigabyte."""
     async with served() as (client, accepted):
         await client.send_all(REQUEST + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
         websocket = await accepted.receive()
@@ -309,7 +309,7 @@ async def test_the_client_sends_no_origin_or_extensions_and_reads_messages_sent_
 
 @pytest.mark.parametrize("status", [200, 301, 302, 307, 401, 404, 503])
 async def test_a_response_other_than_101_is_refused_without_reading_its_body(status: int) -> None:
-    """An answer whose body never ends, or that redirects, is no WebSocket."""
+    """A response with an endless body or a redirect is not a WebSocket."""
 
     async def talk(stream: trio.SocketStream, request: bytes) -> None:
         lines = f"HTTP/1.1 {status} Whatever\r\nLocation: ws://127.0.0.1:1/\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -56,7 +56,7 @@ def test_rfc5769_request() -> None:
 
 
 def test_rfc5769_long_term_request() -> None:
-    """ICE has no realms; their key is one for MESSAGE-INTEGRITY all the same (RFC 8489 §9.2.2)."""
+    """ICE has no realms, but the long-term key verifies MESSAGE-INTEGRITY too (RFC 8489 §9.2.2)."""
     vector = VECTORS["long_term_request"]
     message = Message.decode(bytes.fromhex(vector["datagram"]))
     assert message.transaction_id.hex() == vector["transaction_id"]
@@ -124,7 +124,7 @@ def test_responses_have_the_transaction_id_of_their_request() -> None:
 
 @pytest.mark.parametrize("position", range(20))
 def test_every_byte_of_message_integrity_is_compared(position: int) -> None:
-    """RFC 8489 §14.5: all 20 bytes of the HMAC, not a prefix or a suffix of it."""
+    """All 20 bytes of the HMAC are compared, not a prefix or suffix (RFC 8489 §14.5)."""
     signed = check().encode(PASSWORD, fingerprint=False)
     at = len(signed) - 20 + position
     assert not Message.decode(signed[:at] + bytes((signed[at] ^ 1,)) + signed[at + 1 :]).verify(PASSWORD)
@@ -164,7 +164,7 @@ def test_the_first_of_repeated_attributes_is_used() -> None:
 
 @pytest.mark.parametrize("kinds", [[0x8000], [AttributeType.USERNAME], range(0x7000, 0x7200), range(0x9000, 0x9200)])
 def test_attributes_beyond_what_a_message_needs_are_a_decode_error(kinds: Sequence[int]) -> None:
-    """A datagram of empty attributes, of one type or of many, costs about as much as a real check."""
+    """A datagram of empty attributes, of one type or many, costs about as much as a real check."""
     body = b"".join(struct.pack("!HH", kinds[number % len(kinds)], 0) for number in range(365))
     junk = b"\0\1" + struct.pack("!H", len(body)) + b"\x21\x12\xa4\x42" + TRANSACTION + body
 
@@ -206,7 +206,7 @@ def test_corrupted_messages_are_decode_errors(damage: Callable[[bytes], bytes]) 
     ids=["truncated", "trailing", "first bits", "cookie", "attribute too long"],
 )
 def test_corrupted_messages_are_decode_errors_without_fingerprint(damage: Callable[[bytes], bytes]) -> None:
-    """Each check of the structure by itself: with FINGERPRINT the checksum would notice any damage."""
+    """The structure is checked without FINGERPRINT, whose checksum would detect any damage."""
     plain = check().encode(fingerprint=False)
     assert Message.decode(plain) == check()
     with pytest.raises(DecodeError):

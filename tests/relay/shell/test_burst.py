@@ -1,4 +1,4 @@
-"""2,000 flows arrive at once at a relay that has just begun; `nox -s load` measures how soon they are served."""
+"""2,000 flows arrive at once at a relay just started. `nox -s load` measures the time until all are served."""
 
 from support.floods.relay_burst import announced_flows, flows_in_redis
 

@@ -1,4 +1,4 @@
-"""How a relay finds the transceivers, and how it leaves."""
+"""The discovery of transceivers by a relay, and its drain."""
 
 import os
 from ipaddress import ip_network
@@ -57,7 +57,7 @@ async def test_a_transceiver_both_configured_and_registered_receives_one_hello()
 
 
 async def test_hello_lists_the_shared_address_that_another_host_has() -> None:
-    """The address that is away is bound all the same."""
+    """The relay binds the shared address although another host has it."""
     here, elsewhere = Media(Address("127.0.0.1", 0), ingress=1), Media(Address("192.0.2.7", 0), ingress=2)
     with BatchSocket.open(("127.0.0.1", 0)) as link:
         owner = LinkOwner(KEYS, link)

@@ -1,4 +1,4 @@
-"""The packet loop on real sockets, around a forwarder that fails over some packets."""
+"""The packet loop on real sockets, with a forwarder that fails on some packets."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ RTP = b"\x80\x6frtp"
 
 
 class Fragile(Forwarder):
-    """Raises over a packet, with what was to be sent left in its outbox, or leaves what no socket can send."""
+    """A forwarder that raises on a packet with a filled outbox, or queues a datagram that no socket can send."""
 
     def forward_uplink(
         self, ingress: Ingress, batch: Sequence[Datagram], now: float, *, overloaded: bool = False

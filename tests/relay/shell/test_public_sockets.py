@@ -1,4 +1,4 @@
-"""What --media comes to on a host."""
+"""The sockets that --media opens on a host."""
 
 import socket
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""Relays that share their flows over a real Redis, which fails in every way."""
+"""Relays that share flows over a real Redis with all kinds of failures."""
 
 import os
 import socket
@@ -78,7 +78,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 class CacheFleet(NamedTuple):
-    """A transceiver, running relays, and a function that starts another."""
+    """A transceiver, its running relays, and `start` for another relay."""
 
     owner: LinkOwner
     relays: list[RunningRelay]
@@ -153,7 +153,7 @@ async def test_redis_keeps_a_flow_for_a_minute(redis: RedisServer, stack: ExitSt
 async def test_a_cached_owner_of_another_address_family_than_the_link_is_refused(
     redis: RedisServer, stack: ExitStack
 ) -> None:
-    """A relay with an IPv6 link wrote the value; this one has an IPv4 link, and goes on."""
+    """A relay with an IPv6 link wrote the value. This relay has an IPv4 link and continues."""
     async with running(redis, 1) as (owner, (relay,), _):
         unknown, client = CacheClient(stack), CacheClient(stack)
         path = Path.of(*unknown.socket.getsockname(), ingress=INGRESS).encode()

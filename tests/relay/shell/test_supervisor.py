@@ -175,12 +175,12 @@ async def talk_on(calls: list[WorkerCall]) -> None:
 
 
 def busy_workers(relay: Running) -> set[int]:
-    """Return the workers that have a slot."""
+    """Return the workers that occupy a slot."""
     return {pid for link in relay.ports.link if (pid := worker_of(link)) is not None}
 
 
 def logged(caplog: pytest.LogCaptureFixture, what: str) -> int:
-    """Return how many lines of the log contain a text."""
+    """Return the number of log lines that contain a text."""
     return sum(what in record.message for record in caplog.records)
 
 

@@ -1,4 +1,4 @@
-"""What a supervisor hands to its workers."""
+"""The messages of a supervisor to its workers."""
 
 import pytest
 

@@ -188,7 +188,7 @@ def test_only_supported_feedback_is_answered_once_each() -> None:
 def test_the_audio_sections_with_the_most_useful_directions_are_accepted(
     offer: bytes, answered: list[tuple[str, str]]
 ) -> None:
-    """A microphone and a loudspeaker in sections of their own are one conversation; a dead section never wins."""
+    """A microphone and a loudspeaker in separate sections are one conversation. An inactive section is never chosen."""
     negotiated = read_offer(offer)
     description = answer(negotiated)
     live = [section for section in description.media if section.port]
@@ -221,7 +221,7 @@ def test_sections_of_different_transports_or_codecs_are_not_paired(old: str, new
 
 @pytest.mark.parametrize("codec", ["111 opus/48000/2", "111 opus/48000/1", "111 opus/48000", "111 OPUS/48000/2"])
 def test_opus_is_accepted_with_any_channel_count(codec: str) -> None:
-    """RFC 7587 §7 wants two. The answer repeats what was offered, since offerers compare."""
+    """RFC 7587 §7 requires two. The answer repeats the offered count, because offerers compare it."""
     negotiated = read_offer(audio_only(codec=codec))
     assert negotiated.codec.name == "opus"
     answered = answer(negotiated).media[0].values("rtpmap")

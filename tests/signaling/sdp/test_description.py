@@ -79,8 +79,8 @@ def test_bad_or_oversized_bytes_raise_decode_error(data: bytes) -> None:
     ],
 )
 def test_other_line_ends_blanks_and_missing_lines_are_accepted(data: bytes) -> None:
-    """RFC 8866 §5 wants CRLF and each line in its place; clients are not that strict. Attributes that are not
-    understood are ignored (§5.13)."""
+    """RFC 8866 §5 requires CRLF and a fixed order of lines, but clients are less strict. Unknown attributes are ignored
+    (§5.13)."""
     assert SessionDescription.decode(data).value("mid") == "0"
 
 

@@ -1,4 +1,4 @@
-"""Offers: what they mean for a call, and which are refused."""
+"""Offers: the call requests that they become, and offers that are refused."""
 
 import sys
 
@@ -140,7 +140,7 @@ def test_a_call_on_hold_may_restart_ice() -> None:
 
 
 def test_the_cost_of_an_offer_is_linear_in_its_length() -> None:
-    """Many sections times many groups, or times many attributes of the session: each is looked at once."""
+    """Many sections with many groups or session attributes. Each is read once."""
 
     def count_calls(data: bytes) -> int:
         counted = 0
@@ -212,12 +212,12 @@ def test_variants_of_attributes_are_accepted(old: str, new: str, end: str) -> No
     ids=["ice-chars", "padded Base64", "URL-safe Base64", "number sign"],
 )
 def test_ice_credentials_in_any_base64_are_accepted(ufrag: str, password: str) -> None:
-    """RFC 8839 §5.4 has only + and /. Browsers accept the others, which devices send."""
+    """RFC 8839 §5.4 allows only + and /. Browsers also accept other characters, which devices send."""
     text = audio_only().decode().replace("ufrag:abcd", f"ufrag:{ufrag}").replace("x" * 22, password)
     assert read_offer(text.encode()).ice == IceParameters(ufrag, password)
 
 
 @pytest.mark.parametrize("size", ["18446744073709551615", "1" + "0" * 5000], ids=["2^64 - 1", "5,001 digits"])
 def test_a_huge_maximum_message_size_is_accepted_as_unlimited(size: str) -> None:
-    """RFC 8841 §6.1 lets it have any number of digits."""
+    """RFC 8841 §6.1 allows any number of digits."""
     assert read_offer(edited("max-message-size:262144", f"max-message-size:{size}")).sctp == SctpParameters(5000, 0)

@@ -1,4 +1,4 @@
-"""What browsers ask before, and read after, a request of a page from elsewhere."""
+"""CORS: preflights and readable responses for pages of other origins."""
 
 import httpx
 import pytest

@@ -184,7 +184,7 @@ async def test_the_type_of_an_offer_may_have_parameters(
 async def test_forms_of_several_clients_are_accepted(
     client: httpx.AsyncClient, offer: bytes, content_type: str, part: str, transceiver: FakeTransceiver
 ) -> None:
-    """RFC 2046 §5.1.1: boundaries are written with quotes and without, and parts need no type."""
+    """Boundaries have quotes or none, and parts need no type (RFC 2046 §5.1.1)."""
     disposition = b'------x\r\nContent-Disposition: form-data; name="%s"\r\n'
     body = disposition % b"session" + b'\r\n{"model": "mine"}\r\n'
     body += disposition % b"sdp" + part.encode() + b"\r\n" + offer + b"\r\n------x--\r\n"
@@ -214,7 +214,7 @@ async def test_requests_of_whip_clients_to_the_resource_are_answered(client: htt
     "path", [CALLS + "/", CALLS + "//", "//v1/realtime/calls", f"{CALLS}/rtc_{'A' * 22}/stats/", "/app.js/"]
 )
 async def test_a_path_with_an_additional_slash_is_not_found(client: httpx.AsyncClient, offer: bytes, path: str) -> None:
-    """A redirect would name the scheme of this hop, which behind a proxy that ends TLS is the wrong one."""
+    """A redirect would contain the scheme of this hop, which is wrong behind a TLS proxy."""
     headers = SDP | {"Host": "voice.example", "X-Forwarded-Proto": "https"}
     for method in ("GET", "POST"):
         response = await client.request(method, str(client.base_url).rstrip("/") + path, content=offer, headers=headers)
@@ -238,7 +238,7 @@ async def test_a_call_refused_by_a_full_transceiver_goes_to_another(
 async def test_a_call_refused_by_a_transceiver_filled_since_its_last_report_goes_to_another(
     start_transceiver: StartTransceiver, start_signaling: StartSignaling, offer: bytes
 ) -> None:
-    """The one without calls is asked first, and refuses: the call goes to the one that seemed less likely."""
+    """The transceiver without calls is asked first and refuses. The call goes to the less likely one."""
     filled, other = await start_transceiver(capacity=2), await start_transceiver(capacity=2)
     earlier = await start_signaling(other, registry=CollectorRegistry())
     async with httpx.AsyncClient(base_url=earlier.url, trust_env=False) as client:

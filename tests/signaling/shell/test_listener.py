@@ -1,4 +1,4 @@
-"""Raw bytes against the real listener."""
+"""Raw bytes sent to the real listener."""
 
 import contextlib
 import re
@@ -30,7 +30,7 @@ UPGRADE = (
 
 
 async def read_head(stream: trio.abc.Stream) -> bytes:
-    """Return the head of the next answer, and skip its body of known length."""
+    """Return the head of the next response, and skip its body of known length."""
     data = b""
     while b"\r\n\r\n" not in data:
         more = await stream.receive_some()
@@ -156,7 +156,7 @@ async def test_chunked_offers_are_accepted(ports: SignalingPorts, offer: bytes, 
 
 @asynccontextmanager
 async def listening(upgraded: Upgraded, tls: ssl.SSLContext | None, **options: Any) -> AsyncIterator[tuple[str, int]]:
-    """Run a listener by itself; what is yielded is its address."""
+    """Run a listener alone. Yield its address."""
 
     async def nothing(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("no request is expected")
@@ -204,7 +204,7 @@ async def test_a_slow_tls_handshake_is_disconnected(hello: bytes, monkeypatch: p
 async def test_an_http_1_0_request_needs_a_key_because_it_may_come_from_a_proxy(
     ports: SignalingPorts, version: bytes, status: bytes
 ) -> None:
-    """A reverse proxy may add no header at all, and put its own address into Host."""
+    """A reverse proxy may add no header and put its own address into Host."""
     async with await connect(ports) as stream:
         await stream.send_all(post(b"").replace(b"HTTP/1.1", b"HTTP/" + version))
         assert (await read_head(stream)).split()[1] == status

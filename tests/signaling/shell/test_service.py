@@ -66,9 +66,9 @@ async def test_self_signed_tls_names_the_addresses_and_prints_its_fingerprint(
         response = await client.post(CALLS, content=offer, headers=SDP)
         assert response.status_code == 201
         assert (await client.get(f"https://localhost:{ports.address.port}/")).status_code != 400
-    told = capsys.readouterr().err
-    assert re.search(r"SHA-256 ([0-9A-F]{2}:){31}[0-9A-F]{2}$", told, re.MULTILINE)
-    assert "203.0.113.10" in told
+    printed = capsys.readouterr().err
+    assert re.search(r"SHA-256 ([0-9A-F]{2}:){31}[0-9A-F]{2}$", printed, re.MULTILINE)
+    assert "203.0.113.10" in printed
 
 
 def test_invalid_certificate_files_are_reported_in_one_line(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ StartSignaling = Callable[..., Awaitable[SignalingPorts]]
 
 @asynccontextmanager
 async def connect(ports: SignalingPorts, query: str = "", **options: Any) -> AsyncIterator[WebSocketConnection]:
-    """Open a WebSocket over a stream of our own: the library leaves it open when the server closes first."""
+    """Open a WebSocket over a separate stream, because the library leaves it open when the server closes first."""
     async with await trio.open_tcp_stream(*ports.address) as stream, trio.open_nursery() as nursery:
         connection = await wrap_client_stream(nursery, stream, "localhost", f"/v1/signaling{query}", **options)
         yield connection
@@ -40,11 +40,11 @@ async def refusal(ports: SignalingPorts, **options: Any) -> ConnectionRejected:
     return error
 
 
-async def say(connection: WebSocketConnection, **message: Any) -> None:
+async def send(connection: WebSocketConnection, **message: Any) -> None:
     await connection.send_message(json.dumps(message))
 
 
-async def hear(connection: WebSocketConnection) -> dict[str, Any]:
+async def receive(connection: WebSocketConnection) -> dict[str, Any]:
     with trio.fail_after(5):
         message: dict[str, Any] = json.loads(await connection.get_message())
     return message
@@ -52,13 +52,13 @@ async def hear(connection: WebSocketConnection) -> dict[str, Any]:
 
 async def test_a_call_from_offer_to_end(ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes) -> None:
     async with connect(ports, "?model=mine") as connection:
-        await say(connection, type="offer", sdp=offer.decode(), session={"voice": "x"})
-        answer = await hear(connection)
+        await send(connection, type="offer", sdp=offer.decode(), session={"voice": "x"})
+        answer = await receive(connection)
         call_id = answer["call_id"]
         assert (answer["type"], answer["sdp"].startswith("v=0\r\n")) == ("answer", True)
         assert transceiver.calls[call_id].session == {"voice": "x", "model": "mine"}
-        await say(connection, type="hangup")
-        assert await hear(connection) == {"type": "ended", "call_id": call_id, "reason": "hangup"}
+        await send(connection, type="hangup")
+        assert await receive(connection) == {"type": "ended", "call_id": call_id, "reason": "hangup"}
         with pytest.raises(ConnectionClosed), trio.fail_after(5):
             await connection.get_message()
 
@@ -67,11 +67,11 @@ async def test_a_call_restarts_ice_with_a_whole_offer(
     ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
     async with connect(ports) as connection:
-        await say(connection, type="offer", sdp=offer.decode())
-        first = await hear(connection)
-        await say(connection, type="trickle", candidate={"candidate": ""})
-        await say(connection, type="restart", sdp=offer.decode().replace("ice-ufrag:LWxw", "ice-ufrag:NewU"))
-        second = await hear(connection)
+        await send(connection, type="offer", sdp=offer.decode())
+        first = await receive(connection)
+        await send(connection, type="trickle", candidate={"candidate": ""})
+        await send(connection, type="restart", sdp=offer.decode().replace("ice-ufrag:LWxw", "ice-ufrag:NewU"))
+        second = await receive(connection)
         assert (second["type"], second["call_id"]) == ("answer", first["call_id"])
         assert second["sdp"] != first["sdp"]
         assert transceiver.calls[first["call_id"]].ice.ufrag == "NewU"
@@ -81,18 +81,18 @@ async def test_the_end_of_a_call_on_another_transceiver_is_reported(
     ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
     async with connect(ports) as connection:
-        await say(connection, type="offer", sdp=offer.decode())
-        call_id = (await hear(connection))["call_id"]
+        await send(connection, type="offer", sdp=offer.decode())
+        call_id = (await receive(connection))["call_id"]
         transceiver.finish(call_id)
-        assert (await hear(connection))["type"] == "ended"
+        assert (await receive(connection))["type"] == "ended"
 
 
 async def test_a_call_continues_after_its_websocket_is_closed(
     ports: SignalingPorts, transceiver: FakeTransceiver, offer: bytes
 ) -> None:
     async with connect(ports) as connection:
-        await say(connection, type="offer", sdp=offer.decode())
-        call_id = (await hear(connection))["call_id"]
+        await send(connection, type="offer", sdp=offer.decode())
+        call_id = (await receive(connection))["call_id"]
     assert not transceiver.has_ended(call_id)
 
 
@@ -102,12 +102,12 @@ async def test_a_server_that_stops_notifies_its_clients_and_its_calls_continue(
     drain = Drain(websocket.CLOSE_SECONDS + 0.2)
     ports = await start_signaling(transceiver, drain=drain)
     async with connect(ports) as idle, connect(ports) as connection:
-        await say(connection, type="offer", sdp=offer.decode())
-        call_id = (await hear(connection))["call_id"]
+        await send(connection, type="offer", sdp=offer.decode())
+        call_id = (await receive(connection))["call_id"]
         drain.leave()
-        assert await hear(connection) == await hear(idle) == {"type": "draining"}
-        await say(connection, type="restart", sdp=offer.decode())
-        assert (await hear(connection))["type"] == "answer"
+        assert await receive(connection) == await receive(idle) == {"type": "draining"}
+        await send(connection, type="restart", sdp=offer.decode())
+        assert (await receive(connection))["type"] == "answer"
         for closed in (idle, connection):
             with pytest.raises(ConnectionClosed, match="1001"), trio.fail_after(5):
                 await closed.get_message()
@@ -134,12 +134,12 @@ async def test_errors_leave_the_connection_open(
     async with connect(ports) as connection:
         for text, code in REFUSED:
             await connection.send_message(text)
-            message = await hear(connection)
+            message = await receive(connection)
             assert (message["type"], message["error"]["code"]) == ("error", code)
-        await say(connection, type="offer", sdp=offer.decode())
-        assert (await hear(connection))["type"] == "answer"
-        await say(connection, type="offer", sdp=offer.decode())
-        assert (await hear(connection))["error"]["code"] == "call_exists"
+        await send(connection, type="offer", sdp=offer.decode())
+        assert (await receive(connection))["type"] == "answer"
+        await send(connection, type="offer", sdp=offer.decode())
+        assert (await receive(connection))["error"]["code"] == "call_exists"
     assert len(transceiver.calls) == 1
 
 
@@ -156,8 +156,8 @@ async def test_keys_are_read_from_header_or_subprotocol(
         assert connection.subprotocol is None
     async with connect(ports, subprotocols=["antiphon", "antiphon-key.one-of-16-characters"]) as connection:
         assert connection.subprotocol == "antiphon"
-        await say(connection, type="offer", sdp=offer.decode())
-        assert (await hear(connection))["type"] == "answer"
+        await send(connection, type="offer", sdp=offer.decode())
+        assert (await receive(connection))["type"] == "answer"
     assert [call.tenant for call in transceiver.calls.values()] == ["acme"]
 
 
@@ -173,18 +173,18 @@ async def test_limits_of_a_tenant_apply_to_websocket_and_http_together(
         headers = key | {"Content-Type": "application/sdp"}
         assert (await client.post("/v1/realtime/calls", content=offer, headers=headers)).status_code == 201
         async with connect(ports, extra_headers=[(b"Authorization", key["Authorization"].encode())]) as connection:
-            await say(connection, type="offer", sdp=offer.decode())
-            assert (await hear(connection))["type"] == "answer"
+            await send(connection, type="offer", sdp=offer.decode())
+            assert (await receive(connection))["type"] == "answer"
             assert (await client.post("/v1/realtime/calls", content=offer, headers=headers)).status_code == 429
             async with connect(ports, subprotocols=["antiphon-key.one-of-16-characters", "antiphon"]) as second:
-                await say(second, type="offer", sdp=offer.decode())
-                refused = await hear(second)
+                await send(second, type="offer", sdp=offer.decode())
+                refused = await receive(second)
                 assert refused["error"]["code"] == "too_many_calls_of_tenant"
                 assert refused["retry_after"] >= 1
-                await say(connection, type="hangup")
-                assert (await hear(connection))["type"] == "ended"
-                await say(second, type="offer", sdp=offer.decode())
-                assert (await hear(second))["type"] == "answer"
+                await send(connection, type="hangup")
+                assert (await receive(connection))["type"] == "ended"
+                await send(second, type="offer", sdp=offer.decode())
+                assert (await receive(second))["type"] == "answer"
 
 
 async def test_restarts_over_the_websocket_count_as_offers(
@@ -195,10 +195,10 @@ async def test_restarts_over_the_websocket_count_as_offers(
     file.chmod(0o600)
     ports = await start_signaling(transceiver, api_key_file=str(file), tenant_offers=0.2)
     async with connect(ports, subprotocols=["antiphon-key.one-of-16-characters", "antiphon"]) as connection:
-        await say(connection, type="offer", sdp=offer.decode())
-        assert (await hear(connection))["type"] == "answer"
-        await say(connection, type="restart", sdp=offer.decode())
-        refused = await hear(connection)
+        await send(connection, type="offer", sdp=offer.decode())
+        assert (await receive(connection))["type"] == "answer"
+        await send(connection, type="restart", sdp=offer.decode())
+        refused = await receive(connection)
         assert refused["error"]["code"] == "too_many_offers_of_tenant"
         assert refused["retry_after"] >= 1
 
@@ -206,7 +206,7 @@ async def test_restarts_over_the_websocket_count_as_offers(
 async def test_a_client_that_answers_no_ping_is_disconnected(
     ports: SignalingPorts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Idle without end, it would hold its connection and its call's watch."""
+    """An idle client would hold its connection and its call's watch."""
     monkeypatch.setattr(websocket, "PING_SECONDS", 0.1)
     async with await trio.open_tcp_stream(*ports.address) as stream:
         await stream.send_all(
@@ -222,7 +222,7 @@ async def test_a_connection_that_sends_only_errors_is_closed(ports: SignalingPor
     async with connect(ports) as connection:
         for _ in range(websocket.MAX_ERRORS):
             await connection.send_message("{")
-            assert (await hear(connection))["error"]["code"] == "invalid_message"
+            assert (await receive(connection))["error"]["code"] == "invalid_message"
         with pytest.raises(ConnectionClosed) as closed, trio.fail_after(5):
             await connection.get_message()
     assert closed.value.reason is not None
@@ -250,7 +250,7 @@ async def test_connections_without_a_call_or_with_oversized_messages_are_closed(
 async def test_a_host_that_is_not_a_domain_name_is_not_decoded_as_idna(
     ports: SignalingPorts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A label of punycode (RFC 3492) takes the square of its length, and a domain name has 255 bytes at most."""
+    """Decoding punycode (RFC 3492) takes quadratic time. A domain name has at most 255 bytes."""
     request = (
         b"GET /v1/signaling HTTP/1.1\r\nHost: xn--" + b"a" * 10_000 + b"\r\nConnection: Upgrade\r\n"
         b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -265,7 +265,7 @@ async def test_a_host_that_is_not_a_domain_name_is_not_decoded_as_idna(
 
 @pytest.mark.parametrize("frame", [b"\x8a\x80\0\0\0\0", b"\x00\x80\0\0\0\0"], ids=["pong", "empty continuation frame"])
 async def test_other_tasks_run_between_the_frames_of_a_flood(ports: SignalingPorts, frame: bytes) -> None:
-    """RFC 6455 §5.5.3: frames that need no answer come 2,700 in one read of 16 KiB."""
+    """One read of 16 KiB contains 2,700 frames that need no answer (RFC 6455 §5.5.3)."""
     request = (
         b"GET /v1/signaling HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
