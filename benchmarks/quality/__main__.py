@@ -78,10 +78,10 @@ def main(argv: list[str] | None = None) -> int:
 def travel(name: str, condition: Condition) -> tuple[list[bytes], Receiver]:
     """Return what is sent that way, told of these losses, and who listens."""
     if name == OWN_RED:
-        packets, distances = encode_as_we_do(load_speech(), condition)
-        return packets, partial(antiphon, distances=distances)
+        packets, offsets = encode_as_we_do(load_speech(), condition)
+        return packets, partial(antiphon, offsets=offsets)
     red = CHROMIUMS_RED if name == FEC_AND_RED else ()
-    return encode(load_speech(), condition.loss), aiortc if name == AIORTC else partial(antiphon, distances=red)
+    return encode(load_speech(), condition.loss), aiortc if name == AIORTC else partial(antiphon, offsets=red)
 
 
 def measure(seeds: Iterable[int], case: tuple[Condition, str]) -> Row:

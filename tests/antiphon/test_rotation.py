@@ -8,13 +8,13 @@ import trio
 from antiphon.shell import keygen
 from antiphon_common.keys import KeyRing
 from antiphon_common.link import VERIFIED_SECONDS
-from support.peers.callers import Caller, Callers, calling
+from support.peers.callers import Callers, CountingCaller, calling
 from support.processes.services import apart
 
 MINT, RETIRE = 3, 8
 
 
-async def checks_answered(callers: Callers, caller: Caller) -> int:
+async def checks_answered(callers: Callers, caller: CountingCaller) -> int:
     response = await callers.http.get(f"/v1/realtime/calls/{caller.call_id}/stats")
     return int(response.json()["statistics"]["checks_answered"])
 

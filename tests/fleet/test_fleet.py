@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from playwright.sync_api import Playwright
 
-from support.processes.fleet import CALLERS, PAIR, RELAYS, URL, URL_BY_LONE, WORKERS, Fleet, fleet
+from support.processes.fleet import CALLERS, PAIR, RELAYS, URL, URL_BY_LONE, WORKERS, RunningFleet, fleet
 from support.processes.fleet_callers import ReceivedAudio
 
 SETTLE_SECONDS = 2.0
@@ -93,7 +93,7 @@ COLUMNS = ("up", "down", "listening", "others", "lone up", "lone down", "lost ca
 class GapMonitor:
     """Measures the gaps that each event causes in the calls of a fleet. `expect` runs an event."""
 
-    def __init__(self, running: Fleet, lone: str, tolerance: float) -> None:
+    def __init__(self, running: RunningFleet, lone: str, tolerance: float) -> None:
         self.fleet = running
         self._lone = lone
         self._tolerance = tolerance

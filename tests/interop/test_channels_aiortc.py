@@ -54,7 +54,7 @@ class ChannelCaller:
         await self.wait(lambda: self.peer.connectionState == "connected", "connected")
         await self.wait(lambda: self.channel.readyState == "open", "the channel")
 
-    def say(self, event: dict[str, Any]) -> None:
+    def send(self, event: dict[str, Any]) -> None:
         self.channel.send(json.dumps(event, ensure_ascii=False))
 
     async def wait(self, until: Callable[[], bool], what: str) -> None:
@@ -87,7 +87,7 @@ def test_events_of_every_length_pass_in_both_directions(deployment: Deployment) 
         async with calling(deployment) as caller:
             began = asyncio.get_running_loop().time()
             for event in events:
-                caller.say(event)
+                caller.send(event)
             await caller.wait(lambda: len(caller.received) == len(events), "the answers")
             took = asyncio.get_running_loop().time() - began
             assert caller.received == [{"type": "answer", "to": event} for event in events]
@@ -110,7 +110,7 @@ def test_invalid_events_get_errors_and_other_channels_are_ignored(deployment: De
             caller.channel.send("no JSON")
             caller.channel.send(b"\xff")
             caller.channel.send(b'{"type":"bytes"}')
-            caller.say({"type": "test"})
+            caller.send({"type": "test"})
             await caller.wait(lambda: len(caller.received) == 4, "the answers")
             assert sorted(event["type"] for event in caller.received) == ["answer", "answer", "error", "error"]
             channels = (await caller.statistics())["channels"]
@@ -126,7 +126,7 @@ def test_a_channel_is_closed_and_another_opened(deployment: Deployment) -> None:
             await caller.wait(lambda: caller.channel.readyState == "closed", "the end of the channel")
             caller.channel = caller.open("oai-events")
             await caller.wait(lambda: caller.channel.readyState == "open", "the second channel")
-            caller.say({"type": "test"})
+            caller.send({"type": "test"})
             await caller.wait(lambda: len(caller.received) == 1, "the answer")
             assert caller.peer.connectionState == "connected"
 
@@ -136,7 +136,7 @@ def test_a_channel_is_closed_and_another_opened(deployment: Deployment) -> None:
 def test_the_last_event_arrives_before_the_end_of_the_call(deployment: Deployment) -> None:
     async def talk() -> None:
         async with calling(deployment) as caller:
-            caller.say({"type": "hang_up", "text": "x" * SIZE})
+            caller.send({"type": "hang_up", "text": "x" * SIZE})
             await caller.wait(lambda: caller.peer.connectionState == "closed", "the end")
             assert [event["to"]["type"] for event in caller.received] == ["hang_up"]
             assert caller.channel.readyState == "closed"

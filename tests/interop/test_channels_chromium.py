@@ -18,12 +18,12 @@ SIZE = 65_536
 LISTEN = """
 () => {
   const { dataChannel } = window.antiphon;
-  window.heard = [];
-  dataChannel.addEventListener("message", ({ data }) => window.heard.push(JSON.parse(data)));
+  window.received = [];
+  dataChannel.addEventListener("message", ({ data }) => window.received.push(JSON.parse(data)));
   return dataChannel.readyState === "open" || new Promise((open) => dataChannel.addEventListener("open", open));
 }
 """
-SAY = "(events) => events.forEach((event) => window.antiphon.dataChannel.send(JSON.stringify(event)))"
+SEND = "(events) => events.forEach((event) => window.antiphon.dataChannel.send(JSON.stringify(event)))"
 SEND_AND_TIME = """
 async (length) => {
   const { dataChannel } = window.antiphon;
@@ -88,17 +88,17 @@ def tab(deployment: Deployment, new_tab: Callable[[], TalkPage]) -> Iterator[Tal
     tab.page.close()
 
 
-def heard(tab: TalkPage, count: int) -> list[dict[str, Any]]:
+def received(tab: TalkPage, count: int) -> list[dict[str, Any]]:
     """Wait for `count` events, and return them."""
-    tab.page.wait_for_function("(count) => window.heard.length >= count", arg=count)
-    events: list[dict[str, Any]] = tab.page.evaluate("() => window.heard")
+    tab.page.wait_for_function("(count) => window.received.length >= count", arg=count)
+    events: list[dict[str, Any]] = tab.page.evaluate("() => window.received")
     return events
 
 
 def test_events_pass_in_both_directions_and_the_page_shows_them(tab: TalkPage) -> None:
     events = [{"type": "test", "number": number, "text": "ä€😀"} for number in range(100)]
-    tab.page.evaluate(SAY, events)
-    assert heard(tab, 100) == [{"type": "answer", "to": event} for event in events]
+    tab.page.evaluate(SEND, events)
+    assert received(tab, 100) == [{"type": "answer", "to": event} for event in events]
     tab.page.click("#events summary")
     assert tab.page.locator("#event-log li").count() == 50
     assert '"number":99' in tab.text("#event-log li:last-child")
@@ -113,8 +113,8 @@ def test_messages_of_64_kib_pass_in_both_directions(tab: TalkPage) -> None:
 
 def test_messages_on_other_channels_are_ignored(tab: TalkPage) -> None:
     tab.page.evaluate(OPEN_OTHERS)
-    tab.page.evaluate(SAY, [{"type": "test"}])
-    assert [event["type"] for event in heard(tab, 1)] == ["answer"]
+    tab.page.evaluate(SEND, [{"type": "test"}])
+    assert [event["type"] for event in received(tab, 1)] == ["answer"]
     tab.page.wait_for_function(IGNORED, arg=4)
 
 
@@ -122,7 +122,7 @@ def test_a_malformed_event_gets_an_error(tab: TalkPage) -> None:
     tab.page.evaluate(
         "() => { for (const message of ['[]', new Uint8Array(3)]) window.antiphon.dataChannel.send(message) }"
     )
-    assert [event["error"]["code"] for event in heard(tab, 2)] == ["invalid_event", "invalid_event"]
+    assert [event["error"]["code"] for event in received(tab, 2)] == ["invalid_event", "invalid_event"]
     assert tab.state == "connected"
 
 
@@ -132,13 +132,13 @@ def test_a_channel_is_closed_and_another_opened(tab: TalkPage) -> None:
 
 
 def test_the_last_event_arrives_before_the_end_of_the_call(tab: TalkPage) -> None:
-    tab.page.evaluate(SAY, [{"type": "hang_up", "text": "x" * SIZE}])
+    tab.page.evaluate(SEND, [{"type": "hang_up", "text": "x" * SIZE}])
     tab.wait_state("ended")
-    assert [event["to"]["type"] for event in heard(tab, 1)] == ["hang_up"]
+    assert [event["to"]["type"] for event in received(tab, 1)] == ["hang_up"]
     assert not tab.page.is_visible("#problem")
 
 
 def test_events_continue_after_an_ice_restart(tab: TalkPage) -> None:
     tab.page.evaluate("() => window.antiphon.restartIce()")
-    tab.page.evaluate(SAY, [{"type": "test", "text": "x" * SIZE}])
-    assert len(heard(tab, 1)[0]["to"]["text"]) == SIZE
+    tab.page.evaluate(SEND, [{"type": "test", "text": "x" * SIZE}])
+    assert len(received(tab, 1)[0]["to"]["text"]) == SIZE

@@ -66,7 +66,7 @@ def self_signed(key: PrivateKey) -> bytes:
 
 
 def make_rsa_identity() -> tuple[rsa.RSAPrivateKey, bytes]:
-    """Return a key and a self-signed certificate as browsers and GStreamer make them."""
+    """Return a key and a self-signed certificate like those of browsers and GStreamer."""
     key = rsa.generate_private_key(65537, 2048)
     return key, self_signed(key)
 
@@ -120,8 +120,8 @@ class OpensslConversation:
                             selector.unregister(self.process.stdout)
                 self.endpoint.handle_timeout(time.monotonic())
 
-    def say(self, text: bytes) -> None:
-        """Type a line into OpenSSL."""
+    def write(self, text: bytes) -> None:
+        """Write a line to OpenSSL's standard input."""
         assert self.process.stdin is not None
         self.process.stdin.write(text)
         self.process.stdin.flush()
@@ -177,8 +177,8 @@ def openssl(command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextlib.contextmanager
 def against_client(*options: str, commands: bool = False, peer: bytes = THEIRS.der) -> Iterator[OpensslConversation]:
-    """We are the server; `s_client` connects to us. With `commands` it takes single letters for orders. `peer` is its
-    certificate, if that is another one."""
+    """We are the server, and `s_client` connects to us. With `commands` it interprets single letters as commands.
+    `peer` is the expected certificate, if it differs."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{sock.getsockname()[1]}"
@@ -189,7 +189,7 @@ def against_client(*options: str, commands: bool = False, peer: bytes = THEIRS.d
 
 @contextlib.contextmanager
 def against_server(*options: str, peer: bytes = THEIRS.der) -> Iterator[OpensslConversation]:
-    """We are the client; `s_server` has a port that was free a moment ago."""
+    """We are the client. `s_server` has a port that was free a moment ago."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
@@ -217,7 +217,7 @@ def check_conversation(conversation: OpensslConversation, suite: CipherSuite, pr
     assert exported(conversation.output) == endpoint.export_keying_material(LABEL.encode(), LENGTH)
     endpoint.send_application_data(b"said by us\n")
     conversation.run(lambda: b"said by us" in conversation.output, "data in OpenSSL")
-    conversation.say(b"said by OpenSSL\n")
+    conversation.write(b"said by OpenSSL\n")
     conversation.run(lambda: ApplicationDataReceived(b"said by OpenSSL\n") in conversation.events, "data from OpenSSL")
     endpoint.close(time.monotonic())
     conversation.run(lambda: conversation.output.endswith((b"closed\n", b"DONE\n")), "end of OpenSSL")
@@ -330,6 +330,6 @@ def test_renegotiation_is_refused(command: str, identity: list[str]) -> None:
     options = ["-use_srtp", "SRTP_AEAD_AES_128_GCM", *identity]
     with against_client(*options, commands=True) if command == "s_client" else against_server(*options) as conversation:
         conversation.run(lambda: exported(conversation.output) is not None, "keying material")
-        conversation.say(b"R\n" if command == "s_client" else b"r\n")
+        conversation.write(b"R\n" if command == "s_client" else b"r\n")
         conversation.run(lambda: b"no renegotiation" in conversation.output, "refusal")
         assert not any(isinstance(event, HandshakeCompleted) for event in conversation.events[1:])

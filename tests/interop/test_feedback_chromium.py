@@ -30,10 +30,10 @@ def test_chromium_accepts_our_feedback_and_sends_its_own(playwright: Playwright,
             statistics = json.load(answer)["statistics"]
         tab.hang_up()
     print(f"\nChromium may send {pair['availableOutgoingBitrate']:.0f} bit/s, and aims at", end=" ")
-    print(f"{outbound['targetBitrate']:.0f}; it told us {statistics['sent_feedback']}", end="")
+    print(f"{outbound['targetBitrate']:.0f}; its feedback {statistics['sent_feedback']}", end="")
     assert pair["availableOutgoingBitrate"] > OPUS_BITRATE
     assert outbound["targetBitrate"] >= 0.9 * OPUS_BITRATE
-    told = statistics["sent_feedback"]
-    assert told["received"] > 0.8 * statistics["sent_packets"]
-    assert told["lost"] == 0
+    reported = statistics["sent_feedback"]
+    assert reported["received"] > 0.8 * statistics["sent_packets"]
+    assert reported["lost"] == 0
     assert statistics["received_level_dbov"] is not None

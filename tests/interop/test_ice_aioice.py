@@ -107,7 +107,7 @@ def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return address
 
 
-@pytest.mark.parametrize("controlling", [True, False], ids=["controlling", "told to yield"])
+@pytest.mark.parametrize("controlling", [True, False], ids=["controlling", "controlled after a role conflict"])
 def test_a_full_agent_connects_to_our_lite_agent(host: str, controlling: bool) -> None:
     agent = ice.ControlledAgent(OURS, THEIRS, os.urandom)
     consented: Future[None] = Future()

@@ -1,7 +1,5 @@
-"""The speech of a stream with losses, beside that of aiortc's receiver on the same packets.
-
-`nox -s quality` measures it in detail.
-"""
+"""Speech of a stream with losses, compared with aiortc's receiver on the same packets. `nox -s quality` measures it in
+detail."""
 
 from functools import cache, partial
 from statistics import mean
@@ -29,16 +27,16 @@ def likeness(listener: Receiver, condition: Condition) -> float:
 
 
 @pytest.mark.parametrize(
-    ("distances", "bursts", "few"),
+    ("offsets", "bursts", "few"),
     [((), False, 0.03), ((1,), False, 0.03), ((1,), True, 0.05)],
     ids=["random-fec", "random-red", "bursts-red"],
 )
 def test_fifteen_percent_loss_degrades_speech_less_than_small_losses_do_in_aiortc(
-    distances: tuple[int, ...], bursts: bool, few: float
+    offsets: tuple[int, ...], bursts: bool, few: float
 ) -> None:
     """The correlation of 15 % in bursts is close to that of aiortc's 3 %. STOI, in `nox -s quality`, shows more."""
     print("seeds", SEEDS)
-    ours = likeness(partial(antiphon, distances=distances), Condition(0.15, bursts))
+    ours = likeness(partial(antiphon, offsets=offsets), Condition(0.15, bursts))
     theirs = likeness(aiortc, Condition(few, bursts))
     print(f"correlation {ours:.3f}; aiortc, with {few:.0%} of losses, {theirs:.3f}")
     assert ours > theirs

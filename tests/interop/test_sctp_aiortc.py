@@ -69,7 +69,7 @@ class AiortcConversation:
         self._tasks: set[asyncio.Task[None]] = set()
         self.sctp = RTCSctpTransport(cast(Any, self._dtls))
         self.theirs: list[RTCDataChannel] = []
-        self.heard: list[str | bytes] = []
+        self.received: list[str | bytes] = []
         self.sctp.on("datachannel", self._on_channel)
 
     async def start(self) -> None:
@@ -86,7 +86,7 @@ class AiortcConversation:
     async def wait(self, until: Callable[[], bool], what: str) -> None:
         deadline = self._loop.time() + PATIENCE
         while not until():
-            assert self._loop.time() < deadline, f"{what}; so far {self.events}, {len(self.heard)} heard"
+            assert self._loop.time() < deadline, f"{what}; so far {self.events}, {len(self.received)} received"
             await asyncio.sleep(0.005)
 
     def settle(self) -> None:
@@ -136,7 +136,7 @@ class AiortcConversation:
         channel.on("message", self._on_message)
 
     def _on_message(self, message: str | bytes) -> None:
-        self.heard.append(message)
+        self.received.append(message)
 
 
 @pytest.mark.parametrize("we_are_client", [True, False])
@@ -156,9 +156,9 @@ def test_messages_of_64_kib_pass_in_both_directions(we_are_client: bool, impairm
         await conversation.wait(lambda: channel.readyState == "open", "the channel of aiortc")
         channel.send(TEXT)
         channel.send(data)
-        await conversation.wait(lambda: len(conversation.heard) == 2, "what we sent")
+        await conversation.wait(lambda: len(conversation.received) == 2, "what we sent")
         await conversation.wait(lambda: len(list(conversation.messages())) == 2, "what aiortc sent")
-        assert conversation.heard == list(conversation.messages()) == [TEXT, data]
+        assert conversation.received == list(conversation.messages()) == [TEXT, data]
         assert {(event.label, event.by_peer) for event in conversation.opened()} == {("ours", False), ("theirs", True)}
         assert [channel.label for channel in conversation.theirs] == ["theirs", "ours"]
         assert conversation.longest <= DEFAULT_MTU - DTLS_OVERHEAD
@@ -189,7 +189,7 @@ def test_64_kib_within_two_seconds(seed: int, impairment: Impairment) -> None:
         conversation.endpoint.send(ours, data)
         conversation.settle()
         theirs.send(data)
-        await conversation.wait(lambda: conversation.heard == [data], "what we sent")
+        await conversation.wait(lambda: conversation.received == [data], "what we sent")
         there = clock() - began
         await conversation.wait(lambda: list(conversation.messages()) == [data], "what aiortc sent")
         back = clock() - began
@@ -223,9 +223,9 @@ def test_channels_of_every_kind_carry_messages() -> None:
             conversation.endpoint.send(ours, message)
             theirs["unordered"].send(message)
         conversation.settle()
-        await conversation.wait(lambda: len(conversation.heard) == 4, "what we sent")
+        await conversation.wait(lambda: len(conversation.received) == 4, "what we sent")
         await conversation.wait(lambda: len(list(conversation.messages())) == 4, "what aiortc sent")
-        assert conversation.heard == list(conversation.messages()) == ["", b"", "ä€😀", b"\0"]
+        assert conversation.received == list(conversation.messages()) == ["", b"", "ä€😀", b"\0"]
         await conversation.stop()
 
     run_in_thread(talk())
@@ -239,7 +239,7 @@ def test_a_channel_closes_on_both_sides_and_its_id_is_reused(we_close: bool) -> 
         first = conversation.endpoint.open_channel("first")
         conversation.endpoint.send(first, "before the end")
         conversation.settle()
-        await conversation.wait(lambda: len(conversation.heard) == 1, "the message")
+        await conversation.wait(lambda: len(conversation.received) == 1, "the message")
         if we_close:
             conversation.endpoint.close_channel(first)
             conversation.settle()
@@ -251,7 +251,7 @@ def test_a_channel_closes_on_both_sides_and_its_id_is_reused(we_close: bool) -> 
         conversation.endpoint.send(again, "anew")
         conversation.settle()
         assert again == first
-        await conversation.wait(lambda: conversation.heard[1:] == ["anew"], "a message on the same stream")
+        await conversation.wait(lambda: conversation.received[1:] == ["anew"], "a message on the same stream")
         await conversation.stop()
 
     run_in_thread(talk())

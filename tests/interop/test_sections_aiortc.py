@@ -22,9 +22,9 @@ Order = tuple[Literal["sendonly", "recvonly"], ...]
 @pytest.mark.parametrize("order", [("sendonly", "recvonly"), ("recvonly", "sendonly")])
 def test_two_sections_of_one_direction_each_carry_one_call(order: Order) -> None:
     with all_in_one("--audio", "opus") as deployment:
-        heard = run_in_thread(_converse(deployment.url, order))
-    assert heard["received"] >= ENOUGH
-    assert heard["played"] >= ENOUGH
+        counts = run_in_thread(_converse(deployment.url, order))
+    assert counts["received"] >= ENOUGH
+    assert counts["played"] >= ENOUGH
 
 
 async def _converse(url: str, order: Order) -> dict[str, Any]:
@@ -44,14 +44,14 @@ async def _converse(url: str, order: Order) -> dict[str, Any]:
         await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
         await asyncio.wait_for(connected.wait(), CONNECT_SECONDS)
         await sink.start()
-        heard = {"received": 0, "played": 0}
+        counts = {"received": 0, "played": 0}
         for _ in range(int(CONNECT_SECONDS * 10)):
             await asyncio.sleep(0.1)
             stats = (await http.get(f"{answer.headers['Location']}/stats")).json()["statistics"]
             inbound = [entry for entry in (await peer.getStats()).values() if entry.type == "inbound-rtp"]
-            heard = {"received": stats["received_packets"], "played": sum(entry.packetsReceived for entry in inbound)}
-            if min(heard.values()) >= ENOUGH:
+            counts = {"received": stats["received_packets"], "played": sum(entry.packetsReceived for entry in inbound)}
+            if min(counts.values()) >= ENOUGH:
                 break
     await sink.stop()
     await peer.close()
-    return heard
+    return counts

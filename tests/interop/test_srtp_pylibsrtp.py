@@ -1,4 +1,4 @@
-"""SRTP beside libsrtp on the same streams: equal packets sent, and equal results for packets of a bad network."""
+"""SRTP and libsrtp on the same streams: equal packets sent, and equal results for packets of an impaired network."""
 
 import random
 import struct

@@ -1,4 +1,4 @@
-"""The STUN codec beside aioice's, both ways, on random messages with the attributes that aioice supports."""
+"""The STUN codec against aioice's in both directions, on random messages with the attributes of aioice."""
 
 import ipaddress
 import random

@@ -1,4 +1,4 @@
-"""How long to play."""
+"""The option for the duration of the long call."""
 
 import pytest
 

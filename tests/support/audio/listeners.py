@@ -35,10 +35,11 @@ class ReceiverOutput(NamedTuple):
 Receiver = Callable[[Sequence[bytes], Sequence[Arrival]], ReceiverOutput]
 
 
-def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, distances: Sequence[int] = ()) -> ReceiverOutput:
-    """Listen as a transceiver does for a backend that takes PCM. Each packet repeats, as RED, those so many before."""
+def antiphon(packets: Sequence[bytes], arrivals: Sequence[Arrival], *, offsets: Sequence[int] = ()) -> ReceiverOutput:
+    """Receive as a transceiver does for a backend with PCM. `offsets` are the redundancy offsets of each packet (RFC
+    2198)."""
     uplink, red = UplinkAudio(f"pcm16/{RATE}"), RedEncoder(OPUS_PAYLOAD_TYPE)
-    payloads = [red.encode(packet, index * TICKS, distances) for index, packet in enumerate(packets)]
+    payloads = [red.encode(packet, index * TICKS, offsets) for index, packet in enumerate(packets)]
     released: list[tuple[float, UplinkFrame]] = []
 
     def poll(now: float) -> None:
@@ -90,7 +91,7 @@ class CountedBuffer(AiortcBuffer):
 
 
 def aiortc(packets: Sequence[bytes], arrivals: Sequence[Arrival]) -> ReceiverOutput:
-    """Listen as RTCRtpReceiver does. It knows neither RED nor in-band FEC nor concealment."""
+    """Receive as RTCRtpReceiver does, without RED, in-band FEC and concealment."""
     buffer, decoder = CountedBuffer(capacity=16, prefetch=4), AiortcDecoder()
     sound = np.zeros(len(packets) * TICKS, np.float32)
     delays = []

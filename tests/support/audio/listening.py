@@ -22,7 +22,7 @@ LOUD, QUIET = 0.1, 0.01
 Curve = npt.NDArray[np.float64]
 
 
-class Hearing(NamedTuple):
+class RecordingAnalysis(NamedTuple):
     """The analysis of a recording. `delays` has the delay of each window that was found, and `times` its time.
 
     `gaps` are the times and lengths of intervals in which speech was sent and none received. All are in seconds.
@@ -64,12 +64,12 @@ class Hearing(NamedTuple):
         )
 
 
-def listen(received: Samples, sent: Samples) -> Hearing:
+def listen(received: Samples, sent: Samples) -> RecordingAnalysis:
     """Compare the audio received with that sent meanwhile, sample for sample on one clock, at `RATE`."""
     received, sent = (resample(samples, RATE, ANALYSIS_RATE) for samples in (received, sent))
     times, delays, windows = _track(received, sent)
-    hearing = Hearing(np.array(times), np.array(delays), windows, [])
-    return hearing._replace(gaps=_gaps(received, sent, hearing)) if delays else hearing
+    analysis = RecordingAnalysis(np.array(times), np.array(delays), windows, [])
+    return analysis._replace(gaps=_gaps(received, sent, analysis)) if delays else analysis
 
 
 def _track(received: Samples, sent: Samples) -> tuple[list[float], list[float], int]:
@@ -95,14 +95,14 @@ def _track(received: Samples, sent: Samples) -> tuple[list[float], list[float], 
     return times, delays, windows
 
 
-def _gaps(received: Samples, sent: Samples, hearing: Hearing) -> list[tuple[float, float]]:
+def _gaps(received: Samples, sent: Samples, analysis: RecordingAnalysis) -> list[tuple[float, float]]:
     """Join frames in which speech was due and missing. Frames in which none was sent do not end a gap."""
     expected, present = _power(sent), _power(received)
     loud, quiet = LOUD * float(np.mean(expected)), QUIET * float(np.mean(expected))
     gaps: list[tuple[float, float]] = []
     first = last = -1
     for frame in range(round(LONGEST_DELAY / FRAME_SECONDS), len(present)):
-        delay = float(np.interp(frame * FRAME_SECONDS, hearing.times, hearing.delays))
+        delay = float(np.interp(frame * FRAME_SECONDS, analysis.times, analysis.delays))
         source = frame - round(delay / FRAME_SECONDS)
         around = expected[max(0, source - 1) : source + 2]
         if present[frame] > quiet:

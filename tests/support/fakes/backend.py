@@ -1,4 +1,4 @@
-"""A backend of the test's own, over a real WebSocket."""
+"""A fake backend over a real WebSocket."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ class FakeBackend(FrameEnd):
         self.connections = 0
 
     async def close(self) -> None:
-        """Close the connection as a backend does that stops."""
+        """Close the connection like a backend that stops."""
         assert self.websocket is not None
         await self.websocket.aclose(1001, "the backend stops")
 
@@ -37,7 +37,7 @@ class FakeBackend(FrameEnd):
 async def fake_backend(
     hello: frames.Frame, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[FakeBackend]:
-    """Serve a backend on loopback for the length of a block."""
+    """Serve a backend on loopback within the block."""
     backend = FakeBackend(hello)
     async with trio.open_nursery() as nursery:
         server = await nursery.start(serve_websocket, backend.serve, host, port, tls)

@@ -1,4 +1,4 @@
-"""Backends of the SDK inside the test's own process."""
+"""Backends of the SDK within the test's process."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,8 +14,7 @@ from antiphon_common.shell.supervise import Runtime
 
 @asynccontextmanager
 async def serving(handler: Handler, *, runtime: Runtime = "trio", **options: Any) -> AsyncIterator[str]:
-    """Serve `handler` on loopback for the length of a block, under Trio beside the test, or under asyncio in a thread;
-    its value is the URL."""
+    """Serve `handler` on loopback within the block, under Trio or under asyncio in a thread. Yield the URL."""
     if runtime == "asyncio":
         with serving_in_thread(handler, **options) as url:
             yield url
@@ -27,7 +26,7 @@ async def serving(handler: Handler, *, runtime: Runtime = "trio", **options: Any
 
 @contextmanager
 def serving_in_thread(handler: Handler, **options: Any) -> Iterator[str]:
-    """Serve `handler` on loopback for the length of a block, under asyncio in a thread; its value is the URL."""
+    """Serve `handler` on loopback within the block, under asyncio in a thread. Yield the URL."""
     with start_blocking_portal("asyncio") as portal:
         served, url = portal.start_task(partial(serve_backend, handler, "127.0.0.1", 0, **options))
         yield url

@@ -1,4 +1,4 @@
-"""Which secrets are compared in constant time."""
+"""Records the comparisons in constant time."""
 
 import hmac
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def record_comparisons(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes]]:
-    """Return a list that grows with each pair that is given to `hmac.compare_digest` from now on."""
+    """Return a list to which each later pair of arguments of `hmac.compare_digest` is appended."""
     compared: list[tuple[bytes, bytes]] = []
     compare = hmac.compare_digest
 

@@ -1,4 +1,4 @@
-"""One end of a connection with frames, in the hands of a test: it sends and receives what the test asks for."""
+"""One end of a connection with frames, controlled by a test."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from antiphon_common import frames
 
 
 class FrameEnd:
-    """Pings are answered unless `stalled`; then nothing is even read."""
+    """The test's end of a connection. It answers pings. While `stalled` it reads nothing."""
 
     def __init__(self) -> None:
         self.stalled = False
@@ -29,7 +29,7 @@ class FrameEnd:
         await self.websocket.send_message(message)
 
     async def receive(self, kind: type, count: int = 1) -> list[Any]:
-        """Return the next frames of one kind; what came before them is forgotten."""
+        """Return the next frames of one kind, and discard earlier frames."""
         found: list[Any] = []
         with trio.fail_after(5):
             while len(found) < count:
@@ -65,7 +65,7 @@ class FrameEnd:
 
 @asynccontextmanager
 async def transceiver_end(url: str) -> AsyncIterator[FrameEnd]:
-    """Connect to a backend as a transceiver does, for the length of a block, and send a hello."""
+    """Connect to a backend as a transceiver does and send a hello. Close the connection after the block."""
     end = FrameEnd()
     async with open_websocket_url(url, disconnect_timeout=0.5) as websocket, trio.open_nursery() as nursery:
         end.websocket = websocket

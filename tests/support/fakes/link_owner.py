@@ -1,4 +1,4 @@
-"""A fake transceiver on the link, on real sockets: it owns paths, and echoes every datagram."""
+"""A fake transceiver with a real link socket. It owns paths and echoes every datagram."""
 
 import socket
 from typing import Any
@@ -34,27 +34,28 @@ from antiphon_relay.flows import BINDING_REQUEST
 
 
 class LinkOwner:
-    """Confirms every path that it receives from, and again with each check, while it `run`s.
+    """A transceiver that confirms paths and echoes datagrams. Call `run` to serve the link.
 
-    With `announces`, it announces all paths to each relay that has just started.
+    It confirms each path at its first datagram and at each check. With `announces`, it announces all paths to each
+    relay that has just started.
     """
 
     def __init__(self, keys: KeyRing, link: BatchSocket, *, announces: bool = True) -> None:
         self.link = link
         self.paths: dict[Path, Address] = {}
-        """Each path with the link address of the relay that it was last received from."""
+        """The link address of the relay from which each path was last received."""
         self.boots: dict[Address, int] = {}
         """The boot id in the HELLO of each relay."""
         self.key_ids: dict[Address, int] = {}
         """The key id of the last packet of each relay."""
         self.away: dict[Address, tuple[int, ...]] = {}
-        """The ingresses in the HELLO of each relay whose address another host has."""
+        """The ingresses without their address, from the HELLO of each relay."""
         self._announces = announces
         self._keys = keys
         self._link_keys = LinkKeys(keys.link)
 
     def token(self, nonce: int = 0) -> bytes:
-        """Mint a token of cluster 0, which is 127.0.0.0/24."""
+        """Mint a token of cluster 0, whose network is 127.0.0.0/24."""
         return RouteTokens(self._keys.route).mint(RouteToken(0, 1, self.link.address[1], nonce), 0).encode()
 
     async def run(self) -> None:
@@ -74,7 +75,7 @@ class LinkOwner:
             self.link.flush()
 
     async def serve_control(self, *, task_status: trio.TaskStatus[str]) -> None:
-        """Serve `GET /link`; the started value is the URL."""
+        """Serve `GET /link`. The started value is the URL."""
 
         async def link(request: Request) -> Response:
             if not is_authorized(self._keys.control, request.headers.get("authorization", ""), 0):
@@ -100,7 +101,7 @@ class LinkOwner:
 
 
 def connected(host: str, port: int) -> socket.socket:
-    """Return a client's socket that receives only from the address it sends to."""
+    """Return a client's socket that is connected to an address."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((host, port))
     sock.setblocking(False)
@@ -116,7 +117,7 @@ async def exchange(client: socket.socket, data: bytes) -> bytes:
 
 
 async def settle(condition: Any, seconds: float = 10.0) -> None:
-    """Wait until a condition holds."""
+    """Wait until `condition` holds. Raises TooSlowError after `seconds`."""
     with trio.fail_after(seconds):
         while not condition():
             await trio.sleep(0.005)

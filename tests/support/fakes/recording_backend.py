@@ -1,4 +1,4 @@
-"""A backend's half of a call that keeps what it is given."""
+"""A backend's half of a call that records what the call sends."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from antiphon_transceiver.audio import UplinkFrame
 
 
 class RecordingBackend:
-    """Stands in for a `BackendCall` of the format `opus`, and records what the call sends."""
+    """A substitute for a `BackendCall` with the format `opus`. Tests read what it has recorded."""
 
     format = "opus"
 

@@ -1,4 +1,4 @@
-"""A control API without a transceiver behind it: the fake that signaling is tested against, at the service boundary."""
+"""A fake transceiver for tests of signaling: a control API without media."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ ACCEPTED = CallAccepted(
 
 
 class FakeTransceiver:
-    """Takes calls up to `capacity` and remembers what it was asked. `failure` refuses every call with 422."""
+    """Accepts calls up to `capacity` and records requests. With `failure` it refuses every call with 422."""
 
     def __init__(self, keys: KeyRing, *, capacity: int = 100, failure: Failure | None = None) -> None:
         self.url = ""
@@ -57,14 +57,14 @@ class FakeTransceiver:
         self._ended: dict[str, trio.Event] = {}
 
     def finish(self, call_id: str) -> None:
-        """End a call as if its caller had gone."""
+        """End a call as if its caller had left."""
         self._ended[call_id].set()
 
     def has_ended(self, call_id: str) -> bool:
         return self._ended[call_id].is_set()
 
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve on a free port of loopback until cancelled; the started value is the URL."""
+        """Serve on a free port of loopback until cancelled. The started value is the URL."""
         app = Starlette(
             routes=[
                 Route("/calls", self._start, methods=["POST"]),

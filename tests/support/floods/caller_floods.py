@@ -43,7 +43,7 @@ RANGES = 250
 CHUNKS = 58
 """DATA chunks of two bytes in one packet."""
 ROUND = 40
-"""Packets of one kind before the flood goes on to the next kind."""
+"""Packets of one kind before the flood continues with the next kind."""
 
 TINY = b'{"type":"a"}'
 NESTED_EVENT = 60_000

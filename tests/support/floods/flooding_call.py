@@ -139,7 +139,7 @@ class MuteChannels:
 
 
 class HalfOpenCall(FloodingCall):
-    """A caller that sends its ClientHello and takes no part in the handshake after that. Its ICE agent goes on."""
+    """A caller that sends its ClientHello and nothing more of the handshake. Its ICE agent continues."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, setup="active", **options)

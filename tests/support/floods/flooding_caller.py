@@ -19,7 +19,7 @@ from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
 from support.floods.caller_floods import FLOODS, dtls_fragments, dtls_refused
 from support.floods.flooding_call import FloodingCall, HalfOpenCall
-from support.peers.callers import ANSWER_SECONDS, Caller
+from support.peers.callers import ANSWER_SECONDS, CountingCaller
 
 HALF_OPEN = "dtls-handshake"
 """The flood of calls whose DTLS handshake never completes."""
@@ -64,19 +64,21 @@ class FloodingCaller:
         self._certificate = Certificate.generate()
         self._speech = RecordedSpeech.shipped()
         self._model = model
-        self._half_open: list[Caller] = []
+        self._half_open: list[CountingCaller] = []
 
-    def caller(self, make: type[FloodingCall]) -> Caller:
-        return Caller(self._driver, self._certificate, self._speech, data_channels=True, make=make, model=self._model)
+    def caller(self, make: type[FloodingCall]) -> CountingCaller:
+        return CountingCaller(
+            self._driver, self._certificate, self._speech, data_channels=True, make=make, model=self._model
+        )
 
-    async def connect(self) -> Caller:
+    async def connect(self) -> CountingCaller:
         """Make a call that sends audio and has an open data channel."""
         caller = self.caller(FloodingCall)
         assert await caller.connect(self._http), caller.closed or "not connected"
         await trio.sleep(LEAD_SECONDS)
         return caller
 
-    async def flood(self, caller: Caller, name: str, rate: float, seconds: float) -> None:
+    async def flood(self, caller: CountingCaller, name: str, rate: float, seconds: float) -> None:
         """Send the datagrams of a flood as the connected `caller`."""
         call = caller.core
         assert isinstance(call, FloodingCall)
@@ -85,7 +87,7 @@ class FloodingCaller:
             await self._send(caller, FLOODS[name](call), rate)
             await trio.sleep_forever()  # the call is over
 
-    async def add_call_statistics(self, caller: Caller) -> None:
+    async def add_call_statistics(self, caller: CountingCaller) -> None:
         """Add the transceiver's statistics of the call to the report."""
         answer = (await self._http.get(f"/v1/realtime/calls/{caller.call_id}/stats")).json()
         report, statistics = self.report, answer.get("statistics") or {}
@@ -117,7 +119,7 @@ class FloodingCaller:
             self._driver.remove(caller.driven)
             await self._http.delete(f"/v1/realtime/calls/{caller.call_id}")
 
-    async def _send(self, caller: Caller, datagrams: Iterator[bytes], rate: float, most: int = 1 << 30) -> None:
+    async def _send(self, caller: CountingCaller, datagrams: Iterator[bytes], rate: float, most: int = 1 << 30) -> None:
         """Send at most `most` datagrams, until the call ends. Late datagrams are sent at once, to keep the rate."""
         due = trio.current_time()
         call: Any = caller.core

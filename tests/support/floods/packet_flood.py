@@ -121,7 +121,7 @@ class BackscatterCounter:
 
     @property
     def got(self) -> dict[Address, int]:
-        """Bytes received by address, without the addresses of real calls."""
+        """The bytes received by each address, without the addresses of real calls."""
         return {address: size for address, size in self._got.copy().items() if address not in self.callers}
 
     def amplification(self, spoofed_bytes: Mapping[Address, int]) -> float:

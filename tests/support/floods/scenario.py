@@ -12,7 +12,7 @@ import trio
 
 from support.floods.setup import LIVE_CALLS, FloodSetup, ServiceMonitor, cpu_seconds
 from support.floods.spoofed_flood import MIN_NEW_CALLS, CallFactory
-from support.peers.callers import Caller, CallFigures
+from support.peers.callers import CallFigures, CountingCaller
 from support.processes.services import read_metrics
 
 QUIET_SECONDS = 4.0
@@ -76,7 +76,7 @@ class Impact(NamedTuple):
     counted: dict[str, float]
     left: dict[str, float]
     """Growth of the table gauges over the flood, after the tables had time to drop its entries."""
-    new_calls: list[Caller]
+    new_calls: list[CountingCaller]
 
     @property
     def delay_growth(self) -> float:
@@ -119,7 +119,7 @@ async def run_scenario(
     monitor, counters, usage = ServiceMonitor(setup), _counters(setup), _usage(setup)
     began = trio.current_time()
     sender: list[FloodSender] = []
-    new_calls: list[Caller] = []
+    new_calls: list[CountingCaller] = []
     done = trio.Event()
 
     async def send() -> None:

@@ -16,7 +16,7 @@ from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
 from support.floods.packet_flood import Address, Flood, FloodResult
 from support.floods.setup import FloodSetup, ServiceMonitor
-from support.peers.callers import ANSWER_SECONDS, Caller
+from support.peers.callers import ANSWER_SECONDS, CountingCaller
 
 NEW_CALL_SECONDS = 5.0
 """Seconds within which a new call connects while a flood runs."""
@@ -42,20 +42,20 @@ class CallFactory:
         self._driver = driver
         self._certificate = Certificate.generate()
         self._speech = speech()
-        self._callers: list[Caller] = []
+        self._callers: list[CountingCaller] = []
 
-    def caller(self, local: Address = ("127.0.0.1", 0)) -> Caller:
-        self._callers.append(Caller(self._driver, self._certificate, self._speech, local))
+    def caller(self, local: Address = ("127.0.0.1", 0)) -> CountingCaller:
+        self._callers.append(CountingCaller(self._driver, self._certificate, self._speech, local))
         return self._callers[-1]
 
-    async def call(self, local: Address = ("127.0.0.1", 0)) -> Caller:
+    async def call(self, local: Address = ("127.0.0.1", 0)) -> CountingCaller:
         """Make a call and send audio for a moment. `received` of the caller shows whether it worked."""
         caller = self.caller(local)
         if await caller.connect(self._http, NEW_CALL_SECONDS):
             await trio.sleep(TALK_SECONDS)
         return caller
 
-    async def offer_to(self, transceiver: int) -> tuple[Caller, str]:
+    async def offer_to(self, transceiver: int) -> tuple[CountingCaller, str]:
         """Return a caller and its answer from the transceiver with this link port. Nothing is sent to the relay yet.
 
         Raises AssertionError when no offer reaches that transceiver.
@@ -68,7 +68,7 @@ class CallFactory:
             caller.hang_up()
         raise AssertionError(f"no offer reached transceiver {transceiver}")
 
-    async def connect_to(self, transceiver: int) -> Caller:
+    async def connect_to(self, transceiver: int) -> CountingCaller:
         caller, answer = await self.offer_to(transceiver)
         caller.accept(answer)
         with trio.fail_after(ANSWER_SECONDS):
@@ -115,7 +115,7 @@ class FloodOutcome(NamedTuple):
     """Bytes that arrived at spoofed source addresses."""
     amplification: float
     """Largest amplification factor of any spoofed source address so far."""
-    new_calls: list[Caller]
+    new_calls: list[CountingCaller]
 
     def row(self) -> str:
         """Return the row under `HEADING`, and below it the dropped packets by reason."""
@@ -141,7 +141,7 @@ async def run_spoofed_flood(
     setup: FloodSetup, factory: CallFactory, name: str, flood: Flood, count: int, *, real: Address | None = None
 ) -> FloodOutcome:
     """Flood at half the rate that the relay sustains. Make new calls meanwhile, one of them from the address `real`."""
-    new_calls: list[Caller] = []
+    new_calls: list[CountingCaller] = []
     outcome: list[FloodResult] = []
     monitor = ServiceMonitor(setup)
     if real is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from playwright.sync_api import Playwright
 
 from support.audio.correlation import known_speech, write_wav
-from support.audio.listening import LONGEST_DELAY, WINDOW_SECONDS, Curve, Hearing, listen
+from support.audio.listening import LONGEST_DELAY, WINDOW_SECONDS, Curve, RecordingAnalysis, listen
 from support.net.impairment import PERFECT, Impairment
 from support.net.namespaces import HostPlan, Network, network
 from support.peers.browser import Buffered, TalkPage, chromium
@@ -33,14 +33,14 @@ class CallRecording(NamedTuple):
     """A recording of one call: its analysis, Chromium's jitter buffer delay in each window, in seconds, and the
     server's statistics of the call."""
 
-    hearing: Hearing
+    analysis: RecordingAnalysis
     buffer: Curve
     server: dict[str, Any]
 
     @property
     def ours(self) -> Curve:
         """The delay of each window in seconds, without that of Chromium's jitter buffer."""
-        return self.hearing.delays - self.buffer
+        return self.analysis.delays - self.buffer
 
     @property
     def discarded(self) -> int:
@@ -56,7 +56,7 @@ class CallRecording(NamedTuple):
     def __str__(self) -> str:
         uplink = {name: count for name, count in self.server["uplink"].items() if count}
         return (
-            f"{self.hearing}; without Chromium's jitter buffer {1000 * np.median(self.ours):.0f} ms, "
+            f"{self.analysis}; without Chromium's jitter buffer {1000 * np.median(self.ours):.0f} ms, "
             f"p95 {1000 * np.percentile(self.ours, 95):.0f} ms; {uplink}"
         )
 
@@ -105,8 +105,8 @@ class Internet:
         prepare(tab)
         for piece in range(count):
             stereo = tab.recording(seconds if piece == 0 else seconds + OVERLAP)
-            hearing = listen(*stereo)
-            recording = CallRecording(hearing, _buffer_delays(tab.buffered(), hearing), tab.own_statistics())
+            analysis = listen(*stereo)
+            recording = CallRecording(analysis, _buffer_delays(tab.buffered(), analysis), tab.own_statistics())
             if piece == count - 1:
                 tab.hang_up()
                 tab.page.close()
@@ -115,10 +115,10 @@ class Internet:
             yield recording
 
 
-def _buffer_delays(buffered: list[Buffered], hearing: Hearing) -> Curve:
+def _buffer_delays(buffered: list[Buffered], analysis: RecordingAnalysis) -> Curve:
     """Return the delay of Chromium's jitter buffer in each window, by the difference of two of its reports."""
     held, times = [], [report.at for report in buffered]
-    for start in hearing.times:
+    for start in analysis.times:
         after = min(bisect(times, start + WINDOW_SECONDS), len(buffered) - 1)
         before = max(0, min(bisect(times, start) - 1, after - 1))
         samples = buffered[after].samples - buffered[before].samples

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class PeerRecording(NamedTuple):
-    """The audio received and, sample for sample on the same clock, the audio sent meanwhile."""
+    """The audio received, and the audio sent meanwhile, sample for sample on the same clock."""
 
     received: Samples
     sent: Samples
@@ -134,7 +134,7 @@ def call_in_thread(url: str, known: Samples, seconds: float, way: Way) -> PeerRe
 
 
 def run_in_thread(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine in another thread: the present one may have an event loop of Playwright."""
+    """Run a coroutine in another thread, because this one may have an event loop of Playwright."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(lambda: asyncio.run(function())).result()
 

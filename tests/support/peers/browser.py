@@ -193,7 +193,7 @@ class TalkPage:
         return [Buffered(at - 1.0, seconds, samples) for at, seconds, samples in self.page.evaluate(TAKE_BUFFERED)]
 
     def forget(self, but: float) -> None:
-        """Drop all of the recording that is older than `but` seconds."""
+        """Drop the part of the recording that is older than `but` seconds."""
         self.page.evaluate(FORGET, but)
 
     def own_statistics(self) -> dict[str, Any]:

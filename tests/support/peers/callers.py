@@ -45,7 +45,7 @@ class CallFigures(msgspec.Struct):
     delays: list[float] = msgspec.field(default_factory=list)
 
 
-class Caller:
+class CountingCaller:
     """One call of the test client. `connect` makes it; `hang_up` ends it.
 
     `ice` has the server's ICE parameters once the offer is answered. `events` are those received over `oai-events`, if
@@ -148,9 +148,9 @@ class Callers:
         self._certificate = Certificate.generate()
         self._speech = RecordedSpeech.shipped()
 
-    async def call(self, *, data_channels: bool = False) -> Caller:
+    async def call(self, *, data_channels: bool = False) -> CountingCaller:
         """Make a call. Return it once its audio comes back."""
-        caller = Caller(self.driver, self._certificate, self._speech, data_channels=data_channels)
+        caller = CountingCaller(self.driver, self._certificate, self._speech, data_channels=data_channels)
         assert await caller.connect(self.http), caller.closed or "not connected"
         await self.wait_for_audio(caller, 1)
         return caller
@@ -161,7 +161,7 @@ class Callers:
         headers = {"Content-Type": "application/sdp"}
         return await self.http.post("/v1/realtime/calls", content=core.offer(), headers=headers)
 
-    async def wait_for_audio(self, caller: Caller, packets: int) -> None:
+    async def wait_for_audio(self, caller: CountingCaller, packets: int) -> None:
         """Wait until `packets` more packets have arrived."""
         due = caller.received + packets
         with trio.fail_after(ANSWER_SECONDS):
@@ -181,7 +181,7 @@ async def calling(url: str) -> AsyncIterator[Callers]:
             nursery.cancel_scope.cancel()
 
 
-def _collect(callers: Iterable[Caller]) -> CallFigures:
+def _collect(callers: Iterable[CountingCaller]) -> CallFigures:
     figures = CallFigures()
     for caller in callers:
         caller.add_to(figures)
@@ -192,7 +192,7 @@ async def main(url: str, calls: int) -> None:
     driver, certificate, speech = CallDriver(), Certificate.generate(), RecordedSpeech.shipped()
     async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as http, trio.open_nursery() as nursery:
         nursery.start_soon(driver.run)
-        callers = [Caller(driver, certificate, speech) for _ in range(calls)]
+        callers = [CountingCaller(driver, certificate, speech) for _ in range(calls)]
         for caller in callers:
             assert await caller.connect(http), caller.closed or "not connected"
         addresses = [[caller.driven.socket.getsockname()[1], caller.ice.ufrag] for caller in callers]

@@ -1,4 +1,4 @@
-"""A hand-driven ICE peer around an `ControlledAgent`, in virtual time."""
+"""An ICE peer of a `ControlledAgent`, controlled by a test under virtual time."""
 
 import random
 from collections.abc import Mapping
@@ -15,9 +15,10 @@ PHONE = Path.of("2001:db8::10", 50001)
 
 
 class Peer:
-    """The controlling side, driven by hand. On the paths in `reachable` it answers the agent's checks at once.
+    """The controlling side. The test calls `check`, `connect` and `advance`.
 
-    What the agent sends and reports is recorded with its time, except `CheckAccepted`.
+    On the paths in `reachable` it answers the agent's checks at once. It records what the agent sends and reports with
+    its time, except `CheckAccepted`.
     """
 
     def __init__(self, *, seed: int = 1) -> None:
@@ -38,7 +39,7 @@ class Peer:
         username: str | None = None,
         attributes: Mapping[int, bytes] = {},
     ) -> bytes:
-        """Return a check as a controlling agent makes it."""
+        """Return a check of a controlling agent."""
         name = username or f"{self.remote.ufrag}:{self.local.ufrag}"
         content: dict[int, bytes] = {AttributeType.USERNAME: name.encode(), AttributeType.ICE_CONTROLLING: b"tiebreak"}
         if use_candidate:
@@ -47,14 +48,14 @@ class Peer:
         return message.encode((password or self.remote.password).encode())
 
     def send(self, datagram: bytes, path: Path) -> list[Message]:
-        """Deliver a datagram and return what the agent sent at once."""
+        """Deliver a datagram and return the datagrams that the agent sends at once."""
         before = len(self.sent)
         self.agent.receive_datagram(datagram, path, self.now)
         self.drain()
         return [Message.decode(transmit.data) for _, transmit in self.sent[before:]]
 
     def check(self, path: Path, *, use_candidate: bool = False) -> Message:
-        """Send a check and return its answer, the first thing that comes back."""
+        """Send a check and return its answer, the first datagram that returns."""
         request = self.request(use_candidate=use_candidate)
         answer = self.send(request, path)[0]
         assert answer.transaction_id == Message.decode(request).transaction_id
@@ -81,12 +82,12 @@ class Peer:
                 self.answer(message, transmit.path)
 
     def answer(self, request: Message, path: Path, *, password: str | None = None) -> None:
-        """Answer a check of the agent's."""
+        """Answer a check of the agent."""
         response = success_response(request, path.address, path.port).encode((password or self.local.password).encode())
         self.agent.receive_datagram(response, path, self.now)
 
     def advance(self, until: float) -> None:
-        """Let time pass, waking the agent whenever it wants to be."""
+        """Let time pass, and handle the agent's timeouts."""
         while (deadline := self.agent.poll_timeout()) <= until:
             self.now = max(self.now, deadline)
             self.agent.handle_timeout(self.now)
@@ -94,7 +95,7 @@ class Peer:
         self.now = until
 
     def seen(self, *kinds: type[ice.IceEvent]) -> list[ice.IceEvent]:
-        """Return the events so far, of these kinds or all."""
+        """Return the events so far, of the given kinds or all."""
         return [event for _, event in self.events if not kinds or isinstance(event, kinds)]
 
     def checks_to(self, path: Path) -> list[Message]:

@@ -1,4 +1,4 @@
-"""RTCP packets about a peer's packets, and compounds full of them, as a hostile receiver writes them."""
+"""RTCP feedback and compounds full of it, as sent by a hostile receiver."""
 
 import struct
 
@@ -13,7 +13,7 @@ RUN_OF_ONE, SMALL = struct.pack("!H", 1), struct.pack("!H", 0x2001)
 
 
 def filled(packet: bytes) -> bytes:
-    """Return a compound that repeats a packet as often as is taken."""
+    """Return a compound that repeats a packet up to the accepted number."""
     return packet * min(PACKET_SIZE // len(packet), 64)
 
 

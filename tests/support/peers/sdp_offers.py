@@ -1,4 +1,4 @@
-"""SDP offers for tests: recorded ones, edits of these, and small ones made of lines."""
+"""SDP offers for tests: recorded ones, edited ones, and small ones made of lines."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def recorded(name: str) -> bytes:
 
 
 def edited(old: str, new: str = "", name: str = "chromium-156") -> bytes:
-    """Return a recorded offer with a piece of every line that has it replaced; a line left empty goes."""
+    """Return a recorded offer with `old` replaced in every line. Lines that become empty are removed."""
     lines = (line.replace(old, new) for line in recorded(name).decode().splitlines())
     return "".join(f"{line}\r\n" for line in lines if line).encode()
 
@@ -33,7 +33,7 @@ def without(prefix: str, name: str = "chromium-156") -> bytes:
 
 
 def audio_only(*attributes: str, session: str = "", codec: str = "96 opus/48000/2") -> bytes:
-    """Return a small offer of one audio section that lacks nothing, with more attributes."""
+    """Return a small complete offer of one audio section with additional attributes."""
     lines = [
         *("v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=-", "t=0 0", *session.splitlines()),
         *(f"m=audio 9 UDP/TLS/RTP/SAVPF {codec.split()[0]}", f"a=rtpmap:{codec}", "a=rtcp-mux", "a=setup:actpass"),
@@ -45,7 +45,7 @@ def audio_only(*attributes: str, session: str = "", codec: str = "96 opus/48000/
 
 
 def sections(*given: tuple[str, str], codec: str = "111 opus/48000/2", group: bool = True, ports: str = "") -> bytes:
-    """Return an offer of audio sections, each with a mid and a direction; `ports` has a 0 for each without one."""
+    """Return an offer of audio sections, each with a mid and a direction. A 0 in `ports` rejects a section."""
     lines = ["v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=-", "t=0 0", f"a=fingerprint:sha-256 {DIGEST}", "a=setup:actpass"]
     lines += ["a=ice-ufrag:abcd", f"a=ice-pwd:{'x' * 22}"]
     lines += ["a=group:BUNDLE " + " ".join(mid for mid, _ in given)] if group else []

@@ -27,7 +27,7 @@ async def repeat_everything(call: Call) -> None:
 
 
 def repeating_backend() -> AbstractContextManager[str]:
-    """Serve `repeat_everything` for the length of a block, with Opus passed through. The value is the URL."""
+    """Serve `repeat_everything` within the block, with Opus passed through. Yield the URL."""
     return serving_in_thread(repeat_everything, formats=["opus"])
 
 

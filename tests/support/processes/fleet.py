@@ -125,7 +125,7 @@ class HostProcess:
         return self._process.stdout.readline()
 
 
-class Fleet:
+class RunningFleet:
     """The running cluster. Methods that kill or stop a member have a counterpart that starts it again."""
 
     def __init__(self, net: Network, site: Lan, folder: Path, stack: ExitStack, *, redis: bool) -> None:
@@ -408,7 +408,7 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, *, redis: bool = True, seed: int = 0) -> Iterator[Fleet]:
+def fleet(folder: Path, *, redis: bool = True, seed: int = 0) -> Iterator[RunningFleet]:
     """Make the hosts and start all services on them, without calls."""
     site = HostPlan("site", ("192.0.2.1",), behind=(VIP, LONE, LAN["signaling-1"], LAN["signaling-2"]))
     callers = HostPlan(CALLERS, (CALLERS_ADDRESS,), nat="203.0.113.7")
@@ -420,7 +420,7 @@ def fleet(folder: Path, *, redis: bool = True, seed: int = 0) -> Iterator[Fleet]
         ExitStack() as stack,
     ):
         ip("-n", hosts["relay-c"].namespace, "addr", "add", f"{LONE}/32", "dev", DEVICE)
-        running = Fleet(net, hosts, folder, stack, redis=redis)
+        running = RunningFleet(net, hosts, folder, stack, redis=redis)
         stack.callback(running.stop)
         running.start()
         yield running

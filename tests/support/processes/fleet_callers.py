@@ -20,7 +20,7 @@ from antiphon.shell.client_driver import CallDriver
 from antiphon_transceiver.dtls import Certificate
 from support.net.gaps import Gap, answer_lines
 from support.peers import aiortc_callers
-from support.peers.callers import ANSWER_SECONDS, Caller
+from support.peers.callers import ANSWER_SECONDS, CountingCaller
 
 LOOK_SECONDS = 0.01
 """Seconds between two readings of aiortc's counters."""
@@ -39,7 +39,7 @@ class ReceivedAudio(msgspec.Struct):
     foreign: bool = False
 
 
-class MeasuringCaller(Caller):
+class MeasuringCaller(CountingCaller):
     """A call of the test client. It sends audio once connected, unless it only listens."""
 
     def __init__(

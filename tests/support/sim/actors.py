@@ -117,7 +117,7 @@ class SimulatedClient:
         self.core.sender.statistics.ntp_offset += seconds
 
     def vanish(self) -> None:
-        """Lose the network for good."""
+        """Lose the network permanently."""
         self.present = False
         self._world.touch(self)
 
@@ -188,7 +188,7 @@ class SimulatedRelay:
         self._world.touch(self)
 
     def set_clock(self, seconds: float) -> None:
-        """Set the wall clock forward by some seconds, or back."""
+        """Set the wall clock forward by `seconds`, or back."""
         self._unix_offset += seconds
 
     def die(self) -> None:

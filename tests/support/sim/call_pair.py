@@ -1,4 +1,4 @@
-"""One call and its caller, both the real cores, and nothing between them but a network."""
+"""One call and its caller, both real cores, connected by a network in memory."""
 
 from random import Random
 from typing import Any
@@ -72,7 +72,7 @@ class CallPair:
         return self
 
     def talk(self, seconds: float) -> None:
-        """Let both sides send a numbered packet each 20 ms, and wait until the last has arrived."""
+        """Let both sides send a numbered packet every 20 ms, and wait until the last has arrived."""
         for _ in range(round(seconds / FRAME_SECONDS)):
             packet = opus_packet(self.sent)
             self.client.send_audio(packet, round(self.network.now * TICKS_PER_SECOND), self.network.now)
@@ -84,17 +84,17 @@ class CallPair:
 
     @property
     def feedback_statistics(self) -> dict[str, Any]:
-        """What the caller learned from feedback."""
+        """The statistics that the caller derives from feedback."""
         return feedback_statistics(self.client.sender, self.client.receiver)
 
     @property
     def caller_received(self) -> list[int]:
-        """The numbers of the packets that the caller received, in that order."""
+        """The numbers of the packets that the caller received, in order of arrival."""
         return [number_of(event.payload) for event in self.network.left.events if isinstance(event, AudioReceived)]
 
     @property
     def backend_received(self) -> list[int]:
-        """The numbers of the packets that the backend was sent, in that order."""
+        """The numbers of the packets sent to the backend, in order."""
         return [number_of(frame.data) for frame in self.backend.audio if frame.data]
 
     def play(self, packet: bytes) -> None:
@@ -102,7 +102,7 @@ class CallPair:
         self.call.receive_frame(frames.Audio(1, packet, response=1), self.network.now)
 
     def send_event(self, event: dict[str, Any]) -> bool:
-        """Have the backend send an event; return whether no error came back."""
+        """Have the backend send an event. Return True if no error was returned."""
         errors = len(self.backend.errors)
         self.call.bus.publish(EventSource.BACKEND, pack(event), self.network.now)
         self.call.handle_timeout(self.network.now)
@@ -121,7 +121,7 @@ class CallPair:
 
 
 def opus_packet(number: int) -> bytes:
-    """Return bytes that pass for 20 ms of Opus (CELT, fullband, one frame) and carry a number."""
+    """Return a valid Opus packet of 20 ms (CELT, fullband, one frame) that contains a number."""
     return bytes((31 << 3,)) + number.to_bytes(4, "big") * 10
 
 

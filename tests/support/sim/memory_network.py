@@ -58,7 +58,7 @@ class MemoryNetwork(Generic[Left, Right]):
         self._drain(self.right, self.left)
 
     def run(self, until: Callable[[], bool] = lambda: False, *, limit: float) -> bool:
-        """Let time pass until `until` holds, at most to the absolute time `limit`; return whether it holds."""
+        """Let time pass until `until` holds, at most to the absolute time `limit`. Return whether it holds."""
         self.drain()
         steps = 0
         while not until():

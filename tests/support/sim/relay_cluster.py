@@ -1,4 +1,4 @@
-"""Relays of one cluster that say HELLO, fall and rise, and how long a call's audio stays away meanwhile."""
+"""Relays of one cluster that send HELLO, fail and restart, and the gaps in the audio of calls."""
 
 from antiphon_common.routing import Owner
 from support.sim.actors import INGRESS, Address, SimulatedClient, SimulatedRelay, encoded
@@ -6,11 +6,11 @@ from support.sim.step_invariants import ReceivedStream
 from support.sim.world import SimulatedTransceiver, World
 
 SHARED_ADDRESS_MOVES = 0.09
-"""Seconds from the death of a relay's host until its shared address is another's: three adverts of 30 ms (VRRPv3)."""
+"""Seconds until the shared address of a failed host moves to another: three adverts of 30 ms (VRRPv3)."""
 
 
 class Gaps:
-    """The longest silences of one call since it is watched, in seconds; where nothing came at all, all of it."""
+    """The longest gaps of one call in seconds, since construction, including gaps still open."""
 
     def __init__(self, world: World, client: SimulatedClient) -> None:
         self._world = world
@@ -41,8 +41,7 @@ class Gaps:
 
 
 class RelayCluster(World):
-    """A world whose relays say HELLO. The packets of a dead one are lost until its shared address has moved to another
-    relay of the ingress."""
+    """A world whose relays send HELLO. The packets of a failed relay are lost until its shared address moves."""
 
     def __init__(
         self, seed: int = 0, *, relays: int = 2, ingresses: int = 1, transceivers: int = 1, spray: bool = False
@@ -53,26 +52,26 @@ class RelayCluster(World):
             self.greet(relay)
 
     def greet(self, relay: SimulatedRelay) -> None:
-        """Let a relay know every transceiver."""
+        """Configure a relay with every transceiver, so that it sends HELLO to them."""
         relay.core.set_transceivers([there.address for there in self.transceivers])
         self.touch(relay)
 
     def serving(self, client: SimulatedClient) -> SimulatedRelay | None:
-        """Return the relay that a client's packets to the first ingress come to now."""
+        """Return the relay that now receives a client's packets to the first ingress."""
         return self._choose(client.address, INGRESS)
 
     def kill(self, relay: SimulatedRelay) -> None:
-        """Let a relay's host die."""
+        """Stop a relay's host."""
         relay.die()
         self.later(SHARED_ADDRESS_MOVES, self.move_from, relay)
 
     def move_from(self, relay: SimulatedRelay) -> None:
-        """Let the other relays have what was sent to this one, dead or alive."""
+        """Move the shared address from a relay, running or not, to the other relays."""
         self._serving.remove(relay)
         relay.ingress.away = True
 
     def restart(self, relay: SimulatedRelay) -> None:
-        """Let a relay begin anew, with nothing but its sockets."""
+        """Restart a relay without state."""
         relay.alive = True
         relay.forget()
         self.greet(relay)
@@ -80,7 +79,7 @@ class RelayCluster(World):
             self._serving.append(relay)
 
     def relocate(self, there: SimulatedTransceiver, address: Address) -> None:
-        """Let a transceiver go on at another address with all its calls, as if they had been handed over."""
+        """Move a transceiver with all its calls to another address, as if a successor had claimed them."""
         router, previous = there.router, there.router.tokens.owner
         there.address, there.encoded_address = address, encoded(*address)
         self._transceiver_at = {there.encoded_address: there for there in self.transceivers}

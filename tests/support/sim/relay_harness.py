@@ -1,4 +1,4 @@
-"""A relay's forwarder under virtual time, with clients and transceivers that a test plays by hand."""
+"""A relay's forwarder under virtual time, with clients and transceivers controlled by a test."""
 
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -24,7 +24,7 @@ FIRST_PORT, LAST_PORT = 9000, 9009
 
 
 class Seen(NamedTuple):
-    """A datagram that left the relay: to an owner at `link`, with the client's path; or to a client by its path."""
+    """A datagram sent by the relay: to an owner at `link`, with the client's path, or to a client by its path."""
 
     data: bytes
     path: Path
@@ -32,7 +32,8 @@ class Seen(NamedTuple):
 
 
 class Transceiver:
-    """An owner of calls, at `host` and `port` on the link. Its methods return what the relay sends then."""
+    """An owner of calls, at `host` and `port` on the link. Its methods return the datagrams that the relay sends in
+    response."""
 
     def __init__(self, relay: "Relay", host: str, port: int) -> None:
         self.link = Path.of(host, port, ingress=LINK)
@@ -40,7 +41,7 @@ class Transceiver:
 
     @property
     def owner(self) -> Owner:
-        """Its name in route tokens."""
+        """The owner as encoded in route tokens."""
         return Owner(CLUSTER, self._relay.networks.host_of(CLUSTER, self.link.host), self.link.port)
 
     def token(self, nonce: int = 0) -> bytes:
@@ -64,7 +65,7 @@ class Transceiver:
 
 
 class Relay:
-    """A forwarder with an IPv4 and an IPv6 address, and virtual time."""
+    """A forwarder with an IPv4 and an IPv6 address. Call `receive` and `wait` to drive it."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Relay:
         *,
         cache_of: int | None = None,
     ) -> None:
-        """Make a relay; with `cache_of`, one that has the flow cache of that cluster."""
+        """Make a relay. With `cache_of` it has the flow cache of that cluster."""
         self.keys = keys or KeyRing.generate(bytes)
         self.tokens = RouteTokens(self.keys.route)
         self.link_keys = LinkKeys(self.keys.link)
@@ -102,12 +103,12 @@ class Relay:
         return Transceiver(self, host, port)
 
     def receive(self, data: bytes, source: Path) -> list[Seen]:
-        """Deliver a datagram, and return everything that leaves."""
+        """Deliver a datagram, and return all datagrams sent."""
         forward_datagram(self.core, data, source, self.now)
         return self.drain()
 
     def drain(self) -> list[Seen]:
-        """Return everything that waits to be sent."""
+        """Return all queued datagrams."""
         seen: list[Seen] = []
         for data, target in take_outboxes(self.core):
             if target.ingress != LINK:
@@ -118,7 +119,7 @@ class Relay:
         return seen
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, and call the forwarder whenever it is due."""
+        """Let time pass, and handle the forwarder's timeouts."""
         until = self.now + seconds
         while (due := self.core.poll_timeout()) <= until:
             self.now = max(self.now, due)
@@ -127,7 +128,7 @@ class Relay:
 
 
 def forward_datagram(forwarder: Forwarder, data: bytes, source: Path, now: float) -> None:
-    """Deliver one datagram: of a client by its ingress, or of an owner by `LINK`."""
+    """Deliver one datagram, from a client by its ingress or from an owner by `LINK`."""
     batch = [(data, encode_address(source.host, source.port))]
     if source.ingress == LINK:
         forwarder.forward_downlink(batch, now)
@@ -137,7 +138,7 @@ def forward_datagram(forwarder: Forwarder, data: bytes, source: Path, now: float
 
 
 def take_outboxes(forwarder: Forwarder) -> list[tuple[bytes, Path]]:
-    """Return every datagram that a forwarder has to send with its target, and empty the outboxes."""
+    """Return all queued datagrams of a forwarder with their targets, and empty the outboxes."""
     taken: list[tuple[bytes, Path]] = []
     outboxes = [(ingress.id, ingress.outbox) for ingress in forwarder.ingresses.values()]
     for ingress_id, outbox in ((LINK, forwarder.link_outbox), *outboxes):
@@ -152,7 +153,7 @@ def client(number: int, *, host: str = "198.51.100.1") -> Path:
 
 
 def binding_request(ufrag: bytes, transaction: int = 0) -> bytes:
-    """Return a binding request with the parts that a relay reads."""
+    """Return a binding request with the attributes that a relay reads."""
     username = ufrag + b":them"
     attribute = b"\x00\x06" + len(username).to_bytes(2, "big") + username + bytes(-len(username) % 4)
     head = b"\x00\x01" + len(attribute).to_bytes(2, "big") + b"\x21\x12\xa4\x42" + transaction.to_bytes(12, "big")

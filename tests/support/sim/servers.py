@@ -1,5 +1,4 @@
-"""The far side of a simulated call: transceivers and the addresses of their backends, each a real core, with what its
-shell would do, and no socket."""
+"""Transceivers and backends of a simulation: real cores with the work of their shells, without sockets."""
 
 from math import inf
 from typing import TYPE_CHECKING
@@ -29,11 +28,11 @@ BACKEND_SLOTS = 1000
 REDIAL_SECONDS = 0.2
 
 STORY_SECONDS = 3.0
-"""Less than the credit, so that the end of each story is cut off."""
+"""Less than the credit, so that the end of each story is not played."""
 
 
 class SimulatedTransceiver:
-    """A call router at its link address, and one connection to each address of a backend of its own."""
+    """A call router at its link address, and a connection to each address of its backend."""
 
     def __init__(self, world: "World", number: int, backends: int) -> None:
         self.address = (f"10.0.1.{number}", 7000)
@@ -54,35 +53,35 @@ class SimulatedTransceiver:
         self._world = world
         self.selector = BackendSelector("opus", BackendCounters())
         self.story_lengths: dict[str, int] = {}
-        """Packets of stories sent to each call, by any address."""
+        """Number of story packets sent to each call, by all backend addresses together."""
         self.backends = [SimulatedBackend(world, self) for _ in range(backends)]
 
     @property
     def serves(self) -> bool:
-        """Whether its backend takes calls now."""
+        """Whether its backend accepts calls now."""
         return self.selector.free_slots(self._world.now) > 0
 
     def set_clock(self, seconds: float) -> None:
-        """Set the wall clock forward by some seconds, or back."""
+        """Set the wall clock forward by `seconds`, or back."""
         self._unix_offset += seconds
 
-    def spoken(self, call_id: str) -> "tuple[SimulatedBackend, CallCore] | None":
-        """Return the backend's half of a call, and where that is."""
+    def find_backend_call(self, call_id: str) -> "tuple[SimulatedBackend, CallCore] | None":
+        """Return the backend's half of a call, and the backend that has it."""
         for backend in self.backends:
             for call in backend.calls(call_id):
                 return backend, call
         return None
 
     def hang_up(self, call_id: str) -> None:
-        """Have the backend end a call once what was said of it has been played."""
-        spoken = self.spoken(call_id)
-        if spoken is not None:
-            backend, call = spoken
+        """Have the backend end a call once its audio has been played."""
+        found = self.find_backend_call(call_id)
+        if found is not None:
+            backend, call = found
             call.hang_up()
             self._world.touch(backend)
 
     def connection_lost(self, connection: BackendConnection) -> None:
-        """A connection is gone."""
+        """Handle the loss of a backend connection."""
         self.selector.connection_lost(connection, self._world.now)
         self._deliver()
 
@@ -91,7 +90,7 @@ class SimulatedTransceiver:
         self._world.touch(self)
 
     def receive_message(self, connection: BackendConnection, message: bytes) -> None:
-        """Take one message of the backend."""
+        """Receive one message of the backend."""
         connection.receive_message(message, self._world.now)
         self.selector.collect(connection, self._world.now)
         self._deliver()
@@ -126,10 +125,10 @@ class SimulatedTransceiver:
 
 
 class SimulatedBackend:
-    """One address of a model, which does what a call's session asks for.
+    """One address of a backend, which behaves as a call's session requests.
 
-    `loopback` returns every frame; `stories` tells one after the other, as far ahead as credit lets it, and breaks some
-    of them off; `silent` only listens. All of them read sequenced events and leave other events.
+    `loopback` returns every frame. `stories` sends one response after another up to the credit and interrupts some.
+    `silent` sends no audio. All of them read sequenced events and ignore other events.
     """
 
     def __init__(self, world: "World", transceiver: SimulatedTransceiver) -> None:
@@ -140,11 +139,11 @@ class SimulatedBackend:
 
     @property
     def lives(self) -> bool:
-        """Whether it reads what it is sent."""
+        """Whether it is connected and reads messages."""
         return self.connection in self.transceiver.selector.connections and not self.hung
 
     def connect(self) -> None:
-        """Start, and be dialled."""
+        """Start the backend and connect the transceiver to it."""
         self.hung = False
         self._offered: list[CallCore] = []
         self._away = REDIAL_SECONDS
@@ -166,7 +165,7 @@ class SimulatedBackend:
         self._world.later(away, self.connect)
 
     def hang(self, away: float = REDIAL_SECONDS) -> None:
-        """Do nothing any more, until the transceiver gives up."""
+        """Stop processing without closing, until the transceiver closes the connection."""
         self._away = away
         self.hung = True
         self._world.later(2 * BACKEND_DELAY, self._report_loss)
@@ -175,14 +174,14 @@ class SimulatedBackend:
         self._world.invariants.backend_lost(call.call_id for call in self.connection.open_calls)
 
     def keep_alive(self, now: float) -> None:
-        """Let the transceiver's end of the connection do what is due."""
+        """Handle due timeouts of the transceiver's end of the connection."""
         if self.connection in self.transceiver.selector.connections:
             self.connection.handle_timeout(now)
             if self.connection.closing is not None:
                 self.die(self._away)
 
     def calls(self, call_id: str) -> list[CallCore]:
-        """Return the calls of this id that are not over, while the backend lives."""
+        """Return the calls of this id that have not ended, while the backend is alive."""
         calls = self._offered if self.lives else ()
         return [call for call in calls if call.started.call_id == call_id and call.state is not CallState.OVER]
 
@@ -237,7 +236,7 @@ class SimulatedBackend:
         lengths[call_id] = number
 
     def _break_off(self, call: CallCore) -> None:
-        """Let the caller interrupt, and begin the next story."""
+        """Clear the played story as an interruption does, and start the next one."""
         if call.state is CallState.ACCEPTED and self.lives:
             call.clear()
             call.start_response()

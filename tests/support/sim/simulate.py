@@ -76,7 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="simulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--calls", type=int, default=300, help="at least so many (default 300)")
+    parser.add_argument("--calls", type=int, default=300, help="minimum number of calls (default 300)")
     parser.add_argument("--seed", type=int, default=1, help="of the first simulation (default 1)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
     parser.add_argument("--plan", action="store_true", help="print what each simulation does")

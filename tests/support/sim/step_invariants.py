@@ -284,7 +284,7 @@ class StepInvariants:
             raise Violation(f"{call.id} selected {selected}, a path that its client never had")
 
     def _check_relay(self, relay: SimulatedRelay) -> None:
-        """Check that the flow of each client belongs to its call, whoever else sends from its address."""
+        """Check that the flow of each client belongs to its call, even if others send from its address."""
         core = relay.core
         if core.link_outbox or relay.ingress.outbox:
             raise Violation("a relay's outbox was not drained")

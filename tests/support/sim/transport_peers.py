@@ -1,4 +1,4 @@
-"""Two transports, one ICE agent of each role, and nothing between them but a network in memory."""
+"""Two transports, one ICE agent of each role, connected by a network in memory."""
 
 from collections.abc import Callable
 from random import Random

@@ -1,7 +1,8 @@
-"""Whole calls in memory: clients, relays, transceivers and backends, all of them the real cores, under virtual time.
+"""Whole calls in memory: the real cores of clients, relays, transceivers and backends under virtual time, without
+sockets.
 
-Only sockets are missing. Datagrams of clients cross an impaired network, those between services a perfect one. All
-chance comes from one seed: the same seed gives the same datagrams, whose `digest` proves it.
+Datagrams of clients cross an impaired network, those between services a perfect one. All randomness comes from one
+seed. The same seed gives the same datagrams, which `digest` shows.
 """
 
 import heapq
@@ -56,7 +57,7 @@ TRANSCEIVER_NETWORK = IPv4Network("10.0.1.0/24")
 
 
 class Rotation(NamedTuple):
-    """Another key is used from `mint_at` on, in seconds of the simulation; the first retires at `retire_at`, if so."""
+    """Another key is used from `mint_at` on, in seconds of the simulation. The first key may retire at `retire_at`."""
 
     mint_at: float
     retire_at: float | None
@@ -68,7 +69,7 @@ class Rotation(NamedTuple):
 
 
 class World:
-    """Everything calls need. `now` is in seconds and begins at zero."""
+    """All actors of a simulation. `now` is in seconds and begins at zero. Start clients with `call`, then `run`."""
 
     def __init__(
         self,
@@ -127,8 +128,11 @@ class World:
         options: RtpOptions | None = None,
         data_channels: bool = False,
     ) -> SimulatedClient:
-        """Let a client call: its offer is answered at once, and it begins to connect. `rewrite` may tamper with the
-        answer; `presents` is another certificate than the offer announces; `behaviour` is what the backend does."""
+        """Start a call: the offer is answered at once, and the client begins to connect.
+
+        `rewrite` may change the answer. `presents` names a certificate that differs from the offer's. `behaviour` is
+        that of the backend.
+        """
         number = self.invariants.next_call()
         core = ClientCall(
             certificate("client"),
@@ -159,7 +163,7 @@ class World:
         return client
 
     def restart_ice(self, client: SimulatedClient) -> None:
-        """Let a client restart ICE."""
+        """Restart ICE on a client."""
         offer = read_offer(client.codec.offer(client.core.restart_ice()).encode())
         call = self.find(client)
         assert call is not None
@@ -178,16 +182,16 @@ class World:
         return router.place(request, backend, self.now)
 
     def find(self, client: SimulatedClient) -> Call | None:
-        """Return the transceiver's half of a client's call while it runs."""
+        """Return the transceiver's half of a client's call, or None after its end."""
         found = (there.router.find(client.call_id, "tenant") for there in self.transceivers)
         return next((call for call in found if call is not None), None)
 
     def backend_call(self, client: SimulatedClient) -> CallCore | None:
-        """Return the backend's half of a client's call, while one is there that can speak."""
+        """Return the backend's half of a client's call, or None without an accepted one."""
         for there in self.transceivers:
-            spoken = there.spoken(client.call_id)
-            if spoken is not None:
-                backend, call = spoken
+            found = there.find_backend_call(client.call_id)
+            if found is not None:
+                backend, call = found
                 self.touch(backend)
                 return call
         return None
@@ -200,7 +204,7 @@ class World:
     # Time
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Let time pass, at most `seconds`, until `until` holds; tell whether it does."""
+        """Let time pass, at most `seconds`, until `until` holds. Return whether it holds."""
         limit, steps, agenda = self.now + seconds, 0, self._agenda
         self.drain()
         while not until():
@@ -222,15 +226,15 @@ class World:
         return True
 
     def later(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something after a while."""
+        """Call `action` after `delay` seconds."""
         heapq.heappush(self._agenda, (self.now + delay, next(self._order), action, arguments))
 
     def touch(self, actor: Actor) -> None:
-        """Have an actor drained, because something was done to it."""
+        """Schedule an actor to be drained after a direct action on it."""
         self._touched[actor] = None
 
     def drain(self) -> None:
-        """Send on what every core has to say; call it after touching one by hand."""
+        """Drain all cores. Call it after a direct action on one of them."""
         self._touched.update(dict.fromkeys(self._actors()))
         self._drain_touched()
 
@@ -249,7 +253,7 @@ class World:
         self.invariants.check(drained)
 
     def _wake(self, actor: Actor, queued: float) -> None:
-        """Let an actor do what is due, unless its deadline was moved to later since this was queued."""
+        """Handle an actor's timeout, unless its deadline moved to later since this was queued."""
         if queued != actor.queued:
             return
         actor.queued = inf
@@ -264,7 +268,7 @@ class World:
     # Datagrams and messages
 
     def send_up(self, client: SimulatedClient, data: bytes, path: Path | None) -> None:
-        """Send a client's datagram across its network, to an address of the answer."""
+        """Send a client's datagram through its network to an address of the answer."""
         self.digest.update(data)
         if self.observe_datagram is not None:
             self.observe_datagram(client, data, True)
@@ -275,13 +279,13 @@ class World:
         return INGRESS if path is None else INGRESS + path.address[-1] - 1
 
     def send_to_relay(self, data: bytes, source: Address, ingress: int = INGRESS) -> None:
-        """Bring a datagram to a public address, now, from whatever address it claims to come from."""
+        """Deliver a datagram with any source address to a public address at once."""
         alive = [relay for relay in self.relays if relay.alive and relay.ingress.id == ingress]
         if alive:
             self._spreader.choose(encoded(*source)[2:8], alive).receive_media(data, source)
 
     def send_down(self, data: bytes, target: bytes, ingress: int) -> None:
-        """Send a relay's datagram across the network of whoever is at its target."""
+        """Send a relay's datagram through the network of the client at its target."""
         self.digest.update(data)
         for client in self.clients:
             if encoded(*client.address) == target and client.honest:
@@ -309,7 +313,7 @@ class World:
         self.later(BACKEND_DELAY, self._receive_from_backend, there, link, message)
 
     def receive_from_backend(self, there: SimulatedTransceiver, message: bytes) -> None:
-        """Give a transceiver one message of its backend."""
+        """Deliver one message of a backend to its transceiver."""
         there.receive_message(there.backends[0].connection, message)
 
     def _receive_from_backend(self, there: SimulatedTransceiver, link: BackendConnection, message: bytes) -> None:

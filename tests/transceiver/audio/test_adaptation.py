@@ -19,12 +19,12 @@ def kilobits(packets: list[bytes], repetitions: int = 0) -> float:
 
 
 @pytest.mark.parametrize(
-    ("percent", "distances"), [(0, ()), (1, ()), (4, ()), (5, (1,)), (14, (1,)), (15, (1, 2)), (100, (1, 2))]
+    ("percent", "offsets"), [(0, ()), (1, ()), (4, ()), (5, (1,)), (14, (1,)), (15, (1, 2)), (100, (1, 2))]
 )
-def test_losses_increase_the_redundancy(percent: int, distances: tuple[int, ...]) -> None:
+def test_losses_increase_the_redundancy(percent: int, offsets: tuple[int, ...]) -> None:
     adaptation = SendAdaptation(REPEATED, OpusEncoder(24_000))
     adaptation.report(percent)
-    assert adaptation.redundancy_offsets == distances
+    assert adaptation.redundancy_offsets == offsets
 
 
 def test_burst_losses_increase_the_redundancy_offsets() -> None:
@@ -39,11 +39,11 @@ def test_burst_losses_increase_the_redundancy_offsets() -> None:
 
 def test_redundancy_ends_a_few_reports_after_the_losses() -> None:
     adaptation = SendAdaptation(REPEATED, None)
-    distances = []
+    offsets = []
     for percent in (20, 0, 0, 0, 0, 0):
         adaptation.report(percent)
-        distances.append(adaptation.redundancy_offsets)
-    assert distances == [(1, 2), (1, 2), (1,), (), (), ()]
+        offsets.append(adaptation.redundancy_offsets)
+    assert offsets == [(1, 2), (1, 2), (1,), (), (), ()]
 
 
 def test_losses_near_a_threshold_do_not_toggle_the_level() -> None:

@@ -39,14 +39,14 @@ def test_malformed_red_is_refused(data: bytes) -> None:
         decode_red(data, OPUS)
 
 
-@pytest.mark.parametrize("distances", [(), (1,), (1, 2), (3,), (3, 6)])
-def test_decoding_inverts_encoding_of_red(distances: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("offsets", [(), (1,), (1, 2), (3,), (3, 6)])
+def test_decoding_inverts_encoding_of_red(offsets: tuple[int, ...]) -> None:
     """A new stream has fewer redundant blocks."""
     encoder = RedEncoder(OPUS)
     payloads = [bytes((index,)) * (20 + index) for index in range(9)]
     for index, payload in enumerate(payloads):
-        data = encoder.encode(payload, (1 << 32) - 1000 + index * 960, distances)
-        repeated = sorted({min(distance, index) for distance in distances} - {0}, reverse=True)
+        data = encoder.encode(payload, (1 << 32) - 1000 + index * 960, offsets)
+        repeated = sorted({min(offset, index) for offset in offsets} - {0}, reverse=True)
         assert decode_red(data, OPUS) == (
             payload,
             [RedundantBlock(ago * 960, payloads[index - ago]) for ago in repeated],
