@@ -14,25 +14,29 @@ from antiphon_transceiver.media import AudioStream
 from antiphon_transceiver.peer_transport import PeerTransport, TransportState
 
 FIRST_MEDIA_TIMEOUT = 10.0
-"""Seconds after the handshake at which a caller whose audio never came is reported; it may be muted, so it stays."""
+"""Seconds after the handshake at which a caller without audio is reported. The call goes on, since the caller may be
+muted."""
 
 MAX_BYES = 16
-"""Ends of the caller's stream that are reported, each a line of the log. A browser sends one BYE for each track; a
-caller that sends one after each packet would fill the disk."""
+"""BYEs of a caller that are reported, each in a line of the log. A browser sends one BYE for each track. A caller that
+sent one after each packet would fill the disk."""
 
 
 class UplinkStage(Protocol):
-    """A stage of the caller's audio on its way to the backend, such as noise suppression or speech detection."""
+    """A stage of the caller's audio on its way to the backend, such as noise suppression or speech detection.
+
+    Append it to `CallMedia.uplink_stages`. Each frame passes all stages in order.
+    """
 
     def process(self, frame: UplinkFrame) -> UplinkFrame:
-        """Return what the next stage gets in place of a frame: as many samples at the same position."""
+        """Return the frame for the next stage, with the same position and the same number of samples."""
 
 
 class CallMedia:
     """The audio stream of a call, driven over its transport. Times are seconds.
 
-    `start` it once the transport is connected. Pass on the RTP and RTCP that arrive, then `send_uplink`; call
-    `handle_timeout` at `poll_timeout`. It appends what happens to the call's `events`.
+    Call `start` once the transport is connected. Pass on the RTP and RTCP that arrive, then call `send_uplink`. Call
+    `handle_timeout` at `poll_timeout`. What happens is appended to `events`, which belongs to the call.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class CallMedia:
         self.stream = stream
         self.backend = backend
         self.uplink_stages: list[UplinkStage] = []
-        """What each frame passes in order, after the jitter buffer and the decoder and before the backend."""
+        """Stages that each frame passes in order, between the decoder and the backend."""
         self.started = False
         self._transport = transport
         self._events = events
@@ -57,11 +61,11 @@ class CallMedia:
         self._caller_listens = request.direction in ("sendrecv", "recvonly")
         self._offered_at = now
         self._missing_at = inf
-        """When the caller's first audio counts as missing."""
+        """When the caller is reported if no audio has arrived; infinity once some has."""
         self._byes = 0
         self._feedback_due = False
         self.uplink_at = inf
-        """When a frame of the caller is due although nothing arrives."""
+        """When a frame of the caller's audio is due even if no packet arrives."""
         self._playout_at = self._feedback_at = self._report_at = inf
 
     @property
@@ -70,7 +74,7 @@ class CallMedia:
         return self._playout_at == inf
 
     def start(self, now: float) -> None:
-        """Begin to report and to play."""
+        """Begin to send reports and audio."""
         self.started = True
         if self._caller_sends:
             self._missing_at = now + FIRST_MEDIA_TIMEOUT
@@ -80,7 +84,7 @@ class CallMedia:
     # From the caller
 
     def receive_rtp(self, packet: bytes, arrived: float, now: float) -> None:
-        """Take one RTP packet, which may have waited for its keys since it arrived."""
+        """Handle one RTP packet. It `arrived` before `now` if it waited for its SRTP keys."""
         if self._missing_at != inf:
             self._missing_at = inf
             self._events.append(MediaStarted(now - self._offered_at))
@@ -88,7 +92,7 @@ class CallMedia:
             self._feedback_due = True
 
     def receive_rtcp(self, packet: bytes, now: float) -> None:
-        """Take one RTCP packet, and send again what it reports as lost."""
+        """Handle one RTCP packet, and retransmit the packets that it requests."""
         if self.stream.receive_rtcp(packet, now) and self._byes < MAX_BYES:
             self._byes += 1
             self._events.append(MediaEnded())
@@ -97,8 +101,10 @@ class CallMedia:
         self._report_at = self.stream.reporter.poll_timeout()
 
     def send_uplink(self, now: float) -> None:
-        """Send the backend the caller's audio that is due, in order, and the caller the feedback that is. The call
-        pays for audio that was concealed."""
+        """Send the caller's audio that is due to the backend, in order. Then send feedback to the caller, if it is due.
+
+        Concealed audio is charged to the call's budget.
+        """
         uplink, send_audio = self.stream.uplink, self.backend.send_audio
         while (frame := uplink.poll(now)) is not None:
             for stage in self.uplink_stages:
@@ -118,27 +124,30 @@ class CallMedia:
         """Queue audio of a response.
 
         Raises:
-            OverrunError: when the backend ignored its credit.
-            DecodeError: when `data` is no audio of the format.
+            OverrunError: the backend exceeded its credit.
+            DecodeError: `data` is no audio of the format.
         """
         self.stream.playout.append(response, data)
         self._playout_at = self.stream.playout.poll_timeout()
 
     def clear(self, response: int) -> int:
-        """Drop what is not yet sent of a response and those before it; return the milliseconds that were played."""
+        """Drop the unsent audio of a response and of those before it. Return the milliseconds of it that were sent."""
         played = self.stream.playout.clear(response)
         self._playout_at = self.stream.playout.poll_timeout()
         return played
 
     def end_response(self, response: int) -> None:
-        """Note that the backend has sent all audio of a response. Raises OverrunError when too many ends wait."""
+        """Record that the backend has sent all audio of a response.
+
+        Raises OverrunError when too many packets wait to be played.
+        """
         self.stream.playout.end(response)
         self._playout_at = self.stream.playout.poll_timeout()
 
     # Time
 
     def handle_timeout(self, now: float) -> None:
-        """Send what is due: audio, reports, feedback. Nothing is sent while the caller is silent."""
+        """Send the audio, reports and feedback that are due. Nothing is sent while the caller is disconnected."""
         if now >= self._missing_at:
             self._missing_at = inf
             self._events.append(MediaMissing())
@@ -160,7 +169,7 @@ class CallMedia:
         return min(self.uplink_at, self._missing_at) if state is TransportState.DISCONNECTED else inf
 
     def send_bye(self) -> None:
-        """End our stream (RFC 3550 §6.6)."""
+        """Send the BYE of our stream (RFC 3550 §6.6)."""
         self._transport.send_rtcp(self.stream.bye())
 
     def _play(self, now: float) -> None:

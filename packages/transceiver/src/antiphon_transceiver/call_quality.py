@@ -1,6 +1,6 @@
-"""Counts the minutes of calls, and the minutes with a gap: a side received no audio although there was some for it.
+"""Counts the minutes of calls, and the minutes with a gap, in which audio did not reach one side.
 
-Nothing is measured per packet. The calls are sampled once a second, and gaps are found in their own counters.
+Nothing is measured per packet. Each call is sampled once a second, and gaps are found in its counters.
 """
 
 from typing import Protocol
@@ -17,11 +17,11 @@ GAP = 1.0
 """Seconds without audio that count as a gap: longer than a pause in speech."""
 
 GAP_PACKETS = 50
-"""Packets that a caller sends in that time, one each 20 ms. In silence it may send fewer; that is no gap."""
+"""Packets that a caller sends in `GAP` seconds, one each 20 ms. Fewer packets in silence are no gap."""
 
 
 class MonitoredCall(Protocol):
-    """A call, as far as it is sampled."""
+    """The part of a `Call` that `CallQualityMonitor` samples."""
 
     @property
     def state(self) -> str: ...
@@ -30,7 +30,10 @@ class MonitoredCall(Protocol):
 
 
 class CallQualityCounters:
-    """Minutes count when they begin; one with several gaps counts once."""
+    """Counters of call minutes, exported as metrics. A minute counts when it begins, one with several gaps counts once.
+
+    `CallQualityMonitor` counts them.
+    """
 
     __slots__ = ("call_minutes", "call_minutes_with_gap")
 
@@ -49,10 +52,10 @@ class _Minute:
 
 
 class CallQualityMonitor:
-    """Finds gaps in calls. `sample` each call every `SAMPLE_SECONDS`.
+    """Finds gaps in calls. Call `sample` for each call every `SAMPLE_SECONDS`.
 
-    A gap is one of three: `GAP_PACKETS` of the caller's packets lost between two samples, a silence within a response,
-    or a disconnected caller. A muted caller that sends nothing has no gap.
+    A gap is one of three: `GAP_PACKETS` of the caller's packets lost between two samples, silence of more than `GAP`
+    seconds within a response, or a disconnected caller. A muted caller that sends nothing has no gap.
     """
 
     def __init__(self) -> None:
@@ -61,7 +64,7 @@ class CallQualityMonitor:
         """The running minute of each call that has been connected."""
 
     def sample(self, call: MonitoredCall, now: float) -> None:
-        """Note what happened in a call since the last sample."""
+        """Count the minute that began and the gap that occurred since the last sample of a call."""
         state = call.state
         if state not in ("connected", "disconnected"):
             return

@@ -20,9 +20,10 @@ from antiphon_transceiver.srtp import SrtpCounters
 
 
 class CounterSource(NamedTuple):
-    """Where a call has the counters of one core. `find` returns None if it has none, or none yet.
+    """The counters of one core of a call: their names, and a function that finds them. `SOURCES` lists all of them.
 
-    `kind` is the class of the counters; None if the core itself has them.
+    `find` returns None while the call does not have the core. `kind` is the class of the counters, or None where the
+    core itself has them.
     """
 
     core: str
@@ -62,7 +63,7 @@ SOURCES = (
     CounterSource("playout", None, ("skipped", "discarded_ms"), lambda call: call.stream.playout),
     CounterSource("call", None, ("undelivered",), lambda call: call.caller),
 )
-"""Every counter that a call has, by core."""
+"""The counters of a call, by core."""
 
 _KEYS = [(source.core, name) for source in SOURCES for name in source.names]
 
@@ -80,23 +81,23 @@ _READERS = [_reader(source) for source in SOURCES]
 
 
 class CoreTotals:
-    """The sums of the counters of all calls of a process, those that have ended included.
+    """The sums of the counters of all calls of a process, including calls that have ended.
 
-    `begin` with each call, `update` it now and then while it runs, and `end` it. Nothing is done for each packet:
-    an update adds what a call has counted since the last one.
+    Call `begin` and `end` for each call, and `update` from time to time in between. An update adds what the call has
+    counted since the last one, so packets cost nothing.
     """
 
     def __init__(self) -> None:
         self._totals = [0] * len(_KEYS)
         self._counted: dict[Call, list[int]] = {}
-        """What `_totals` has of each running call."""
+        """The counters of each running call that `_totals` contains."""
 
     def begin(self, call: Call) -> None:
-        """Add a call. It must `end`."""
+        """Add a call. The caller must `end` it."""
         self._counted[call] = [0] * len(_KEYS)
 
     def update(self, call: Call) -> None:
-        """Add what a call has counted since the last update. It has no effect after its end."""
+        """Add what a call has counted since the last update. This has no effect after the call's end."""
         before = self._counted.get(call)
         if before is not None:
             values = [value for read in _READERS for value in read(call)]
@@ -105,7 +106,7 @@ class CoreTotals:
             self._counted[call] = now
 
     def end(self, call: Call) -> None:
-        """Add what a call has counted, and remove it."""
+        """Add what a call has counted since the last update, and remove the call."""
         self.update(call)
         self._counted.pop(call, None)
 

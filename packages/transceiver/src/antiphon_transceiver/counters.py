@@ -1,13 +1,13 @@
-"""What the call router counts, for metrics."""
+"""The counters of the call router."""
 
 
 class CallRouterCounters:
-    """Link datagrams dropped, by reason, and changes of routes.
+    """Counters of link datagrams and of route changes, exported as metrics. The call router increments them.
 
-    `foreign_host`: sent by a host that may be no relay. `downlink`: with a header of the other direction. `throttled`:
-    beyond the budget of their call. `disowned` counts messages to relays that the call of a token has ended,
-    `rerouted` paths that go by another relay since theirs fell silent, `diverted` calls that use another ingress since
-    theirs was lost.
+    Dropped datagrams: `foreign_host` came from a host outside the relay network, `downlink` had a header of the other
+    direction, `throttled` exceeded the budget of their call. `disowned` counts messages that tell relays that a call
+    has ended. `rerouted` counts paths that use another relay since theirs stopped sending. `diverted` counts calls that
+    use another ingress since theirs was lost.
     """
 
     __slots__ = (

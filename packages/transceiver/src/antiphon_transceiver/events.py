@@ -1,4 +1,4 @@
-"""What a call and its data channels report, on top of what its transport reports."""
+"""Events of a call and of its data channels, in addition to those of its transport."""
 
 import msgspec
 
@@ -8,7 +8,7 @@ from antiphon_transceiver.transport_events import Connected
 
 
 class MediaStarted(msgspec.Struct, frozen=True):
-    """The caller's first audio arrived."""
+    """The caller's first audio arrived, `after` seconds from the offer."""
 
     after: float
 
@@ -18,7 +18,7 @@ class MediaEnded(msgspec.Struct, frozen=True):
 
 
 class MediaMissing(msgspec.Struct, frozen=True):
-    """The call connected, but no audio of the caller came in time."""
+    """The call connected, but no audio of the caller arrived in time. The call goes on."""
 
 
 class EventReceived(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class EventReceived(msgspec.Struct, frozen=True):
 
 
 class MessageRefused(msgspec.Struct, frozen=True):
-    """The caller sent a message that is no event. Reading and answering it took as much work as an event does."""
+    """The caller sent a message that is no event and was answered by an error. It costs as much work as an event."""
 
 
 ChannelEvent = EventReceived | MessageRefused

@@ -22,17 +22,22 @@ from antiphon_transceiver.rtp import (
 )
 
 MAX_ENDED_SOURCES = 8
-"""Sources remembered that sent a BYE: their stragglers come before a caller has changed so often."""
+"""Sources remembered after their BYE. Packets still under way arrive before a caller has changed its source more often
+than that."""
 
 STRAGGLER_SECONDS = 1.0
-"""How long packets of a source that sent a BYE are stragglers, beside those of another one. Devices take up an old
-source again after a hold, and are then received as before it."""
+"""Seconds after a BYE in which packets of its source count as overtaken by it and are dropped. Later they are received
+again: some devices use an old source again after a hold."""
 
 _NO_REDUNDANCY: Sequence[RedundantBlock] = ()
 
 
 class MediaCounters:
-    """What happened to packets that passed SRTP."""
+    """Counters of the RTP packets of a call: those received, after SRTP, and those sent.
+
+    `AudioStream` counts them. `rtp_bad` counts malformed packets, `other_payload` packets of other payload types, and
+    `ended_source` packets that a BYE overtook.
+    """
 
     __slots__ = ("ended_source", "other_payload", "rtp_bad", "rtp_received", "rtp_sent")
 
@@ -45,10 +50,13 @@ class MediaCounters:
 
 
 class AudioStream:
-    """Plain packets on one side, audio frames on the other; SRTP and the network are the session's.
+    """The audio of one call: RTP and RTCP packets without SRTP on one side, audio of the backend on the other.
 
-    `format` is what the backend speaks (`opus` or `pcm16/RATE`). `ntp_offset` added to `now` gives seconds of NTP time.
-    `options` say which header extensions and which feedback were negotiated.
+    Call `start` when the call is connected. Pass packets to `receive_rtp` and `receive_rtcp`. Append the backend's
+    audio to `playout`. Call `poll_frame`, `poll_rtp`, `poll_rtcp` and `poll_feedback` until each returns None.
+
+    `format` is the backend's: `opus` or `pcm16/RATE`. `ntp_offset` added to `now` gives seconds of NTP time. `options`
+    are the negotiated header extensions and feedback.
     """
 
     def __init__(
@@ -68,9 +76,9 @@ class AudioStream:
         self._red_type = codec.redundancy
         self._red = RedEncoder(codec.payload_type)
         self._source: int | None = None
-        """SSRC of the audio in the uplink. It stays after a BYE, since the same source may go on."""
+        """SSRC of the audio in the uplink. A BYE does not clear it, since the same source may go on."""
         self._ended: dict[int, float] = {}
-        """When the BYE of a source came."""
+        """When the BYE of each source was received, by SSRC."""
         self._adapted_to: ReportBlock | None = None
         options = options or RtpOptions()
         self.sender = RtpSender.start(codec.payload_type, random, clock_rate=codec.clock_rate, ntp_offset=ntp_offset)
@@ -85,17 +93,19 @@ class AudioStream:
 
     @property
     def ssrc(self) -> int:
-        """Our source, which the answer announces."""
+        """The SSRC of our stream. The answer contains it."""
         return self.sender.ssrc
 
     def start(self, now: float) -> None:
-        """Begin to report and to play; what was appended before waited."""
+        """Begin to send reports."""
         self.reporter.start(now)
 
     def receive_rtp(self, packet: bytes, now: float) -> bool:
-        """Take one decrypted RTP packet. What is not the negotiated audio is counted and dropped; within the audio's
-        source it still arrived: it is not lost, nor is audio missing in its place. Return True when `poll_feedback` has
-        something."""
+        """Handle one decrypted RTP packet. Return True when feedback is due.
+
+        Packets of other payload types are counted and dropped. Those of the audio's source count as received, and no
+        audio is concealed in their place.
+        """
         try:
             rtp = decode_rtp(packet)
         except DecodeError:
@@ -123,10 +133,10 @@ class AudioStream:
         return now >= receiver.feedback_at
 
     def receive_rtcp(self, packet: bytes, now: float) -> bool:
-        """Take one decrypted RTCP packet, compound or not. Return True if the caller's stream ended with it.
+        """Handle one decrypted RTCP packet, compound or not. Return True if it ends the caller's stream.
 
-        Packets that the BYE overtook keep their place in the uplink. A browser that replaces its track sends a BYE and
-        goes on with the same source: its packets keep their place too.
+        Packets that the BYE overtook keep their place in the uplink. So do packets of the same source after the BYE: a
+        browser that replaces its track sends a BYE and goes on with the same source.
         """
         ended, flowing = False, self._source in self.receiver.sources
         for part in self.reporter.receive(packet, now):
@@ -142,11 +152,11 @@ class AudioStream:
         return ended
 
     def poll_frame(self, now: float) -> UplinkFrame | None:
-        """Return the next stretch of the caller's audio that is due."""
+        """Return the next frame of the caller's audio that is due, or None."""
         return self.uplink.poll(now)
 
     def poll_rtp(self, now: float) -> bytes | None:
-        """Return the next RTP packet whose time to leave has come."""
+        """Return the next RTP packet that is due, or None."""
         packet = self.playout.poll(now)
         if packet is None:
             return None
@@ -155,16 +165,17 @@ class AudioStream:
         return self.sender.packet(payload, packet.timestamp, now, marker=packet.marker)
 
     def poll_timeout(self, *, sends: bool) -> float:
-        """Return when `poll_frame` wants to be called and, where the stream `sends`, `poll_rtp` and `poll_feedback`;
-        infinity for never."""
+        """Return when `poll_frame` is due; if the stream `sends`, also `poll_rtp` and `poll_feedback`. Infinity for
+        never."""
         uplink = self.uplink.jitter.poll_timeout()
         return min(uplink, self.playout.poll_timeout(), self.receiver.poll_timeout()) if sends else uplink
 
     def poll_rtcp(self, now: float) -> bytes | None:
+        """Return the compound packet with the report that is due, or None."""
         return self.reporter.poll_report(now)
 
     def poll_feedback(self, now: float) -> bytes | None:
-        """Return the feedback on the caller's packets that is due."""
+        """Return the RTCP packet with the feedback on the caller's packets that is due, or None."""
         feedback = self.receiver.poll_feedback(
             self.sender.ssrc, now, self.uplink.jitter.target_delay, self.reporter.round_trip
         )
@@ -175,14 +186,14 @@ class AudioStream:
         return self.reporter.bye()
 
     def _receive_other(self, rtp: RtpPacket, now: float) -> bool:
-        """Take a packet of another payload type: comfort noise (RFC 3389), telephone events (RFC 4733), whatever."""
+        """Count a packet of another payload type, such as comfort noise (RFC 3389) or telephone events (RFC 4733)."""
         self.counters.other_payload += 1
         return self._acknowledge(rtp, now, without_audio=True)
 
     def _acknowledge(self, rtp: RtpPacket, now: float, *, without_audio: bool = False) -> bool:
-        """Record a packet without usable audio as received. Return True when `poll_feedback` has something.
+        """Record a packet without usable audio as received. Return True when feedback is due.
 
-        No audio is missing in place of one `without_audio`. A packet of another source than the audio's counts for
+        If it is `without_audio`, no audio is concealed in its place. A packet of another source counts for
         transport-wide feedback alone.
         """
         receiver = self.receiver
@@ -201,11 +212,11 @@ class AudioStream:
         self._ended[source] = now
 
     def _has_ended(self, source: int, now: float) -> bool:
-        """Whether a packet of a source is a straggler that its BYE overtook (RFC 3550 §6.2.1)."""
+        """Return True if a packet of a source was overtaken by its BYE (RFC 3550 §6.2.1)."""
         return source in self._ended and now < self._ended[source] + STRAGGLER_SECONDS
 
     def _follow(self, source: int, now: float) -> bool:
-        """Turn to another source. Return False where the packet is a straggler."""
+        """Switch the uplink to another source. Return False if the packet was overtaken by the source's BYE."""
         if self._has_ended(source, now):
             self.counters.ended_source += 1
             return False
@@ -215,7 +226,7 @@ class AudioStream:
         return True
 
     def _repeat(self, packet: PlayoutPacket, red_type: int) -> bytes:
-        """Add to a packet what it is to repeat of those before it."""
+        """Return the payload with the redundant blocks of the present offsets, and set the payload type to match."""
         offsets = self.adaptation.redundancy_offsets
         if not offsets:
             self.sender.payload_type = self._payload_type
@@ -225,7 +236,7 @@ class AudioStream:
         return self._red.encode(packet.payload, packet.timestamp, offsets)
 
     def statistics(self) -> dict[str, Any]:
-        """Return what is known of the media, both directions; times in milliseconds."""
+        """Return the statistics of both directions. Times are in milliseconds; None where nothing was reported."""
         sources = self.receiver.sources.values()
         jitter = self.uplink.jitter.counters
         peer = self.reporter.peer_report
@@ -250,7 +261,7 @@ class AudioStream:
         }
 
     def _level(self) -> int | None:
-        """Return how loud the newest packet said it was, in dBov, 0 to -127 (RFC 6464 §3)."""
+        """Return the audio level of the newest packet in dBov, 0 to -127 (RFC 6464 §3), or None."""
         if self._newest is None or self._level_id is None:
             return None
         try:

@@ -1,4 +1,4 @@
-"""What a transceiver counts, for Prometheus. Labels are bounded: `EndReason`, and the counters of cores."""
+"""The Prometheus metrics of a transceiver. The values of labels are bounded: `EndReason`, and the counters of cores."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,10 @@ SETUP_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class TransceiverMetrics:
-    """Counters of calls. Packets are counted by the cores in plain integers and exported as they are."""
+    """Metrics of calls. Create one for a registry, and increment its members as calls begin and end.
+
+    Packets are not counted here: the cores count them in plain integers, which `CoreMetrics` exports.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.attempted = Counter("antiphon_calls_attempted", "Offers that reached the transceiver", registry=registry)

@@ -1,10 +1,13 @@
-"""Why a call ended, or never began: the vocabulary of logs, metrics, the control API and the backend."""
+"""The reasons for which calls end or fail, as logs, metrics, the control API and backends receive them."""
 
 from enum import StrEnum
 
 
 class EndReason(StrEnum):
-    """Why a call ended. The first group are failed set-ups, each of which is logged with exactly one reason."""
+    """Why a call ended. The members before `HANGUP` are failed set-ups; each failed set-up is logged with one of them.
+
+    `Terminated` events carry it. Its values are labels of metrics and appear in logs.
+    """
 
     NO_STUN = "no_stun_seen"
     BAD_CREDENTIALS = "bad_credentials"
