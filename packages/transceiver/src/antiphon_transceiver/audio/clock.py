@@ -1,21 +1,21 @@
-"""Estimates where on the call's timeline a packet belongs, whatever its sender's clock does."""
+"""Estimates the positions of packets on the call's timeline, even if their sender's clock is wrong."""
 
 from typing import Final
 
 TRUSTED_AFTER: Final = 16
-"""Contiguous packets in a row whose timestamps agree with their durations, before a clock that erred adds pauses again.
-A clock that errs at random hardly ever agrees that long."""
+"""Contiguous packets whose timestamps must agree with their durations before a clock that erred is trusted again. A
+clock with random errors hardly ever agrees for that long."""
 
 LEARNED_AFTER: Final = 8
-"""Contiguous packets in a row whose timestamps err by the same factor, before that factor is adopted. A clock that errs
-at random hardly ever repeats itself that long."""
+"""Contiguous packets whose timestamps must err by the same factor before that factor is adopted. A clock with random
+errors hardly ever repeats the same factor for that long."""
 
 MAX_EARLY: Final = 240
-"""Ticks by which a packet after a loss may seem to come before its time where its clock is not trusted. Jitter hides
-the smallest transit by a few milliseconds."""
+"""Ticks by which a packet after a loss may seem early while its clock is not trusted: 5 ms. Jitter makes the smallest
+transit seem a few milliseconds larger than it is."""
 
 MAX_LEAP: Final = 48_000
-"""Ticks by which a packet may seem to come before its time after a loss. Beyond that the sender left numbers out."""
+"""Ticks by which a packet may seem early after a loss: 1 s. Beyond that its sender skipped sequence numbers."""
 
 _MASK, _HALF = 0xFFFFFFFF, 0x80000000
 
@@ -23,11 +23,13 @@ _MASK, _HALF = 0xFFFFFFFF, 0x80000000
 class SenderClock:
     """Maps the packets of one stream to positions, in ticks of 48 kHz.
 
-    Positions follow sequence numbers and durations: contiguous packets are contiguous audio. Timestamps may add pauses,
-    as far as arrivals allow, and decide how long missing packets lasted. A clock that contradicts the audio is not
-    trusted until it agrees again. The rate of a clock is learned, and its timestamps are scaled.
+    Call `place` for the position of a packet, then `advance` if it is the newest one. `restart` begins a new stream.
 
-    The attributes are those of the newest packet: its extended sequence number, timestamp, position and duration.
+    Positions follow sequence numbers and durations: contiguous packets are contiguous audio. Timestamps can add pauses,
+    within what arrivals allow, and give the duration of missing packets. A clock that contradicts the audio is not
+    trusted until it agrees again. If a clock runs at another rate, the rate is learned and timestamps are scaled.
+
+    `sequence` (extended), `timestamp`, `position` and `duration` are those of the newest packet.
     """
 
     __slots__ = (
@@ -53,23 +55,24 @@ class SenderClock:
     def __init__(self, ticks: int) -> None:
         self._nominal = ticks
         self.ticks: float = ticks
-        """How many ticks of 48 kHz one tick of the timestamps lasts."""
+        """Ticks of 48 kHz in one tick of the timestamps."""
         self.sequence = self.timestamp = self.position = self.duration = 0
         self.end = 0
-        """Where the newest packet ends."""
+        """Position at which the newest packet ends."""
         self.next_timestamp = -1
-        """The timestamp of a next packet that begins there; -1 where timestamps must be checked."""
+        """Timestamp of a packet that begins at `end`; -1 if the next timestamp must be checked."""
         self._counted_duration = 0
         self._distrust = 0
-        """Contiguous packets that must agree before timestamps add pauses again."""
+        """Contiguous packets that must still agree before timestamps can add pauses again."""
         self._anchor_timestamp = self._anchor_position = 0
-        """A packet since which timestamps and positions have gone on together."""
+        """Timestamp and position of the packet from which the clock's drift is measured."""
         self._steps = self._content = self._counted = 0
-        """Steps in a row that erred by `_factor`; the ticks that all but the first last, and that they count."""
+        """Consecutive steps that erred by `_factor`; the sum of their durations and of their timestamp differences, the
+        first step excluded."""
         self._factor = self._first_horizon = 0.0
 
     def restart(self, sequence: int, timestamp: int, position: int, *, continues: bool) -> None:
-        """Begin anew with a packet at `position`. Where the stream `continues`, what was learned of its clock stays."""
+        """Begin with a packet at `position`. If the stream `continues`, the learned rate of its clock is kept."""
         self.sequence, self.timestamp, self.position = sequence, timestamp, position
         self.next_timestamp = -1
         self._anchor(timestamp, position)
@@ -77,7 +80,7 @@ class SenderClock:
             self._adopt(self._nominal)
 
     def advance(self, sequence: int, timestamp: int, position: int, duration: int) -> None:
-        """Take a packet as the newest."""
+        """Make a packet the newest one."""
         if duration != self.duration:
             self.duration = duration
             self._counted_duration = round(duration / self.ticks)
@@ -90,8 +93,8 @@ class SenderClock:
     def place(self, sequence: int, timestamp: int, horizon: float, skipped: int = 0) -> int:
         """Return the position of a packet, by its extended sequence number.
 
-        `horizon` is the position that would arrive now with the smallest transit: media beyond it cannot exist yet.
-        `skipped` of the numbers since the newest packet held no audio.
+        `horizon` is the position of audio that would arrive now with the smallest transit: later audio cannot exist
+        yet. `skipped` is the number of packets without audio since the newest packet.
         """
         counted = (timestamp - self.timestamp + _HALF & _MASK) - _HALF
         apart = sequence - self.sequence - skipped
@@ -108,7 +111,7 @@ class SenderClock:
         return self.position + (expected if agrees or self._distrust or signalled > 0 else signalled)
 
     def _step(self, counted: int, timestamp: int, horizon: float) -> int:
-        """Return how far behind the newest packet the next one lies: its duration, and the pause between them."""
+        """Return the distance from the newest packet to the next one: its duration, and the pause after it."""
         duration, signalled = self.duration, round(counted * self.ticks)
         error = signalled - duration
         if abs(error) < duration >> 1:
@@ -127,9 +130,9 @@ class SenderClock:
         return step
 
     def _step_over_loss(self, signalled: int, expected: int, room: int) -> int:
-        """Return how far behind the newest packet one lies that follows lost packets.
+        """Return the distance from the newest packet to one that follows lost packets.
 
-        The distance is `expected` by sequence numbers, `signalled` by timestamps; arrivals allow `room`.
+        Sequence numbers give `expected`, timestamps give `signalled`, and arrivals allow at most `room`.
         """
         error, duration = signalled - expected, self.duration
         step, early = expected, MAX_EARLY
@@ -144,9 +147,10 @@ class SenderClock:
         return step if step <= room + early else max(room, duration)
 
     def _learn(self, counted: int, horizon: float) -> None:
-        """Take a step of `counted` ticks that disagrees with the audio; adopt its factor after enough of them.
+        """Record a step of `counted` timestamp ticks that disagrees with the audio. Adopt its factor after enough of
+        them.
 
-        A clock that seems too fast may be that of a sender who pauses after each packet, which arrivals show.
+        A clock that seems too fast may belong to a sender that pauses after each packet. Arrivals show the difference.
         """
         duration = self.duration
         if counted <= 0:
@@ -165,8 +169,10 @@ class SenderClock:
                 self._adopt(self._content / self._counted)
 
     def _follow_drift(self, timestamp: int) -> None:
-        """Adopt the rate of the timestamps since the last pause once they are off by a whole packet. Timestamps that
-        jitter by less than half a packet never are."""
+        """Adopt the rate of the timestamps since the anchor once they drifted by a whole packet.
+
+        Timestamps that jitter by less than half a packet never drift so far.
+        """
         position = self.end
         counted = (timestamp - self._anchor_timestamp + _HALF & _MASK) - _HALF
         lasted = position - self._anchor_position

@@ -1,30 +1,31 @@
-"""The transits of a stream: the smallest, which playout times are counted from, and how far the others lie above it."""
+"""The smallest and the largest transit of a stream. Playout times are relative to the smallest; the range is jitter."""
 
 from math import inf
 from typing import Final
 
 WINDOW: Final = 5.0
-"""Seconds. The smallest is that of the last one to two windows: long enough to meet an undelayed packet, short enough
-that a clock 200 ppm slow moves it by at most 2 ms in between."""
+"""Window of the minimum in seconds; it covers the last one to two windows. That is long enough to contain an undelayed
+packet. It is short enough that a clock 200 ppm slow moves the minimum by at most 2 ms."""
 
 PEAK_WINDOW: Final = 0.5
-"""Seconds. The largest is that of the last one to two windows, so jitter that ended is forgotten within a second. So
-few packets have no better quantile than their largest."""
+"""Window of the maximum in seconds; it covers the last one to two windows, so jitter that ended has no effect after a
+second. For so few packets no quantile is better than the maximum."""
 
 MIN_RISE: Final = 0.01
-"""Seconds. The smallest transit of the last second replaces the smallest of all if it lies above by more than this, and
-in the upper half of the range: a queue grows, or the sender's clock stops in short pauses."""
+"""Smallest rise of the minimum, in seconds, that is followed within a second. The minimum of the last second must also
+lie in the upper half of the range. Then a queue grows, or the sender's clock stops in short pauses."""
 
 ASSUMED_JITTER: Final = 0.028
-"""Seconds between smallest and largest, as long as nothing has been measured: a good Wi-Fi, and a target of 60 ms."""
+"""Range in seconds before anything has been measured: that of a good Wi-Fi. It makes a target delay of 60 ms."""
 
 
 class DelayTracker:
-    """Tracks the minimum and the maximum of arrival minus media time, in seconds on a scale of its own.
+    """Tracks the minimum and the maximum transit: arrival minus media time, in seconds, with an arbitrary zero.
 
-    Both go outwards at once and inwards when a whole window has passed without so extreme a transit, so the minimum
-    follows the drift of the sender's clock. A minimum far below that of the last second goes sooner. A window ends with
-    an arrival only: a stalled network makes nothing forgotten.
+    Call `update` for each timely packet and `rise` for one that may be late. The range widens at once. It narrows when
+    a window has passed without so extreme a transit, so the minimum follows the drift of the sender's clock. A minimum
+    far below that of the last second is replaced sooner. Only an arrival ends a window, so a stalled network changes
+    nothing.
     """
 
     __slots__ = (
@@ -48,7 +49,7 @@ class DelayTracker:
         self.restart(inf, inf)
 
     def restart(self, transit: float, now: float) -> None:
-        """Forget all but this one transit."""
+        """Begin with a single transit."""
         self.smallest = self._current_smallest = transit
         self.largest = transit + ASSUMED_JITTER
         self._current_largest = self._current_lowest = self._before_lowest = transit
@@ -57,11 +58,11 @@ class DelayTracker:
         self._plan()
 
     def rise(self, transit: float) -> None:
-        """Take a transit above the largest, of a packet that may have come too late."""
+        """Raise the maximum to the transit of a packet that may have arrived too late."""
         self.largest = self._current_largest = self.highest = transit
 
     def update(self, transit: float, now: float) -> bool:
-        """Take the transit of a packet that arrived `now`, in time. Return True if smallest or largest changed."""
+        """Add the transit of a timely packet that arrived `now`. Return True if `smallest` or `largest` changed."""
         changed = False
         if now >= self._smallest_ends_at:
             self.smallest = min(self._current_smallest, transit)

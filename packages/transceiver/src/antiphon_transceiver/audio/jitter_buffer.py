@@ -1,9 +1,9 @@
-"""A jitter buffer for a listener that is a machine: what comes in order is released at once.
+"""A jitter buffer for a machine as listener: packets in order are released at once.
 
-A hole is waited for until its playout time, the smallest transit seen plus `target`; then it is filled, and what was
-held behind it follows. So audio is delayed by at most the target, and that is as small as the jitter of the last second
-allows. What repeats a missing packet takes its place without a wait. Times are seconds, positions and durations 48 kHz
-ticks.
+The buffer waits for a missing packet until its playout time: the smallest transit plus `target_delay`. Then the hole is
+filled, and the packets behind it are released. So audio is delayed by at most the target delay, which is as small as
+the jitter of the last second allows. A redundant block of a missing packet fills its hole at once. Times are in
+seconds, positions and durations in ticks of 48 kHz.
 """
 
 from bisect import bisect, insort
@@ -22,36 +22,36 @@ from antiphon_transceiver.audio.payloads import OPUS, PayloadKind
 from antiphon_transceiver.rtp.red import RedundantBlock
 
 MIN_TARGET_DELAY: Final = 0.04
-"""Two frames: the packet after a missing one, which may repeat it, or one that was overtaken, still has a frame's time
-when no jitter has been seen."""
+"""Seconds, two frames. Without jitter, one frame's time is left for the next packet, which may repeat the missing one,
+or for a packet that was overtaken."""
 
 MAX_TARGET_DELAY: Final = 0.15
-"""Jitter of 80 to 100 ms is still followed; beyond, waiting costs a conversation more than the packets are worth."""
+"""Seconds. Jitter of 80 to 100 ms is still compensated. Longer waits harm a conversation more than losses do."""
 
 HEADROOM: Final = 1.25
-"""What the largest delay of the last second is multiplied by: a delay with a long tail will exceed it soon."""
+"""Factor on the jitter of the last second, since delays with a long tail soon exceed their recent maximum."""
 
 TARGET_DELAY_MARGIN: Final = 0.005
-"""Seconds above that, for timers that are late themselves."""
+"""Seconds added to the target delay, since timers are late."""
 
 MAX_CONCEALED: Final = 4_800
-"""Ticks concealed in a row, five frames of 20 ms: beyond that concealment is silence or noise, and the position jumps
-instead."""
+"""Largest number of ticks concealed in a row: five frames of 20 ms. Longer concealment would be silence or noise, so
+the position jumps instead."""
 
 MAX_HELD: Final = 128
-"""Packets held behind a hole. The longest target holds 8 of 20 ms and 60 of 2.5 ms; more is a flood, and the hole is
-given up."""
+"""Packets held behind a hole. The longest target delay holds 8 packets of 20 ms or 60 of 2.5 ms. More are a flood, and
+the hole is skipped."""
 
 TIMER_SLACK: Final = 0.005
-"""Seconds after its playout time in which a missing frame is still filled: as late as a timer may be. Later it would
-delay what follows."""
+"""Seconds after its playout time in which a missing frame is still filled: the lateness of timers. Filled later, it
+would delay the audio after it."""
 
 MAX_BURST: Final = 2.0
-"""Seconds of audio that may arrive at once, as when a stalled network empties its queue. After a longer stall most of
-it is late anyway."""
+"""Seconds of audio that may arrive at once, for example when a stalled network empties its queue. After a longer stall
+most of it would be late."""
 
 MAX_SPEED: Final = 1.05
-"""Seconds of audio taken per second beyond that. Clocks of senders err by far less."""
+"""Seconds of audio accepted per second beyond `MAX_BURST`. Clocks of senders err by far less."""
 
 MAX_SKIPPED: Final = 128
 """Sequence numbers without audio that are remembered behind a missing packet: 2.5 s of telephone events."""
@@ -70,58 +70,59 @@ _POSITION = itemgetter(1)
 
 
 class JitterBuffer:
-    """Orders the packets of one RTP stream. `push` each, then `pop` until None; `pop` again at `poll_timeout`.
+    """Orders the packets of one RTP stream. Call `push` for each packet, then `pop` until it returns None.
 
-    Read every packet that waits at the socket before popping at a timeout: what was not pushed is not there.
+    Call `pop` again at `poll_timeout`. Before that, push every packet that waits at the socket, or it counts as
+    missing.
 
-    Every drain ends. A release takes a held packet, or its FEC, or conceals at least 2.5 ms, the shortest stretch that
-    Opus has. Concealment in a row ends at `MAX_CONCEALED`. So a packet brings at most 43 releases: itself, its FEC, and
-    41 that conceal. A redundant block of RED brings as many. Positions advance with each release.
+    Every drain ends, since positions advance with each frame. A frame is a held packet, or its FEC, or at least 2.5 ms
+    of concealment, which ends at `MAX_CONCEALED`. So a packet causes at most 43 frames: itself, its FEC, and 41
+    concealed ones. A redundant block causes as many.
     """
 
     def __init__(self, kind: PayloadKind = OPUS) -> None:
         self.target_delay = MIN_TARGET_DELAY
-        """Seconds that a missing packet is waited for now."""
+        """Seconds that the buffer waits for a missing packet."""
         self.counters = JitterCounters()
         self._unit, self._duration, self._repeats = kind.unit, kind.duration, kind.repeats
         self._clock = SenderClock(kind.clock_ticks)
         self._transit = DelayTracker()
         self._late = LatePacketDetector()
         self._held: list[tuple[int, int, int, bytes, FrameStatus]] = []
-        """Extended sequence number, position, duration, packet, how it came; sorted."""
+        """Extended sequence number, position, duration, payload and status of each packet, sorted."""
         self._recent = [-1] * _RECENT
         self._skipped: set[int] = set()
-        """Extended sequence numbers from `_next_sequence` on that held no audio."""
+        """Extended sequence numbers of packets without audio, from `_next_sequence` on."""
         self._shift = 0
-        """What is added to the sequence numbers of the present source, so that those of all sources run on."""
+        """Added to the sequence numbers of the present source, so that they continue those of the source before."""
         self._next_sequence = 0
         self._next_position = 0
         self._frame = _FRAME_TICKS
-        """Duration of the last packet released, and so presumably of those missing."""
+        """Duration of the last packet released, which is assumed for missing packets."""
         self._reach = 0
-        """Ticks before it at which what the newest packet repeats began."""
+        """Largest timestamp offset of the newest packet's redundant blocks, in ticks."""
         self._concealed = 0
-        """Ticks concealed since that packet."""
+        """Ticks concealed since the last packet released."""
         self._concealing = 0
-        """Releases that concealed since that packet; they count once another one shows that the stream goes on."""
+        """Frames concealed since the last packet released. They count once the next packet is released."""
         self._silent = True
-        """Whether no packet is expected: at the start, in DTX, and once concealment has ended."""
+        """True while no packet is expected: at the start, in DTX, and after the longest concealment."""
         self._release_through = 0
-        """Packets up to this extended sequence number do not wait for what may come before them."""
+        """Packets up to this extended sequence number are released without waiting for earlier ones."""
         self._restart_next = True
         self._paid_until = 0.0
-        """When all audio taken would have arrived at `MAX_SPEED`."""
+        """When all audio accepted would have arrived at `MAX_SPEED`."""
         self._resuming = False
-        """Whether the packets of a run are taken after all."""
+        """True while the packets of a late run are pushed again."""
 
     def restart(self) -> None:
-        """Begin another stream (another SSRC) with the next packet. Packets held are still released."""
+        """Begin another stream (another SSRC) with the next packet. Held packets are still released."""
         self._restart_next = True
 
     def skip(self, sequence: int, *, silent: bool) -> None:
-        """Record the extended sequence number of a packet without audio, such as padding: no audio is missing there.
+        """Record the extended sequence number of a packet without audio, such as padding. No audio is missing there.
 
-        A sender of comfort noise or telephone events may be `silent`: then no packet is expected until its next.
+        If it is `silent`, as comfort noise and telephone events are, no packet is expected until the next one.
         """
         if self._restart_next:
             return
@@ -142,7 +143,7 @@ class JitterBuffer:
             duration = self._duration(payload)
         except DecodeError:
             self.counters.invalid += 1
-            if not payload:  # Nothing but padding, with which browsers probe a path.
+            if not payload:  # padding only, with which browsers probe a path
                 self.skip(sequence, silent=False)
             return
         if self._restart_next:
@@ -199,21 +200,23 @@ class JitterBuffer:
             self._insert_repeated(position - round(ticks * clock.ticks), again)
 
     def _align(self, sequence: int) -> int:
-        """Number the packets of a source that began anew so that this one lies closest to the newest packet. Return how
-        far ahead of that it lies."""
+        """Renumber a source that began again, so that this packet lies closest to the newest one.
+
+        Return its distance from the newest packet.
+        """
         newest = self._clock.sequence
         ahead = (sequence - newest + _HALF & 0xFFFF) - _HALF
         self._shift = newest + ahead - sequence
         return ahead
 
     def _place(self, extended: int, timestamp: int, duration: int, now: float) -> int:
-        """Return the position of a packet that does not simply follow the newest one."""
+        """Return the position of a packet that is not contiguous with the newest one."""
         clock = self._clock
         skipped = sum(clock.sequence < other < extended for other in self._skipped) if self._skipped else 0
         horizon = (now - self._transit.smallest) * _TICKS_PER_SECOND
         position = clock.place(extended, timestamp, horizon, skipped)
         if extended < self._next_sequence or (self._concealed and position < self._next_position):
-            return position  # Its turn has passed.
+            return position  # its playout time has passed
         if not self._held:
             return max(position, self._next_position)
         index = bisect(self._held, (extended,))
@@ -222,14 +225,14 @@ class JitterBuffer:
         return max(position, self._held[index - 1][1] + self._held[index - 1][2] if index else self._next_position)
 
     def _skip(self, extended: int) -> None:
-        """Remember that no audio is missing at a sequence number."""
+        """Record that no audio is missing at a sequence number."""
         self._skipped.add(extended)
         if len(self._skipped) > MAX_SKIPPED:
             self._skipped.remove(min(self._skipped))
         self._pass_skipped()
 
     def _pass_skipped(self) -> None:
-        """Go past the sequence numbers that hold no audio and that nothing is missing before."""
+        """Advance past the sequence numbers without audio that come next."""
         clock, skipped = self._clock, self._skipped
         while clock.sequence + 1 in skipped:
             clock.sequence += 1
@@ -238,13 +241,15 @@ class JitterBuffer:
             self._next_sequence += 1
 
     def _count_skipped(self, sequence: int) -> int:
-        """Return how many of the sequence numbers from `_next_sequence` to `sequence` held no audio."""
+        """Return how many packets between `_next_sequence` and `sequence` held no audio."""
         return sum(other < sequence for other in self._skipped)
 
     def _insert_repeated(self, position: int, payload: bytes) -> None:
-        """Hold what a packet repeats of another where that one is missing and its turn has not passed. Of those missing
-        before the next held packet it is the one after which as many of its length fit as come between. It is moved by
-        less than half its length to fit: timestamps are not exact."""
+        """Hold a redundant block, if its packet is missing and its playout time has not passed.
+
+        A block has no sequence number. It is estimated from the number of such blocks that fit between `position` and
+        the next held packet. Since timestamps are not exact, the block is moved by up to half its length to fit.
+        """
         if position <= self._next_position - _FRAME_TICKS:
             return
         try:
@@ -267,7 +272,7 @@ class JitterBuffer:
             self._paid_until += duration * _COST
 
     def pop(self, now: float) -> JitterFrame | None:
-        """Return the next stretch that is due, or None. Call it until None."""
+        """Return the next frame that is due, or None. Call it until it returns None."""
         if not self._held:
             return None if self._silent or now < self.poll_timeout() else self._guess(now)
         sequence, position, *_ = self._held[0]
@@ -281,8 +286,7 @@ class JitterBuffer:
         return self._fill(now)
 
     def poll_timeout(self) -> float:
-        """Return when `pop`, called until None before, will next have something although nothing arrives; infinity for
-        never."""
+        """Return when a frame is due even if no packet arrives; infinity for never. Call `pop` until None before."""
         if self._held:
             return self._playout(self._hole()[1])
         return inf if self._silent else self._transit.smallest + self.target_delay + self._next_position * _TICK
@@ -291,16 +295,18 @@ class JitterBuffer:
         return self._transit.smallest + self.target_delay + position * _TICK
 
     def _aim(self) -> None:
-        """Set the target: how far packets reach back, and the delay that they may have. With in-band FEC one reaches
-        back by a frame, and so does what it repeats."""
+        """Set the target delay: the time until redundancy arrives, plus the jitter with its margins.
+
+        In-band FEC repeats the frame before its packet, so it arrives a frame later, also in a redundant block.
+        """
         jitter = self._transit.largest - self._transit.smallest
         target = (self._frame + self._reach) * _TICK + jitter * HEADROOM + TARGET_DELAY_MARGIN
         self.target_delay = min(max(target, MIN_TARGET_DELAY), MAX_TARGET_DELAY)
 
     def _hole(self) -> tuple[int, int]:
-        """Return how many ticks are missing before the first held packet, and where the next missing frame begins.
+        """Return how many ticks are missing before the first held packet, and the position of the next missing frame.
 
-        The gap between positions may be longer than what is missing: then the sender paused.
+        If the gap between positions is longer than the missing audio, the sender paused.
         """
         sequence, position, *_ = self._held[0]
         packets = sequence - self._next_sequence
@@ -311,7 +317,7 @@ class JitterBuffer:
         return missing, max(self._next_position, position - worth_a_wait)
 
     def _guess(self, now: float) -> JitterFrame | None:
-        """Conceal the next frame, whose playout time has come, unless it is overdue by now."""
+        """Conceal the next frame, whose playout time has come. Overdue frames are skipped."""
         start = self._next_position
         start += self._overdue(start, now)
         self._concealed += start - self._next_position
@@ -322,8 +328,10 @@ class JitterBuffer:
         return self._conceal(start, self._frame)
 
     def _fill(self, now: float) -> JitterFrame | None:
-        """Recover or conceal the next missing frame before the first held packet, when its time has come. What would be
-        concealed too late is left out; what was said never is."""
+        """Recover or conceal the next missing frame before the first held packet, if its playout time has come.
+
+        Overdue concealment is skipped; received and recovered audio never is.
+        """
         _, position, _, payload, _ = self._held[0]
         missing, start = self._hole()
         if now < self._playout(start):
@@ -346,7 +354,7 @@ class JitterBuffer:
         return self._conceal(start, min(self._frame, gap - fec))
 
     def _overdue(self, start: int, now: float) -> int:
-        """Ticks of whole frames from `start` on for which it is too late."""
+        """Return the duration of the whole frames from `start` on that are overdue, in ticks."""
         late = now - self._playout(start) - TIMER_SLACK
         return ceil(late * _TICKS_PER_SECOND / self._frame) * self._frame if late > 0 else 0
 
@@ -395,9 +403,9 @@ class JitterBuffer:
         return JitterFrame(start, duration, None, FrameStatus.CONCEALED)
 
     def _receive_late(self, packet: LatePacket, largest: float) -> None:
-        """Discard a packet, unless a run of such packets shows that the clock is wrong: then begin anew with them.
+        """Keep a late packet. If the run of late packets shows that it is not late, begin again with its packets.
 
-        `largest` is the largest transit before it.
+        `largest` is the largest transit before this packet.
         """
         behind = packet.extended < self._next_sequence
         if self._resuming:
@@ -407,8 +415,10 @@ class JitterBuffer:
         self.counters.late = self._late.dropped
 
     def _ends_late_run(self, packet: LatePacket) -> bool:
-        """End a run of late packets with a timely one. Return True if it shows that they were not late: then all of
-        them were taken, this one as well."""
+        """End a run of late packets with a timely one. Return True if it shows that the run was not late.
+
+        In that case all of them have been pushed, including the timely packet.
+        """
         resumed = self._late.is_continued(packet.transit, packet.arrived)
         if resumed:
             self._late.packets.append(packet)
@@ -419,7 +429,7 @@ class JitterBuffer:
         return resumed
 
     def _resume(self, now: float) -> None:
-        """Begin anew with the packets of a run that are not late."""
+        """Begin again with the packets of a late run that are not too old."""
         timely = self._late.take(now, MAX_TARGET_DELAY)
         self.counters.received -= len(timely)
         first, smallest = timely[0], min(packet.transit for packet in timely)
@@ -432,9 +442,9 @@ class JitterBuffer:
         self._resuming = False
 
     def _restart(self, sequence: int, timestamp: int, now: float, *, continues: bool) -> None:
-        """Let `sequence` follow what was expected next, at the position that the time since then gives it.
+        """Continue with a packet of another source or clock, behind the held packets.
 
-        Where the stream `continues`, the sequence numbers left out are lost packets.
+        Its position follows from the time that has passed. If the stream `continues`, packets between are lost.
         """
         self._restart_next = False
         if not continues:

@@ -1,4 +1,4 @@
-"""What comes out of a jitter buffer, and what it counts."""
+"""The frames that a jitter buffer releases, and its counters."""
 
 import msgspec
 
@@ -6,11 +6,11 @@ from antiphon_common.frames import FrameStatus
 
 
 class JitterFrame(msgspec.Struct, frozen=True, gc=False):
-    """A stretch of audio whose turn it is.
+    """A frame of the caller's audio that a `JitterBuffer` releases, in ticks of 48 kHz.
 
-    `payload` is the packet itself, received or recovered from RED. Without it, a recovered stretch is held by the
-    in-band FEC of the packet after it, `following`, and a concealed one by nothing. Positions never go back; where one
-    jumps there was silence, or concealment had ended.
+    `payload` is the packet that was received, or recovered from RED. It is None in two cases. A recovered frame is then
+    in the in-band FEC of the next packet, `following`. A concealed frame has no data. Positions never decrease. Where
+    they jump, there was silence, or the longest concealment had ended.
     """
 
     position: int
@@ -21,13 +21,14 @@ class JitterFrame(msgspec.Struct, frozen=True, gc=False):
 
 
 class JitterCounters:
-    """Packets unless said otherwise. Of the packets sent up to the newest released one, received - late - excess were
-    released and lost were not.
+    """The counters of a `JitterBuffer`. They count packets unless stated otherwise.
 
-    `lost` counts sequence numbers that were passed over, whether they came late or never; `late` packets came after
-    their playout time, `duplicate` ones after another that held the same, `excess` ones too fast. `concealed` and
-    `recovered` are releases; `redundant` of the latter came by RED, the others by in-band FEC. What is concealed when a
-    stream ends does not count: nothing was lost. `resynchronised` counts how often the stream's clock was taken anew.
+    Of the packets sent up to the newest released one, received - late - excess were released, and `lost` were not.
+    `lost` counts sequence numbers that were skipped, whether their packets arrived late or never. `late` packets
+    arrived after their playout time, `duplicate` ones after a packet with the same sequence number, `excess` ones too
+    fast. `concealed` and `recovered` count frames. `redundant` of the recovered ones came from RED, the others from
+    in-band FEC. Concealment at the end of a stream does not count, since nothing was lost. `resynchronised` counts
+    restarts with another source or clock.
     """
 
     __slots__ = (

@@ -1,8 +1,9 @@
-"""Audio of the backend on its way to the caller: a bounded buffer that lets one packet out at each deadline.
+"""Paced playout of the backend's audio to the caller: a bounded buffer that returns one packet at each deadline.
 
-Deadlines lie on one packet grid for all calls of a process, which bounds how often it wakes. Packets are cut to slots
-of 2.5 ms, and a talkspurt begins at every second slot: a tick of a busy process (`antiphon_common.shell.loop_pacer`).
-RTP timestamps are read off that grid: they run on with wall time across silence and never go back.
+The deadlines of all calls of a process lie on one packet grid, which bounds how often the process wakes. The grid has
+slots of 2.5 ms. A talkspurt begins at an even slot, which is a tick of a busy process
+(`antiphon_common.shell.loop_pacer`). RTP timestamps follow the grid: they advance with wall time in silence, and never
+decrease.
 """
 
 from collections import deque
@@ -20,25 +21,28 @@ from antiphon_transceiver.audio.g711 import G711Encoder, OpusToG711
 from antiphon_transceiver.audio.opus import OpusEncoder
 
 MAX_BUFFERED_MS: Final = CREDIT_MS + 200
-"""What is held at most: the backend's credit, and room for one that counts in whole milliseconds."""
+"""Largest amount of audio held: the backend's credit, and room for backends that count in whole milliseconds."""
 
 MAX_ENTRIES: Final = 2_048
-"""Packets held at most. `MAX_BUFFERED_MS` of the shortest packets are 1,680; ends of responses make shorter ones."""
+"""Largest number of packets held. `MAX_BUFFERED_MS` of the shortest packets are 1,680; ends of responses can leave
+shorter ones."""
 
 MAX_RESPONSES: Final = 32
-"""Responses whose played time is remembered; a backend interrupts one of the last few."""
+"""Responses whose played time is remembered. A backend interrupts one of the last few."""
 
 CREDIT_STEP_MS: Final = 100
-"""Credit is given back in steps of at least this much: at most ten frames a second and call."""
+"""Smallest credit that is granted at once, so that a call needs at most ten `Credit` frames a second."""
 
 MAX_LATE: Final = 0.06
-"""Seconds that `poll` may be late and still make up for it, by three packets at once; beyond that time is skipped."""
+"""Largest lateness of `poll`, in seconds, that is made up for by sending up to three packets at once. After a longer
+one, time is skipped."""
 
 LATE_DATA: Final = 0.003
-"""Seconds after a deadline in which audio that ran out may still take it; later audio starts a deadline of its own."""
+"""Seconds after a missed deadline in which new audio is still sent at that deadline. Later audio begins at a new
+slot."""
 
 PARTIAL_WAIT: Final = 0.04
-"""Seconds that less than a packet's worth of PCM waits for more before it is filled up with silence."""
+"""Seconds that PCM of less than one packet waits for more. Then it is padded with silence."""
 
 TALKSPURT_GAP: Final = 0.1
 """Seconds of silence after which the next packet begins a talkspurt and has the marker (RFC 3551 §4.1)."""
@@ -49,15 +53,15 @@ _SLOT_TICKS = 120
 _BEAT_SLOTS = 2
 _FRAME_TICKS = 960
 _ROUNDING = 1e-9
-"""Seconds that float arithmetic may put `now` before a deadline."""
+"""Seconds by which rounding of floats may put `now` before a deadline."""
 
 
 class OverrunError(AntiphonError):
-    """The backend sent more audio than its credit allows."""
+    """The backend sent more audio than its credit allows. `Playout` raises it."""
 
 
 class PlayoutPacket(msgspec.Struct, frozen=True, gc=False):
-    """A packet that is to leave now. `timestamp` is RTP's, u32 on the clock of the caller's codec."""
+    """A packet to send now, from `Playout.poll`. `timestamp` is the RTP timestamp, 32 bits on the codec's clock."""
 
     payload: bytes
     timestamp: int
@@ -65,7 +69,10 @@ class PlayoutPacket(msgspec.Struct, frozen=True, gc=False):
 
 
 class QueuedPacket(msgspec.Struct, frozen=True, gc=False):
-    """Audio of one packet, in 48 kHz ticks. `ticks` is the part of `duration` that the backend sent."""
+    """The audio of one packet that waits in a `Playout`.
+
+    `duration` is in ticks of 48 kHz. `ticks` is the part of it that the backend sent; the rest is silence.
+    """
 
     response: int
     data: bytes
@@ -76,15 +83,15 @@ class QueuedPacket(msgspec.Struct, frozen=True, gc=False):
 class Playout:
     """Takes audio in `format` and returns packets of `codec` (`opus`, `pcmu`, `pcma`), each at its deadline.
 
-    `append` and `end` at any time; `poll` until None; `poll` again at `poll_timeout`, which lies in the past when there
-    is something to do at once. Audio is encoded when its packet is due; Opus passes through untouched to a caller who
-    speaks it. Raises ValueError for an unknown `format`.
+    Call `append` and `end` at any time. Call `poll` until it returns None, and again at `poll_timeout`, which is in the
+    past when a packet is due. Audio is encoded when its packet is due. A backend's Opus passes unchanged to a caller
+    with Opus. Raises ValueError for an unknown `format`.
     """
 
     def __init__(self, format: str, codec: str = "opus", *, first_timestamp: int = 0) -> None:
         self._format = AudioFormat.parse(format)
         self.encoder: OpusEncoder | None = None
-        """Its bitrate and loss may be set at any time; None where no Opus is made."""
+        """The Opus encoder, whose bitrate and loss may be set at any time; None if nothing is encoded to Opus."""
         self._encode: Callable[[bytes], bytes] | None = None
         if codec != "opus":
             encoder = OpusToG711(codec) if format == "opus" else G711Encoder(codec, self._format.rate)
@@ -94,21 +101,21 @@ class Playout:
             self._encode = self.encoder.encode
         self._slot_timestamp = (48_000 if codec == "opus" else G711_RATE) // _SLOTS_PER_SECOND
         self.skipped = 0
-        """How often `poll` came so late that time was skipped."""
+        """How often `poll` was called so late that time was skipped."""
         self.discarded_ms = 0
-        """Audio that came for a response already cleared."""
+        """Milliseconds of audio that arrived for responses that were cleared before."""
         self._entries: deque[QueuedPacket] = deque()
         self._buffered = 0
         self._partial = b""
         self._partial_response = 0
         self._partial_due: float | None = None
         self._slot = 0
-        """The next deadline, in slots of 2.5 ms on the clock of `now`; in silence where the last packet ended."""
+        """The next deadline in slots of 2.5 ms, on the scale of `now`; in silence, the end of the last packet."""
         self._timestamp = first_timestamp
-        """The RTP timestamp of slot 0, once the first packet has shown which slot is the first."""
+        """The RTP timestamp of slot 0. Before the first packet it is the timestamp of that packet."""
         self._started = False
         self._ran_out = True
-        """Whether there was nothing to send when last looked."""
+        """True if the last call of `poll` left nothing to send."""
         self._marker = True
         self._drained = 0
         self._longest_gap = 0.0
@@ -117,14 +124,17 @@ class Playout:
 
     @property
     def buffered_ms(self) -> int:
-        """Milliseconds appended and neither played nor cleared."""
+        """Milliseconds of audio that were appended, and neither played nor cleared."""
         return self._buffered // TICKS_PER_MS
 
     def append(self, response: int, data: bytes) -> None:
-        """Take audio of a response, in order: any length of PCM, or one Opus packet; no bytes at all are harmless.
+        """Append audio of a response, in order: PCM of any length, or one Opus packet. Empty data is ignored.
 
-        Raises OverrunError beyond `MAX_BUFFERED_MS`, DecodeError for what is not audio of the format. What belongs to
-        a response already cleared, or to one before it, is discarded.
+        Audio of a response that was cleared, or of one before it, is discarded.
+
+        Raises:
+            OverrunError: more than `MAX_BUFFERED_MS` of audio would wait.
+            DecodeError: `data` is no audio of the format.
         """
         if not data:
             return
@@ -144,7 +154,7 @@ class Playout:
             self._entries.append(QueuedPacket(response, data, ticks, ticks))
 
     def end(self, response: int) -> None:
-        """Play what is left of a response: all of its audio was appended.
+        """Record that all audio of a response was appended, so that its last, partial packet is played.
 
         Raises OverrunError when more than `MAX_ENTRIES` packets wait.
         """
@@ -154,9 +164,10 @@ class Playout:
         self._fill_up()
 
     def clear(self, response: int) -> int:
-        """Drop what has not been played of `response` and of those before it; return how many ms of it were played."""
+        """Drop the unplayed audio of `response` and of those before it. Return the milliseconds of it that were
+        played."""
         dropped = 0
-        while self._entries and self._entries[0].response <= response:  # what is kept costs no look
+        while self._entries and self._entries[0].response <= response:  # entries that stay are not visited
             dropped += self._entries.popleft().ticks
         if self._partial and self._partial_response <= response:
             dropped += self._format.duration(self._partial)
@@ -194,7 +205,8 @@ class Playout:
         return inf
 
     def take_drained(self) -> int:
-        """Return the milliseconds played or dropped since last asked, to be granted anew; 0 below `CREDIT_STEP_MS`."""
+        """Return the milliseconds played or dropped since the last call, to be granted as credit. Less than
+        `CREDIT_STEP_MS` is kept for the next call."""
         milliseconds = self._drained // TICKS_PER_MS
         if milliseconds < CREDIT_STEP_MS:
             return 0
@@ -202,7 +214,7 @@ class Playout:
         return milliseconds
 
     def take_longest_gap(self) -> float:
-        """Return the longest silence in seconds, since last asked, that had more of the same response behind it."""
+        """Return the longest silence within a response since the last call, in seconds."""
         gap, self._longest_gap = self._longest_gap, 0.0
         return gap
 
@@ -222,7 +234,7 @@ class Playout:
         return PlayoutPacket(payload, (self._timestamp + timestamp) & 0xFFFFFFFF, marker)
 
     def _resume(self, now: float) -> None:
-        """Begin anew at the next slot, after audio had run out."""
+        """Begin again at the next even slot, after audio had run out."""
         before = self._slot
         self._note_gap(now - before * _SLOT)
         self._slot = _BEAT_SLOTS * ceil(now / (_BEAT_SLOTS * _SLOT) - _ROUNDING)
@@ -230,7 +242,7 @@ class Playout:
         self._ran_out = False
 
     def _note_gap(self, silence: float) -> None:
-        """Remember a silence, unless it is the one before a response; response 0 is whatever a backend says."""
+        """Record a silence, unless it is the one before a response. Response 0 stands for audio without responses."""
         response = self._entries[0].response
         if response and response in self._played:
             self._longest_gap = max(self._longest_gap, silence)
@@ -240,7 +252,7 @@ class Playout:
             raise OverrunError(f"more than {MAX_ENTRIES} packets wait to be played")
 
     def _cut(self, response: int, pcm: bytes, size: int) -> None:
-        """Queue PCM in packets of `size` bytes, and keep the rest until more comes."""
+        """Queue PCM in packets of `size` bytes, and keep the rest until more arrives."""
         if self._partial:
             if self._partial_response == response:
                 pcm = self._partial + pcm
@@ -254,7 +266,7 @@ class Playout:
             self._partial, self._partial_response, self._partial_due = pcm[whole:], response, None
 
     def _partial_is_due(self, now: float) -> bool:
-        """Tell whether the rest of the PCM has waited long enough, and then queue it."""
+        """Queue the rest of the PCM if it has waited long enough. Return True if it was queued."""
         if not self._partial:
             return False
         if self._partial_due is None:
@@ -265,7 +277,7 @@ class Playout:
         return True
 
     def _fill_up(self) -> None:
-        """Queue the rest of the PCM with silence behind it."""
+        """Queue the rest of the PCM, padded with silence."""
         if self._partial:
             pcm = self._partial.ljust(self._format.frame_bytes, b"\0")
             self._entries.append(
