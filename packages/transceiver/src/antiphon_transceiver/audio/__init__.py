@@ -1,4 +1,4 @@
-"""The audio of a call: codecs, the jitter buffer, the way up to the backend and the paced way down to the caller."""
+"""The audio of a call: codecs, the jitter buffer, the uplink to the backend and the paced playout to the caller."""
 
 from antiphon_common.formats import opus_duration as packet_duration
 from antiphon_transceiver.audio.adaptation import SendAdaptation

@@ -1,4 +1,4 @@
-"""Adapts what is sent to the losses that the caller reports: more redundancy, and fewer bits for each packet."""
+"""Adapts the audio that is sent to the losses that the caller reports: more redundancy, and a lower bitrate."""
 
 from typing import Final, NamedTuple
 
@@ -6,7 +6,7 @@ from antiphon_common.control import Codec
 from antiphon_transceiver.audio.opus import OpusEncoder
 
 BITRATE: Final = 32_000
-"""Bits a second of Opus without losses: wideband speech has nothing to gain from more."""
+"""Bitrate of Opus without losses, in bits a second. A higher one does not improve wideband speech."""
 
 LOWEST_BITRATE: Final = 6_000
 """Lowest bitrate of Opus in bits a second (RFC 7587 §6.1). A caller may ask for less."""
@@ -16,9 +16,10 @@ MOST_FEC_PERCENT: Final = 10
 
 
 class LossLevel(NamedTuple):
-    """What is sent from a percentage of losses on: redundant blocks in each packet (RFC 2198), and bitrates of Opus.
+    """The redundancy and bitrates that apply from a percentage of losses on; `LOSS_LEVELS` lists the levels.
 
-    `redundant_bitrate` is the bitrate with RED, `single_bitrate` that without, in bits a second.
+    `redundant_blocks` is the number in each packet (RFC 2198). `redundant_bitrate` is the bitrate of Opus with RED,
+    `single_bitrate` that without, in bits a second.
     """
 
     percent: int
@@ -32,19 +33,19 @@ LOSS_LEVELS: Final = (
     LossLevel(5, 1, 20_000, 28_000),
     LossLevel(15, 2, 14_000, 24_000),
 )
-"""Losses may be congestion. So redundancy adds at most a third to the bitrate without it: 40 and 42 kbit/s. Without RED
-only Opus's own FEC helps. It is a part of the bitrate, which has to stay high enough for wideband."""
+"""Losses may mean congestion, so redundancy adds at most a third to the bitrate without it: 40 and 42 kbit/s. Without
+RED, only Opus's own FEC helps. It is part of the bitrate, which must stay high enough for wideband."""
 
 NEAREST: Final = (1, 2)
 """Redundancy offsets for single losses: the packets right before. They are recovered soonest."""
 
 APART: Final = (3, 6)
-"""Redundancy offsets for burst losses: both blocks survive a burst of two. A receiver has to wait for them, and
-Chromium plays everything later by up to as much."""
+"""Redundancy offsets for burst losses: both blocks survive a burst of two. The receiver has to wait for them: Chromium
+delays all audio by up to the offset."""
 
 MIN_BURST_RATIO: Final = 1 / 3
-"""Burst ratio from which on losses count as burst losses: bursts of one and a half packets on average. The ratio of
-independent losses is as small as the loss itself."""
+"""Smallest burst ratio of burst losses: bursts of one and a half packets on average. The burst ratio of independent
+losses equals their loss ratio, which is far smaller."""
 
 
 def choose_redundancy_offsets(redundant_blocks: int, burst_ratio: float) -> tuple[int, ...]:
@@ -56,9 +57,9 @@ def choose_redundancy_offsets(redundant_blocks: int, burst_ratio: float) -> tupl
 
 
 class SendAdaptation:
-    """Chooses bitrate, FEC and redundancy by the losses that the caller reports. Call `report` with each report.
+    """Chooses bitrate, FEC and redundancy by the losses that the caller reports. Call `report` for each report.
 
-    `encoder` is None where the backend's Opus passes through. Then only the redundancy is chosen.
+    `encoder` is None if the backend's Opus passes through. Then only the redundancy is chosen.
     """
 
     def __init__(self, codec: Codec, encoder: OpusEncoder | None) -> None:
@@ -93,11 +94,11 @@ class SendAdaptation:
             self._encoder.set_bitrate(min(bitrate, self._ceiling))
 
     def _threshold(self, level: LossLevel) -> float:
-        """A level once reached is left only at half of its percentage."""
+        """Return the percentage of losses from which `level` applies: half of its own once it was reached."""
         return level.percent / 2 if level.percent <= self._level.percent else level.percent
 
 
 def _ceiling(codec: Codec) -> int:
-    """The caller's `maxaveragebitrate` (RFC 7587 §6.1)."""
+    """Return the highest bitrate that the caller accepts: its `maxaveragebitrate` (RFC 7587 §6.1)."""
     given = codec.parameters.get("maxaveragebitrate", "")
     return max(int(given), LOWEST_BITRATE) if given.isdecimal() and len(given) < 10 else BITRATE

@@ -1,4 +1,4 @@
-"""G.711, the codec of telephones (RFC 3551 §4.5.14): a byte a sample, 8 kHz; for callers that offer no Opus."""
+"""G.711, the codec of telephones (RFC 3551 §4.5.14), for callers without Opus: one byte for each sample of 8 kHz."""
 
 from array import array
 from functools import cache
@@ -13,14 +13,17 @@ from antiphon_transceiver.audio.resample import Resampler
 RATE: Final = 8_000
 
 FADE: Final = (1.0, 0.7, 0.4, 0.1)
-"""How loud the last frame is repeated for the frames that hide a loss; silence follows."""
+"""Loudness of the last frame in each of the frames that conceal a loss. Silence follows them."""
 
 _SAMPLES: Final = RATE * FRAME_MS // 1000
 _MU_BIAS, _MU_CLIP = 0x84, 32_635
 
 
 class G711Decoder:
-    """Turns the packets of one stream into PCM at `sample_rate` (8, 16, 24 or 48 kHz), mono."""
+    """Decodes the packets of one stream to mono PCM at `sample_rate`: 8, 16, 24 or 48 kHz.
+
+    Call `decode` for each packet, and `conceal` for each loss. `codec` is `pcmu` or `pcma`.
+    """
 
     def __init__(self, codec: str, sample_rate: int) -> None:
         self._low, self._high, _ = _tables(codec)
@@ -30,7 +33,7 @@ class G711Decoder:
         self._concealed = 0
 
     def decode(self, packet: bytes) -> bytes:
-        """Return the PCM of `packet`; raise DecodeError when it is empty or too long."""
+        """Return the PCM of `packet`. Raises DecodeError when it is empty or too long."""
         g711_duration(packet)
         pcm = bytearray(2 * len(packet))
         pcm[0::2] = packet.translate(self._low)
@@ -40,11 +43,11 @@ class G711Decoder:
         return self._resampler.resample(bytes(pcm))
 
     def recover(self, packet: bytes, samples: int) -> bytes:
-        """Conceal: no G.711 packet repeats another."""
+        """Return `samples` that conceal a loss, since G.711 has no FEC."""
         return self.conceal(samples)
 
     def conceal(self, samples: int) -> bytes:
-        """Return `samples` that repeat the last frame ever more quietly; at 8 kHz they are whole ones."""
+        """Return `samples` that repeat the last frame more quietly each time; they must be whole samples of 8 kHz."""
         place, end = self._concealed, self._concealed + samples // self._ratio
         self._concealed = end
         last = array("h", self._last)
@@ -61,26 +64,29 @@ class G711Decoder:
 
 
 class G711Encoder:
-    """Turns PCM at `sample_rate` (8, 16, 24 or 48 kHz), mono, into packets."""
+    """Encodes mono PCM at `sample_rate` (8, 16, 24 or 48 kHz). Call `encode` for each packet, in order.
+
+    `codec` is `pcmu` or `pcma`.
+    """
 
     def __init__(self, codec: str, sample_rate: int) -> None:
         self._codes = _tables(codec)[2]
         self._resampler = Resampler(sample_rate, RATE)
 
     def encode(self, pcm: bytes) -> bytes:
-        """Return the packet for a stretch of whole milliseconds."""
+        """Return the packet of a piece of PCM, which lasts whole milliseconds."""
         return bytes(map(self._codes.__getitem__, array("H", self._resampler.resample(pcm))))
 
 
 class OpusToG711:
-    """Turns the Opus packets of a backend into G.711 packets that last as long."""
+    """Transcodes the Opus packets of a backend to G.711. Call `encode` for each packet, in order."""
 
     def __init__(self, codec: str) -> None:
         self._decoder = OpusDecoder(RATE)
         self._encoder = G711Encoder(codec, RATE)
 
     def encode(self, packet: bytes) -> bytes:
-        """Return what `packet` holds; where it cannot be decoded, what hides that."""
+        """Return a G.711 packet of the same duration. A packet that cannot be decoded is concealed."""
         try:
             pcm = self._decoder.decode(packet)
         except DecodeError:
@@ -90,7 +96,7 @@ class OpusToG711:
 
 @cache
 def _tables(codec: str) -> tuple[bytes, bytes, bytes]:
-    """The low and the high byte of the sample of each code, and the code of each sample, taken as unsigned."""
+    """Return three tables: low byte and high byte of the sample of each code, and the code of each unsigned sample."""
     expand = {"pcmu": _expand_mu, "pcma": _expand_a}[codec]
     compress = {"pcmu": _compress_mu, "pcma": _compress_a}[codec]
     samples = [expand(code).to_bytes(2, "little", signed=True) for code in range(256)]

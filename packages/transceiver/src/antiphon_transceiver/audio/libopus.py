@@ -1,4 +1,4 @@
-"""Finds libopus: the system's by its soname, else the one that PyAV's wheel brings along."""
+"""Finds libopus: the system's by its soname, otherwise the one in the wheel of PyAV."""
 
 import functools
 import importlib.util
@@ -28,11 +28,11 @@ int opus_decode(OpusDecoder *state, const char *packet, int32_t size, char *pcm,
 
 
 class OpusUnavailableError(AntiphonError):
-    """There is no libopus on this machine."""
+    """No libopus was found on this machine. The message names what to install."""
 
 
 class Library(NamedTuple):
-    """The loaded library: cffi's handles, and the version it reports."""
+    """The loaded libopus: cffi's handles, and the library's version. `load` returns it."""
 
     ffi: cffi.FFI
     functions: Any
@@ -41,7 +41,7 @@ class Library(NamedTuple):
 
 @functools.cache
 def load() -> Library:
-    """Load libopus, once a process; raise OpusUnavailableError, which names what to install."""
+    """Load libopus, once in a process. Raises OpusUnavailableError when there is none."""
     ffi = cffi.FFI()
     ffi.cdef(_DECLARATIONS)
     for name in (SONAME, *bundled()):
@@ -55,7 +55,7 @@ def load() -> Library:
 
 
 def bundled() -> list[str]:
-    """Paths of the libopus beside PyAV; its file name carries a hash."""
+    """Return the paths of the libopus that PyAV includes. Its file name contains a hash."""
     spec = importlib.util.find_spec("av")
     if spec is None or spec.origin is None:
         return []

@@ -1,4 +1,4 @@
-"""Opus through libopus: one decoder or encoder for each direction of a call, mono, 16-bit little-endian."""
+"""Opus by libopus: a decoder and an encoder of one stream each. PCM is mono, 16-bit little-endian."""
 
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from antiphon_transceiver.audio import libopus
 MAX_PACKET_MS: Final = 120
 
 DEFAULT_LOSS_PERCENT: Final = 10
-"""Loss the encoder prepares for until reports say better; at 0 libopus writes no FEC at all."""
+"""Loss that the encoder assumes until reports arrive. At 0 libopus writes no FEC."""
 
 _APPLICATION_VOIP = 2048
 _SET_BITRATE = 4002
@@ -20,7 +20,10 @@ _SET_DTX = 4016
 
 
 class OpusDecoder:
-    """Turns the packets of one stream into PCM at `sample_rate` (8, 12, 16, 24 or 48 kHz), mono."""
+    """Decodes the packets of one stream to mono PCM at `sample_rate`: 8, 12, 16, 24 or 48 kHz.
+
+    Call `decode` for each packet, and `recover` or `conceal` for each loss. Raises LocalProtocolError for another rate.
+    """
 
     def __init__(self, sample_rate: int) -> None:
         ffi, functions, _ = libopus.load()
@@ -37,21 +40,21 @@ class OpusDecoder:
         self._view = ffi.buffer(self._pcm)
 
     def decode(self, packet: bytes) -> bytes:
-        """Return the PCM of `packet`; raise DecodeError when it is not Opus."""
-        if not packet:  # libopus would take it for a lost one
+        """Return the PCM of `packet`. Raises DecodeError when it is not Opus."""
+        if not packet:  # libopus would conceal a loss
             raise DecodeError("an empty Opus packet")
         return self._run(packet, len(packet), self._capacity, 0)
 
     def recover(self, packet: bytes, samples: int) -> bytes:
-        """Return the `samples` before `packet`, which was received while the one before it was not.
+        """Return the `samples` before `packet`, whose predecessor was lost. Call it before `decode(packet)`.
 
-        They come from the in-band FEC in `packet`; where it has none they are concealed. Call it before
-        `decode(packet)`. `samples` is a multiple of 2.5 ms.
+        They come from the in-band FEC in `packet`, or are concealed if it has none. `samples` is a multiple of 2.5 ms.
+        Raises DecodeError when `packet` is not Opus.
         """
         return self._run(packet, len(packet), samples, 1)
 
     def conceal(self, samples: int) -> bytes:
-        """Return `samples` that hide a loss; a multiple of 2.5 ms."""
+        """Return `samples` that conceal a loss. `samples` is a multiple of 2.5 ms."""
         return self._run(self._nothing, 0, samples, 0)
 
     def _run(self, packet: Any, size: int, samples: int, fec: int) -> bytes:
@@ -63,10 +66,10 @@ class OpusDecoder:
 
 
 class OpusEncoder:
-    """Turns PCM at `sample_rate`, mono, into one packet for each 20 ms.
+    """Encodes mono PCM at `sample_rate` to one Opus packet for each 20 ms. Call `encode` for each 20 ms, in order.
 
-    `complexity` is 0 to 10, `bitrate` in bits a second. With `dtx` a packet of at most two bytes stands for silence
-    and need not be sent.
+    `complexity` is 0 to 10, `bitrate` is in bits a second. With `dtx`, a packet of at most two bytes means silence and
+    need not be sent. Raises LocalProtocolError for values that libopus refuses.
     """
 
     def __init__(
@@ -103,11 +106,11 @@ class OpusEncoder:
         return packet
 
     def set_bitrate(self, bitrate: int) -> None:
-        """Aim at `bitrate` bits a second from the next packet on; 6,000 to 510,000 make sense."""
+        """Use `bitrate` bits a second from the next packet on: 6,000 to 510,000 (RFC 6716 §2.1.1)."""
         self._set(_SET_BITRATE, bitrate)
 
     def set_loss(self, percent: int, *, fec: bool = True) -> None:
-        """Prepare for `percent` (0 to 100) of the packets being lost, with in-band FEC or without."""
+        """Assume that `percent` (0 to 100) of the packets are lost, with in-band FEC or without."""
         self._set(_SET_INBAND_FEC, fec)
         self._set(_SET_PACKET_LOSS_PERC, percent)
 

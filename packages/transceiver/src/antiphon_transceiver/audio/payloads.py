@@ -1,5 +1,4 @@
-"""What a jitter buffer has to know of a codec's packets: how long each lasts, and whether it repeats the one before,
-seen without decoding."""
+"""Properties of packets that a jitter buffer reads without decoding: the duration, and whether one contains FEC."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -9,28 +8,29 @@ from antiphon_common.formats import MAX_PACKET_TICKS, opus_duration
 
 _FIRST_CELT_CONFIG: Final = 16
 _G711_TICKS: Final = 6
-"""Ticks of 48 kHz in a sample of 8 kHz."""
+"""Ticks of 48 kHz in one sample of 8 kHz."""
 
 
 class PayloadKind(NamedTuple):
-    """The packets of one codec; times are ticks of 48 kHz. `duration` raises DecodeError for what is no packet."""
+    """The packets of one codec, for a `JitterBuffer`; `OPUS` and `G711` are the two. Times are in ticks of 48 kHz."""
 
     clock_ticks: int
-    """How many make one tick of the RTP clock."""
+    """Length of one tick of the RTP clock."""
     unit: int
-    """A concealed stretch lasts a whole number of these."""
+    """Concealed frames last a multiple of this."""
     duration: Callable[[bytes], int]
+    """Returns the duration of a packet. Raises DecodeError for a malformed one."""
     repeats: Callable[[bytes], int]
-    """How much of what came before a packet it holds as in-band FEC."""
+    """Returns the duration of the audio before a packet that it contains as in-band FEC."""
 
 
 def frame_duration(packet: bytes) -> int:
-    """Return how long each frame of `packet`, which is not empty, lasts in 48 kHz ticks (RFC 6716 §3.1)."""
+    """Return the duration of each frame in `packet`, which is not empty, in ticks of 48 kHz (RFC 6716 §3.1)."""
     return opus_duration(bytes((packet[0] & 0xFC,)))
 
 
 def g711_duration(packet: bytes) -> int:
-    """Return how long a packet of one byte a sample lasts; raise DecodeError."""
+    """Return the duration of a G.711 packet in ticks of 48 kHz. Raises DecodeError when it is empty or too long."""
     ticks = len(packet) * _G711_TICKS
     if not 0 < ticks <= MAX_PACKET_TICKS:
         raise DecodeError(f"a G.711 packet of {len(packet)} samples")
@@ -38,7 +38,7 @@ def g711_duration(packet: bytes) -> int:
 
 
 def carries_fec(packet: bytes) -> bool:
-    """Tell whether `packet` repeats the one before it (LBRR frames, RFC 6716 §4.2.4)."""
+    """Return True if `packet` contains the packet before it as LBRR frames (RFC 6716 §4.2.4)."""
     start = _first_frame(packet)
     if start is None or start >= len(packet) or packet[0] >> 3 >= _FIRST_CELT_CONFIG:
         return False
@@ -64,7 +64,7 @@ G711: Final = PayloadKind(_G711_TICKS, _G711_TICKS, g711_duration, _nothing)
 
 
 def _first_frame(packet: bytes) -> int | None:
-    """Where the data of the first frame begins, None where that cannot be (RFC 6716 §3.2)."""
+    """Return where the data of the first frame begins, or None for a malformed packet (RFC 6716 §3.2)."""
     code = packet[0] & 3 if packet else 0
     if code < 2:
         return 1

@@ -50,7 +50,8 @@ TALKSPURT_GAP: Final = 0.1
 _SLOT = 0.0025
 _SLOTS_PER_SECOND = 400
 _SLOT_TICKS = 120
-_BEAT_SLOTS = 2
+_TALKSPURT_SLOTS = 2
+"""A talkspurt begins at a slot divisible by this."""
 _FRAME_TICKS = 960
 _ROUNDING = 1e-9
 """Seconds by which rounding of floats may put `now` before a deadline."""
@@ -115,7 +116,7 @@ class Playout:
         """The RTP timestamp of slot 0. Before the first packet it is the timestamp of that packet."""
         self._started = False
         self._ran_out = True
-        """True if the last call of `poll` left nothing to send."""
+        """True if nothing waited to be played at the last check."""
         self._marker = True
         self._drained = 0
         self._longest_gap = 0.0
@@ -133,7 +134,7 @@ class Playout:
         Audio of a response that was cleared, or of one before it, is discarded.
 
         Raises:
-            OverrunError: more than `MAX_BUFFERED_MS` of audio would wait.
+            OverrunError: more than `MAX_BUFFERED_MS` of audio, or more than `MAX_ENTRIES` packets, would wait.
             DecodeError: `data` is no audio of the format.
         """
         if not data:
@@ -193,7 +194,7 @@ class Playout:
         elif behind > MAX_LATE:
             self.skipped += 1
             self._note_gap(behind)
-            self._slot = _BEAT_SLOTS * int(now / (_BEAT_SLOTS * _SLOT))
+            self._slot = _TALKSPURT_SLOTS * int(now / (_TALKSPURT_SLOTS * _SLOT))
         return self._take()
 
     def poll_timeout(self) -> float:
@@ -237,7 +238,7 @@ class Playout:
         """Begin again at the next even slot, after audio had run out."""
         before = self._slot
         self._note_gap(now - before * _SLOT)
-        self._slot = _BEAT_SLOTS * ceil(now / (_BEAT_SLOTS * _SLOT) - _ROUNDING)
+        self._slot = _TALKSPURT_SLOTS * ceil(now / (_TALKSPURT_SLOTS * _SLOT) - _ROUNDING)
         self._marker = self._marker or (self._slot - before) * _SLOT >= TALKSPURT_GAP
         self._ran_out = False
 

@@ -1,7 +1,8 @@
-"""Changes the rate of PCM between 8 kHz and a whole multiple of it.
+"""Changes the sample rate of PCM between 8 kHz and a whole multiple of it.
 
-A filter is a convolution, a convolution is a product of polynomials, and that is a product of whole numbers whose
-digits are wide enough: so one multiplication of two long integers filters a frame, far faster than a loop.
+A filter is a convolution, which is a product of polynomials. A product of polynomials is a product of integers whose
+digits are the coefficients, if the digits are wide enough. So one multiplication of two long integers filters a frame,
+far faster than a loop.
 """
 
 import math
@@ -10,29 +11,32 @@ from functools import cache, lru_cache
 from typing import Final
 
 NARROW: Final = 8_000
-"""Hz of the lower rate."""
+"""The lower rate in Hz."""
 
 MAX_TABLES: Final = 64
-"""Tables kept, two for each length of a packet. Callers choose the lengths: most use one or two, but there are 960, and
-their tables would take 10 MB for each rate. Making one takes microseconds."""
+"""Tables kept, two for each packet length. Callers choose the lengths. Most use one or two, but 960 lengths exist, and
+their tables would take 10 MB for each rate. To make a table takes microseconds."""
 
 _TAPS_PER_SAMPLE: Final = 24
-"""Length of the filter in samples of 8 kHz: it passes to 3.4 kHz, which is what a telephone carries, and delays by half
-of that, 1.5 ms."""
+"""Length of the filter in samples of 8 kHz. It passes up to 3.4 kHz, the bandwidth of telephones. Its delay is half its
+length, 1.5 ms."""
 
 _CUTOFF: Final = 3_800
 _SCALE: Final = 14
-"""Bits behind the point: with 16-bit samples and some overshoot a sum still fits the 32 bits of a digit."""
+"""Fractional bits of the coefficients. With 16-bit samples and some overshoot, a sum still fits the 32 bits of a
+digit."""
 
 _DIGIT: Final = 32
 _FLIP: Final = bytes(byte ^ 0x80 for byte in range(256))
-"""Turns the high bytes of signed samples into those of samples from 0 up, of which each is 32,768 too large."""
+"""Translates the high bytes of signed samples so that the samples become unsigned: each is 32,768 larger."""
 
 
 class Resampler:
-    """Turns PCM at `given` Hz into PCM at `wanted`; one of them is 8,000, the other a multiple. Mono, 16-bit
-    little-endian, in stretches of any length, from a higher rate of whole samples of the lower; remembers the last of
-    each for the next."""
+    """Converts a stream of PCM from `given` Hz to `wanted` Hz. Call `resample` for each piece of the stream, in order.
+
+    One rate is 8,000, the other a multiple of it. PCM is mono, 16-bit little-endian. A piece of a higher rate must
+    contain whole samples of 8 kHz. The filter's state passes from each piece to the next.
+    """
 
     def __init__(self, given: int, wanted: int) -> None:
         self._up, self._down = wanted // NARROW, given // NARROW
@@ -40,7 +44,7 @@ class Resampler:
         self._rest = 0
 
     def resample(self, pcm: bytes) -> bytes:
-        """Return `pcm` at the other rate, as long as it was."""
+        """Return `pcm` at the wanted rate, with the same duration."""
         if self._up == self._down or not pcm:
             return pcm
         step = 4 * self._up
@@ -61,13 +65,13 @@ class Resampler:
 
 @lru_cache(MAX_TABLES)
 def _digits(digit: int, count: int, step: int) -> int:
-    """The number of `count` digits in which every `step`-th is `digit`, and the others are 0."""
+    """Return the number of `count` digits in which every `step`-th digit is `digit`, and the others are 0."""
     return int.from_bytes((digit.to_bytes(4, "little") + bytes(4 * (step - 1))) * (count // step), "little")
 
 
 @cache
 def _low_pass(factor: int, gain: int) -> int:
-    """A sinc with a Hamming window at `factor` times 8 kHz, as the digits of a number."""
+    """Return a low-pass filter at `factor` times 8 kHz, a sinc with a Hamming window, as the digits of a number."""
     length = _TAPS_PER_SAMPLE * factor
     cutoff = 2 * _CUTOFF / (NARROW * factor)
     taps = []

@@ -18,10 +18,10 @@ from antiphon_transceiver.rtp.red import RedundantBlock
 
 
 class UplinkFrame(msgspec.Struct, frozen=True, gc=False):
-    """A stretch of the caller's audio in the backend's format.
+    """A frame of the caller's audio in the backend's format. `UplinkAudio` returns it, and it is sent as `Audio`.
 
-    `position` counts samples since the first, of the PCM's rate or of Opus's 48 kHz. In Opus a stretch of which no
-    packet came has no data: the backend's own decoder conceals it, or recovers it from the frame after.
+    `position` counts samples since the first, at the rate of the PCM or at Opus's 48 kHz. In Opus, a frame whose packet
+    is missing has no data: the backend's decoder conceals it, or recovers it from the next frame.
     """
 
     data: bytes
@@ -30,29 +30,33 @@ class UplinkFrame(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decoder(Protocol):
-    """The decoder of one stream; samples are those of its rate, mono, 16-bit little-endian."""
+    """The decoder of one stream of packets. `UplinkAudio` calls one method for each frame, in order.
+
+    PCM has the decoder's rate, mono, 16-bit little-endian.
+    """
 
     def decode(self, packet: bytes) -> bytes:
-        """Return the PCM of `packet`; raise DecodeError."""
+        """Return the PCM of `packet`. Raises DecodeError for a malformed packet."""
 
     def recover(self, packet: bytes, samples: int) -> bytes:
-        """Return the `samples` that `packet` repeats of what came before it."""
+        """Return the `samples` before `packet`, from the in-band FEC in it. Raises DecodeError as `decode` does."""
 
     def conceal(self, samples: int) -> bytes:
-        """Return `samples` that hide a loss."""
+        """Return `samples` that conceal a loss."""
 
 
 class UplinkAudio:
-    """`receive` each RTP packet's payload, then `poll` until None; `poll` again at `poll_timeout`.
+    """The caller's audio of one call: takes the payloads of RTP packets and returns audio in the backend's `format`.
 
-    `codec` is the caller's: `opus`, `pcmu` or `pcma`. Raises ValueError for an unknown `format`.
+    Call `receive` for each payload, then `poll` until it returns None, and again at `poll_timeout`. `codec` is the
+    caller's: `opus`, `pcmu` or `pcma`. Raises ValueError for an unknown `format`.
     """
 
     def __init__(self, format: str, codec: str = "opus") -> None:
         self.undecodable = 0
-        """Packets the decoder refused; they were concealed."""
+        """Packets that the decoder refused. They were concealed."""
         self.concealed_ticks = 0
-        """48 kHz ticks that the decoder concealed. Whoever charges for them resets it."""
+        """Ticks of 48 kHz that the decoder concealed. The call resets it when it charges its budget for them."""
         name, rate = AudioFormat.parse(format)
         self._decoder: Decoder | None = None
         self._framer: _OpusFramer | None = None
@@ -73,61 +77,63 @@ class UplinkAudio:
     def receive(
         self, sequence: int, timestamp: int, payload: bytes, now: float, redundant: Sequence[RedundantBlock] = ()
     ) -> None:
-        """Take the payload of an RTP packet, and those of packets before it that it repeats. Bad bytes are counted,
-        never raised."""
+        """Add the payload of an RTP packet, and its redundant blocks. Malformed payloads are counted and raise nothing.
+
+        `sequence` is the extended sequence number; `now` is when the packet arrived.
+        """
         self.jitter.push(sequence, timestamp, payload, now, redundant)
 
     def skip(self, sequence: int) -> None:
-        """Take the number of an RTP packet of another payload type, such as comfort noise or a telephone event."""
+        """Record the extended sequence number of a packet without audio, such as comfort noise or a telephone event."""
         self.jitter.skip(sequence, silent=True)
 
     def poll(self, now: float) -> UplinkFrame | None:
-        """Return the next stretch that is due, or None."""
-        release = self.jitter.pop(now)
+        """Return the next frame that is due, or None."""
+        frame = self.jitter.pop(now)
         if self._decoder is None:
-            return None if release is None else UplinkFrame(release.payload or b"", release.position, release.status)
+            return None if frame is None else UplinkFrame(frame.payload or b"", frame.position, frame.status)
         if self._framer is None:
-            return None if release is None else self._decode(self._decoder, release)
-        while release is not None:
-            self._framer.append(self._decode(self._decoder, release))
-            release = self.jitter.pop(now)
+            return None if frame is None else self._decode(self._decoder, frame)
+        while frame is not None:
+            self._framer.append(self._decode(self._decoder, frame))
+            frame = self.jitter.pop(now)
         return self._framer.poll()
 
     def poll_timeout(self) -> float:
-        """Return when `poll` will next have something although nothing arrives; infinity for never."""
+        """Return when a frame is due even if no packet arrives; infinity for never."""
         return self.jitter.poll_timeout()
 
     def statistics(self) -> dict[str, int]:
-        """Return every counter by its name."""
+        """Return the value of each counter, by name."""
         counters = self.jitter.counters
         return {name: getattr(counters, name) for name in counters.__slots__} | {"undecodable": self.undecodable}
 
-    def _decode(self, decoder: Decoder, release: JitterFrame) -> UplinkFrame:
-        position, samples = release.position // self._ticks_per_sample, release.duration // self._ticks_per_sample
+    def _decode(self, decoder: Decoder, frame: JitterFrame) -> UplinkFrame:
+        position, samples = frame.position // self._ticks_per_sample, frame.duration // self._ticks_per_sample
         try:
-            if release.payload is not None:
-                return UplinkFrame(decoder.decode(release.payload), position, release.status)
-            if release.following is not None:
-                return UplinkFrame(decoder.recover(release.following, samples), position, release.status)
+            if frame.payload is not None:
+                return UplinkFrame(decoder.decode(frame.payload), position, frame.status)
+            if frame.following is not None:
+                return UplinkFrame(decoder.recover(frame.following, samples), position, frame.status)
         except DecodeError:
             self.undecodable += 1
-        self.concealed_ticks += release.duration
+        self.concealed_ticks += frame.duration
         return UplinkFrame(decoder.conceal(samples), position, FrameStatus.CONCEALED)
 
 
 class _OpusFramer:
-    """Makes Opus packets of 20 ms out of stretches of PCM at 8 kHz, which may be of any length."""
+    """Makes Opus packets of 20 ms from frames of PCM at 8 kHz, which may have any length."""
 
     def __init__(self) -> None:
         self._encoder = OpusEncoder(G711_RATE, fec=False)
         self._pcm = b""
         self._position = 0
-        """Of the first sample in `_pcm`; a packet's status is that of the part which was received worst."""
+        """Position of the first sample in `_pcm`. A packet has the worst status of its parts."""
         self._status = FrameStatus.RECEIVED
         self._ready: list[UplinkFrame] = []
 
     def append(self, frame: UplinkFrame) -> None:
-        """Take a stretch. Silence fills a gap before it as far as the packet reaches."""
+        """Add a frame. A gap before it is filled with silence, up to the end of the present packet."""
         if self._pcm:
             reached = max(0, frame.position - self._position) * 2
             self._pcm = self._pcm.ljust(min(reached, self._encoder.frame_size), b"\0")
@@ -145,6 +151,7 @@ class _OpusFramer:
             self._status = frame.status
 
     def poll(self) -> UplinkFrame | None:
+        """Return the next packet, or None."""
         return self._ready.pop(0) if self._ready else None
 
     def _emit(self, pcm: bytes) -> None:

@@ -1,4 +1,4 @@
-"""RTCP (RFC 3550 §6, RFC 4585): the wire format of its packets, and the schedule of reports."""
+"""RTCP (RFC 3550 §6, RFC 4585): the wire formats of its packets, and the schedule of reports."""
 
 from antiphon_transceiver.rtcp.feedback import GenericNack, TransportFeedback
 from antiphon_transceiver.rtcp.packets import (

@@ -13,19 +13,19 @@ from antiphon_common.wire import Writer
 PACKET_TYPE = 205
 
 DELTA_TICKS = 4000
-"""Ticks of an arrival in a second: 250 µs each."""
+"""Ticks in a second, the unit of arrival times and deltas: 250 µs each."""
 
 REFERENCE_TICKS = 256
-"""Ticks in one unit of the reference time, which is 64 ms."""
+"""Ticks in one unit of the reference time: 64 ms."""
 
 MAX_STATUSES = 1024
-"""Largest number of packets in one feedback: 20 s of audio. Without a bound, a few bytes could report 65,535."""
+"""Largest number of packets in one feedback: 20 s of audio. Without it, a few bytes could report 65,535 packets."""
 
 MAX_SEQUENCES = 64
-"""Packets of a NACK that are read, its first ones: as many as are kept to be sent again."""
+"""Packets of a NACK that are read, from its beginning: as many as a `RetransmissionBuffer` stores."""
 
 MIN_DELTA, MAX_DELTA = -0x8000, 0x7FFF
-"""Eight seconds either way."""
+"""Range of a delta in ticks: eight seconds in either direction."""
 
 _NOT_RECEIVED, _SMALL_DELTA, _LARGE_DELTA = 0, 1, 2
 _MAX_SMALL_DELTA = 255
@@ -40,7 +40,10 @@ _LOST_PACKETS = struct.Struct("!HH")
 
 
 class GenericNack(msgspec.Struct, frozen=True):
-    """Packets of `media_ssrc` that `sender_ssrc` misses, by their sequence numbers."""
+    """A generic NACK (RFC 4585 §6.2.1): `sender_ssrc` requests packets of `media_ssrc` by their sequence numbers.
+
+    A receiver sends it at once when packets are missing. `RtpSender` answers it with retransmissions.
+    """
 
     PACKET_TYPE: ClassVar[int] = PACKET_TYPE
     FORMAT: ClassVar[int] = 1
@@ -60,15 +63,15 @@ class GenericNack(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, body: bytes) -> Self:
-        """Return the NACK; of more than `MAX_SEQUENCES` packets it names the first ones.
+        """Return the NACK with its first `MAX_SEQUENCES` packets.
 
-        Raises DecodeError for a body that is cut short or is no whole number of words.
+        Raises DecodeError for a body that is cut short, or is not a whole number of words.
         """
         if len(body) < 8 or len(body) % 4:
             raise DecodeError("a NACK of the wrong length")
         sender_ssrc, media_ssrc = _SOURCES.unpack_from(body)
         sequences: list[int] = []
-        # Each word names one packet at least.
+        # Each word contains one packet at least.
         for first, following in _LOST_PACKETS.iter_unpack(body[8 : 8 + 4 * MAX_SEQUENCES]):
             sequences += [first + bit & 0xFFFF for bit in range(17) if not bit or following >> bit - 1 & 1]
             if len(sequences) >= MAX_SEQUENCES:
@@ -77,7 +80,7 @@ class GenericNack(msgspec.Struct, frozen=True):
 
 
 def _group(sequences: Iterable[int]) -> Iterable[tuple[int, int]]:
-    """Yield a first packet and the bits of those among the sixteen after it; sequence numbers keep their order."""
+    """Yield each PID with its bitmask of the sixteen packets after it. Sequence numbers keep their order."""
     first, following, last = -1, 0, 0
     for sequence in sequences:
         offset = sequence - first & 0xFFFF
@@ -93,10 +96,10 @@ def _group(sequences: Iterable[int]) -> Iterable[tuple[int, int]]:
 
 
 class TransportFeedback(msgspec.Struct, frozen=True):
-    """When packets arrived, `base_sequence` and those after it.
+    """Transport-wide feedback: when each packet from `base_sequence` on arrived. A receiver sends it every 100 ms.
 
     Each of `deltas` is the time since the arrival before it, in ticks of 250 µs, or None for a packet that did not
-    arrive; the first counts from `reference_time`, 24 bits in units of 64 ms. `count` numbers the feedback packets.
+    arrive. The first is relative to `reference_time`, 24 bits in units of 64 ms. `count` numbers the feedback packets.
     """
 
     PACKET_TYPE: ClassVar[int] = PACKET_TYPE
@@ -110,7 +113,7 @@ class TransportFeedback(msgspec.Struct, frozen=True):
     deltas: tuple[int | None, ...]
 
     def encode(self) -> bytes:
-        """Return the packet. Raises LocalProtocolError for no packets, or more than `MAX_STATUSES`."""
+        """Return the RTCP packet. Raises LocalProtocolError for no deltas, or more than `MAX_STATUSES`."""
         if not 0 < len(self.deltas) <= MAX_STATUSES:
             raise LocalProtocolError(f"a feedback cannot report {len(self.deltas)} packets")
         deltas = self.deltas
@@ -140,12 +143,12 @@ class TransportFeedback(msgspec.Struct, frozen=True):
 
     @staticmethod
     def count_statuses(body: bytes) -> int:
-        """Return how many packets a body is about, without decoding it."""
+        """Return how many packets a body reports, without decoding it."""
         return int.from_bytes(body[10:12], "big")
 
 
 def _encode_chunks(symbols: Sequence[int]) -> Iterable[int]:
-    """Yield status chunks: runs where they are longer than what a vector holds, vectors of one or two bits else."""
+    """Yield the status chunks: a run length chunk for a long run, otherwise a vector of one-bit or two-bit symbols."""
     start, end = 0, len(symbols)
     while start < end:
         symbol = symbols[start]
@@ -166,7 +169,7 @@ def _encode_chunks(symbols: Sequence[int]) -> Iterable[int]:
 
 
 def _decode_runs(body: bytes, count: int) -> tuple[list[tuple[int, int]], int]:
-    """Return the status of `count` packets as symbols and how often each repeats, and where the deltas begin."""
+    """Return the statuses of `count` packets as symbols with run lengths, and where the deltas begin."""
     runs: list[tuple[int, int]] = []
     position, missing = _HEAD.size, count
     for (chunk,) in _CHUNK.iter_unpack(body[position : len(body) // 2 * 2]):
@@ -211,7 +214,10 @@ Feedback = GenericNack | TransportFeedback
 
 
 def decode_feedback(feedback_format: int, body: bytes) -> Feedback | None:
-    """Return the feedback in the body of a packet of type 205, or None for a format that we do not know."""
+    """Return the feedback in the body of a packet of type 205, or None for an unknown format.
+
+    Raises DecodeError when the body is malformed.
+    """
     if feedback_format == GenericNack.FORMAT:
         return GenericNack.decode_body(body)
     if feedback_format == TransportFeedback.FORMAT:

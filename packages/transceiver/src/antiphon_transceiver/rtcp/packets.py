@@ -1,5 +1,4 @@
-"""Sender and receiver reports, source description and BYE (RFC 3550 §6.4 to §6.6), and the compound they travel in,
-with feedback or without."""
+"""Sender and receiver reports, source descriptions and BYE (RFC 3550 §6.4 to §6.6), and compound packets of them."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -13,10 +12,10 @@ from antiphon_transceiver.rtcp.feedback import MAX_STATUSES, Feedback, Transport
 from antiphon_transceiver.rtcp.feedback import PACKET_TYPE as FEEDBACK_TYPE
 
 MAX_REPORT_BLOCKS = 31
-"""The count of report blocks, chunks or sources is a field of five bits."""
+"""Largest number of report blocks, chunks or sources in a packet: their count has five bits."""
 
 MAX_PACKETS = 64
-"""Packets of a compound. Honest ones have a handful; 1,200 bytes hold 300 that are nothing but a header."""
+"""Packets read from a compound. Ordinary ones have a handful, but 1,200 bytes can hold 300 empty packets."""
 
 _HEADER = struct.Struct("!BBH")
 _BLOCK = struct.Struct("!IIIIII")
@@ -24,11 +23,12 @@ _SENDER_INFO = struct.Struct("!IQIII")
 
 
 class ReportBlock(msgspec.Struct, frozen=True):
-    """How one source is received (RFC 3550 §6.4.1).
+    """A report block: how one source is received (RFC 3550 §6.4.1). Sender and receiver reports contain it.
 
-    `fraction_lost` counts in 1/256 since the last report, `packets_lost` since the beginning (negative when duplicates
-    arrived), `highest_sequence` is extended to 32 bits, `jitter` is in ticks of the source's clock. `last_sr` holds the
-    middle 32 bits of the last SR's NTP time (0: there was none), `delay` the time since in 1/65536 s.
+    `fraction_lost` is the loss since the last report in 1/256. `packets_lost` counts from the beginning, and is
+    negative if duplicates arrived. `highest_sequence` is extended to 32 bits. `jitter` is in ticks of the source's
+    clock. `last_sr` has the middle 32 bits of the last SR's NTP time, or 0 if there was none. `delay` is the time since
+    that SR in 1/65536 s.
     """
 
     ssrc: int
@@ -45,7 +45,7 @@ class ReportBlock(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Invert `encode`; raise DecodeError unless `data` is one whole block."""
+        """Invert `encode`. Raises DecodeError unless `data` is one whole block."""
         if len(data) != _BLOCK.size:
             raise DecodeError("RTCP report block is cut short")
         return cls._of(_BLOCK.unpack(data))
@@ -69,7 +69,10 @@ class ReportBlock(msgspec.Struct, frozen=True):
 
 
 class SenderReport(msgspec.Struct, frozen=True):
-    """SR. `ntp_time` is 64 bits, 2^32 to the second, and `rtp_timestamp` the same instant on the source's clock."""
+    """A sender report (RFC 3550 §6.4.1). A source sends it regularly while it sends audio.
+
+    `ntp_time` has 64 bits, with 2^32 units in a second. `rtp_timestamp` is the same instant on the source's clock.
+    """
 
     PACKET_TYPE: ClassVar[int] = 200
 
@@ -95,7 +98,7 @@ class SenderReport(msgspec.Struct, frozen=True):
 
 
 class ReceiverReport(msgspec.Struct, frozen=True):
-    """RR: reports of who has sent nothing lately."""
+    """A receiver report (RFC 3550 §6.4.2). A member that has sent nothing lately sends it in place of an SR."""
 
     PACKET_TYPE: ClassVar[int] = 201
 
@@ -107,11 +110,12 @@ class ReceiverReport(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, count: int, body: bytes) -> Self:
+        """Return the report. Raises DecodeError when it is cut short."""
         return cls(int.from_bytes(_take(body, 0, 4), "big"), ReportBlock.decode_all(body, 4, count))
 
 
 class SdesItem(msgspec.Struct, frozen=True):
-    """One description; `text` should be UTF-8 and has at most 255 bytes."""
+    """One item of an `SdesChunk`, such as a CNAME (RFC 3550 §6.5). `text` is UTF-8 of at most 255 bytes."""
 
     CNAME: ClassVar[int] = 1
 
@@ -120,14 +124,14 @@ class SdesItem(msgspec.Struct, frozen=True):
 
 
 class SdesChunk(msgspec.Struct, frozen=True):
-    """What describes one source."""
+    """The items of one source in a `SourceDescription`."""
 
     ssrc: int
     items: tuple[SdesItem, ...]
 
 
 class SourceDescription(msgspec.Struct, frozen=True):
-    """SDES."""
+    """A source description, SDES (RFC 3550 §6.5). Every compound packet with a report contains one with a CNAME."""
 
     PACKET_TYPE: ClassVar[int] = 202
 
@@ -145,6 +149,7 @@ class SourceDescription(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, count: int, body: bytes) -> Self:
+        """Return the source description. Raises DecodeError when it is cut short."""
         chunks = []
         position = 0
         for _ in range(count):
@@ -154,7 +159,7 @@ class SourceDescription(msgspec.Struct, frozen=True):
 
 
 class Bye(msgspec.Struct, frozen=True):
-    """BYE."""
+    """A BYE (RFC 3550 §6.6). A member sends it when sources end."""
 
     PACKET_TYPE: ClassVar[int] = 203
 
@@ -172,6 +177,7 @@ class Bye(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode_body(cls, count: int, body: bytes) -> Self:
+        """Return the BYE. Raises DecodeError when it is cut short."""
         sources = struct.unpack(f"!{count}I", _take(body, 0, 4 * count))
         reason = body[4 * count :]
         return cls(sources, _take(reason, 1, reason[0]) if reason else b"")
@@ -189,7 +195,7 @@ _DECODERS: dict[int, Callable[[int, bytes], RtcpPacket | None]] = {
 
 
 def encode_rtcp(packets: Sequence[RtcpPacket]) -> bytes:
-    """Return the compound packet; RFC 3550 §6.1 wants a report first and a CNAME in each."""
+    """Return the compound packet of `packets`. RFC 3550 §6.1 requires a report first, and a CNAME."""
     return b"".join(packet.encode() for packet in packets)
 
 
@@ -198,11 +204,12 @@ def _refuse(error: DecodeError) -> None:
 
 
 def decode_rtcp(data: bytes, skip: Callable[[DecodeError], None] = _refuse) -> list[RtcpPacket]:
-    """Return the packets of a compound that we know; those of other types are left out.
+    """Return the packets of a compound, without those of unknown types.
 
-    Malformed packets are given to `skip` and left out, or else raise DecodeError. What follows a length that does not
-    fit, or `MAX_PACKETS` packets, is malformed. The order of the packets is not checked: feedback may travel without a
-    report (RFC 5506). Transport-wide feedback is left out once it is about more than `MAX_STATUSES` packets in all.
+    `skip` is called with the error of each malformed packet, which is left out. By default the error is raised as
+    DecodeError. Data after a wrong length, or after `MAX_PACKETS` packets, is malformed. The order of packets is not
+    checked, since feedback may be sent without a report (RFC 5506). Transport-wide feedback beyond `MAX_STATUSES`
+    packets in all is left out.
     """
     packets: list[RtcpPacket] = []
     statuses = 0
@@ -224,9 +231,10 @@ def decode_rtcp(data: bytes, skip: Callable[[DecodeError], None] = _refuse) -> l
 
 
 def _split(data: bytes, skip: Callable[[DecodeError], None]) -> list[tuple[int, int, bytes]]:
-    """Return type, count or format, and body of each packet in a compound.
+    """Return the type, the count or format, and the body of each packet in a compound.
 
-    RFC 3550 §6.4.1 pads only the last packet. Some senders pad others; what the padding covers is clear anyhow.
+    RFC 3550 §6.4.1 allows padding in the last packet only. Padding in other packets, which some senders add, is
+    removed too.
     """
     parts: list[tuple[int, int, bytes]] = []
     position, end = 0, len(data)
@@ -248,7 +256,7 @@ def _split(data: bytes, skip: Callable[[DecodeError], None]) -> list[tuple[int, 
 
 
 def _pull_header(data: bytes, position: int) -> tuple[int, int, int, int]:
-    """Return a packet's type and first byte, and where its body begins and ends."""
+    """Return the type and the first byte of a packet, and where its body begins and ends."""
     end = len(data)
     if end - position < _HEADER.size:
         raise DecodeError("RTCP packet without a header")
@@ -288,7 +296,7 @@ def _decode_chunk(body: bytes, position: int) -> tuple[SdesChunk, int]:
         text_at = position + 2
         position = text_at + body[position + 1] if text_at <= end else end
         items.append(SdesItem(body[text_at - 2], body[text_at:position]))
-    position += 4 - (position - begin) % 4  # the list ends on a word, its closing zero included
+    position += 4 - (position - begin) % 4  # the list and its closing zero fill whole words
     if position > end:
         raise DecodeError("RTCP source description is cut short")
     return SdesChunk(ssrc, tuple(items)), position

@@ -20,12 +20,12 @@ from antiphon_transceiver.rtcp.packets import (
 )
 
 REPORT_INTERVAL = 2.0
-"""Mean seconds between reports. RFC 3550 §6.2 allows RTCP 5 % of the bandwidth: with two members, 32 kbit/s of audio
-and reports of 130 bytes that is one every 1.3 s. Its minimum of 5 s does not bind AVPF (RFC 4585 §3.4)."""
+"""Mean seconds between reports. RFC 3550 §6.2 allows RTCP 5 % of the bandwidth. With two members, 32 kbit/s of audio
+and reports of 130 bytes, that is one every 1.3 s. The minimum of 5 s does not apply to AVPF (RFC 4585 §3.4)."""
 
 
 class SentStream(Protocol):
-    """Our own stream, as `rtp.SenderStatistics` describes it to reports."""
+    """The part of `rtp.SenderStatistics` that reports need: the state of our own stream."""
 
     ssrc: int
     sent_at: float | None
@@ -38,7 +38,7 @@ class SentStream(Protocol):
 
 
 class ReceivedSource(Protocol):
-    """A source of the peer, as `rtp.ReceiverStatistics` describes it to reports."""
+    """The part of `rtp.ReceiverStatistics` that reports need: the state of one source of the peer."""
 
     last_received_at: float | None
 
@@ -50,7 +50,7 @@ class ReceivedSource(Protocol):
 
 
 class ReporterCounters:
-    """Compound packets received, and those in which something broke the format."""
+    """Counters of a `Reporter`: compound packets received, those with malformed packets in them, and reports sent."""
 
     __slots__ = ("malformed", "received", "sent")
 
@@ -61,10 +61,11 @@ class ReporterCounters:
 
 
 class Reporter:
-    """The RTCP of a call that sends one stream. Call `receive` with each compound packet, `poll_report` when it is due.
+    """The RTCP of a call that sends one stream. Call `receive` for each compound packet, `poll_report` when it is due.
 
-    `sender` is our stream, `sources` are those of the peer by SSRC. `random` returns that many random bytes. Feedback
-    travels alone where `reduced_size` was negotiated. Packets are plain, without SRTCP."""
+    `sender` is our stream, `sources` are those of the peer by SSRC. `random` returns the given number of random bytes.
+    With `reduced_size`, feedback is sent without a report. Packets are plain, without SRTCP.
+    """
 
     __slots__ = (
         "_description",
@@ -94,7 +95,7 @@ class Reporter:
         self.peer_report: ReportBlock | None = None
         """The peer's last report block on our stream."""
         self.round_trip: float | None = None
-        """Round trip in seconds, from the peer's last report that answers one of ours."""
+        """Round-trip time in seconds, from the peer's last report that refers to one of ours."""
         self._random = random
         self._reduced_size = reduced_size
         self._description = SourceDescription((SdesChunk(sender.ssrc, (SdesItem(SdesItem.CNAME, cname.encode()),)),))
@@ -102,13 +103,15 @@ class Reporter:
         self._reported_at = 0.0
 
     def start(self, now: float) -> None:
-        """Begin to report; the first is due after half an interval (RFC 3550 §6.2)."""
+        """Begin to send reports. The first is due after half an interval (RFC 3550 §6.2)."""
         self._reported_at = now
         self._next_report = now + self._random_interval() / 2
 
     def receive(self, data: bytes, now: float) -> Sequence[RtcpPacket]:
-        """Take one authenticated compound packet, and return what is in it. Malformed packets in it are left out, and
-        the compound is counted."""
+        """Handle one authenticated compound packet, and return its packets.
+
+        Malformed packets in it are left out, and the compound counts as malformed.
+        """
         malformed: list[DecodeError] = []
         packets = decode_rtcp(data, malformed.append)
         if malformed:
@@ -141,17 +144,17 @@ class Reporter:
         return encode_rtcp((report, self._description))
 
     def poll_timeout(self) -> float:
-        """Return when the next report is due; infinity before the stream starts and after its BYE."""
+        """Return when the next report is due; infinity before `start` and after the BYE."""
         return self._next_report
 
     def wrap(self, feedback: Sequence[RtcpPacket]) -> bytes:
-        """Return feedback as it may travel: alone, or behind an empty report and a CNAME (RFC 4585 §3.1)."""
+        """Return feedback as it may be sent: alone, or after an empty report and a CNAME (RFC 4585 §3.1)."""
         if self._reduced_size:
             return encode_rtcp(feedback)
         return encode_rtcp((ReceiverReport(self.sender.ssrc), self._description, *feedback))
 
     def bye(self) -> bytes:
-        """Return the compound packet that ends our stream (RFC 3550 §6.6); no report follows it."""
+        """Return the compound packet that ends our stream (RFC 3550 §6.6). No report is due after it."""
         self._next_report = inf
         ssrc = self.sender.ssrc
         return encode_rtcp((ReceiverReport(ssrc), self._description, Bye((ssrc,))))
@@ -177,5 +180,5 @@ class Reporter:
                 self.round_trip = max(0, difference32(arrival - block.delay, block.last_sr)) / 65536
 
     def _random_interval(self) -> float:
-        """Return the mean, made 0.5 to 1.5 times as long so that members do not fall into step (RFC 3550 §6.2)."""
+        """Return the mean times 0.5 to 1.5, which keeps members from sending at the same time (RFC 3550 §6.2)."""
         return REPORT_INTERVAL * (0.5 + int.from_bytes(self._random(2), "big") / 65536)

@@ -1,4 +1,4 @@
-"""General header extensions of RTP (RFC 8285): several small elements in the one extension of a packet."""
+"""General header extensions of RTP (RFC 8285): several small elements in the header extension of a packet."""
 
 from collections.abc import Mapping
 
@@ -6,15 +6,15 @@ from antiphon_common.errors import DecodeError, LocalProtocolError
 
 ONE_BYTE_PROFILE = 0xBEDE
 TWO_BYTE_PROFILE = 0x1000
-"""The lowest of the sixteen two-byte profiles; the others differ in bits left to the application."""
+"""The lowest of the sixteen two-byte profiles. The others differ in bits that the application may use."""
 
 _ONE_BYTE_STOP = 15
 
 
 def decode_extensions(profile: int, data: bytes) -> dict[int, bytes]:
-    """Return the elements by id; an empty dict for a profile that RFC 8285 does not define.
+    """Return the elements by id, or an empty dict for a profile that RFC 8285 does not define.
 
-    Raises DecodeError when an element is longer than what is left.
+    Raises DecodeError when an element is longer than the rest of the data.
     """
     if profile == ONE_BYTE_PROFILE:
         return _decode_elements(data, header_size=1)
@@ -24,9 +24,9 @@ def decode_extensions(profile: int, data: bytes) -> dict[int, bytes]:
 
 
 def encode_extensions(elements: Mapping[int, bytes]) -> tuple[int, bytes]:
-    """Return profile and padded data, in one-byte form where that can hold the elements (RFC 8285 §4.2).
+    """Return the profile and the padded data, in the one-byte form if it can hold the elements (RFC 8285 §4.2).
 
-    Raises LocalProtocolError for an id outside 1 to 255 or an element longer than 255 bytes.
+    Raises LocalProtocolError for an id outside 1 to 255, or an element longer than 255 bytes.
     """
     one_byte = all(element_id < _ONE_BYTE_STOP and 1 <= len(value) <= 16 for element_id, value in elements.items())
     data = bytearray()

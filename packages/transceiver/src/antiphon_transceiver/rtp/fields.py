@@ -1,6 +1,6 @@
-"""Header extensions at the rate of packets: what goes into each of ours, and one field out of each of the peer's.
+"""Fast access to header extensions: the fields of each packet that we send, and one field of each that we receive.
 
-The packets of a stream are laid out alike, so both take the whole extension as one number and remember the layout.
+The packets of a stream have the same layout. So both classes treat the extension as one integer and cache the layout.
 """
 
 import struct
@@ -12,7 +12,7 @@ from antiphon_common.rtp_extensions import ABSOLUTE_SEND_TIME, MID, TRANSPORT_SE
 from antiphon_transceiver.rtp.extensions import ONE_BYTE_PROFILE, decode_extensions
 
 MID_PACKETS = 100
-"""Packets that carry our mid: by then two seconds have passed, and some of them arrived."""
+"""Packets at the beginning of a stream that carry our mid: two seconds, in which some of them arrive."""
 
 SEND_TIME_TICKS = 1 << 18
 """Ticks of abs-send-time in a second."""
@@ -22,7 +22,10 @@ _HEADER_SIZE = 4
 
 
 class _Template(NamedTuple):
-    """An encoded extension as a number: fields are added to `constant`, each times its unit, which is 0 for none."""
+    """An encoded extension as an integer. A field is multiplied by its unit and added to `constant`.
+
+    The unit of a field that is not negotiated is 0.
+    """
 
     constant: int
     size: int
@@ -35,9 +38,10 @@ class _Template(NamedTuple):
 
 
 class ExtensionWriter:
-    """Writes the extension of each packet that we send: abs-send-time, transport-wide sequence number, mid at first.
+    """Writes the extension of each packet of our stream. Call `write` once for each packet.
 
-    `ids` gives the id of each extension that was negotiated, 1 to 14, by its URI.
+    It contains abs-send-time, the transport-wide sequence number and, at first, the mid. `ids` maps the URI of each
+    negotiated extension to its id, 1 to 14.
     """
 
     __slots__ = ("_mid_left", "_plain", "_with_mid", "sequence")
@@ -52,7 +56,7 @@ class ExtensionWriter:
         self._mid_left = MID_PACKETS if wanted else 0
 
     def write(self, now: float) -> bytes:
-        """Return the extension of one packet, header included; empty when nothing was negotiated."""
+        """Return the extension of one packet with its header; empty if no extension was negotiated."""
         template = self._plain
         if not template.size and not self._mid_left:
             return b""
@@ -84,7 +88,7 @@ def _make_template(ids: Mapping[str, int], mid: bytes) -> _Template:
 
 
 class FieldReader:
-    """Reads the number that one element holds out of each packet's extension; `size` is in bytes."""
+    """Reads one element, an unsigned integer of `size` bytes, from extensions. Call `read` for each packet received."""
 
     __slots__ = ("_data_size", "_id", "_layout", "_layout_mask", "_shift", "_size", "_value_mask")
 
@@ -96,7 +100,7 @@ class FieldReader:
         self._layout_mask = self._layout = self._shift = 0
 
     def read(self, profile: int, data: bytes) -> int | None:
-        """Return the field of an extension of RFC 8285, or None when it is missing or broken."""
+        """Return the field of an extension of RFC 8285, or None if it is missing or malformed."""
         number = int.from_bytes(data, "big")
         if profile != ONE_BYTE_PROFILE:
             return self._read_any(profile, data)
@@ -114,7 +118,7 @@ class FieldReader:
         return int.from_bytes(value, "big") if len(value) == self._size else None
 
     def _learn(self, data: bytes, number: int) -> None:
-        """Remember where the element is and every element's header before it: while these are the same, so is that."""
+        """Cache the position of the element, and the headers up to it. While the headers match, the position holds."""
         self._data_size = -1
         mask, position, end = 0, 0, len(data)
         while position < end:

@@ -14,8 +14,8 @@ MAX_RETRANSMISSIONS = 4
 """Shortest interval in seconds, and largest number of retransmissions of one packet."""
 
 MAX_MISSING = 64
-"""Missing packets tracked. At 20 ms each that is far more than any jitter buffer waits for; a longer gap is given
-up."""
+"""Missing packets tracked. At 20 ms each, that is far more than any jitter buffer waits for. Packets of a longer gap
+are not requested."""
 
 MAX_REQUESTS = 3
 MIN_REQUEST_INTERVAL = 0.02
@@ -35,7 +35,7 @@ class _Kept:
 
 
 class RetransmissionBuffer:
-    """The protected packets of one source that were sent last. Call `store` for each packet, `take` for each request.
+    """The last protected packets of our stream. Call `store` for each packet, `take` for each request.
 
     A retransmission is the stored ciphertext: no packet is encrypted twice.
     """
@@ -47,8 +47,8 @@ class RetransmissionBuffer:
         self._slots: list[_Kept | None] = [None] * KEPT_PACKETS
 
     def store(self, protected: bytes, now: float) -> None:
-        """Store a packet that is sent now. Its RTP header is in the clear, so its sequence number is read from
-        there."""
+        """Store a packet that is sent now. Its sequence number is read from the RTP header, which SRTP does not
+        encrypt."""
         sequence = protected[2] << 8 | protected[3]
         self._slots[sequence % KEPT_PACKETS] = _Kept(sequence, protected, now)
 
@@ -79,9 +79,9 @@ class _Hole:
 
 
 class NackGenerator:
-    """Tracks missing sequence numbers of one source. Call `received` for each packet, and `poll` at `due`.
+    """Tracks the missing packets of one source. Call `received` for each packet, and `poll` at `due`.
 
-    A packet is requested at once, then once in each round trip, while a retransmission can still arrive in time.
+    A missing packet is requested at once, then once in each round trip while a retransmission can arrive in time.
     """
 
     def __init__(self) -> None:
@@ -89,12 +89,12 @@ class NackGenerator:
         self.recovered = 0
         """Packets received after they had been requested."""
         self.due = inf
-        """When `poll` has something to request; infinity when nothing is missing."""
+        """When `poll` has packets to request; infinity if none is missing."""
         self._highest: int | None = None
         self._holes: dict[int, _Hole] = {}
 
     def restart(self) -> None:
-        """Begin anew: the next packet is the first of another source."""
+        """Begin again with another source, whose first packet is the next one."""
         self._highest = None
         self._holes.clear()
         self.due = inf
@@ -119,8 +119,8 @@ class NackGenerator:
     def poll(self, now: float, maximum_wait: float, round_trip: float | None) -> Sequence[int]:
         """Return the extended sequence numbers to request now.
 
-        A packet is useful until `maximum_wait` seconds after it was missed. A retransmission takes `round_trip`
-        seconds, if that is known.
+        A packet is useful until `maximum_wait` seconds after its loss was noticed. A retransmission takes `round_trip`
+        seconds, or an unknown time if that is None.
         """
         if now < self.due:
             return ()

@@ -1,4 +1,4 @@
-"""What a call's RTP and RTCP may use beside the codec."""
+"""The negotiated options of a call's RTP and RTCP, apart from the codec."""
 
 from typing import Self
 
@@ -11,8 +11,11 @@ NACK, TRANSPORT_CC = "nack", "transport-cc"
 
 
 class RtpOptions(msgspec.Struct, frozen=True):
-    """As negotiated: the id of each header extension by its URI, the mid of the section, values of `a=rtcp-fb`, and
-    whether feedback may travel without a report (RFC 5506)."""
+    """The RTP and RTCP options that were negotiated. `RtpSender` and `RtpReceiver` use them in `negotiate`.
+
+    `extensions` maps the URI of each header extension to its id. `mid` is that of the media section, and `feedback` has
+    the values of `a=rtcp-fb`. With `reduced_size`, feedback may be sent without a report (RFC 5506).
+    """
 
     extensions: dict[str, int] = {}
     mid: str = ""
@@ -21,5 +24,6 @@ class RtpOptions(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, request: CallRequest) -> Self:
+        """Return the options of a call's request."""
         extensions = {extension.uri: extension.id for extension in request.extensions}
         return cls(extensions, request.mid, request.feedback, request.reduced_size_rtcp)

@@ -13,11 +13,14 @@ _NO_PADDING_EXTENSION_CSRC = 0x80
 _PADDING = 0x20
 _EXTENSION = 0x10
 _EXTENSION_ONLY = _NO_PADDING_EXTENSION_CSRC | _EXTENSION
-"""Browsers set no more than this bit, in nearly every packet."""
+"""First byte of a packet without padding and CSRCs, but with an extension: nearly every packet of browsers."""
 
 
 class RtpPacket(NamedTuple):
-    """One packet. `timestamp` counts in ticks of the payload type's clock; `payload` comes without padding."""
+    """One RTP packet. `decode_rtp` returns it; `encode` inverts that.
+
+    `timestamp` is in ticks of the payload type's clock. `payload` does not contain the padding.
+    """
 
     marker: bool
     payload_type: int
@@ -29,11 +32,11 @@ class RtpPacket(NamedTuple):
     extension_profile: int | None = None
     extension_data: bytes = b""
     padding: int = 0
-    """Bytes of padding, its count included."""
+    """Bytes of padding, including the byte with their number."""
 
     @property
     def extensions(self) -> dict[int, bytes]:
-        """The header extensions by id (RFC 8285), decoded anew each time; may raise DecodeError."""
+        """The header extensions by id (RFC 8285), decoded at each access. Raises DecodeError if they are malformed."""
         return {} if self.extension_profile is None else decode_extensions(self.extension_profile, self.extension_data)
 
     def encode(self) -> bytes:
@@ -57,7 +60,7 @@ class RtpPacket(NamedTuple):
 
 
 def decode_rtp(data: bytes) -> RtpPacket:
-    """Take a packet apart; raise DecodeError."""
+    """Decode a packet. Raises DecodeError when it is malformed (RFC 3550 §5.1)."""
     if len(data) < HEADER_SIZE:
         raise DecodeError("RTP packet is too short")
     first, second, sequence, timestamp, ssrc = _HEADER.unpack_from(data)

@@ -1,4 +1,4 @@
-"""Receives the RTP packets of a peer: what happened to each is recorded once, for reports, feedback and NACKs alike."""
+"""Receives the RTP packets of a peer: records each packet once, for reports, transport-wide feedback and NACKs."""
 
 from collections.abc import Sequence
 from math import inf
@@ -16,14 +16,14 @@ from antiphon_transceiver.rtp.statistics import ReceiverStatistics
 from antiphon_transceiver.rtp.twcc import TwccReceiver
 
 MAX_SOURCES = MAX_REPORT_BLOCKS
-"""Sources with statistics: as many as one report has room for. A new one replaces the one not received for longest."""
+"""Sources with statistics: as many as fit in one report. A new one replaces the least recently received one."""
 
 
 class RtpReceiver:
     """Records the packets of all sources of a peer. Call `receive` for each packet, and `poll_feedback` when it is due.
 
-    `clock_rate` is in RTP ticks a second. Feedback is due when a packet arrives at or after `feedback_at`, and without
-    a packet at `poll_timeout`.
+    `clock_rate` is in RTP ticks a second. Feedback is due when a packet arrives at or after `feedback_at`, otherwise at
+    `poll_timeout`.
     """
 
     __slots__ = ("_clock_rate", "_nack", "_newest_source", "_reader", "_twcc", "deadline", "feedback_at", "sources")
@@ -63,8 +63,8 @@ class RtpReceiver:
     def receive(self, packet: RtpPacket, now: float, *, timed: bool = True) -> int:
         """Record an authenticated packet, and return its extended sequence number (RFC 3550 A.1).
 
-        A packet that is not `timed` does not count for the jitter: its timestamp is no time of sending, as that of a
-        telephone event (RFC 4733 §2.2.1).
+        A packet that is not `timed` does not count for the jitter, since its timestamp is not when it was sent. An
+        example is a telephone event (RFC 4733 §2.2.1).
         """
         ssrc = packet.ssrc
         source = self.sources.get(ssrc)
@@ -81,7 +81,7 @@ class RtpReceiver:
         return extended
 
     def record_arrival(self, packet: RtpPacket, now: float) -> None:
-        """Record a packet for transport-wide feedback alone: it belongs to no source that is listened to."""
+        """Record a packet for transport-wide feedback alone. Its source has no statistics and no NACKs."""
         twcc, nack = self._twcc, self._nack
         at = deadline = inf
         if twcc is not None:
@@ -95,7 +95,7 @@ class RtpReceiver:
         self.feedback_at, self.deadline = at, deadline
 
     def receive_rtcp(self, packet: RtcpPacket) -> None:
-        """Forget the sources that a BYE names. Other packets are ignored."""
+        """Remove the sources of a BYE. Other packets are ignored."""
         if isinstance(packet, Bye):
             for ssrc in packet.sources:
                 self.sources.pop(ssrc, None)
@@ -103,8 +103,8 @@ class RtpReceiver:
     def poll_feedback(self, ssrc: int, now: float, maximum_wait: float, round_trip: float | None) -> Sequence[Feedback]:
         """Return the feedback that is due.
 
-        `ssrc` is our own source. A missing packet is useful for `maximum_wait` seconds; a retransmission takes
-        `round_trip` seconds, if that is known.
+        `ssrc` is our own source. A missing packet is useful for `maximum_wait` seconds. A retransmission takes
+        `round_trip` seconds, or an unknown time if that is None.
         """
         feedback: list[Feedback] = []
         twcc, nack = self._twcc, self._nack
@@ -121,7 +121,7 @@ class RtpReceiver:
         return feedback
 
     def poll_timeout(self) -> float:
-        """Return when `poll_feedback` is due although no packet arrives; infinity for never."""
+        """Return when `poll_feedback` is due even if no packet arrives; infinity for never."""
         return self.deadline
 
     def _add_source(self, ssrc: int) -> ReceiverStatistics:
@@ -133,8 +133,7 @@ class RtpReceiver:
 
 
 def feedback_statistics(sender: RtpSender, receiver: RtpReceiver) -> dict[str, Any]:
-    """Return the figures of feedback for people and programs; times in milliseconds, None for what was not
-    negotiated."""
+    """Return the statistics of feedback, both directions. Times are in milliseconds; None if it was not negotiated."""
     retransmissions = sender.retransmission_statistics()
     return {
         "sent_feedback": sender.twcc_statistics(),

@@ -1,4 +1,4 @@
-"""Redundant audio (RED, RFC 2198): packets that carry the payloads of earlier packets beside their own."""
+"""Redundant audio (RED, RFC 2198): packets that contain the payloads of earlier packets in addition to their own."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ MAX_OFFSET: Final = 6
 """Largest redundancy offset, in packets (RFC 2198). Packets older than `MAX_AGE` are not repeated."""
 
 MAX_AGE: Final = 5760
-"""Largest age of a redundant block in RTP ticks: 120 ms. A conversation waits no longer for what is missing."""
+"""Largest age of a redundant block in RTP ticks: 120 ms. A conversation waits no longer for missing audio."""
 
 MAX_REDUNDANT_BLOCKS: Final = 8
 """Largest number of redundant blocks in a packet. Browsers send one or two. Blocks older than the jitter buffer's
 largest target delay are late anyway."""
 
 MAX_PAYLOAD: Final = 1000
-"""Largest RED payload in bytes. It has to fit the smallest datagram of a path, with SRTP, the relay's header and header
-extensions around it."""
+"""Largest RED payload in bytes. With SRTP, header extensions and the relay's header, it must fit the smallest datagram
+of a path."""
 
 _MAX_TICKS, _MAX_SIZE = (1 << 14) - 1, (1 << 10) - 1
 _MORE_BLOCKS = 0x80
@@ -29,9 +29,9 @@ class OtherPayloadError(DecodeError):
 
 
 class RedundantBlock(NamedTuple):
-    """The payload of an earlier packet, and its timestamp offset in RTP ticks (RFC 2198 §3).
+    """The payload of an earlier packet, and its timestamp offset in RTP ticks (RFC 2198 §3). `decode_red` returns it.
 
-    The offset does not say which packet it was: the redundant blocks of a packet need not be neighbours.
+    The sequence number of the earlier packet is unknown: redundant blocks need not be consecutive packets.
     """
 
     ticks: int
@@ -41,8 +41,11 @@ class RedundantBlock(NamedTuple):
 def decode_red(data: bytes, primary_type: int) -> tuple[bytes, list[RedundantBlock]]:
     """Return the primary block and the redundant blocks, oldest first.
 
-    Redundant blocks of other payload types than `primary_type` are left out. Raises OtherPayloadError when the primary
-    block is of another type, DecodeError when the payload breaks RFC 2198 §3.
+    Redundant blocks of other payload types than `primary_type` are skipped.
+
+    Raises:
+        OtherPayloadError: the primary block is of another type.
+        DecodeError: the payload violates RFC 2198 §3.
     """
     heads: list[int] = []
     position = 0
@@ -78,10 +81,10 @@ class RedEncoder:
         self._sent: deque[tuple[int, bytes]] = deque(maxlen=MAX_OFFSET)
 
     def encode(self, payload: bytes, timestamp: int, offsets: Sequence[int]) -> bytes:
-        """Return a RED payload. Blocks that would exceed `MAX_PAYLOAD` are left out.
+        """Return a RED payload, without blocks that would exceed `MAX_PAYLOAD`.
 
-        `timestamp` is in RTP ticks and may exceed 32 bits. `offsets` are redundancy offsets in packets. An offset that
-        reaches beyond `MAX_AGE` stands for the oldest packet within it.
+        `timestamp` is in RTP ticks and may exceed 32 bits. `offsets` are redundancy offsets in packets. For an offset
+        beyond `MAX_AGE`, the oldest packet within `MAX_AGE` is repeated.
         """
         size, blocks = len(payload), []
         ages = [timestamp - sent_at & 0xFFFFFFFF for sent_at, _ in self._sent]

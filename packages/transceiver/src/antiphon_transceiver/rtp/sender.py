@@ -1,4 +1,4 @@
-"""Sends one RTP stream: numbers its packets, and learns from the peer's feedback what became of them."""
+"""Sends one RTP stream: makes its packets, evaluates the peer's feedback, and retransmits."""
 
 import struct
 from collections import deque
@@ -16,18 +16,19 @@ from antiphon_transceiver.rtp.statistics import SenderStatistics
 from antiphon_transceiver.rtp.twcc import TwccSender
 
 MAX_REQUESTED = 64
-"""Retransmissions looked up at one instant, whatever number of NACKs requests them: as many as are stored."""
+"""Retransmissions looked up at one instant, by any number of NACKs: as many as packets are stored."""
 
 _HEADER = struct.Struct("!BBHII")
 
 
 class RtpSender:
-    """One source (SSRC). Call `packet` for each packet, `sent` with its protected bytes, and `receive_feedback`.
+    """The RTP stream that we send, which is one source (SSRC). Times are in seconds.
 
-    The first packet is numbered by the low 15 bits of `sequence`: a receiver that misses the first packets could
-    mistake the rollover counter of a stream that begins just before a wrap (RFC 3711 §3.3.1). `timestamp` is added to
-    those given to `packet`. `clock_rate` is in RTP ticks a second; `ntp_offset` added to `now` gives seconds of NTP
-    time.
+    Call `packet` for each packet, `sent` with its protected bytes, and `receive_feedback` for each RTCP packet.
+
+    The first sequence number is the low 15 bits of `sequence`. In a stream that begins just before a wrap, a receiver
+    that misses the first packets could estimate a wrong rollover counter (RFC 3711 §3.3.1). `timestamp` is added to the
+    timestamps of packets. `clock_rate` is in RTP ticks a second. `ntp_offset` added to `now` gives seconds of NTP time.
     """
 
     __slots__ = (
@@ -58,13 +59,13 @@ class RtpSender:
         self.sequence = sequence & 0x7FFF
         """The sequence number of the next packet."""
         self.payload_type = payload_type
-        """That of the next packet; it may change within a stream (RFC 3550 §5.1)."""
+        """The payload type of the next packet. It may change within a stream (RFC 3550 §5.1)."""
         self.statistics = SenderStatistics(ssrc, clock_rate, ntp_offset)
         self._timestamp = timestamp
         self._retransmissions: deque[bytes] = deque(maxlen=MAX_REQUESTED)
         self._requested = 0
         self._requested_at = -inf
-        """Packets that NACKs requested at one instant, and that instant."""
+        """When NACKs were last received. `_requested` counts the packets that they requested at that instant."""
         self.negotiate(RtpOptions())
 
     @classmethod
@@ -76,7 +77,7 @@ class RtpSender:
         clock_rate: int = 48_000,
         ntp_offset: float = 0.0,
     ) -> Self:
-        """Start at random numbers, as RFC 3550 §5.1 asks; `random` returns that many random bytes."""
+        """Return a stream with random numbers (RFC 3550 §5.1). `random` returns the given number of random bytes."""
         ssrc, timestamp, sequence = struct.unpack("!IIH", random(10))
         return cls(ssrc, payload_type, sequence, timestamp=timestamp, clock_rate=clock_rate, ntp_offset=ntp_offset)
 
@@ -130,7 +131,7 @@ class RtpSender:
             self._stored.store(protected, now)
 
     def receive_feedback(self, packet: RtcpPacket, now: float) -> None:
-        """Evaluate one RTCP packet of the peer. Packets other than feedback are ignored."""
+        """Evaluate one RTCP packet of the peer. Only feedback has an effect."""
         if isinstance(packet, TransportFeedback):
             if self._twcc is not None:
                 self._twcc.feedback_received(packet, now)
@@ -151,7 +152,8 @@ class RtpSender:
                 self._retransmissions.append(packet)
 
     def twcc_statistics(self) -> dict[str, Any] | None:
-        """Return what transport-wide feedback says; times in milliseconds, None where it was not negotiated."""
+        """Return the statistics of transport-wide feedback, or None if it was not negotiated. Times are in
+        milliseconds."""
         twcc = self._twcc
         if twcc is None:
             return None
@@ -164,5 +166,5 @@ class RtpSender:
         }
 
     def retransmission_statistics(self) -> dict[str, int] | None:
-        """Return how many packets were retransmitted and refused; None where NACK was not negotiated."""
+        """Return how many packets were retransmitted and refused, or None if NACK was not negotiated."""
         return None if self._stored is None else {"resent": self.resent, "refused": self.refused}

@@ -1,15 +1,15 @@
-"""Statistics for reports: of one received source (RFC 3550 A.1, A.3, A.8), and of our own stream."""
+"""Statistics for RTCP reports: those of a received source (RFC 3550 A.1, A.3, A.8), and those of our own stream."""
 
 from antiphon_transceiver.rtcp.packets import ReportBlock, SenderReport
 
 NTP_EPOCH = 2_208_988_800
-"""Seconds from NTP's epoch, which is 1900, to Unix's (RFC 5905 §6)."""
+"""Seconds from the epoch of NTP, 1900, to that of Unix, 1970 (RFC 5905 §6)."""
 
 MAX_DROPOUT = 3000
-"""Packets a source may skip and still be the same stream: a minute of audio (RFC 3550 A.1)."""
+"""Packets that a source may skip within a stream: a minute of audio (RFC 3550 A.1)."""
 
 MAX_MISORDER = 100
-"""How late a packet may come and still belong to the stream (RFC 3550 A.1)."""
+"""Packets by which a reordered packet may be late within a stream (RFC 3550 A.1)."""
 
 MIN_PACKETS_LOST, MAX_PACKETS_LOST = -0x800000, 0x7FFFFF
 
@@ -45,20 +45,20 @@ class ReceiverStatistics:
         """When the last packet was received."""
         self.received = 0
         self.loss = 0.0
-        """The share of packets lost, 0 to 1, between our last two reports."""
+        """Share of packets lost between our last two reports, 0 to 1."""
         self._base = self._highest = 0
         self._restart_at: int | None = None
         self._expected_before = self._received_before = 0
         self._jitter = 0.0
         self._timestamp = 0
         self._timed_at = 0.0
-        """When the packet with that timestamp was received."""
+        """When the packet with `_timestamp` was received."""
         self._last_sr = 0
         self._last_sr_at = 0.0
 
     @property
     def packets_lost(self) -> int:
-        """Packets expected but not received since the beginning; negative when duplicates came."""
+        """Packets expected but not received since the beginning; negative if duplicates arrived."""
         return self._expected - self.received
 
     @property
@@ -73,8 +73,8 @@ class ReceiverStatistics:
     def packet_received(self, sequence: int, timestamp: int, now: float, *, timed: bool = True) -> int:
         """Record an authenticated packet, and return its extended sequence number (RFC 3550 A.1).
 
-        There is no probation: the first packet passed SRTP. A source that begins anew is numbered anew, and has one
-        packet `received`. The jitter is that of packets that are `timed`.
+        There is no probation, since packets are authenticated. If a source begins again, so do the extended sequence
+        numbers, and `received` is 1. Only packets that are `timed` count for the jitter.
         """
         if self.last_received_at is None:
             self._begin(sequence)
@@ -93,7 +93,7 @@ class ReceiverStatistics:
                 self._begin(sequence)
                 extended = sequence
             else:
-                # Two in a row after a jump mean that the source began anew. A single one is a stray (RFC 3550 A.1).
+                # Two packets in a row after a jump mean that the source began again; a single one is ignored.
                 self._restart_at = sequence + 1 & 0xFFFF
                 return extended
         self.received += 1
@@ -103,12 +103,12 @@ class ReceiverStatistics:
         return extended
 
     def sender_report_received(self, report: SenderReport, now: float) -> None:
-        """Remember an SR of this source, so that our next report lets it measure the round trip."""
+        """Record an SR of this source. Our next report refers to it, so that the peer can measure the round trip."""
         self._last_sr = report.ntp_time >> 16 & 0xFFFFFFFF
         self._last_sr_at = now
 
     def report(self, now: float) -> ReportBlock:
-        """Return the block for a report sent now, and begin the next interval (RFC 3550 A.3)."""
+        """Return the block for a report that is sent now, and begin the next interval (RFC 3550 A.3)."""
         expected, received = self._expected, self.received
         expected_interval = expected - self._expected_before
         lost_interval = expected_interval - (received - self._received_before)
@@ -143,14 +143,14 @@ class SenderStatistics:
         self.ssrc = ssrc
         self.packets = 0
         self.octets = 0
-        """Bytes of payload, without headers and padding."""
+        """Bytes of payload sent, without headers and padding."""
         self.sent_at: float | None = None
         self.clock_rate = clock_rate
         self.ntp_offset = ntp_offset
         self._timestamp = 0
 
     def packet_sent(self, timestamp: int, size: int, now: float) -> None:
-        """Count one packet of `size` payload bytes."""
+        """Record a packet of `size` payload bytes."""
         self.packets += 1
         self.octets += size
         self._timestamp = timestamp
@@ -161,7 +161,7 @@ class SenderStatistics:
         return int((now + self.ntp_offset) * (1 << 32)) & 0xFFFFFFFFFFFFFFFF
 
     def report(self, reports: tuple[ReportBlock, ...], now: float) -> SenderReport:
-        """Return an SR; between packets the RTP timestamp goes on with the clock."""
+        """Return an SR. Its RTP timestamp is that of the last packet plus the time since then."""
         since = now - (now if self.sent_at is None else self.sent_at)
         return SenderReport(
             ssrc=self.ssrc,

@@ -1,6 +1,6 @@
-"""Transport-wide congestion control feedback (TWCC), both directions: what is reported, and what is learned.
+"""Transport-wide congestion control feedback (TWCC): reports on received packets, and evaluation of the peer's reports.
 
-draft-holmer-rmcat-transport-wide-cc-extensions-01 defines it; `rtcp.feedback` has its wire format.
+draft-holmer-rmcat-transport-wide-cc-extensions-01 defines it. `rtcp.feedback` has its wire format.
 """
 
 from math import inf
@@ -19,7 +19,7 @@ FEEDBACK_INTERVAL = 0.09
 """Seconds after which the next packet that arrives triggers feedback: with packets of 20 ms, one every 100 ms."""
 
 FEEDBACK_DEADLINE = 0.11
-"""Seconds after which feedback is sent although no packet arrives."""
+"""Seconds after which feedback is sent even if no packet arrives."""
 
 MAX_PENDING = 128
 """Arrivals held until the next feedback. A tenth of a second of speech has at most 40."""
@@ -28,31 +28,33 @@ REPORTED = 64
 """Arrivals remembered after they were reported. A late packet is reported together with those around it."""
 
 REMEMBERED = 256
-"""Sent packets whose feedback can still arrive: 5 s at 20 ms each."""
+"""Sent packets that are remembered until their feedback arrives: 5 s at 20 ms each."""
 
 SMOOTHING = 1 / 64
-"""Weight of one packet in the averages, which follow about the last second."""
+"""Weight of one packet in the averages, which cover about the last second."""
 
 BURST_SMOOTHING = 1 / 16
-"""Weight of one lost packet in the burst ratio. At 5 % of losses it follows the last six seconds."""
+"""Weight of one lost packet in the burst ratio. At 5 % of losses it covers the last six seconds."""
 
 DRIFT = 0.0005
-"""Seconds by which the smallest transit rises in a second, so that it follows a clock up to 500 ppm slow."""
+"""Seconds by which the smallest transit rises in each second, to follow a clock that is up to 500 ppm slow."""
 
 _UNKNOWN, _LOST, _RECEIVED = range(3)
 
 
 class TwccReceiver:
-    """Records when packets arrive, and reports it about ten times a second. Call `received`, and `feedback` at
-    `due`."""
+    """Records when packets arrive, and makes feedback about ten times a second.
+
+    Call `received` for each packet. Call `feedback` when a packet arrives at or after `due`, otherwise at `deadline`.
+    """
 
     def __init__(self) -> None:
         self.dropped = 0
-        """Arrivals that were not reported: too many at once, or too late."""
+        """Arrivals that were not reported, since they were too many at once or too late."""
         self.due = inf
-        """When a packet that arrives triggers feedback; infinity when there is nothing to report."""
+        """When a packet that arrives triggers feedback; infinity if there is nothing to report."""
         self.deadline = inf
-        """When feedback is due although nothing arrives."""
+        """When feedback is due even if no packet arrives; infinity if there is nothing to report."""
         self._pending: list[tuple[int, float]] = []
         self._reported: dict[int, float] = {}
         self._next_base: int | None = None
@@ -60,7 +62,7 @@ class TwccReceiver:
         self._count = 0
 
     def received(self, sequence: int, now: float) -> None:
-        """Record a packet by its transport-wide sequence number."""
+        """Record the arrival of a packet, given by its transport-wide sequence number."""
         pending = self._pending
         if not pending:
             self.due = now + FEEDBACK_INTERVAL
@@ -71,7 +73,7 @@ class TwccReceiver:
         pending.append((sequence, now))
 
     def feedback(self, sender_ssrc: int, media_ssrc: int) -> TransportFeedback | None:
-        """Return feedback on all packets since the last feedback; None if there were none."""
+        """Return feedback on all packets since the last feedback, or None if there were none."""
         arrivals = self._take_pending()
         if not arrivals:
             return None
@@ -96,7 +98,7 @@ class TwccReceiver:
         return TransportFeedback(sender_ssrc, media_ssrc, base & 0xFFFF, reference & 0xFFFFFF, count, tuple(deltas))
 
     def _take_pending(self) -> dict[int, float]:
-        """Return the arrival of each packet by its extended sequence number. The first of two duplicates counts."""
+        """Return when each packet arrived, by extended sequence number. Of duplicates, the first one counts."""
         pending, self._pending = self._pending, []
         self.due = self.deadline = inf
         near = self._next_base
@@ -117,18 +119,21 @@ class TwccReceiver:
 
 
 class TwccSender:
-    """Records when packets are sent, and learns from feedback what became of them. Call `sent` for each packet."""
+    """Records when packets are sent, and evaluates feedback on them: losses and queueing delay.
+
+    Call `sent` for each packet, and `feedback_received` for each feedback.
+    """
 
     def __init__(self) -> None:
         self.received = 0
         self.lost = 0
-        """Packets by the peer's feedback. A packet reported lost at first and received later counts as received."""
+        """Packets that the peer reported as lost. If one is reported as received later, it counts as `received`."""
         self.loss = 0.0
-        """The share of recent packets that were lost, 0 to 1."""
+        """Share of recent packets that were lost, 0 to 1."""
         self.burst_ratio = 0.0
-        """The share of recent lost packets, 0 to 1, whose predecessor was lost too."""
+        """Share of recent lost packets whose predecessor was lost too, 0 to 1."""
         self.delay: float | None = None
-        """Queueing delay in seconds: how much longer recent packets took than the fastest one."""
+        """Queueing delay in seconds: the mean transit of recent packets above the smallest one; None at first."""
         self._slots: list[tuple[int, float]] = [(-1, 0.0)] * REMEMBERED
         self._fates = bytearray(REMEMBERED)
         self._newest = 0
@@ -138,14 +143,14 @@ class TwccSender:
         self._reference: int | None = None
 
     def sent(self, sequence: int, now: float) -> None:
-        """Record a packet that is sent now, by its transport-wide sequence number."""
+        """Record a packet that is sent now, given by its transport-wide sequence number."""
         slot = sequence % REMEMBERED
         self._newest = sequence
         self._slots[slot] = (sequence, now)
         self._fates[slot] = _UNKNOWN
 
     def feedback_received(self, feedback: TransportFeedback, now: float) -> None:
-        """Evaluate feedback. Statuses of packets that are not remembered cost nothing."""
+        """Evaluate feedback. Packets that are not remembered are skipped at no cost."""
         arrival = self._extend_reference(feedback.reference_time) * REFERENCE_TICKS
         behind = difference16(self._newest, feedback.base_sequence)
         start, stop = max(0, behind - REMEMBERED + 1), max(0, behind + 1)
@@ -180,7 +185,7 @@ class TwccSender:
         self.delay = waited if self.delay is None else self.delay + (waited - self.delay) * SMOOTHING
 
     def _extend_reference(self, reference: int) -> int:
-        """Return the reference time without the wrap of its 24 bits."""
+        """Return the reference time, extended from its 24 bits."""
         near = reference if self._reference is None else self._reference
         self._reference = near + ((reference - near + 0x800000) & 0xFFFFFF) - 0x800000
         return self._reference
