@@ -98,7 +98,7 @@ async def test_a_missed_heartbeat_ends_the_pump_and_is_the_reason_of_the_close(a
     await pump.run()
     assert trio.current_time() - start == pytest.approx(4)
     await pump.close()
-    assert socket.closed == (CloseCode.HEARTBEAT_LOST, "nothing heard after 3 pings")
+    assert socket.closed == (CloseCode.HEARTBEAT_LOST, "nothing received after 3 pings")
     assert trio.current_time() - start == pytest.approx(4 + CLOSE_TIMEOUT)
 
 

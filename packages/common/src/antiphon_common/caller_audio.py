@@ -5,14 +5,17 @@ from collections import deque
 from antiphon_common.frames import Audio
 
 MAX_WAITING_SECONDS = 3
-"""Audio that is still useful late: speech before a backend was ready, or while it paused for a moment."""
+"""Longest audio that waits: the speech while a backend was not ready, or paused for a moment."""
 
 MAX_WAITING_FRAMES = 1200
-"""The same in frames: three seconds of the shortest Opus packets."""
+"""Largest number of frames that wait: three seconds of the shortest Opus packets."""
 
 
 class CallerAudio:
-    """Frames of one call in order, at most `MAX_WAITING_SECONDS` long. `push` drops older ones; `rate` is in Hz."""
+    """The frames of one call that wait for a receiver. `push` each new one, and take them from the left of `frames`.
+
+    They last at most `MAX_WAITING_SECONDS`; older frames are dropped. `rate` is that of the format in Hz.
+    """
 
     __slots__ = ("_limit", "dropped", "frames")
 
@@ -22,7 +25,7 @@ class CallerAudio:
         self._limit = MAX_WAITING_SECONDS * rate
 
     def push(self, frame: Audio) -> int:
-        """Add a frame; return how many were dropped for it."""
+        """Add a frame. Return how many older ones were dropped."""
         frames = self.frames
         before = self.dropped
         while frames and (frame.position - frames[0].position >= self._limit or len(frames) >= MAX_WAITING_FRAMES):

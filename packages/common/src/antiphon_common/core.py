@@ -1,4 +1,4 @@
-"""The vocabulary of protocol cores: state machines without sockets, clock, entropy or logging.
+"""The common types of protocol cores, which are state machines without sockets, clock, entropy or logging.
 
 Every protocol machine (ICE, DTLS, SCTP, a peer's transport, a call) has the five methods of `Core`. A shell passes it
 one input, then drains `poll_transmit` and `poll_event` until both return None, then sleeps until `poll_timeout`. The
@@ -12,17 +12,17 @@ from antiphon_common.errors import DecodeError
 from antiphon_common.wire import Reader
 
 TRANSPORT_UDP = 17
-"""Transport numbers are those of IANA's protocol registry. TCP (6) stands for ICE-TCP."""
+"""Transports have the numbers of IANA's protocol registry. TCP (6) means ICE-TCP."""
 
 PATH_SIZE = 22
 """Bytes of an encoded path: transport, zero, ingress, port, address."""
 
 
 class Path(NamedTuple):
-    """The path of one client's packets: the ingress that they reach, and their source. It is the key of path tables.
+    """The path of a client's packets: their source, and the ingress at which they arrive. Tables use it as a key.
 
-    `address` is always 16 bytes; an IPv4 address is mapped (RFC 4291 §2.5.5.2). Without a relay, as in the test client,
-    `ingress` is 0 and the path is the peer's transport address.
+    `address` has 16 bytes; an IPv4 address is mapped (RFC 4291 §2.5.5.2). Without a relay, as in the test client,
+    `ingress` is 0, and the path is the peer's transport address.
     """
 
     ingress: int
@@ -32,7 +32,7 @@ class Path(NamedTuple):
 
     @classmethod
     def of(cls, host: str, port: int, *, ingress: int = 0, transport: int = TRANSPORT_UDP) -> Self:
-        """Make a path of a numeric host, without its scope id (`%eth0`).
+        """Make the path of a numeric host. A scope id (`%eth0`) is removed.
 
         Raises:
             ValueError: `host` is not numeric.
@@ -43,7 +43,7 @@ class Path(NamedTuple):
 
     @property
     def host(self) -> str:
-        """The client's numeric address; a mapped one as IPv4."""
+        """The client's numeric address. A mapped address is returned as IPv4."""
         address = ipaddress.IPv6Address(self.address)
         return str(address.ipv4_mapped or address)
 
@@ -73,7 +73,7 @@ class Path(NamedTuple):
 
 
 class Transmit(NamedTuple):
-    """One datagram to send, from `poll_transmit`. `path` is None where the enclosing machine chooses the path."""
+    """One datagram to send, from `poll_transmit`. `path` is None if the enclosing machine chooses the path."""
 
     data: bytes
     path: Path | None
@@ -83,13 +83,13 @@ Event_co = TypeVar("Event_co", covariant=True)
 
 
 class Core(Protocol[Event_co]):
-    """The five methods of a protocol machine, which its shell or the enclosing machine calls.
+    """The five methods of a protocol machine. Its shell or the enclosing machine calls them.
 
-    Time is in seconds as float on one monotonic scale.
+    Times are in seconds on one monotonic scale.
     """
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
-        """Take one datagram. Malformed ones are counted and dropped; they raise nothing."""
+        """Handle one datagram. Malformed ones are counted and dropped, and raise nothing."""
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due by `now`. An early call does nothing."""

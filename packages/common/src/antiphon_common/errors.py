@@ -1,17 +1,17 @@
-"""The errors of protocol cores: bad bytes, our caller's bug, the peer's fault."""
+"""The errors of protocol cores: malformed bytes, a bug of our caller, or a fault of the peer."""
 
 
 class AntiphonError(Exception):
-    """Root of everything Antiphon raises on purpose."""
+    """The base class of all exceptions that Antiphon raises. Catch it to catch all of them."""
 
 
 class DecodeError(AntiphonError, ValueError):
-    """Bytes that do not follow their format: the only thing bad bytes can raise."""
+    """Bytes do not follow their format. Decoders raise nothing else; machines count it and drop the bytes."""
 
 
 class LocalProtocolError(AntiphonError):
-    """Our own caller asked for what the state does not allow."""
+    """Our own caller requested something that the state does not allow: a bug in this process."""
 
 
 class RemoteProtocolError(AntiphonError):
-    """The peer broke its protocol; the machine that raised this is closed."""
+    """The peer violated its protocol. The machine that raised it is closed."""

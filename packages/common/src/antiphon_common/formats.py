@@ -1,21 +1,21 @@
-"""The audio formats between a transceiver and a backend, and how long a piece of audio in one of them lasts."""
+"""The audio formats between a transceiver and a backend, and the duration of audio in each of them."""
 
 from typing import NamedTuple, Self
 
 from antiphon_common.errors import DecodeError
 
 TICKS_PER_MS = 48
-"""Durations are counted in ticks of 48 kHz: whole numbers for Opus and for every PCM rate."""
+"""Ticks in a millisecond. Durations are in ticks of 48 kHz, which are integers for Opus and for every PCM rate."""
 
 FRAME_MS = 20
-"""How audio is cut by those who may choose: the frame of Opus over WebRTC."""
+"""Duration of a frame of audio that we make: 20 ms, as Opus has over WebRTC."""
 
 MAX_PACKET_TICKS = 120 * TICKS_PER_MS
-"""The longest Opus packet (RFC 6716 §3.2.5, R5)."""
+"""Duration of the longest Opus packet (RFC 6716 §3.2.5, R5)."""
 
 MAX_PACKET_BYTES = 1275
-"""The longest Opus frame (RFC 6716 §3.2.1), and so a packet of one frame. With the headers around it, it still fits a
-datagram; no browser sends a longer one."""
+"""Size of the longest Opus frame (RFC 6716 §3.2.1). No browser sends a longer packet. With all headers it fits in a
+datagram."""
 
 _SILK_TICKS = (480, 960, 1920, 2880)
 _HYBRID_TICKS = (480, 960)
@@ -25,7 +25,10 @@ _TICKS_BY_CONFIG = _SILK_TICKS * 3 + _HYBRID_TICKS * 2 + _CELT_TICKS * 4
 
 
 class AudioFormat(NamedTuple):
-    """`pcm16/RATE` (16-bit little-endian mono) or `opus` (one packet each, its clock always 48 kHz)."""
+    """An audio format: `pcm16/RATE` (16-bit little-endian mono), or `opus` (one packet in each frame, 48 kHz).
+
+    `parse` makes it from a name in `FORMATS`. `rate` is in Hz.
+    """
 
     name: str
     rate: int
@@ -39,11 +42,11 @@ class AudioFormat(NamedTuple):
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of a PCM frame of `FRAME_MS`; 0 for Opus, whose packets vary."""
+        """Bytes of a PCM frame of `FRAME_MS`; 0 for Opus, whose packets vary in size."""
         return 0 if self.name == "opus" else self.rate * FRAME_MS // 1000 * 2
 
     def duration(self, data: bytes) -> int:
-        """Return the ticks that `data` lasts. Raises DecodeError unless it is whole samples, or one Opus packet."""
+        """Return the duration of `data` in ticks. Raises DecodeError unless it is whole samples or one Opus packet."""
         if self.name == "opus":
             return opus_duration(data)
         samples, half = divmod(len(data), 2)
@@ -56,7 +59,10 @@ FORMATS = ("pcm16/16000", "pcm16/24000", "pcm16/48000", "opus")
 
 
 def opus_duration(packet: bytes) -> int:
-    """Return the duration of an Opus packet in ticks of 48 kHz (RFC 6716 §3.1, §3.2). Raises DecodeError."""
+    """Return the duration of an Opus packet in ticks of 48 kHz (RFC 6716 §3.1, §3.2).
+
+    Raises DecodeError when the packet is malformed.
+    """
     if not packet:
         raise DecodeError("an empty Opus packet")
     toc = packet[0]

@@ -1,7 +1,7 @@
 """One end of a connection that carries frames, without IO: hello, heartbeat, tolerance, and messages of bounded size.
 
-What the two ends do with the frames of calls is theirs: see the transceiver's `BackendConnection` and the backend's
-`TransceiverConnection`, which both hold one of these.
+The transceiver's `BackendConnection` and the backend's `TransceiverConnection` each have one, and handle the frames of
+calls.
 """
 
 from collections import deque
@@ -18,50 +18,52 @@ from antiphon_common.frames import AnyCallFrame, AnyFrame, BadFrame, Frame, TooM
 
 HEARTBEAT_INTERVAL = 1.0
 MISSED_HEARTBEATS = 3
-"""Consecutive pings without any message received after which the connection counts as lost."""
+"""Consecutive pings without any received message, after which the connection is lost."""
 
 HELLO_TIMEOUT = 3.0
-"""Seconds the other end has for its first frame: it is sent before anything else."""
+"""Seconds in which the hello of the other end must arrive. It is sent first of all."""
 
 MESSAGE_BUDGET = 1 << 16
-"""Bytes after which a message is closed and the next begins, so that no call waits long behind another's burst."""
+"""Bytes after which a message ends and the next one begins, so that no call waits long for the burst of another."""
 
 MAX_PENDING_BYTES = 8 << 20
-"""What may wait for an end that does not read; more closes the connection. Credit and the limits of the caller's audio
-keep an end that reads far below."""
+"""Largest number of bytes that may wait to be sent. More of them close the connection, since the other end does not
+read. Credit and the limits of the caller's audio keep the number far lower for an end that reads."""
 
 MAX_PENDING_FRAMES = 1 << 16
-"""The same for frames, since short ones take more memory than their bytes: 12 MiB. Credit of 1,000 calls for 6 s."""
+"""Largest number of frames that may wait, since short frames take more memory than their bytes: 12 MiB. That is the
+credit of 1,000 calls for 6 s."""
 
 CONTROL_SIZE = 64
 """Assumed size of a frame without audio, in bytes."""
 
 AUDIO_OVERHEAD = 24
-"""Bytes a frame of audio has around its data, at most."""
+"""Largest size of an audio frame without its data, in bytes."""
 
 STEP_FRAMES = 64
-"""Frames handled in one step: about a millisecond of work. Other tasks run between two steps."""
+"""Frames that are handled in one step: about a millisecond of work. Other tasks run between two steps."""
 
 EVENT_FRAMES = 8
 EVENT_FRAME_BYTES = 1 << 7
-"""Price of a frame with an event in such frames, since it is converted: a base, and the bytes that cost one more. An
-event of 1,200 bytes in short arrays takes 0.3 ms."""
+"""Work of a frame with an event, which is converted: it counts as `EVENT_FRAMES` frames, and one more for each
+`EVENT_FRAME_BYTES`. An event of 1,200 bytes in short arrays takes 0.3 ms."""
 
 MAX_JUNK = 100
-"""Messages that are no arrays of frames, malformed frames about no call, and steps through frames that are nested too
-deeply, before the connection is closed: an end with one bug goes on, one with another protocol does not."""
+"""Junk after which the connection is closed. An end with a bug may continue; an end with another protocol may not.
+
+Junk is a message that is no array of frames, a malformed frame about no call, or a step through a frame that is nested
+too deeply."""
 
 FORGIVEN_JUNK = 10
-"""How many of them are forgiven with each ping, once a second."""
-
+"""Junk that is forgiven with each of our pings, once a second."""
 
 MAX_IDLE = 1000
-"""Frames about the connection, and empty messages, from one ping of ours to the next: a second. An end that keeps the
+"""Frames about the connection, and empty messages, in the second between two of our pings. An end that follows the
 protocol sends two or three."""
 
 
 class CloseCode(IntEnum):
-    """WebSocket close codes (RFC 6455 §7.4) and what they mean here."""
+    """The WebSocket close codes of a frame connection (RFC 6455 §7.4). A `Closing` has one of them."""
 
     NORMAL = 1000
     GOING_AWAY = 1001
@@ -80,7 +82,10 @@ class Closing(NamedTuple):
 
 
 class ConnectionCounters:
-    """What came in, and what of it could not be used; connections may share one."""
+    """Counters of received messages and frames, and of those that were malformed or unknown.
+
+    A `FrameConnection` counts them. Several connections may share one object.
+    """
 
     __slots__ = ("bad_frames", "bad_messages", "frames", "messages", "unknown_tags")
 
@@ -93,11 +98,15 @@ class ConnectionCounters:
 
 
 class FrameConnection:
-    """Answers pings, sends its own, and keeps what waits to be sent. Its owner drains `poll_transmit`."""
+    """One end of a connection: queues frames to send, sends and answers pings, and checks what it receives.
+
+    Pass it each message. Call `handle_timeout` at `poll_timeout`, and drain `poll_transmit`. When `closing` is set,
+    close the WebSocket.
+    """
 
     def __init__(self, hello: frames.BackendHello, counters: ConnectionCounters, now: float) -> None:
         self.peer: frames.BackendHello | None = None
-        """The other end's latest hello; until there is one, nothing else is taken from it."""
+        """The latest hello of the other end. Until it has arrived, no other frame is accepted."""
         self.draining = False
         self.closing: Closing | None = None
         self.counters = counters
@@ -112,7 +121,7 @@ class FrameConnection:
         self.send(hello)
 
     def send(self, frame: Frame | msgspec.Raw, size: int = CONTROL_SIZE) -> None:
-        """Queue a frame of about `size` bytes; do nothing once the connection is closing."""
+        """Queue a frame of about `size` bytes. It has no effect once the connection is closing."""
         if self.closing is not None:
             return
         self._queue.append((frame, size))
@@ -122,18 +131,19 @@ class FrameConnection:
             self.close(CloseCode.NOT_READING, f"{waiting} wait to be read")
 
     def close(self, code: CloseCode, detail: str) -> None:
-        """Abandon the connection, and drop the frames that wait to be sent. The first reason stays."""
+        """Abandon the connection, and drop the frames that wait to be sent. If it is closing already, keep the first
+        reason."""
         if self.closing is None:
             self.closing = Closing(code, detail)
         self._queue.clear()
         self.pending_bytes = 0
 
     def receive_message(self, message: bytes | str) -> list[AnyCallFrame | BadFrame]:
-        """Handle one WebSocket message; return its frames about calls, in order."""
+        """Handle one WebSocket message. Return its frames about calls, in order."""
         return [frame for step in self.receive_in_steps(message) for frame in step]
 
     def receive_in_steps(self, message: bytes | str) -> Iterator[list[AnyCallFrame | BadFrame]]:
-        """Handle one WebSocket message in steps of bounded work; yield the frames about calls of each, in order."""
+        """Handle one WebSocket message in steps of bounded work. Yield each step's frames about calls, in order."""
         self._unanswered = 0
         self.counters.messages += 1
         try:
@@ -172,13 +182,13 @@ class FrameConnection:
         yield about_calls
 
     def handle_timeout(self, now: float) -> None:
-        """Send the ping that is due, or abandon the connection as lost."""
+        """Send the ping that is due, or abandon a connection without hello or answers."""
         if self.peer is None and now >= self._hello_deadline:
             self.close(CloseCode.PROTOCOL_ERROR, f"no hello within {HELLO_TIMEOUT:g} s")
         if self.closing is not None or now < self._next_ping:
             return
         if self._unanswered >= MISSED_HEARTBEATS:
-            self.close(CloseCode.HEARTBEAT_LOST, f"nothing heard after {self._unanswered} pings")
+            self.close(CloseCode.HEARTBEAT_LOST, f"nothing received after {self._unanswered} pings")
             return
         self._next_ping = now + HEARTBEAT_INTERVAL
         self._pings += 1
@@ -208,7 +218,7 @@ class FrameConnection:
     def _receive(
         self, raw: msgspec.Raw, frame: AnyFrame | BadFrame | None, about_calls: list[AnyCallFrame | BadFrame]
     ) -> int:
-        """Handle a frame without audio; return how many frames it counts as besides the one that it is."""
+        """Handle a frame without audio. Return its extra work in frames, which is above 0 for events."""
         if self.closing is not None:
             return 0
         match frame:
@@ -248,7 +258,7 @@ class FrameConnection:
     def _count_junk(self, detail: str) -> None:
         self._junk += 1
         if self._junk > MAX_JUNK:
-            self.close(CloseCode.PROTOCOL_ERROR, f"{self._junk} messages or frames made no sense, the last: {detail}")
+            self.close(CloseCode.PROTOCOL_ERROR, f"{self._junk} messages or frames were invalid, the last: {detail}")
 
     def _greet(self, hello: frames.BackendHello) -> None:
         if hello.version != frames.VERSION:

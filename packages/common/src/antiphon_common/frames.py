@@ -1,7 +1,7 @@
-"""The frames between a transceiver and an inference backend: docs/reference/backend-protocol.md is their specification.
+"""The frames between a transceiver and an inference backend, as docs/reference/backend-protocol.md specifies them.
 
-One WebSocket message is a msgpack array of frames; a frame is an array whose first element is its tag. Fields are only
-ever appended. `call` is a u32 that the transceiver chooses, unique on its connection.
+A WebSocket message is a msgpack array of frames. A frame is an array whose first element is its tag. New versions only
+append fields. `call` is a u32 that the transceiver chooses; it is unique on its connection.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,36 +16,41 @@ from antiphon_common.errors import DecodeError
 VERSION = 1
 
 MAX_MESSAGE_SIZE = 1 << 20
-"""Bytes of the longest WebSocket message; a longer one closes the connection with 1009."""
+"""Bytes of the longest WebSocket message. A longer one closes the connection with 1009."""
 
 CREDIT_MS = 4000
-"""Audio a backend may be ahead of the caller's ear: its first credit, and the most that is ever kept for playing."""
+"""The first credit of a backend, in milliseconds: the most audio that it may send ahead of playout."""
 
 MAX_EVENT_SIZE = 1 << 18
-"""Bytes of the longest frame with an event: what a data channel's message may have. One caller's events must not make a
-message that closes the connection for all."""
+"""Bytes of the longest frame with an event, as for a message of a data channel. No event of one caller can make a
+message so long that it closes the connection for all calls."""
 
 MAX_STARTED_SIZE = 1 << 18
-"""Bytes of a `Started` frame. One caller's session must not make a message that closes the connection for all."""
+"""Bytes of the longest `Started` frame. No session of one caller can make a message so long that it closes the
+connection for all calls."""
 
 MAX_CONTROL_SIZE = 1 << 14
-"""Bytes of a frame that has neither audio, nor an event, nor a session: two texts of 1,000 characters fit."""
+"""Bytes of the longest frame without audio, event and session. Two texts of 1,000 characters fit."""
 
 MAX_FRAMES = 4096
-"""Frames of one message. One of 64 KiB, as senders make them, has at most 2,730: a frame of audio takes 24 bytes."""
+"""Largest number of frames in a message. A message of 64 KiB, as senders make them, has at most 2,730 frames of audio,
+24 bytes each."""
 
 MAX_STEP_ELEMENTS = 2048
-"""Elements of a message that is nested too deeply for msgspec that are passed over in one step: about 0.3 ms."""
+"""Elements that are skipped in one step, in a message that is nested too deeply for msgspec: about 0.3 ms."""
 
 MAX_AUDIO_MS = 1000
-"""The longest stretch of audio in one frame, so that a frame never holds more than a part of the credit."""
+"""Longest audio of a frame in milliseconds, so that one frame never takes all of the credit."""
 
 Uint32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Uint63 = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class FrameStatus(IntEnum):
-    """How a stretch of the caller's audio came to be."""
+    """How a frame of the caller's audio was obtained. `Audio` frames to the backend carry it.
+
+    RECOVERED is from redundancy (RED or in-band FEC). CONCEALED replaces a lost packet.
+    """
 
     RECEIVED = 0
     RECOVERED = 1
@@ -53,12 +58,15 @@ class FrameStatus(IntEnum):
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Any frame."""
+    """The base class of all frames. `encode` encodes its subclasses."""
 
 
 class BackendHello(Frame, frozen=True, tag=1):
-    """The first frame of either side. `slots` and `formats` are the backend's: calls it takes at once over all its
-    connections, and the audio it takes, best first (`pcm16/16000`, `pcm16/24000`, `pcm16/48000`, `opus`)."""
+    """The first frame of a connection. Both sides send it at once. A backend sends it again when its values change.
+
+    `slots` is the number of calls that the backend takes at once, over all its connections. `formats` are the audio
+    formats that it accepts, best first: `pcm16/16000`, `pcm16/24000`, `pcm16/48000`, `opus`.
+    """
 
     version: Uint32
     slots: Uint32 = 0
@@ -66,8 +74,11 @@ class BackendHello(Frame, frozen=True, tag=1):
 
 
 class Started(Frame, frozen=True, tag=2):
-    """A call begins. `format` is what its audio is in, both ways. `resumed_ms` is above zero when the call comes from
-    another connection: where in the caller's audio it goes on, in milliseconds since the call began."""
+    """The start of a call. The transceiver sends it, and the backend answers with `Accepted` or `Refused`.
+
+    `format` is that of the audio in both directions. If the call was on another connection before, `resumed_ms` is the
+    position in the caller's audio at which it continues, in milliseconds since the call began; otherwise it is 0.
+    """
 
     call: Uint32
     call_id: str
@@ -79,13 +90,16 @@ class Started(Frame, frozen=True, tag=2):
 
 
 class Accepted(Frame, frozen=True, tag=3):
-    """The backend accepts the call."""
+    """The acceptance of a call. The backend sends it in answer to `Started`; audio and the first `Credit` follow."""
 
     call: Uint32
 
 
 class Refused(Frame, frozen=True, tag=4):
-    """The backend refuses the call; no other frame about it follows."""
+    """The refusal of a call. The backend sends it in answer to `Started`, as its last frame about the call.
+
+    `code` is one word for programs, such as `full` or `draining`; `message` is a sentence for people.
+    """
 
     call: Uint32
     code: str
@@ -93,16 +107,22 @@ class Refused(Frame, frozen=True, tag=4):
 
 
 class Ended(Frame, frozen=True, tag=5):
-    """The call is over; the last frame about it from the side that sends it."""
+    """The end of a call. Either side sends it at any time, as its last frame about the call. It is not answered.
+
+    Audio that was not played is dropped. `reason` is one word for programs.
+    """
 
     call: Uint32
     reason: str = ""
 
 
 class Audio(Frame, frozen=True, tag=6):
-    """20 ms of audio, or what one Opus packet holds. To the backend `position` is the index of its first sample since
-    the call began, and `status` is how it was obtained. From the backend `response` names the response it belongs to.
-    PCM is 16-bit little-endian mono."""
+    """Audio of a call. Both sides send it: the transceiver one frame for each packet, the backend within its credit.
+
+    PCM is 16-bit little-endian mono; in Opus a frame is one packet. To the backend, `position` is the index of the
+    first sample since the call began, and `status` a `FrameStatus`. From the backend, `response` is the response to
+    which the audio belongs.
+    """
 
     call: Uint32
     data: bytes
@@ -112,22 +132,31 @@ class Audio(Frame, frozen=True, tag=6):
 
 
 class Credit(Frame, frozen=True, tag=7):
-    """The backend may send this many more milliseconds of audio for the call."""
+    """Credit for the backend's audio, in milliseconds. The transceiver sends it after `Accepted`, and as audio is
+    played or dropped.
+
+    The backend may send as much audio as the sum of all credit.
+    """
 
     call: Uint32
     milliseconds: Uint32
 
 
 class Clear(Frame, frozen=True, tag=8):
-    """Drop what has not been played yet of a response and of those before it; answered by `Interrupted`. Response 0 is
-    all audio sent on the connections before this one."""
+    """A request to drop the unplayed audio of a response and of those before it. The backend sends it.
+
+    The transceiver answers with `Interrupted`. Response 0 is all audio from connections before this one.
+    """
 
     call: Uint32
     response: Uint32
 
 
 class Interrupted(Frame, frozen=True, tag=9):
-    """Playing of a response was cut off after `heard_ms` milliseconds of it had been sent to the caller."""
+    """The end of a response that was not played to its end: `heard_ms` milliseconds of it were sent to the caller.
+
+    The transceiver sends it in answer to `Clear`, or when the caller interrupts.
+    """
 
     call: Uint32
     response: Uint32
@@ -135,51 +164,63 @@ class Interrupted(Frame, frozen=True, tag=9):
 
 
 class ResponseStarted(Frame, frozen=True, tag=10):
-    """Audio of a new response follows. `response` is above 0 and grows within a call."""
+    """The start of a response. The backend sends it before the response's audio.
+
+    `response` is above 0, and above that of any response before it in the call.
+    """
 
     call: Uint32
     response: Uint32
 
 
 class ResponseEnded(Frame, frozen=True, tag=11):
-    """All audio of a response has been sent."""
+    """The end of a response's audio. The backend sends it after the last `Audio` of the response."""
 
     call: Uint32
     response: Uint32
 
 
 class HangUp(Frame, frozen=True, tag=12):
-    """The backend ends the call once what it sent has been played."""
+    """A request to end the call when all audio has been played. The backend sends it.
+
+    The transceiver answers with `Ended` then.
+    """
 
     call: Uint32
     reason: str = ""
 
 
 class BackendDrain(Frame, frozen=True, tag=13):
-    """The backend takes no new calls on this connection."""
+    """The announcement that this connection takes no new calls. A backend that is about to stop sends it."""
 
 
 class Ping(Frame, frozen=True, tag=14):
-    """Answered at once by a `Pong` with the same number."""
+    """A heartbeat. Both sides send it every second, and answer it at once by a `Pong` with the same number."""
 
     number: Uint32
 
 
 class Pong(Frame, frozen=True, tag=15):
-    """The answer to the `Ping` of that number."""
+    """The answer to a `Ping`. Either side sends it at once, with the number of the `Ping`."""
 
     number: Uint32
 
 
 class ClientEvent(Frame, frozen=True, tag=16):
-    """An event of the Realtime API from the caller's data channel: a JSON object, as a msgpack map, still encoded."""
+    """An event of the Realtime API from the caller's data channel. The transceiver sends it after `Accepted`.
+
+    `event` is a JSON object as a msgpack map, which is not decoded.
+    """
 
     call: Uint32
     event: msgspec.Raw
 
 
 class ServerEvent(Frame, frozen=True, tag=17):
-    """An event of the Realtime API for the caller's data channel: a JSON object, as a msgpack map, still encoded."""
+    """An event of the Realtime API for the caller's data channel. The backend sends it after `Accepted`.
+
+    `event` is a JSON object as a msgpack map, which is not decoded.
+    """
 
     call: Uint32
     event: msgspec.Raw
@@ -193,7 +234,7 @@ RESERVED_TAGS = {
     22: "turn committed",
     23: "transcript",
 }
-"""Tags that later versions define; until then they are skipped like any unknown tag."""
+"""Tags that later versions will define. Until then they are skipped, as all unknown tags are."""
 
 AnyFrame = (
     BackendHello
@@ -235,15 +276,17 @@ AnyCallFrame = (
 
 
 class BadFrame(msgspec.Struct, frozen=True):
-    """A frame with a defined tag that does not decode, or is too long. `call` is the call it was about, None where that
-    is unreadable."""
+    """A frame with a known tag that is malformed or too long. `decode` returns it in place of the frame.
+
+    `call` is the frame's call, or None if it has none or cannot be read.
+    """
 
     call: int | None
     detail: str
 
 
 class TooManyFrames(DecodeError):
-    """A message of more than `MAX_FRAMES` frames."""
+    """A message has more than `MAX_FRAMES` frames. `split` and `decode` raise it."""
 
 
 _CALL_TAGS = frozenset((*range(2, 13), 16, 17))
@@ -257,12 +300,12 @@ _metadata = msgspec.msgpack.Decoder(dict[str, str])
 
 
 def encode(frames: Iterable[Frame | msgspec.Raw]) -> bytes:
-    """Return one WebSocket message that carries `frames` in order; a frame may have been encoded before."""
+    """Return a WebSocket message of `frames`, in order. A frame may be encoded already."""
     return _encoder.encode(list(frames))
 
 
 def encode_frame(frame: Frame) -> msgspec.Raw:
-    """Encode one frame by itself, to learn its size or that it cannot be encoded. Raises ValueError."""
+    """Encode one frame, for example to measure it. Raises ValueError when it cannot be encoded."""
     try:
         return msgspec.Raw(_encoder.encode(frame))
     except (TypeError, OverflowError, RecursionError) as error:
@@ -270,18 +313,21 @@ def encode_frame(frame: Frame) -> msgspec.Raw:
 
 
 def decode(message: bytes) -> Iterator[AnyFrame | BadFrame | None]:
-    """Return what one WebSocket message carries: a frame, a `BadFrame`, or None for an unknown tag.
+    """Yield a frame for each frame of a WebSocket message: a `BadFrame` if it is malformed, None for an unknown tag.
 
-    Raises DecodeError when the message as a whole is no array of frames.
+    Raises DecodeError when the message is no array of frames.
     """
     return iter([decode_frame(raw) for raw in split(message) if raw is not None])
 
 
 def split(message: bytes) -> Iterable[msgspec.Raw | None]:
-    """Return the frames of a message, each still encoded; None marks a pause where much was passed over.
+    """Return the frames of a message without decoding them.
 
-    Raises DecodeError when the message as a whole is no array of frames, `TooManyFrames` before anything is built; the
-    former also while its result is iterated over.
+    A None marks the end of a step through a frame that is nested too deeply. Other tasks may run then.
+
+    Raises:
+        TooManyFrames: there are more than `MAX_FRAMES`; nothing was built for them.
+        DecodeError: the message is no array of frames. The iteration may raise it too.
     """
     width = {0xDC: 2, 0xDD: 4}.get(message[0], 0) if message else 0
     if width:
@@ -301,7 +347,7 @@ def split(message: bytes) -> Iterable[msgspec.Raw | None]:
 
 
 def decode_frame(raw: msgspec.Raw) -> AnyFrame | BadFrame | None:
-    """Decode one frame of a message: a frame, a `BadFrame`, or None for an unknown tag."""
+    """Return one frame of a message, a `BadFrame` if it is malformed, or None for an unknown tag."""
     try:
         frame = _frame.decode(raw)
     except json_objects.MALFORMED as error:
@@ -330,7 +376,7 @@ def _validate_objects(frame: AnyFrame) -> None:
 
 
 def _walk(message: bytes, start: int, count: int) -> Iterator[msgspec.Raw | None]:
-    """Find the frames of a message that msgspec cannot pass over, since one of them is nested too deeply."""
+    """Yield the frames of a message that msgspec cannot split, since one of them is nested too deeply."""
     view = memoryview(message)
     for _ in range(count):
         end = yield from json_objects.walk(view, MAX_STEP_ELEMENTS, start)
@@ -341,7 +387,7 @@ def _walk(message: bytes, start: int, count: int) -> Iterator[msgspec.Raw | None
 
 
 def _explain(raw: msgspec.Raw, detail: str) -> BadFrame | None:
-    """Find out what a frame was about that cannot be decoded."""
+    """Return the `BadFrame` of a frame that cannot be decoded, or None for an unknown tag."""
     tag, call = _head(bytes(memoryview(raw)[:_HEAD_BYTES]))
     if tag in _CALL_TAGS:
         return BadFrame(call, detail)
@@ -349,11 +395,11 @@ def _explain(raw: msgspec.Raw, detail: str) -> BadFrame | None:
 
 
 _HEAD_BYTES = 5 + 9 + 9
-"""An array's header and two integers, each in its longest encoding."""
+"""Size of an array's header and two integers, each in its longest encoding."""
 
 
 def _head(data: bytes) -> tuple[int | None, int | None]:
-    """Return the first two elements of an array, each None where there is no integer."""
+    """Return the first two elements of an array, the tag and the call; None for one that is no integer."""
     if 0x91 <= data[0] < 0xA0:
         position = 1
     elif data[0] in (0xDC, 0xDD):
@@ -365,7 +411,7 @@ def _head(data: bytes) -> tuple[int | None, int | None]:
 
 
 def _integer(data: bytes, position: int) -> tuple[int | None, int]:
-    """Return the integer at a position, None for anything else, and where the next element begins."""
+    """Return the integer at a position, or None for anything else, and where the next element begins."""
     first = data[position] if position < len(data) else 0xC1
     if first < 0x80:
         return first, position + 1

@@ -1,6 +1,6 @@
-"""Logging of a service: one line per record on standard error, as `key=value` text or as JSON.
+"""Logging of a service: one line for each record on standard error, as `key=value` text or as JSON.
 
-What a record is about goes into `extra`, so that both forms carry it as fields:
+Pass the details of a record in `extra`. Both formats then have them as fields:
 `logger.info("call ended", extra={"call": call_id, "reason": reason})`.
 """
 
@@ -13,11 +13,11 @@ from typing import Any, Literal
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 CHATTY = ("httpx", "httpcore", "trio-websocket")
-"""Libraries whose every request would be a line; their warnings are kept."""
+"""Libraries that log a line for each request. Only their warnings are kept."""
 
 
 class _Formatter(logging.Formatter):
-    """Turns a record into its fields, in the order time, level, logger, message, extra, exception."""
+    """Converts a record to fields, in the order time, level, logger, message, extra, exception."""
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -47,7 +47,7 @@ class _JsonFormatter(_Formatter):
 
 
 def configure(form: Literal["text", "json"] | str = "text", level: int = logging.INFO) -> None:
-    """Send every logger's records to standard error in `form`; a later call replaces an earlier one."""
+    """Send the records of all loggers to standard error in `form`. A later call replaces an earlier one."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logging.basicConfig(handlers=[handler], level=level, force=True)
@@ -62,6 +62,8 @@ def _quote(value: Any) -> str:
 
 
 def _escape(text: str) -> str:
-    """Escape what could end a line, move a cursor or turn the direction of text: C0 and C1 controls, line and paragraph
-    separators, bidirectional and other format characters, lone surrogates."""
+    """Escape characters that could end a line, move a cursor or change the direction of text.
+
+    Those are C0 and C1 controls, line and paragraph separators, format characters, and lone surrogates.
+    """
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)

@@ -1,4 +1,4 @@
-"""Prometheus metrics read at scrape time, so that counting on the media path stays `counters.dropped += 1`."""
+"""Prometheus metrics that are read at scrape time. Code on the media path counts by `counters.dropped += 1` alone."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -17,17 +17,17 @@ def export_counters(registry: CollectorRegistry, prefix: str, counters: object) 
 def export_labelled_counters(
     registry: CollectorRegistry, prefix: str, label: str, counters: Mapping[str, object]
 ) -> None:
-    """Export several counter objects of one class under the same names; `label` carries the key of each."""
+    """Export several counter objects of one class under the same names, with the key of each in `label`."""
     registry.register(_LabelledCounters(prefix, label, counters))
 
 
 def export_gauge(registry: CollectorRegistry, name: str, documentation: str, read: Callable[[], float]) -> None:
-    """Export what `read` returns at the moment of the scrape."""
+    """Export a gauge, whose value `read` returns at each scrape."""
     Gauge(name, documentation, registry=registry).set_function(read)
 
 
 class MetricSample(msgspec.Struct, frozen=True, array_like=True):
-    """One sample of a metric family. It can be sent to another process."""
+    """One sample of a `MetricFamily`. msgspec encodes it for another process."""
 
     name: str
     labels: dict[str, str]
@@ -35,7 +35,10 @@ class MetricSample(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
-    """One metric family at one moment. It can be sent to another process; `SummedMetrics` adds several up."""
+    """The values of one metric family at one moment. `take_snapshot` returns it, and `SummedMetrics` adds several up.
+
+    msgspec encodes it for another process.
+    """
 
     name: str
     help: str
@@ -44,7 +47,7 @@ class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
 
 
 def take_snapshot(registry: CollectorRegistry) -> tuple[MetricFamily, ...]:
-    """Return the present values of everything in a registry."""
+    """Return the present values of all metrics in a registry."""
     return tuple(
         MetricFamily(
             family.name,
@@ -61,9 +64,9 @@ _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class SummedMetrics(Collector):
-    """The sums of the same metrics of several sources, such as worker processes. Register it, and `update` each source.
+    """The sums of the metrics of several sources, such as worker processes. Register it, and `update` each source.
 
-    Counters keep what a removed source had counted, so that they never go back.
+    The counters of a removed source stay in the sums, so that sums never decrease.
     """
 
     def __init__(self) -> None:
@@ -75,7 +78,7 @@ class SummedMetrics(Collector):
         self._latest[source] = families
 
     def remove(self, source: int) -> None:
-        """Remove a source that has ended; its counters stay in the sums."""
+        """Remove a source that has ended. Its counters stay in the sums."""
         for family in self._latest.pop(source, ()):
             if family.kind == "counter":
                 for sample in family.samples:

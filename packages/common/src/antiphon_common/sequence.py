@@ -31,8 +31,8 @@ def extend32(value: int, near: int) -> int:
 def estimate_index(sequence: int, highest: int) -> int:
     """Estimate the SRTP packet index of a sequence number (RFC 3711 §3.3.1, Appendix A).
 
-    `highest` is the highest index seen so far, or -1; its upper bits are the rollover counter (ROC). Unlike `extend16`
-    this never goes below ROC zero, and of two indices exactly 2^15 away it takes the one in the same ROC.
+    `highest` is the highest index so far, or -1. Its upper bits are the rollover counter (ROC). Unlike `extend16`, it
+    never returns an index below ROC 0. If two indices are exactly 2^15 away, it returns the one in the same ROC.
     """
     if highest < 0:
         return sequence
@@ -47,10 +47,10 @@ def estimate_index(sequence: int, highest: int) -> int:
 
 
 class ReplayWindow:
-    """Remembers which of the last `size` indices were accepted. Indices are unbounded and start at zero.
+    """A replay window: remembers which of the last `size` indices were accepted (RFC 3711 §3.3.2).
 
-    Call `check` before a packet is authenticated, and `accept` only afterwards. A window that starts at a `highest`
-    accepts only indices above it.
+    Call `check` before a packet is authenticated, and `accept` only afterwards. Indices start at 0 and are unbounded.
+    A window with an initial `highest` accepts only indices above it.
     """
 
     __slots__ = ("_mask", "_seen", "_size", "highest")

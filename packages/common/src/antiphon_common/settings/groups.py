@@ -1,7 +1,8 @@
-"""The settings themselves: name, meaning and default of each, in the groups that the services take.
+"""The settings of all services: the name, meaning and default of each, in groups.
 
-A field's name with hyphens is the flag and the name in a configuration file; with `ANTIPHON_` in front and in capitals
-it is the environment variable. All three are a contract.
+A service takes several groups. A field's name, with hyphens, is its flag and its key in a configuration file. With the
+prefix `ANTIPHON_` and in capitals it is the environment variable. Users rely on all three names. The docstring of a
+group is the title of its section in the help.
 """
 
 from collections.abc import Callable
@@ -38,8 +39,10 @@ from antiphon_common.settings.values import (
 
 
 class Option(NamedTuple):
-    """How a field is read from text and explained. A repeatable one is a tuple; a flag has no reader and is a bool; no
-    error quotes a secret one."""
+    """How a setting is read from text, and its help. Annotate the field of a group with it.
+
+    A `repeatable` setting is a tuple. A setting without `read` is a bool. Errors do not quote a `secret` one.
+    """
 
     help: str
     metavar: str | None = None
@@ -49,34 +52,54 @@ class Option(NamedTuple):
 
 
 class FrontSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Signaling: where callers' programs reach it, and who may call."""
+    """Signaling: its address for callers, who may call, and how much."""
 
     http: Annotated[
         Address,
-        Option("where offers, the WebSocket and the talk page are served", "HOST:PORT", read_address),
+        Option("address of the HTTP API, the WebSocket and the talk page", "HOST:PORT", read_address),
     ] = Address("127.0.0.1", 8080)
-    tls_cert: Annotated[str | None, Option("certificate chain, PEM; with --tls-key", "FILE", read_text)] = None
-    tls_key: Annotated[str | None, Option("private key of the certificate, PEM", "FILE", read_text)] = None
+    tls_cert: Annotated[str | None, Option("certificate chain for HTTPS (PEM); needs --tls-key", "FILE", read_text)] = (
+        None
+    )
+    tls_key: Annotated[str | None, Option("private key of --tls-cert (PEM)", "FILE", read_text)] = None
     tls: Annotated[
         str | None,
-        Option("make a certificate at start, for trying it from another device", "self-signed", one_of("self-signed")),
+        Option(
+            "serve HTTPS with a certificate made at start; browsers on other devices need HTTPS for the microphone",
+            "self-signed",
+            one_of("self-signed"),
+        ),
     ] = None
-    api_key_file: Annotated[str | None, Option("API keys, lines `tenant:key`", "FILE", read_text)] = None
-    no_auth: Annotated[bool, Option("let everybody call who can reach the address")] = False
-    tenant_calls: Annotated[int, Option("calls of one tenant at once", "N", read_count)] = 1000
-    tenant_setups: Annotated[int, Option("calls of one tenant that are not connected yet", "N", read_count)] = 50
+    api_key_file: Annotated[
+        str | None, Option("file of API keys, one `tenant:key` in each line", "FILE", read_text)
+    ] = None
+    no_auth: Annotated[bool, Option("accept calls without an API key from everyone who can reach --http")] = False
+    tenant_calls: Annotated[int, Option("largest number of running calls of a tenant", "N", read_count)] = 1000
+    tenant_setups: Annotated[
+        int, Option("largest number of calls of a tenant that are not connected yet", "N", read_count)
+    ] = 50
     tenant_offers: Annotated[
-        float, Option("offers and ICE restarts of one tenant; of 5 seconds at once", "PER-SECOND", read_rate)
+        float,
+        Option(
+            "offers and ICE restarts of a tenant per second; a burst may use 5 seconds' worth", "PER-SECOND", read_rate
+        ),
     ] = 30.0
-    address_calls: Annotated[int, Option("calls from one address at once", "N", read_count)] = 200
-    address_setups: Annotated[int, Option("calls from one address that are not connected yet", "N", read_count)] = 30
+    address_calls: Annotated[int, Option("largest number of running calls from one IP address", "N", read_count)] = 200
+    address_setups: Annotated[
+        int, Option("largest number of calls from one IP address that are not connected yet", "N", read_count)
+    ] = 30
     address_offers: Annotated[
-        float, Option("offers and ICE restarts from one address; of 5 seconds at once", "PER-SECOND", read_rate)
+        float,
+        Option(
+            "offers and ICE restarts from one IP address per second; a burst may use 5 seconds' worth",
+            "PER-SECOND",
+            read_rate,
+        ),
     ] = 20.0
     proxy: Annotated[
         tuple[Network, ...],
         Option(
-            "where reverse proxies are whose X-Forwarded-For names the caller's address",
+            "network of reverse proxies; their X-Forwarded-For header is used as the caller's address",
             "CIDR",
             read_network,
             repeatable=True,
@@ -85,7 +108,7 @@ class FrontSettings(msgspec.Struct, frozen=True, kw_only=True):
     advertise: Annotated[
         tuple[Address, ...],
         Option(
-            "media address that callers are told, if it is not the relay's own; the port is the relay's or 3478",
+            "media address in answers, if it differs from the relay's; without PORT, the relay's port or 3478",
             "HOST[:PORT]",
             read_advertised,
             repeatable=True,
@@ -94,42 +117,52 @@ class FrontSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Relay: the public media addresses."""
+    """Relay: its public media addresses, and its address for transceivers."""
 
     media: Annotated[
         tuple[Media, ...],
         Option(
-            "public UDP socket; ADVERTISED is what callers are told if it differs, ID is the ingress id, equal on "
-            "relays that share an address",
+            "UDP socket for callers' media; ADVERTISED is its public address, if it differs from LOCAL; ID is the "
+            "ingress id, which relays with the same address share",
             "[ID=]LOCAL[,ADVERTISED]",
             read_media,
             repeatable=True,
         ),
     ] = (Media(Address("0.0.0.0", MEDIA_PORT)), Media(Address("::", MEDIA_PORT)))
     relay_link: Annotated[
-        Address, Option("where transceivers reach the relay; port 0 takes a free one", "HOST:PORT", read_address)
+        Address,
+        Option(
+            "address at which the relay receives from transceivers; port 0 is any free one", "HOST:PORT", read_address
+        ),
     ] = Address("127.0.0.1", 0)
     workers: Annotated[
-        int | None, Option("forward in so many processes; without it, in the one that was started", "N", read_workers)
+        int | None,
+        Option(
+            "number of worker processes that forward packets; by default the relay forwards itself", "N", read_workers
+        ),
     ] = None
 
 
 class TransceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Transceiver: the calls and their backends."""
+    """Transceiver: its addresses, its backends, and how many calls it takes."""
 
     link: Annotated[
-        Address, Option("where relays reach the transceiver; port 0 takes a free one", "HOST:PORT", read_address)
+        Address,
+        Option(
+            "address at which the transceiver receives from relays; port 0 is any free one", "HOST:PORT", read_address
+        ),
     ] = Address("127.0.0.1", 0)
     link_advertise: Annotated[
-        Address | None, Option("what relays are told, if it is not the address of --link", "HOST:PORT", read_address)
+        Address | None, Option("address to which relays send, if it differs from --link", "HOST:PORT", read_address)
     ] = None
-    control: Annotated[Address, Option("where signaling reaches the transceiver", "HOST:PORT", read_address)] = Address(
-        "127.0.0.1", 8090
-    )
+    control: Annotated[
+        Address, Option("address of the control API, which signaling and relays use", "HOST:PORT", read_address)
+    ] = Address("127.0.0.1", 8090)
     backend: Annotated[
         tuple[Backend, ...],
         Option(
-            "inference backend, chosen by the `model` of a call, the first by default; a bare NAME is a shipped one",
+            "inference backend of calls whose `model` is NAME; the first one is the default; URL is a WebSocket, and "
+            "NAME alone is a shipped backend",
             "NAME[=URL]",
             read_backend,
             repeatable=True,
@@ -137,22 +170,24 @@ class TransceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = (Backend("echo"),)
     audio: Annotated[
         str,
-        Option("what backends are sent if they take it: opus, pcm16[/16000|/24000|/48000]", "FORMAT", read_audio),
+        Option("audio format for backends that accept it: opus or pcm16[/16000|/24000|/48000]", "FORMAT", read_audio),
     ] = "pcm16/24000"
-    capacity: Annotated[int, Option("calls at once; more are refused", "N", read_count)] = 100
+    capacity: Annotated[int, Option("largest number of running calls; more are refused", "N", read_count)] = 100
 
 
 NEAREST_TRANSCEIVER = ("http://127.0.0.1:8090",)
 
 
 class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Shared by all services: keys, networks, and how they find each other."""
+    """All services: keys, networks, and how they find each other."""
 
-    cluster: Annotated[int, Option("number of this cluster in route tokens", "N", read_cluster)] = 0
+    cluster: Annotated[
+        int, Option("number of this cluster; route tokens contain it, so clusters can share relays", "N", read_cluster)
+    ] = 0
     transceiver_network: Annotated[
         tuple[ClusterNetwork, ...],
         Option(
-            "where a cluster's transceivers are; relays send nowhere else",
+            "network and ports of a cluster's transceivers; relays send to no others",
             "CLUSTER=CIDR:PORTS",
             read_cluster_network,
             repeatable=True,
@@ -160,19 +195,23 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = (ClusterNetwork(0, IPv4Network("127.0.0.0/8"), 1, 65535),)
     relay_network: Annotated[
         tuple[Network, ...],
-        Option("where relays are; transceivers listen to nobody else", "CIDR", read_network, repeatable=True),
+        Option(
+            "network of the relays; transceivers accept packets from no others", "CIDR", read_network, repeatable=True
+        ),
     ] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
     secret_file: Annotated[
-        str | None, Option("the keys of all services, made by `python -m antiphon keygen FILE`", "FILE", read_text)
+        str | None,
+        Option("keys that all services share; `python -m antiphon keygen FILE` makes the file", "FILE", read_text),
     ] = None
     transceiver: Annotated[
         tuple[str, ...],
-        Option("control address of a transceiver, for signaling and relay", "URL", read_url, repeatable=True),
+        Option("URL of a transceiver's control API, for signaling and relays", "URL", read_url, repeatable=True),
     ] = NEAREST_TRANSCEIVER
     redis: Annotated[
         str | None,
         Option(
-            "where services find each other, and relays the owners of flows; none waits for it",
+            "Redis through which services find each other, and relays find the transceivers of flows; they also run "
+            "while it is down",
             "URL",
             read_redis,
             secret=True,
@@ -180,27 +219,29 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     drain: Annotated[
         float,
-        Option("what calls still have after SIGTERM, while no new ones are taken", "SECONDS", read_seconds),
+        Option("time for running calls to end after SIGTERM; new ones are refused", "SECONDS", read_seconds),
     ] = 25.0
     admin: Annotated[
         Address | None,
-        Option("health, readiness and metrics over HTTP", "HOST:PORT", read_address),
+        Option("address for health, readiness and metrics over HTTP", "HOST:PORT", read_address),
     ] = None
     admin_name: Annotated[
         tuple[str, ...],
         Option(
-            "host name by which the admin port is reached, besides addresses and names within a cluster",
+            "host name that --admin accepts in requests, in addition to addresses and names within a cluster",
             "NAME",
             read_host_name,
             repeatable=True,
         ),
     ] = ()
-    insecure: Annotated[bool, Option("run without a secret file even where others can reach link or control")] = False
-    log: Annotated[str, Option("form of the log on standard error", "text|json", one_of("text", "json"))] = "text"
+    insecure: Annotated[
+        bool, Option("run without --secret-file, even if other machines can reach link or control addresses")
+    ] = False
+    log: Annotated[str, Option("format of the log on standard error", "text|json", one_of("text", "json"))] = "text"
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """The transceivers to ask over HTTP in any case. Where Redis lists them, there are none unless named."""
+        """URLs of the transceivers that are queried over HTTP. With Redis, only those that were set explicitly."""
         return () if self.redis is not None and self.transceiver == NEAREST_TRANSCEIVER else self.transceiver
 
 

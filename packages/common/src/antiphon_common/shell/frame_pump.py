@@ -1,6 +1,6 @@
-"""Moves messages between a WebSocket and a core that speaks frames: one task reads, one writes, one keeps time.
+"""Passes messages between a WebSocket and a core of frames. One task reads, one writes, and one handles timeouts.
 
-Both ends of a connection run on it, and the backend's under asyncio as well as under Trio.
+Both ends of a connection use it. A backend runs it under asyncio or Trio.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,21 +14,22 @@ from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing
 from antiphon_common.shell.wakeup import Wakeup
 
 GATHER_SECONDS = 0.005
-"""Messages leave at most this often, so that a busy connection carries the frames of several calls in each: a system
-call and a wake-up on the other side cost far more than a frame. After a longer pause a frame leaves at once."""
+"""Smallest seconds between two messages. So the messages of a busy connection carry frames of several calls, since a
+system call and a wake-up of the other end cost far more than a frame. After a longer pause, a frame is sent at once."""
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds for the closing handshake; after that the connection is cut."""
+"""Seconds for the closing handshake. After that, the connection is aborted."""
 
 FAREWELL_TIMEOUT = 0.1
-"""Seconds to send a close frame when cancelled: the task that would read the answer is cancelled as well."""
+"""Seconds for a close frame when the pump was cancelled. It waits for no answer, since the reading task was cancelled
+too."""
 
 MAX_REASON_BYTES = 123
-"""What a WebSocket close frame has room for (RFC 6455 §5.5)."""
+"""Largest reason in a WebSocket close frame, in bytes (RFC 6455 §5.5)."""
 
 
 class MessageSocket(Protocol):
-    """The socket that a `FramePump` needs: a `WebSocket`, or a fake of one in tests."""
+    """The part of a `WebSocket` that a `FramePump` uses. Tests pass a fake."""
 
     async def get_message(self) -> str | bytes: ...
 
@@ -38,7 +39,7 @@ class MessageSocket(Protocol):
 
 
 class FrameCore(Protocol):
-    """What `BackendConnection` and `TransceiverConnection` have in common."""
+    """The part of a `BackendConnection` or a `TransceiverConnection` that a `FramePump` drives."""
 
     @property
     def closing(self) -> Closing | None: ...
@@ -53,10 +54,10 @@ class FrameCore(Protocol):
 
 
 class FramePump:
-    """Runs one connection. Time is that of the event loop.
+    """Runs one connection: passes messages between its WebSocket and its core. Call `run`, then `close`.
 
-    `dispatch` is called with the time after each step of a message and each timeout, to drain the core. `written` is
-    called after each message sent. Between two steps other tasks run, so that no message delays them.
+    `dispatch` drains the core. It is called with the time, which is that of the event loop, after each step of a
+    message and after each timeout. `written` is called after each message sent. Other tasks run between two steps.
     """
 
     def __init__(
@@ -76,11 +77,12 @@ class FramePump:
         self._close_timeout = FAREWELL_TIMEOUT
 
     def wake(self) -> None:
-        """Send what the core has to send, soon. Costs next to nothing while a message is on its way."""
+        """Send the messages of the core soon. It costs little while a message is being sent."""
         self._idle_writer.ring()
 
     async def run(self) -> None:
-        """Run until the core abandons the connection; `close` it then. Raises what the WebSocket raises."""
+        """Run until the core abandons the connection. Raises the exception of the WebSocket, such as
+        `WebSocketClosed`."""
         async with anyio.create_task_group() as tasks:
             self._scope = tasks.cancel_scope
             for loop in (self._read, self._write, self._keep_time):
@@ -90,14 +92,14 @@ class FramePump:
             raise self._failure
 
     async def close(self) -> None:
-        """Close the WebSocket with the code and reason of the core, cancelled or not, within bounded time."""
+        """Close the WebSocket with the code and reason of the core. It takes a bounded time, even when cancelled."""
         code, detail = self._core.closing or Closing(CloseCode.NORMAL, "")
         reason = detail.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
         with anyio.move_on_after(self._close_timeout, shield=True):
             await self._websocket.aclose(code, reason)
 
     async def _until_over(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run one loop, and end all loops with it. The first failure is kept, to be raised."""
+        """Run one loop, and end all loops when it ends. The first failure is kept, and `run` raises it."""
         try:
             await loop()
         except Exception as failure:

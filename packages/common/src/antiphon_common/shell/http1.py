@@ -15,7 +15,7 @@ import h11
 import trio
 
 READ_BYTES = 16 * 1024
-"""Bytes read at once, and the most that are buffered while a request is answered."""
+"""Bytes that are read at once. No more are buffered while a request is answered."""
 MAX_HEAD = 16 * 1024
 """Bytes of a request line with its headers, or of a chunk's header."""
 MAX_DISCARDED = 256 * 1024
@@ -25,13 +25,13 @@ EMPTY_LINES = b"\r\n"
 """The characters of empty lines."""
 
 MAX_PIECES = 4096
-"""Pieces in which a body may come: chunks, or what single reads find. One of 192 KiB has a dozen; in chunks of one byte
-it would take seconds of work."""
+"""Largest number of pieces of a body: chunks, or the results of single reads. A body of 192 KiB has a dozen. In chunks
+of one byte it would take seconds of work."""
 
 PIECES_PER_REQUEST = 32
 """Pieces of a body that count as another request: each takes 30 µs. Other tasks run between them."""
 HEADERS_PER_REQUEST = 128
-"""Header fields that count as another request: 3,900 take 14 ms. Browsers and proxies send some 30."""
+"""Header fields that count as another request: 3,900 of them take 14 ms. Browsers and proxies send about 30."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class ByteStream(Protocol):
-    """A connected stream with the methods of Trio's. `Http1Connection` reads and writes it."""
+    """A connected stream with the methods of Trio's streams. `Http1Connection` reads and writes it."""
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray: ...
 
@@ -49,20 +49,20 @@ class ByteStream(Protocol):
 
 
 class Timeouts(NamedTuple):
-    """Time limits for each step of a client, in seconds. A connection that exceeds one is closed."""
+    """Time limits for each step of a client, in seconds. `Http1Connection` closes a connection that exceeds one."""
 
     head: float = 10.0
-    """For a request's head, the pause before it included."""
+    """For a request's head, including the pause before it."""
     body: float = 15.0
     """For the body, from the end of the head on. An application may set a shorter limit."""
     write: float = 10.0
-    """For reading one piece of an answer."""
+    """For the client to read one piece of a response."""
     discard: float = 1.0
     """For the rest of a body that the application did not read."""
 
 
 class Peers(NamedTuple):
-    """The two ends of a connection, for the scope of ASGI."""
+    """The addresses of both ends of a connection, and its scheme. `Http1Connection` puts them into ASGI scopes."""
 
     client: tuple[str, int]
     server: tuple[str, int]
@@ -70,11 +70,11 @@ class Peers(NamedTuple):
 
 
 class Http1Connection:
-    """Answers the requests of one connection with an ASGI application.
+    """One HTTP/1.1 connection of a client. `run` answers its requests with an ASGI application.
 
-    `upgrades` returns True for requests that leave HTTP. `run` returns them, and the caller owns the connection then.
-    `waiting` is called with True when the wait for a request begins, and with False when it ends. `pace` counts a
-    request, and returns the seconds to wait before it is read.
+    `upgrades` returns True for requests that leave HTTP. `run` returns such a request, and its caller owns the
+    connection then. `waiting` is called with True when the wait for a request begins, and with False when it ends.
+    `pace` counts a request, and returns the seconds to wait before it is read.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Http1Connection:
         self.parser = h11.Connection(h11.SERVER, MAX_HEAD)
 
     async def run(self) -> tuple[h11.Request, bytes] | None:
-        """Answer requests until one side closes the connection; return None then.
+        """Answer requests until one side closes the connection, then return None.
 
-        Return a request that upgrades at once, with its bytes and those after it.
+        A request that leaves HTTP is returned at once, with its bytes and those after it.
         """
         try:
             while (request := await self._read_request()) is not None:
@@ -131,7 +131,7 @@ class Http1Connection:
         return event
 
     async def count_work(self) -> None:
-        """Count work as another request, and wait as for one. Other tasks get at least one turn."""
+        """Count work as another request, and wait as for one. Other tasks run in between."""
         await anyio.sleep(self._pace())
 
     async def next_event(self) -> Any:
@@ -192,7 +192,7 @@ class Http1Connection:
 
 
 class _Exchange:
-    """One request and its answer: the application's `receive` and `send`."""
+    """One request and its response, with the application's `receive` and `send`."""
 
     def __init__(self, connection: Http1Connection, request: h11.Request) -> None:
         self._connection = connection
@@ -206,7 +206,7 @@ class _Exchange:
         self._answered = anyio.Event()
 
     async def run(self) -> bool:
-        """Answer the request; return whether another one may follow."""
+        """Answer the request. Return True if another one may follow."""
         scope = _scope(self._request, self._connection.peers)
         try:
             await self._connection.app(scope, self.receive, self.send)
@@ -221,7 +221,7 @@ class _Exchange:
         return bool(self._parser.our_state is h11.DONE and self._parser.their_state is h11.DONE)
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next piece of the body. After its end, wait for the answer, and return the disconnect."""
+        """Return the next piece of the body. After its end, wait until the response is sent; return the disconnect."""
         if self._gone:
             return {"type": "http.disconnect"}
         if not self._has_body:
@@ -258,7 +258,7 @@ class _Exchange:
         return bytes(event.data)
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Send a piece of the answer. It does nothing once the client has disconnected."""
+        """Send a piece of the response. It has no effect once the client has disconnected."""
         if self._gone:
             return
         try:

@@ -1,4 +1,4 @@
-"""The numeric addresses of this host, from the kernel."""
+"""The numeric addresses of this host, as the kernel reports them."""
 
 import socket
 from ipaddress import ip_address
@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import ifaddr
 
 _PROBES = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-"""Documentation addresses (RFC 5737, RFC 3849): the default route leads there if there is one."""
+"""Documentation addresses (RFC 5737, RFC 3849), to which only a default route leads."""
 
 
 def local_addresses(family: socket.AddressFamily) -> list[str]:
@@ -17,7 +17,7 @@ def local_addresses(family: socket.AddressFamily) -> list[str]:
 
 
 def has_address(host: str) -> bool:
-    """Return True if this host has a numeric address now. It costs little: shared addresses come and go at any time."""
+    """Return True if this host has a numeric address now. It is cheap, since shared addresses come and go often."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((host, 0))

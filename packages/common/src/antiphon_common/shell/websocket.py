@@ -1,6 +1,6 @@
-"""Either end of a WebSocket (RFC 6455) over a byte stream of anyio: wsproto with a socket around it.
+"""Either end of a WebSocket (RFC 6455) over a byte stream of anyio. wsproto implements the protocol.
 
-No extension is negotiated, so there is no compression: a small message never becomes a large one.
+No extension is negotiated. Without compression, a small message can never become a large one.
 """
 
 import re
@@ -30,36 +30,36 @@ from antiphon_common.frame_connection import CloseCode
 from antiphon_common.frames import MAX_MESSAGE_SIZE
 
 RECEIVE_BUFFER = 1 << 16
-"""Bytes read from a socket at once: a whole message."""
+"""Bytes that are read from a socket at once: a whole message."""
 
 HANDSHAKE_BUFFER = 1 << 11
-"""The same during the opening handshake."""
+"""Bytes that are read at once during the opening handshake."""
 
 MAX_HANDSHAKE = 1 << 13
-"""Bytes of the other end's handshake: a request or an answer, with its headers. Those of proxies stay below
+"""Largest handshake of the other end in bytes: a request or a response with its headers. Proxies need less than
 4 KiB."""
 
 MAX_HOST = 255
-"""Bytes of the Host header of a request: a domain name (RFC 1035 §2.3.4). wsproto reads it as IDNA, which takes the
-square of its length: 90 ms for 8 KiB."""
+"""Largest Host header of a request in bytes: a domain name (RFC 1035 §2.3.4). wsproto decodes it as IDNA in quadratic
+time: 90 ms for 8 KiB."""
 
 MAX_FRAMES = 1024
-"""WebSocket frames (RFC 6455 §5.2) up to the end of a message: its fragments, and pings and pongs between them. The
-longest message fits in fragments of 1 KiB."""
+"""WebSocket frames (RFC 6455 §5.2) up to the end of a message: its fragments, and the pings and pongs between them. The
+longest message may have fragments of 1 KiB."""
 
 STEP_FRAMES = 32
-"""WebSocket frames after which other tasks have their turn: about 0.3 ms."""
+"""WebSocket frames after which other tasks run: about 0.3 ms."""
 
 
 _LONG_HOST = re.compile(rb"(?i)\nhost[ \t]*:[ \t]*[^\r\n]{%d}" % (MAX_HOST + 1))
 
 
 class WebSocketClosed(AntiphonError):
-    """The connection is closed, or was never established. The message contains the reason."""
+    """The connection is closed, or was not established. `WebSocket` raises it; the message contains the reason."""
 
 
 class WebSocketRejected(WebSocketClosed):
-    """A server answered the handshake with another status than 101."""
+    """A server answered the handshake with another status than 101, which is `status`. `connect` raises it."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"answered HTTP {status} where a WebSocket was asked for")
@@ -67,7 +67,10 @@ class WebSocketRejected(WebSocketClosed):
 
 
 class WebSocket:
-    """One WebSocket connection. One task may receive and another send at the same time."""
+    """One WebSocket connection. `accept` and `connect` make it, and `aclose` ends it.
+
+    One task may receive while others send.
+    """
 
     def __init__(self, stream: ByteStream, kind: ConnectionType) -> None:
         self._stream = stream
@@ -81,10 +84,13 @@ class WebSocket:
 
     @classmethod
     async def accept(cls, stream: ByteStream) -> Self:
-        """Take the opening handshake of a client. Raises `WebSocketClosed` for anything else.
+        """Accept the opening handshake of a client.
 
-        A request with an Origin comes from a web page (RFC 6454 §7.3) and is answered by 403: no page has business with
-        a backend, and browsers let every page connect to every address.
+        A request with an Origin comes from a web page (RFC 6454 §7.3) and is answered by 403. Browsers let every page
+        connect to every address, but no page needs a backend.
+
+        Raises:
+            WebSocketClosed: the client sent anything else, or disconnected.
         """
         websocket = cls(stream, ConnectionType.SERVER)
         request = await websocket._next_event()
@@ -98,9 +104,11 @@ class WebSocket:
 
     @classmethod
     async def connect(cls, stream: ByteStream, host: str, resource: str) -> Self:
-        """Ask a server for a WebSocket. `host` is the value of the Host header.
+        """Send the opening handshake to a server. `host` is the value of the Host header.
 
-        Raises `WebSocketRejected` for another answer, whose body is not read, and `WebSocketClosed` for none.
+        Raises:
+            WebSocketRejected: the server answered with another status than 101. The body is not read.
+            WebSocketClosed: the server did not answer.
         """
         websocket = cls(stream, ConnectionType.CLIENT)
         await websocket._send(Request(host=host, target=resource))
@@ -112,7 +120,7 @@ class WebSocket:
         return websocket
 
     async def get_message(self) -> bytes | str:
-        """Return the next message. Raises `WebSocketClosed`."""
+        """Return the next message. Raises WebSocketClosed when the connection is closed."""
         while True:
             event = await self._next_event()
             if isinstance(event, BytesMessage | TextMessage):
@@ -128,11 +136,11 @@ class WebSocket:
                     await self._send(event.response())
 
     async def send_message(self, message: bytes | str) -> None:
-        """Send a message. Raises `WebSocketClosed`."""
+        """Send a message. Raises WebSocketClosed when the connection is closed."""
         await self._send(BytesMessage(message) if isinstance(message, bytes) else TextMessage(message))
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
-        """Close the connection: send a close frame, unless one was sent, and wait for the answer (RFC 6455 §7.1.2)."""
+        """Close the connection. Send a close frame, unless one was sent, and wait for the answer (RFC 6455 §7.1.2)."""
         try:
             if self._protocol.state is ConnectionState.OPEN:
                 await self._send(CloseConnection(code, reason))
@@ -144,7 +152,7 @@ class WebSocket:
             await self._stream.aclose()
 
     async def _assemble(self, event: BytesMessage | TextMessage) -> bytes | str | None:
-        """Add a piece to the message it belongs to; return that once it is complete."""
+        """Add a fragment to its message. Return the message once it is complete, otherwise None."""
         data = event.data.encode() if isinstance(event, TextMessage) else event.data
         if len(self._message) + len(data) > MAX_MESSAGE_SIZE:
             await self._give_up(CloseCode.TOO_BIG, "the message is too long")
@@ -165,7 +173,8 @@ class WebSocket:
         raise WebSocketClosed(detail)
 
     async def _closed(self, event: CloseConnection) -> None:
-        """Answer the other end's close, or close over what it should not have sent (RFC 6455 §7.1.7)."""
+        """Answer the close of the other end, or close after a protocol error (RFC 6455 §7.1.7). Raises
+        WebSocketClosed."""
         if self._protocol.state is ConnectionState.REMOTE_CLOSING:
             await self._send(event.response())
         elif self._protocol.state is ConnectionState.OPEN:
@@ -173,7 +182,7 @@ class WebSocket:
         raise WebSocketClosed(f"closed with {int(event.code)} {event.reason or ''}".rstrip())
 
     async def _next_event(self) -> Event:
-        """Return the next event, parsed not before it is asked for. Raises `WebSocketClosed`."""
+        """Return the next event. It is parsed only now. Raises WebSocketClosed when the connection is closed."""
         while True:
             self._step += 1
             if self._step > STEP_FRAMES:
