@@ -10,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from antiphon_common import frames
 from antiphon_common.frame_connection import STEP_FRAMES, CloseCode, Closing, ConnectionCounters, FrameConnection
-from antiphon_common.shell.frame_pump import CLOSE_TIMEOUT, FAREWELL_TIMEOUT, GATHER_SECONDS, FramePump
+from antiphon_common.shell.frame_pump import CANCELLED_CLOSE_TIMEOUT, CLOSE_TIMEOUT, COALESCING_DELAY, FramePump
 
 HELLO = frames.BackendHello(frames.VERSION)
 
@@ -72,11 +72,11 @@ async def test_the_first_frame_is_sent_at_once_and_following_ones_together(autoj
         for number in range(4):
             core.connection.send(frames.Credit(number, 20))
             pump.wake()
-            await trio.sleep(GATHER_SECONDS / 8)
+            await trio.sleep(COALESCING_DELAY / 8)
         await trio.sleep(0.1)
     times = [time - start for time, batch in socket.sent[1:]]
     assert [len(batch) for _, batch in socket.sent] == [1, 1, 3]
-    assert times == [pytest.approx(0), pytest.approx(GATHER_SECONDS)]
+    assert times == [pytest.approx(0), pytest.approx(COALESCING_DELAY)]
 
 
 async def test_a_backlog_is_not_held_back(autojump_clock: MockClock) -> None:
@@ -85,7 +85,7 @@ async def test_a_backlog_is_not_held_back(autojump_clock: MockClock) -> None:
         core.connection.send(frames.Audio(1, bytes(1000)), 1000)
     start = trio.current_time()
     async with running(core, socket):
-        await trio.sleep(2 * GATHER_SECONDS)
+        await trio.sleep(2 * COALESCING_DELAY)
     assert sum(len(batch) for _, batch in socket.sent) == 1001
     assert socket.sent[-2][0] == start
 
@@ -119,7 +119,7 @@ async def test_a_cancelled_pump_sends_a_close_frame_and_does_not_wait(autojump_c
         finally:
             await pump.close()
     assert socket.closed == (CloseCode.NORMAL, "")
-    assert trio.current_time() - start == pytest.approx(1 + FAREWELL_TIMEOUT)
+    assert trio.current_time() - start == pytest.approx(1 + CANCELLED_CLOSE_TIMEOUT)
 
 
 async def test_other_tasks_run_between_the_steps_of_a_message(autojump_clock: MockClock) -> None:

@@ -13,14 +13,14 @@ from anyio.lowlevel import checkpoint
 from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing
 from antiphon_common.shell.wakeup import Wakeup
 
-GATHER_SECONDS = 0.005
+COALESCING_DELAY = 0.005
 """Smallest seconds between two messages. So the messages of a busy connection carry frames of several calls, since a
 system call and a wake-up of the other end cost far more than a frame. After a longer pause, a frame is sent at once."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds for the closing handshake. After that, the connection is aborted."""
 
-FAREWELL_TIMEOUT = 0.1
+CANCELLED_CLOSE_TIMEOUT = 0.1
 """Seconds for a close frame when the pump was cancelled. It waits for no answer, since the reading task was cancelled
 too."""
 
@@ -74,7 +74,7 @@ class FramePump:
         self._idle_writer = Wakeup()
         self._scope = anyio.CancelScope()
         self._failure: Exception | None = None
-        self._close_timeout = FAREWELL_TIMEOUT
+        self._close_timeout = CANCELLED_CLOSE_TIMEOUT
 
     def wake(self) -> None:
         """Send the messages of the core soon. It costs little while a message is being sent."""
@@ -122,11 +122,11 @@ class FramePump:
             if message is None:
                 await self._idle_writer.wait()
                 continue
-            gathered = anyio.current_time() + GATHER_SECONDS
+            next_message_at = anyio.current_time() + COALESCING_DELAY
             await self._websocket.send_message(message)
             self._written()
             if len(message) < MESSAGE_BUDGET:
-                await anyio.sleep_until(gathered)
+                await anyio.sleep_until(next_message_at)
 
     async def _keep_time(self) -> None:
         core = self._core
