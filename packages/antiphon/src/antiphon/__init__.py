@@ -1,5 +1,5 @@
 """Every Antiphon service in one process, key generation, and a client that makes real calls.
 
-`python -m antiphon` is the way in. A program of your own that runs Trio takes `antiphon.shell.serve.serve_all`; what
-makes calls is in `antiphon.client`. Nothing is imported here: the client alone needs no server.
+Start it by `python -m antiphon`. Programs that run Trio can call `antiphon.shell.serve.serve_all`. The client is in
+`antiphon.client`. Nothing is imported here, so that the client can be used without the server's dependencies.
 """

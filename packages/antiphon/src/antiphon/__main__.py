@@ -1,20 +1,20 @@
-"""`python -m antiphon`: all in one, and the commands beside it."""
+"""`python -m antiphon`: all services in one process, and further commands."""
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {"keygen": "antiphon.shell.keygen", "load": "antiphon.shell.load"}
-"""The module of each command has `main(arguments)`; it is imported when the command is given, and not before."""
+"""The module of each command, which has `main(arguments)`. It is imported only if its command is run."""
 
 SERVE = "antiphon.shell.serve"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names; without one, run every service.
+    """Run the command that is the first argument. Without one, run all services.
 
     Raises:
-        SystemExit: with 2 if there is no such command; commands exit with their own codes.
+        SystemExit: with 2 for an unknown command. Commands exit with their own codes.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     if not given or given[0].startswith("-"):

@@ -1,1 +1,1 @@
-"""A caller made of the project's own cores: what `antiphon load` and the tests call with."""
+"""A WebRTC client made of the project's own cores. `antiphon load` and the tests make calls with it."""

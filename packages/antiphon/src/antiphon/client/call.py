@@ -1,4 +1,4 @@
-"""The caller's half of a call as a protocol core: a `PeerTransport` whose ICE agent controls, and Opus packets."""
+"""The caller's side of a call as a protocol core: a `PeerTransport` with a controlling ICE agent, and Opus packets."""
 
 from collections import deque
 from collections.abc import Callable
@@ -41,20 +41,20 @@ OPUS_CLOCK_RATE = 48_000
 """RTP ticks a second (RFC 7587 §4.1)."""
 
 MAXIMUM_WAIT = 0.1
-"""Seconds for which a lost packet is worth asking for; nothing plays here, so as long as a browser might wait."""
+"""Seconds after its loss in which a packet is requested again. Nothing is played here, so it is what browsers wait."""
 
 SCTP = SctpParameters(PORT, MAX_MESSAGE_SIZE)
 EVENTS_LABEL = "oai-events"
 
 
 class ClientConnected(msgspec.Struct, frozen=True):
-    """The handshake is complete; audio may be sent. `after` is in seconds since the offer was made."""
+    """The handshake finished `after` seconds from the offer. From now on audio may be sent."""
 
     after: float
 
 
 class AudioReceived(NamedTuple):
-    """One packet of the server; its timestamp is that of RTP."""
+    """One RTP packet of the server was received. `timestamp` is the RTP timestamp."""
 
     payload: bytes
     sequence: int
@@ -63,13 +63,13 @@ class AudioReceived(NamedTuple):
 
 
 class ClientClosed(msgspec.Struct, frozen=True):
-    """The call is over, or never came about."""
+    """The call ended or failed. It is the last event, and `reason` is text for people."""
 
     reason: str
 
 
 ClientCallEvent = ClientConnected | AudioReceived | DataChannelEvent | ClientClosed
-"""`DataChannelEvent` only of calls with data channels."""
+"""The events of a call. Only calls with data channels have a `DataChannelEvent`."""
 
 _DTLS_REASONS = (
     TransportCloseReason.CLOSE_NOTIFY,
@@ -80,11 +80,11 @@ _DTLS_REASONS = (
 
 
 class ClientCall:
-    """One call as a caller makes it: `offer`, `accept` the answer, then audio both ways until `close`.
+    """One call from the caller's side, a protocol core. Send the `offer`, `accept` the answer, and `close` in the end.
 
     `setup` is our DTLS role in the offer: `actpass`, `active` (we are the DTLS client) or `passive`. `options` are the
-    header extensions and the feedback to offer; those that the answer accepts are used. With `data_channels` these are
-    offered too; if the answer accepts them, `channels` is set and `oai-events` is being opened.
+    header extensions and the feedback to offer; those that the answer accepts are used. With `data_channels`, data
+    channels are offered too. If the answer accepts them, `channels` is set, and `oai-events` opens.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class ClientCall:
         self.certificate = certificate
         self.closed: ClientClosed | None = None
         self.malformed = 0
-        """Packets that were authentic, and neither RTP nor RTCP."""
+        """Authenticated packets that are malformed RTP or RTCP."""
         self.ice_parameters = IceParameters(ice_ufrag(random), ice_password(random))
-        """Ours, of the newest generation."""
+        """Our ICE credentials of the newest generation."""
         self.agent = ControllingAgent(self.ice_parameters, random)
         self.transport: PeerTransport[DataChannelEvent] | None = None
-        """There once the answer was accepted."""
+        """The transport, once the answer was accepted."""
         self.channels: DataChannelEndpoint | None = None
-        """May be used directly; what it reports is among the events of the call."""
+        """The data channels, which may be used directly. Their events are among those of the call."""
         self.events_channel = -1
         """The id of `oai-events`."""
         self.sender = RtpSender.start(OPUS_PAYLOAD_TYPE, random, ntp_offset=ntp_offset)
@@ -132,7 +132,7 @@ class ClientCall:
 
     @property
     def failed_srtp(self) -> int:
-        """How many SRTP and SRTCP packets could not be used."""
+        """SRTP and SRTCP packets that failed authentication or were malformed."""
         return self.malformed + (0 if self.transport is None else self.transport.counters.srtp_failed)
 
     # Signaling
@@ -145,14 +145,16 @@ class ClientCall:
         )
 
     def restart_ice(self) -> str:
-        """Return an offer with new ICE credentials (RFC 8445 §9); its answer goes to `accept` too. DTLS, SRTP and data
-        channels are kept."""
+        """Return an offer with new ICE credentials (RFC 8445 §9). Pass its answer to `accept` as well.
+
+        DTLS, SRTP and data channels are kept.
+        """
         self.ice_parameters = IceParameters(ice_ufrag(self._random), ice_password(self._random))
         self.agent.restart(self.ice_parameters)
         return self.offer()
 
     def accept(self, answer: str, now: float) -> None:
-        """Take the answer and begin to connect. Raises DecodeError for an answer that cannot be used."""
+        """Accept the answer, and begin to connect. Raises DecodeError when the answer cannot be used."""
         description = read_answer(answer)
         if self.transport is None:
             self.transport = self._make_transport(description, now)
@@ -164,13 +166,13 @@ class ClientCall:
     # The five methods
 
     def receive_datagram(self, data: bytes, source: Path, now: float) -> None:
-        """Take one datagram. Before the answer is accepted none is expected."""
+        """Handle one datagram. Datagrams before the answer are dropped."""
         if self.transport is not None:
             self.transport.receive_datagram(data, source, now)
             self._handle_events(self.transport, now)
 
     def handle_timeout(self, now: float) -> None:
-        """Let the transport do what is due, and send the reports and feedback that are."""
+        """Do what is due by `now`: that of the transport, reports and feedback."""
         transport = self.transport
         if transport is not None:
             transport.handle_timeout(now)
@@ -187,7 +189,7 @@ class ClientCall:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float:
-        """Return when `handle_timeout` wants to be called; infinity for never."""
+        """Return when `handle_timeout` is due; infinity for never."""
         transport = self.transport
         if transport is None:
             return inf
@@ -200,10 +202,10 @@ class ClientCall:
     # Local actions
 
     def send_audio(self, payload: bytes, timestamp: int, now: float, payload_type: int = OPUS_PAYLOAD_TYPE) -> None:
-        """Send one packet; `timestamp` counts ticks of the codec's clock, Opus's 48 kHz, since the call's audio began.
+        """Send one audio packet. `timestamp` is in RTP ticks since the call's audio began, 48 kHz for Opus.
 
-        Another payload type than that of Opus must be in the offer. Raises LocalProtocolError before the call is
-        connected.
+        Another payload type than that of Opus must be in the offer. Raises LocalProtocolError before the answer is
+        accepted.
         """
         if self.transport is None:
             raise LocalProtocolError("the call is not connected")
@@ -211,9 +213,9 @@ class ClientCall:
         self.sender.sent(self.transport.send_rtp(self.sender.packet(payload, timestamp, now)), now)
 
     def send_message(self, message: str | bytes) -> None:
-        """Send a message over `oai-events`; it waits until the channel is open.
+        """Send a message over `oai-events`. It waits until the channel is open.
 
-        Raises LocalProtocolError where the call has no data channels, and as `DataChannelEndpoint.send` does.
+        Raises LocalProtocolError if the call has no data channels, and as `DataChannelEndpoint.send` does.
         """
         if self.transport is None or self.channels is None:
             raise LocalProtocolError("the call has no data channels")
@@ -221,7 +223,7 @@ class ClientCall:
         self.transport.update_timeout()
 
     def close(self, now: float) -> None:
-        """Leave the call: BYE and close_notify."""
+        """End the call: send BYE and close_notify."""
         if self.closed is not None:
             return
         if self.transport is None:
@@ -308,7 +310,7 @@ class ClientCall:
 
 
 def _describe(reason: TransportCloseReason, detail: str) -> str:
-    """Return why a call is over, in words."""
+    """Return the reason for which a call ended, as text for people."""
     if reason is TransportCloseReason.LOCAL:
         return "closed"
     if reason in _DTLS_REASONS:

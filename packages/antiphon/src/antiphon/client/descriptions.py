@@ -16,7 +16,7 @@ CHANNELS_MID = "1"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The server's parameters from an answer; `read_answer` makes one.
+    """The server's parameters from an answer. `read_answer` returns it.
 
     `setup` is the server's DTLS role, `options` is what both sides support, and `sctp` is None if the server accepts no
     data channels.
@@ -39,7 +39,8 @@ def write_offer(
     options: RtpOptions,
     sctp: SctpParameters | None = None,
 ) -> str:
-    """Return an offer of one audio section, Opus both ways, and of data channels if `sctp` is given; no candidates."""
+    """Return an offer without candidates: an audio section with Opus in both directions, and data channels if `sctp`
+    is given."""
     transport = (
         Attribute("ice-ufrag", ice.ufrag),
         Attribute("ice-pwd", ice.password),

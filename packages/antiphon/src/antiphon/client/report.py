@@ -7,9 +7,10 @@ import msgspec
 
 
 class CallReport(msgspec.Struct):
-    """How one call went. Times are in seconds since its offer was posted; None where that did not happen.
+    """The results of one call. `LoadGenerator` fills it in during the call.
 
-    `echo_delays` is empty unless the server returns packets unchanged (backend `loopback`, audio `opus`).
+    Times are in seconds from the offer; None for what did not happen. `echo_delays` is empty unless the server returns
+    packets unchanged (backend `loopback`, audio `opus`).
     """
 
     answered_after: float | None = None
@@ -25,7 +26,10 @@ class CallReport(msgspec.Struct):
 
 
 class LoadReport(msgspec.Struct, frozen=True):
-    """A whole run: `seconds` of talking, of which the client itself was `busy` (a share of one processor)."""
+    """The results of a run. `run_load` returns it, and `format_report` makes it text.
+
+    The calls sent speech for `seconds`. `busy` is the share of one processor that this client used meanwhile.
+    """
 
     calls: list[CallReport]
     seconds: float

@@ -1,4 +1,4 @@
-"""The speech that test clients send: a recording, encoded once and sent by every call."""
+"""The speech that test clients send: a recording that is encoded once for all calls."""
 
 import wave
 from collections import Counter
@@ -10,15 +10,18 @@ from antiphon_transceiver.audio import OpusEncoder
 
 
 class RecordedSpeech(NamedTuple):
-    """Opus packets of 20 ms, which a call sends over and over. `index_of` finds a packet that a server returns
-    unchanged; packets that occur more than once, those of silence, are not in it."""
+    """Opus packets of 20 ms, which a call sends in a loop. `shipped` encodes those of the package's recording.
+
+    `index_of` finds a packet that a server returns unchanged. Packets of silence occur more than once and are not in
+    it.
+    """
 
     packets: list[bytes]
     index_of: dict[bytes, int]
 
     @classmethod
     def encode(cls, pcm: bytes, sample_rate: int) -> Self:
-        """Encode 16-bit mono PCM of a rate in Hz; a last part of less than 20 ms is left out."""
+        """Encode 16-bit mono PCM at `sample_rate` Hz. A rest of less than 20 ms is left out."""
         encoder = OpusEncoder(sample_rate)
         size = sample_rate * FRAME_MS // 1000 * 2
         packets = [encoder.encode(pcm[start : start + size]) for start in range(0, len(pcm) - size + 1, size)]

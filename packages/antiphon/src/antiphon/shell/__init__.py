@@ -1,1 +1,1 @@
-"""The code that owns sockets, files, nurseries and the clock: the commands, and the client's driver."""
+"""The code with sockets, files, nurseries and the clock: the commands, and the client's driver."""

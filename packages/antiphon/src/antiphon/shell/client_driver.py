@@ -1,4 +1,4 @@
-"""The Trio shell of test clients: any number of calls, a UDP socket each, one task for all of them."""
+"""The Trio shell of test clients: one task for any number of calls, each with a UDP socket."""
 
 import select
 import socket
@@ -18,19 +18,22 @@ FRAME_TICKS = 960
 
 MAX_DATAGRAM = 2048
 TICK = 0.001
-"""Seconds between two reads under load; measured delays are blurred by as much."""
+"""Seconds between two reads under load. Measured delays are inaccurate by as much."""
 
 READ_BUDGET = 16
-"""Datagrams read from one socket before the next gets its turn."""
+"""Datagrams that are read from one socket before the next socket."""
 
 MAX_REMEMBERED = 256
-"""Server addresses of which the path is cached; a fleet advertises a handful."""
+"""Server addresses whose paths are cached. An installation advertises a handful."""
 
 Listener = Callable[[ClientCallEvent, float], None]
 
 
 class DrivenCall:
-    """A call, its socket, and the speech that it sends. Add it to a `CallDriver`; packets are counted as datagrams."""
+    """A call, its socket, and the speech that it sends. Add it to a `CallDriver`.
+
+    `packets_sent` and `packets_received` count datagrams. `listener` is called with each event of the call.
+    """
 
     def __init__(self, core: ClientCall, listener: Listener, local: tuple[str, int] = ("0.0.0.0", 0)) -> None:
         self.core = core
@@ -46,7 +49,7 @@ class DrivenCall:
         self._sent_at: list[float] = []
 
     def start_speech(self, packets: Sequence[bytes], start: float) -> None:
-        """Send one packet each 20 ms from `start` on; after the last packet begin again with the first."""
+        """Send one packet each 20 ms from `start` on. After the last packet, continue with the first one."""
         self._speech = packets
         self._sent_at = [-inf] * len(packets)
         self.next_frame = start
@@ -56,12 +59,14 @@ class DrivenCall:
         return self._sent_at[index]
 
     def stop_speech(self) -> None:
+        """Stop sending packets of the speech."""
         self.next_frame = inf
 
     def poll_timeout(self) -> float:
         return min(self.core.poll_timeout(), self.next_frame)
 
     def send_due_audio(self, now: float) -> None:
+        """Send the packets of the speech that are due by `now`."""
         while self.next_frame <= now:
             index = self.speech_sent % len(self._speech)
             self.core.send_audio(self._speech[index], self.speech_sent * FRAME_TICKS, now)
@@ -71,7 +76,7 @@ class DrivenCall:
 
 
 class CallDriver:
-    """Serves any number of calls in one task: `add` them, and `touch` a call after a local action on it."""
+    """Serves any number of calls in one task. `run` it, `add` each call, and `touch` a call after a local action."""
 
     def __init__(self) -> None:
         self.send_failures = 0
@@ -83,6 +88,7 @@ class CallDriver:
         self._pacer = LoopPacer(self._epoll.fileno(), tick=TICK)
 
     def add(self, call: DrivenCall) -> None:
+        """Serve a call from now on."""
         self._by_descriptor[call.socket.fileno()] = call
         self._epoll.register(call.socket.fileno(), select.EPOLLIN)
         self.touch(call)
@@ -95,7 +101,7 @@ class CallDriver:
             call.socket.close()
 
     def touch(self, call: DrivenCall) -> None:
-        """Send what a call has to send after a local action on it."""
+        """Send the datagrams of a call after a local action on it."""
         self._flush(call, trio.current_time())
         self._pacer.wake_by(self._deadlines.next())
 

@@ -14,12 +14,12 @@ from antiphon_common.shell.secrets import replace_secret, write_secret
 MINT_SECONDS = 60
 """Seconds until the new key is used. Kubernetes takes a minute to copy the file to every service."""
 RETIRE_SECONDS = 3600
-"""Seconds for which old keys are still accepted: longer than link headers and control requests are used. Calls outlive
-the key of their token."""
+"""Seconds for which old keys are still accepted: longer than a link header or a control request is valid. A call may
+last longer than the key of its token."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write a new secret file, or its text to standard output; with --rotate add a key to a file.
+    """Write a new secret file, or its text to standard output. With --rotate, add a key to a file.
 
     Raises:
         SystemExit: the file exists, cannot be written, or is no secret file.
@@ -27,20 +27,24 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="antiphon keygen",
         description="Make the secret file that relay, transceiver and signaling share (--secret-file).",
-        epilog="Services read the file again when it has changed: rotate it, and copy it to every machine before the "
-        "new key is used. No call is lost.",
+        epilog="Services read the file again when it changes. After --rotate, copy the file to every machine before "
+        "the new key is used. No call is lost.",
     )
-    parser.add_argument("file", nargs="?", help="file to write, readable by its owner only; by default standard output")
-    parser.add_argument("--rotate", action="store_true", help="add a key to the file, and have the others retire")
+    parser.add_argument(
+        "file", nargs="?", help="file to write, which only its owner can read (default: standard output)"
+    )
+    parser.add_argument("--rotate", action="store_true", help="add a new key to the file; the older keys retire later")
     add_seconds = partial(parser.add_argument, type=int, metavar="SECONDS")
     add_seconds(
         "--in",
         dest="mint",
         default=MINT_SECONDS,
-        help=f"when the new key is used; services take up to 3 s to read it (default: {MINT_SECONDS})",
+        help=f"time until the new key is used; services read it within 3 s (default: {MINT_SECONDS})",
     )
     add_seconds(
-        "--retire", default=RETIRE_SECONDS, help=f"when the others retire after that (default: {RETIRE_SECONDS})"
+        "--retire",
+        default=RETIRE_SECONDS,
+        help=f"time from then until the older keys retire (default: {RETIRE_SECONDS})",
     )
     given = parser.parse_args(arguments)
     if given.rotate and given.file is None:

@@ -1,4 +1,4 @@
-"""`antiphon load`: makes real calls and reports how they went."""
+"""`antiphon load`: makes real calls, and prints a report on them."""
 
 import argparse
 import sys
@@ -9,9 +9,9 @@ import trio
 from antiphon.client.report import format_report
 from antiphon.shell.load_run import LoadError, LoadSettings, run_load
 
-DESCRIPTION = """Make real calls, with ICE, DTLS, SRTP and Opus speech, to an Antiphon server, and report how they went.
-Where the server returns packets unchanged (`--backend loopback --audio opus`) the delay of the whole way is
-measured too."""
+DESCRIPTION = """Make real calls to an Antiphon server, with ICE, DTLS, SRTP and Opus speech, and print a report. If
+the server returns packets unchanged (`--backend loopback --audio opus`), the report includes the delay of the whole
+path."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,12 +39,14 @@ def _parse(arguments: Sequence[str]) -> LoadSettings:
     parser = argparse.ArgumentParser(
         prog="antiphon load", description=DESCRIPTION, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("url", nargs="?", default=defaults.url, help="the signaling server")
-    parser.add_argument("--calls", type=int, default=defaults.calls, help="calls at once")
-    parser.add_argument("--seconds", type=float, default=defaults.seconds, help="seconds of speech, once all are up")
+    parser.add_argument("url", nargs="?", default=defaults.url, help="URL of the signaling server")
+    parser.add_argument("--calls", type=int, default=defaults.calls, help="number of calls at the same time")
+    parser.add_argument(
+        "--seconds", type=float, default=defaults.seconds, help="seconds of speech after all calls are set up"
+    )
     parser.add_argument("--rate", type=float, default=defaults.rate, help="calls set up per second")
-    parser.add_argument("--key", help="API key, if the server needs one")
-    parser.add_argument("--model", help="the backend, if the server has several")
+    parser.add_argument("--key", help="API key, if the server requires one")
+    parser.add_argument("--model", help="name of the backend, if the server has several")
     parser.add_argument("--no-verify", action="store_true", help="accept any certificate, such as a self-signed one")
     given = parser.parse_args(arguments)
     if given.calls < 1 or given.seconds <= 0 or given.rate <= 0:

@@ -1,4 +1,4 @@
-"""Makes many real calls at once, and reports how each went and how busy the client itself was."""
+"""Makes many real calls at once, and reports the results of each call and the load of the client itself."""
 
 import os
 import resource
@@ -18,17 +18,20 @@ from antiphon_transceiver.dtls import Certificate
 from antiphon_transceiver.rtp import NTP_EPOCH
 
 CONNECT_TIMEOUT = 30.0
-"""Seconds after which a call that did not connect counts as failed."""
+"""Seconds after which a call that is not connected counts as failed."""
 
 LINGER = 1.0
-"""Seconds after the last packet in which datagrams under way, and audio that waits to be played, may arrive."""
+"""Seconds after the last speech in which packets in flight and audio that waits at the server may still arrive."""
 
 Progress = Callable[[str], None]
 
 
 class LoadSettings(msgspec.Struct, frozen=True):
-    """`calls` at once, set up at `rate` per second, talking for `seconds` more once all are up. `url` is that of the
-    signaling server, `key` its API key."""
+    """The settings of a run, for `run_load` and `LoadGenerator`.
+
+    `calls` are set up at `rate` per second. When all are set up, they send speech for `seconds`. `url` is that of the
+    signaling server, and `key` its API key.
+    """
 
     url: str
     calls: int = 10
@@ -40,11 +43,11 @@ class LoadSettings(msgspec.Struct, frozen=True):
 
 
 class LoadError(AntiphonError):
-    """The run cannot be made; the message says what to do."""
+    """The run is impossible. `run_load` raises it; the message contains what to do."""
 
 
 class _Caller:
-    """One call of a run: sets it up, talks, and keeps its report."""
+    """One call of a run. `connect` sets it up, and `hang_up` ends it; `report` has its results."""
 
     def __init__(self, driver: CallDriver, certificate: Certificate, speech: RecordedSpeech) -> None:
         now = trio.current_time()
@@ -57,7 +60,7 @@ class _Caller:
         self._connected = trio.Event()
 
     async def connect(self, http: httpx.AsyncClient, settings: LoadSettings) -> None:
-        """Post the offer and wait until media flows, or note why it does not."""
+        """Post the offer, and wait until the call is connected. A failure is recorded in `report`."""
         self._offered = trio.current_time()
         parameters = {"model": settings.model} if settings.model else {}
         headers = {"Content-Type": "application/sdp"}
@@ -119,9 +122,9 @@ class _Caller:
 
 
 class LoadGenerator:
-    """Any number of calls to one server, all made by one task.
+    """Any number of calls to one server, which one task serves.
 
-    `run` serves them. Meanwhile `add` calls and let them `talk` as often as wanted, then `stop_speech` and `hang_up`.
+    Start `run`. Then `add` calls and let them `talk`, repeatedly if wanted. At the end, `stop_speech` and `hang_up`.
     """
 
     def __init__(self, settings: LoadSettings) -> None:
@@ -143,22 +146,22 @@ class LoadGenerator:
 
     @property
     def reports(self) -> list[CallReport]:
-        """How each call goes, in the order they were made; complete once they have hung up."""
+        """The results of each call, in the order of their offers. They are complete after `hang_up`."""
         return [caller.report for caller in self._callers]
 
     @property
     def connected(self) -> int:
-        """How many calls are up."""
+        """Number of calls that have not failed."""
         return sum(report.failure is None for report in self.reports)
 
     @property
     def datagrams(self) -> tuple[int, int]:
-        """How many were sent and received in all."""
+        """Number of datagrams sent and received by all calls."""
         calls = [caller.call for caller in self._callers]
         return sum(call.packets_sent for call in calls), sum(call.packets_received for call in calls)
 
     async def add(self, calls: int, progress: Progress = lambda line: None) -> None:
-        """Make `calls` more calls, at the rate of the settings; return when each is connected or has failed."""
+        """Make `calls` more calls, at the rate of the settings. Return when each is connected or has failed."""
         async with trio.open_nursery() as nursery:
             for number in range(1, calls + 1):
                 caller = _Caller(self.driver, self._certificate, self._speech)
@@ -169,26 +172,27 @@ class LoadGenerator:
                     progress(f"{number} of {calls} offers made")
 
     async def talk(self, seconds: float) -> tuple[float, float]:
-        """Let the calls talk; return how long that took and the share of a processor that this process was busy."""
+        """Wait while the calls send speech. Return the elapsed seconds, and the share of a processor that this process
+        used."""
         began, cpu = trio.current_time(), _cpu_seconds()
         await trio.sleep(seconds)
         elapsed = trio.current_time() - began
         return elapsed, (_cpu_seconds() - cpu) / elapsed
 
     async def stop_speech(self) -> None:
-        """Send no more speech, and receive what is still under way."""
+        """Stop the speech of all calls, and wait for packets in flight."""
         for caller in self._callers:
             caller.call.stop_speech()
         await trio.sleep(LINGER)
 
     def hang_up(self) -> None:
-        """End every call."""
+        """End all calls, and complete their reports."""
         for caller in self._callers:
             caller.hang_up()
 
 
 async def run_load(settings: LoadSettings, progress: Progress = lambda line: None) -> LoadReport:
-    """Make the calls and return their reports. Raises LoadError when the server cannot be reached."""
+    """Make the calls, and return their results. Raises LoadError when the server cannot be reached."""
     await _check_reachable(settings)
     load = LoadGenerator(settings)
     async with trio.open_nursery() as nursery:

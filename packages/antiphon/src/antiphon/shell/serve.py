@@ -1,4 +1,4 @@
-"""All in one: relay, transceiver, signaling and the shipped backends in one Trio nursery."""
+"""All services in one process: relay, transceiver, signaling and the shipped backends in one Trio nursery."""
 
 import os
 import socket
@@ -35,8 +35,8 @@ from antiphon_relay.shell.service import RelayPorts, serve_relay
 from antiphon_signaling import SignalingPorts, serve_signaling
 from antiphon_transceiver.shell.service import TransceiverPorts, serve_transceiver
 
-DESCRIPTION = """Every Antiphon service in one process: open the URL that it prints, and talk. Commands beside this:
-`keygen` makes a secret file, `load` makes calls and reports how they went; each has --help."""
+DESCRIPTION = """Run all Antiphon services in one process. Open the URL that it prints, and talk. Further commands:
+`keygen` makes a secret file, and `load` makes calls and prints a report on them. Each has --help."""
 
 SHIPPED = {"echo": (echo.echo, echo.FORMATS), "loopback": (loopback.loopback, loopback.FORMATS)}
 """Shipped backends: the handler of each, and the audio formats that it accepts."""
@@ -63,10 +63,10 @@ async def serve_all(
     *,
     task_status: trio.TaskStatus[SignalingPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run every service until cancelled, or until `drain` has begun to leave and the last call is over.
+    """Run all services until cancelled, or until `drain` has begun and the last call has ended.
 
-    The started value has the URL for callers. Services use loopback sockets between each other, as over a network.
-    Without a secret file, keys are made now and end with the process. One admin port serves all services.
+    The started value has the URL for callers. Services talk over loopback sockets, as they do over a network. Without a
+    secret file, keys are generated for this process. One admin port serves all services.
 
     Raises:
         SettingsError: settings cannot be used.
@@ -79,7 +79,7 @@ async def serve_all(
 
     async def serve_calls(*, task_status: trio.TaskStatus[TransceiverPorts]) -> None:
         await serve_transceiver(transceiver, inside, keys, registry=registry, drain=drain, task_status=task_status)
-        nursery.cancel_scope.cancel()  # the other services are of no use without calls
+        nursery.cancel_scope.cancel()  # the other services have no use without calls
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_keys, keys)
@@ -108,7 +108,7 @@ async def serve_all(
 def advertised_addresses(settings: Sequence[Media], opened: Sequence[AdvertisedAddress]) -> list[Address]:
     """Return the addresses of the relay that are advertised to callers.
 
-    They are those that the settings name. For a wildcard they are those of the default routes, and 127.0.0.1. Other
+    They are those in the settings. A wildcard stands for the addresses of the default routes, and 127.0.0.1. The other
     addresses of a host belong to containers and tunnels, which callers cannot reach.
     """
     addresses = [Address(host, port) for _, host, port in opened]
@@ -120,7 +120,7 @@ def advertised_addresses(settings: Sequence[Media], opened: Sequence[AdvertisedA
 
 
 class _Sums(Collector):
-    """Sums the metrics of several backends in one process, which export the same names."""
+    """The sums of the metrics of several backends in one process, since they export the same names."""
 
     def __init__(self) -> None:
         self._registries: list[CollectorRegistry] = []
@@ -138,7 +138,10 @@ class _Sums(Collector):
 
 
 async def _start_backend(nursery: trio.Nursery, backend: Backend, *, slots: int, counted: _Sums) -> Backend:
-    """Start a shipped backend, and return it with its URL. One that has a URL already runs elsewhere."""
+    """Start a shipped backend, and return it with its URL. A backend that has a URL runs elsewhere and is returned.
+
+    Raises SettingsError for an unknown name.
+    """
     if backend.url is not None:
         return backend
     if backend.name not in SHIPPED:

@@ -116,9 +116,9 @@ def _make_parser(prog: str, description: str, groups: Sequence[Group]) -> _Parse
     parser = _Parser(
         prog=prog,
         description=description,
-        epilog="Each setting can also stand in the environment (--http as ANTIPHON_HTTP, repeated values separated by "
-        'spaces) or in the TOML file (http = "…", repeated values as a list). Flags win over the environment, and that '
-        "over the file.",
+        epilog="Each setting can also be set in the environment (--http as ANTIPHON_HTTP, repeated values separated by "
+        'spaces) or in the TOML file (http = "…", repeated values as a list). Flags override the environment, which '
+        "overrides the file.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(
             prog, max_help_position=30, width=min(110, shutil.get_terminal_size((110, 25)).columns)

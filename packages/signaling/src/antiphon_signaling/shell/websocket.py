@@ -27,7 +27,7 @@ MAX_MESSAGE = 192 * 1024
 """Bytes of a message: an offer, and a session object with long instructions."""
 MAX_QUEUED = 4
 RECEIVE_BYTES = 1024
-"""Bytes read before other tasks run. They may hold 170 frames, each of which takes the library 7 µs."""
+"""Bytes read before other tasks run. They can contain 170 frames, and the library takes 7 µs for each."""
 HANDSHAKE_SECONDS = 10.0
 OFFER_SECONDS = 60.0
 """Seconds that a connection may be without a call."""

@@ -15,7 +15,7 @@ MAX_MESSAGE = 1 << 14
 """Bytes of the longest body accepted: a certificate chain has a few thousand, the longest ClientHello 1,500."""
 
 MAX_AHEAD = 8
-"""Messages of which pieces are held at once; the longest flight has five."""
+"""Incomplete messages held at once. The longest flight has five messages."""
 
 MAX_PIECES = 64
 """Pieces with gaps between them that are held of one message: a body of `MAX_MESSAGE` in datagrams of 300 bytes."""
@@ -77,7 +77,8 @@ def pack_flight(flight: Flight, records: RecordLayer, mtu: int) -> list[bytes]:
 
 
 class _Partial:
-    """A message of which fragments were received. Fragments that touch are joined, so each byte is copied few times.
+    """An incomplete message and its received fragments. Contiguous fragments are joined, so each byte is copied few
+    times.
 
     Memory grows with the bytes received, not with the length announced.
     """

@@ -1,4 +1,4 @@
-"""Messages to send, and the DATA chunks of which they consist."""
+"""Messages to send, and the DATA chunks that carry them."""
 
 import msgspec
 

@@ -17,8 +17,8 @@ MAX_HELD = 2 * MAX_AHEAD
 """Chunks held: twice as many as there may be TSNs after a gap."""
 
 MAX_PARTIAL = 3 * MAX_RANGES
-"""Messages held of which a fragment is missing. A gap affects two at most; the rest is for messages that the sender
-abandoned. A FORWARD TSN may drop all of them at once."""
+"""Incomplete messages held at once. A gap affects two at most; the others are messages that the sender abandoned. A
+FORWARD TSN may drop all of them at once."""
 
 
 class StreamMessage(NamedTuple):
