@@ -10,7 +10,7 @@ class DecodeError(AntiphonError, ValueError):
 
 
 class LocalProtocolError(AntiphonError):
-    """Our own caller requested something that the state does not allow: a bug in this process."""
+    """Our own caller requested something that the state does not allow. It is a bug in this process."""
 
 
 class RemoteProtocolError(AntiphonError):

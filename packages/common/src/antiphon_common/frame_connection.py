@@ -24,7 +24,7 @@ HELLO_TIMEOUT = 3.0
 """Seconds in which the hello of the other end must arrive. It is sent first of all."""
 
 MESSAGE_BUDGET = 1 << 16
-"""Bytes after which a message ends and the next one begins, so that no call waits long for the burst of another."""
+"""Bytes after which a message ends and the next one begins. So no call waits long for the burst of another."""
 
 MAX_PENDING_BYTES = 8 << 20
 """Largest number of bytes that may wait to be sent. More of them close the connection, since the other end does not
@@ -51,8 +51,8 @@ EVENT_FRAME_BYTES = 1 << 7
 MAX_JUNK = 100
 """Junk after which the connection is closed. An end with a bug may continue; an end with another protocol may not.
 
-Junk is a message that is no array of frames, a malformed frame about no call, or a step through a frame that is nested
-too deeply."""
+Junk is one of three: a message that is no array of frames, a malformed frame about no call, or a step through a frame
+that is nested too deeply."""
 
 FORGIVEN_JUNK = 10
 """Junk that is forgiven with each of our pings, once a second."""

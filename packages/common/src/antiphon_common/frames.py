@@ -76,8 +76,8 @@ class BackendHello(Frame, frozen=True, tag=1):
 class Started(Frame, frozen=True, tag=2):
     """The start of a call. The transceiver sends it, and the backend answers with `Accepted` or `Refused`.
 
-    `format` is that of the audio in both directions. If the call was on another connection before, `resumed_ms` is the
-    position in the caller's audio at which it continues, in milliseconds since the call began; otherwise it is 0.
+    `format` is that of the audio in both directions. `resumed_ms` is 0, unless the call was on another connection
+    before. Then it is the position at which the caller's audio continues, in milliseconds since the call began.
     """
 
     call: Uint32

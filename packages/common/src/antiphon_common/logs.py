@@ -20,6 +20,7 @@ class _Formatter(logging.Formatter):
     """Converts a record to fields, in the order time, level, logger, message, extra, exception."""
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return the fields of a record, in order."""
         fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -21,10 +21,11 @@ GAP_PACKETS = 50
 
 
 class MonitoredCall(Protocol):
-    """The part of a `Call` that `CallQualityMonitor` samples."""
+    """The part of a `Call` that `CallQualityMonitor` samples. Tests pass a fake."""
 
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """The state of the transport, such as `connected` or `disconnected`."""
 
     stream: AudioStream
 
@@ -54,8 +55,8 @@ class _Minute:
 class CallQualityMonitor:
     """Finds gaps in calls. Call `sample` for each call every `SAMPLE_SECONDS`.
 
-    A gap is one of three: `GAP_PACKETS` of the caller's packets lost between two samples, silence of more than `GAP`
-    seconds within a response, or a disconnected caller. A muted caller that sends nothing has no gap.
+    A gap is one of three: `GAP_PACKETS` lost packets of the caller between two samples, more than `GAP` seconds of
+    silence within a response, or a disconnected caller. A muted caller that sends nothing has no gap.
     """
 
     def __init__(self) -> None:

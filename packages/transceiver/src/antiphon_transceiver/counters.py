@@ -4,9 +4,9 @@
 class CallRouterCounters:
     """Counters of link datagrams and of route changes, exported as metrics. The call router increments them.
 
-    Dropped datagrams: `foreign_host` came from a host outside the relay network, `downlink` had a header of the other
-    direction, `throttled` exceeded the budget of their call. `disowned` counts messages to relays that the call of a
-    token has ended. `rerouted` counts paths that use another relay since theirs stopped sending. `diverted` counts
+    Of dropped datagrams, `foreign_host` came from a host outside the relay network. `downlink` had a header of the
+    other direction. `throttled` exceeded the budget of their call. `disowned` counts messages to relays that the call
+    of a token has ended. `rerouted` counts paths that use another relay since theirs stopped sending. `diverted` counts
     calls that use another ingress since theirs was lost.
     """
 

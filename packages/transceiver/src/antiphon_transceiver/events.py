@@ -8,7 +8,7 @@ from antiphon_transceiver.transport_events import Connected
 
 
 class MediaStarted(msgspec.Struct, frozen=True):
-    """The caller's first audio arrived, `after` seconds from the offer."""
+    """The caller's first audio arrived, `after` seconds from the offer. `CallMedia` reports it once."""
 
     after: float
 
@@ -22,7 +22,10 @@ class MediaMissing(msgspec.Struct, frozen=True):
 
 
 class EventReceived(msgspec.Struct, frozen=True):
-    """The caller sent an event of the Realtime API: a JSON object, encoded by `antiphon_common.json_objects`."""
+    """The caller sent an event of the Realtime API. The call passes it to the backend.
+
+    It is a JSON object, encoded by `antiphon_common.json_objects`.
+    """
 
     event: msgspec.Raw
 
@@ -42,13 +45,13 @@ class Terminated(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The code of a call raised an exception, which ended the call."""
+    """The code of a call raised an exception, which ended the call. It follows `Terminated`, and is logged."""
 
     error: Exception
 
 
 class Raised(msgspec.Struct, frozen=True):
-    """The code of a call raised an exception after the call had ended."""
+    """The code of a call raised an exception after the call had ended. It is logged."""
 
     error: Exception
 

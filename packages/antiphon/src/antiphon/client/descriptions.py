@@ -18,8 +18,8 @@ CHANNELS_MID = "1"
 class Answer(msgspec.Struct, frozen=True):
     """The server's parameters from an answer. `read_answer` returns it.
 
-    `setup` is the server's DTLS role, `options` is what both sides support, and `sctp` is None if the server accepts no
-    data channels.
+    `setup` is the server's DTLS role. `options` are those that both sides support. `sctp` is None if the server accepts
+    no data channels.
     """
 
     ice: IceParameters

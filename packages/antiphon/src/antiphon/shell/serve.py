@@ -43,6 +43,11 @@ SHIPPED = {"echo": (echo.echo, echo.FORMATS), "loopback": (loopback.loopback, lo
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Run all services until a signal ends them.
+
+    Raises:
+        SystemExit: with 2 if settings cannot be used, with 1 if a service cannot start.
+    """
     groups = (FrontSettings, RelaySettings, TransceiverSettings, SharedSettings)
     front, relay, transceiver, shared = parse("antiphon", DESCRIPTION, groups, arguments)
     logs.configure(shared.log)
@@ -51,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def announce(ports: SignalingPorts) -> None:
+    """Print the line by which programs see that the services are ready."""
     print(f"ready {ports.url}", flush=True)
 
 

@@ -14,8 +14,9 @@ from antiphon_common.frame_connection import MESSAGE_BUDGET, CloseCode, Closing
 from antiphon_common.shell.wakeup import Wakeup
 
 COALESCING_DELAY = 0.005
-"""Smallest seconds between two messages. So the messages of a busy connection carry frames of several calls, since a
-system call and a wake-up of the other end cost far more than a frame. After a longer pause, a frame is sent at once."""
+"""Smallest time between two messages, in seconds. So each message of a busy connection carries frames of several calls:
+a system call and a wake-up of the other end cost far more than a frame. After a longer pause, a frame is sent at
+once."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds for the closing handshake. After that, the connection is aborted."""
@@ -39,7 +40,7 @@ class MessageSocket(Protocol):
 
 
 class FrameCore(Protocol):
-    """The part of a `BackendConnection` or a `TransceiverConnection` that a `FramePump` drives."""
+    """The core that a `FramePump` drives. `BackendConnection` and `TransceiverConnection` implement it."""
 
     @property
     def closing(self) -> Closing | None: ...
@@ -56,8 +57,8 @@ class FrameCore(Protocol):
 class FramePump:
     """Runs one connection: passes messages between its WebSocket and its core. Call `run`, then `close`.
 
-    `dispatch` drains the core. It is called with the time, which is that of the event loop, after each step of a
-    message and after each timeout. `written` is called after each message sent. Other tasks run between two steps.
+    `dispatch` drains the core. It is called with the event loop's time after each step of a message and after each
+    timeout. `written` is called after each message sent. Other tasks run between two steps.
     """
 
     def __init__(

@@ -175,7 +175,7 @@ class Http1Connection:
                 await self._stream.send_all(data)
 
     async def _refuse(self, status: int) -> None:
-        """Answer a malformed request, then read and drop what the client still sends."""
+        """Answer a malformed request, then read and drop further data of the client."""
         if self.parser.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         try:

@@ -23,7 +23,7 @@ class DelayTracker:
     """Tracks the minimum and the maximum transit: arrival minus media time, in seconds, with an arbitrary zero.
 
     Call `update` for each timely packet and `rise` for one that may be late. The range widens at once. It narrows when
-    a window has passed without so extreme a transit, so the minimum follows the drift of the sender's clock. A minimum
+    a window has passed without so extreme a transit. So the minimum follows the drift of the sender's clock. A minimum
     far below that of the last second is replaced sooner. Only an arrival ends a window, so a stalled network changes
     nothing.
     """

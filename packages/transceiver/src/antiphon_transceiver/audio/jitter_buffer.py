@@ -1,8 +1,8 @@
 """A jitter buffer for a machine as listener: packets in order are released at once.
 
 The buffer waits for a missing packet until its playout time: the smallest transit plus `target_delay`. Then the hole is
-filled, and the packets behind it are released. So audio is delayed by at most the target delay, which is as small as
-the jitter of the last second allows. A redundant block of a missing packet fills its hole at once. Times are in
+filled, and the packets behind it are released. So audio is delayed by at most the target delay, which follows the
+jitter of the last second. A redundant block of a missing packet fills its hole at once. Times are in
 seconds, positions and durations in ticks of 48 kHz.
 """
 
@@ -22,8 +22,8 @@ from antiphon_transceiver.audio.payloads import OPUS, PayloadKind
 from antiphon_transceiver.rtp.red import RedundantBlock
 
 MIN_TARGET_DELAY: Final = 0.04
-"""Seconds, two frames. Without jitter, one frame's time is left for the next packet, which may repeat the missing one,
-or for a packet that was overtaken."""
+"""Seconds: two frames. Without jitter, one frame's time is left for a packet that was overtaken, or for the next one,
+which may repeat the missing packet."""
 
 MAX_TARGET_DELAY: Final = 0.15
 """Seconds. Jitter of 80 to 100 ms is still compensated. Longer waits harm a conversation more than losses do."""
@@ -35,8 +35,8 @@ TARGET_DELAY_MARGIN: Final = 0.005
 """Seconds added to the target delay, since timers are late."""
 
 MAX_CONCEALED: Final = 4_800
-"""Largest number of ticks concealed in a row: five frames of 20 ms. Longer concealment would be silence or noise, so
-the position jumps instead."""
+"""Largest number of contiguous ticks that are concealed: five frames of 20 ms. Longer concealment would be silence or
+noise, so the position jumps instead."""
 
 MAX_HELD: Final = 128
 """Packets held behind a hole. The longest target delay holds 8 packets of 20 ms or 60 of 2.5 ms. More are a flood, and

@@ -42,7 +42,7 @@ def carries_fec(packet: bytes) -> bool:
     start = _first_frame(packet)
     if start is None or start >= len(packet) or packet[0] >> 3 >= _FIRST_CELT_CONFIG:
         return False
-    # A SILK frame opens with one bit of voice activity for each 20 ms and then the LBRR flag, for each channel.
+    # A SILK frame begins, for each channel, with a voice activity bit for each 20 ms and the LBRR flag.
     silk_frames = max(1, frame_duration(packet) // 960)
     flags = packet[start]
     if flags >> (7 - silk_frames) & 1:

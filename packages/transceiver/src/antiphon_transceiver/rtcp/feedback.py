@@ -53,6 +53,7 @@ class GenericNack(msgspec.Struct, frozen=True):
     sequences: tuple[int, ...]
 
     def encode(self) -> bytes:
+        """Return the RTCP packet."""
         writer = Writer()
         writer.push_uint32(self.sender_ssrc)
         writer.push_uint32(self.media_ssrc)
@@ -98,8 +99,9 @@ def _group(sequences: Iterable[int]) -> Iterable[tuple[int, int]]:
 class TransportFeedback(msgspec.Struct, frozen=True):
     """Transport-wide feedback: when each packet from `base_sequence` on arrived. A receiver sends it every 100 ms.
 
-    Each of `deltas` is the time since the arrival before it, in ticks of 250 µs, or None for a packet that did not
-    arrive. The first is relative to `reference_time`, 24 bits in units of 64 ms. `count` numbers the feedback packets.
+    `deltas` has one entry for each packet: the time since the arrival before it in ticks of 250 µs, or None if the
+    packet did not arrive. The first is relative to `reference_time`, 24 bits in units of 64 ms. `count` numbers the
+    feedback packets.
     """
 
     PACKET_TYPE: ClassVar[int] = PACKET_TYPE

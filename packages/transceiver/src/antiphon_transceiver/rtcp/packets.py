@@ -124,7 +124,7 @@ class SdesItem(msgspec.Struct, frozen=True):
 
 
 class SdesChunk(msgspec.Struct, frozen=True):
-    """The items of one source in a `SourceDescription`."""
+    """The items that describe one source (RFC 3550 §6.5). A `SourceDescription` contains one for each source."""
 
     ssrc: int
     items: tuple[SdesItem, ...]

@@ -25,7 +25,7 @@ and reports of 130 bytes, that is one every 1.3 s. The minimum of 5 s does not a
 
 
 class SentStream(Protocol):
-    """The part of `rtp.SenderStatistics` that reports need: the state of our own stream."""
+    """The state of our own stream, from which a `Reporter` makes its reports. `rtp.SenderStatistics` implements it."""
 
     ssrc: int
     sent_at: float | None
@@ -38,7 +38,7 @@ class SentStream(Protocol):
 
 
 class ReceivedSource(Protocol):
-    """The part of `rtp.ReceiverStatistics` that reports need: the state of one source of the peer."""
+    """The state of one source of the peer, on which a `Reporter` reports. `rtp.ReceiverStatistics` implements it."""
 
     last_received_at: float | None
 
@@ -50,7 +50,10 @@ class ReceivedSource(Protocol):
 
 
 class ReporterCounters:
-    """Counters of a `Reporter`: compound packets received, those with malformed packets in them, and reports sent."""
+    """The counters of a `Reporter`, exported as metrics.
+
+    `received` and `sent` count compound packets. `malformed` counts compound packets with a malformed packet in them.
+    """
 
     __slots__ = ("malformed", "received", "sent")
 

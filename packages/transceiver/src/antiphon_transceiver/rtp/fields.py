@@ -33,6 +33,7 @@ class _Template(NamedTuple):
     sequence_unit: int
 
     def fill(self, send_time: int, sequence: int) -> bytes:
+        """Return the extension with these fields."""
         number = self.constant + send_time * self.send_time_unit + sequence * self.sequence_unit
         return number.to_bytes(self.size, "big")
 

@@ -25,7 +25,7 @@ _MORE_BLOCKS = 0x80
 
 
 class OtherPayloadError(DecodeError):
-    """The primary block of a RED payload is of another payload type than the audio."""
+    """The primary block of a RED payload is of another payload type than the audio. `decode_red` raises it."""
 
 
 class RedundantBlock(NamedTuple):

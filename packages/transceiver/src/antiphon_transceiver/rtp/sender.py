@@ -26,9 +26,9 @@ class RtpSender:
 
     Call `packet` for each packet, `sent` with its protected bytes, and `receive_feedback` for each RTCP packet.
 
-    The first sequence number is the low 15 bits of `sequence`. In a stream that begins just before a wrap, a receiver
-    that misses the first packets could estimate a wrong rollover counter (RFC 3711 §3.3.1). `timestamp` is added to the
-    timestamps of packets. `clock_rate` is in RTP ticks a second. `ntp_offset` added to `now` gives seconds of NTP time.
+    The first sequence number is the low 15 bits of `sequence`. So the number does not wrap while a receiver that misses
+    the first packets could estimate a wrong rollover counter (RFC 3711 §3.3.1). `timestamp` is added to the timestamps
+    of packets. `clock_rate` is in RTP ticks a second. `ntp_offset` added to `now` gives seconds of NTP time.
     """
 
     __slots__ = (

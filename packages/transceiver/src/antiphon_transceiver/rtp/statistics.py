@@ -93,7 +93,7 @@ class ReceiverStatistics:
                 self._begin(sequence)
                 extended = sequence
             else:
-                # Two packets in a row after a jump mean that the source began again; a single one is ignored.
+                # Two consecutive packets after a jump mean that the source began again. A single one is ignored.
                 self._restart_at = sequence + 1 & 0xFFFF
                 return extended
         self.received += 1
