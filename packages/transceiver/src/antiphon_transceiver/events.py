@@ -45,7 +45,7 @@ class Terminated(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The code of a call raised an exception, which ended the call. It follows `Terminated`, and is logged."""
+    """The code of a call raised an exception, which ended the call. It replaces `Terminated`."""
 
     error: Exception
 

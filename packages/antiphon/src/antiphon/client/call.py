@@ -41,7 +41,7 @@ OPUS_CLOCK_RATE = 48_000
 """RTP ticks a second (RFC 7587 §4.1)."""
 
 MAXIMUM_WAIT = 0.1
-"""Seconds after its loss in which a packet is requested again. Nothing is played here, so it is what browsers wait."""
+"""Seconds after its loss in which a packet is requested again. Nothing is played here, so the value is a browser's."""
 
 SCTP = SctpParameters(PORT, MAX_MESSAGE_SIZE)
 EVENTS_LABEL = "oai-events"
