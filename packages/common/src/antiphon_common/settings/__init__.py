@@ -1,4 +1,4 @@
-"""The settings of every service, where they come from, and what they look like."""
+"""The settings of all services, the sources that they are read from, and their values."""
 
 from antiphon_common.settings.groups import FrontSettings, RelaySettings, SharedSettings, TransceiverSettings
 from antiphon_common.settings.sources import SettingsError, backend_urls, parse

@@ -1,4 +1,4 @@
-"""What a single setting holds, read from its text. Readers raise ValueError with a sentence that says what to write."""
+"""The values of settings, and readers of them from text. A reader raises ValueError with a hint on what to write."""
 
 import ipaddress
 import re
@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 from antiphon_common.formats import FORMATS
 
 MEDIA_PORT = 3478
-"""Where callers find the media address unless told otherwise: STUN's own port (RFC 8489 §18.6)."""
+"""Default port of media addresses: the port of STUN (RFC 8489 §18.6)."""
 
 MAX_WORKERS = 256
-"""Processes of one relay: a machine has no more processors, and for each there are sockets."""
+"""Largest number of worker processes of a relay. Machines have no more processors, and each process opens sockets."""
 
 
 class Address(NamedTuple):
-    """A numeric IP address and a port, in the order socket functions take them."""
+    """A numeric IP address and a port. Functions of sockets accept it."""
 
     host: str
     port: int
@@ -26,8 +26,11 @@ class Address(NamedTuple):
 
 
 class Media(NamedTuple):
-    """A public media socket. `advertised` is what callers are told, None where that is the local address; `ingress`
-    is its id, None where it follows from what is advertised."""
+    """A public media socket, from `--media`. `read_media` reads it.
+
+    `advertised` is the address for callers, or None if that is the local address. `ingress` is the ingress id, or None
+    if it follows from the advertised address.
+    """
 
     local: Address
     advertised: Address | None = None
@@ -39,7 +42,7 @@ class Media(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """An inference backend. `url` is None for one that is shipped and runs in this process."""
+    """An inference backend, from `--backend`. `url` is None for a shipped backend that runs in this process."""
 
     name: str
     url: str | None = None
