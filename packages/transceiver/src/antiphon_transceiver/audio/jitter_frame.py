@@ -26,9 +26,9 @@ class JitterCounters:
     Of the packets sent up to the newest released one, received - late - excess were released, and `lost` were not.
     `lost` counts sequence numbers that were skipped, whether their packets arrived late or never. `late` packets
     arrived after their playout time. `duplicate` packets had been received or recovered before. `excess` packets
-    arrived too fast. `concealed` and `recovered` count frames. `redundant` of the recovered ones came from RED, the others from
-    in-band FEC. Concealment at the end of a stream does not count, since nothing was lost. `resynchronised` counts
-    restarts with another source or clock.
+    arrived too fast. `concealed` and `recovered` count frames; `redundant` ones were recovered from RED, not in-band
+    FEC. Concealment at the end of a stream does not count, since nothing was lost. `resynchronised` counts restarts
+    with another source or clock.
     """
 
     __slots__ = (
