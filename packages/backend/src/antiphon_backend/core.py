@@ -262,6 +262,8 @@ class CallCore:
                 self.events.push(frame)
             case frames.Ended():
                 self.close(frame.reason)
+            case frames.Playing() | frames.Played() | frames.SidebandAttached() | frames.SidebandDetached():
+                pass
             case _:
                 raise DecodeError(f"{type(frame).__name__} from a transceiver")
 

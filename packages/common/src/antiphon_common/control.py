@@ -77,12 +77,24 @@ class SctpParameters(msgspec.Struct, frozen=True):
     max_message_size: int
 
 
+class EventPolicy(msgspec.Struct, frozen=True):
+    """What the caller may send over its data channel. Sidebands may send everything.
+
+    `allowed_events` are types of client events; None allows all. `locked_fields` are fields of the session object that
+    no `session.update` of the caller may contain.
+    """
+
+    allowed_events: tuple[str, ...] | None = None
+    locked_fields: tuple[str, ...] = ()
+
+
 class CallRequest(msgspec.Struct, frozen=True):
     """A negotiated offer, with which signaling asks a transceiver for a call.
 
     `setup` is the offered DTLS role (RFC 5763 §5). `direction` is the caller's. `feedback` has values of `a=rtcp-fb`.
     With `reduced_size_rtcp`, feedback may be sent without a report (RFC 5506). `sctp` is None without data channels.
-    `session` is the session object of the Realtime API; its `model` names the backend.
+    `session` is the session object of the Realtime API; its `model` names the backend. `data_channel` is the id of a
+    channel that the client negotiated itself (RFC 8832 §4), on which no DCEP message opens it; None without.
     """
 
     call_id: str
@@ -99,6 +111,8 @@ class CallRequest(msgspec.Struct, frozen=True):
     sctp: SctpParameters | None = None
     session: dict[str, Any] = {}
     metadata: dict[str, str] = {}
+    data_channel: int | None = None
+    policy: EventPolicy = EventPolicy()
 
 
 class CallAccepted(msgspec.Struct, frozen=True):

@@ -46,6 +46,13 @@ Uint32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Uint63 = Annotated[int, msgspec.Meta(ge=0)]
 
 
+EVERYONE = 2**32 - 1
+"""The recipient of an event that goes to all participants of a call."""
+
+MAX_TRANSCRIPT = 8192
+"""Bytes of a transcript in UTF-8: several minutes of speech."""
+
+
 class FrameStatus(IntEnum):
     """How a frame of the caller's audio was obtained. `Audio` frames to the backend carry it.
 
@@ -78,6 +85,7 @@ class Started(Frame, frozen=True, tag=2):
 
     `format` is that of the audio in both directions. `resumed_ms` is 0, unless the call was on another connection
     before. Then it is the position at which the caller's audio continues, in milliseconds since the call began.
+    `transport` is `webrtc`, or `websocket` for a session whose audio travels in events.
     """
 
     call: Uint32
@@ -87,6 +95,7 @@ class Started(Frame, frozen=True, tag=2):
     session: msgspec.Raw = json_objects.EMPTY
     metadata: msgspec.Raw = json_objects.EMPTY
     resumed_ms: Uint32 = 0
+    transport: str = "webrtc"
 
 
 class Accepted(Frame, frozen=True, tag=3):
@@ -155,12 +164,15 @@ class Clear(Frame, frozen=True, tag=8):
 class Interrupted(Frame, frozen=True, tag=9):
     """The end of a response that was not played to its end: `heard_ms` milliseconds of it were sent to the caller.
 
-    The transceiver sends it in answer to `Clear`, or when the caller interrupts.
+    The transceiver sends it in answer to `Clear`, with `turn` 0, or when that turn interrupts. `at_ms` is the position
+    on the call's timeline.
     """
 
     call: Uint32
     response: Uint32
     heard_ms: Uint32
+    turn: Uint32 = 0
+    at_ms: Uint32 = 0
 
 
 class ResponseStarted(Frame, frozen=True, tag=10):
@@ -207,34 +219,114 @@ class Pong(Frame, frozen=True, tag=15):
 
 
 class ClientEvent(Frame, frozen=True, tag=16):
-    """An event of the Realtime API from the caller's data channel. The transceiver sends it after `Accepted`.
-
-    `event` is a JSON object as a msgpack map, which is not decoded.
-    """
+    """An event of the Realtime API from a participant: a JSON object as a msgpack map, still encoded. `source` is 0 for
+    the caller, and above for a sideband."""
 
     call: Uint32
     event: msgspec.Raw
+    source: Uint32 = 0
 
 
 class ServerEvent(Frame, frozen=True, tag=17):
-    """An event of the Realtime API for the caller's data channel. The backend sends it after `Accepted`.
-
-    `event` is a JSON object as a msgpack map, which is not decoded.
-    """
+    """An event of the Realtime API for participants: a JSON object, as a msgpack map, still encoded. `recipient` is 0
+    for the caller, above for a sideband, or `EVERYONE`."""
 
     call: Uint32
     event: msgspec.Raw
+    recipient: Uint32 = EVERYONE
 
 
-RESERVED_TAGS = {
-    18: "speech started",
-    19: "speech stopped",
-    20: "turn predicted",
-    21: "turn resumed",
-    22: "turn committed",
-    23: "transcript",
-}
-"""Tags that later versions will define. Until then they are skipped, as all unknown tags are."""
+class SpeechStarted(Frame, frozen=True, tag=18):
+    """The caller began to speak. `start_ms` is where the turn's audio begins on the timeline, prefix padding included.
+    `response` is the one that was audible then, or 0."""
+
+    call: Uint32
+    turn: Uint32
+    start_ms: Uint32
+    response: Uint32 = 0
+
+
+class SpeechStopped(Frame, frozen=True, tag=19):
+    """The caller has been silent for as long as the settings want. `end_ms` is where that silence was complete."""
+
+    call: Uint32
+    turn: Uint32
+    end_ms: Uint32
+
+
+class TurnCommitted(Frame, frozen=True, tag=22):
+    """A turn is complete: the caller's audio from `start_ms` to `end_ms` is the backend's to answer."""
+
+    call: Uint32
+    turn: Uint32
+    start_ms: Uint32
+    end_ms: Uint32
+
+
+class Transcript(Frame, frozen=True, tag=23):
+    """The words of a turn as far as the backend recognised them. `final` ends the turn's transcript."""
+
+    call: Uint32
+    turn: Uint32
+    text: str
+    final: bool = True
+
+
+class IdleTimeout(Frame, frozen=True, tag=24):
+    """The caller said nothing for `idle_timeout_ms` after the end of playback, which was at `start_ms`."""
+
+    call: Uint32
+    start_ms: Uint32
+    end_ms: Uint32
+
+
+class Playing(Frame, frozen=True, tag=25):
+    """The first audio of a response left for the caller at `at_ms` on the timeline."""
+
+    call: Uint32
+    response: Uint32
+    at_ms: Uint32
+
+
+class Played(Frame, frozen=True, tag=26):
+    """All audio of a response has left for the caller, the last of it at `at_ms` on the timeline."""
+
+    call: Uint32
+    response: Uint32
+    at_ms: Uint32
+
+
+class Configure(Frame, frozen=True, tag=27):
+    """How the transceiver detects turns from now on, with the names and units of the Realtime API. `mode` is `none`,
+    `server_vad`, `semantic_vad` or `full_duplex`, which reports speech and stops nothing; `idle_timeout_ms` 0 is
+    never. Until the first of these frames, `mode` is `none`."""
+
+    call: Uint32
+    mode: str
+    threshold: float = 0.5
+    prefix_padding_ms: Uint32 = 300
+    silence_duration_ms: Uint32 = 500
+    interrupt_response: bool = True
+    idle_timeout_ms: Uint32 = 0
+    eagerness: str = "auto"
+
+
+class SidebandAttached(Frame, frozen=True, tag=28):
+    """Another participant exchanges events from now on. `source` is above 0 and never used again within the call."""
+
+    call: Uint32
+    source: Uint32
+
+
+class SidebandDetached(Frame, frozen=True, tag=29):
+    """A sideband left."""
+
+    call: Uint32
+    source: Uint32
+
+
+RESERVED_TAGS = {20: "turn predicted", 21: "turn resumed"}
+"""Tags that later versions define; until then they are skipped like any unknown tag."""
 
 AnyFrame = (
     BackendHello
@@ -254,6 +346,16 @@ AnyFrame = (
     | Pong
     | ClientEvent
     | ServerEvent
+    | SpeechStarted
+    | SpeechStopped
+    | TurnCommitted
+    | Transcript
+    | IdleTimeout
+    | Playing
+    | Played
+    | Configure
+    | SidebandAttached
+    | SidebandDetached
 )
 
 
@@ -271,6 +373,16 @@ AnyCallFrame = (
     | HangUp
     | ClientEvent
     | ServerEvent
+    | SpeechStarted
+    | SpeechStopped
+    | TurnCommitted
+    | Transcript
+    | IdleTimeout
+    | Playing
+    | Played
+    | Configure
+    | SidebandAttached
+    | SidebandDetached
 )
 """The frames that are about one call."""
 
@@ -289,7 +401,7 @@ class TooManyFrames(DecodeError):
     """A message has more than `MAX_FRAMES` frames. `split` and `decode` raise it."""
 
 
-_CALL_TAGS = frozenset((*range(2, 13), 16, 17))
+_CALL_TAGS = frozenset((*range(2, 13), *range(16, 20), *range(22, 30)))
 _CONNECTION_TAGS = frozenset((1, 13, 14, 15))
 _MAX_SIZE = {Started: MAX_STARTED_SIZE, ClientEvent: MAX_EVENT_SIZE, ServerEvent: MAX_EVENT_SIZE}
 

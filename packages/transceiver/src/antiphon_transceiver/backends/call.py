@@ -28,6 +28,8 @@ InboundFrame = (
     | frames.ResponseStarted
     | frames.ResponseEnded
     | frames.ServerEvent
+    | frames.Transcript
+    | frames.Configure
     | frames.HangUp
     | frames.Ended
     | frames.BadFrame
@@ -85,11 +87,15 @@ ALLOWED: dict[BackendCallState, frozenset[type]] = {
             frames.ResponseEnded,
             frames.Clear,
             frames.ServerEvent,
+            frames.Transcript,
+            frames.Configure,
             frames.HangUp,
             frames.Ended,
         )
     ),
-    BackendCallState.HANGING_UP: frozenset((frames.Clear, frames.ServerEvent, frames.Ended)),
+    BackendCallState.HANGING_UP: frozenset(
+        (frames.Clear, frames.ServerEvent, frames.Transcript, frames.Configure, frames.Ended)
+    ),
     BackendCallState.LOST: frozenset(),
     BackendCallState.OVER: frozenset(),
 }
