@@ -7,7 +7,7 @@ async def parrot(call: Call) -> None:
 run_backend(parrot)
 """
 
-from antiphon_backend.shell.call import Call, ClientEvents, RefuseCall, Response
+from antiphon_backend.shell.call import AudioResponse, Call, ClientEvents, RefuseCall
 from antiphon_backend.shell.command import run_backend
 from antiphon_backend.shell.server import Handler, serve_backend
 from antiphon_common.formats import AudioFormat
@@ -16,13 +16,13 @@ from antiphon_common.frames import Audio, FrameStatus, Interrupted
 __all__ = [
     "Audio",
     "AudioFormat",
+    "AudioResponse",
     "Call",
     "ClientEvents",
     "FrameStatus",
     "Handler",
     "Interrupted",
     "RefuseCall",
-    "Response",
     "run_backend",
     "serve_backend",
 ]

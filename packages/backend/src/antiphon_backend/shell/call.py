@@ -103,11 +103,11 @@ class Call:
 
     # Speaking
 
-    def start_response(self) -> "Response":
+    def start_response(self) -> "AudioResponse":
         """Begin a new response. It ends the response before; audio of that one is still played."""
         number = self._core.start_response()
         self._flush()
-        return Response(self, number)
+        return AudioResponse(self, number)
 
     async def say(self, audio: bytes) -> bool:
         """Send `audio` in the open response, or begin one; wait while the caller is too far behind.
@@ -219,8 +219,8 @@ class ClientEvents:
         return core.events.pop()
 
 
-class Response:
-    """One response of a backend. Send its audio with `say`.
+class AudioResponse:
+    """The audio of one response. Send it with `say`.
 
     Audio is dropped after a cut or the start of another response.
     """
