@@ -10,8 +10,6 @@ import pytest
 from antiphon_backend.core import (
     HIGH_WATER,
     MAX_AUDIO_BYTES,
-    MAX_EVENT_BYTES,
-    MAX_EVENTS,
     CallCore,
     CallOffered,
     CallState,
@@ -19,6 +17,7 @@ from antiphon_backend.core import (
     Speech,
     TransceiverConnection,
 )
+from antiphon_backend.waiting_events import MAX_EVENT_BYTES, MAX_EVENTS, EventFrame
 from antiphon_common import frames
 from antiphon_common.errors import DecodeError
 from antiphon_common.frame_connection import ConnectionCounters
@@ -67,6 +66,11 @@ class TransceiverConnectionBench:
         self.receive(frames.Credit(number, credit))
         self.sent()
         return call
+
+
+def event_of(frame: EventFrame) -> dict[str, Any]:
+    assert isinstance(frame, frames.ClientEvent)
+    return unpack(frame.event)
 
 
 def test_a_call_is_accepted_once_explicitly_or_by_its_first_response() -> None:
@@ -211,8 +215,8 @@ def test_unread_events_are_bounded() -> None:
     bench.receive(*[frames.ClientEvent(1, pack({**event, "number": number})) for number in range(30)])
     assert len(call.events.frames) * 100_000 <= MAX_EVENT_BYTES
     assert call.events.dropped == 30 - len(call.events.frames)
-    assert unpack(call.events.frames[-1])["number"] == 29
-    assert call.events.pop()["number"] == call.events.dropped
+    assert event_of(call.events.frames[-1])["number"] == 29
+    assert event_of(call.events.pop())["number"] == call.events.dropped
 
 
 def test_short_unread_events_are_bounded_in_number() -> None:
@@ -221,7 +225,78 @@ def test_short_unread_events_are_bounded_in_number() -> None:
     for begin in range(0, MAX_EVENTS + 100, 100):
         bench.receive(*[frames.ClientEvent(1, pack({"n": number})) for number in range(begin, begin + 100)])
     assert len(call.events.frames) == MAX_EVENTS
-    assert call.events.pop()["n"] == call.events.dropped
+    assert event_of(call.events.pop())["n"] == call.events.dropped
+
+
+def test_frames_of_a_turn_stay_behind_their_audio() -> None:
+    bench = TransceiverConnectionBench()
+    call = bench.accepted()
+    started, stopped = frames.SpeechStarted(1, 1, 0), frames.SpeechStopped(1, 1, 60)
+    committed, event = frames.TurnCommitted(1, 1, 0, 60), frames.ClientEvent(1, pack({"type": "x"}), 3)
+    audio = [frames.Audio(1, FRAME, position) for position in range(0, 4 * 480, 480)]
+    sent = [audio[0], started, audio[1], audio[2], stopped, committed, event, audio[3], frames.SidebandAttached(1, 3)]
+    bench.receive(*sent)
+    assert [call.next_frame() for _ in sent] == sent
+    assert call.next_frame() is None
+
+
+def test_frames_of_a_turn_keep_their_place_when_audio_is_dropped() -> None:
+    bench = TransceiverConnectionBench()
+    call = bench.accepted()
+    committed = frames.TurnCommitted(1, 1, 0, 20)
+    bench.receive(frames.Audio(1, FRAME, 0), committed)
+    bench.receive(*[frames.Audio(1, FRAME, position) for position in range(480, 4 * 24000, 480)])
+    assert call.audio.dropped > 1
+    assert call.next_frame() == committed
+
+
+def test_an_interruption_by_a_turn_cuts_the_response_and_counts_what_was_played() -> None:
+    bench = TransceiverConnectionBench()
+    call = bench.accepted()
+    number = call.start_response()
+    bench.receive(frames.SpeechStarted(1, 2, 7000, number), frames.Interrupted(1, number, 1240, turn=2, at_ms=8240))
+    assert call.speech is Speech.CUT
+    assert call.outcome(number) == frames.Interrupted(1, number, 1240, 2, 8240)
+    assert call.outcome(number + 1) is None
+
+
+def test_the_end_of_playout_of_each_response_is_kept() -> None:
+    bench = TransceiverConnectionBench()
+    call = bench.accepted()
+    for _ in range(3):
+        call.start_response()
+    played, cut = frames.Played(1, 1, 2000), frames.Interrupted(1, 3, 0, turn=1)
+    bench.receive(frames.Playing(1, 1, 1000), played, cut)
+    assert [call.outcome(number) for number in (1, 2, 3)] == [played, cut, cut]
+
+
+def test_turn_detection_is_configured_by_a_frame() -> None:
+    bench = TransceiverConnectionBench()
+    call = bench.offer()
+    call.configure("server_vad", threshold=0.7, idle_timeout_ms=6000)
+    call.send_transcript(1, "ä" * frames.MAX_TRANSCRIPT, final=False)
+    accepted, configure, transcript = bench.sent()
+    assert accepted == frames.Accepted(1)
+    assert configure == frames.Configure(1, "server_vad", threshold=0.7, idle_timeout_ms=6000)
+    assert transcript == frames.Transcript(1, 1, "ä" * (frames.MAX_TRANSCRIPT // 2), final=False)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "vad"},
+        {"mode": "none", "eagerness": "eager"},
+        {"mode": "none", "threshold": 1.5},
+        {"mode": "none", "silence_duration_ms": -1},
+        {"mode": "none", "idle_timeout_ms": 2**32},
+    ],
+)
+def test_turn_detection_that_cannot_be_configured_raises(settings: dict[str, Any]) -> None:
+    bench = TransceiverConnectionBench()
+    call = bench.accepted()
+    with pytest.raises(ValueError, match="turn detection"):
+        call.configure(**settings)
+    assert bench.sent() == []
 
 
 def test_events_and_sessions_take_little_more_memory_than_their_bytes() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from antiphon_common.frames import ClientEvent
 from antiphon_common.json_objects import unpack
 from antiphon_transceiver.backends.call import MAX_WAITING_EVENTS as WAITING_FOR_BACKEND
 from antiphon_transceiver.channels import MAX_WAITING_BYTES, MAX_WAITING_EVENTS, OURS
@@ -56,7 +57,7 @@ class EventfulCall:
 
     @property
     def backend_received(self) -> list[dict[str, Any]]:
-        return [unpack(event) for event in self.backend.events.frames]
+        return [unpack(frame.event) for frame in self.backend.events.frames if isinstance(frame, ClientEvent)]
 
 
 def received(events: list[Any]) -> list[dict[str, Any]]:

@@ -187,6 +187,64 @@ async def test_events_pass_in_both_directions(runtime: Runtime) -> None:
         assert await end.receive(frames.Accepted) == [frames.Accepted(2)]
 
 
+async def test_events_carry_their_source_and_their_recipient(runtime: Runtime) -> None:
+    async def handler(call: Call) -> None:
+        events = call.events()
+        async for event in events:
+            await call.send_event(event, recipient=events.source)
+
+    async with called(handler, runtime) as end:
+        batch = [frames.ClientEvent(1, pack({"type": "x"}), source) for source in (0, 3)]
+        await end.send(frames.SidebandAttached(1, 3), *batch)
+        received = await end.receive(frames.ServerEvent, 2)
+        assert [frame.recipient for frame in received] == [0, 3]
+
+
+async def test_all_frames_of_a_call_arrive_in_one_order(runtime: Runtime) -> None:
+    seen: list[object] = []
+
+    async def handler(call: Call) -> None:
+        await call.configure("server_vad")
+        async for frame in call.frames():
+            seen.append(frame)
+        await call.send_transcript(1, "too late")
+
+    turn = [frames.SpeechStarted(1, 1, 0), frames.Audio(1, FRAME), frames.SpeechStopped(1, 1, 20)]
+    async with called(handler, runtime) as end:
+        await end.receive(frames.Accepted)
+        assert await end.receive(frames.Configure) == [frames.Configure(1, "server_vad")]
+        await end.send(frames.ClientEvent(1, pack({"type": "x"}), 2), *turn)
+        await end.send(frames.TurnCommitted(1, 1, 0, 20), frames.IdleTimeout(1, 20, 6020), frames.Ended(1, "hangup"))
+        with trio.fail_after(5):
+            while len(seen) < 6:
+                await trio.sleep(0.01)
+    expected = [({"type": "x"}, 2), *turn, frames.TurnCommitted(1, 1, 0, 20), frames.IdleTimeout(1, 20, 6020)]
+    assert seen == expected
+
+
+async def test_the_end_of_playout_can_be_awaited(runtime: Runtime) -> None:
+    outcomes: list[object] = []
+
+    async def handler(call: Call) -> None:
+        first, second = call.start_response(), call.start_response()
+        await second.say(FRAME)
+        outcomes.append(await first.wait_played())
+        outcomes.append(await second.wait_played())
+        third = call.start_response()
+        outcomes.append(await third.wait_played())
+        outcomes.append(third.heard_ms)
+
+    async with called(handler, runtime) as end:
+        await end.receive(frames.Audio)
+        await end.send(frames.Played(1, 1, 500))
+        assert await end.receive(frames.ResponseEnded) == [frames.ResponseEnded(1, 2)]
+        await end.send(frames.Playing(1, 2, 520), frames.Played(1, 2, 540))
+        await end.receive(frames.ResponseEnded)
+        await end.send(frames.Interrupted(1, 3, 0, turn=1))
+        await end.receive(frames.HangUp)
+    assert outcomes == [frames.Played(1, 1, 500), frames.Played(1, 2, 540), None, 0]
+
+
 async def test_an_event_too_large_for_a_frame_raises_an_error_in_the_handler(runtime: Runtime) -> None:
     async def handler(call: Call) -> None:
         with pytest.raises(ValueError, match="bytes"):

@@ -1,10 +1,12 @@
 """Transceivers and backends of a simulation: real cores with the work of their shells, without sockets."""
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from antiphon_backend.core import CallChanged, CallCore, CallOffered, CallState, Slots, TransceiverConnection
+from antiphon_backend.waiting_events import EventFrame
 from antiphon_common.frame_connection import ConnectionCounters
+from antiphon_common.frames import ClientEvent
 from antiphon_common.json_objects import unpack
 from antiphon_common.link import LinkKeys
 from antiphon_common.routing import Owner, RouteTokens
@@ -221,8 +223,10 @@ class SimulatedBackend:
             invariants.backend_received_audio(call, frame)
             if behaviour == "loopback" and frame.data and call.reason is None:
                 call.send_audio(frame.data)
-        while call.events.frames and unpack(call.events.frames[0]).get("type") == SEQUENCED_EVENT:
-            invariants.backend_received_event(call, call.events.pop())
+        while call.events.frames and (event := _sequenced_event(call.events.frames[0])) is not None:
+            call.events.pop()
+            if event:
+                invariants.backend_received_event(call, event)
         if behaviour == "stories" and call.reason is None:
             self._send_story(call)
 
@@ -243,6 +247,14 @@ class SimulatedBackend:
             self._send_story(call)
             self._world.later(STORY_SECONDS, self._break_off, call)
             self._world.touch(self)
+
+
+def _sequenced_event(frame: EventFrame) -> dict[str, Any] | None:
+    """Return a sequenced event, an empty dict for a frame to be skipped, or None for another event."""
+    if not isinstance(frame, ClientEvent):
+        return {}
+    event = unpack(frame.event)
+    return event if event.get("type") == SEQUENCED_EVENT else None
 
 
 def _behaviour(call: CallCore) -> object:

@@ -6,10 +6,11 @@ Its shell is in `call.py` and `server.py`.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from antiphon_backend.waiting_events import EventFrame, WaitingEvents
 from antiphon_common import frames, json_objects
 from antiphon_common.caller_audio import CallerAudio
 from antiphon_common.errors import DecodeError
@@ -23,6 +24,12 @@ from antiphon_common.frame_connection import (
     FrameConnection,
 )
 
+TurnMode = Literal["none", "server_vad", "semantic_vad", "full_duplex"]
+"""How the transceiver detects turns."""
+
+Eagerness = Literal["low", "medium", "high", "auto"]
+"""How soon `semantic_vad` takes a pause for the end of a turn."""
+
 HIGH_WATER = 1 << 18
 """Bytes that may wait to be sent before handlers that send must wait: one second of 48 kHz PCM of three calls."""
 
@@ -32,11 +39,8 @@ MAX_TEXT = 1000
 MAX_AUDIO_BYTES = frames.MAX_AUDIO_MS * 96
 """Bytes of the longest stretch of audio in one frame, in the format with most of them: PCM at 48 kHz."""
 
-MAX_EVENT_BYTES = 1 << 20
-"""Bytes of client events of one call that wait for its handler, encoded; most handlers never look at them."""
-
-MAX_EVENTS = 1024
-"""The same for events, since short ones take more memory than their bytes."""
+MAX_OUTCOMES = 32
+"""Latest interruptions and ends of playout that a call keeps: a handler runs before that many more arrive."""
 
 HANDLERS_PER_SLOT = 2
 """Handlers that may run for each slot: that of a call, and that of the call before it, which has time to finish."""
@@ -91,32 +95,6 @@ class CallChanged(NamedTuple):
 Event = CallOffered | CallChanged
 
 
-class WaitingEvents:
-    """Client events in order, at most `MAX_EVENTS` with `MAX_EVENT_BYTES`. `push` drops the oldest beyond."""
-
-    __slots__ = ("_bytes", "dropped", "frames")
-
-    def __init__(self) -> None:
-        self.frames: deque[msgspec.Raw] = deque()
-        self.dropped = 0
-        self._bytes = 0
-
-    def push(self, frame: frames.ClientEvent) -> None:
-        self.frames.append(frame.event.copy())  # else it would keep the whole message
-        self._bytes += len(memoryview(frame.event))
-        while self._bytes > MAX_EVENT_BYTES or len(self.frames) > MAX_EVENTS:
-            self._take()
-            self.dropped += 1
-
-    def pop(self) -> dict[str, Any]:
-        return json_objects.unpack(self._take())
-
-    def _take(self) -> msgspec.Raw:
-        event = self.frames.popleft()
-        self._bytes -= len(memoryview(event))
-        return event
-
-
 class CallCore:
     """One call of a backend. A handler acts by methods and waits for changes of attributes."""
 
@@ -132,14 +110,17 @@ class CallCore:
         self.events = WaitingEvents()
         self.interrupted: frames.Interrupted | None = None
         """The latest interruption."""
+        self.outcomes: deque[frames.Played | frames.Interrupted] = deque(maxlen=MAX_OUTCOMES)
+        """The latest ends of playout, oldest first."""
         self.reason: str | None = None
         """Why the call is over, once it is."""
         self.news = False
-        """Set with credit, room, an interruption or the end: changes that a sending handler waits for."""
+        """Set with credit, room, an interruption, an end of playout or of the call: a sending handler waits for it."""
         self._connection = connection
         self._number = started.call
         self._credit = 0  # ticks
         self._half = b""  # the first byte of a sample that was cut in two
+        self._audio_received = 0  # frames
 
     # From the handler
 
@@ -197,11 +178,11 @@ class CallCore:
         """Return whether audio of a response would still be played."""
         return response == self.response and self.speech is Speech.OPEN and self.state is CallState.ACCEPTED
 
-    def send_event(self, event: dict[str, Any]) -> bool:
+    def send_event(self, event: dict[str, Any], recipient: int = frames.EVERYONE) -> bool:
         """Send an event, if there is room; return False if it must wait. Raises ValueError if it fits no frame."""
         if self.state is CallState.OVER:
             return True
-        encoded = frames.encode_frame(frames.ServerEvent(self._number, json_objects.pack(event)))
+        encoded = frames.encode_frame(frames.ServerEvent(self._number, json_objects.pack(event), recipient))
         size = len(memoryview(encoded))
         if size > frames.MAX_EVENT_SIZE:
             raise ValueError(f"an event of {size} bytes, {frames.MAX_EVENT_SIZE} is the most")
@@ -209,6 +190,30 @@ class CallCore:
             return False
         self._connection.send(encoded, size)
         return True
+
+    def configure(self, mode: TurnMode, **settings: Any) -> None:
+        """Set how turns are detected; `settings` are fields of `Configure`. Raises ValueError for a bad value."""
+        frame = _checked(frames.Configure(self._number, mode, **settings))
+        self.accept()
+        if self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
+            self._connection.send(frame)
+
+    def send_transcript(self, turn: int, text: str, final: bool) -> None:
+        """Send the words of a turn. Words beyond `MAX_TRANSCRIPT` bytes are cut off."""
+        if self.state in (CallState.ACCEPTED, CallState.HANGING_UP):
+            cut = text.encode(errors="replace")[: frames.MAX_TRANSCRIPT].decode(errors="ignore")
+            self._connection.send(frames.Transcript(self._number, turn, cut, final))
+
+    def next_frame(self) -> frames.Audio | EventFrame | None:
+        """Remove and return the oldest frame of all that wait, audio or event; None if none waits."""
+        waiting = self.audio.frames
+        if self.events.is_due(self._audio_received - len(waiting)):
+            return self.events.pop()
+        return waiting.popleft() if waiting else None
+
+    def outcome(self, response: int) -> frames.Played | frames.Interrupted | None:
+        """Return how the playout of a response ended, None while it goes on. An interruption ends earlier ones too."""
+        return next((frame for frame in self.outcomes if frame.response >= response), None)
 
     def end_response(self) -> None:
         """Report that the open response is complete."""
@@ -249,23 +254,29 @@ class CallCore:
                 if len(frame.data) > MAX_AUDIO_BYTES:
                     raise DecodeError(f"{len(frame.data)} bytes of audio in one frame")
                 if self.state is CallState.ACCEPTED:
+                    self._audio_received += 1
                     self.audio.push(frame)
             case frames.Credit():
                 self._credit += frame.milliseconds * TICKS_PER_MS
                 self.news = True
-            case frames.Interrupted():
-                self.interrupted = frame
-                self.news = True
-                if frame.response == self.response and self.speech is Speech.OPEN:
-                    self.speech = Speech.CUT
-            case frames.ClientEvent():
-                self.events.push(frame)
             case frames.Ended():
                 self.close(frame.reason)
-            case frames.Playing() | frames.Played() | frames.SidebandAttached() | frames.SidebandDetached():
-                pass
+            case _ if isinstance(frame, EventFrame):
+                self.events.push(frame, self._audio_received)
+                self._note(frame)
             case _:
                 raise DecodeError(f"{type(frame).__name__} from a transceiver")
+
+    def _note(self, frame: EventFrame) -> None:
+        """Keep the end of playout of a response, so that it can be waited for."""
+        if not isinstance(frame, frames.Interrupted | frames.Played):
+            return
+        self.outcomes.append(frame)
+        self.news = True
+        if isinstance(frame, frames.Interrupted):
+            self.interrupted = frame
+            if frame.response == self.response and self.speech is Speech.OPEN:
+                self.speech = Speech.CUT
 
     def close(self, reason: str) -> None:
         """Mark the call as over, and wake its handler."""
@@ -410,3 +421,11 @@ class TransceiverConnection:
         except DecodeError:
             call.end("bad_frame")
         self._changed[call] = None
+
+
+def _checked(frame: frames.Configure) -> frames.Configure:
+    if frame.mode not in get_args(TurnMode) or frame.eagerness not in get_args(Eagerness):
+        raise ValueError(f"turn detection of mode {frame.mode!r} and eagerness {frame.eagerness!r}")
+    if frames.decode_frame(frames.encode_frame(frame)) != frame or not 0 <= frame.threshold <= 1:
+        raise ValueError(f"turn detection with {frame}")
+    return frame

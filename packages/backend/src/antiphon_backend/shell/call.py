@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from anyio.lowlevel import checkpoint
 
-from antiphon_backend.core import CallCore, CallState, Speech
+from antiphon_backend.core import CallCore, CallState, Eagerness, Speech, TurnMode
+from antiphon_backend.waiting_events import Notification
 from antiphon_common import json_objects
 from antiphon_common.errors import AntiphonError
 from antiphon_common.formats import AudioFormat
-from antiphon_common.frames import Audio, Interrupted
+from antiphon_common.frames import EVERYONE, Audio, ClientEvent, Interrupted, Played
 from antiphon_common.shell.wakeup import Wakeup
 
 
@@ -42,6 +43,8 @@ class Call:
         self.tenant = core.started.tenant
         self.format: AudioFormat = core.format
         """The format of the audio both ways."""
+        self.transport = core.started.transport
+        """`webrtc`, or `websocket` where the caller's audio travels in events."""
         self.resumed_ms = core.started.resumed_ms
         """Above 0 when another connection had the call before: where in the caller's audio it goes on, in milliseconds
         since the call began. Audio of that connection may still be playing; `clear` drops it."""
@@ -49,6 +52,7 @@ class Call:
         self._flush = flush
         self._listeners = Wakeup()
         self._event_listeners = Wakeup()
+        self._frame_listeners = Wakeup()
         self._speakers = Wakeup()
 
     @cached_property
@@ -85,18 +89,66 @@ class Call:
         """Return the events of the caller's data channel: `async for event in call.events()`.
 
         Each is a JSON object of the Realtime API. At most a megabyte or 1,024 events wait; the oldest are dropped.
+        Frames of speech, turns and playout are skipped.
         """
         return ClientEvents(self)
 
-    async def send_event(self, event: dict[str, Any]) -> None:
-        """Send a JSON object of the Realtime API over the caller's data channel; wait while too much waits to be sent.
+    def frames(self) -> "CallFrames":
+        """Return all that arrives, in one order: `async for frame in call.frames()`.
 
-        Raises ValueError for one that cannot be encoded, is longer than 262,144 bytes, has more than 16,384 keys and
-        values, or more than 64 levels of nesting.
+        Audio comes with the frames of speech, turns, playout and sidebands, and with events as `ParticipantEvent`. Use
+        it in place of the other two loops. The same limits apply.
+        """
+        return CallFrames(self)
+
+    async def configure(
+        self,
+        mode: TurnMode,
+        *,
+        threshold: float = 0.5,
+        prefix_padding_ms: int = 300,
+        silence_duration_ms: int = 500,
+        interrupt_response: bool = True,
+        idle_timeout_ms: int = 0,
+        eagerness: Eagerness = "auto",
+    ) -> None:
+        """Set how the transceiver detects turns from now on. `frames` reports them.
+
+        The settings have the names and units of the Realtime API. In `full_duplex`, speech is reported and stops
+        nothing. With `idle_timeout_ms` 0 there is no timeout. Raises ValueError for a value that cannot be.
+        """
+        self._core.configure(
+            mode,
+            threshold=threshold,
+            prefix_padding_ms=prefix_padding_ms,
+            silence_duration_ms=silence_duration_ms,
+            interrupt_response=interrupt_response,
+            idle_timeout_ms=idle_timeout_ms,
+            eagerness=eagerness,
+        )
+        self._flush()
+        await checkpoint()
+
+    async def send_transcript(self, turn: int, text: str, *, final: bool = True) -> None:
+        """Send the words of a turn as far as they are recognised, which helps to find the turn's end.
+
+        At most 8,192 bytes are sent.
+        """
+        self._core.send_transcript(turn, text, final)
+        self._flush()
+        await checkpoint()
+
+    async def send_event(self, event: dict[str, Any], *, recipient: int = EVERYONE) -> None:
+        """Send a JSON object of the Realtime API to all participants; wait while too much waits to be sent.
+
+        `recipient` 0 is the caller alone, above 0 one sideband.
+
+        Raises ValueError for an event that cannot be encoded, is longer than 262,144 bytes, has more than 16,384 keys
+        and values, or more than 64 levels of nesting.
         """
         core = self._core
         core.accept()
-        while not core.send_event(event):
+        while not core.send_event(event, recipient):
             await self._speakers.wait()
         self._flush()
         await checkpoint()
@@ -181,6 +233,8 @@ class Call:
             self._listeners.ring()
         if core.events.frames or core.state is CallState.OVER:
             self._event_listeners.ring()
+        if core.audio.frames or core.events.frames or core.state is CallState.OVER:
+            self._frame_listeners.ring()
 
     async def _say(self, response: int, audio: bytes) -> bool:
         core = self._core
@@ -199,11 +253,20 @@ class Call:
         return True
 
 
+class ParticipantEvent(NamedTuple):
+    """An event of a participant, from `Call.frames`. `source` is 0 for the caller, and above for a sideband."""
+
+    event: dict[str, Any]
+    source: int
+
+
 class ClientEvents:
     """The events of one call, in order. Iterate with `async for`; the loop ends with the call."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self.source = 0
+        """The sender of the latest event: 0 for the caller, above for a sideband."""
 
     def __aiter__(self) -> "ClientEvents":
         self._call._core.accept()
@@ -212,11 +275,37 @@ class ClientEvents:
 
     async def __anext__(self) -> dict[str, Any]:
         core = self._call._core
-        while not core.events.frames:
+        while True:
+            while not core.events.frames:
+                if core.state is CallState.OVER:
+                    raise StopAsyncIteration
+                await self._call._event_listeners.wait()
+            frame = core.events.pop()
+            if isinstance(frame, ClientEvent):
+                self.source = frame.source
+                return json_objects.unpack(frame.event)
+
+
+class CallFrames:
+    """All that arrives in one call, in order. Iterate with `async for`; the loop ends with the call."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __aiter__(self) -> "CallFrames":
+        self._call._core.accept()
+        self._call._flush()
+        return self
+
+    async def __anext__(self) -> Audio | Notification | ParticipantEvent:
+        core = self._call._core
+        while (frame := core.next_frame()) is None:
             if core.state is CallState.OVER:
                 raise StopAsyncIteration
-            await self._call._event_listeners.wait()
-        return core.events.pop()
+            await self._call._frame_listeners.wait()
+        if isinstance(frame, ClientEvent):
+            return ParticipantEvent(json_objects.unpack(frame.event), frame.source)
+        return frame
 
 
 class AudioResponse:
@@ -238,8 +327,21 @@ class AudioResponse:
         if self._call._core.speaks(self._number):
             await self._call.end_response()
 
+    async def wait_played(self) -> Played | None:
+        """Report that the response is complete, and wait until all of it has left for the caller.
+
+        Returns None when it was cut off, or the call ended first.
+        """
+        await self.end()
+        core = self._call._core
+        while (outcome := core.outcome(self._number)) is None and core.state is not CallState.OVER:
+            await self._call._speakers.wait()
+        return outcome if isinstance(outcome, Played) else None
+
     @property
     def heard_ms(self) -> int | None:
         """The milliseconds that were played when the response was cut off; None if it was not."""
-        interrupted = self._call.interrupted
-        return interrupted.heard_ms if interrupted and interrupted.response == self._number else None
+        for outcome in self._call._core.outcomes:
+            if isinstance(outcome, Interrupted) and outcome.response == self._number:
+                return outcome.heard_ms
+        return None
